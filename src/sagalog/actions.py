@@ -1,0 +1,78 @@
+"""What a handler may ask for: a closed union of frozen values. They do nothing by themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeAlias, TypeVar
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send `command` once this step is durable; delivered at least once, always under the same id.
+
+    `undo` is the command that takes it back: it goes onto the undo stack and is sent by `Compensate`.
+    """
+
+    command: Any
+    undo: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Send `command` at the first moment not before now + `after`. Survives restarts and completion.
+
+    Compensation cancels what is scheduled and not yet due.
+    """
+
+    command: Any
+    after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Hand `event` to this saga's own handler once, not before now + `after` (or the moment `at`).
+
+    One timer a name: setting it again replaces it. Give `after` or `at` (aware), not both.
+    """
+
+    name: str
+    event: Any
+    after: timedelta | None = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """Forget the timer of this name; also wins over one that is due and not yet handled. No such timer: nothing."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Compensate:
+    """Send the undo commands, last in first out, each only after the one before was accepted; then end the saga.
+
+    With `commands`, those are sent instead, in the order given. Timers and scheduled commands are cancelled.
+    """
+
+    commands: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """End the saga: its timers are dropped, its commands still go out, its message ids are remembered for a while."""
+
+
+Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Generic[C]):
+    """The event a saga receives when a handler refused one of its commands (see `CommandRefused`)."""
+
+    command: C
+    command_id: str
+    reason: str

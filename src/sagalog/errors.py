@@ -1,0 +1,154 @@
+"""Every exception Sagalog raises. The class alone says what to do.
+
+    SagalogError
+    ├── DefinitionError              fix your code: a saga, handler or runner is put together wrongly
+    ├── CodecError                   fix your types: a value cannot be turned into bytes or back
+    ├── InvalidEventError            fix the sender: the event was refused before anything was stored
+    │   └── PayloadTooLargeError     ... because it, or the record it leads to, is over the limit
+    ├── NoInstanceError              the event may not start a saga, and no live instance waits for it
+    ├── ConflictError                reload: another writer was first; certainly nothing was stored
+    │   └── SequenceOutOfOrderError  ... at the level of a journal: the number is not the next one
+    ├── OutcomeUnknownError          look first: the write may or may not be stored
+    ├── JournalError                 operate: the journal refuses
+    │   ├── JournalUnavailableError  retry: certainly nothing was stored
+    │   ├── JournalFormatError       not a journal of ours, or of a newer version; left untouched
+    │   └── MissingExtraError        install the named extra
+    ├── SagaParkedError              operate: the instance waits for a repair
+    └── RunnerStoppedError           the runner is not running (any more); nothing was stored
+
+    CommandRefused                   raised by *your* command handlers: "no, and do not ask again"
+
+Messages name the saga and the id, never payloads.
+"""
+
+from __future__ import annotations
+
+
+class SagalogError(Exception):
+    """The root of every error that Sagalog raises."""
+
+
+class DefinitionError(SagalogError):
+    """A saga, a handler or a runner is put together wrongly. Nothing was stored."""
+
+
+class CodecError(SagalogError):
+    """A value cannot be encoded, or stored bytes cannot be decoded. What is stored stays as it is."""
+
+
+class InvalidEventError(SagalogError):
+    """An event was refused before anything was stored: unknown type, missing key, invalid id."""
+
+
+class PayloadTooLargeError(InvalidEventError):
+    """A payload is over the limit; nothing was stored. Sizes are in bytes."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(what, size_bytes, limit_bytes)
+        self.what = what
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} takes {self.size_bytes:,} bytes, over the limit of {self.limit_bytes:,}; nothing was "
+            "stored. Keep large documents elsewhere and their keys in the saga, or raise max_payload_bytes."
+        )
+
+
+class NoInstanceError(SagalogError):
+    """The event may not start a saga and no live instance exists (policy RAISE, or WAIT ran out)."""
+
+    def __init__(self, saga: str, correlation_id: str, event_type: str) -> None:
+        super().__init__(saga, correlation_id, event_type)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.event_type = event_type
+
+    def __str__(self) -> str:
+        return (
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: no live instance, and this "
+            "event may not start one. Nothing was stored."
+        )
+
+
+class ConflictError(SagalogError):
+    """The stored version is not the expected one. Certainly nothing was stored: reload and decide again."""
+
+    def __init__(self, persistence_id: str, expected_version: int | None = None) -> None:
+        super().__init__(persistence_id, expected_version)
+        self.persistence_id = persistence_id
+        self.expected_version = expected_version
+
+    def __str__(self) -> str:
+        return (
+            f"{self.persistence_id}: version {self.expected_version} was expected, another writer was first. "
+            "Nothing was stored; load again and decide again."
+        )
+
+
+class SequenceOutOfOrderError(ConflictError):
+    """A record's number is not the next of its id. Nothing of that id was stored.
+
+    `losers` names every such id of the call; the other ids of the call are stored (unless it was atomic).
+    """
+
+    def __init__(self, losers: tuple[str, ...]) -> None:
+        super().__init__(losers[0] if losers else "")
+        self.args = (losers,)
+        self.losers = losers
+
+    def __str__(self) -> str:
+        return (
+            f"out of order: {', '.join(self.losers[:5])}{' ...' if len(self.losers) > 5 else ''}: the number "
+            "written is not the next one, another writer was first. Nothing of these ids was stored."
+        )
+
+
+class OutcomeUnknownError(SagalogError):
+    """The write was sent and no answer came: it may be stored. Load, or send again under the same message id."""
+
+
+class JournalError(SagalogError):
+    """A journal cannot do what was asked."""
+
+
+class JournalUnavailableError(JournalError):
+    """The journal cannot be reached or is busy, full or read-only. Certainly nothing was stored: retry."""
+
+
+class JournalFormatError(JournalError):
+    """What was opened is not a journal of this program, is damaged, or was written by a newer version."""
+
+
+class MissingExtraError(JournalError):
+    """An optional dependency is needed: the message holds the command that installs it."""
+
+
+class SagaParkedError(SagalogError):
+    """The instance waits for an operator and could not take the event. Nothing was stored."""
+
+    def __init__(self, saga: str, correlation_id: str, reason: str) -> None:
+        super().__init__(saga, correlation_id, reason)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"saga {self.saga!r}, id {self.correlation_id!r} is parked: {self.reason}"
+
+
+class RunnerStoppedError(SagalogError):
+    """The runner is not started, or stops. The event was not accepted and changed nothing."""
+
+
+class CommandRefused(Exception):  # noqa: N818  (it is an answer, not a failure)
+    """Raise it from a command handler: the command will never be carried out.
+
+    The saga learns of it as a `Refused` event; unless it handles that, it compensates. `reason` is stored
+    with the saga and shown to operators: no secrets in it.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason

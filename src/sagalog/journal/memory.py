@@ -1,0 +1,122 @@
+"""The journal in memory: the contract in its plainest form. Nothing survives the process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrderError
+from .protocol import MAX_SEQUENCE_NR, PersistentRepr
+
+
+class InMemoryJournal:
+    """A journal that lives as long as its process. For tests, and for sagas that may be forgotten."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, list[PersistentRepr]] = {}
+        self._highest: dict[str, int] = {}
+        self._log: list[PersistentRepr] = []
+        self._closed = False
+
+    @classmethod
+    def from_url(cls, rest: str) -> InMemoryJournal:
+        """Return a new, empty journal for `memory://`."""
+        if rest:
+            raise DefinitionError("memory:// takes no path: each one is new and empty")
+        return cls()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise JournalUnavailableError("the journal is closed")
+
+    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        self._check_open()
+        losers: list[str] = []
+        expected: dict[str, int] = {}
+        for message in messages:
+            key = message.persistence_id
+            if message.sequence_nr != expected.get(key, self._highest.get(key, 0)) + 1:
+                losers.append(key)
+            expected[key] = message.sequence_nr
+        lost = tuple(dict.fromkeys(losers))
+        if not (atomic and lost):
+            for message in messages:
+                if message.persistence_id not in lost:
+                    self._records.setdefault(message.persistence_id, []).append(message)
+                    self._highest[message.persistence_id] = message.sequence_nr
+                    self._log.append(message)
+        if lost:
+            raise SequenceOutOfOrderError(lost)
+
+    async def replay_messages(
+        self,
+        persistence_id: str,
+        from_sequence_nr: int = 1,
+        to_sequence_nr: int = MAX_SEQUENCE_NR,
+        max: int = MAX_SEQUENCE_NR,
+    ) -> AsyncIterator[PersistentRepr]:
+        self._check_open()
+        for message in list(self._records.get(persistence_id, ())):
+            if max <= 0:
+                return
+            if from_sequence_nr <= message.sequence_nr <= to_sequence_nr:
+                max -= 1
+                yield message
+
+    async def highest_sequence_nr(self, persistence_id: str) -> int:
+        self._check_open()
+        return self._highest.get(persistence_id, 0)
+
+    async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
+        self._check_open()
+        records = self._records.get(persistence_id, [])
+        gone = {id(r) for r in records if r.sequence_nr <= to_sequence_nr}
+        records[:] = [r for r in records if id(r) not in gone]
+        self._log = [r for r in self._log if id(r) not in gone]
+
+    async def all_persistence_ids(self) -> AsyncIterator[str]:
+        after = ""
+        while page := await self.ids_by_prefix("", after=after):
+            for key in page:
+                yield key
+            after = page[-1]
+
+    async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
+        self._check_open()
+        for number, message in enumerate(list(self._log), 1):
+            if number > offset and tag in message.tags:
+                yield number, message
+
+    async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
+        self._check_open()
+        records = self._records.get(persistence_id)
+        return records[-1] if records else None
+
+    async def ids_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
+    ) -> list[str]:
+        self._check_open()
+        found = sorted(
+            key
+            for key, records in self._records.items()
+            if records and records[-1].deleted is deleted and key.startswith(prefix) and key > after
+        )
+        return found[:limit]
+
+    async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        self._check_open()
+        found = [
+            (records[-1].due_at, key)
+            for key, records in self._records.items()
+            if records and records[-1].due_at is not None and key.startswith(prefix) and records[-1].due_at <= before
+        ]
+        return [(key, at) for at, key in sorted(found)[:limit] if at is not None]
+
+    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+        latest = await self.latest_message(persistence_id)
+        if latest is not None and latest.deleted and latest.sequence_nr == sequence_nr:
+            del self._records[persistence_id], self._highest[persistence_id]
+            self._log = [r for r in self._log if r.persistence_id != persistence_id]
+
+    async def close(self) -> None:
+        self._closed = True

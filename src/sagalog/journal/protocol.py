@@ -1,0 +1,80 @@
+"""What a journal is: records by persistence id and sequence number, and the promises every backend keeps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+MAX_SEQUENCE_NR = 2**63 - 1
+
+
+class PersistentRepr(msgspec.Struct, frozen=True):
+    """One record. A record with `deleted` ends the life of its id: the id is no longer live, its payload is the tombstone.
+
+    `due_at` (aware) says when the id next needs attention; only that of the latest record counts.
+    """
+
+    persistence_id: str
+    sequence_nr: int
+    payload: bytes
+    manifest: str = ""
+    writer_uuid: str = ""
+    deleted: bool = False
+    tags: tuple[str, ...] = ()
+    due_at: datetime | None = None
+
+
+@runtime_checkable
+class Journal(Protocol):
+    """An append-only record store with compare-and-set by sequence number. Meanings follow Apache Pekko's journals.
+
+    Every call may raise JournalUnavailableError (nothing stored, retry) and, when writing, OutcomeUnknownError.
+    """
+
+    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        """Store the records; durable on return.
+
+        Numbers of an id start at 1 and have no gaps, also across deletions. Raises SequenceOutOfOrderError naming the
+        ids of which nothing was stored; the other ids of the call are stored, unless `atomic` asks for all or nothing.
+        """
+
+    def replay_messages(
+        self,
+        persistence_id: str,
+        from_sequence_nr: int = 1,
+        to_sequence_nr: int = MAX_SEQUENCE_NR,
+        max: int = MAX_SEQUENCE_NR,
+    ) -> AsyncIterator[PersistentRepr]:
+        """Yield the records that are kept, in order; both bounds inclusive; none for a reversed range or max=0."""
+
+    async def highest_sequence_nr(self, persistence_id: str) -> int:
+        """Return the highest number ever written, also if deleted; 0 for an unknown id."""
+
+    async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
+        """Hide the records up to and including that number for good. The highest number is remembered."""
+
+    def all_persistence_ids(self) -> AsyncIterator[str]:
+        """Yield every live id once, sorted, paged inside, also while others write."""
+
+    def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
+        """Yield (offset, record) in write order, of records with `tag` whose offset is greater than `offset`."""
+
+    async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
+        """Return the newest record in one lookup, also a tombstone (`deleted`); None if nothing is kept."""
+
+    async def ids_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
+    ) -> list[str]:
+        """Return up to `limit` live ids (with `deleted` the tombstones) that start so and sort after `after`."""
+
+    async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        """Return up to `limit` ids that are due at `before` or earlier, earliest first, tombstones included."""
+
+    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+        """Forget an id altogether, records and number, if its newest record is a tombstone of that number."""
+
+    async def close(self) -> None:
+        """Finish what waits and release everything. Calls afterwards raise JournalUnavailableError."""

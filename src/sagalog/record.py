@@ -1,0 +1,152 @@
+"""What one step saves: state, inbox, outbox, timers, undo stack and status of an instance, as one JSON document."""
+
+from __future__ import annotations
+
+import base64
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from .codec import Typed
+from .errors import CodecError
+
+FORMAT = 1
+
+
+class Status(StrEnum):
+    """Where an instance stands. The last three are final, COMPENSATION_FAILED waits for an operator."""
+
+    RUNNING = "running"
+    COMPENSATING = "compensating"
+    COMPENSATION_FAILED = "compensation_failed"
+    COMPLETED = "completed"
+    COMPENSATED = "compensated"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED})
+
+
+class Command(msgspec.Struct, omit_defaults=True, frozen=True):
+    """An outbox entry. `id` is `<sequence nr>/<index>`; with the persistence id before it, the command's id."""
+
+    id: str
+    command: Typed
+    undo: bool = False
+
+
+class Timer(msgspec.Struct, omit_defaults=True, frozen=True):
+    """A pending timer. `id` names the step that set it, so that a replaced timer is told from its successor."""
+
+    id: str
+    due_at: datetime
+    event: Typed
+    send: bool = False  # a scheduled command: moved to the outbox when due, not handed to the saga
+
+
+class Undo(msgspec.Struct, omit_defaults=True, frozen=True):
+    """How to take back the command `of`."""
+
+    of: str
+    command: Typed
+
+
+class Held(msgspec.Struct, omit_defaults=True, frozen=True):
+    """An accepted message that waits for the repair of a parked instance."""
+
+    id: str
+    event: Typed
+    kind: str = "event"  # event | timer | refused
+    reason: str = ""  # of a refusal
+    name: str = ""  # of a timer
+
+
+class Audit(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One repair by an operator."""
+
+    at: datetime
+    action: str
+    note: str = ""
+
+
+class Handled(msgspec.Struct, omit_defaults=True, frozen=True):
+    """One message that the step which wrote this record handled."""
+
+    id: str
+    type: str
+
+
+class SagaRecord(msgspec.Struct, omit_defaults=True):
+    """The whole truth about one instance after one step."""
+
+    format: int
+    status: Status
+    state: msgspec.Raw
+    started_at: datetime
+    updated_at: datetime
+    handled: list[Handled] = []
+    state_version: int = 1
+    state_is_base64: bool = False
+    incarnation: int = 1
+    inbox: list[str] = []
+    outbox: list[Command] = []
+    timers: dict[str, Timer] = {}
+    undo: list[Undo] = []
+    parked: str = ""
+    held: list[Held] = []
+    audit: list[Audit] = []
+    inherited: list[str] = []  # ids consumed by earlier incarnations ...
+    inherited_until: datetime | None = None  # ... remembered until then
+
+    def state_bytes(self) -> bytes:
+        """Return the state as the saga encoded it."""
+        raw = bytes(self.state)
+        return base64.b64decode(msgspec.json.decode(raw)) if self.state_is_base64 else raw
+
+    @property
+    def drained(self) -> bool:
+        """Nothing is left to deliver, also not later."""
+        return not self.outbox and not self.timers
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(SagaRecord)
+
+
+def embed_state(payload: bytes, *, known_json: bool) -> tuple[msgspec.Raw, bool]:
+    """Return `payload` as JSON to embed, and whether it had to be wrapped as base64 because it is not JSON itself."""
+    if not known_json:
+        try:
+            msgspec.json.decode(payload)
+            payload.decode()
+            plain = payload.strip() == payload
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            plain = False
+        if not plain:
+            return msgspec.Raw(b'"' + base64.b64encode(payload) + b'"'), True
+    return msgspec.Raw(payload), False
+
+
+def encode_record(record: SagaRecord) -> bytes:
+    """Return the JSON of `record`."""
+    return _encoder.encode(record)
+
+
+def decode_record(payload: bytes) -> SagaRecord:
+    """Return the record. Raises CodecError for damaged data or a format newer than this code."""
+    try:
+        record = _decoder.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            document: Any = msgspec.json.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise CodecError("the stored record is damaged: it is not JSON") from None
+        stored = document.get("format") if isinstance(document, dict) else None
+        if isinstance(stored, int) and stored > FORMAT:
+            raise CodecError(f"the record has format {stored}, this code knows up to {FORMAT}: upgrade it") from None
+        raise CodecError("the stored record is damaged: it does not have the fields of a saga record") from None
+    if record.format != FORMAT:
+        raise CodecError(f"the record has format {record.format}, this code knows up to {FORMAT}: upgrade it")
+    return record

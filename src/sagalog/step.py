@@ -1,0 +1,376 @@
+"""The whole transition rule: (saga, record, message, now) -> record. Pure, apart from what the user's handler does.
+
+A `Draft` starts as a copy of the stored record. `advance` runs one message against it: the handler first, on a state
+decoded anew, then every action is checked and packed, and only then is the draft changed; so a handler or an action
+that fails leaves the draft as it was. One draft may take several messages: together they are one step, one record.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterable, Awaitable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
+from .codec import Typed, TypeRegistry
+from .errors import CodecError, DefinitionError
+from .record import (
+    FINAL,
+    FORMAT,
+    Command,
+    Handled,
+    Held,
+    SagaRecord,
+    Status,
+    Timer,
+    Undo,
+    embed_state,
+)
+from .saga import Saga
+
+
+class Outcome(Enum):
+    """What became of one message."""
+
+    HANDLED = "handled"
+    DUPLICATE = "duplicate"
+    HELD = "held"  # stored with a parked instance
+    IGNORED = "ignored"  # a timer that was cancelled, an event for an instance that compensates
+    NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
+
+
+@dataclass(slots=True)
+class Message:
+    """What comes to an instance: an event from outside, one of its timers, or the refusal of one of its commands."""
+
+    id: str
+    event: Any
+    kind: str = "event"
+    name: str = ""  # of a timer
+    reason: str = ""  # of a refusal
+    at: datetime | None = None  # the event's own time, where the clock follows events
+    replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
+
+
+class Draft:
+    """The record in the making. `sequence_nr` is the number it will be saved under; command ids derive from it."""
+
+    __slots__ = ("_index", "changed", "now", "persistence_id", "record", "registry", "retention", "saga", "sequence_nr")
+
+    def __init__(
+        self,
+        saga: Saga[Any],
+        registry: TypeRegistry,
+        persistence_id: str,
+        record: SagaRecord | None,
+        version: int,
+        now: datetime,
+        retention: timedelta,
+    ) -> None:
+        self.saga = saga
+        self.registry = registry
+        self.persistence_id = persistence_id
+        self.sequence_nr = version + 1
+        self.now = now
+        self.retention = retention
+        self.changed = False
+        self._index = 0
+        if record is not None:
+            record = copy.copy(record)
+            record.handled = []
+            record.inbox = record.inbox.copy()
+            record.outbox = record.outbox.copy()
+            record.timers = record.timers.copy()
+            record.undo = record.undo.copy()
+            record.held = record.held.copy()
+            record.audit = record.audit.copy()
+        self.record: SagaRecord | None = record
+
+    def next_id(self) -> str:
+        """Return the id of the next command or timer of this step, unique for the life of the instance."""
+        entry = f"{self.sequence_nr}/{self._index}"
+        self._index += 1
+        return entry
+
+    def knows(self, message_id: str) -> bool:
+        """Say whether the message was consumed, by this incarnation or a remembered one, or is held."""
+        record = self.record
+        if record is None:
+            return False
+        if message_id in record.inbox or any(held.id == message_id for held in record.held):
+            return True
+        until = record.inherited_until
+        return until is not None and until > self.now and message_id in record.inherited
+
+    def touch(self) -> SagaRecord:
+        """Mark the record as changed now and return it."""
+        assert self.record is not None
+        self.changed = True
+        self.record.updated_at = self.now
+        return self.record
+
+    def accept(self, entries: Iterable[str]) -> None:
+        """Take accepted commands out of the outbox; the last accepted undo ends the compensation."""
+        record = self.record
+        if record is None or not record.outbox:
+            return
+        done = set(entries)
+        left = [c for c in record.outbox if c.id not in done]
+        if len(left) == len(record.outbox):
+            return
+        record.outbox = left
+        if record.status is Status.COMPENSATING and not any(c.undo for c in left):
+            record.status = Status.COMPENSATED
+            record.undo = []
+        self.touch()
+
+    def start(self) -> tuple[SagaRecord, Any]:
+        """Return the record and state of a new incarnation; what the last one consumed stays remembered."""
+        state = self.saga.initial_state()
+        old = self.record
+        record = SagaRecord(
+            format=FORMAT,
+            status=Status.RUNNING,
+            state=msgspec.Raw(b"null"),
+            started_at=self.now,
+            updated_at=self.now,
+            state_version=self.saga.state_version(),
+        )
+        if old is not None:
+            record.incarnation = old.incarnation + 1
+            record.audit = old.audit
+            record.outbox = old.outbox  # not yet delivered commands of the last incarnation still go out
+            record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
+            remembered = old.inherited if old.inherited_until and old.inherited_until > self.now else []
+            record.inherited = [*remembered, *old.inbox]
+            record.inherited_until = self.now + self.retention
+        return record, state
+
+    def hold(self, message: Message) -> None:
+        """Keep a message for the repair of a parked instance. Raises CodecError or DefinitionError: nothing changed."""
+        record = self.record
+        assert record is not None
+        event = message.event.command if message.kind == "refused" else message.event
+        record.held.append(
+            Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name)
+        )
+        self._consume(record, message)
+        self.touch()
+
+    def _consume(self, record: SagaRecord, message: Message) -> None:
+        if message.kind == "timer":
+            record.timers.pop(message.name, None)
+        elif message.kind == "refused":
+            entry = message.event.command_id[len(self.persistence_id) + 1 :]
+            record.outbox = [c for c in record.outbox if c.id != entry]
+            record.undo = [u for u in record.undo if u.of != entry]
+
+    def finish(self, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
+        """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
+        saga = self.saga
+        plan = _plan(actions, saga, self.registry)
+        payload = saga.encode_state(state)
+        if type(payload) is not bytes:
+            raise DefinitionError(f"saga {saga.name!r}: encode_state must return bytes, not {type(payload).__name__}")
+        raw, wrapped = embed_state(payload, known_json=type(saga).encode_state is Saga.encode_state)
+        # From here on nothing raises.
+        self.record = record
+        record.state, record.state_is_base64 = raw, wrapped
+        record.state_version = saga.state_version()
+        self._consume(record, message)
+        record.inbox.append(message.id)
+        event = message.event
+        record.handled.append(Handled(message.id, type(event.command if message.kind == "refused" else event).__name__))
+        for action, packed, undo in plan:
+            self._apply(record, action, packed, undo)
+        self.touch()
+        return Outcome.HANDLED
+
+    def _apply(self, record: SagaRecord, action: Action, packed: Any, undo: Typed | None) -> None:
+        if isinstance(action, Send):
+            entry = self.next_id()
+            record.outbox.append(Command(entry, packed))
+            if undo is not None:
+                record.undo.append(Undo(entry, undo))
+        elif isinstance(action, SetTimer):
+            due_at = action.at if action.at is not None else self.now + (action.after or timedelta(0))
+            record.timers[action.name] = Timer(self.next_id(), due_at, packed)
+        elif isinstance(action, CancelTimer):
+            record.timers.pop(action.name, None)
+        elif isinstance(action, Schedule):
+            entry = self.next_id()
+            record.timers[f"schedule/{entry}"] = Timer(entry, self.now + action.after, packed, send=True)
+        elif isinstance(action, Complete):
+            record.status = Status.COMPLETED
+            record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
+        else:
+            self.compensate(packed)
+
+    def compensate(self, chain: list[Typed] | None = None) -> None:
+        """Queue the undo commands behind what is still to be delivered, last in first out.
+
+        Undelivered commands are not dropped: their step is durable, so they may be on their way already.
+        """
+        record = self.record
+        assert record is not None
+        undo = chain or [u.command for u in reversed(record.undo)]
+        record.timers = {}
+        record.undo = []
+        record.outbox.extend(Command(self.next_id(), command, undo=True) for command in undo)
+        record.status = Status.COMPENSATING if undo else Status.COMPENSATED
+
+
+def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
+    """Run one message against the draft. An awaitable is returned only where the handler is asynchronous.
+
+    Raises what the handler raises, DefinitionError for a result that is not made of actions, CodecError for a state
+    that cannot be decoded: in each case the draft is unchanged.
+    """
+    record = draft.record
+    if draft.knows(message.id):
+        return Outcome.DUPLICATE
+    kind = message.kind
+    if kind == "event":
+        if record is None or record.status in FINAL:
+            if not draft.saga.may_start(message.event):
+                return Outcome.NO_INSTANCE
+            record, state = draft.start()
+            return _run(draft, message, record, state)
+        if record.parked:
+            draft.hold(message)
+            return Outcome.HELD
+        if record.status is not Status.RUNNING and not draft.saga.accepts_while_compensating(message.event):
+            return Outcome.NO_INSTANCE
+    elif record is None:
+        return Outcome.IGNORED
+    elif message.replayed:
+        pass
+    elif kind == "timer":
+        timer = record.timers.get(message.name)
+        if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
+            return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
+        if timer.send:
+            del record.timers[message.name]
+            record.outbox.append(Command(timer.id, timer.event))
+            record.handled.append(Handled(message.id, timer.event.type))
+            draft.touch()
+            return Outcome.HANDLED
+        if record.parked:
+            draft.hold(message)
+            return Outcome.HELD
+    else:
+        entry = message.event.command_id[len(draft.persistence_id) + 1 :]
+        command = next((c for c in record.outbox if c.id == entry), None)
+        if command is None:
+            return Outcome.DUPLICATE
+        if command.undo:
+            return _compensation_failed(draft, record, message)
+        if record.parked:
+            draft.hold(message)
+            return Outcome.HELD
+    return _run(draft, message, record, _decode_state(draft.saga, record))
+
+
+def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> Outcome:
+    """Put the undo commands that are left, the refused one on top, back onto the stack, and say so."""
+    left = [c for c in record.outbox if c.undo]
+    record.outbox = [c for c in record.outbox if not c.undo]
+    record.undo = [Undo(c.id, c.command) for c in reversed(left)]
+    record.status = Status.COMPENSATION_FAILED
+    record.inbox.append(message.id)
+    record.handled.append(Handled(message.id, type(message.event.command).__name__))
+    draft.touch()
+    return Outcome.HANDLED
+
+
+def _decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
+    if record.state_version != saga.state_version():
+        raise CodecError(
+            f"the state is stored with schema version {record.state_version}, this code knows version "
+            f"{saga.state_version()}"
+        )
+    return saga.decode_state(record.state_bytes())
+
+
+def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:
+    event = message.event
+    result = draft.saga.refused(state, event) if message.kind == "refused" else draft.saga.handle(state, event)
+    if result is None or isinstance(result, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
+        return draft.finish(message, record, state, [] if result is None else [result])
+    if isinstance(result, (Awaitable, AsyncIterable)):
+        return _run_async(draft, message, record, state, result)
+    return draft.finish(message, record, state, _listed(result, draft.saga))
+
+
+async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: Any, result: Any) -> Outcome:
+    if isinstance(result, AsyncIterable):
+        actions = [action async for action in result]
+    else:
+        value = await result
+        if value is None:
+            actions = []
+        elif isinstance(value, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
+            actions = [value]
+        elif isinstance(value, AsyncIterable):
+            actions = [action async for action in value]
+        else:
+            actions = _listed(value, draft.saga)
+    return draft.finish(message, record, state, actions)
+
+
+def _listed(result: Any, saga: Saga[Any]) -> list[Any]:
+    if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
+        raise DefinitionError(
+            f"a handler of saga {saga.name!r} returned a {type(result).__name__}: return or yield actions (Send, "
+            "SetTimer, ...), or None"
+        )
+    return list(result)
+
+
+def _plan(actions: list[Any], saga: Saga[Any], registry: TypeRegistry) -> list[tuple[Action, Any, Typed | None]]:
+    """Check every action and put its message into stored form, before anything is changed."""
+    plan: list[tuple[Action, Any, Typed | None]] = []
+    ending = False
+    for action in actions:
+        if isinstance(action, Send):
+            if ending and action.undo is not None:
+                raise DefinitionError(f"saga {saga.name!r}: Send(undo=...) after Compensate() could never be undone")
+            undo = registry.pack(action.undo) if action.undo is not None else None
+            plan.append((action, registry.pack(action.command), undo))
+        elif isinstance(action, SetTimer):
+            if (action.after is None) == (action.at is None):
+                raise DefinitionError(f"saga {saga.name!r}: SetTimer({action.name!r}) takes either after= or at=")
+            if action.at is not None and action.at.tzinfo is None:
+                raise DefinitionError(f"saga {saga.name!r}: SetTimer({action.name!r}) needs an aware datetime as at=")
+            plan.append((action, registry.pack(action.event), None))
+        elif isinstance(action, Schedule):
+            plan.append((action, registry.pack(action.command), None))
+        elif isinstance(action, Compensate):
+            ending = True
+            plan.append((action, [registry.pack(command) for command in action.commands], None))
+        elif isinstance(action, (CancelTimer, Complete)):
+            plan.append((action, None, None))
+        else:
+            raise DefinitionError(
+                f"a handler of saga {saga.name!r} yielded a {type(action).__name__}, which is not an action: wrap a "
+                "command as Send(command)"
+            )
+    return plan
+
+
+def refusal(command: Any, command_id: str, reason: str) -> Message:
+    """Return the message that tells a saga of a refused command."""
+    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason)
+
+
+def unhold(held: Held, draft: Draft) -> Message:
+    """Return a held message as it came. Raises CodecError if its type is not known any more."""
+    event = draft.registry.unpack(held.event)
+    if held.kind == "refused":
+        event = Refused(event, held.id.removesuffix("/refused"), held.reason)
+    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True)
