@@ -1,0 +1,245 @@
+"""The embedded journal: one SQLite file in WAL mode, one writer thread, readers that never wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from ...errors import DefinitionError, InvalidEventError
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr
+from .schema import connect, prepare, translate
+from .threads import ConnectionThread, Job
+from .writer import Work, Write, Writer, delete_chain, row_of
+
+T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
+_PAGE = 256
+
+
+def _microseconds(at: datetime | None) -> int | None:
+    return None if at is None else (at - _EPOCH) // _MICROSECOND
+
+
+def _moment(microseconds: int | None) -> datetime | None:
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+
+
+def _repr(row: tuple[Any, ...]) -> PersistentRepr:
+    tags = tuple(msgspec.json.decode(row[6])) if row[6] != "[]" else ()
+    return PersistentRepr(row[0], row[1], row[2], row[3], row[4], bool(row[5]), tags, _moment(row[7]))
+
+
+def _prefix_end(prefix: str) -> str:
+    """Return a text greater than everything that starts with `prefix` (U+10FFFF sorts last, ids rarely hold it)."""
+    return prefix + "\U0010ffff" * 8
+
+
+class SqliteJournal:
+    """A journal in one SQLite file, which several processes may share. Durable: WAL with synchronous=FULL.
+
+    `history`: "all" keeps every record until the saga's tombstone is purged, n keeps at least the n before the newest
+    (fewer than 2n), 0 only the newest. `busy_seconds`: how long to wait for another process's lock.
+
+    Raises JournalFormatError for a file of another program, a newer version or a damaged one, which it leaves
+    untouched, and JournalUnavailableError where it cannot be opened.
+    """
+
+    def __init__(self, path: str | Path, *, history: str | int = "all", busy_seconds: float = 5.0) -> None:
+        if history != "all" and (not isinstance(history, int) or isinstance(history, bool) or history < 0):
+            raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+        self.path = str(path)
+        if self.path in ("", ":memory:"):
+            raise DefinitionError("SqliteJournal needs a file; use memory:// for a journal in memory")
+        prepare(self.path, busy_seconds=busy_seconds)
+        try:
+            writing = connect(self.path, busy_seconds=busy_seconds, write=True)
+            self._reading = connect(self.path, busy_seconds=busy_seconds, write=False)
+        except sqlite3.Error as error:
+            raise translate(error, self.path) from error
+        writer = Writer(writing, self.path, None if history == "all" else int(history))
+        self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, 2048)
+        self._reader: ConnectionThread[Callable[[sqlite3.Connection], Any]] = ConnectionThread(
+            "sagalog-reader", self._serve_reads, self._reading.close, 256
+        )
+
+    @classmethod
+    def from_url(cls, rest: str, **settings: Any) -> SqliteJournal:
+        """Open `sqlite:///relative.db` or `sqlite:////absolute.db`; `?history=10` and `?busy_seconds=5` are settings."""
+        path, _, query = rest.partition("?")
+        if not path.startswith("/") or path == "/":
+            raise DefinitionError("an SQLite journal is named as sqlite:///relative.db or sqlite:////absolute/path.db")
+        for name, value in parse_qsl(query):
+            if name == "history":
+                settings.setdefault("history", int(value) if value.isdigit() else value)
+            elif name == "busy_seconds":
+                settings.setdefault("busy_seconds", float(value))
+            else:
+                raise DefinitionError(f"unknown setting {name!r} in an sqlite:// URL; known: history, busy_seconds")
+        return cls(path[1:], **settings)
+
+    def _serve_reads(self, jobs: list[Job[Callable[[sqlite3.Connection], Any]]]) -> None:
+        for job in jobs:
+            try:
+                job.result = job.work(self._reading)
+            except sqlite3.Error as error:
+                job.error = translate(error, self.path)
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        return self._reader.submit(work)
+
+    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        rows = []
+        for message in messages:
+            if not message.persistence_id.isascii():
+                _check_text(message.persistence_id)
+            due_at = message.due_at
+            rows.append(row_of(message, None if due_at is None else (due_at - _EPOCH) // _MICROSECOND))
+        if rows:
+            await self._writer.submit(Write(rows, atomic))
+
+    async def replay_messages(
+        self,
+        persistence_id: str,
+        from_sequence_nr: int = 1,
+        to_sequence_nr: int = MAX_SEQUENCE_NR,
+        max: int = MAX_SEQUENCE_NR,
+    ) -> AsyncIterator[PersistentRepr]:
+        if max <= 0 or from_sequence_nr > to_sequence_nr:
+            return
+        found = await self._read(
+            lambda c: c.execute(
+                """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, first) AS (
+                     SELECT r.record_id, r.sequence_nr, r.previous_id, i.deleted_to + 1
+                       FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?
+                     UNION ALL
+                     SELECT r.record_id, r.sequence_nr, r.previous_id, first
+                       FROM chain JOIN record r ON r.record_id = chain.previous_id
+                      WHERE chain.sequence_nr > max(first, ?))
+                   SELECT record_id FROM chain WHERE sequence_nr BETWEEN max(first, ?) AND ?
+                   ORDER BY sequence_nr LIMIT ?""",
+                (persistence_id, from_sequence_nr, from_sequence_nr, to_sequence_nr, max),
+            ).fetchall()
+        )
+        for start in range(0, len(found), _PAGE):
+            ids = [row[0] for row in found[start : start + _PAGE]]
+            marks = ", ".join("?" * len(ids))
+            rows = await self._read(
+                lambda c, ids=ids, marks=marks: c.execute(  # type: ignore[misc]
+                    f"SELECT {_COLUMNS} FROM record r WHERE record_id IN ({marks}) ORDER BY sequence_nr",  # noqa: S608
+                    ids,
+                ).fetchall()
+            )
+            for row in rows:
+                yield _repr(row)
+
+    async def highest_sequence_nr(self, persistence_id: str) -> int:
+        row = await self._read(
+            lambda c: c.execute(
+                "SELECT sequence_nr FROM instance WHERE persistence_id = ?", (persistence_id,)
+            ).fetchone()
+        )
+        return row[0] if row else 0
+
+    async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            delete_chain(connection, persistence_id, to_sequence_nr)
+            connection.execute(
+                """UPDATE instance SET deleted_to = max(deleted_to, min(?, sequence_nr)),
+                       due_at = CASE WHEN ? >= sequence_nr THEN NULL ELSE due_at END WHERE persistence_id = ?""",
+                (to_sequence_nr, to_sequence_nr, persistence_id),
+            )
+
+        await self._writer.submit(work)
+
+    async def all_persistence_ids(self) -> AsyncIterator[str]:
+        after = ""
+        while page := await self.ids_by_prefix("", after=after):
+            for persistence_id in page:
+                yield persistence_id
+            after = page[-1]
+
+    async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
+        while True:
+            rows = await self._read(
+                lambda c, after=offset: c.execute(  # type: ignore[misc]
+                    f"""SELECT {_COLUMNS}, r.record_id FROM record r JOIN instance i USING (persistence_id)
+                         WHERE r.record_id > ? AND r.sequence_nr > i.deleted_to
+                           AND EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value = ?)
+                         ORDER BY r.record_id LIMIT {_PAGE}""",  # noqa: S608
+                    (after, tag),
+                ).fetchall()
+            )
+            for row in rows:
+                yield row[8], _repr(row)
+            if len(rows) < _PAGE:
+                return
+            offset = rows[-1][8]
+
+    async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
+        if not persistence_id.isascii():
+            _check_text(persistence_id)
+        row = await self._read(
+            lambda c: c.execute(
+                f"SELECT {_COLUMNS} FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?",  # noqa: S608
+                (persistence_id,),
+            ).fetchone()
+        )
+        return _repr(row) if row else None
+
+    async def ids_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
+    ) -> list[str]:
+        rows = await self._read(
+            lambda c: c.execute(
+                """SELECT persistence_id FROM instance WHERE persistence_id > ? AND persistence_id >= ?
+                      AND persistence_id < ? AND deleted = ? AND deleted_to < sequence_nr
+                    ORDER BY persistence_id LIMIT ?""",
+                (after, prefix, _prefix_end(prefix), int(deleted), limit),
+            ).fetchall()
+        )
+        return [row[0] for row in rows]
+
+    async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        rows = await self._read(
+            lambda c: c.execute(
+                """SELECT persistence_id, due_at FROM instance WHERE due_at <= ? AND +persistence_id >= ?
+                      AND +persistence_id < ? ORDER BY due_at LIMIT ?""",
+                (_microseconds(before), prefix, _prefix_end(prefix), limit),
+            ).fetchall()
+        )
+        return [(row[0], _EPOCH + timedelta(microseconds=row[1])) for row in rows]
+
+    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            match = connection.execute(
+                "SELECT 1 FROM instance WHERE persistence_id = ? AND sequence_nr = ? AND deleted = 1",
+                (persistence_id, sequence_nr),
+            ).fetchone()
+            if match:
+                delete_chain(connection, persistence_id, sequence_nr)
+                connection.execute("DELETE FROM instance WHERE persistence_id = ?", (persistence_id,))
+
+        await self._writer.submit(work)
+
+    async def close(self) -> None:
+        await self._writer.close()
+        await self._reader.close()
+
+
+def _check_text(persistence_id: str) -> None:
+    try:
+        persistence_id.encode()
+    except UnicodeEncodeError:
+        raise InvalidEventError("an id holds a lone surrogate, which is not valid Unicode; nothing was stored") from None
+
+
+__all__ = ["SqliteJournal"]

@@ -1,0 +1,117 @@
+"""The file: tables, settings, and the checks that refuse what is not ours. See docs/design/0002-sqlite-layout.md."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+from ...errors import JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+
+APPLICATION_ID = 0x53414741  # "SAGA", in the file's header
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE instance (
+    persistence_id TEXT PRIMARY KEY,
+    sequence_nr    INTEGER NOT NULL,
+    record_id      INTEGER NOT NULL,  -- the newest record; older ones hang on its previous_id
+    deleted        INTEGER NOT NULL,  -- 1: the newest record is a tombstone
+    deleted_to     INTEGER NOT NULL DEFAULT 0,
+    due_at         INTEGER            -- microseconds since 1970
+) WITHOUT ROWID;
+CREATE INDEX instance_due ON instance (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE record (
+    record_id      INTEGER PRIMARY KEY,
+    persistence_id TEXT NOT NULL,
+    sequence_nr    INTEGER NOT NULL,
+    previous_id    INTEGER,
+    payload        BLOB NOT NULL,
+    manifest       TEXT NOT NULL,
+    writer_uuid    TEXT NOT NULL,
+    deleted        INTEGER NOT NULL,
+    tags           TEXT NOT NULL,     -- a JSON list
+    due_at         INTEGER
+);
+CREATE VIEW saga AS                   -- for people: sqlite3 orders.db 'select * from saga'
+    SELECT i.persistence_id, i.sequence_nr, datetime(i.due_at / 1000000, 'unixepoch') AS due_at, i.deleted,
+           CAST(r.payload AS TEXT) AS record
+    FROM instance i JOIN record r ON r.record_id = i.record_id;
+"""
+
+
+def translate(error: sqlite3.Error, path: str, *, committing: bool = False) -> SagalogError:
+    """Return the error of ours that stands for SQLite's, and says what to do."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+        return JournalFormatError(f"{path} is damaged or not an SQLite file ({error}); it was left as it is. Restore a backup.")
+    if committing and name.startswith("SQLITE_IOERR"):
+        return OutcomeUnknownError(f"{path}: the disk failed while committing ({error}); what was written may be stored")
+    remedy = {
+        "SQLITE_BUSY": "another program holds its lock: end that program's transaction, or raise busy_seconds",
+        "SQLITE_LOCKED": "another program holds its lock: end that program's transaction, or raise busy_seconds",
+        "SQLITE_FULL": "the disk is full: free some space",
+        "SQLITE_READONLY": "the file or its folder is read-only: allow writing, or use another path",
+        "SQLITE_CANTOPEN": "it cannot be opened: check that the folder exists and may be written",
+        "SQLITE_IOERR": "the disk does not answer: check it",
+        "SQLITE_TOOBIG": "a payload is larger than SQLite can keep",
+    }
+    for start, text in remedy.items():
+        if name.startswith(start):
+            return JournalUnavailableError(f"{path}: {text} ({error}). Nothing was stored.")
+    return JournalUnavailableError(f"{path}: {error} ({name or type(error).__name__}). Nothing was stored.")
+
+
+def connect(path: str, *, busy_seconds: float, write: bool) -> sqlite3.Connection:
+    """Open one connection with our settings. Transactions are begun and ended by hand."""
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{65536 if write else 8192}")
+        if write:
+            connection.execute("PRAGMA wal_autocheckpoint=8000")
+        else:
+            connection.execute("PRAGMA query_only=ON")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def prepare(path: str, *, busy_seconds: float) -> None:
+    """Check the file, or make it where there is none. Raises JournalFormatError and leaves a strange file untouched."""
+    if not Path(path).parent.is_dir():
+        raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
+    try:
+        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+        try:
+            if _is_ours(connection, path):
+                return
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            if not _is_ours(connection, path):  # another process may have made it meanwhile
+                for statement in _SCHEMA.split(";\n"):
+                    if statement.strip():
+                        connection.execute(statement)
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application == 0 and version == 0 and tables == 0:
+        return False
+    if application != APPLICATION_ID:
+        raise JournalFormatError(f"{path} belongs to another program; it was not touched. Choose another path.")
+    if version != SCHEMA_VERSION:
+        raise JournalFormatError(
+            f"{path} has schema version {version}, this code knows version {SCHEMA_VERSION}; it was not touched. "
+            "Upgrade sagalog."
+        )
+    return True

@@ -1,0 +1,213 @@
+"""Group commit: everything that waits goes into one transaction, with one fsync.
+
+The fast path puts all records of a batch into a few statements of many rows each: while SQLite works, Python's lock is
+free for the event loop, and it is taken once a statement, not once a row. Compare-and-set is the WHERE of the
+update (or the primary key, for a first record); whoever lost is found afterwards and only its own row is taken back.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+
+import msgspec
+
+from ...errors import SequenceOutOfOrderError
+from ..protocol import PersistentRepr
+from .schema import translate
+from .threads import Job
+
+Row = tuple[str, int, bytes, str, str, int, str, int | None]  # as in `row_of`
+
+
+class Write:
+    """Records of one call: their rows, and whether it is all or nothing."""
+
+    __slots__ = ("atomic", "rows")
+
+    def __init__(self, rows: list[Row], atomic: bool) -> None:
+        self.rows = rows
+        self.atomic = atomic
+
+
+Work = Write | Callable[[sqlite3.Connection], object]
+
+_CHUNKS = (256, 64, 16, 4, 1)
+
+_RECORDS = """INSERT INTO record (record_id, persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags,
+ due_at, previous_id) SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9,
+ (SELECT record_id FROM instance WHERE persistence_id = column2) FROM (VALUES {})"""
+_CREATE = """INSERT INTO instance (persistence_id, sequence_nr, record_id, deleted, due_at)
+ VALUES {} ON CONFLICT DO NOTHING"""
+_UPDATE = """UPDATE instance SET sequence_nr = column2, record_id = column3, deleted = column4, due_at = column5
+ FROM (VALUES {}) WHERE persistence_id = column1 AND sequence_nr = column2 - 1"""
+_LOSERS = """SELECT column1, column2 FROM (VALUES {}) LEFT JOIN instance i ON i.persistence_id = column1
+ WHERE i.record_id IS NOT column2"""
+
+
+def row_of(message: PersistentRepr, due_at: int | None) -> Row:
+    """Return the columns of a record."""
+    tags = msgspec.json.encode(message.tags).decode() if message.tags else "[]"
+    return (
+        message.persistence_id,
+        message.sequence_nr,
+        message.payload,
+        message.manifest,
+        message.writer_uuid,
+        int(message.deleted),
+        tags,
+        due_at,
+    )
+
+
+def _statements(template: str, columns: int) -> dict[int, str]:
+    row = f"({', '.join('?' * columns)})"
+    return {size: template.format(", ".join([row] * size)) for size in _CHUNKS}
+
+
+_RECORDS_BY_SIZE = _statements(_RECORDS, 9)
+_CREATE_BY_SIZE = _statements(_CREATE, 5)
+_UPDATE_BY_SIZE = _statements(_UPDATE, 5)
+_LOSERS_BY_SIZE = _statements(_LOSERS, 2)
+
+
+def _chunks(rows: Sequence[tuple[object, ...]], by_size: dict[int, str]) -> Iterator[tuple[str, list[object]]]:
+    start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            yield by_size[size], list(chain.from_iterable(rows[start : start + size]))
+            start += size
+
+
+class Writer:
+    """The one connection that writes. `history`: how many records before the newest are kept, None for all."""
+
+    def __init__(self, connection: sqlite3.Connection, path: str, history: int | None) -> None:
+        self._connection = connection
+        self._path = path
+        self._history = history
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def serve(self, jobs: list[Job[Work]]) -> None:
+        """Carry out a batch of jobs in one transaction."""
+        connection = self._connection
+        committing = False
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            self._write(jobs)
+            for job in jobs:
+                if not isinstance(job.work, Write):
+                    job.result = job.work(connection)
+            committing = True
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if connection.in_transaction:
+                try:
+                    connection.execute("ROLLBACK")
+                except sqlite3.Error:  # the first error is the one to tell; SQLite rolls back by itself
+                    connection.interrupt()
+            failure = translate(error, self._path, committing=committing)
+            failure.__cause__ = error
+            for job in jobs:
+                job.error = failure
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _write(self, jobs: list[Job[Work]]) -> None:
+        fast: list[Row] = []
+        owners: dict[str, Job[Work]] = {}
+        slow: list[tuple[Job[Work], Write]] = []
+        for job in jobs:
+            write = job.work
+            if not isinstance(write, Write):
+                continue
+            if len(write.rows) == 1 and write.rows[0][0] not in owners:
+                fast.append(write.rows[0])
+                owners[write.rows[0][0]] = job
+            else:
+                slow.append((job, write))
+        for losers in self._store(fast):
+            owners[losers].error = SequenceOutOfOrderError((losers,))
+        for job, write in slow:
+            self._store_call(job, write)
+
+    def _next_id(self) -> int:
+        # Read under the write lock each time: another process may have written since.
+        (highest,) = self._connection.execute("SELECT max(record_id) FROM record").fetchone()
+        return (highest or 0) + 1
+
+    def _store(self, rows: list[Row]) -> list[str]:
+        """Store one record each of different ids; return the ids that lost."""
+        if not rows:
+            return []
+        execute = self._connection.execute
+        number = self._next_id()
+        records, creates, updates = [], [], []
+        for row in rows:
+            records.append((number, *row))
+            (creates if row[1] == 1 else updates).append((row[0], row[1], number, row[5], row[7]))
+            number += 1
+        for statement, values in _chunks(records, _RECORDS_BY_SIZE):
+            execute(statement, values)
+        changed = 0
+        for statement, values in _chunks(creates, _CREATE_BY_SIZE):
+            changed += execute(statement, values).rowcount
+        for statement, values in _chunks(updates, _UPDATE_BY_SIZE):
+            changed += execute(statement, values).rowcount
+        losers: list[str] = []
+        if changed != len(rows):
+            for statement, values in _chunks([(r[1], r[0]) for r in records], _LOSERS_BY_SIZE):
+                for persistence_id, record_id in execute(statement, values).fetchall():
+                    losers.append(persistence_id)
+                    execute("DELETE FROM record WHERE record_id = ?", (record_id,))
+        if self._history is not None:
+            lost = set(losers)
+            for row in rows:
+                if row[0] not in lost:
+                    self._prune(row[0], row[1])
+        return losers
+
+    def _store_call(self, job: Job[Work], write: Write) -> None:
+        """Store the records of a call with several: those of one id stand or fall together, or all if atomic."""
+        self._connection.execute("SAVEPOINT call")
+        lost: set[str] = set()
+        order = list(dict.fromkeys(row[0] for row in write.rows))
+        for persistence_id in order:
+            self._connection.execute("SAVEPOINT one")
+            for row in write.rows:
+                if row[0] == persistence_id and self._store([row]):
+                    lost.add(persistence_id)
+                    break
+            if persistence_id in lost:
+                self._connection.execute("ROLLBACK TO one")
+            self._connection.execute("RELEASE one")
+        if lost:
+            job.error = SequenceOutOfOrderError(tuple(p for p in order if p in lost))
+            if write.atomic:
+                self._connection.execute("ROLLBACK TO call")
+        self._connection.execute("RELEASE call")
+
+    def _prune(self, persistence_id: str, sequence_nr: int) -> None:
+        """Delete the history past the setting. With n records to keep, every n writes: n to 2n are there."""
+        keep = self._history
+        assert keep is not None
+        if sequence_nr > keep and (keep == 0 or sequence_nr % keep == 0):
+            delete_chain(self._connection, persistence_id, sequence_nr - keep - 1)
+
+
+def delete_chain(connection: sqlite3.Connection, persistence_id: str, to_sequence_nr: int) -> None:
+    """Delete the records of an id up to and including a number."""
+    connection.execute(
+        """WITH RECURSIVE chain(record_id, sequence_nr, previous_id) AS (
+             SELECT r.record_id, r.sequence_nr, r.previous_id FROM instance i JOIN record r USING (record_id)
+              WHERE i.persistence_id = ?
+             UNION ALL
+             SELECT r.record_id, r.sequence_nr, r.previous_id FROM chain JOIN record r ON r.record_id = chain.previous_id)
+           DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain WHERE sequence_nr <= ?)""",
+        (persistence_id, to_sequence_nr),
+    )

@@ -1,0 +1,197 @@
+"""Where a saga's record is kept: four methods, one key at a time, compare-and-set by version.
+
+`JournalSagaStateStore` keeps them in a journal, under the persistence id `saga::<saga_name>::<correlation_id>`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Protocol, runtime_checkable
+from uuid import uuid4
+
+import msgspec
+
+from .errors import ConflictError, DefinitionError, SequenceOutOfOrderError
+from .journal import Journal, PersistentRepr
+from .journal.memory import InMemoryJournal
+
+STATE_MANIFEST = "saga-state"
+TOMBSTONE_MANIFEST = "saga-tombstone"
+
+
+class SavedState(msgspec.Struct, frozen=True):
+    """What is stored: the payload, its version, and whether it is a tombstone (never so from `load`)."""
+
+    payload: bytes
+    version: int
+    tombstone: bool = False
+
+
+@runtime_checkable
+class SagaStateStore(Protocol):
+    """What carries a runner. These four methods are enough for one process."""
+
+    async def load(self, correlation_id: str) -> SavedState | None:
+        """Return what is stored; None: nothing live is stored. Never hides a failure as None."""
+
+    async def save(
+        self,
+        correlation_id: str,
+        payload: bytes,
+        *,
+        expected_version: int | None = None,
+        due_at: datetime | None = None,
+    ) -> int:
+        """Store `payload` as the newest state and return its version; durable on return.
+
+        `expected_version` 0: nothing live may exist; n: the newest version must be n; None: unconditional.
+        `due_at`: when this instance next needs attention; a store without a way to find due ones may ignore it.
+
+        Raises:
+            ConflictError: the version is another; nothing was stored.
+            OutcomeUnknownError: the connection broke during commit; load before trying again.
+        """
+
+    async def delete(
+        self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
+    ) -> None:
+        """End the live state; `load` gives None from now on. Raises as `save`; deleting what is not there is nothing."""
+
+    def keys(self) -> AsyncIterator[str]:
+        """Yield every live id once, in constant memory, also while others write."""
+
+
+@runtime_checkable
+class TombstoneStore(Protocol):
+    """A store that remembers finished instances: their tombstones can be read, and saved over by their version."""
+
+    async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
+        """Return the live state or else the tombstone."""
+
+    async def delete_until(
+        self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
+    ) -> None:
+        """Delete as `delete` does; the instance comes up as due at `purge_at`, to be purged."""
+
+    async def purge(self, correlation_id: str, version: int) -> None:
+        """Forget a tombstone of that version altogether; anything else stays."""
+
+
+@runtime_checkable
+class DueStore(Protocol):
+    """A store that finds due instances by an index."""
+
+    async def due(self, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        """Return up to `limit` (correlation id, due_at), earliest first, due at `before` or earlier."""
+
+
+class JournalSagaStateStore:
+    """The saga store over a journal: one record a save, one lookup a load. Remembers tombstones, finds due instances."""
+
+    def __init__(self, journal: Journal, saga_name: str) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", saga_name):
+            raise DefinitionError(f"a saga name is letters, digits, '_', '.' or '-', not {saga_name!r}")
+        self._journal = journal
+        self.saga_name = saga_name
+        self.prefix = f"saga::{saga_name}::"
+        self.writer_uuid = f"saga-{uuid4()}"
+        self._tags = (f"saga::{saga_name}",)
+
+    async def load(self, correlation_id: str) -> SavedState | None:
+        found = await self.load_with_tombstone(correlation_id)
+        return None if found is None or found.tombstone else found
+
+    async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
+        latest = await self._journal.latest_message(self.prefix + correlation_id)
+        return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
+
+    async def save(
+        self,
+        correlation_id: str,
+        payload: bytes,
+        *,
+        expected_version: int | None = None,
+        due_at: datetime | None = None,
+    ) -> int:
+        return await self._write(correlation_id, payload, expected_version, due_at, deleted=False)
+
+    async def delete(
+        self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
+    ) -> None:
+        if await self.load(correlation_id) is None:
+            if expected_version:
+                raise ConflictError(self.prefix + correlation_id, expected_version)
+            return
+        await self._write(correlation_id, tombstone or b"", expected_version, None, deleted=True)
+
+    async def delete_until(
+        self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
+    ) -> None:
+        await self._write(correlation_id, tombstone or b"", expected_version, purge_at, deleted=True)
+
+    async def _write(
+        self, correlation_id: str, payload: bytes, expected: int | None, due_at: datetime | None, *, deleted: bool
+    ) -> int:
+        persistence_id = self.prefix + correlation_id
+        unconditional = expected is None
+        while True:
+            if unconditional:
+                number = await self._journal.highest_sequence_nr(persistence_id) + 1
+            else:
+                assert expected is not None
+                number = expected + 1
+            manifest = TOMBSTONE_MANIFEST if deleted else STATE_MANIFEST
+            message = PersistentRepr(
+                persistence_id, number, payload, manifest, self.writer_uuid, deleted, self._tags, due_at
+            )
+            try:
+                await self._journal.write_messages((message,))
+                return number
+            except SequenceOutOfOrderError:
+                if unconditional:
+                    continue
+                if expected == 0:
+                    # "Nothing live may exist" also holds after a deletion: the numbers go on behind the tombstone.
+                    latest = await self._journal.latest_message(persistence_id)
+                    highest = await self._journal.highest_sequence_nr(persistence_id)
+                    if highest and (latest is None or (latest.deleted and latest.sequence_nr == highest)):
+                        expected = highest
+                        continue
+                raise ConflictError(persistence_id, expected) from None
+
+    async def keys(self) -> AsyncIterator[str]:
+        async for key in self._pages(deleted=False):
+            yield key
+
+    async def tombstones(self) -> AsyncIterator[str]:
+        """Yield the ids of remembered finished instances."""
+        async for key in self._pages(deleted=True):
+            yield key
+
+    async def _pages(self, *, deleted: bool) -> AsyncIterator[str]:
+        after, skip = "", len(self.prefix)
+        while page := await self._journal.ids_by_prefix(self.prefix, after=after, deleted=deleted):
+            for persistence_id in page:
+                yield persistence_id[skip:]
+            after = page[-1]
+
+    async def due(self, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        found = await self._journal.due_ids(self.prefix, before, limit=limit)
+        return [(persistence_id[len(self.prefix) :], at) for persistence_id, at in found]
+
+    async def purge(self, correlation_id: str, version: int) -> None:
+        await self._journal.purge(self.prefix + correlation_id, version)
+
+    async def history(self, correlation_id: str) -> AsyncIterator[SavedState]:
+        """Yield the records that are kept, oldest first, the tombstone last."""
+        async for message in self._journal.replay_messages(self.prefix + correlation_id):
+            yield SavedState(message.payload, message.sequence_nr, message.deleted)
+
+
+class InMemorySagaStateStore(JournalSagaStateStore):
+    """A store that lives as long as its process."""
+
+    def __init__(self, saga_name: str = "saga") -> None:
+        super().__init__(InMemoryJournal(), saga_name)
