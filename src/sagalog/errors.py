@@ -7,7 +7,7 @@
     │   └── PayloadTooLargeError     ... because it, or the record it leads to, is over the limit
     ├── NoInstanceError              the event may not start a saga, and no live instance waits for it
     ├── ConflictError                reload: another writer was first; certainly nothing was stored
-    │   └── SequenceOutOfOrderError  ... at the level of a journal: the number is not the next one
+    │   └── SequenceOutOfOrder       ... at the level of a journal: the number is not the next one
     ├── OutcomeUnknownError          look first: the write may or may not be stored
     ├── JournalError                 operate: the journal refuses
     │   ├── JournalUnavailableError  retry: certainly nothing was stored
@@ -87,7 +87,7 @@ class ConflictError(SagalogError):
         )
 
 
-class SequenceOutOfOrderError(ConflictError):
+class SequenceOutOfOrder(ConflictError):  # noqa: N818  (named as in the contract of journals)
     """A record's number is not the next of its id. Nothing of that id was stored.
 
     `losers` names every such id of the call; the other ids of the call are stored (unless it was atomic).

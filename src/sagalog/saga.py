@@ -262,7 +262,8 @@ def _named_types(function: Any) -> Iterable[type]:
             cells[name] = cell.cell_contents
         except ValueError:  # not assigned yet
             continue
-    pending, names = [code], set()
+    pending = [code]
+    names: set[str] = set()
     while pending:
         current = pending.pop()
         names.update(current.co_names, current.co_freevars)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import msgspec
 
-from .errors import ConflictError, DefinitionError, SequenceOutOfOrderError
+from .errors import ConflictError, DefinitionError, SequenceOutOfOrder
 from .journal import Journal, PersistentRepr
 from .journal.memory import InMemoryJournal
 
@@ -149,7 +149,7 @@ class JournalSagaStateStore:
             try:
                 await self._journal.write_messages((message,))
                 return number
-            except SequenceOutOfOrderError:
+            except SequenceOutOfOrder:
                 if unconditional:
                     continue
                 if expected == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
-from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrderError
+from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrder
 from .protocol import MAX_SEQUENCE_NR, PersistentRepr
 
 
@@ -46,7 +46,7 @@ class InMemoryJournal:
                     self._highest[message.persistence_id] = message.sequence_nr
                     self._log.append(message)
         if lost:
-            raise SequenceOutOfOrderError(lost)
+            raise SequenceOutOfOrder(lost)
 
     async def replay_messages(
         self,

@@ -37,7 +37,7 @@ class Journal(Protocol):
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         """Store the records; durable on return.
 
-        Numbers of an id start at 1 and have no gaps, also across deletions. Raises SequenceOutOfOrderError naming the
+        Numbers of an id start at 1 and have no gaps, also across deletions. Raises SequenceOutOfOrder naming the
         ids of which nothing was stored; the other ids of the call are stored, unless `atomic` asks for all or nothing.
         """
 

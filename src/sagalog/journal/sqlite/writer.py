@@ -13,7 +13,7 @@ from itertools import chain
 
 import msgspec
 
-from ...errors import SequenceOutOfOrderError
+from ...errors import SequenceOutOfOrder
 from ..protocol import PersistentRepr
 from .schema import translate
 from .threads import Job
@@ -132,7 +132,7 @@ class Writer:
             else:
                 slow.append((job, write))
         for losers in self._store(fast):
-            owners[losers].error = SequenceOutOfOrderError((losers,))
+            owners[losers].error = SequenceOutOfOrder((losers,))
         for job, write in slow:
             self._store_call(job, write)
 
@@ -147,7 +147,9 @@ class Writer:
             return []
         execute = self._connection.execute
         number = self._next_id()
-        records, creates, updates = [], [], []
+        records: list[tuple[object, ...]] = []
+        creates: list[tuple[object, ...]] = []
+        updates: list[tuple[object, ...]] = []
         for row in rows:
             records.append((number, *row))
             (creates if row[1] == 1 else updates).append((row[0], row[1], number, row[5], row[7]))
@@ -187,7 +189,7 @@ class Writer:
                 self._connection.execute("ROLLBACK TO one")
             self._connection.execute("RELEASE one")
         if lost:
-            job.error = SequenceOutOfOrderError(tuple(p for p in order if p in lost))
+            job.error = SequenceOutOfOrder(tuple(p for p in order if p in lost))
             if write.atomic:
                 self._connection.execute("ROLLBACK TO call")
         self._connection.execute("RELEASE call")
