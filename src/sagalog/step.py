@@ -34,6 +34,10 @@ from .record import (
 from .saga import Saga
 
 
+class UnreadableStateError(CodecError):
+    """The stored state cannot be decoded by this code: the instance is parked in memory, the journal left as it is."""
+
+
 class Outcome(Enum):
     """What became of one message."""
 
@@ -60,7 +64,7 @@ class Message:
 class Draft:
     """The record in the making. `sequence_nr` is the number it will be saved under; command ids derive from it."""
 
-    __slots__ = ("_index", "changed", "now", "persistence_id", "record", "registry", "retention", "saga", "sequence_nr")
+    __slots__ = ("_index", "_was_live", "changed", "fired", "now", "persistence_id", "record", "registry", "retention", "saga", "sequence_nr", "started")
 
     def __init__(
         self,
@@ -79,7 +83,10 @@ class Draft:
         self.now = now
         self.retention = retention
         self.changed = False
+        self.fired = 0  # timers
+        self.started = 0  # incarnations
         self._index = 0
+        self._was_live = record is not None and record.status not in FINAL
         if record is not None:
             record = copy.copy(record)
             record.handled = []
@@ -90,6 +97,12 @@ class Draft:
             record.held = record.held.copy()
             record.audit = record.audit.copy()
         self.record: SagaRecord | None = record
+
+    @property
+    def ended(self) -> int:
+        """How many incarnations this draft has ended."""
+        live = self.record is not None and self.record.status not in FINAL
+        return self._was_live + self.started - live
 
     def next_id(self) -> str:
         """Return the id of the next command or timer of this step, unique for the life of the instance."""
@@ -162,6 +175,24 @@ class Draft:
         self._consume(record, message)
         self.touch()
 
+    def park(self, reason: str, message: Message) -> None:
+        """Park the instance with the message that it could not handle; a new one is made where none is live."""
+        record = self.record
+        if record is None or record.status in FINAL:
+            before = self.record
+            record, state = self.start()
+            record.state, record.state_is_base64 = embed_state(self.saga.encode_state(state), known_json=False)
+            self.record = record
+            try:
+                self.hold(message)
+            except BaseException:
+                self.record = before
+                raise
+            self.started += 1
+        else:
+            self.hold(message)
+        record.parked = reason
+
     def _consume(self, record: SagaRecord, message: Message) -> None:
         if message.kind == "timer":
             record.timers.pop(message.name, None)
@@ -179,6 +210,8 @@ class Draft:
             raise DefinitionError(f"saga {saga.name!r}: encode_state must return bytes, not {type(payload).__name__}")
         raw, wrapped = embed_state(payload, known_json=type(saga).encode_state is Saga.encode_state)
         # From here on nothing raises.
+        self.started += record is not self.record
+        self.fired += message.kind == "timer"
         self.record = record
         record.state, record.state_is_base64 = raw, wrapped
         record.state_version = saga.state_version()
@@ -258,6 +291,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             del record.timers[message.name]
             record.outbox.append(Command(timer.id, timer.event))
             record.handled.append(Handled(message.id, timer.event.type))
+            draft.fired += 1
             draft.touch()
             return Outcome.HANDLED
         if record.parked:
@@ -290,11 +324,16 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
 
 def _decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
     if record.state_version != saga.state_version():
-        raise CodecError(
+        raise UnreadableStateError(
             f"the state is stored with schema version {record.state_version}, this code knows version "
             f"{saga.state_version()}"
         )
-    return saga.decode_state(record.state_bytes())
+    try:
+        return saga.decode_state(record.state_bytes())
+    except CodecError as error:
+        raise UnreadableStateError(str(error)) from error
+    except Exception as error:  # the user's own decoder; its message may quote the state
+        raise UnreadableStateError(f"decode_state raised {type(error).__name__}") from error
 
 
 def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:

@@ -1,0 +1,25 @@
+"""Running sagas: receive, mailbox, step, commit, dispatch, due. One file a phase; runner.py owns start and stop."""
+
+from .clock import Clock, EventClock, ManualClock, SystemClock
+from .counters import Counters
+from .dispatch import CommandContext
+from .receive import Incoming, Receipt
+from .repair import Repaired
+from .runner import SagaRunner
+from .settings import NoInstance, RetryPolicy, RunnerSettings
+
+__all__ = [
+    "Clock",
+    "CommandContext",
+    "Counters",
+    "EventClock",
+    "Incoming",
+    "ManualClock",
+    "NoInstance",
+    "Receipt",
+    "Repaired",
+    "RetryPolicy",
+    "RunnerSettings",
+    "SagaRunner",
+    "SystemClock",
+]

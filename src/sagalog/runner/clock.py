@@ -1,0 +1,81 @@
+"""Where a runner takes the time from: the machine, a test, or the events themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Protocol
+
+from ..errors import DefinitionError
+
+
+class Clock(Protocol):
+    """The time of timers, leases and retention: aware datetimes in UTC."""
+
+    def now(self) -> datetime:
+        """Return the current moment."""
+
+    async def sleep_until(self, moment: datetime) -> None:
+        """Return at the first moment not before `moment`."""
+
+
+class SystemClock:
+    """The time of the machine."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    async def sleep_until(self, moment: datetime) -> None:
+        while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
+            await asyncio.sleep(min(left, 3600.0))
+
+
+class ManualClock:
+    """Time that moves only when told: `advance` wakes whoever sleeps up to the new moment, in order."""
+
+    def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
+        _check_aware(start)
+        self._now = start
+        self._sleepers: list[tuple[datetime, int, asyncio.Future[None]]] = []
+        self._order = count()
+
+    def now(self) -> datetime:
+        return self._now
+
+    async def sleep_until(self, moment: datetime) -> None:
+        if moment > self._now:
+            future = asyncio.get_running_loop().create_future()
+            heapq.heappush(self._sleepers, (moment, next(self._order), future))
+            await future
+
+    def advance(self, by: timedelta) -> None:
+        """Move on by a duration, not negative."""
+        self.advance_to(self._now + by)
+
+    def advance_to(self, moment: datetime) -> None:
+        """Move on to a moment; one that has passed changes nothing."""
+        _check_aware(moment)
+        self._now = max(self._now, moment)
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            future = heapq.heappop(self._sleepers)[2]
+            if not future.done():
+                future.set_result(None)
+
+
+class EventClock(ManualClock):
+    """Time that follows the events: each `handle(event, at=...)` moves it on.
+
+    Before an event is handled, the timers of its instance that fell due before it fire at their own time, so that a
+    log of years runs through in minutes and gives the same result each time. Timers of instances that receive no
+    further event fire in `SagaRunner.settle`.
+    """
+
+    def __init__(self, start: datetime = datetime(1970, 1, 1, tzinfo=UTC)) -> None:
+        super().__init__(start)
+
+
+def _check_aware(moment: datetime) -> None:
+    if moment.tzinfo is None:
+        raise DefinitionError("moments must be aware datetimes, e.g. datetime.now(UTC)")

@@ -1,0 +1,117 @@
+"""Load and save: what an instance knows of its record, and the one compare-and-set write of a turn.
+
+    turn ─► [commit] ─► store          then: turn answers the callers, dispatch releases the commands
+
+A save whose outcome is unknown (no answer, or the task cancelled meanwhile) is never assumed either way: its version
+and bytes are kept in `instance.unknown`, and the next load compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
+from ..record import SagaRecord, decode_record
+from ..step import Draft
+from .engine import log
+from .timers import next_due
+
+if TYPE_CHECKING:
+    from .mailbox import Instance
+
+
+async def load(instance: Instance) -> None:
+    """Read the stored record, or tombstone. Raises SagaParkedError for one that this code cannot read."""
+    hosted = instance.hosted
+    engine = hosted.engine
+    for _ in range(60):
+        try:
+            saved = await hosted.load(instance.correlation_id)
+            break
+        except JournalUnavailableError:
+            if instance.unknown is None or engine.stopping.is_set():
+                raise
+            # A save may have landed, and nobody can be told anything before that is known.
+            await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+    else:
+        instance.unknown = None
+        raise OutcomeUnknownError(
+            f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. Send "
+            "the event again under the same message id."
+        )
+    record = None
+    if saved is not None and saved.payload:
+        try:
+            record = decode_record(saved.payload)
+        except CodecError as error:
+            raise unreadable(instance, str(error)) from error
+    instance.record = record
+    instance.version = saved.version if saved is not None else 0
+    outbox = {entry.id for entry in record.outbox} if record is not None else set()
+    unknown, instance.unknown = instance.unknown, None
+    if unknown is not None and saved is not None and (saved.version, saved.payload) == unknown[:2]:
+        instance.owned |= unknown[2]  # it had landed
+    instance.accepted &= outbox
+    instance.owned &= outbox
+    instance.loaded = True
+    hosted.unreadable.pop(instance.correlation_id, None)
+
+
+def unreadable(instance: Instance, reason: str) -> SagaParkedError:
+    """Park an instance whose record this code cannot read: in memory only, what is stored stays as it is."""
+    hosted = instance.hosted
+    if instance.correlation_id not in hosted.unreadable:
+        hosted.engine.counters.parked += 1
+        log.error("saga %s, id %s is parked, and left as it is stored: %s", hosted.name, instance.correlation_id, reason)
+    hosted.unreadable[instance.correlation_id] = reason
+    instance.loaded = False
+    return SagaParkedError(hosted.name, instance.correlation_id, reason)
+
+
+async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) -> bool:
+    """Save the draft if it changed, or if a claim or a renewal needs a later `due_at`; say whether it was saved.
+
+    Raises ConflictError and JournalUnavailableError (certainly not stored), OutcomeUnknownError, PayloadTooLargeError.
+    """
+    record = draft.record
+    if record is None or not (draft.changed or ((claim or renew) and record.outbox and not record.stuck)):
+        return False
+    hosted = instance.hosted
+    engine = hosted.engine
+    now = engine.now()
+    payload = hosted.encode(record)
+    due_at = _due_at(instance, record, now)
+    old = {entry.id for entry in instance.record.outbox} if instance.record is not None else set()
+    recorded = instance.accepted & old
+    outbox = {entry.id for entry in record.outbox}
+    fresh = outbox if claim else outbox - old
+    if claim and (outbox & old) - instance.owned:
+        engine.counters.takeovers += 1
+    try:
+        version = await hosted.save(instance.correlation_id, record, payload, instance.version, due_at)
+    except (ConflictError, JournalUnavailableError):
+        raise
+    except BaseException:
+        instance.unknown = (instance.version + 1, payload, fresh)
+        instance.loaded = False
+        raise
+    engine.counters.saves += 1
+    instance.record, instance.version = record, version
+    instance.accepted -= recorded
+    instance.owned = (instance.owned | fresh) & outbox
+    if due_at is not None:
+        engine.due_loop.notice(due_at, now)
+    return True
+
+
+def _due_at(instance: Instance, record: SagaRecord, now: datetime) -> datetime | None:
+    """Return when the instance next needs attention: for a timer, or for commands at the end of our lease on them."""
+    due = next_due(record)
+    if record.outbox and not record.stuck:
+        start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
+        lease_end = start + timedelta(seconds=instance.hosted.engine.settings.lease_seconds)
+        due = lease_end if due is None else min(due, lease_end)
+    return due

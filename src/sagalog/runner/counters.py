@@ -1,0 +1,26 @@
+"""What a runner has done so far."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Counters(msgspec.Struct):
+    """Counts since the runner was made. An event for two sagas counts twice."""
+
+    handled: int = 0  # messages that changed an instance
+    duplicates: int = 0  # messages that were known already
+    ignored: int = 0  # events for which there was no live instance
+    held: int = 0  # messages kept for the repair of a parked instance
+    started: int = 0
+    finished: int = 0
+    saves: int = 0  # records written
+    conflicts: int = 0  # saves lost to another worker, and decided again
+    commands: int = 0  # commands accepted
+    refused: int = 0
+    dispatch_errors: int = 0  # attempts that failed and are tried again
+    handler_errors: int = 0
+    timers: int = 0  # timers that fired
+    parked: int = 0
+    takeovers: int = 0  # instances whose undelivered commands were taken over
+    purged: int = 0

@@ -1,0 +1,70 @@
+"""What the phases of one running runner share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RunnerStoppedError
+from .clock import Clock, EventClock
+from .counters import Counters
+from .settings import RunnerSettings
+
+if TYPE_CHECKING:
+    from .dispatch import Dispatcher
+    from .due import DueLoop
+
+log = logging.getLogger("sagalog")
+
+
+class Engine:
+    """Settings, clock, counters, background tasks and the stop signal; made by `SagaRunner` when it starts."""
+
+    dispatcher: Dispatcher
+    due_loop: DueLoop
+
+    def __init__(self, settings: RunnerSettings, clock: Clock, counters: Counters) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.event_time = isinstance(clock, EventClock)
+        self.counters = counters
+        self.loop = asyncio.get_running_loop()
+        self.stopping = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def now(self) -> datetime:
+        """Return the clock's time."""
+        return self.clock.now()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a background task failed: %s", type(error).__name__, exc_info=error)
+
+    async def wait_for_tasks(self) -> None:
+        """Return when no background task is left, also none that another one started."""
+        while self._tasks:
+            await asyncio.wait(list(self._tasks))
+
+    def cancel_tasks(self) -> None:
+        """Cancel what still runs in the background."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def back_off(self, seconds: float) -> None:
+        """Wait before another try. Raises RunnerStoppedError as soon as the runner stops."""
+        try:
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        except TimeoutError:
+            return
+        raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")

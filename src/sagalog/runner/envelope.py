@@ -1,0 +1,60 @@
+"""What waits in the mailbox of an instance."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from typing import Any
+
+from ..step import Draft, Message, Outcome
+
+
+class Upkeep(Enum):
+    """Why an envelope without a message is in a mailbox."""
+
+    RECORD = "record"  # write down which commands were accepted, or just read back
+    RENEW = "renew"  # save for the sake of a later `due_at`: the delivery takes longer than the lease
+    CLAIM = "claim"  # fire the timers that are due, take over commands whose lease has ended
+
+
+class Envelope:
+    """What waits in a mailbox: a message, a repair, or upkeep."""
+
+    __slots__ = ("error", "failures", "future", "message", "outcome", "park", "repair", "result", "upkeep")
+
+    def __init__(
+        self,
+        message: Message | None = None,
+        *,
+        upkeep: Upkeep | None = None,
+        repair: Callable[[Draft], Awaitable[Any]] | None = None,
+    ) -> None:
+        self.message = message
+        self.upkeep = upkeep
+        self.repair = repair
+        self.future: asyncio.Future[None] | None = None
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self.failures = 0
+        self.park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
+
+    @property
+    def open(self) -> bool:
+        """Neither answered nor failed."""
+        return self.outcome is None and self.error is None
+
+    @property
+    def withdrawn(self) -> bool:
+        """The caller was cancelled while this waited."""
+        return self.future is not None and self.future.cancelled()
+
+    def finish(self) -> None:
+        """Wake the caller."""
+        if self.future is not None and not self.future.done():
+            self.future.set_result(None)
+
+    def reset(self) -> None:
+        """Take back what an attempt that was not saved has decided."""
+        self.outcome = self.error = None

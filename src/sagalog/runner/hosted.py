@@ -1,0 +1,112 @@
+"""One saga as a runner hosts it: its store, what the store can do, and which of its instances are in memory.
+
+Neighbours: receive finds the hosted sagas of an event; a mailbox (mailbox.py) loads and saves through here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from ..errors import PayloadTooLargeError
+from ..record import FINAL, SagaRecord, encode_record
+from ..saga import Saga
+from ..store import DueStore, SagaStateStore, SavedState, TombstoneStore
+from .mailbox import Instance
+from .scanned import ScannedStore
+
+if TYPE_CHECKING:
+    from .engine import Engine
+
+
+class Hosted:
+    """A saga, its store, and its instances in memory, least recently used first."""
+
+    def __init__(self, saga: Saga[Any], store: SagaStateStore, engine: Engine) -> None:
+        self.saga = saga
+        self.name = saga.name
+        self.prefix = f"saga::{saga.name}::"
+        self.registry = type(saga).registry()
+        self.engine = engine
+        scanned = None if isinstance(store, DueStore) else ScannedStore(store)
+        self.store: SagaStateStore = scanned or store
+        self.scanned = scanned
+        self.due: DueStore = scanned or store  # type: ignore[assignment]
+        self._tombstones = store if isinstance(store, TombstoneStore) else None
+        self.instances: dict[str, Instance] = {}
+        # Instances whose record this code cannot read, and why. They stay as they are in the store.
+        self.unreadable: dict[str, str] = {}
+
+    def instance(self, correlation_id: str) -> Instance:
+        """Return the instance of that id, made (not loaded) where it is not in memory."""
+        instances = self.instances
+        found = instances.pop(correlation_id, None)
+        if found is None:
+            found = Instance(self, correlation_id)
+            if len(instances) >= self.engine.settings.cache_size:
+                self._evict()
+        instances[correlation_id] = found
+        return found
+
+    def _evict(self) -> None:
+        """Forget the idle instance that was used longest ago; those that owe something are passed over."""
+        oldest = next(iter(self.instances), None)
+        for _ in range(8):
+            if oldest is None:
+                return
+            candidate = self.instances.pop(oldest)
+            if candidate.idle:
+                candidate.forget()
+                return
+            self.instances[oldest] = candidate
+            oldest = next(iter(self.instances), None)
+
+    def drop(self, instance: Instance) -> None:
+        """Take an idle instance out of memory."""
+        if self.instances.get(instance.correlation_id) is instance:
+            del self.instances[instance.correlation_id]
+
+    def active(self) -> Iterator[Instance]:
+        """Yield the instances that still have something to do."""
+        return (instance for instance in list(self.instances.values()) if not instance.idle)
+
+    async def load(self, correlation_id: str) -> SavedState | None:
+        """Return what is stored, the tombstone of a finished instance included."""
+        if self._tombstones is not None:
+            return await self._tombstones.load_with_tombstone(correlation_id)
+        return await self.store.load(correlation_id)
+
+    def encode(self, record: SagaRecord) -> bytes:
+        """Return the bytes to save. Raises PayloadTooLargeError; what was stored stays."""
+        payload = encode_record(record)
+        limit = self.engine.settings.max_payload_bytes
+        if len(payload) > limit:
+            raise PayloadTooLargeError(f"the record of an instance of saga {self.name!r}", len(payload), limit)
+        return payload
+
+    async def save(
+        self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None
+    ) -> int:
+        """Save a record; one that is final and owes nothing becomes a tombstone, kept for the retention."""
+        if record.status in FINAL and record.drained:
+            purge_at = record.updated_at + self.engine.settings.retention
+            if self._tombstones is not None:
+                await self._tombstones.delete_until(
+                    correlation_id, expected_version=version, tombstone=payload, purge_at=purge_at
+                )
+                return version + 1
+            due_at = purge_at  # the finished record itself stays, as its own tombstone
+        return await self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
+
+    async def purge(self, correlation_id: str, saved: SavedState) -> None:
+        """Forget a finished instance whose retention has ended."""
+        if self._tombstones is not None:
+            await self._tombstones.purge(correlation_id, saved.version)
+        else:
+            await self.store.delete(correlation_id, expected_version=saved.version)
+
+    def retention_ended(self, record: SagaRecord, now: datetime) -> bool:
+        """Say whether a finished, drained record may be forgotten."""
+        retention: timedelta = self.engine.settings.retention
+        return record.status in FINAL and record.drained and record.updated_at + retention <= now

@@ -1,0 +1,174 @@
+"""One instance in memory: its mailbox, what is cached of its record, and what is known of its deliveries.
+
+    receive, due, repair, dispatch ─► [mailbox] ─► turn ─► commit ─► dispatch
+
+Strictly one turn at a time. Whoever finds the instance idle runs the turn itself, so an event that meets no other
+costs neither a task nor a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ..errors import JournalUnavailableError, NoInstanceError, PayloadTooLargeError, SagaParkedError
+from ..record import Command, SagaRecord
+from .envelope import Envelope, Upkeep
+from .turn import take_turn
+
+if TYPE_CHECKING:
+    from .hosted import Hosted
+
+
+class Instance:
+    """One instance of a saga. Its parts are used by the phases: turn.py, commit.py and dispatch.py."""
+
+    __slots__ = (
+        "accepted",
+        "attempts",
+        "busy",
+        "correlation_id",
+        "delivering",
+        "foreign",
+        "hosted",
+        "loaded",
+        "mailbox",
+        "next_attempt_at",
+        "owned",
+        "persistence_id",
+        "record",
+        "retry",
+        "unknown",
+        "version",
+        "waiting",
+    )
+
+    def __init__(self, hosted: Hosted, correlation_id: str) -> None:
+        self.hosted = hosted
+        self.correlation_id = correlation_id
+        self.persistence_id = hosted.prefix + correlation_id
+        self.mailbox: deque[Envelope] = deque()
+        self.waiting: list[Envelope] = []  # for a starting event
+        self.busy = False  # a turn is running, or a task is on its way to run one
+        # The cached record. It may be out of date: every save says which version it builds on.
+        self.loaded = False
+        self.record: SagaRecord | None = None
+        self.version = 0
+        self.unknown: tuple[int, bytes, set[str]] | None = None  # a save without an answer: read back first
+        # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
+        # belong until then to the worker that saved them.
+        self.owned: set[str] = set()
+        self.accepted: set[str] = set()  # accepted, not yet recorded
+        self.delivering = False
+        self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
+        self.attempts: dict[str, int] = {}  # failed deliveries
+        self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
+        self.next_attempt_at: datetime | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and the store knows all: also when to look at this instance again."""
+        return not (
+            self.busy or self.mailbox or self.waiting or self.delivering or self.accepted or self.unknown is not None
+        )
+
+    def forget(self) -> None:
+        """Release what an evicted instance holds."""
+        if self.retry is not None:
+            self.retry.cancel()
+            self.retry = None
+
+    def undelivered(self) -> Command | None:
+        """Return the first outbox entry that is not accepted yet, whoever may deliver it; None if delivery waits."""
+        if self.record is None or self.record.stuck:
+            return None
+        for entry in self.record.outbox:
+            if entry.id not in self.accepted:
+                return entry
+        return None
+
+    async def submit(self, envelope: Envelope) -> None:
+        """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it."""
+        self.mailbox.append(envelope)
+        if not self.busy:
+            await self._turns(envelope)
+        if envelope.open:
+            envelope.future = self.hosted.engine.loop.create_future()
+            await envelope.future
+        if envelope.error is not None:
+            raise envelope.error
+
+    def poke(self, envelope: Envelope) -> None:
+        """Put upkeep into the mailbox; nobody waits for it."""
+        self.mailbox.append(envelope)
+        self._ensure_turn()
+
+    def _ensure_turn(self) -> None:
+        if not self.busy:
+            self.busy = True
+            self.hosted.engine.spawn(self._turns(None))
+
+    async def _turns(self, own: Envelope | None) -> None:
+        self.busy = True
+        try:
+            while self.mailbox:
+                await self._turn()
+                if own is not None and (not own.open or own in self.waiting):
+                    break
+        except BaseException:
+            # The task that runs the turn was cancelled. Its own event is withdrawn (unless it is stored already);
+            # whoever else waits is served by a new task.
+            if own is not None and own in self.mailbox:
+                self.mailbox.remove(own)
+            raise
+        finally:
+            self.busy = False
+            if self.unknown is not None and not self.mailbox:
+                self.mailbox.append(Envelope(upkeep=Upkeep.RECORD))
+            if self.mailbox:
+                self._ensure_turn()
+
+    async def _turn(self) -> None:
+        batch: list[Envelope] = []
+        limit = self.hosted.engine.settings.max_batch
+        while self.mailbox and len(batch) < limit:
+            envelope = self.mailbox.popleft()
+            if not envelope.withdrawn:
+                batch.append(envelope)
+        try:
+            await take_turn(self, batch)
+        except asyncio.CancelledError:
+            again = [envelope for envelope in batch if envelope.open and envelope not in self.waiting]
+            self.mailbox.extendleft(reversed(again))
+            raise
+        except Exception as error:
+            if not isinstance(error, (JournalUnavailableError, PayloadTooLargeError)):
+                self.loaded = False
+            if self.hosted.engine.stopping.is_set():
+                self.unknown = None  # nobody is left to tell; the lease brings a worker that looks
+            for envelope in batch:
+                if envelope.open and envelope not in self.waiting:
+                    envelope.error = error
+                    envelope.finish()
+            if not isinstance(error, (JournalUnavailableError, PayloadTooLargeError, SagaParkedError)) and all(
+                envelope.message is None for envelope in batch
+            ):
+                raise
+
+    def expire(self, envelope: Envelope) -> None:
+        """End the wait of an event for its starting event."""
+        if envelope in self.waiting and envelope.message is not None:
+            self.waiting.remove(envelope)
+            event_type = type(envelope.message.event).__name__
+            envelope.error = NoInstanceError(self.hosted.name, self.correlation_id, event_type)
+            envelope.finish()
+
+    def look_again(self) -> None:
+        """Let what waits for a starting event try again: another worker may have handled one."""
+        if self.waiting and not self.busy:
+            self.loaded = False
+            self.mailbox.extend(self.waiting)
+            self.waiting = []
+            self._ensure_turn()

@@ -1,0 +1,232 @@
+"""Where events come in: which sagas take them, for which correlation ids, and whether they may come in at all.
+
+    handle(event) ─► [receive] ─► mailbox of each instance
+
+Everything that is wrong with an event is told here, before anything is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from .. import codec
+from ..errors import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError, RunnerStoppedError
+from ..saga import Saga
+from ..step import Message, Outcome
+from .engine import Engine
+from .envelope import Envelope
+from .hosted import Hosted
+from .settings import NoInstance
+
+MAX_MESSAGE_ID = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """An event as a source delivers it. `message_id`: the sender's, the same at every delivery. `at`: its own time."""
+
+    event: Any
+    message_id: str | None = None
+    at: datetime | None = None
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What became of an accepted event: durable, by saga. No outcomes: no saga asked for it."""
+
+    message_id: str
+    outcomes: dict[str, Outcome] = {}
+
+    @property
+    def handled(self) -> bool:
+        """At least one instance changed."""
+        return Outcome.HANDLED in self.outcomes.values()
+
+    @property
+    def duplicate(self) -> bool:
+        """The message was known already, wherever it was for."""
+        return bool(self.outcomes) and all(outcome is Outcome.DUPLICATE for outcome in self.outcomes.values())
+
+    @property
+    def held(self) -> bool:
+        """At least one instance is parked, and keeps the event for its repair."""
+        return Outcome.HELD in self.outcomes.values()
+
+    @property
+    def ignored(self) -> bool:
+        """No instance took it."""
+        return all(outcome in (Outcome.NO_INSTANCE, Outcome.IGNORED) for outcome in self.outcomes.values())
+
+
+class Receiver:
+    """Finds the instances of an event and answers when each has it durably."""
+
+    def __init__(self, engine: Engine, hosted: list[Hosted]) -> None:
+        self._engine = engine
+        self._hosted = hosted
+        self._routes: dict[type, tuple[Hosted, ...]] = {}
+        self._stamp = f"{uuid4()}/"
+        self._anonymous = count(1)
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self.in_flight = 0
+        self._drained: asyncio.Future[None] | None = None
+
+    async def handle(self, event: Any, message_id: str | None, at: datetime | None) -> Receipt:
+        """Handle an event from outside: bounded, and refused once the runner stops."""
+        engine = self._engine
+        targets = self._targets(event)
+        message = self._message(event, message_id, at)
+        while self.in_flight >= engine.settings.max_in_flight or engine.dispatcher.backlog > engine.settings.max_in_flight:
+            await self._room()
+        if engine.stopping.is_set():
+            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
+        self.in_flight += 1
+        try:
+            return await self._deliver(targets, message)
+        finally:
+            self.in_flight -= 1
+            while self._waiters:
+                waiter = self._waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
+            if self._drained is not None and self.in_flight == 0 and not self._drained.done():
+                self._drained.set_result(None)
+
+    async def reply(self, event: Any, message_id: str) -> Receipt:
+        """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
+        return await self._deliver(self._targets(event), self._message(event, message_id, None))
+
+    async def _room(self) -> None:
+        if self._engine.stopping.is_set():
+            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
+        waiter = self._engine.loop.create_future()
+        self._waiters.append(waiter)
+        try:
+            # The time limit is for the dispatcher's backlog, which shrinks without anybody leaving here.
+            await asyncio.wait_for(waiter, 0.05 if self.in_flight == 0 else 1.0)
+        except TimeoutError:
+            return
+
+    async def drained(self) -> None:
+        """Return when no event from outside is at work any more."""
+        if self.in_flight:
+            self._drained = self._engine.loop.create_future()
+            for waiter in self._waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+            await self._drained
+
+    def _targets(self, event: Any) -> list[tuple[Hosted, str]]:
+        found = self._routes.get(type(event))
+        if found is None:
+            found = self._routes[type(event)] = self._candidates(type(event))
+        if not found:
+            names = ", ".join(hosted.name for hosted in self._hosted)
+            raise InvalidEventError(
+                f"no saga of this runner handles {type(event).__name__} (sagas: {names}); nothing was stored"
+            )
+        targets = []
+        for hosted in found:
+            correlation_id = hosted.saga.correlation_id(event)
+            if correlation_id is None:
+                continue
+            if type(correlation_id) is not str or not correlation_id:
+                raise InvalidEventError(
+                    f"saga {hosted.name!r}: correlation_id must give a text that is not empty, or None, and gave "
+                    f"{'an empty one' if correlation_id == '' else type(correlation_id).__name__} for "
+                    f"{type(event).__name__}; nothing was stored"
+                )
+            if not correlation_id.isascii():
+                _check_text(correlation_id, "a correlation id")
+            targets.append((hosted, correlation_id))
+        return targets
+
+    def _candidates(self, event: type) -> tuple[Hosted, ...]:
+        return tuple(
+            hosted
+            for hosted in self._hosted
+            if event in hosted.saga.event_types() or type(hosted.saga).correlation_id is not Saga.correlation_id
+        )
+
+    def _message(self, event: Any, message_id: str | None, at: datetime | None) -> Message:
+        if message_id is None:
+            message_id = f"{self._stamp}{next(self._anonymous)}"
+        elif type(message_id) is not str or not message_id or len(message_id) > MAX_MESSAGE_ID:
+            raise InvalidEventError(
+                f"a message id is a text of 1 to {MAX_MESSAGE_ID} characters; nothing was stored of this "
+                f"{type(event).__name__}"
+            )
+        elif not message_id.isascii():
+            _check_text(message_id, "a message id")
+        limit = self._engine.settings.max_payload_bytes
+        try:
+            size = len(codec.encode(event))
+        except CodecError as error:
+            raise InvalidEventError(f"{error}; nothing was stored") from error
+        if size > limit:
+            raise PayloadTooLargeError(f"{type(event).__name__}, message {message_id!r}", size, limit)
+        if at is not None:
+            if at.tzinfo is None:
+                raise InvalidEventError(f"at= of {type(event).__name__} must be an aware datetime; nothing was stored")
+            if not self._engine.event_time:
+                raise DefinitionError("at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())")
+            self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
+        return Message(message_id, event, at=at)
+
+    async def _deliver(self, targets: list[tuple[Hosted, str]], message: Message) -> Receipt:
+        if len(targets) == 1:
+            hosted, correlation_id = targets[0]
+            return Receipt(message.id, {hosted.name: await self._submit(hosted, correlation_id, message)})
+        if not targets:
+            self._engine.counters.ignored += 1
+            return Receipt(message.id)
+        outcomes = await asyncio.gather(
+            *(self._submit(hosted, correlation_id, message) for hosted, correlation_id in targets),
+            return_exceptions=True,
+        )
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome  # the sagas that took it know its id; sending it again reaches the others only
+        return Receipt(
+            message.id, {hosted.name: outcome for (hosted, _), outcome in zip(targets, outcomes, strict=True)}  # type: ignore[misc]
+        )
+
+    async def _submit(self, hosted: Hosted, correlation_id: str, message: Message) -> Outcome:
+        instance = hosted.instance(correlation_id)
+        envelope = Envelope(message)
+        if self._engine.settings.no_instance is not NoInstance.WAIT or hosted.saga.may_start(message.event):
+            await instance.submit(envelope)
+        else:
+            expiry = self._engine.loop.call_later(
+                self._engine.settings.no_instance_wait_seconds, instance.expire, envelope
+            )
+            looking = self._engine.spawn(self._look_again(hosted, correlation_id, envelope))
+            try:
+                await instance.submit(envelope)
+            finally:
+                expiry.cancel()
+                looking.cancel()
+        if envelope.outcome is None:
+            raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+        return envelope.outcome
+
+    async def _look_again(self, hosted: Hosted, correlation_id: str, envelope: Envelope) -> None:
+        """The starting event may reach another worker: look into the store now and then."""
+        while envelope.open:
+            await asyncio.sleep(self._engine.settings.due_poll_seconds)
+            hosted.instance(correlation_id).look_again()
+
+
+def _check_text(text: str, what: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidEventError(f"{what} holds a lone surrogate, which is not valid Unicode; nothing was stored") from None

@@ -1,0 +1,346 @@
+"""The runner: puts the phases together, owns start, drain and stop.
+
+    receive ─► mailbox ─► turn ─► commit ─► dispatch          due ─► mailbox          repair ─► mailbox
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeVar
+
+from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
+from ..journal import Journal, open_journal
+from ..saga import Saga
+from ..store import JournalSagaStateStore, SagaStateStore
+from . import repair
+from .clock import Clock, SystemClock
+from .counters import Counters
+from .dispatch import CommandHandlers, Dispatcher
+from .due import DueLoop
+from .engine import Engine, log
+from .envelope import Envelope, Upkeep
+from .hosted import Hosted
+from .receive import Incoming, Receipt, Receiver
+from .settings import RunnerSettings
+
+F = TypeVar("F", bound=Callable[..., Any])
+Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
+Reader = Callable[[dict[str, Any]], Incoming | None]
+Report = Callable[["SagaRunner"], Any]
+
+
+class SagaRunner:
+    """Runs sagas over a journal: use it as `async with SagaRunner(journal, sagas=[OrderSaga], dispatch=...) as runner`.
+
+    `journal` is a URL (opened at start, closed at stop), a Journal, one saga's own SagaStateStore, or a mapping from
+    saga names to such stores. `dispatch` is a function for all commands, or a mapping from command types to functions;
+    `handles` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
+    None or events; CommandRefused means no for ever, any other error means later.
+    """
+
+    def __init__(
+        self,
+        journal: str | Journal | SagaStateStore | Mapping[str, SagaStateStore],
+        *,
+        sagas: Iterable[Saga[Any] | type[Saga[Any]]],
+        dispatch: Dispatch | None = None,
+        clock: Clock | None = None,
+        settings: RunnerSettings | None = None,
+    ) -> None:
+        self.settings = settings or RunnerSettings()
+        self.clock: Clock = clock or SystemClock()
+        self.counters = Counters()
+        self.sagas = _instances(sagas)
+        self._source = journal
+        self._handlers = CommandHandlers()
+        self._handlers.add(dispatch)
+        self._check_source()
+        self.reader: Reader | None = None
+        self.reporter: Report | None = None
+        self._journal: Journal | None = None
+        self._engine: Engine | None = None
+        self._hosted: dict[str, Hosted] = {}
+        self._receiver: Receiver | None = None
+        self._due: asyncio.Task[None] | None = None
+        self._stopped: asyncio.Event | None = None
+
+    # How it is put together.
+
+    def _check_source(self) -> None:
+        source = self._source
+        if isinstance(source, Mapping):
+            missing = [saga.name for saga in self.sagas if saga.name not in source]
+            if missing:
+                raise DefinitionError(f"no store is given for saga {', '.join(missing)}")
+        elif isinstance(source, SagaStateStore) and len(self.sagas) != 1:
+            raise DefinitionError(
+                "one store holds the instances of one saga: for several sagas give a mapping {saga name: store}, or a "
+                "journal"
+            )
+        elif not isinstance(source, (str, Journal, SagaStateStore)):
+            raise DefinitionError(
+                f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
+            )
+
+    def using(
+        self, *, journal: str | Journal | SagaStateStore | None = None, clock: Clock | None = None
+    ) -> SagaRunner:
+        """Return a runner like this one, not started, on another journal or clock."""
+        other = SagaRunner(
+            self._source if journal is None else journal,
+            sagas=self.sagas,
+            clock=clock or self.clock,
+            settings=self.settings,
+        )
+        other._handlers = self._handlers
+        other.reader, other.reporter = self.reader, self.reporter
+        return other
+
+    def handles(self, command: type) -> Callable[[F], F]:
+        """Register the decorated function as the handler of a command type."""
+
+        def register(function: F) -> F:
+            self._handlers.add_for(command, function)
+            return function
+
+        return register
+
+    def reads(self, function: Reader) -> Reader:
+        """Let the decorated function turn a line of `sagalog run` (a JSON object) into an Incoming, or None: skip it."""
+        self.reader = function
+        return function
+
+    def reports(self, function: Report) -> Report:
+        """Let `sagalog run` print what the decorated function returns at the end (a text; may be async)."""
+        self.reporter = function
+        return function
+
+    # Its life.
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal of a started runner, None where stores were given."""
+        return self._journal
+
+    async def start(self) -> None:
+        """Open what was named by URL, and begin to look for due work. Loads no instance, however many are live."""
+        if self._engine is not None:
+            raise DefinitionError("this runner is started already")
+        source = self._source
+        if isinstance(source, str):
+            self._journal = open_journal(source)
+        elif isinstance(source, Journal):
+            self._journal = source
+        engine = Engine(self.settings, self.clock, self.counters)
+        hosted = [Hosted(saga, self._store(saga), engine) for saga in self.sagas]
+        self._hosted = {one.name: one for one in hosted}
+        self._receiver = Receiver(engine, hosted)
+        engine.dispatcher = Dispatcher(engine, self._handlers, self._receiver.reply)
+        engine.due_loop = DueLoop(engine, hosted)
+        self._engine = engine
+        self._stopped = asyncio.Event()
+        self._due = engine.loop.create_task(engine.due_loop.run())
+
+    def _store(self, saga: Saga[Any]) -> SagaStateStore:
+        if self._journal is not None:
+            return JournalSagaStateStore(self._journal, saga.name)
+        if isinstance(self._source, Mapping):
+            return self._source[saga.name]
+        assert isinstance(self._source, SagaStateStore)  # noqa: S101  (checked when the runner was made)
+        return self._source
+
+    async def stop(self) -> None:
+        """Stop gracefully: refuse new events, finish what is under way, record it, close what was opened here.
+
+        Commands that were not accepted within `stop_seconds` stay in their outbox, for any worker.
+        """
+        engine, receiver, due = self._engine, self._receiver, self._due
+        if engine is None or receiver is None or due is None:
+            return
+        engine.stopping.set()
+        engine.dispatcher.stop()
+        stopped = RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+        for hosted in self._hosted.values():
+            for instance in hosted.active():
+                for envelope in instance.waiting:
+                    envelope.error = stopped
+                    envelope.finish()
+                instance.waiting.clear()
+        try:
+            async with asyncio.timeout(self.settings.stop_seconds):
+                await asyncio.shield(due)
+                await receiver.drained()
+                await engine.wait_for_tasks()
+        except TimeoutError:
+            log.warning("stopping: command handlers still run after %.0f s; cancelled, their commands stay in the "
+                        "outbox", self.settings.stop_seconds)
+            due.cancel()
+            engine.cancel_tasks()
+            await asyncio.gather(due, return_exceptions=True)
+            await engine.wait_for_tasks()
+        for hosted in self._hosted.values():
+            for instance in list(hosted.instances.values()):
+                instance.forget()
+                if instance.accepted:
+                    instance.poke(Envelope(upkeep=Upkeep.RECORD))
+        await engine.wait_for_tasks()
+        if isinstance(self._source, str) and self._journal is not None:
+            await self._journal.close()
+        self._engine = self._receiver = self._due = self._journal = None
+        self._hosted = {}
+        if self._stopped is not None:
+            self._stopped.set()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def serve(self) -> None:
+        """Run until SIGTERM, SIGINT or `stop()`, then stop gracefully. Call it inside `async with`."""
+        engine = self._running()
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+        for number in signals:
+            loop.add_signal_handler(number, asked.set)
+        waits = [loop.create_task(asked.wait()), loop.create_task(engine.stopping.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            for number in signals:
+                loop.remove_signal_handler(number)
+        await self.stop()
+
+    def _running(self) -> Engine:
+        if self._engine is None:
+            raise RunnerStoppedError("the runner is not started: use it as `async with SagaRunner(...) as runner`")
+        return self._engine
+
+    # What it is for.
+
+    async def handle(self, event: Any, *, message_id: str | None = None, at: datetime | None = None) -> Receipt:
+        """Handle one event; return when every saga it is for has it durably.
+
+        `message_id` is the sender's: a message handled before is a duplicate and changes nothing. Without one, each
+        call counts as a new message. `at` is the event's own time, for a runner on an EventClock.
+
+        Raises:
+            InvalidEventError, DefinitionError, NoInstanceError, SagaParkedError, RunnerStoppedError,
+            JournalUnavailableError: nothing was stored for that saga.
+            OutcomeUnknownError: it may be stored; send it again under the same message id.
+        """
+        if self._receiver is None:
+            self._running()
+            raise AssertionError  # not reached
+        return await self._receiver.handle(event, message_id, at)
+
+    async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
+        """Handle many events, given as Incoming or plain; those of one instance in the order given.
+
+        Returns their receipts in that order. All are tried; if some fail, an ExceptionGroup of their errors is raised,
+        each with a note that names the event by its number (from 1) and message id.
+        """
+        engine = self._running()
+        window = asyncio.Semaphore(self.settings.max_in_flight)
+        receipts: list[Receipt | None] = []
+        errors: list[Exception] = []
+
+        async def one(number: int, incoming: Incoming) -> None:
+            try:
+                receipts[number] = await self.handle(incoming.event, message_id=incoming.message_id, at=incoming.at)
+            except Exception as error:
+                error.add_note(f"event {number + 1}, message id {incoming.message_id!r}")
+                errors.append(error)
+            finally:
+                window.release()
+
+        async with asyncio.TaskGroup() as group:
+            async for item in _aiter(events):
+                await window.acquire()
+                incoming = item if isinstance(item, Incoming) else Incoming(item)
+                receipts.append(None)
+                group.create_task(one(len(receipts) - 1, incoming))
+        del engine
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} of {len(receipts)} events were not accepted", errors)
+        return [receipt for receipt in receipts if receipt is not None]
+
+    async def settle(self) -> None:
+        """Return when nothing is left to do now: mailboxes empty, due work done, commands accepted and recorded.
+
+        Commands that wait for another attempt, and parked instances, are not waited for. With an EventClock, timers
+        due up to its time fire here, and commands that an earlier process left are taken over.
+        """
+        engine = self._running()
+        while True:
+            now = engine.now()
+            if engine.event_time:  # no lease runs out by itself here
+                now += timedelta(seconds=self.settings.lease_seconds)
+            for hosted in self._hosted.values():
+                await engine.due_loop.look(hosted, now)
+            await engine.wait_for_tasks()
+            busy = False
+            for hosted in self._hosted.values():
+                for instance in hosted.active():
+                    busy = True
+                    if instance.accepted and not instance.busy:
+                        instance.poke(Envelope(upkeep=Upkeep.RECORD))
+            if not busy:
+                return
+            await asyncio.sleep(0)
+
+    # Repair.
+
+    async def retry(self, saga: str, correlation_id: str, *, note: str = "") -> repair.Repaired:
+        """Let a parked or not compensated instance try again what it could not do, then the events held since."""
+        return await repair.apply(self._named(saga), correlation_id, repair.retry(note))
+
+    async def skip(self, saga: str, correlation_id: str, *, note: str = "") -> repair.Repaired:
+        """Drop what failed (held event, stuck command, refused undo), then go on as `retry` does."""
+        return await repair.apply(self._named(saga), correlation_id, repair.skip(note))
+
+    async def cancel(
+        self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = ""
+    ) -> repair.Repaired:
+        """End an instance, by default with its undo commands sent first. Held events are dropped, known as duplicates."""
+        return await repair.apply(self._named(saga), correlation_id, repair.cancel(compensate=compensate, note=note))
+
+    def _named(self, saga: str) -> Hosted:
+        self._running()
+        try:
+            return self._hosted[saga]
+        except KeyError:
+            raise InvalidEventError(
+                f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._hosted))}"
+            ) from None
+
+
+def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
+    made = [saga() if isinstance(saga, type) else saga for saga in sagas]
+    names: set[str] = set()
+    for saga in made:
+        if not isinstance(saga, Saga):
+            raise DefinitionError(f"sagas= takes Saga classes or instances, not a {type(saga).__name__}")
+        if saga.name in names:
+            raise DefinitionError(f"two sagas are named {saga.name!r}; a name belongs to one saga")
+        names.add(saga.name)
+    if not made:
+        raise DefinitionError("a runner needs at least one saga: sagas=[OrderSaga]")
+    return made
+
+
+async def _aiter(events: Iterable[Any] | AsyncIterable[Any]) -> Any:
+    if isinstance(events, AsyncIterable):
+        async for event in events:
+            yield event
+    else:
+        for event in events:
+            yield event

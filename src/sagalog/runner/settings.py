@@ -1,0 +1,84 @@
+"""How a runner behaves: every bound and delay in one place."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+
+from ..errors import DefinitionError
+
+
+class NoInstance(StrEnum):
+    """What becomes of an event that may not start a saga and finds no live instance."""
+
+    IGNORE = "ignore"  # counted, and `handle` returns
+    RAISE = "raise"  # `handle` raises NoInstanceError
+    WAIT = "wait"  # for the starting event, up to `no_instance_wait_seconds`; then NoInstanceError
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with jitter: before try n+1, up to `base * 2**(n-1)` seconds, never more than the cap.
+
+    `attempts` counts all tries; None: without end. The wait is drawn between half and all of its bound, so that many
+    that failed together do not come back together (equal jitter).
+    """
+
+    attempts: int | None = None
+    base_seconds: float = 0.05
+    cap_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None and self.attempts < 1:
+            raise DefinitionError(f"a retry policy needs at least 1 attempt, not {self.attempts}")
+        if not 0 <= self.base_seconds <= self.cap_seconds:
+            raise DefinitionError("a retry policy needs 0 <= base_seconds <= cap_seconds")
+
+    def wait_seconds(self, failures: int) -> float | None:
+        """Return how long to wait after so many failures (from 1), or None if that was the last attempt."""
+        if self.attempts is not None and failures >= self.attempts:
+            return None
+        bound = min(self.cap_seconds, self.base_seconds * 2.0 ** min(failures - 1, 60))
+        return bound * (0.5 + random.random() / 2)  # noqa: S311  (jitter, not a secret)
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """Bounds and delays of a runner."""
+
+    lease_seconds: float = 5.0  # undelivered commands of a silent worker are taken over after this
+    retention: timedelta = timedelta(days=7)  # how long a finished instance's message ids stay known
+    max_payload_bytes: int = 1024 * 1024  # of one event, and of one stored record
+    max_in_flight: int = 4096  # events at work at once; `handle` waits beyond that
+    max_batch: int = 256  # messages of one instance that share one save
+    max_dispatch: int = 256  # commands on their way at once
+    cache_size: int = 20_000  # idle instances kept in memory
+    due_poll_seconds: float = 1.0  # how often other workers' due work is looked for
+    stop_seconds: float = 30.0  # how long a graceful stop waits for command handlers
+    no_instance: NoInstance | str = NoInstance.IGNORE
+    no_instance_wait_seconds: float = 30.0
+    handler_retry: RetryPolicy = field(default=RetryPolicy(attempts=5, base_seconds=0.05, cap_seconds=5.0))
+    dispatch_retry: RetryPolicy = field(default=RetryPolicy(attempts=None, base_seconds=0.1, cap_seconds=60.0))
+
+    def __post_init__(self) -> None:
+        for name in ("lease_seconds", "max_payload_bytes", "max_in_flight", "max_batch", "max_dispatch",
+                     "due_poll_seconds"):
+            if getattr(self, name) <= 0:
+                raise DefinitionError(f"{name} must be greater than 0, and is {getattr(self, name)}")
+        if self.retention < timedelta(0):
+            raise DefinitionError("retention must not be negative")
+        if self.cache_size < 0 or self.stop_seconds < 0 or self.no_instance_wait_seconds < 0:
+            raise DefinitionError("cache_size, stop_seconds and no_instance_wait_seconds must not be negative")
+        try:
+            object.__setattr__(self, "no_instance", NoInstance(self.no_instance))
+        except ValueError:
+            raise DefinitionError(
+                f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}"
+            ) from None
+
+    @property
+    def ack_seconds(self) -> float:
+        """Accepted commands are recorded at the latest after this: well before anybody could take them over."""
+        return self.lease_seconds / 10

@@ -1,0 +1,306 @@
+"""A turn: everything that waited for one instance, handled against one draft, saved as one record.
+
+    mailbox ─► [turn]: load if needed ─► step.advance for each ─► commit ─► answer callers ─► dispatch.release
+
+What goes wrong, and what happens then:
+    another writer was first       load again, handle all again (nothing was stored, no caller was answered)
+    no answer from the store       load again; the inbox tells what was stored
+    a handler raises               what came before it is saved; it is tried again by policy, then parked
+    not an action, not encodable   the sender is told, nothing is stored; a timer or a refusal parks the instance
+    the record is unreadable       the callers are told SagaParkedError, the store is left as it is
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from typing import TYPE_CHECKING
+
+from ..errors import (
+    CodecError,
+    ConflictError,
+    DefinitionError,
+    NoInstanceError,
+    OutcomeUnknownError,
+    PayloadTooLargeError,
+    RunnerStoppedError,
+)
+from ..record import FINAL, SagaRecord
+from ..step import Draft, Message, Outcome, UnreadableStateError, advance
+from .commit import commit, load, unreadable
+from .engine import log
+from .envelope import Envelope, Upkeep
+from .settings import NoInstance
+from .timers import due_timer
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from .mailbox import Instance
+
+_MOST_TIMERS = 1000  # of one turn: a timer that sets itself again at once must not hold its instance for ever
+
+
+class _HandlerFailed(Exception):  # noqa: N818
+    """Carries what a handler raised, and for which message, from the step to the turn."""
+
+    def __init__(self, message: Message, error: Exception) -> None:
+        self.message = message
+        self.error = error
+
+
+class _CacheTooOld(Exception):  # noqa: N818
+    """A decision may not rest on a cached record: absence, which another worker may have ended."""
+
+
+async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
+    """Handle `batch`, in order. Returns with every envelope answered, failed, or waiting for a starting event."""
+    todo = deque(batch)
+    lost = 0
+    while todo:
+        fresh = not instance.loaded
+        if fresh:
+            await load(instance)
+            release(instance)
+        draft = _draft(instance)
+        handled: list[Envelope] = []
+        failure: _HandlerFailed | None = None
+        try:
+            while todo:
+                await _step(instance, draft, todo[0], fresh=fresh)
+                handled.append(todo.popleft())
+                if instance.waiting and _live(draft.record):
+                    todo.extendleft(reversed(instance.waiting))  # they came before whatever is behind
+                    batch.extend(instance.waiting)
+                    instance.waiting = []
+        except _HandlerFailed as raised:
+            failure = raised
+        except _CacheTooOld:
+            _take_back(instance, handled, todo)
+            instance.loaded = False
+            continue
+        try:
+            saved = await commit(
+                instance,
+                draft,
+                claim=any(envelope.upkeep is Upkeep.CLAIM for envelope in handled),
+                renew=any(envelope.upkeep is Upkeep.RENEW for envelope in handled),
+            )
+        except (ConflictError, OutcomeUnknownError) as error:
+            _take_back(instance, handled, todo)
+            instance.loaded = False
+            lost += 1
+            if isinstance(error, ConflictError):
+                instance.hosted.engine.counters.conflicts += 1
+            elif lost > 20:
+                raise
+            if lost > 2:
+                await asyncio.sleep(random.uniform(0, 0.005 * min(lost, 20)))  # noqa: S311
+            continue
+        except PayloadTooLargeError as error:
+            _take_back(instance, handled, todo)
+            await _isolate_too_large(instance, handled, todo, error)
+            continue
+        _answer(instance, handled, draft, saved=saved)
+        if failure is not None:
+            await _after_failure(instance, todo, failure)
+
+
+def release(instance: Instance) -> None:
+    """Let dispatch look at the outbox."""
+    if instance.record is not None and instance.record.outbox:
+        instance.hosted.engine.dispatcher.release(instance)
+
+
+def _live(record: SagaRecord | None) -> bool:
+    return record is not None and record.status not in FINAL
+
+
+def _draft(instance: Instance) -> Draft:
+    hosted = instance.hosted
+    engine = hosted.engine
+    draft = Draft(
+        hosted.saga,
+        hosted.registry,
+        instance.persistence_id,
+        instance.record,
+        instance.version,
+        engine.now(),
+        engine.settings.retention,
+    )
+    if instance.accepted:
+        draft.accept(instance.accepted)
+    return draft
+
+
+async def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) -> None:
+    """Run one envelope against the draft. Where it raises, the draft is as it was before the failed message."""
+    message = envelope.message
+    if envelope.park is not None:
+        reason, culprit = envelope.park
+        try:
+            draft.park(reason, culprit)
+        except (DefinitionError, CodecError) as error:  # what cannot be stored cannot be held either
+            envelope.error = error
+            return
+        if culprit is message:
+            envelope.outcome = Outcome.HELD
+            return
+    if envelope.repair is not None:
+        try:
+            envelope.result = await envelope.repair(draft)
+        except UnreadableStateError as error:
+            raise unreadable(instance, str(error)) from error
+        except NoInstanceError as error:  # found before the draft was touched
+            envelope.error = error
+            return
+    elif message is None:
+        if envelope.upkeep is Upkeep.CLAIM:
+            await _fire(instance, draft, draft.now)
+    else:
+        if message.at is not None:
+            if not draft.knows(message.id):
+                await _fire(instance, draft, message.at)
+            draft.now = message.at
+        outcome = await _advance(instance, draft, message)
+        if outcome is Outcome.NO_INSTANCE:
+            if not fresh:
+                raise _CacheTooOld
+            _no_instance(instance, draft, envelope, message)
+            return
+        envelope.outcome = outcome
+        return
+    envelope.outcome = Outcome.HANDLED
+
+
+async def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome:
+    try:
+        outcome = advance(draft, message)
+        return outcome if isinstance(outcome, Outcome) else await outcome
+    except UnreadableStateError as error:
+        raise unreadable(instance, str(error)) from error
+    except Exception as error:
+        raise _HandlerFailed(message, error) from error
+
+
+async def _fire(instance: Instance, draft: Draft, until: datetime) -> None:
+    """Fire the timers due at `until` or before, earliest first, also those that are set meanwhile."""
+    engine = instance.hosted.engine
+    now = draft.now
+    for _ in range(_MOST_TIMERS):
+        try:
+            message = due_timer(draft, until)
+        except CodecError as error:
+            raise unreadable(instance, str(error)) from error
+        if message is None:
+            break
+        if engine.event_time and message.at is not None:
+            draft.now = message.at
+        await _advance(instance, draft, message)
+    draft.now = now
+
+
+def _no_instance(instance: Instance, draft: Draft, envelope: Envelope, message: Message) -> None:
+    policy = instance.hosted.engine.settings.no_instance
+    if message.kind != "event" or policy is NoInstance.IGNORE or (policy is NoInstance.WAIT and _live(draft.record)):
+        envelope.outcome = Outcome.NO_INSTANCE
+    elif policy is NoInstance.RAISE:
+        event_type = type(message.event).__name__
+        envelope.error = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type)
+    else:
+        instance.waiting.append(envelope)
+
+
+def _take_back(instance: Instance, handled: list[Envelope], todo: deque[Envelope]) -> None:
+    """Nothing was stored: all of it is to be handled again, in the same order."""
+    for envelope in handled:
+        envelope.reset()
+    instance.waiting = [envelope for envelope in instance.waiting if envelope not in handled]
+    todo.extendleft(reversed(handled))
+
+
+def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved: bool) -> None:
+    """Count and wake the callers; then, and only then, the commands may leave."""
+    counters = instance.hosted.engine.counters
+    for envelope in handled:
+        outcome = envelope.outcome
+        if envelope.message is not None and outcome is not None:
+            if outcome is Outcome.HANDLED:
+                counters.handled += 1
+            elif outcome is Outcome.DUPLICATE:
+                counters.duplicates += 1
+            elif outcome is Outcome.HELD:
+                counters.held += 1
+            else:
+                counters.ignored += 1
+        if envelope.park is not None:
+            counters.parked += 1
+            log.error("saga %s, id %s is parked: %s", instance.hosted.name, instance.correlation_id, envelope.park[0])
+            envelope.park = None
+        if not envelope.open:
+            envelope.finish()
+    counters.timers += draft.fired
+    if saved:
+        counters.started += draft.started
+        counters.finished += draft.ended
+    if _live(instance.record) or (instance.record is not None and not instance.record.drained):
+        release(instance)
+    else:
+        instance.loaded = False  # absence is never remembered: another worker may start the instance at any time
+
+
+async def _isolate_too_large(
+    instance: Instance, handled: list[Envelope], todo: deque[Envelope], error: PayloadTooLargeError
+) -> None:
+    """Find the message whose step makes the record too large; the others go through."""
+    if len(handled) > 1:
+        for _ in handled:
+            await take_turn(instance, [todo.popleft()])
+        return
+    envelope = todo[0]
+    if envelope.message is not None and envelope.message.kind != "event":
+        envelope.park = (str(error), envelope.message)
+        return
+    if envelope.upkeep is not None:
+        raise error
+    todo.popleft()
+    envelope.error = error
+    envelope.finish()
+
+
+async def _after_failure(instance: Instance, todo: deque[Envelope], failure: _HandlerFailed) -> None:
+    """Decide about the first of `todo`, whose handler failed: tell the sender, try again later, or park."""
+    engine = instance.hosted.engine
+    envelope, message, error = todo[0], failure.message, failure.error
+    event_type = type(message.event).__name__
+    if isinstance(error, (DefinitionError, CodecError)):
+        if message is envelope.message and message.kind == "event":
+            envelope.error = error
+            envelope.finish()
+            todo.popleft()
+        else:
+            envelope.park = (str(error), message)
+        return
+    engine.counters.handler_errors += 1
+    envelope.failures += 1
+    log.warning(
+        "saga %s, id %s: handling %s raised %s (attempt %d)",
+        instance.hosted.name,
+        instance.correlation_id,
+        event_type,
+        type(error).__name__,
+        envelope.failures,
+    )
+    wait = engine.settings.handler_retry.wait_seconds(envelope.failures)
+    if wait is None:
+        reason = f"handling {event_type} raised {type(error).__name__}, {envelope.failures} times"
+        envelope.park = (reason, message)
+        envelope.failures = 0
+        return
+    try:
+        await engine.back_off(wait)
+    except RunnerStoppedError as stopped:
+        envelope.error = stopped
+        envelope.finish()
+        todo.popleft()
