@@ -16,7 +16,7 @@ from .errors import CodecError, DefinitionError
 T = TypeVar("T")
 
 
-class Typed(msgspec.Struct, omit_defaults=True, frozen=True):
+class Typed(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """A stored value: the name of its type, its JSON, and its schema version (1 is not written)."""
 
     type: str

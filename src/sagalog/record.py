@@ -29,7 +29,7 @@ class Status(StrEnum):
 FINAL = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED})
 
 
-class Command(msgspec.Struct, omit_defaults=True, frozen=True):
+class Command(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """An outbox entry. `id` is `<sequence nr>/<index>`; with the persistence id before it, the command's id."""
 
     id: str
@@ -37,7 +37,7 @@ class Command(msgspec.Struct, omit_defaults=True, frozen=True):
     undo: bool = False
 
 
-class Timer(msgspec.Struct, omit_defaults=True, frozen=True):
+class Timer(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """A pending timer. `id` names the step that set it, so that a replaced timer is told from its successor."""
 
     id: str
@@ -46,14 +46,14 @@ class Timer(msgspec.Struct, omit_defaults=True, frozen=True):
     send: bool = False  # a scheduled command: moved to the outbox when due, not handed to the saga
 
 
-class Undo(msgspec.Struct, omit_defaults=True, frozen=True):
+class Undo(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """How to take back the command `of`."""
 
     of: str
     command: Typed
 
 
-class Held(msgspec.Struct, omit_defaults=True, frozen=True):
+class Held(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """An accepted message that waits for the repair of a parked instance."""
 
     id: str
@@ -63,7 +63,7 @@ class Held(msgspec.Struct, omit_defaults=True, frozen=True):
     name: str = ""  # of a timer
 
 
-class Audit(msgspec.Struct, omit_defaults=True, frozen=True):
+class Audit(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """One repair by an operator."""
 
     at: datetime
@@ -71,14 +71,14 @@ class Audit(msgspec.Struct, omit_defaults=True, frozen=True):
     note: str = ""
 
 
-class Handled(msgspec.Struct, omit_defaults=True, frozen=True):
+class Handled(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     """One message that the step which wrote this record handled."""
 
     id: str
     type: str
 
 
-class SagaRecord(msgspec.Struct, omit_defaults=True):
+class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
     """The whole truth about one instance after one step."""
 
     format: int

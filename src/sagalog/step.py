@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import AsyncIterable, Awaitable, Iterable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -48,8 +47,7 @@ class Outcome(Enum):
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
 
 
-@dataclass(slots=True)
-class Message:
+class Message(msgspec.Struct, gc=False, eq=False):
     """What comes to an instance: an event from outside, one of its timers, or the refusal of one of its commands."""
 
     id: str
@@ -89,13 +87,9 @@ class Draft:
         self._was_live = record is not None and record.status not in FINAL
         if record is not None:
             record = copy.copy(record)
+            # The stored record stays as it is: the draft replaces its other lists, and never changes them in place.
             record.handled = []
             record.inbox = record.inbox.copy()
-            record.outbox = record.outbox.copy()
-            record.timers = record.timers.copy()
-            record.undo = record.undo.copy()
-            record.held = record.held.copy()
-            record.audit = record.audit.copy()
         self.record: SagaRecord | None = record
 
     @property
@@ -169,9 +163,8 @@ class Draft:
         record = self.record
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
-        record.held.append(
-            Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name)
-        )
+        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name)
+        record.held = [*record.held, held]
         self._consume(record, message)
         self.touch()
 
@@ -195,7 +188,7 @@ class Draft:
 
     def _consume(self, record: SagaRecord, message: Message) -> None:
         if message.kind == "timer":
-            record.timers.pop(message.name, None)
+            _drop_timer(record, message.name)
         elif message.kind == "refused":
             entry = message.event.command_id[len(self.persistence_id) + 1 :]
             record.outbox = [c for c in record.outbox if c.id != entry]
@@ -227,17 +220,18 @@ class Draft:
     def _apply(self, record: SagaRecord, action: Action, packed: Any, undo: Typed | None) -> None:
         if isinstance(action, Send):
             entry = self.next_id()
-            record.outbox.append(Command(entry, packed))
+            record.outbox = [*record.outbox, Command(entry, packed)]
             if undo is not None:
-                record.undo.append(Undo(entry, undo))
+                record.undo = [*record.undo, Undo(entry, undo)]
         elif isinstance(action, SetTimer):
             due_at = action.at if action.at is not None else self.now + (action.after or timedelta(0))
-            record.timers[action.name] = Timer(self.next_id(), due_at, packed)
+            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, packed)}
         elif isinstance(action, CancelTimer):
-            record.timers.pop(action.name, None)
+            _drop_timer(record, action.name)
         elif isinstance(action, Schedule):
             entry = self.next_id()
-            record.timers[f"schedule/{entry}"] = Timer(entry, self.now + action.after, packed, send=True)
+            timer = Timer(entry, self.now + action.after, packed, send=True)
+            record.timers = {**record.timers, f"schedule/{entry}": timer}
         elif isinstance(action, Complete):
             record.status = Status.COMPLETED
             record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
@@ -254,7 +248,7 @@ class Draft:
         undo = chain or [u.command for u in reversed(record.undo)]
         record.timers = {}
         record.undo = []
-        record.outbox.extend(Command(self.next_id(), command, undo=True) for command in undo)
+        record.outbox = [*record.outbox, *(Command(self.next_id(), command, undo=True) for command in undo)]
         record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
@@ -288,8 +282,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
         if timer.send:
-            del record.timers[message.name]
-            record.outbox.append(Command(timer.id, timer.event))
+            _drop_timer(record, message.name)
+            record.outbox = [*record.outbox, Command(timer.id, timer.event)]
             record.handled.append(Handled(message.id, timer.event.type))
             draft.fired += 1
             draft.touch()
@@ -308,6 +302,11 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             draft.hold(message)
             return Outcome.HELD
     return _run(draft, message, record, _decode_state(draft.saga, record))
+
+
+def _drop_timer(record: SagaRecord, name: str) -> None:
+    if name in record.timers:
+        record.timers = {other: timer for other, timer in record.timers.items() if other != name}
 
 
 def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> Outcome:

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 import msgspec
@@ -72,8 +72,8 @@ class TombstoneStore(Protocol):
 
     async def delete_until(
         self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
-    ) -> None:
-        """Delete as `delete` does; the instance comes up as due at `purge_at`, to be purged."""
+    ) -> int:
+        """Delete as `delete` does and return the tombstone's version; it comes up as due at `purge_at`, to be purged."""
 
     async def purge(self, correlation_id: str, version: int) -> None:
         """Forget a tombstone of that version altogether; anything else stays."""
@@ -107,15 +107,15 @@ class JournalSagaStateStore:
         latest = await self._journal.latest_message(self.prefix + correlation_id)
         return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
 
-    async def save(
+    def save(
         self,
         correlation_id: str,
         payload: bytes,
         *,
         expected_version: int | None = None,
         due_at: datetime | None = None,
-    ) -> int:
-        return await self._write(correlation_id, payload, expected_version, due_at, deleted=False)
+    ) -> Coroutine[Any, Any, int]:
+        return self._write(correlation_id, payload, expected_version, due_at, deleted=False)
 
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
@@ -126,10 +126,10 @@ class JournalSagaStateStore:
             return
         await self._write(correlation_id, tombstone or b"", expected_version, None, deleted=True)
 
-    async def delete_until(
+    def delete_until(
         self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
-    ) -> None:
-        await self._write(correlation_id, tombstone or b"", expected_version, purge_at, deleted=True)
+    ) -> Coroutine[Any, Any, int]:
+        return self._write(correlation_id, tombstone or b"", expected_version, purge_at, deleted=True)
 
     async def _write(
         self, correlation_id: str, payload: bytes, expected: int | None, due_at: datetime | None, *, deleted: bool

@@ -22,6 +22,8 @@ from .timers import next_due
 if TYPE_CHECKING:
     from .mailbox import Instance
 
+_NONE: frozenset[str] = frozenset()
+
 
 async def load(instance: Instance) -> None:
     """Read the stored record, or tombstone. Raises SagaParkedError for one that this code cannot read."""
@@ -50,7 +52,7 @@ async def load(instance: Instance) -> None:
             raise unreadable(instance, str(error)) from error
     instance.record = record
     instance.version = saved.version if saved is not None else 0
-    outbox = {entry.id for entry in record.outbox} if record is not None else set()
+    outbox = _ids(record)
     unknown, instance.unknown = instance.unknown, None
     if unknown is not None and saved is not None and (saved.version, saved.payload) == unknown[:2]:
         instance.owned |= unknown[2]  # it had landed
@@ -84,9 +86,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     now = engine.now()
     payload = hosted.encode(record)
     due_at = _due_at(instance, record, now)
-    old = {entry.id for entry in instance.record.outbox} if instance.record is not None else set()
-    recorded = instance.accepted & old
-    outbox = {entry.id for entry in record.outbox}
+    old, outbox = _ids(instance.record), _ids(record)
+    recorded = instance.accepted  # what the draft has taken out of the outbox; more may be accepted during the save
     fresh = outbox if claim else outbox - old
     if claim and (outbox & old) - instance.owned:
         engine.counters.takeovers += 1
@@ -105,6 +106,10 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     if due_at is not None:
         engine.due_loop.notice(due_at, now)
     return True
+
+
+def _ids(record: SagaRecord | None) -> frozenset[str]:
+    return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else _NONE
 
 
 def _due_at(instance: Instance, record: SagaRecord, now: datetime) -> datetime | None:

@@ -274,8 +274,8 @@ class Dispatcher:
         self._engine.counters.commands += 1
         instance.attempts.pop(entry.id, None)
         record = instance.record
-        if record is not None and any(pending is entry or pending.id == entry.id for pending in record.outbox):
-            instance.accepted.add(entry.id)
+        if record is not None and entry in record.outbox:
+            instance.accepted |= {entry.id}
 
     def _failed(self, instance: Instance, entry: Command, error: Exception) -> bool:
         engine = self._engine

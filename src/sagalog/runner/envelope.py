@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from enum import Enum
 from typing import Any
 
+import msgspec
+
 from ..step import Draft, Message, Outcome
 
 
@@ -18,27 +20,22 @@ class Upkeep(Enum):
     CLAIM = "claim"  # fire the timers that are due, take over commands whose lease has ended
 
 
-class Envelope:
-    """What waits in a mailbox: a message, a repair, or upkeep."""
+class Envelope(msgspec.Struct, gc=False, eq=False):
+    """What waits in a mailbox: a message, a repair, or upkeep.
 
-    __slots__ = ("error", "failures", "future", "message", "outcome", "park", "repair", "result", "upkeep")
+    Not seen by the garbage collector, which thousands of waiting events would keep busy: what an envelope refers to
+    lets go of it when the caller is answered.
+    """
 
-    def __init__(
-        self,
-        message: Message | None = None,
-        *,
-        upkeep: Upkeep | None = None,
-        repair: Callable[[Draft], Awaitable[Any]] | None = None,
-    ) -> None:
-        self.message = message
-        self.upkeep = upkeep
-        self.repair = repair
-        self.future: asyncio.Future[None] | None = None
-        self.outcome: Outcome | None = None
-        self.error: BaseException | None = None
-        self.result: Any = None
-        self.failures = 0
-        self.park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
+    message: Message | None = None
+    upkeep: Upkeep | None = None
+    repair: Callable[[Draft], Awaitable[Any]] | None = None
+    future: asyncio.Future[None] | None = None
+    outcome: Outcome | None = None
+    error: BaseException | None = None
+    result: Any = None
+    failures: int = 0
+    park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
 
     @property
     def open(self) -> bool:

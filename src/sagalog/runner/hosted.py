@@ -5,7 +5,7 @@ Neighbours: receive finds the hosted sagas of an event; a mailbox (mailbox.py) l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -85,19 +85,18 @@ class Hosted:
             raise PayloadTooLargeError(f"the record of an instance of saga {self.name!r}", len(payload), limit)
         return payload
 
-    async def save(
+    def save(
         self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None
-    ) -> int:
+    ) -> Coroutine[Any, Any, int]:
         """Save a record; one that is final and owes nothing becomes a tombstone, kept for the retention."""
         if record.status in FINAL and record.drained:
             purge_at = record.updated_at + self.engine.settings.retention
             if self._tombstones is not None:
-                await self._tombstones.delete_until(
+                return self._tombstones.delete_until(
                     correlation_id, expected_version=version, tombstone=payload, purge_at=purge_at
                 )
-                return version + 1
             due_at = purge_at  # the finished record itself stays, as its own tombstone
-        return await self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
+        return self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
 
     async def purge(self, correlation_id: str, saved: SavedState) -> None:
         """Forget a finished instance whose retention has ended."""

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 
 from ..errors import JournalUnavailableError, NoInstanceError, PayloadTooLargeError, SagaParkedError
 from ..record import Command, SagaRecord
+from .engine import log
 from .envelope import Envelope, Upkeep
 from .turn import take_turn
 
 if TYPE_CHECKING:
     from .hosted import Hosted
+
+
+_NONE: frozenset[str] = frozenset()
 
 
 class Instance:
@@ -56,11 +60,11 @@ class Instance:
         self.loaded = False
         self.record: SagaRecord | None = None
         self.version = 0
-        self.unknown: tuple[int, bytes, set[str]] | None = None  # a save without an answer: read back first
+        self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a save without an answer: read back first
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
         # belong until then to the worker that saved them.
-        self.owned: set[str] = set()
-        self.accepted: set[str] = set()  # accepted, not yet recorded
+        self.owned: frozenset[str] = _NONE
+        self.accepted: frozenset[str] = _NONE  # accepted, not yet recorded
         self.delivering = False
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
         self.attempts: dict[str, int] = {}  # failed deliveries
@@ -112,16 +116,23 @@ class Instance:
 
     async def _turns(self, own: Envelope | None) -> None:
         self.busy = True
+        batch: list[Envelope] = []
         try:
             while self.mailbox:
-                await self._turn()
+                batch = self._batch()
+                try:
+                    await take_turn(self, batch)
+                except Exception as error:
+                    self._failed(batch, error)
                 if own is not None and (not own.open or own in self.waiting):
                     break
         except BaseException:
             # The task that runs the turn was cancelled. Its own event is withdrawn (unless it is stored already);
             # whoever else waits is served by a new task.
-            if own is not None and own in self.mailbox:
-                self.mailbox.remove(own)
+            again = (e for e in reversed(batch) if e.open and e is not own and e not in self.waiting)
+            self.mailbox.extendleft(again)
+            if own is not None and own in self.waiting:
+                self.waiting.remove(own)
             raise
         finally:
             self.busy = False
@@ -129,33 +140,36 @@ class Instance:
                 self.mailbox.append(Envelope(upkeep=Upkeep.RECORD))
             if self.mailbox:
                 self._ensure_turn()
+            elif not self.loaded and self.retry is None and self.idle:
+                self.hosted.drop(self)
 
-    async def _turn(self) -> None:
+    def _batch(self) -> list[Envelope]:
+        if len(self.mailbox) == 1:
+            return [self.mailbox.popleft()]
         batch: list[Envelope] = []
         limit = self.hosted.engine.settings.max_batch
         while self.mailbox and len(batch) < limit:
             envelope = self.mailbox.popleft()
             if not envelope.withdrawn:
                 batch.append(envelope)
-        try:
-            await take_turn(self, batch)
-        except asyncio.CancelledError:
-            again = [envelope for envelope in batch if envelope.open and envelope not in self.waiting]
-            self.mailbox.extendleft(reversed(again))
-            raise
-        except Exception as error:
-            if not isinstance(error, (JournalUnavailableError, PayloadTooLargeError)):
-                self.loaded = False
-            if self.hosted.engine.stopping.is_set():
-                self.unknown = None  # nobody is left to tell; the lease brings a worker that looks
-            for envelope in batch:
-                if envelope.open and envelope not in self.waiting:
-                    envelope.error = error
-                    envelope.finish()
-            if not isinstance(error, (JournalUnavailableError, PayloadTooLargeError, SagaParkedError)) and all(
-                envelope.message is None for envelope in batch
-            ):
-                raise
+        return batch
+
+    def _failed(self, batch: list[Envelope], error: Exception) -> None:
+        """Tell everybody in the batch who has no answer yet. Nothing is known to be stored of theirs."""
+        expected = isinstance(error, (JournalUnavailableError, PayloadTooLargeError))
+        if not expected:
+            self.loaded = False
+        if self.hosted.engine.stopping.is_set():
+            self.unknown = None  # nobody is left to tell; the lease brings a worker that looks
+        told = False
+        for envelope in batch:
+            if envelope.open and envelope not in self.waiting:
+                told = told or envelope.message is not None or envelope.future is not None
+                envelope.error = error
+                envelope.finish()
+        if not told and not expected and not isinstance(error, SagaParkedError):
+            name, key = self.hosted.name, self.correlation_id
+            log.error("saga %s, id %s: upkeep failed: %s", name, key, type(error).__name__, exc_info=error)
 
     def expire(self, envelope: Envelope) -> None:
         """End the wait of an event for its starting event."""

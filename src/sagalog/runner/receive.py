@@ -75,6 +75,7 @@ class Receiver:
         self._stamp = f"{uuid4()}/"
         self._anonymous = count(1)
         self._waiters: deque[asyncio.Future[None]] = deque()
+        self._waits = engine.settings.no_instance is NoInstance.WAIT
         self.in_flight = 0
         self._drained: asyncio.Future[None] | None = None
 
@@ -89,6 +90,11 @@ class Receiver:
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
         self.in_flight += 1
         try:
+            if len(targets) == 1 and not self._waits:
+                hosted, correlation_id = targets[0]
+                envelope = Envelope(message)
+                await hosted.instance(correlation_id).submit(envelope)
+                return _receipt(message, hosted, envelope)
             return await self._deliver(targets, message)
         finally:
             self.in_flight -= 1
@@ -202,7 +208,7 @@ class Receiver:
     async def _submit(self, hosted: Hosted, correlation_id: str, message: Message) -> Outcome:
         instance = hosted.instance(correlation_id)
         envelope = Envelope(message)
-        if self._engine.settings.no_instance is not NoInstance.WAIT or hosted.saga.may_start(message.event):
+        if not self._waits or hosted.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
             expiry = self._engine.loop.call_later(
@@ -214,15 +220,19 @@ class Receiver:
             finally:
                 expiry.cancel()
                 looking.cancel()
-        if envelope.outcome is None:
-            raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
-        return envelope.outcome
+        return _receipt(message, hosted, envelope).outcomes[hosted.name]
 
     async def _look_again(self, hosted: Hosted, correlation_id: str, envelope: Envelope) -> None:
         """The starting event may reach another worker: look into the store now and then."""
         while envelope.open:
             await asyncio.sleep(self._engine.settings.due_poll_seconds)
             hosted.instance(correlation_id).look_again()
+
+
+def _receipt(message: Message, hosted: Hosted, envelope: Envelope) -> Receipt:
+    if envelope.outcome is None:
+        raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+    return Receipt(message.id, {hosted.name: envelope.outcome})
 
 
 def _check_text(text: str, what: str) -> None:

@@ -73,10 +73,11 @@ def skip(note: str = "") -> Repair:
         if record.stuck:
             record.outbox = [entry for entry in record.outbox if entry.id != record.stuck]
         elif record.status is Status.COMPENSATION_FAILED:
-            record.undo.pop()
+            record.undo = record.undo[:-1]
             _resume_compensation(draft, record)
         elif record.held:
-            record.inbox.append(record.held.pop(0).id)
+            record.inbox.append(record.held[0].id)
+            record.held = record.held[1:]
         return await _replay(draft, record)
 
     return _for_live(repair)
@@ -120,14 +121,14 @@ def _for_live(repair: Repair, *, any_status: bool = False) -> Repair:
 
 def _audited(draft: Draft, action: str, note: str) -> SagaRecord:
     record = draft.touch()
-    record.audit.append(Audit(draft.now, action, note))
+    record.audit = [*record.audit, Audit(draft.now, action, note)]
     return record
 
 
 def _resume_compensation(draft: Draft, record: SagaRecord) -> None:
     undo = list(reversed(record.undo))
     record.undo = []
-    record.outbox.extend(Command(draft.next_id(), entry.command, undo=True) for entry in undo)
+    record.outbox = [*record.outbox, *(Command(draft.next_id(), entry.command, undo=True) for entry in undo)]
     record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 

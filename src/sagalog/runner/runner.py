@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -30,6 +30,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
 Reader = Callable[[dict[str, Any]], Incoming | None]
 Report = Callable[["SagaRunner"], Any]
+
+_NOT_STARTED = "the runner is not started: use it as `async with SagaRunner(...) as runner`; nothing was stored"
 
 
 class SagaRunner:
@@ -221,12 +223,14 @@ class SagaRunner:
 
     def _running(self) -> Engine:
         if self._engine is None:
-            raise RunnerStoppedError("the runner is not started: use it as `async with SagaRunner(...) as runner`")
+            raise RunnerStoppedError(_NOT_STARTED)
         return self._engine
 
     # What it is for.
 
-    async def handle(self, event: Any, *, message_id: str | None = None, at: datetime | None = None) -> Receipt:
+    def handle(
+        self, event: Any, *, message_id: str | None = None, at: datetime | None = None
+    ) -> Coroutine[Any, Any, Receipt]:
         """Handle one event; return when every saga it is for has it durably.
 
         `message_id` is the sender's: a message handled before is a duplicate and changes nothing. Without one, each
@@ -237,10 +241,7 @@ class SagaRunner:
             JournalUnavailableError: nothing was stored for that saga.
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
-        if self._receiver is None:
-            self._running()
-            raise AssertionError  # not reached
-        return await self._receiver.handle(event, message_id, at)
+        return (self._receiver or _NotStarted).handle(event, message_id, at)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
@@ -321,6 +322,12 @@ class SagaRunner:
             raise InvalidEventError(
                 f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._hosted))}"
             ) from None
+
+
+class _NotStarted:
+    @staticmethod
+    async def handle(*_: object) -> Receipt:
+        raise RunnerStoppedError(_NOT_STARTED)
 
 
 def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
