@@ -1,0 +1,45 @@
+# Sagalog: `make` lists what can be made. Needs git, make and Python 3.11 or newer; everything else goes into .venv.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
+
+demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
+	@$(BIN)/sagalog demo $(ARGS)
+
+test: .venv/test ## run all tests; ARGS="-k timer" chooses
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .venv/check ## lint, types, walls between layers, and the wheel in an empty environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	scripts/smoke_wheel $(BIN)/python
+
+bench: .venv/demo ## measure; the figures depend on the machine, so they are ratios to bare SQLite
+	$(BIN)/python -m benchmarks steps --journal sqlite --callers 1,64,1024 $(ARGS)
+
+clean: ## remove .venv and caches
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed: install it, or say make PYTHON=/path/to/python"; exit 1; }
+	@echo "making .venv with $(PYTHON)"
+	@$(PYTHON) -m venv .venv
+
+# One stamp for each set of requirements; the project itself is installed from its folder.
+.venv/demo .venv/test .venv/check: .venv/%: requirements/%.txt pyproject.toml | .venv/bin/python
+	@echo "installing requirements/$*.txt"
+	@$(PIP) --require-hashes -r requirements/$*.txt
+	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Pin every requirement file anew, to the newest versions that pyproject.toml allows, with the hashes of all platforms.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+resolve() { uv pip compile --quiet --no-config --universal --no-header --no-annotate pyproject.toml "$@"; }
+
+# One resolution of everything first: the files below share one environment, so they have to agree on versions.
+resolve --extra cli --group test --group check --output-file "$scratch/all.txt"
+
+pin() {
+    local file=requirements/$1
+    shift
+    resolve --generate-hashes --constraint "$scratch/all.txt" --output-file "$scratch/pinned.txt" "$@"
+    { echo "# Written by requirements/pin.sh from pyproject.toml; edit that instead."; cat "$scratch/pinned.txt"; } >"$file"
+    rm "$scratch/pinned.txt"
+    echo "$file: $(grep -c == "$file") packages"
+}
+
+pin runtime.txt
+pin demo.txt --extra cli --group build
+pin test.txt --extra cli --group test
+pin check.txt --extra cli --group check
