@@ -35,7 +35,8 @@ class Route:
     """One decorated handler: which event, how its correlation id is found, and whether it may start the saga."""
 
     event: type
-    key: Callable[[Any], Any] | None
+    key: Callable[[Any], Any]
+    attribute: str | None  # that holds the key; None: key is the user's function, whose None means "not for this saga"
     starts: bool
     while_compensating: bool
     method: str
@@ -81,7 +82,7 @@ def _route(event: Any, key: Any, *, starts: bool, while_compensating: bool) -> C
         raise DefinitionError(f"key must be the name of an attribute of {event.__name__} or a function, not {key!r}")
 
     def mark(function: F) -> F:
-        route = Route(event, read, starts, while_compensating, function.__name__)
+        route = Route(event, read, key if isinstance(key, str) else None, starts, while_compensating, function.__name__)
         function.__dict__.setdefault("__sagalog_routes__", []).append(route)
         return function
 
@@ -157,9 +158,15 @@ class Saga(Generic[S]):
     def correlation_id(self, event: Any) -> str | None:
         """Return which instance `event` is for, or None if it is not for this saga."""
         route = self.__routes.get(type(event))
-        if route is None or route.key is None:
+        if route is None:
             return None
-        return correlation_text(route.key(event), type(event), type(self).name)
+        value = route.key(event)
+        if value is None and route.attribute is not None:
+            raise InvalidEventError(
+                f"{type(event).__name__} for saga {type(self).name!r} has no key: its {route.attribute} is None; nothing "
+                "was stored"
+            )
+        return correlation_text(value, type(event), type(self).name)
 
     def may_start(self, event: Any) -> bool:
         """Say whether `event` may start a new instance. Every event may, for a class that overrides `handle`."""

@@ -67,6 +67,9 @@ class SagaStateStore(Protocol):
 class TombstoneStore(Protocol):
     """A store that remembers finished instances: their tombstones can be read, and saved over by their version."""
 
+    async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
+        """Save the first version, 1. Raises ConflictError if anything is stored, also a tombstone."""
+
     async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
         """Return the live state or else the tombstone."""
 
@@ -117,6 +120,14 @@ class JournalSagaStateStore:
     ) -> Coroutine[Any, Any, int]:
         return self._write(correlation_id, payload, expected_version, due_at, deleted=False)
 
+    async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
+        message = self._message(correlation_id, 1, payload, due_at, deleted=False)
+        try:
+            await self._journal.write_messages((message,))
+        except SequenceOutOfOrder:
+            raise ConflictError(message.persistence_id, 0) from None
+        return 1
+
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
     ) -> None:
@@ -142,12 +153,10 @@ class JournalSagaStateStore:
             else:
                 assert expected is not None
                 number = expected + 1
-            manifest = TOMBSTONE_MANIFEST if deleted else STATE_MANIFEST
-            message = PersistentRepr(
-                persistence_id, number, payload, manifest, self.writer_uuid, deleted, self._tags, due_at
-            )
             try:
-                await self._journal.write_messages((message,))
+                await self._journal.write_messages(
+                    (self._message(correlation_id, number, payload, due_at, deleted=deleted),)
+                )
                 return number
             except SequenceOutOfOrder:
                 if unconditional:
@@ -160,6 +169,20 @@ class JournalSagaStateStore:
                         expected = highest
                         continue
                 raise ConflictError(persistence_id, expected) from None
+
+    def _message(
+        self, correlation_id: str, number: int, payload: bytes, due_at: datetime | None, *, deleted: bool
+    ) -> PersistentRepr:
+        return PersistentRepr(
+            self.prefix + correlation_id,
+            number,
+            payload,
+            TOMBSTONE_MANIFEST if deleted else STATE_MANIFEST,
+            self.writer_uuid,
+            deleted,
+            self._tags,
+            due_at,
+        )
 
     async def keys(self) -> AsyncIterator[str]:
         async for key in self._pages(deleted=False):

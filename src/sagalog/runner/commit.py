@@ -100,7 +100,7 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         instance.loaded = False
         raise
     engine.counters.saves += 1
-    instance.record, instance.version = record, version
+    instance.record, instance.version, instance.loaded = record, version, True
     instance.accepted -= recorded
     instance.owned = (instance.owned | fresh) & outbox
     if due_at is not None:

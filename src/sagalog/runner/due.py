@@ -31,6 +31,7 @@ class DueLoop:
     def __init__(self, engine: Engine, hosted: list[Hosted]) -> None:
         self._engine = engine
         self._hosted = hosted
+        self._looking = {one.name: asyncio.Lock() for one in hosted}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
         # Instances that stay due although they were looked at (unreadable, or another worker's): not before then.
@@ -80,6 +81,10 @@ class DueLoop:
 
     async def look(self, hosted: Hosted, now: datetime, upcoming: datetime | None = None) -> datetime | None:
         """Claim everything due at `now`; return the first moment after it, up to `upcoming`, at which more is due."""
+        async with self._looking[hosted.name]:
+            return await self._look(hosted, now, upcoming)
+
+    async def _look(self, hosted: Hosted, now: datetime, upcoming: datetime | None) -> datetime | None:
         loop = self._engine.loop
         seen: set[str] = set()
         while not self._engine.stopping.is_set():

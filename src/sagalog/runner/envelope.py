@@ -31,6 +31,7 @@ class Envelope(msgspec.Struct, gc=False, eq=False):
     upkeep: Upkeep | None = None
     repair: Callable[[Draft], Awaitable[Any]] | None = None
     future: asyncio.Future[None] | None = None
+    decided: Outcome | BaseException | None = None  # in this turn; holds only once the turn is saved
     outcome: Outcome | None = None
     error: BaseException | None = None
     result: Any = None
@@ -48,10 +49,15 @@ class Envelope(msgspec.Struct, gc=False, eq=False):
         return self.future is not None and self.future.cancelled()
 
     def finish(self) -> None:
-        """Wake the caller."""
+        """What was decided holds: wake the caller."""
+        if isinstance(self.decided, Outcome):
+            self.outcome = self.decided
+        elif self.decided is not None:
+            self.error = self.decided
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 
-    def reset(self) -> None:
-        """Take back what an attempt that was not saved has decided."""
-        self.outcome = self.error = None
+    def fail(self, error: BaseException) -> None:
+        """Nothing was stored: tell the caller why."""
+        self.decided = error
+        self.finish()

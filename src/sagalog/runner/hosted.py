@@ -71,6 +71,11 @@ class Hosted:
         """Yield the instances that still have something to do."""
         return (instance for instance in list(self.instances.values()) if not instance.idle)
 
+    @property
+    def starts_unseen(self) -> bool:
+        """A starting event may be tried without a load: if anything is stored, the save tells."""
+        return self._tombstones is not None
+
     async def load(self, correlation_id: str) -> SavedState | None:
         """Return what is stored, the tombstone of a finished instance included."""
         if self._tombstones is not None:
@@ -96,6 +101,8 @@ class Hosted:
                     correlation_id, expected_version=version, tombstone=payload, purge_at=purge_at
                 )
             due_at = purge_at  # the finished record itself stays, as its own tombstone
+        if version == 0 and self._tombstones is not None:
+            return self._tombstones.create(correlation_id, payload, due_at=due_at)
         return self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
 
     async def purge(self, correlation_id: str, saved: SavedState) -> None:

@@ -130,6 +130,9 @@ class Instance:
             # The task that runs the turn was cancelled. Its own event is withdrawn (unless it is stored already);
             # whoever else waits is served by a new task.
             again = (e for e in reversed(batch) if e.open and e is not own and e not in self.waiting)
+            for envelope in batch:
+                if envelope.open:
+                    envelope.decided = None
             self.mailbox.extendleft(again)
             if own is not None and own in self.waiting:
                 self.waiting.remove(own)
@@ -165,8 +168,7 @@ class Instance:
         for envelope in batch:
             if envelope.open and envelope not in self.waiting:
                 told = told or envelope.message is not None or envelope.future is not None
-                envelope.error = error
-                envelope.finish()
+                envelope.fail(error)
         if not told and not expected and not isinstance(error, SagaParkedError):
             name, key = self.hosted.name, self.correlation_id
             log.error("saga %s, id %s: upkeep failed: %s", name, key, type(error).__name__, exc_info=error)
@@ -176,8 +178,7 @@ class Instance:
         if envelope in self.waiting and envelope.message is not None:
             self.waiting.remove(envelope)
             event_type = type(envelope.message.event).__name__
-            envelope.error = NoInstanceError(self.hosted.name, self.correlation_id, event_type)
-            envelope.finish()
+            envelope.fail(NoInstanceError(self.hosted.name, self.correlation_id, event_type))
 
     def look_again(self) -> None:
         """Let what waits for a starting event try again: another worker may have handled one."""

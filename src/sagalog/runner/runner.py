@@ -168,8 +168,7 @@ class SagaRunner:
         for hosted in self._hosted.values():
             for instance in hosted.active():
                 for envelope in instance.waiting:
-                    envelope.error = stopped
-                    envelope.finish()
+                    envelope.fail(stopped)
                 instance.waiting.clear()
         try:
             async with asyncio.timeout(self.settings.stop_seconds):

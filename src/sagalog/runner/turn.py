@@ -58,11 +58,16 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
     """Handle `batch`, in order. Returns with every envelope answered, failed, or waiting for a starting event."""
     todo = deque(batch)
     lost = 0
+    may_start_unseen = True
     while todo:
-        fresh = not instance.loaded
-        if fresh:
-            await load(instance)
-            release(instance)
+        unseen = fresh = False
+        if not instance.loaded:
+            unseen = may_start_unseen and _may_start_unseen(instance, todo[0])
+            may_start_unseen = False  # if it does not work out, the next round looks
+            if not unseen:
+                await load(instance)
+                release(instance)
+                fresh = True
         draft = _draft(instance)
         handled: list[Envelope] = []
         failure: _HandlerFailed | None = None
@@ -74,12 +79,12 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                     todo.extendleft(reversed(instance.waiting))  # they came before whatever is behind
                     batch.extend(instance.waiting)
                     instance.waiting = []
-        except _HandlerFailed as raised:
+        except (_HandlerFailed, _CacheTooOld) as raised:
+            if unseen or isinstance(raised, _CacheTooOld):
+                _take_back(instance, handled, todo)
+                instance.loaded = False
+                continue
             failure = raised
-        except _CacheTooOld:
-            _take_back(instance, handled, todo)
-            instance.loaded = False
-            continue
         try:
             saved = await commit(
                 instance,
@@ -90,6 +95,8 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         except (ConflictError, OutcomeUnknownError) as error:
             _take_back(instance, handled, todo)
             instance.loaded = False
+            if unseen and isinstance(error, ConflictError):
+                continue  # it was there already: nothing lost
             lost += 1
             if isinstance(error, ConflictError):
                 instance.hosted.engine.counters.conflicts += 1
@@ -105,6 +112,17 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         _answer(instance, handled, draft, saved=saved)
         if failure is not None:
             await _after_failure(instance, todo, failure)
+
+
+def _may_start_unseen(instance: Instance, first: Envelope) -> bool:
+    """Say whether to handle a starting event as if nothing were stored: the save fails if anything is."""
+    message = first.message
+    if instance.unknown is not None or message is None or message.kind != "event" or first.park is not None:
+        return False
+    if not instance.hosted.starts_unseen or not instance.hosted.saga.may_start(message.event):
+        return False
+    instance.record, instance.version = None, 0
+    return True
 
 
 def release(instance: Instance) -> None:
@@ -142,10 +160,10 @@ async def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: 
         try:
             draft.park(reason, culprit)
         except (DefinitionError, CodecError) as error:  # what cannot be stored cannot be held either
-            envelope.error = error
+            envelope.decided = error
             return
         if culprit is message:
-            envelope.outcome = Outcome.HELD
+            envelope.decided = Outcome.HELD
             return
     if envelope.repair is not None:
         try:
@@ -153,7 +171,7 @@ async def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: 
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
         except NoInstanceError as error:  # found before the draft was touched
-            envelope.error = error
+            envelope.decided = error
             return
     elif message is None:
         if envelope.upkeep is Upkeep.CLAIM:
@@ -169,9 +187,9 @@ async def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: 
                 raise _CacheTooOld
             _no_instance(instance, draft, envelope, message)
             return
-        envelope.outcome = outcome
+        envelope.decided = outcome
         return
-    envelope.outcome = Outcome.HANDLED
+    envelope.decided = Outcome.HANDLED
 
 
 async def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome:
@@ -204,10 +222,10 @@ async def _fire(instance: Instance, draft: Draft, until: datetime) -> None:
 def _no_instance(instance: Instance, draft: Draft, envelope: Envelope, message: Message) -> None:
     policy = instance.hosted.engine.settings.no_instance
     if message.kind != "event" or policy is NoInstance.IGNORE or (policy is NoInstance.WAIT and _live(draft.record)):
-        envelope.outcome = Outcome.NO_INSTANCE
+        envelope.decided = Outcome.NO_INSTANCE
     elif policy is NoInstance.RAISE:
         event_type = type(message.event).__name__
-        envelope.error = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type)
+        envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type)
     else:
         instance.waiting.append(envelope)
 
@@ -215,7 +233,7 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope, message: 
 def _take_back(instance: Instance, handled: list[Envelope], todo: deque[Envelope]) -> None:
     """Nothing was stored: all of it is to be handled again, in the same order."""
     for envelope in handled:
-        envelope.reset()
+        envelope.decided = None
     instance.waiting = [envelope for envelope in instance.waiting if envelope not in handled]
     todo.extendleft(reversed(handled))
 
@@ -224,8 +242,8 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
     """Count and wake the callers; then, and only then, the commands may leave."""
     counters = instance.hosted.engine.counters
     for envelope in handled:
-        outcome = envelope.outcome
-        if envelope.message is not None and outcome is not None:
+        outcome = envelope.decided
+        if envelope.message is not None and isinstance(outcome, Outcome):
             if outcome is Outcome.HANDLED:
                 counters.handled += 1
             elif outcome is Outcome.DUPLICATE:
@@ -238,7 +256,7 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
             counters.parked += 1
             log.error("saga %s, id %s is parked: %s", instance.hosted.name, instance.correlation_id, envelope.park[0])
             envelope.park = None
-        if not envelope.open:
+        if outcome is not None:  # None: it waits for a starting event
             envelope.finish()
     counters.timers += draft.fired
     if saved:
@@ -265,8 +283,7 @@ async def _isolate_too_large(
     if envelope.upkeep is not None:
         raise error
     todo.popleft()
-    envelope.error = error
-    envelope.finish()
+    envelope.fail(error)
 
 
 async def _after_failure(instance: Instance, todo: deque[Envelope], failure: _HandlerFailed) -> None:
@@ -276,8 +293,7 @@ async def _after_failure(instance: Instance, todo: deque[Envelope], failure: _Ha
     event_type = type(message.event).__name__
     if isinstance(error, (DefinitionError, CodecError)):
         if message is envelope.message and message.kind == "event":
-            envelope.error = error
-            envelope.finish()
+            envelope.fail(error)
             todo.popleft()
         else:
             envelope.park = (str(error), message)
@@ -301,6 +317,5 @@ async def _after_failure(instance: Instance, todo: deque[Envelope], failure: _Ha
     try:
         await engine.back_off(wait)
     except RunnerStoppedError as stopped:
-        envelope.error = stopped
-        envelope.finish()
+        envelope.fail(stopped)
         todo.popleft()
