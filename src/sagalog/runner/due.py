@@ -17,6 +17,7 @@ from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppe
 from ..record import FINAL, decode_record
 from .engine import Engine, log
 from .envelope import Envelope, Upkeep
+from .scanned import ScannedStore
 from .timers import next_due
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class DueLoop:
         self._next: datetime | None = None
         # Instances that stay due although they were looked at (unreadable, or another worker's): not before then.
         self._postponed: dict[tuple[str, str], float] = {}
-        self.scans: list[asyncio.Task[None]] = []
+        self._scans = [engine.spawn(self._scan(one)) for one in hosted if one.scanned is not None]
 
     def notice(self, due_at: datetime, now: datetime) -> None:
         """Something was saved that is due at `due_at`: wake up in time."""
@@ -46,9 +47,6 @@ class DueLoop:
     async def run(self) -> None:
         """Look for due work until the runner stops."""
         engine = self._engine
-        for hosted in self._hosted:
-            if hosted.scanned is not None:
-                self.scans.append(engine.spawn(self._scan(hosted)))
         while not engine.stopping.is_set():
             self._wake.clear()
             now = engine.now()
@@ -63,6 +61,11 @@ class DueLoop:
                 if following is not None and following < self._next:
                     self._next = following
             await self._sleep(self._next)
+
+    async def scanned(self) -> None:
+        """Return when the stores that cannot find due instances have been looked through."""
+        if self._scans:
+            await asyncio.wait(self._scans)
 
     async def _sleep(self, until: datetime) -> None:
         engine = self._engine
@@ -144,6 +147,16 @@ class DueLoop:
         scanned = hosted.scanned
         if scanned is None:
             return
+        engine = self._engine
+        while not engine.stopping.is_set():
+            try:
+                await self._scan_once(hosted, scanned)
+                return
+            except JournalError as error:
+                log.warning("saga %s: looking through its store failed, trying again: %s", hosted.name, error)
+                await asyncio.sleep(engine.settings.due_poll_seconds)
+
+    async def _scan_once(self, hosted: Hosted, scanned: ScannedStore) -> None:
         engine = self._engine
         async for key in hosted.store.keys():
             if engine.stopping.is_set():

@@ -280,6 +280,7 @@ class SagaRunner:
         due up to its time fire here, and commands that an earlier process left are taken over.
         """
         engine = self._running()
+        await engine.due_loop.scanned()
         while True:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here

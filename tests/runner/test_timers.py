@@ -1,0 +1,142 @@
+"""Guarantee 7: timers fire once, at or after their time, never before; replacing and cancelling win."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from sagalog import EventClock, InMemoryJournal, RunnerSettings, SagaRunner, Status
+
+from ..orders import Asked, Closed, Noted, OrderSaga, Paid, Placed, World
+from .conftest import Bench
+
+
+async def test_a_timer_never_fires_before_its_time(bench: Bench) -> None:
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        bench.clock.advance(timedelta(minutes=15) - timedelta(microseconds=1))
+        await runner.settle()
+        assert await bench.log("a") == ["placed"]
+        bench.clock.advance(timedelta(microseconds=1))
+        await runner.settle()
+    assert await bench.log("a") == ["placed", "overdue"]
+    assert bench.world.names == ["Reserve", "Release"]
+    assert runner.counters.timers == 1
+
+
+async def test_a_timer_fires_once_across_restarts(bench: Bench) -> None:
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+    bench.advance(minutes=16)
+    for _ in range(3):
+        async with bench.runner() as runner:
+            await runner.settle()
+            bench.advance(minutes=16)
+    assert await bench.log("a") == ["placed", "overdue"]
+
+
+async def test_a_cancelled_timer_does_not_fire(bench: Bench) -> None:
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Paid("a"))
+        bench.advance(hours=1)
+        await runner.settle()
+    assert await bench.log("a") == ["placed", "paid"]
+
+
+async def test_an_event_that_cancels_a_due_timer_before_it_was_handled_wins(shared: Bench) -> None:
+    async with shared.runner() as runner:
+        await runner.handle(Placed("a"))
+    shared.advance(hours=1)
+    async with shared.runner() as runner:  # the timer is due, and this event is there first
+        await runner.handle(Paid("a"))
+        await runner.settle()
+    assert await shared.log("a") == ["placed", "paid"]
+
+
+async def test_a_timer_set_again_replaces_the_one_before(bench: Bench) -> None:
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Asked("a", "again"))
+        bench.advance(minutes=29)
+        await runner.settle()
+        assert await bench.log("a") == ["placed", "again"]
+        bench.advance(minutes=1)
+        await runner.settle()
+    assert await bench.log("a") == ["placed", "again", "overdue"]
+
+
+async def test_the_timer_of_a_finished_incarnation_is_ignored(bench: Bench) -> None:
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Closed("a"))
+        bench.advance(minutes=14)
+        await runner.handle(Placed("a"))
+        bench.advance(minutes=14)  # past the first one's timer, not the second's
+        await runner.settle()
+        assert await bench.log("a") == ["placed"]
+        bench.advance(minutes=1)
+        await runner.settle()
+        assert await bench.log("a") == ["placed", "overdue"]
+
+
+async def test_a_scheduled_command_survives_completion_and_restart(bench: Bench) -> None:
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Asked("a", "schedule"))
+        bench.advance(minutes=59)
+        await runner.settle()
+        assert "Survey" not in bench.world.names
+    async with bench.runner() as runner:
+        bench.advance(minutes=1)
+        await runner.settle()
+        await runner.settle()
+    assert bench.world.names == ["Reserve", "Survey"]
+    assert (await bench.record("a")).status is Status.COMPLETED
+
+
+async def test_the_due_loop_fires_timers_without_being_asked(bench: Bench) -> None:
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        bench.advance(minutes=15)
+        while runner.counters.timers == 0:
+            await runner_turn()
+    assert await bench.log("a") == ["placed", "overdue"]
+
+
+async def runner_turn() -> None:
+    import asyncio
+
+    await asyncio.sleep(0.001)
+
+
+async def test_in_event_time_a_timer_fires_before_the_event_that_comes_after_it() -> None:
+    journal, world = InMemoryJournal(), World()
+    start = datetime(2011, 10, 1, tzinfo=UTC)
+    bench = Bench(journal)
+    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=world, clock=EventClock(),
+                          settings=RunnerSettings(retention=timedelta(days=9999))) as runner:
+        await runner.handle(Placed("a"), message_id="1", at=start)
+        await runner.handle(Placed("b"), message_id="2", at=start)
+        receipt = await runner.handle(Noted("a", "late"), message_id="3", at=start + timedelta(minutes=16))
+        assert receipt.ignored  # the timer was first, and the order was compensated
+        await runner.settle()
+        assert await bench.log("a") == ["placed", "overdue"]
+        assert await bench.log("b") == ["placed", "overdue"]
+        record = await bench.record("b")
+        assert record.status is Status.COMPENSATED
+    assert world.names.count("Release") == 2
+
+
+async def test_in_event_time_a_second_run_over_the_same_events_changes_nothing() -> None:
+    journal, world = InMemoryJournal(), World()
+    start = datetime(2011, 10, 1, tzinfo=UTC)
+    events = [(Placed("a"), "1", 0), (Noted("a", "x"), "2", 5), (Paid("a"), "3", 10), (Noted("a", "y"), "4", 500)]
+    bench = Bench(journal)
+    logs = []
+    for _ in range(2):
+        async with SagaRunner(journal, sagas=[OrderSaga], dispatch=world, clock=EventClock()) as runner:
+            for event, message_id, minutes in events:
+                await runner.handle(event, message_id=message_id, at=start + timedelta(minutes=minutes))
+            await runner.settle()
+            logs.append((await bench.log("a"), list(world.names)))
+    assert logs[0] == logs[1]
