@@ -39,12 +39,13 @@ from .runner import (
     SagaRunner,
     SystemClock,
 )
-from .saga import Saga, on, on_refused, starts
+from .saga import Actions, Saga, on, on_refused, starts
 from .step import Outcome
 from .store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
 
 __all__ = [
     "Action",
+    "Actions",
     "CancelTimer",
     "Clock",
     "CodecError",

@@ -1,0 +1,5 @@
+"""`python -m sagalog` is the command `sagalog`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,144 @@
+"""Events as JSON Lines: from a file, a gzip file or standard input; each line is one event, or an error with its number."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import msgspec
+
+from .. import codec
+from ..errors import InvalidEventError, SagalogError
+from ..runner import Incoming, SagaRunner
+from ..runner.runner import Reader
+
+
+class LineError(SagalogError):
+    """A line that is not an event. Nothing of it was stored."""
+
+    def __init__(self, number: int, why: str) -> None:
+        super().__init__(number, why)
+        self.number = number
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"line {self.number}: {self.why}"
+
+
+class Lines:
+    """The lines of a source, and how much of it has been read."""
+
+    def __init__(self, source: str, limit_bytes: int) -> None:
+        self._limit = limit_bytes
+        self.from_stdin = source == "-"
+        self.size: int | None = None
+        if self.from_stdin:
+            self._raw: IO[bytes] = sys.stdin.buffer
+        else:
+            path = Path(source)
+            try:
+                self._raw = path.open("rb")
+            except OSError as error:
+                raise click.BadParameter(f"{source} cannot be read: {error.strerror}") from error
+            self.size = path.stat().st_size
+        self._stream: IO[bytes] = self._raw
+        if not self.from_stdin and self._raw.read(2) == b"\x1f\x8b":
+            self._raw.seek(0)
+            self._stream = io.BufferedReader(gzip.GzipFile(fileobj=self._raw), 1 << 20)
+        elif not self.from_stdin:
+            self._raw.seek(0)
+
+    @property
+    def share(self) -> float | None:
+        """How much of the file has been read, 0 to 1; None for standard input."""
+        return self._raw.tell() / self.size if self.size else None
+
+    def __iter__(self) -> Iterator[tuple[int, bytes]]:
+        number = 0
+        try:
+            while line := self._stream.readline(self._limit + 2):
+                number += 1
+                if len(line) > self._limit and not line.endswith(b"\n"):
+                    while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):
+                        continue
+                if line.strip():
+                    yield number, line
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise LineError(number + 1, f"the gzip file is damaged or cut off from here ({error})") from error
+
+    def close(self) -> None:
+        """Close the file; standard input stays open."""
+        if not self.from_stdin:
+            self._stream.close()
+            self._raw.close()
+
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class _Line(msgspec.Struct):
+    type: str
+    data: msgspec.Raw
+    id: str | None = None
+    at: datetime | None = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+
+
+def reader(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:
+    """Return what turns a line into an event: the runner's own `reads`, or {"type", "id", "at", "data"}."""
+    own = runner.reader
+    return _own(own) if own is not None else _default(runner, lines)
+
+
+def _own(read: Reader) -> Callable[[int, bytes], Incoming | None]:
+    def parse(number: int, line: bytes) -> Incoming | None:
+        try:
+            document = _decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise LineError(number, f"it is not a JSON object ({_why(error)})") from None
+        try:
+            return read(document)
+        except InvalidEventError as error:
+            raise LineError(number, str(error)) from error
+        except Exception as error:
+            what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else type(error).__name__
+            raise LineError(number, f"the runner's reader does not understand it ({what})") from error
+
+    return parse
+
+
+def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:
+    types = {codec.type_name(cls): cls for saga in runner.sagas for cls in type(saga).event_types()}
+
+    def parse(number: int, line: bytes) -> Incoming:
+        try:
+            fields = _decode_line(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise LineError(
+                number, f'it is not {{"type": ..., "id": ..., "data": {{...}}}} as JSON ({_why(error)})'
+            ) from None
+        cls = types.get(fields.type)
+        if cls is None:
+            raise LineError(number, f"no saga handles {fields.type!r}; known: {', '.join(sorted(types))}")
+        if fields.id is None and lines.from_stdin:
+            raise LineError(number, 'it has no "id"; from standard input each needs one, or a second run would repeat it')
+        try:
+            event: object = codec.decode(fields.data, cls)
+        except SagalogError as error:
+            raise LineError(number, str(error)) from error
+        return Incoming(event, fields.id or f"line-{number}", fields.at)
+
+    return parse
+
+
+def _why(error: Exception) -> str:
+    return str(error).partition(" - at `$`")[0] if isinstance(error, msgspec.DecodeError) else "not UTF-8"

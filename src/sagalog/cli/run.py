@@ -1,0 +1,167 @@
+"""`sagalog run`: feed events from a file through a runner, to the end, and again after a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import inspect
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import click
+import msgspec
+
+from ..errors import CodecError, InvalidEventError, SagalogError
+from ..runner import Clock, EventClock, Incoming, SagaRunner, SystemClock
+from .lines import LineError, Lines, reader
+from .progress import Progress
+from .targets import load_runner
+from .text import clean
+
+
+@click.command("run")
+@click.argument("target", metavar="MODULE:RUNNER")
+@click.option("--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. sqlite:///orders.db.")
+@click.option("--events", "source", required=True, metavar="FILE|-", help="JSON Lines, also .gz; - is standard input.")
+@click.option("--clock", type=click.Choice(["system", "events"]), help="Instead of the runner's own. events: their `at`.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
+              help="What to do about a line that is not an event, or is refused.")
+@click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object.")
+def run_(target: str, url: str | None, source: str, clock: str | None, on_error: str, as_json: bool) -> None:
+    """Feed events from a file through a runner.
+
+    A line is {"type": "OrderPlaced", "id": "m-1", "at": "2026-01-31T12:00:00Z", "data": {...}}, unless the runner reads
+    lines of its own (SagaRunner.reads). Killed or stopped, start it again on the same file: what was handled before is
+    known by its id and changes nothing.
+
+    \b
+    Examples:
+      sagalog run shop.sagas:runner --journal sqlite:///orders.db --events events.jsonl
+      zcat events.jsonl.gz | sagalog run shop/sagas.py:runner --events - --on-error skip
+    """
+    runner = load_runner(target)
+    clocks: dict[str | None, Clock | None] = {"system": SystemClock(), "events": EventClock(), None: None}
+    runner = runner.using(journal=url, clock=clocks[clock])
+    # This process does nothing else, so fewer and larger garbage collections are its to choose.
+    gc.set_threshold(50_000, 20, 50)
+    code = asyncio.run(_Run(runner, Lines(source, runner.settings.max_payload_bytes), on_error == "skip", as_json).run())
+    sys.exit(code)
+
+
+class _Run:
+    def __init__(self, runner: SagaRunner, lines: Lines, skip: bool, as_json: bool) -> None:
+        self.runner = runner
+        self.lines = lines
+        self.skip = skip
+        self.as_json = as_json
+        self.read = 0
+        self.errors: list[tuple[int, str]] = []
+        self.error_count = 0
+        self.stopped_by = 0
+        self._free = asyncio.Semaphore(2048)
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        started = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            async with self.runner:
+                with Progress(self.runner.counters, self.lines) as progress:
+                    await self._feed(progress.update)
+                    if not self.stopped_by:
+                        await self.runner.settle()
+                report = await self._report() if not self.stopped_by else None
+        finally:
+            self.lines.close()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+        self._print(time.monotonic() - started, report)
+        if self.stopped_by:
+            click.echo("stopped; what was accepted is stored. Run the same command again to go on.", err=True)
+            return 128 + self.stopped_by
+        return 1 if self.error_count and not self.skip else 0
+
+    def _stop(self, number: int) -> None:
+        self.stopped_by = number
+
+    async def _feed(self, progressed: Callable[[int], None]) -> None:
+        """Hand the events over in the order of the file, with a bounded number at work."""
+        parse = reader(self.runner, self.lines)
+        group: set[asyncio.Task[None]] = set()
+        for number, incoming in self._events(parse):
+            await self._free.acquire()
+            task = asyncio.create_task(self._one(number, incoming))
+            group.add(task)
+            task.add_done_callback(group.discard)
+            if number % 1000 == 0:
+                progressed(number)
+            if self.stopped_by or (self.error_count and not self.skip):
+                break
+        if group:
+            await asyncio.wait(group)
+        progressed(self.read)
+
+    def _events(self, parse: Callable[[int, bytes], Incoming | None]) -> Iterator[tuple[int, Incoming]]:
+        try:
+            for number, line in self.lines:
+                self.read += 1
+                try:
+                    incoming = parse(number, line)
+                except LineError as error:
+                    self._error(error)
+                    if not self.skip:
+                        return
+                    continue
+                if incoming is not None:
+                    yield number, incoming
+        except LineError as error:
+            self._error(error)
+
+    async def _one(self, number: int, incoming: Incoming) -> None:
+        try:
+            at = incoming.at if isinstance(self.runner.clock, EventClock) else None
+            await self.runner.handle(incoming.event, message_id=incoming.message_id, at=at)
+        except (InvalidEventError, CodecError) as error:
+            self._error(LineError(number, str(error)))
+        except SagalogError as error:
+            self._error(LineError(number, f"{type(error).__name__}: {error}"))
+        finally:
+            self._free.release()
+
+    def _error(self, error: LineError) -> None:
+        self.error_count += 1
+        if self.error_count <= 20:
+            click.echo(clean(str(error)), err=True)
+        elif self.error_count == 21:
+            click.echo("more errors are only counted from here", err=True)
+
+    async def _report(self) -> str | None:
+        if self.runner.reporter is None:
+            return None
+        text = self.runner.reporter(self.runner)
+        return str(await text if inspect.isawaitable(text) else text)
+
+    def _print(self, seconds: float, report: str | None) -> None:
+        counters = self.runner.counters
+        if self.as_json:
+            fields = {
+                "lines": self.read,
+                "seconds": round(seconds, 3),
+                "errors": self.error_count,
+                "stopped": bool(self.stopped_by),
+                "report": report,
+                **msgspec.to_builtins(counters),
+            }
+            click.echo(msgspec.json.encode(fields))
+            return
+        if report is not None:
+            click.echo(clean(report))
+        rate = self.read / seconds if seconds else 0
+        click.echo(
+            f"{self.read:,} lines in {seconds:.1f} s ({rate:,.0f}/s): {counters.handled:,} handled, "
+            f"{counters.duplicates:,} known already, {counters.ignored:,} without a live instance, "
+            f"{counters.commands:,} commands, {self.error_count:,} errors"
+        )

@@ -1,0 +1,84 @@
+"""`sagalog show ID`: everything about one instance."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import click
+import msgspec
+
+from ..inspect import SagaView, find
+from ..journal import Journal
+from ..record import SagaRecord
+from .journals import journal_option, reading
+from .list import summary
+from .text import clean, line, moment
+
+
+@click.command("show")
+@click.argument("correlation_id", metavar="ID")
+@journal_option
+@click.option("--saga", help="Which saga, where several have this id.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def show_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
+    """Show one instance: state, timers, outbox, undo stack, held events, repairs.
+
+    \b
+    Example:
+      sagalog show 4711 --journal sqlite:///orders.db
+    """
+    asyncio.run(_show(correlation_id, url, saga, as_json))
+
+
+async def the_one(journal: Journal, correlation_id: str, saga: str | None) -> SagaView:
+    """Return the instance that is meant. Raises ClickException where there is none, or one in each of several sagas."""
+    found = await find(journal, correlation_id, saga)
+    if not found:
+        where = f"of saga {saga!r}" if saga else "of any saga"
+        raise click.ClickException(
+            clean(f"no instance {where} has the id {correlation_id!r}: look with `sagalog list --all`")
+        )
+    if len(found) > 1:
+        names = ", ".join(view.saga for view in found)
+        raise click.ClickException(clean(f"several sagas have the id {correlation_id!r}: name one with --saga ({names})"))
+    return found[0]
+
+
+async def _show(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
+    async with reading(url) as journal:
+        view = await the_one(journal, correlation_id, saga)
+    if as_json:
+        click.echo(msgspec.json.encode({**summary(view), "record": view.record}))
+        return
+    click.echo(f"saga    {line(view.saga)}\nid      {line(view.correlation_id)}\nstatus  {view.status}")
+    if view.record is None:
+        click.echo(f"why     {line(view.unreadable or 'only its message ids are remembered')}")
+        return
+    for text in _lines(view, view.record):
+        click.echo(text)
+
+
+def _lines(view: SagaView, record: SagaRecord) -> list[str]:
+    now = datetime.now(UTC)
+    out = []
+    if record.parked:
+        out.append(f"why     {line(record.parked)}")
+    out.append(f"steps   {view.version}, since {moment(record.started_at)}, last {moment(record.updated_at)} UTC")
+    if record.incarnation > 1:
+        out.append(f"life    {record.incarnation}: it was finished before and started again")
+    state = "(not JSON)" if record.state_is_base64 else msgspec.json.format(bytes(record.state)).decode()
+    out.append("state   " + clean(state).replace("\n", "\n        "))
+    for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at):
+        left = timer.due_at - now
+        when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"
+        out.append(f"timer   {line(name)}: {line(timer.event.type)} at {moment(timer.due_at)} UTC ({when})")
+    for entry in record.outbox:
+        stuck = ", stuck" if entry.id == record.stuck else ""
+        undo = ", an undo" if entry.undo else ""
+        out.append(f"outbox  {entry.id} {line(entry.command.type)}: not accepted yet{undo}{stuck}")
+    out.extend(f"undo    {line(undo.command.type)}, of command {undo.of}" for undo in reversed(record.undo))
+    out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held)
+    out.append(f"inbox   {len(record.inbox)} message{'' if len(record.inbox) == 1 else 's'} consumed")
+    out.extend(f"repair  {moment(audit.at)} {audit.action} {line(audit.note)}".rstrip() for audit in record.audit)
+    return out
