@@ -85,7 +85,9 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     engine = hosted.engine
     now = engine.now()
     payload = hosted.encode(record)
-    due_at = _due_at(instance, record, now)
+    lease_end = _lease_end(instance, record, now)
+    timer = next_due(record)
+    due_at = timer if lease_end is None else lease_end if timer is None else min(timer, lease_end)
     old, outbox = _ids(instance.record), _ids(record)
     recorded = instance.accepted  # what the draft has taken out of the outbox; more may be accepted during the save
     fresh = outbox if claim else outbox - old
@@ -101,6 +103,7 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         raise
     engine.counters.saves += 1
     instance.record, instance.version, instance.loaded = record, version, True
+    instance.lease_end = lease_end
     instance.accepted -= recorded
     instance.owned = (instance.owned | fresh) & outbox
     if due_at is not None:
@@ -112,11 +115,9 @@ def _ids(record: SagaRecord | None) -> frozenset[str]:
     return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else _NONE
 
 
-def _due_at(instance: Instance, record: SagaRecord, now: datetime) -> datetime | None:
-    """Return when the instance next needs attention: for a timer, or for commands at the end of our lease on them."""
-    due = next_due(record)
-    if record.outbox and not record.stuck:
-        start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
-        lease_end = start + timedelta(seconds=instance.hosted.engine.settings.lease_seconds)
-        due = lease_end if due is None else min(due, lease_end)
-    return due
+def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetime | None:
+    """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
+    if not record.outbox or record.stuck:
+        return None
+    start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
+    return start + timedelta(seconds=instance.hosted.engine.settings.lease_seconds)

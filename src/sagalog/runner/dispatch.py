@@ -117,6 +117,8 @@ class Dispatcher:
         if instance.delivering or instance.retry is not None or self._engine.stopping.is_set():
             return
         entry = instance.undelivered()
+        if entry is not None and entry.id in instance.owned:
+            self._check_lease(instance)
         if entry is None:
             self._record_later(instance)
         elif entry.id not in instance.owned:
@@ -167,8 +169,23 @@ class Dispatcher:
     def _deliverable(self, instance: Instance) -> Command | None:
         if self._engine.stopping.is_set():
             return None
+        self._check_lease(instance)
         entry = instance.undelivered()
         return entry if entry is not None and entry.id in instance.owned else None
+
+    def _check_lease(self, instance: Instance) -> None:
+        """Disown the outbox if our lease on it has ended: this process was frozen, and another may be delivering it.
+
+        Without this, a worker that wakes up would deliver everything it still has in memory again, in an order that
+        has long been left behind.
+        """
+        end = instance.lease_end
+        if end is None or self._engine.event_time or self._engine.now() <= end:
+            return
+        instance.owned, instance.lease_end = frozenset(), None
+        if not instance.busy:
+            instance.loaded = False
+        instance.poke(Envelope(upkeep=Upkeep.RECORD))
 
     def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | None, Any, CommandContext]:
         hosted = instance.hosted

@@ -37,6 +37,7 @@ class Instance:
         "delivering",
         "foreign",
         "hosted",
+        "lease_end",
         "loaded",
         "mailbox",
         "next_attempt_at",
@@ -64,6 +65,7 @@ class Instance:
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
         # belong until then to the worker that saved them.
         self.owned: frozenset[str] = _NONE
+        self.lease_end: datetime | None = None  # of the last save; afterwards others may have taken over
         self.accepted: frozenset[str] = _NONE  # accepted, not yet recorded
         self.delivering = False
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it

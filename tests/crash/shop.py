@@ -1,0 +1,322 @@
+"""The saga under fire, and the worker that runs it until something kills it.
+
+Everything that happens outside is written to the ledger: one line with one write() each, so a SIGKILL leaves whole
+lines. Orders are of four kinds, by number: paid and shipped; never paid, so a timer compensates; charge refused;
+cancelled after payment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sagalog import (
+    CancelTimer,
+    CommandContext,
+    CommandRefused,
+    Compensate,
+    Complete,
+    PersistentRepr,
+    Receipt,
+    RetryPolicy,
+    RunnerSettings,
+    Saga,
+    SagaRunner,
+    Send,
+    SetTimer,
+    SqliteJournal,
+    on,
+    starts,
+)
+
+LEASE_SECONDS = 0.25
+TIMER_SECONDS = 0.15
+
+
+@dataclass
+class Placed:
+    order: str
+    uid: str
+
+
+@dataclass
+class Paid:
+    order: str
+    uid: str
+
+
+@dataclass
+class Cancelled:
+    order: str
+    uid: str
+
+
+@dataclass
+class Delivered:
+    order: str
+
+
+@dataclass
+class Overdue:
+    order: str
+
+
+@dataclass
+class Reserve:
+    order: str
+
+
+@dataclass
+class Release:
+    order: str
+
+
+@dataclass
+class Charge:
+    order: str
+
+
+@dataclass
+class Refund:
+    order: str
+
+
+@dataclass
+class Ship:
+    order: str
+
+
+@dataclass
+class State:
+    log: list[str] = field(default_factory=list)
+
+
+class Ledger:
+    """Lines appended by one write() each."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def note(self, **fields: Any) -> None:
+        os.write(self._file, json.dumps(fields).encode() + b"\n")
+
+
+class Killer:
+    """Kills this process at the n-th passing of one named point; the ledger says that it was there."""
+
+    def __init__(self, ledger: Ledger, point: str, passing: int) -> None:
+        self.ledger = ledger
+        self.point = point
+        self.left = passing
+        self.flags: set[str] = set()
+
+    def here(self, point: str, *, after_seconds: float = 0.0) -> None:
+        if point != self.point:
+            return
+        self.left -= 1
+        if self.left == 0:
+            self.ledger.note(killed=point)
+            if after_seconds:
+                threading.Thread(target=self._later, args=(after_seconds,), daemon=True).start()
+            else:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def _later(self, seconds: float) -> None:
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+killer: Killer
+
+
+class ShopSaga(Saga[State]):
+    name = "shop"
+
+    @starts(Placed, key="order")
+    def placed(self, state: State, event: Placed):
+        state.log.append(event.uid)
+        yield Send(Reserve(event.order), undo=Release(event.order))
+        yield SetTimer("payment", Overdue(event.order), after=timedelta(seconds=TIMER_SECONDS))
+
+    @on(Paid, key="order")
+    def paid(self, state: State, event: Paid):
+        state.log.append(event.uid)
+        yield CancelTimer("payment")
+        yield Send(Charge(event.order), undo=Refund(event.order))
+        if number(event.order) % 4 == 0:
+            yield Send(Ship(event.order))
+
+    @on(Cancelled, key="order")
+    def cancelled(self, state: State, event: Cancelled):
+        state.log.append(event.uid)
+        return Compensate()
+
+    @on(Overdue, key="order")
+    def overdue(self, state: State, event: Overdue):
+        killer.here("in timer firing")
+        killer.flags.add("timer")
+        state.log.append("overdue")
+        return Compensate()
+
+    @on(Delivered, key="order")
+    def delivered(self, state: State, event: Delivered):
+        state.log.append("delivered")
+        return Complete()
+
+
+def number(order: str) -> int:
+    return int(order.partition("-")[2])
+
+
+class Journal(SqliteJournal):
+    """The real journal, with a trap at each point of a commit."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        serve = self._writer._serve
+        serve.__self__._connection.set_trace_callback(self._statement)  # type: ignore[attr-defined]
+        self.writing = threading.Lock()
+
+        def guarded(jobs: Any) -> None:
+            with self.writing:
+                serve(jobs)
+
+        self._writer._serve = guarded
+
+    def _statement(self, sql: str) -> None:
+        if sql == "COMMIT":
+            killer.here("in commit, at its beginning")
+            killer.here("in commit, while it runs", after_seconds=random.uniform(0.00001, 0.0006))
+
+    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        ends = any(message.deleted for message in messages)
+        killer.here("after step, before commit")
+        for flag, point in (
+            ("dispatched", "after dispatch, before it is recorded"),
+            ("timer", "after the timer's step, before its commit"),
+            ("taken over", "in a takeover"),
+        ):
+            if flag in killer.flags:
+                killer.here(point)
+        if ends:
+            killer.here("before the tombstone")
+        await super().write_messages(messages, atomic=atomic)
+        killer.here("after commit, before dispatch")
+        if ends:
+            killer.here("after the tombstone")
+
+    async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        found = await super().due_ids(prefix, before, limit=limit)
+        if found:
+            killer.flags.add("taken over")
+        return found
+
+
+POINTS = [
+    "after step, before commit",
+    "in commit, at its beginning",
+    "in commit, while it runs",
+    "after commit, before dispatch",
+    "in dispatch, before it arrives",
+    "in dispatch, after it arrived",
+    "after dispatch, before it is recorded",
+    "in compensation, before it arrives",
+    "in compensation, after it arrived",
+    "in timer firing",
+    "after the timer's step, before its commit",
+    "before the tombstone",
+    "after the tombstone",
+    "in a takeover",
+]
+
+
+def plan(orders: int) -> list[tuple[str, Any]]:
+    """Return the events of the outside world, in the order they happen."""
+    events: list[tuple[str, Any]] = []
+    for n in range(orders):
+        order = f"o-{n}"
+        events.append((f"{order}/placed", Placed(order, f"{order}/placed")))
+        if n % 4 != 1:
+            events.append((f"{order}/paid", Paid(order, f"{order}/paid")))
+        if n % 4 == 3:
+            events.append((f"{order}/cancelled", Cancelled(order, f"{order}/cancelled")))
+    return events
+
+
+def settings() -> RunnerSettings:
+    return RunnerSettings(
+        lease_seconds=LEASE_SECONDS,
+        due_poll_seconds=0.05,
+        dispatch_retry=RetryPolicy(base_seconds=0.005, cap_seconds=0.05),
+    )
+
+
+async def work(folder: Path, orders: int, seed: int, stop_in_handler: str) -> None:
+    """Send what is not acknowledged yet, and some of the rest again; return when every order is finished."""
+    ledger = killer.ledger
+    chance = random.Random(seed)
+    acknowledged = {note["ack"] for note in read_ledger(folder / "ledger") if "ack" in note}
+
+    async def dispatch(command: Any, context: CommandContext) -> Any:
+        kind = type(command).__name__
+        killer.here("in compensation, before it arrives" if context.undo else "in dispatch, before it arrives")
+        refused = kind == "Charge" and number(command.order) % 4 == 2
+        ledger.note(command=kind, order=command.order, id=context.id, undo=context.undo, refused=refused, pid=os.getpid())
+        if stop_in_handler == f"{kind} {command.order}":
+            with journal.writing:  # a process that is frozen inside a transaction keeps SQLite's lock: not the point here
+                os.kill(os.getpid(), signal.SIGSTOP)  # the parent wakes it up again
+        if chance.random() < 0.3:
+            await asyncio.sleep(0)
+        killer.here("in compensation, after it arrived" if context.undo else "in dispatch, after it arrived")
+        killer.flags.add("dispatched")
+        if refused:
+            raise CommandRefused("no money")
+        return Delivered(command.order) if kind == "Ship" else None
+
+    journal = Journal(folder / "shop.db")
+    by_order: dict[str, list[tuple[str, Any]]] = {}
+    for uid, event in plan(orders):
+        if uid not in acknowledged or chance.random() < 0.1:
+            by_order.setdefault(event.order, []).append((uid, event))
+    todo = list(by_order.values())
+    chance.shuffle(todo)
+
+    async def customer() -> None:
+        while todo:
+            for uid, event in todo.pop():
+                receipt: Receipt = await runner.handle(event, message_id=uid)
+                ledger.note(ack=uid, outcome=receipt.outcomes["shop"].value)
+                if chance.random() < 0.1:
+                    await runner.handle(event, message_id=uid)
+
+    async with SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings()) as runner:
+        ledger.note(ready=os.getpid())
+        await asyncio.gather(*(customer() for _ in range(4)))
+        while True:
+            await runner.settle()
+            if not await journal.ids_by_prefix("saga::"):
+                break
+            await asyncio.sleep(0.01)
+    await journal.close()
+    ledger.note(done=os.getpid())
+
+
+def read_ledger(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def main(folder: str, orders: str, seed: str, point: str, passing: str, stop_in_handler: str) -> None:
+    global killer  # noqa: PLW0603
+    killer = Killer(Ledger(Path(folder) / "ledger"), point, int(passing))
+    random.seed(int(seed))
+    asyncio.run(work(Path(folder), int(orders), int(seed), stop_in_handler))
