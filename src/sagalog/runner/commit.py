@@ -84,6 +84,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     hosted = instance.hosted
     engine = hosted.engine
     now = engine.now()
+    if claim:  # whatever was waited for, it is due
+        instance.forget()
     payload = hosted.encode(record)
     lease_end = _lease_end(instance, record, now)
     timer = next_due(record)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..errors import CodecError, CommandRefused, DefinitionError
+from ..errors import CodecError, CommandRefused, DefinitionError, SagalogError
 from ..record import FINAL, Command, Status
 from ..step import Draft, refusal
 from .engine import Engine, log
@@ -299,14 +299,13 @@ class Dispatcher:
         engine.counters.dispatch_errors += 1
         failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
         wait = engine.settings.dispatch_retry.wait_seconds(failures)
-        known = isinstance(error, (CodecError, DefinitionError))
         log.warning(
             "saga %s, id %s: command %s was not accepted (attempt %d): %s",
             instance.hosted.name,
             instance.correlation_id,
             entry.command.type,
             failures,
-            error if known else type(error).__name__,
+            error if isinstance(error, SagalogError) else type(error).__name__,  # others may quote payloads
         )
         if wait is None:
             reason = f"command {entry.command.type} was not accepted in {failures} attempts: {type(error).__name__}"

@@ -44,23 +44,19 @@ class Hosted:
         found = instances.pop(correlation_id, None)
         if found is None:
             found = Instance(self, correlation_id)
-            if len(instances) >= self.engine.settings.cache_size:
-                self._evict()
         instances[correlation_id] = found
         return found
 
-    def _evict(self) -> None:
-        """Forget the idle instance that was used longest ago; those that owe something are passed over."""
-        oldest = next(iter(self.instances), None)
-        for _ in range(8):
-            if oldest is None:
-                return
-            candidate = self.instances.pop(oldest)
+    def shrink(self) -> None:
+        """Forget idle instances beyond the cache's size, those used longest ago first; busy ones are passed over."""
+        instances = self.instances
+        for _ in range(min(8, len(instances) - self.engine.settings.cache_size)):
+            oldest, candidate = next(iter(instances.items()))
+            del instances[oldest]
             if candidate.idle:
                 candidate.forget()
-                return
-            self.instances[oldest] = candidate
-            oldest = next(iter(self.instances), None)
+            else:
+                instances[oldest] = candidate
 
     def drop(self, instance: Instance) -> None:
         """Take an idle instance out of memory."""

@@ -81,10 +81,10 @@ class Instance:
         )
 
     def forget(self) -> None:
-        """Release what an evicted instance holds."""
+        """Give up waiting for the next look at the outbox."""
         if self.retry is not None:
             self.retry.cancel()
-            self.retry = None
+        self.retry = self.next_attempt_at = None
 
     def undelivered(self) -> Command | None:
         """Return the first outbox entry that is not accepted yet, whoever may deliver it; None if delivery waits."""
@@ -147,6 +147,7 @@ class Instance:
                 self._ensure_turn()
             elif not self.loaded and self.retry is None and self.idle:
                 self.hosted.drop(self)
+            self.hosted.shrink()
 
     def _batch(self) -> list[Envelope]:
         if len(self.mailbox) == 1:
