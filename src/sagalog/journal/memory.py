@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from typing import Self
 
 from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrder
-from .protocol import MAX_SEQUENCE_NR, PersistentRepr
+from .protocol import MAX_SEQUENCE_NR, PersistentRepr, checked
 
 
 class InMemoryJournal:
@@ -25,12 +26,19 @@ class InMemoryJournal:
             raise DefinitionError("memory:// takes no path: each one is new and empty")
         return cls()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     def _check_open(self) -> None:
         if self._closed:
             raise JournalUnavailableError("the journal is closed")
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         self._check_open()
+        messages = [checked(message) for message in messages]
         losers: list[str] = []
         expected: dict[str, int] = {}
         for message in messages:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import msgspec
+
+from ..errors import InvalidEventError
 
 MAX_SEQUENCE_NR = 2**63 - 1
 
@@ -37,8 +39,9 @@ class Journal(Protocol):
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         """Store the records; durable on return.
 
-        Numbers of an id start at 1 and have no gaps, also across deletions. Raises SequenceOutOfOrder naming the
-        ids of which nothing was stored; the other ids of the call are stored, unless `atomic` asks for all or nothing.
+        Numbers of an id start at 1 and have no gaps, also across deletions. Records of one id in one call stand or
+        fall together. Raises SequenceOutOfOrder naming the ids of which nothing was stored; the other ids of the call
+        are stored, unless `atomic` asks for all or nothing.
         """
 
     def replay_messages(
@@ -78,3 +81,32 @@ class Journal(Protocol):
 
     async def close(self) -> None:
         """Finish what waits and release everything. Calls afterwards raise JournalUnavailableError."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close."""
+
+
+def checked(message: PersistentRepr) -> PersistentRepr:
+    """Return a record that any journal can store: a copy of payloads that could still change.
+
+    Raises InvalidEventError for ids that are not valid Unicode (lone surrogates), and for what is not bytes.
+    """
+    texts = (message.persistence_id, message.manifest, message.writer_uuid, *message.tags)
+    if not all(text.isascii() for text in texts):
+        for text in texts:
+            check_text(text)
+    if type(message.payload) is bytes:
+        return message
+    if not isinstance(message.payload, (bytearray, memoryview)):
+        raise InvalidEventError(f"a payload is bytes, not {type(message.payload).__name__}; nothing was stored")
+    return msgspec.structs.replace(message, payload=bytes(message.payload))
+
+
+def check_text(text: str) -> None:
+    """Raise InvalidEventError for a text that has no UTF-8 form."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidEventError("an id holds a lone surrogate, which is not valid Unicode; nothing was stored") from None

@@ -7,13 +7,13 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
-from ...errors import DefinitionError, InvalidEventError
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr
+from ...errors import DefinitionError, SequenceOutOfOrder
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_text, checked
 from .schema import connect, prepare, translate
 from .threads import ConnectionThread, Job
 from .writer import Work, Write, Writer, delete_chain, row_of
@@ -38,9 +38,15 @@ def _repr(row: tuple[Any, ...]) -> PersistentRepr:
     return PersistentRepr(row[0], row[1], row[2], row[3], row[4], bool(row[5]), tags, _moment(row[7]))
 
 
-def _prefix_end(prefix: str) -> str:
-    """Return a text greater than everything that starts with `prefix` (U+10FFFF sorts last, ids rarely hold it)."""
-    return prefix + "\U0010ffff" * 8
+def _within(prefix: str) -> tuple[str, list[str]]:
+    """Return the condition for ids that start with `prefix`, as a range an index can serve, and its parameters."""
+    stem = prefix.rstrip("\U0010ffff")
+    if not stem:
+        return "+persistence_id >= ?", [prefix]
+    successor = ord(stem[-1]) + 1
+    if successor == 0xD800:  # surrogates are no characters
+        successor = 0xE000
+    return "{column} >= ? AND {column} < ?", [prefix, stem[:-1] + chr(successor)]
 
 
 class SqliteJournal:
@@ -81,7 +87,10 @@ class SqliteJournal:
             if name == "history":
                 settings.setdefault("history", int(value) if value.isdigit() else value)
             elif name == "busy_seconds":
-                settings.setdefault("busy_seconds", float(value))
+                try:
+                    settings.setdefault("busy_seconds", float(value))
+                except ValueError:
+                    raise DefinitionError(f"busy_seconds in an sqlite:// URL is a number, not {value!r}") from None
             else:
                 raise DefinitionError(f"unknown setting {name!r} in an sqlite:// URL; known: history, busy_seconds")
         return cls(path[1:], **settings)
@@ -98,9 +107,9 @@ class SqliteJournal:
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         rows = []
-        for message in messages:
-            if not message.persistence_id.isascii():
-                _check_text(message.persistence_id)
+        for message in map(checked, messages):
+            if not 0 < message.sequence_nr < MAX_SEQUENCE_NR:
+                raise SequenceOutOfOrder((message.persistence_id,))
             due_at = message.due_at
             rows.append(row_of(message, None if due_at is None else (due_at - _EPOCH) // _MICROSECOND))
         if rows:
@@ -186,7 +195,7 @@ class SqliteJournal:
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
         if not persistence_id.isascii():
-            _check_text(persistence_id)
+            check_text(persistence_id)
         row = await self._read(
             lambda c: c.execute(
                 f"SELECT {_COLUMNS} FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?",  # noqa: S608
@@ -198,22 +207,24 @@ class SqliteJournal:
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
     ) -> list[str]:
+        within, bounds = _within(prefix)
         rows = await self._read(
             lambda c: c.execute(
-                """SELECT persistence_id FROM instance WHERE persistence_id > ? AND persistence_id >= ?
-                      AND persistence_id < ? AND deleted = ? AND deleted_to < sequence_nr
-                    ORDER BY persistence_id LIMIT ?""",
-                (after, prefix, _prefix_end(prefix), int(deleted), limit),
+                f"""SELECT persistence_id FROM instance WHERE persistence_id > ?
+                       AND {within.format(column="persistence_id")} AND deleted = ? AND deleted_to < sequence_nr
+                     ORDER BY persistence_id LIMIT ?""",  # noqa: S608
+                (after, *bounds, int(deleted), limit),
             ).fetchall()
         )
         return [row[0] for row in rows]
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        within, bounds = _within(prefix)
         rows = await self._read(
-            lambda c: c.execute(
-                """SELECT persistence_id, due_at FROM instance WHERE due_at <= ? AND +persistence_id >= ?
-                      AND +persistence_id < ? ORDER BY due_at LIMIT ?""",
-                (_microseconds(before), prefix, _prefix_end(prefix), limit),
+            lambda c: c.execute(  # by the index on due_at: the + keeps the other one out
+                f"""SELECT persistence_id, due_at FROM instance WHERE due_at <= ?
+                       AND {within.format(column="+persistence_id")} ORDER BY due_at LIMIT ?""",  # noqa: S608
+                (_microseconds(before), *bounds, limit),
             ).fetchall()
         )
         return [(row[0], _EPOCH + timedelta(microseconds=row[1])) for row in rows]
@@ -230,16 +241,15 @@ class SqliteJournal:
 
         await self._writer.submit(work)
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     async def close(self) -> None:
         await self._writer.close()
         await self._reader.close()
-
-
-def _check_text(persistence_id: str) -> None:
-    try:
-        persistence_id.encode()
-    except UnicodeEncodeError:
-        raise InvalidEventError("an id holds a lone surrogate, which is not valid Unicode; nothing was stored") from None
 
 
 __all__ = ["SqliteJournal"]

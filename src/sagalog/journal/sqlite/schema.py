@@ -39,8 +39,14 @@ CREATE VIEW saga AS                   -- for people: sqlite3 orders.db 'select *
 """
 
 
-def translate(error: sqlite3.Error, path: str, *, committing: bool = False) -> SagalogError:
-    """Return the error of ours that stands for SQLite's, and says what to do."""
+def translate(error: Exception, path: str, *, committing: bool = False) -> SagalogError:
+    """Return the error of ours that stands for SQLite's, and says what to do. The original is its cause."""
+    translated = _translated(error, path, committing=committing)
+    translated.__cause__ = error
+    return translated
+
+
+def _translated(error: Exception, path: str, *, committing: bool) -> SagalogError:
     name = getattr(error, "sqlite_errorname", None) or ""
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
         return JournalFormatError(f"{path} is damaged or not an SQLite file ({error}); it was left as it is. Restore a backup.")
@@ -82,6 +88,7 @@ def prepare(path: str, *, busy_seconds: float) -> None:
     if not Path(path).parent.is_dir():
         raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
     try:
+        _refuse_untouched(path)
         connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
         try:
             if _is_ours(connection, path):
@@ -99,6 +106,18 @@ def prepare(path: str, *, busy_seconds: float) -> None:
             connection.close()
     except sqlite3.Error as error:
         raise translate(error, path) from error
+
+
+def _refuse_untouched(path: str) -> None:
+    """Refuse a strange file by looking at it without a lock and without SQLite's files beside it (immutable)."""
+    file = Path(path)
+    if not file.exists() or file.stat().st_size == 0 or file.with_name(file.name + "-wal").exists():
+        return  # new; or its newest pages are in the write-ahead log, where only a real connection sees them
+    connection = sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)
+    try:
+        _is_ours(connection, path)
+    finally:
+        connection.close()
 
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:

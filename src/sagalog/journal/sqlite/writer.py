@@ -7,6 +7,7 @@ update (or the primary key, for a first record); whoever lost is found afterward
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -17,6 +18,8 @@ from ...errors import SequenceOutOfOrder
 from ..protocol import PersistentRepr
 from .schema import translate
 from .threads import Job
+
+log = logging.getLogger("sagalog")
 
 Row = tuple[str, int, bytes, str, str, int, str, int | None]  # as in `row_of`
 
@@ -103,20 +106,20 @@ class Writer:
                     job.result = job.work(connection)
             committing = True
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            if connection.in_transaction:
-                try:
-                    connection.execute("ROLLBACK")
-                except sqlite3.Error:  # the first error is the one to tell; SQLite rolls back by itself
-                    connection.interrupt()
+        except Exception as error:
+            # A commit that was refused (busy, full) leaves the transaction open: rolled back, nothing was stored. One
+            # that broke off with a disk error may have reached the file, so `translate` calls its outcome unknown.
             failure = translate(error, self._path, committing=committing)
-            failure.__cause__ = error
+            self._roll_back()
             for job in jobs:
                 job.error = failure
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error as error:  # SQLite rolled back by itself, or the next BEGIN will say what is wrong
+                log.warning("%s: rolling back failed: %s", self._path, error)
 
     def _write(self, jobs: list[Job[Work]]) -> None:
         fast: list[Row] = []

@@ -1,0 +1,327 @@
+"""What every journal promises. The replay rules are those of Apache Pekko's journal specification, in our words."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from sagalog import InvalidEventError, Journal, JournalUnavailableError, PersistentRepr, SequenceOutOfOrder
+
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+IDS = [
+    "plain",
+    "a/b",
+    "a::b",
+    "a%2Fb",
+    "A",
+    "a",
+    "ship 🚢",
+    "🚢" * 50,
+    unicodedata.normalize("NFC", "é"),
+    unicodedata.normalize("NFD", "é"),
+    " ",
+    "a\x00b",
+    "a\x00",
+    "\U0010ffff",
+    "p\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff",
+    "x" * 5_000,
+    "'; DROP TABLE record; --",
+]
+PAYLOADS = [b"", b"\x00", b"a\x00b", b"\xff\xfe\x80", b"{}", bytes(range(256)) * 4096]
+
+
+def record(persistence_id: str, number: int, payload: bytes = b"x", **more: object) -> PersistentRepr:
+    return PersistentRepr(persistence_id, number, payload, **more)  # type: ignore[arg-type]
+
+
+async def write(journal: Journal, persistence_id: str, *numbers: int) -> None:
+    for number in numbers:
+        await journal.write_messages([record(persistence_id, number, f"{persistence_id}-{number}".encode())])
+
+
+async def replay(journal: Journal, *arguments: object, **keywords: object) -> list[int]:
+    return [m.sequence_nr async for m in journal.replay_messages(*arguments, **keywords)]  # type: ignore[arg-type]
+
+
+class JournalContract:
+    """Subclass it with a fixture `journal`."""
+
+    @pytest.fixture
+    async def five(self, journal: Journal) -> Journal:
+        await write(journal, "p", 1, 2, 3, 4, 5)
+        await write(journal, "other", 1)
+        return journal
+
+    # Replay.
+
+    async def test_replay_gives_all_records_in_order(self, five: Journal) -> None:
+        messages = [m async for m in five.replay_messages("p")]
+        assert [(m.sequence_nr, m.payload) for m in messages] == [(n, f"p-{n}".encode()) for n in range(1, 6)]
+
+    async def test_replay_with_a_lower_bound_begins_there(self, five: Journal) -> None:
+        assert await replay(five, "p", 3) == [3, 4, 5]
+
+    async def test_replay_with_an_upper_bound_ends_there(self, five: Journal) -> None:
+        assert await replay(five, "p", 1, 3) == [1, 2, 3]
+
+    async def test_replay_with_both_bounds_includes_both(self, five: Journal) -> None:
+        assert await replay(five, "p", 2, 4) == [2, 3, 4]
+
+    async def test_replay_with_equal_bounds_gives_one(self, five: Journal) -> None:
+        assert await replay(five, "p", 3, 3) == [3]
+
+    async def test_replay_with_a_limit_stops_after_so_many(self, five: Journal) -> None:
+        assert await replay(five, "p", max=2) == [1, 2]
+        assert await replay(five, "p", 2, 4, 2) == [2, 3]
+
+    async def test_replay_with_limit_zero_gives_nothing(self, five: Journal) -> None:
+        assert await replay(five, "p", max=0) == []
+
+    async def test_replay_with_a_limit_below_the_range_gives_as_many_as_the_limit(self, five: Journal) -> None:
+        assert await replay(five, "p", 2, 5, 1) == [2]
+
+    async def test_replay_of_a_reversed_range_gives_nothing(self, five: Journal) -> None:
+        assert await replay(five, "p", 4, 2) == []
+
+    async def test_replay_outside_the_range_gives_nothing(self, five: Journal) -> None:
+        assert await replay(five, "p", 6) == []
+
+    async def test_an_unknown_id_has_no_records_and_highest_zero(self, five: Journal) -> None:
+        assert await replay(five, "unknown") == []
+        assert await five.highest_sequence_nr("unknown") == 0
+        assert await five.latest_message("unknown") is None
+
+    async def test_highest_is_the_last_number(self, five: Journal) -> None:
+        assert await five.highest_sequence_nr("p") == 5
+
+    # Deleting a prefix.
+
+    async def test_after_deleting_to_three_the_deleted_ones_are_gone_and_the_rest_remains(self, five: Journal) -> None:
+        await five.delete_messages_to("p", 3)
+        assert await replay(five, "p") == [4, 5]
+        assert await replay(five, "p", 1, 3) == []
+        assert await replay(five, "p", 1, 4) == [4]
+        assert await replay(five, "p", 1, 5, 1) == [4]
+        assert await five.highest_sequence_nr("p") == 5
+        assert await replay(five, "other") == [1]
+
+    async def test_after_deleting_everything_the_highest_number_is_still_known(self, five: Journal) -> None:
+        await five.delete_messages_to("p", 5)
+        assert await replay(five, "p") == []
+        assert await five.highest_sequence_nr("p") == 5
+        assert await five.latest_message("p") is None
+        assert "p" not in [key async for key in five.all_persistence_ids()]
+        with pytest.raises(SequenceOutOfOrder):
+            await write(five, "p", 1)
+        await write(five, "p", 6)
+        assert await replay(five, "p") == [6]
+
+    async def test_deleting_beyond_the_last_number_does_not_move_it(self, five: Journal) -> None:
+        await five.delete_messages_to("p", 99)
+        assert await five.highest_sequence_nr("p") == 5
+        await write(five, "p", 6)
+        assert await replay(five, "p") == [6]
+
+    async def test_deleting_an_unknown_id_is_nothing(self, five: Journal) -> None:
+        await five.delete_messages_to("unknown", 3)
+        assert await five.highest_sequence_nr("unknown") == 0
+
+    # Writing.
+
+    @pytest.mark.parametrize("number", [0, -1, 1, 5, 7, 2**63 - 1, 2**70])
+    async def test_a_number_that_is_not_the_next_is_refused_and_stores_nothing(self, five: Journal, number: int) -> None:
+        with pytest.raises(SequenceOutOfOrder) as caught:
+            await five.write_messages([record("p", number)])
+        assert caught.value.losers == ("p",)
+        assert await replay(five, "p") == [1, 2, 3, 4, 5]
+
+    async def test_of_two_racing_writers_one_wins_and_the_other_is_told(self, five: Journal) -> None:
+        results = await asyncio.gather(
+            *(five.write_messages([record("p", 6, f"{n}".encode())]) for n in range(10)), return_exceptions=True
+        )
+        assert [type(result) for result in results if result is not None] == [SequenceOutOfOrder] * 9
+        latest = await five.latest_message("p")
+        assert latest is not None
+        assert results[int(latest.payload)] is None
+        assert await replay(five, "p", 6) == [6]
+
+    async def test_a_loser_in_a_batch_harms_no_neighbour(self, five: Journal) -> None:
+        calls = [five.write_messages([record(f"n{n}", 1)]) for n in range(20)]
+        calls.insert(7, five.write_messages([record("p", 3)]))
+        calls.insert(13, five.write_messages([record("p", 6)]))
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [n for n, result in enumerate(results) if result is not None] == [7]
+        assert await replay(five, "p") == [1, 2, 3, 4, 5, 6]
+        for n in range(20):
+            assert await replay(five, f"n{n}") == [1]
+
+    async def test_ids_of_one_call_do_not_fail_one_another(self, five: Journal) -> None:
+        with pytest.raises(SequenceOutOfOrder) as caught:
+            await five.write_messages([record("new", 1), record("p", 4), record("other", 2)])
+        assert caught.value.losers == ("p",)
+        assert await replay(five, "new") == [1]
+        assert await replay(five, "other") == [1, 2]
+
+    async def test_records_of_one_id_in_one_call_stand_or_fall_together(self, five: Journal) -> None:
+        await five.write_messages([record("p", 6), record("new", 1), record("p", 7)])
+        assert await replay(five, "p", 6) == [6, 7]
+        with pytest.raises(SequenceOutOfOrder):
+            await five.write_messages([record("p", 8), record("new", 2), record("p", 10)])
+        assert await five.highest_sequence_nr("p") == 7
+        assert await replay(five, "new") == [1, 2]
+
+    async def test_an_atomic_call_is_all_or_nothing(self, five: Journal) -> None:
+        with pytest.raises(SequenceOutOfOrder) as caught:
+            await five.write_messages([record("new", 1), record("p", 4)], atomic=True)
+        assert caught.value.losers == ("p",)
+        assert await five.highest_sequence_nr("new") == 0
+        await five.write_messages([record("new", 1), record("p", 6)], atomic=True)
+        assert await five.highest_sequence_nr("new") == 1
+
+    async def test_an_empty_call_is_nothing(self, journal: Journal) -> None:
+        await journal.write_messages([])
+
+    # Ids and payloads.
+
+    async def test_ids_never_leak_into_each_other(self, journal: Journal) -> None:
+        for n, key in enumerate(IDS, 1):
+            await journal.write_messages([record(key, 1, f"{n}".encode())])
+        for n, key in enumerate(IDS, 1):
+            assert [m.payload async for m in journal.replay_messages(key)] == [f"{n}".encode()]
+            latest = await journal.latest_message(key)
+            assert latest is not None
+            assert latest.persistence_id == key
+        assert [key async for key in journal.all_persistence_ids()] == sorted(IDS)
+
+    @pytest.mark.parametrize("payload", PAYLOADS, ids=len)
+    async def test_payloads_come_back_byte_for_byte(self, journal: Journal, payload: bytes) -> None:
+        await journal.write_messages([record("p", 1, payload)])
+        latest = await journal.latest_message("p")
+        assert latest is not None
+        assert latest.payload == payload
+        assert [m.payload async for m in journal.replay_messages("p")] == [payload]
+
+    async def test_every_field_comes_back(self, journal: Journal) -> None:
+        full = PersistentRepr("p", 1, b"x", "manifest é", "writer", False, ("one", "two ü"), NOW + timedelta(microseconds=1))
+        await journal.write_messages([full])
+        assert await journal.latest_message("p") == full
+
+    async def test_what_was_passed_in_can_be_changed_afterwards(self, journal: Journal) -> None:
+        payload = bytearray(b"before")
+        await journal.write_messages([record("p", 1, payload)])  # type: ignore[arg-type]
+        payload[:] = b"after!"
+        latest = await journal.latest_message("p")
+        assert latest is not None
+        assert latest.payload == b"before"
+
+    @pytest.mark.parametrize("bad", [record("\ud800", 1), record("p", 1, "text"), record("p", 1, tags=("\udfff",))])  # type: ignore[arg-type]
+    async def test_what_cannot_be_stored_is_refused_and_harms_no_neighbour(
+        self, journal: Journal, bad: PersistentRepr
+    ) -> None:
+        results = await asyncio.gather(
+            journal.write_messages([record("good", 1)]), journal.write_messages([bad]),
+            journal.write_messages([record("fine", 1)]), return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [type(None), InvalidEventError, type(None)]
+        assert [key async for key in journal.all_persistence_ids()] == ["fine", "good"]
+
+    # Tombstones, due ids, prefixes, tags.
+
+    async def test_a_tombstone_ends_the_life_of_its_id_and_stays_readable(self, five: Journal) -> None:
+        await five.write_messages([record("p", 6, b"end", deleted=True)])
+        assert [key async for key in five.all_persistence_ids()] == ["other"]
+        assert await five.ids_by_prefix("", deleted=True) == ["p"]
+        latest = await five.latest_message("p")
+        assert latest is not None
+        assert (latest.payload, latest.deleted) == (b"end", True)
+        await write(five, "p", 7)
+        assert await five.ids_by_prefix("", deleted=True) == []
+
+    async def test_purge_forgets_a_tombstone_of_that_number_and_nothing_else(self, five: Journal) -> None:
+        await five.purge("p", 5)  # live
+        assert await five.highest_sequence_nr("p") == 5
+        await five.write_messages([record("p", 6, b"", deleted=True)])
+        await five.purge("p", 5)  # another number
+        assert await five.highest_sequence_nr("p") == 6
+        await five.purge("p", 6)
+        assert await five.highest_sequence_nr("p") == 0
+        assert await replay(five, "p") == []
+        await five.purge("p", 6)
+        await write(five, "p", 1)
+        assert await replay(five, "p") == [1]
+
+    async def test_due_ids_come_earliest_first_and_by_their_newest_record(self, journal: Journal) -> None:
+        for key, seconds in (("s::c", 3), ("s::a", 1), ("s::b", 2), ("t::x", 0)):
+            await journal.write_messages([record(key, 1, due_at=NOW + timedelta(seconds=seconds))])
+        await write(journal, "s::never", 1)
+        later = NOW + timedelta(seconds=9)
+        assert await journal.due_ids("s::", later) == [
+            ("s::a", NOW + timedelta(seconds=1)), ("s::b", NOW + timedelta(seconds=2)), ("s::c", NOW + timedelta(seconds=3)),
+        ]
+        assert await journal.due_ids("s::", NOW + timedelta(seconds=1)) == [("s::a", NOW + timedelta(seconds=1))]
+        assert await journal.due_ids("s::", NOW) == []
+        assert [key for key, _ in await journal.due_ids("s::", later, limit=2)] == ["s::a", "s::b"]
+        await write(journal, "s::a", 2)  # due no more
+        await journal.write_messages([record("s::b", 2, deleted=True, due_at=NOW)])  # a tombstone is due, too
+        assert [key for key, _ in await journal.due_ids("s::", later)] == ["s::b", "s::c"]
+
+    async def test_ids_by_prefix_come_in_pages_that_change_does_not_disturb(self, journal: Journal) -> None:
+        keys = [f"s::{n:03}" for n in range(30)]
+        for key in ["r::1", *keys, "s:;", "t::1"]:
+            await write(journal, key, 1)
+        seen: list[str] = []
+        page = await journal.ids_by_prefix("s::", limit=10)
+        while page:
+            seen += page
+            if len(seen) == 10:  # the whole next page goes away, ids appear before and behind
+                for key in keys[10:20]:
+                    await journal.write_messages([record(key, 2, deleted=True)])
+                await write(journal, "s::000a", 1)
+                await write(journal, "s::zzz", 1)
+            page = await journal.ids_by_prefix("s::", after=page[-1], limit=10)
+        assert seen == [*keys[:10], *keys[20:], "s::zzz"]
+
+    @pytest.mark.parametrize("prefix", ["", "p", "p\U0010ffff", "a", "a\x00", "\ud7ff", "\U0010ffff", "zzz"])
+    async def test_a_prefix_finds_exactly_the_ids_that_start_so(self, journal: Journal, prefix: str) -> None:
+        for key in [*IDS, "\ud7ffx", "\ue000"]:
+            await journal.write_messages([record(key, 1, due_at=NOW)])
+        expected = sorted(key for key in [*IDS, "\ud7ffx", "\ue000"] if key.startswith(prefix))
+        assert await journal.ids_by_prefix(prefix) == expected
+        assert sorted(key for key, _ in await journal.due_ids(prefix, NOW)) == expected
+
+    async def test_events_by_tag_come_in_the_order_they_were_written(self, journal: Journal) -> None:
+        await journal.write_messages([record("a", 1, tags=("red",)), record("b", 1, tags=("blue",))])
+        await journal.write_messages([record("b", 2, tags=("red", "blue"))])
+        found = [(o, m.persistence_id, m.sequence_nr) async for o, m in journal.events_by_tag("red")]
+        assert [one[1:] for one in found] == [("a", 1), ("b", 2)]
+        after = found[0][0]
+        assert [m.persistence_id async for _, m in journal.events_by_tag("red", after)] == ["b"]
+        assert [m async for _, m in journal.events_by_tag("re")] == []
+
+    async def test_after_close_every_call_says_that_it_is_closed(self, five: Journal) -> None:
+        await five.close()
+        await five.close()
+        calls = [
+            five.write_messages([record("p", 6)]), five.highest_sequence_nr("p"), five.delete_messages_to("p", 1),
+            five.latest_message("p"), five.ids_by_prefix(""), five.due_ids("", NOW), five.purge("p", 1), replay(five, "p"),
+        ]
+        for call in calls:
+            with pytest.raises(JournalUnavailableError, match="closed"):
+                await call
+
+    async def test_a_journal_closes_at_the_end_of_its_block(self, journal: Journal) -> None:
+        async with journal as same:
+            await write(same, "p", 1)
+        with pytest.raises(JournalUnavailableError):
+            await write(journal, "p", 2)
+
+    async def test_many_writers_of_many_ids_lose_nothing(self, journal: Journal) -> None:
+        async def writer(key: str) -> None:
+            await write(journal, key, *range(1, 21))
+
+        await asyncio.gather(*(writer(f"k{n}") for n in range(50)))
+        for n in range(50):
+            assert await replay(journal, f"k{n}") == list(range(1, 21))

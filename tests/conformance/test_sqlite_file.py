@@ -1,0 +1,175 @@
+"""Bad files: each is refused with what it is and what to do, and stays as it was, byte for byte."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from sagalog import (
+    DefinitionError,
+    InMemoryJournal,
+    JournalFormatError,
+    JournalUnavailableError,
+    SqliteJournal,
+    open_journal,
+)
+
+from .journal_contract import record, replay, write
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir()}
+
+
+def refused(path: Path, error: type[Exception], match: str) -> None:
+    before, threads = files(path.parent), threading.active_count()
+    with pytest.raises(error, match=match):
+        SqliteJournal(path)
+    assert files(path.parent) == before
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_database_of_another_program_is_refused_and_not_touched(tmp_path: Path, mode: str) -> None:
+    connection = sqlite3.connect(tmp_path / "other.db")
+    connection.execute(f"PRAGMA journal_mode={mode}")
+    connection.execute("CREATE TABLE cake (name TEXT)")
+    connection.commit()
+    connection.close()
+    refused(tmp_path / "other.db", JournalFormatError, "belongs to another program")
+
+
+def test_a_journal_of_a_newer_version_is_refused_and_not_touched(tmp_path: Path) -> None:
+    async def make() -> None:
+        async with SqliteJournal(tmp_path / "journal.db") as journal:
+            await write(journal, "p", 1)
+
+    asyncio.run(make())
+    connection = sqlite3.connect(tmp_path / "journal.db")
+    connection.execute("PRAGMA user_version=2")
+    connection.commit()
+    connection.close()
+    refused(tmp_path / "journal.db", JournalFormatError, "schema version 2, this code knows version 1.*Upgrade")
+
+
+@pytest.mark.parametrize("content", [b"hello, I am a text file\n" * 100, b"SQLite format 3\x00" + b"\xff" * 4080, b"\x00" * 512])
+def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file.db").write_bytes(content)
+    refused(tmp_path / "file.db", JournalFormatError, "damaged or not an SQLite file|belongs to another program")
+
+
+def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(JournalUnavailableError, match="no such folder|does not exist"):
+        SqliteJournal(tmp_path / "nowhere" / "journal.db")
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "journal.db").mkdir()
+    with pytest.raises(JournalUnavailableError):
+        SqliteJournal(tmp_path / "journal.db")
+
+
+async def test_a_read_only_file_refuses_writes_and_says_so(tmp_path: Path) -> None:
+    """Through SQLite's own read-only switch: a root user may write any file."""
+    async with SqliteJournal(tmp_path / "journal.db") as journal:
+        await write(journal, "p", 1)
+        connection = journal._writer._serve.__self__._connection  # type: ignore[attr-defined]
+        connection.execute("PRAGMA query_only=ON")
+        with pytest.raises(JournalUnavailableError, match="read-only"):
+            await write(journal, "p", 2)
+        connection.execute("PRAGMA query_only=OFF")
+        await write(journal, "p", 2)
+        assert await replay(journal, "p") == [1, 2]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write read-only files; the switch of SQLite is tested above")
+def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(JournalUnavailableError, match="read-only|cannot be opened"):
+            SqliteJournal(tmp_path / "journal.db")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+async def test_a_full_disk_refuses_a_batch_and_works_again_when_there_is_room(tmp_path: Path) -> None:
+    async with SqliteJournal(tmp_path / "journal.db") as journal:
+        await write(journal, "p", 1)
+        connection = journal._writer._serve.__self__._connection  # type: ignore[attr-defined]
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages}")
+        big = b"x" * 100_000
+        results = await asyncio.gather(
+            *(journal.write_messages([record(f"k{n}", 1, big)]) for n in range(5)), return_exceptions=True
+        )
+        assert all(isinstance(result, JournalUnavailableError) and "disk is full" in str(result) for result in results)
+        assert await journal.ids_by_prefix("k") == []
+        connection.execute("PRAGMA max_page_count=1000000")
+        await journal.write_messages([record("k0", 1, big)])
+        assert await replay(journal, "p") == [1]
+
+
+async def test_a_file_locked_by_another_program_is_unavailable_until_it_is_released(tmp_path: Path) -> None:
+    async with SqliteJournal(tmp_path / "journal.db", busy_seconds=0.05) as journal:
+        await write(journal, "p", 1)
+        other = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(JournalUnavailableError, match="another program holds its lock.*Nothing was stored"):
+            await write(journal, "p", 2)
+        assert await replay(journal, "p") == [1]  # readers do not wait for the writer
+        other.execute("ROLLBACK")
+        other.close()
+        await write(journal, "p", 2)
+        assert await replay(journal, "p") == [1, 2]
+
+
+async def test_damage_found_while_reading_is_told_and_not_repaired(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    async with SqliteJournal(path) as journal:
+        for n in range(300):
+            await journal.write_messages([record(f"k{n}", 1, b"x" * 500)])
+    content = bytearray(path.read_bytes())
+    content[4096 * 3 : 4096 * 20] = b"\xa5" * (4096 * 17)
+    path.write_bytes(content)
+    async with SqliteJournal(path) as journal:
+        with pytest.raises(JournalFormatError, match="damaged"):
+            for n in range(300):
+                await journal.latest_message(f"k{n}")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("orders.db", "named by a URL"),
+        ("oracle://x", "no journal for oracle://.*memory, sqlite"),
+        ("sqlite://orders.db", "sqlite:///relative.db"),
+        ("sqlite:///", "sqlite:///relative.db"),
+        ("sqlite:///a.db?colour=red", "unknown setting 'colour'"),
+        ("sqlite:///a.db?history=some", "history is"),
+        ("sqlite:///a.db?busy_seconds=long", "busy_seconds"),
+        ("memory://path", "takes no path"),
+    ],
+)
+def test_a_wrong_url_is_told_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DefinitionError, match=message):
+        open_journal(url)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_urls_open_what_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with open_journal("sqlite:///here.db"), open_journal(f"sqlite:///{tmp_path}/there.db?history=3") as there:
+        assert isinstance(there, SqliteJournal)
+        assert (tmp_path / "here.db").exists()
+        assert (tmp_path / "there.db").exists()
+    async with open_journal("memory://") as memory:
+        assert isinstance(memory, InMemoryJournal)
