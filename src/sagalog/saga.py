@@ -9,23 +9,25 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, get_args, get_origin
 from uuid import UUID
 
 from . import codec
 from .actions import Action, Compensate, Refused
+from .declared import check_annotations, named_types
 from .errors import DefinitionError, InvalidEventError
 
 S = TypeVar("S")
 E = TypeVar("E")
+H = TypeVar("H")
 F = TypeVar("F", bound=Callable[..., Any])
 
 Actions: TypeAlias = (
     Action | Iterable[Action] | AsyncIterable[Action] | Awaitable["Action | Iterable[Action] | None"] | None
 )
-Key: TypeAlias = "str | Callable[[E], str | int | UUID | None]"
+Key: TypeAlias = str | Callable[[E], str | int | UUID | None]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
@@ -42,18 +44,38 @@ class Route:
     method: str
 
 
-def starts(
-    event: type[E], *, key: Key[E], while_compensating: bool = False
-) -> Callable[[Callable[[Any, S, E], Actions]], Callable[[Any, S, E], Actions]]:
-    """Handle `event`, and let it start a saga where none is live. `key`: attribute with the correlation id, or a function."""
-    return _route(event, key, starts=True, while_compensating=while_compensating)
+class Handles(Generic[E]):
+    """What `starts` and `on` give: it marks the method it decorates as the handler of an event.
+
+    Type checkers see here that the method takes that event. That its state is the saga's, they see with the plugin
+    `sagalog.mypy`; classes are checked for both when they are made, as far as annotations can be resolved then.
+    """
+
+    def __init__(self, event: type[E], key: Key[E], *, starts: bool, while_compensating: bool) -> None:
+        self.event = event
+        self.read, self.attribute = _key_reader(event, key)
+        self.starts = starts
+        self.while_compensating = while_compensating
+
+    def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]:
+        route = Route(
+            self.event, self.read, self.attribute, self.starts, self.while_compensating, getattr(function, "__name__", "")
+        )
+        function.__dict__.setdefault("__sagalog_routes__", []).append(route)
+        return function
 
 
-def on(
-    event: type[E], *, key: Key[E], while_compensating: bool = False
-) -> Callable[[Callable[[Any, S, E], Actions]], Callable[[Any, S, E], Actions]]:
+def starts(event: type[E], *, key: Key[E], while_compensating: bool = False) -> Handles[E]:
+    """Handle `event`, and let it start a saga where none is live. `key`: attribute with the correlation id, or a function.
+
+    Handlers are found by the exact type of an event, not by its base classes.
+    """
+    return Handles(event, key, starts=True, while_compensating=while_compensating)
+
+
+def on(event: type[E], *, key: Key[E], while_compensating: bool = False) -> Handles[E]:
     """Handle `event` for a live saga. Events that come while it compensates are ignored unless asked for."""
-    return _route(event, key, starts=False, while_compensating=while_compensating)
+    return Handles(event, key, starts=False, while_compensating=while_compensating)
 
 
 def on_refused(command: type[E]) -> Callable[[F], F]:
@@ -68,25 +90,18 @@ def on_refused(command: type[E]) -> Callable[[F], F]:
     return mark
 
 
-def _route(event: Any, key: Any, *, starts: bool, while_compensating: bool) -> Callable[[F], F]:
+def _key_reader(event: Any, key: Any) -> tuple[Callable[[Any], Any], str | None]:
     if not isinstance(event, type):
         raise DefinitionError(f"an event is declared by its type, not by {event!r}")
     if isinstance(key, str):
-        if key not in _attributes(event):
-            have = ", ".join(sorted(_attributes(event))) or "none"
+        known = _attributes(event)
+        if key not in known:
+            have = ", ".join(sorted(known)) or "none"
             raise DefinitionError(f"{event.__name__} has no attribute {key!r} to use as key (it has: {have})")
-        read: Callable[[Any], Any] = attrgetter(key)
-    elif callable(key):
-        read = key
-    else:
-        raise DefinitionError(f"key must be the name of an attribute of {event.__name__} or a function, not {key!r}")
-
-    def mark(function: F) -> F:
-        route = Route(event, read, key if isinstance(key, str) else None, starts, while_compensating, function.__name__)
-        function.__dict__.setdefault("__sagalog_routes__", []).append(route)
-        return function
-
-    return mark
+        return attrgetter(key), key
+    if callable(key):
+        return key, None
+    raise DefinitionError(f"key must be the name of an attribute of {event.__name__} or a function, not {key!r}")
 
 
 def _attributes(cls: type) -> set[str]:
@@ -94,7 +109,8 @@ def _attributes(cls: type) -> set[str]:
     for base in cls.__mro__[:-1]:
         names.update(n for n in base.__dict__.get("__annotations__", {}) if not n.startswith("__"))
         names.update(n for n, v in base.__dict__.items() if isinstance(v, property))
-        names.update(n for n in base.__dict__.get("__slots__", ()) if not n.startswith("__"))
+        slots = base.__dict__.get("__slots__", ())
+        names.update(n for n in ([slots] if isinstance(slots, str) else slots) if not n.startswith("__"))
     return names
 
 
@@ -125,7 +141,8 @@ class Saga(Generic[S]):
                         f"{cls.__name__} handles {route.event.__name__} twice: in {routes[route.event].method}() and "
                         f"in {attribute}(); keep one"
                     )
-                routes[route.event] = route
+                routes[route.event] = replace(route, method=attribute)
+                check_annotations(cls.__name__, function, cls.__state, route.event)
             for command in getattr(function, "__sagalog_refused__", ()):
                 if command in refusals:
                     raise DefinitionError(
@@ -133,6 +150,7 @@ class Saga(Generic[S]):
                         f"and in {attribute}(); keep one"
                     )
                 refusals[command] = attribute
+                check_annotations(cls.__name__, function, cls.__state, None)
         cls.__routes, cls.__refusals = routes, refusals
         if "name" not in cls.__dict__ and not routes:
             return  # an abstract base
@@ -153,14 +171,26 @@ class Saga(Generic[S]):
                 f"{type(self).__name__} does not name its state type: write class {type(self).__name__}"
                 "(Saga[YourState])"
             )
-        return state()  # type: ignore[no-any-return]
+        try:
+            return state()  # type: ignore[no-any-return]
+        except TypeError as error:
+            raise DefinitionError(
+                f"{state.__name__} cannot be made without arguments: give its fields defaults, or override "
+                f"initial_state() in {type(self).__name__}"
+            ) from error
 
     def correlation_id(self, event: Any) -> str | None:
         """Return which instance `event` is for, or None if it is not for this saga."""
         route = self.__routes.get(type(event))
         if route is None:
             return None
-        value = route.key(event)
+        try:
+            value = route.key(event)
+        except Exception as error:
+            raise InvalidEventError(
+                f"{type(event).__name__} for saga {type(self).name!r}: finding its key raised {type(error).__name__}; "
+                "nothing was stored"
+            ) from error
         if value is None and route.attribute is not None:
             raise InvalidEventError(
                 f"{type(event).__name__} for saga {type(self).name!r} has no key: its {route.attribute} is None; nothing "
@@ -223,21 +253,21 @@ class Saga(Generic[S]):
             registry.add(known)
         for attribute in dir(cls):
             function = getattr(cls, attribute, None)
-            if isinstance(function, types.FunctionType) and not hasattr(Saga, attribute) or attribute == "handle":
-                for named in _named_types(function):
+            if isinstance(function, types.FunctionType) and function is not getattr(Saga, attribute, None):
+                for named in named_types(function):
                     registry.add(named)
         return registry
 
 
 def correlation_text(value: Any, event: type, saga: str) -> str | None:
     """Return a key as text: str, int and UUID are keys; None means "not for this saga". Others are refused."""
-    if type(value) is str:
+    if isinstance(value, str):
         if not value:
             raise InvalidEventError(f"{event.__name__} for saga {saga!r} has an empty key; nothing was stored")
-        return value
+        return str(value) if type(value) is not str else value
     if value is None:
         return None
-    if isinstance(value, (str, int, UUID)) and not isinstance(value, bool):
+    if isinstance(value, (int, UUID)) and not isinstance(value, bool):
         return str(value)
     raise InvalidEventError(
         f"{event.__name__} for saga {saga!r} has a key of type {type(value).__name__}: use str, int or UUID; nothing "
@@ -256,41 +286,3 @@ def _state_type(cls: type) -> type | None:
                 if get_origin(argument) is not None:
                     return argument  # type: ignore[no-any-return]  # dict[str, int] and the like
     return None
-
-
-def _named_types(function: Any) -> Iterable[type]:
-    """Yield the message classes that the code of `function` names: globals, closure cells, attributes of modules."""
-    code = getattr(function, "__code__", None)
-    if code is None:
-        return
-    cells: dict[str, Any] = {}
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=False):
-        try:
-            cells[name] = cell.cell_contents
-        except ValueError:  # not assigned yet
-            continue
-    pending = [code]
-    names: set[str] = set()
-    while pending:
-        current = pending.pop()
-        names.update(current.co_names, current.co_freevars)
-        pending.extend(c for c in current.co_consts if isinstance(c, types.CodeType))
-    for name in names:
-        value = cells.get(name, function.__globals__.get(name))
-        if isinstance(value, types.ModuleType):
-            candidates = [value.__dict__.get(n) for n in names]
-        else:
-            candidates = [value]
-        for candidate in candidates:
-            if isinstance(candidate, type) and _is_message(candidate):
-                yield candidate
-
-
-def _is_message(cls: type) -> bool:
-    if (cls.__module__ or "").partition(".")[0] == "sagalog":
-        return False
-    return any(
-        hasattr(cls, mark) for mark in ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__", "model_fields")
-    )
-
-
