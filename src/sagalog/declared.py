@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterable
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from .errors import DefinitionError
 
@@ -29,7 +29,7 @@ def check_annotations(saga: str, function: Any, state: Any, event: type | None) 
     for name, actual, what in ((names[0], state, "state"), (names[1], event, "event")):
         declared = hints.get(name, Any)
         plain = get_origin(declared) or declared
-        if not isinstance(plain, type) or isinstance(plain, TypeVar) or actual is None or declared == actual:
+        if not isinstance(plain, type) or declared is Any or actual is None or declared == actual:
             continue
         real = get_origin(actual) or actual
         if isinstance(real, type) and plain is not types.UnionType and not issubclass(real, plain):

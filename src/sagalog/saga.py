@@ -80,10 +80,10 @@ def on(event: type[E], *, key: Key[E], while_compensating: bool = False) -> Hand
 
 def on_refused(command: type[E]) -> Callable[[F], F]:
     """Handle the refusal of a `command` that this saga sent: the handler receives `Refused[command]`."""
+    if not isinstance(command, type):
+        raise DefinitionError(f"@on_refused takes a command type, not {command!r}")
 
     def mark(function: F) -> F:
-        if not isinstance(command, type):
-            raise DefinitionError(f"@on_refused takes a command type, not {command!r}")
         function.__dict__.setdefault("__sagalog_refused__", []).append(command)
         return function
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 from uuid import uuid4
 
 import msgspec
@@ -110,15 +110,15 @@ class JournalSagaStateStore:
         latest = await self._journal.latest_message(self.prefix + correlation_id)
         return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
 
-    def save(
+    async def save(
         self,
         correlation_id: str,
         payload: bytes,
         *,
         expected_version: int | None = None,
         due_at: datetime | None = None,
-    ) -> Coroutine[Any, Any, int]:
-        return self._write(correlation_id, payload, expected_version, due_at, deleted=False)
+    ) -> int:
+        return await self._write(correlation_id, payload, expected_version, due_at, deleted=False)
 
     async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
         message = self._message(correlation_id, 1, payload, due_at, deleted=False)
@@ -137,10 +137,10 @@ class JournalSagaStateStore:
             return
         await self._write(correlation_id, tombstone or b"", expected_version, None, deleted=True)
 
-    def delete_until(
+    async def delete_until(
         self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
-    ) -> Coroutine[Any, Any, int]:
-        return self._write(correlation_id, tombstone or b"", expected_version, purge_at, deleted=True)
+    ) -> int:
+        return await self._write(correlation_id, tombstone or b"", expected_version, purge_at, deleted=True)
 
     async def _write(
         self, correlation_id: str, payload: bytes, expected: int | None, due_at: datetime | None, *, deleted: bool

@@ -1,0 +1,157 @@
+"""Type checkers catch a handler of the wrong event or state: they are run on classes with known mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAD = """
+from __future__ import annotations
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from sagalog import *
+
+@dataclass
+class Placed:
+    id: str
+
+@dataclass
+class Paid:
+    id: str
+
+@dataclass
+class Ship:
+    id: str
+
+@dataclass
+class State:
+    n: int = 0
+
+@dataclass
+class OtherState:
+    n: int = 0
+"""
+
+GOOD = HEAD + """
+class Good(Saga[State]):
+    name = "good"
+
+    @starts(Placed, key="id")
+    def generator(self, state: State, event: Placed) -> Iterator[Action]:
+        yield Send(Ship(event.id))
+        yield SetTimer("t", Paid(event.id), after=timedelta(1))
+
+    @on(Paid, key=lambda event: event.id)
+    async def coroutine(self, state: State, event: Paid) -> Action | None:
+        return Complete()
+
+    @on(Ship, key="id")
+    async def async_generator(self, state: State, event: Ship) -> AsyncIterator[Action]:
+        yield Compensate()
+
+    @on_refused(Ship)
+    def refused_ship(self, state: State, refused: Refused[Ship]) -> list[Action]:
+        return [CancelTimer(refused.command.id)]
+
+
+class Wider(Saga[State]):
+    name = "wider"
+
+    @starts(Placed, key="id")
+    def nothing(self, state: State, event: Placed) -> None:
+        state.n += 1
+
+    @on(Paid, key="id")
+    def any_event(self, state: object, event: object) -> Actions:
+        return Complete()
+
+
+class Plain(Saga[dict[str, int]]):
+    name = "plain"
+
+    def correlation_id(self, event: Any) -> str | None:
+        return "one"
+
+    def handle(self, state: dict[str, int], event: Any) -> Actions:
+        return None
+
+
+async def use() -> None:
+    async with SagaRunner("memory://", sagas=[Good, Wider(), Plain], dispatch={Ship: print}) as runner:
+        receipt: Receipt = await runner.handle(Placed("1"), message_id="m")
+        assert receipt.handled
+        store: SagaStateStore = JournalSagaStateStore(open_journal("memory://"), "good")
+        await store.save("a", b"", expected_version=0)
+"""
+
+BAD = HEAD + """
+class WrongEvent(Saga[State]):
+    name = "wrong-event"
+
+    @starts(Placed, key="id")  # event
+    def placed(self, state: State, event: Paid) -> None: ...
+
+
+class WrongState(Saga[State]):
+    name = "wrong-state"
+
+    @starts(Placed, key="id")  # state
+    def placed(self, state: OtherState, event: Placed) -> None: ...
+
+
+class WrongResult(Saga[State]):
+    name = "wrong-result"
+
+    @starts(Placed, key="id")  # result
+    def placed(self, state: State, event: Placed) -> Ship: ...
+"""
+
+
+def marked(source: str, *marks: str) -> set[int]:
+    return {n for n, line in enumerate(source.splitlines(), 1) if line.rpartition("# ")[2] in marks and "# " in line}
+
+
+def mypy(folder: Path, source: str) -> tuple[set[int], str]:
+    (folder / "checked.py").write_text(source)
+    (folder / "mypy.ini").write_text("[mypy]\nstrict = true\nplugins = sagalog.mypy\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", "mypy.ini", "checked.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    return {int(n) for n in re.findall(r"^checked\.py:(\d+): error", done.stdout, re.M)}, done.stdout
+
+
+def test_mypy_accepts_every_form_of_handler(tmp_path: Path) -> None:
+    assert mypy(tmp_path, GOOD)[0] == set(), mypy(tmp_path, GOOD)[1]
+
+
+def test_mypy_catches_a_wrong_event_a_wrong_state_and_a_wrong_result(tmp_path: Path) -> None:
+    lines, output = mypy(tmp_path, BAD)
+    assert {line for line in lines if line in marked(BAD, "event", "state", "result")} == marked(
+        BAD, "event", "state", "result"
+    ), output
+    assert 'Handler takes state "checked.OtherState", but the state of WrongState is "checked.State"' in output
+
+
+def pyright(folder: Path, source: str) -> set[int]:
+    (folder / "checked.py").write_text(source)
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, "checked.py"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False, timeout=240)
+    if not done.stdout.lstrip().startswith("{"):
+        pytest.skip(f"pyright does not run here: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+    found = json.loads(done.stdout)["generalDiagnostics"]
+    return {one["range"]["start"]["line"] + 1 for one in found if one["severity"] == "error"}
+
+
+def test_pyright_accepts_every_form_of_handler(tmp_path: Path) -> None:
+    assert pyright(tmp_path, GOOD) == set()
+
+
+def test_pyright_catches_a_wrong_event_and_a_wrong_result(tmp_path: Path) -> None:
+    assert marked(BAD, "event", "result") <= pyright(tmp_path, BAD)
