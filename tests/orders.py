@@ -120,7 +120,7 @@ class OrderSaga(Saga[OrderState]):
     messages = (Survey,)
     # Tests switch these on; they stand for the outside world, not for state.
     fail_times = 0
-    calls: list[str] = []  # noqa: RUF012
+    calls: list[str] = []
 
     @starts(Placed, key="order_id")
     def placed(self, state: OrderState, event: Placed):

@@ -73,5 +73,3 @@ def _is_message(cls: type) -> bool:
     return any(
         hasattr(cls, mark) for mark in ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__", "model_fields")
     )
-
-

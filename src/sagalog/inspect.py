@@ -44,7 +44,13 @@ def _view(message: PersistentRepr) -> SagaView:
         except CodecError as error:
             unreadable = str(error)
     return SagaView(
-        saga, correlation_id, message.sequence_nr, record, message.deleted, unreadable, message.due_at,
+        saga,
+        correlation_id,
+        message.sequence_nr,
+        record,
+        message.deleted,
+        unreadable,
+        message.due_at,
         message.writer_uuid,
     )
 

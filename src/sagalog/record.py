@@ -35,6 +35,7 @@ class Command(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     id: str
     command: Typed
     undo: bool = False
+    of: str = ""  # the command that this one takes back
 
 
 class Timer(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):

@@ -59,7 +59,12 @@ class Handles(Generic[E]):
 
     def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]:
         route = Route(
-            self.event, self.read, self.attribute, self.starts, self.while_compensating, getattr(function, "__name__", "")
+            self.event,
+            self.read,
+            self.attribute,
+            self.starts,
+            self.while_compensating,
+            getattr(function, "__name__", ""),
         )
         function.__dict__.setdefault("__sagalog_routes__", []).append(route)
         return function
@@ -202,6 +207,10 @@ class Saga(Generic[S]):
         """Say whether `event` may start a new instance. Every event may, for a class that overrides `handle`."""
         route = self.__routes.get(type(event))
         return route.starts if route is not None else type(self).handle is not Saga.handle
+
+    def handles_event(self, event: Any) -> bool:
+        """Say whether a handler takes events of this type. A class that overrides `handle` is asked when it comes."""
+        return type(event) in self.__routes or type(self).handle is not Saga.handle
 
     def accepts_while_compensating(self, event: Any) -> bool:
         """Say whether `event` is handled while the instance compensates; otherwise it is ignored then."""

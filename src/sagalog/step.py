@@ -18,6 +18,7 @@ import msgspec
 from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
 from .codec import Typed, TypeRegistry
 from .errors import CodecError, DefinitionError
+from .plan import SCHEDULED, listed, plan_of
 from .record import (
     FINAL,
     FORMAT,
@@ -62,7 +63,20 @@ class Message(msgspec.Struct, gc=False, eq=False):
 class Draft:
     """The record in the making. `sequence_nr` is the number it will be saved under; command ids derive from it."""
 
-    __slots__ = ("_index", "_was_live", "changed", "fired", "now", "persistence_id", "record", "registry", "retention", "saga", "sequence_nr", "started")
+    __slots__ = (
+        "_index",
+        "_was_live",
+        "changed",
+        "fired",
+        "now",
+        "persistence_id",
+        "record",
+        "registry",
+        "retention",
+        "saga",
+        "sequence_nr",
+        "started",
+    )
 
     def __init__(
         self,
@@ -197,7 +211,10 @@ class Draft:
     def finish(self, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
         """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
         saga = self.saga
-        plan = _plan(actions, saga, self.registry)
+        plan = plan_of(actions, saga, self.registry, self.now)
+        may_end = record.status is Status.RUNNING or (record.status is Status.COMPLETED and message.kind == "refused")
+        if not may_end and any(isinstance(part[0], (Complete, Compensate)) for part in plan):
+            raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
         payload = saga.encode_state(state)
         if type(payload) is not bytes:
             raise DefinitionError(f"saga {saga.name!r}: encode_state must return bytes, not {type(payload).__name__}")
@@ -224,14 +241,15 @@ class Draft:
             if undo is not None:
                 record.undo = [*record.undo, Undo(entry, undo)]
         elif isinstance(action, SetTimer):
-            due_at = action.at if action.at is not None else self.now + (action.after or timedelta(0))
-            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, packed)}
+            event, due_at = packed
+            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event)}
         elif isinstance(action, CancelTimer):
             _drop_timer(record, action.name)
         elif isinstance(action, Schedule):
             entry = self.next_id()
-            timer = Timer(entry, self.now + action.after, packed, send=True)
-            record.timers = {**record.timers, f"schedule/{entry}": timer}
+            command, due_at = packed
+            timer = Timer(entry, due_at, command, send=True)
+            record.timers = {**record.timers, f"{SCHEDULED}{entry}": timer}
         elif isinstance(action, Complete):
             record.status = Status.COMPLETED
             record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
@@ -245,10 +263,10 @@ class Draft:
         """
         record = self.record
         assert record is not None
-        undo = chain or [u.command for u in reversed(record.undo)]
+        undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
         record.timers = {}
         record.undo = []
-        record.outbox = [*record.outbox, *(Command(self.next_id(), command, undo=True) for command in undo)]
+        record.outbox = [*record.outbox, *(Command(self.next_id(), u.command, True, u.of) for u in undo)]
         record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
@@ -298,6 +316,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.DUPLICATE
         if command.undo:
             return _compensation_failed(draft, record, message)
+        if record.status in (Status.COMPENSATING, Status.CANCELLED):
+            return _refused_too_late(draft, record, message, entry)
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
@@ -309,11 +329,22 @@ def _drop_timer(record: SagaRecord, name: str) -> None:
         record.timers = {other: timer for other, timer in record.timers.items() if other != name}
 
 
+def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry: str) -> Outcome:
+    """A command was refused that is being taken back already: there is nothing to take back, and nothing to decide."""
+    record.outbox = [c for c in record.outbox if c.id != entry and c.of != entry]
+    if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
+        record.status = Status.COMPENSATED
+    record.inbox.append(message.id)
+    record.handled.append(Handled(message.id, type(message.event.command).__name__))
+    draft.touch()
+    return Outcome.HANDLED
+
+
 def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> Outcome:
     """Put the undo commands that are left, the refused one on top, back onto the stack, and say so."""
     left = [c for c in record.outbox if c.undo]
     record.outbox = [c for c in record.outbox if not c.undo]
-    record.undo = [Undo(c.id, c.command) for c in reversed(left)]
+    record.undo = [Undo(c.of, c.command) for c in reversed(left)]
     record.status = Status.COMPENSATION_FAILED
     record.inbox.append(message.id)
     record.handled.append(Handled(message.id, type(message.event.command).__name__))
@@ -342,7 +373,7 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
         return draft.finish(message, record, state, [] if result is None else [result])
     if isinstance(result, (Awaitable, AsyncIterable)):
         return _run_async(draft, message, record, state, result)
-    return draft.finish(message, record, state, _listed(result, draft.saga))
+    return draft.finish(message, record, state, listed(result, draft.saga))
 
 
 async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: Any, result: Any) -> Outcome:
@@ -357,48 +388,8 @@ async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: 
         elif isinstance(value, AsyncIterable):
             actions = [action async for action in value]
         else:
-            actions = _listed(value, draft.saga)
+            actions = listed(value, draft.saga)
     return draft.finish(message, record, state, actions)
-
-
-def _listed(result: Any, saga: Saga[Any]) -> list[Any]:
-    if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
-        raise DefinitionError(
-            f"a handler of saga {saga.name!r} returned a {type(result).__name__}: return or yield actions (Send, "
-            "SetTimer, ...), or None"
-        )
-    return list(result)
-
-
-def _plan(actions: list[Any], saga: Saga[Any], registry: TypeRegistry) -> list[tuple[Action, Any, Typed | None]]:
-    """Check every action and put its message into stored form, before anything is changed."""
-    plan: list[tuple[Action, Any, Typed | None]] = []
-    ending = False
-    for action in actions:
-        if isinstance(action, Send):
-            if ending and action.undo is not None:
-                raise DefinitionError(f"saga {saga.name!r}: Send(undo=...) after Compensate() could never be undone")
-            undo = registry.pack(action.undo) if action.undo is not None else None
-            plan.append((action, registry.pack(action.command), undo))
-        elif isinstance(action, SetTimer):
-            if (action.after is None) == (action.at is None):
-                raise DefinitionError(f"saga {saga.name!r}: SetTimer({action.name!r}) takes either after= or at=")
-            if action.at is not None and action.at.tzinfo is None:
-                raise DefinitionError(f"saga {saga.name!r}: SetTimer({action.name!r}) needs an aware datetime as at=")
-            plan.append((action, registry.pack(action.event), None))
-        elif isinstance(action, Schedule):
-            plan.append((action, registry.pack(action.command), None))
-        elif isinstance(action, Compensate):
-            ending = True
-            plan.append((action, [registry.pack(command) for command in action.commands], None))
-        elif isinstance(action, (CancelTimer, Complete)):
-            plan.append((action, None, None))
-        else:
-            raise DefinitionError(
-                f"a handler of saga {saga.name!r} yielded a {type(action).__name__}, which is not an action: wrap a "
-                "command as Send(command)"
-            )
-    return plan
 
 
 def refusal(command: Any, command_id: str, reason: str) -> Message:

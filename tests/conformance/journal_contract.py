@@ -132,7 +132,9 @@ class JournalContract:
     # Writing.
 
     @pytest.mark.parametrize("number", [0, -1, 1, 5, 7, 2**63 - 1, 2**70])
-    async def test_a_number_that_is_not_the_next_is_refused_and_stores_nothing(self, five: Journal, number: int) -> None:
+    async def test_a_number_that_is_not_the_next_is_refused_and_stores_nothing(
+        self, five: Journal, number: int
+    ) -> None:
         with pytest.raises(SequenceOutOfOrder) as caught:
             await five.write_messages([record("p", number)])
         assert caught.value.losers == ("p",)
@@ -205,7 +207,9 @@ class JournalContract:
         assert [m.payload async for m in journal.replay_messages("p")] == [payload]
 
     async def test_every_field_comes_back(self, journal: Journal) -> None:
-        full = PersistentRepr("p", 1, b"x", "manifest é", "writer", False, ("one", "two ü"), NOW + timedelta(microseconds=1))
+        full = PersistentRepr(
+            "p", 1, b"x", "manifest é", "writer", False, ("one", "two ü"), NOW + timedelta(microseconds=1)
+        )
         await journal.write_messages([full])
         assert await journal.latest_message("p") == full
 
@@ -222,8 +226,10 @@ class JournalContract:
         self, journal: Journal, bad: PersistentRepr
     ) -> None:
         results = await asyncio.gather(
-            journal.write_messages([record("good", 1)]), journal.write_messages([bad]),
-            journal.write_messages([record("fine", 1)]), return_exceptions=True,
+            journal.write_messages([record("good", 1)]),
+            journal.write_messages([bad]),
+            journal.write_messages([record("fine", 1)]),
+            return_exceptions=True,
         )
         assert [type(result) for result in results] == [type(None), InvalidEventError, type(None)]
         assert [key async for key in journal.all_persistence_ids()] == ["fine", "good"]
@@ -259,7 +265,9 @@ class JournalContract:
         await write(journal, "s::never", 1)
         later = NOW + timedelta(seconds=9)
         assert await journal.due_ids("s::", later) == [
-            ("s::a", NOW + timedelta(seconds=1)), ("s::b", NOW + timedelta(seconds=2)), ("s::c", NOW + timedelta(seconds=3)),
+            ("s::a", NOW + timedelta(seconds=1)),
+            ("s::b", NOW + timedelta(seconds=2)),
+            ("s::c", NOW + timedelta(seconds=3)),
         ]
         assert await journal.due_ids("s::", NOW + timedelta(seconds=1)) == [("s::a", NOW + timedelta(seconds=1))]
         assert await journal.due_ids("s::", NOW) == []
@@ -305,8 +313,14 @@ class JournalContract:
         await five.close()
         await five.close()
         calls = [
-            five.write_messages([record("p", 6)]), five.highest_sequence_nr("p"), five.delete_messages_to("p", 1),
-            five.latest_message("p"), five.ids_by_prefix(""), five.due_ids("", NOW), five.purge("p", 1), replay(five, "p"),
+            five.write_messages([record("p", 6)]),
+            five.highest_sequence_nr("p"),
+            five.delete_messages_to("p", 1),
+            five.latest_message("p"),
+            five.ids_by_prefix(""),
+            five.due_ids("", NOW),
+            five.purge("p", 1),
+            replay(five, "p"),
         ]
         for call in calls:
             with pytest.raises(JournalUnavailableError, match="closed"):

@@ -78,7 +78,9 @@ class StoreContract:
         assert (await store.load("a")).payload == b"1"  # type: ignore[union-attr]
         assert [key async for key in other.keys()] == []
 
-    async def test_what_was_passed_or_loaded_can_be_changed_without_changing_the_store(self, store: SagaStateStore) -> None:
+    async def test_what_was_passed_or_loaded_can_be_changed_without_changing_the_store(
+        self, store: SagaStateStore
+    ) -> None:
         payload = bytearray(b"before")
         await store.save("a", payload)  # type: ignore[arg-type]
         payload[:] = b"after!"

@@ -58,7 +58,9 @@ def test_a_journal_of_a_newer_version_is_refused_and_not_touched(tmp_path: Path)
     refused(tmp_path / "journal.db", JournalFormatError, "schema version 2, this code knows version 1.*Upgrade")
 
 
-@pytest.mark.parametrize("content", [b"hello, I am a text file\n" * 100, b"SQLite format 3\x00" + b"\xff" * 4080, b"\x00" * 512])
+@pytest.mark.parametrize(
+    "content", [b"hello, I am a text file\n" * 100, b"SQLite format 3\x00" + b"\xff" * 4080, b"\x00" * 512]
+)
 def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file.db").write_bytes(content)
     refused(tmp_path / "file.db", JournalFormatError, "damaged or not an SQLite file|belongs to another program")

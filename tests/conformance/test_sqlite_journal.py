@@ -85,7 +85,9 @@ async def test_what_was_acknowledged_before_a_kill_is_there(tmp_path: Path) -> N
     path = tmp_path / "journal.db"
     for turn in range(12):
         acknowledged: dict[str, int] = {}
-        with subprocess.Popen([sys.executable, "-c", WRITER, str(path), "w"], stdout=subprocess.PIPE, text=True) as writer:
+        with subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(path), "w"], stdout=subprocess.PIPE, text=True
+        ) as writer:
             assert writer.stdout is not None
             for _ in range(20 + 37 * turn):
                 key, number = writer.stdout.readline().split()

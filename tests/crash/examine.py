@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def examine(folder: Path, orders: int, *, frozen: bool = False) -> Counter[str]:
     ledger = read_ledger(folder / "ledger")
     connection = sqlite3.connect(folder / "shop.db")
     assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    rows = connection.execute("SELECT persistence_id, sequence_nr, payload FROM record ORDER BY persistence_id, sequence_nr")
+    rows = connection.execute(
+        "SELECT persistence_id, sequence_nr, payload FROM record ORDER BY persistence_id, sequence_nr"
+    )
     history: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for persistence_id, sequence_nr, payload in rows:
         history[persistence_id].append(json.loads(payload))
@@ -73,8 +76,10 @@ def _one_order(order: str, steps: list[dict[str, Any]], commands: list[dict[str,
     assert not last.get("outbox"), f"{order} still has commands"
     assert len(log) == len(set(log)), f"{order} changed twice by one message: {log}"
     assert len(last["inbox"]) == len(set(last["inbox"])), f"{order} consumed one message twice"
-    for before, after in zip(steps, steps[1:], strict=False):
-        assert after["state"]["log"][: len(before["state"]["log"])] == before["state"]["log"], f"{order}: history rewritten"
+    for before, after in pairwise(steps):
+        assert after["state"]["log"][: len(before["state"]["log"])] == before["state"]["log"], (
+            f"{order}: history rewritten"
+        )
         assert after["inbox"][: len(before["inbox"])] == before["inbox"], f"{order}: inbox rewritten"
 
     first = list(dict.fromkeys(c["command"] for c in commands))  # in the order of their first delivery

@@ -271,9 +271,13 @@ async def work(folder: Path, orders: int, seed: int, stop_in_handler: str) -> No
         kind = type(command).__name__
         killer.here("in compensation, before it arrives" if context.undo else "in dispatch, before it arrives")
         refused = kind == "Charge" and number(command.order) % 4 == 2
-        ledger.note(command=kind, order=command.order, id=context.id, undo=context.undo, refused=refused, pid=os.getpid())
+        ledger.note(
+            command=kind, order=command.order, id=context.id, undo=context.undo, refused=refused, pid=os.getpid()
+        )
         if stop_in_handler == f"{kind} {command.order}":
-            with journal.writing:  # a process that is frozen inside a transaction keeps SQLite's lock: not the point here
+            with (
+                journal.writing
+            ):  # a process that is frozen inside a transaction keeps SQLite's lock: not the point here
                 os.kill(os.getpid(), signal.SIGSTOP)  # the parent wakes it up again
         if chance.random() < 0.3:
             await asyncio.sleep(0)
@@ -316,7 +320,7 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
 
 
 def main(folder: str, orders: str, seed: str, point: str, passing: str, stop_in_handler: str) -> None:
-    global killer  # noqa: PLW0603
+    global killer
     killer = Killer(Ledger(Path(folder) / "ledger"), point, int(passing))
     random.seed(int(seed))
     asyncio.run(work(Path(folder), int(orders), int(seed), stop_in_handler))

@@ -1,4 +1,4 @@
-"""Two workers on one file: one is frozen past its lease and woken again, or they die in turn; and a disk that fills up."""
+"""Two workers on one file, one frozen past its lease and woken again, or killed in turn; and a disk that fills up."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ def test_a_worker_frozen_in_a_command_past_its_lease_overwrites_nothing(
     wait_for(tmp_path, f'"command": "{kind}", "order": "{order}"')
     other = zygote.spawn(tmp_path, 12, seed + 1)
     assert zygote.wait(other) == {"exit": 0}, "the other one finishes everything, this command included"
-    by = {note["pid"] for note in read_ledger(tmp_path / "ledger") if note.get("order") == order and note["command"] == kind}
+    by = {
+        note["pid"]
+        for note in read_ledger(tmp_path / "ledger")
+        if note.get("order") == order and note["command"] == kind
+    }
     assert by == {frozen, other}
     before = examine(tmp_path, 12)
     kill(frozen, signal.SIGCONT)

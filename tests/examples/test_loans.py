@@ -56,7 +56,17 @@ def expected(path: Path) -> str:
 
 def command(journal: Path, events: Path) -> list[str]:
     target = str(ROOT / "examples" / "loans.py") + ":runner"
-    return [sys.executable, "-m", "sagalog", "run", target, "--journal", f"sqlite:///{journal}", "--events", str(events)]
+    return [
+        sys.executable,
+        "-m",
+        "sagalog",
+        "run",
+        target,
+        "--journal",
+        f"sqlite:///{journal}",
+        "--events",
+        str(events),
+    ]
 
 
 def run(journal: Path, events: Path) -> str:

@@ -40,7 +40,12 @@ class FourMethodStore:
         return SavedState(*found) if found else None
 
     async def save(
-        self, correlation_id: str, payload: bytes, *, expected_version: int | None = None, due_at: datetime | None = None
+        self,
+        correlation_id: str,
+        payload: bytes,
+        *,
+        expected_version: int | None = None,
+        due_at: datetime | None = None,
     ) -> int:
         await asyncio.sleep(0)
         version = self.saved.get(correlation_id, (b"", 0))[1]
@@ -96,7 +101,9 @@ class Gate:
         return await self._around(_Later(self.inner.save, correlation_id, payload, **keywords), correlation_id, payload)
 
     async def create(self, correlation_id: str, payload: bytes, **keywords: Any) -> int:
-        return await self._around(_Later(self.inner.create, correlation_id, payload, **keywords), correlation_id, payload)
+        return await self._around(
+            _Later(self.inner.create, correlation_id, payload, **keywords), correlation_id, payload
+        )
 
     async def delete_until(self, correlation_id: str, **keywords: Any) -> int:
         payload = keywords["tombstone"]
@@ -138,7 +145,9 @@ class Bench:
     def source(self) -> Any:
         return self.plain if self.journal is None else self.journal
 
-    def runner(self, source: Any = None, *, dispatch: Any = None, sagas: Any = (OrderSaga,), **settings: Any) -> SagaRunner:
+    def runner(
+        self, source: Any = None, *, dispatch: Any = None, sagas: Any = (OrderSaga,), **settings: Any
+    ) -> SagaRunner:
         settings.setdefault("handler_retry", QUICK)
         settings.setdefault("dispatch_retry", RetryPolicy(base_seconds=0.001, cap_seconds=0.002))
         settings.setdefault("due_poll_seconds", 0.05)

@@ -186,7 +186,12 @@ async def test_in_a_batch_only_the_message_that_makes_the_record_too_large_is_re
             *(runner.handle(event) for event in (Noted("a", "1"), Noted("a", "2"), Asked("a", "big"), Noted("a", "3"))),
             return_exceptions=True,
         )
-        assert [type(result).__name__ for result in results] == ["Receipt", "Receipt", "PayloadTooLargeError", "Receipt"]
+        assert [type(result).__name__ for result in results] == [
+            "Receipt",
+            "Receipt",
+            "PayloadTooLargeError",
+            "Receipt",
+        ]
     assert await bench.log("a") == ["placed", "1", "2", "3"]
 
 

@@ -187,8 +187,12 @@ async def test_a_refusal_whose_handler_fails_parks_and_is_told_once_after_the_re
     assert bench.world.names == ["Charge"]
 
 
-@pytest.mark.parametrize("damage", [b"{", b"\xff\x00", b"[]", b'{"format": 99}', b'{"format": 1, "status": "unheard of"}'])
-async def test_a_record_that_cannot_be_read_parks_that_instance_and_stays_as_it_is(shared: Bench, damage: bytes) -> None:
+@pytest.mark.parametrize(
+    "damage", [b"{", b"\xff\x00", b"[]", b'{"format": 99}', b'{"format": 1, "status": "unheard of"}']
+)
+async def test_a_record_that_cannot_be_read_parks_that_instance_and_stays_as_it_is(
+    shared: Bench, damage: bytes
+) -> None:
     assert shared.journal is not None
     store = JournalSagaStateStore(shared.journal, "order")
     await store.save("a", damage, due_at=shared.clock.now())

@@ -239,7 +239,10 @@ def test_what_is_put_together_wrongly_is_told_when_it_is_put_together() -> None:
         ("Saga classes or instances", lambda: SagaRunner("memory://", sagas=[OrderState()])),  # type: ignore[list-item]
         ("needs a journal", lambda: SagaRunner(7, sagas=[OrderSaga])),  # type: ignore[arg-type]
         ("no store is given for saga order", lambda: SagaRunner({"x": store}, sagas=[OrderSaga])),
-        (r"\(command\) or \(command, context\)", lambda: SagaRunner(store, sagas=[OrderSaga], dispatch=lambda a, b, c: 0)),
+        (
+            r"\(command\) or \(command, context\)",
+            lambda: SagaRunner(store, sagas=[OrderSaga], dispatch=lambda a, b, c: 0),
+        ),
         ("not callable", lambda: SagaRunner(store, sagas=[OrderSaga], dispatch={Ship: 1})),  # type: ignore[dict-item]
         ("command type", lambda: SagaRunner(store, sagas=[OrderSaga], dispatch={"Ship": print})),  # type: ignore[dict-item]
         ("greater than 0", lambda: RunnerSettings(lease_seconds=0)),

@@ -113,8 +113,13 @@ async def test_in_event_time_a_timer_fires_before_the_event_that_comes_after_it(
     journal, world = InMemoryJournal(), World()
     start = datetime(2011, 10, 1, tzinfo=UTC)
     bench = Bench(journal)
-    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=world, clock=EventClock(),
-                          settings=RunnerSettings(retention=timedelta(days=9999))) as runner:
+    async with SagaRunner(
+        journal,
+        sagas=[OrderSaga],
+        dispatch=world,
+        clock=EventClock(),
+        settings=RunnerSettings(retention=timedelta(days=9999)),
+    ) as runner:
         await runner.handle(Placed("a"), message_id="1", at=start)
         await runner.handle(Placed("b"), message_id="2", at=start)
         receipt = await runner.handle(Noted("a", "late"), message_id="3", at=start + timedelta(minutes=16))

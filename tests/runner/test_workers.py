@@ -174,10 +174,18 @@ async def test_a_slow_handler_keeps_its_lease(shared: Bench) -> None:
         await hold.wait()
 
     async with (
-        SagaRunner(shared.journal, sagas=shared.runner().sagas, dispatch=slow,
-                   settings=shared.runner(lease_seconds=0.2).settings) as one,
-        SagaRunner(shared.journal, sagas=shared.runner().sagas, dispatch=other_world,
-                   settings=shared.runner(lease_seconds=0.2).settings) as two,
+        SagaRunner(
+            shared.journal,
+            sagas=shared.runner().sagas,
+            dispatch=slow,
+            settings=shared.runner(lease_seconds=0.2).settings,
+        ) as one,
+        SagaRunner(
+            shared.journal,
+            sagas=shared.runner().sagas,
+            dispatch=other_world,
+            settings=shared.runner(lease_seconds=0.2).settings,
+        ) as two,
     ):
         await one.handle(Placed("a"))
         saves = one.counters.saves

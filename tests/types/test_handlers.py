@@ -39,7 +39,9 @@ class OtherState:
     n: int = 0
 """
 
-GOOD = HEAD + """
+GOOD = (
+    HEAD
+    + """
 class Good(Saga[State]):
     name = "good"
 
@@ -90,8 +92,11 @@ async def use() -> None:
         store: SagaStateStore = JournalSagaStateStore(open_journal("memory://"), "good")
         await store.save("a", b"", expected_version=0)
 """
+)
 
-BAD = HEAD + """
+BAD = (
+    HEAD
+    + """
 class WrongEvent(Saga[State]):
     name = "wrong-event"
 
@@ -112,6 +117,7 @@ class WrongResult(Saga[State]):
     @starts(Placed, key="id")  # result
     def placed(self, state: State, event: Placed) -> Ship: ...
 """
+)
 
 
 def marked(source: str, *marks: str) -> set[int]:

@@ -58,8 +58,15 @@ class Model(pydantic.BaseModel):
 
 
 WIDE = Wide(
-    Decimal("0.10"), datetime(2030, 1, 2, 3, 4, 5, 678901, UTC), date(2030, 1, 2), UUID(int=5), timedelta(days=1.5),
-    Colour.RED, b"\x00\xff", Inner(3), {"a": [Inner(1), Inner(2)]},
+    Decimal("0.10"),
+    datetime(2030, 1, 2, 3, 4, 5, 678901, UTC),
+    date(2030, 1, 2),
+    UUID(int=5),
+    timedelta(days=1.5),
+    Colour.RED,
+    b"\x00\xff",
+    Inner(3),
+    {"a": [Inner(1), Inner(2)]},
 )
 
 

@@ -110,7 +110,9 @@ def test_a_key_that_the_event_type_does_not_have_is_refused_and_the_known_ones_a
     starts(event, key="order_id" if event is Paid else "id")
 
 
-@pytest.mark.parametrize("bad", [lambda: starts("Placed", key="a"), lambda: on(Placed, key=7), lambda: on_refused("Ship")])
+@pytest.mark.parametrize(
+    "bad", [lambda: starts("Placed", key="a"), lambda: on(Placed, key=7), lambda: on_refused("Ship")]
+)
 def test_decorators_refuse_what_is_no_type_or_no_key(bad: Any) -> None:
     with pytest.raises(DefinitionError):
         bad()

@@ -37,7 +37,9 @@ def demo_(orders: int, keep: bool, as_json: bool) -> None:
             _table(proof)
     finally:
         if keep:
-            click.echo(f"\nkept: {folder}\n  sagalog list --all --limit 5 --journal sqlite:///{folder}/orders.db", err=as_json)
+            click.echo(
+                f"\nkept: {folder}\n  sagalog list --all --limit 5 --journal sqlite:///{folder}/orders.db", err=as_json
+            )
         else:
             for path in Path(folder).iterdir():
                 path.unlink()
@@ -56,7 +58,10 @@ class _Demo:
         self.plan: _PLAN = {}
         for number in range(1, orders + 1):
             order = f"order-{number}"
-            for kind, data in (("OrderPlaced", {"order": order, "total": number}), ("PaymentReceived", {"order": order})):
+            for kind, data in (
+                ("OrderPlaced", {"order": order, "total": number}),
+                ("PaymentReceived", {"order": order}),
+            ):
                 message_id = f"{kind}-{number}"
                 self.plan[message_id] = {"id": message_id, "type": kind, "data": data}
         self.started = time.monotonic()
@@ -66,7 +71,9 @@ class _Demo:
             click.echo(f"{time.monotonic() - self.started:5.1f} s  {text}")
 
     def run(self) -> Proof:
-        self.say(f"{self.orders} orders come in. Each must reserve stock, charge a card and ship a parcel, in that order;")
+        self.say(
+            f"{self.orders} orders come in. Each must reserve stock, charge a card and ship a parcel, in that order;"
+        )
         self.say("every eighth parcel cannot be delivered, then the card is refunded and the stock released again.")
         self._first()
         self._second()
@@ -75,12 +82,11 @@ class _Demo:
         return proof
 
     def _worker(self) -> subprocess.Popen[bytes]:
-        worker = subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(  # noqa: S603
             [sys.executable, "-m", "sagalog.cli.demo_orders", f"sqlite:///{self.journal}", str(self.ledger)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
-        return worker
 
     def _send(self, pipe: IO[bytes], messages: list[dict[str, Any]]) -> None:
         try:
@@ -96,14 +102,16 @@ class _Demo:
 
     def _first(self) -> None:
         worker = self._worker()
-        assert worker.stdin is not None  # noqa: S101
-        assert worker.stdout is not None  # noqa: S101
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
             self.say(f"Worker 1 (process {worker.pid}) begins.")
             self._send(worker.stdin, list(self.plan.values()))
             while len(self.accepted) < self.orders and (line := worker.stdout.readline()):
                 self._take(line)
-            os.kill(worker.pid, signal.SIGKILL)  # in the middle: half of the events are accepted, many commands under way
+            os.kill(
+                worker.pid, signal.SIGKILL
+            )  # in the middle: half of the events are accepted, many commands under way
             self.say(f"kill -9 {worker.pid}: it had no chance to clean up.")
             for line in worker.stdout:  # what it had acknowledged before it died
                 if line.endswith(b"\n"):
@@ -117,12 +125,14 @@ class _Demo:
 
     def _second(self) -> None:
         worker = self._worker()
-        assert worker.stdin is not None  # noqa: S101
-        assert worker.stdout is not None  # noqa: S101
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
             open_ones = [message for name, message in self.plan.items() if name not in self.accepted]
             again = [message for name, message in self.plan.items() if name in self.accepted][::3]
-            self.say(f"Worker 2 (process {worker.pid}) takes over. It gets the {len(open_ones)} events nobody answered for,")
+            self.say(
+                f"Worker 2 (process {worker.pid}) takes over. It gets the {len(open_ones)} events nobody answered for,"
+            )
             self.say(f"and {len(again)} that were accepted before, as an unsure sender would repeat them.")
             expected = {message["id"] for message in (*again, *open_ones)}
             self._send(worker.stdin, [*again, *open_ones])
@@ -160,4 +170,6 @@ def _table(proof: Proof) -> None:
     else:
         for name, value, meaning in rows:
             click.echo(f"  {name:<22} {value:>7,}  {meaning}")
-    click.echo("Nothing was lost and nothing happened twice." if proof.holds else "THE PROOF FAILED: see the figures above.")
+    click.echo(
+        "Nothing was lost and nothing happened twice." if proof.holds else "THE PROOF FAILED: see the figures above."
+    )

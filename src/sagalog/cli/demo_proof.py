@@ -42,7 +42,11 @@ class Proof:
             ("orders completed", self.completed, "paid and shipped"),
             ("orders compensated", self.compensated, "not deliverable: refunded, stock released"),
             ("orders unfinished", self.unfinished, ""),
-            ("commands by id", self.commands, f"in {self.deliveries:,} deliveries: {again} came again, under the same id"),
+            (
+                "commands by id",
+                self.commands,
+                f"in {self.deliveries:,} deliveries: {again} came again, under the same id",
+            ),
             ("duplicates", self.duplicates, "a command under two ids, or an event that changed an order twice"),
             ("lost", self.lost, "an accepted event or a command that is nowhere to be found"),
         ]

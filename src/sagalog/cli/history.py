@@ -46,7 +46,9 @@ def _fields(step: SagaView) -> dict[str, object]:
     return {
         "step": step.version,
         "at": record.updated_at if record is not None else None,
-        "handled": [{"id": handled.id, "type": handled.type} for handled in record.handled] if record is not None else [],
+        "handled": [{"id": handled.id, "type": handled.type} for handled in record.handled]
+        if record is not None
+        else [],
         "sent": [{"id": entry, "type": kind} for entry, kind in _sent(step)],
         "status": step.status,
         "state": record.state if record is not None else None,
@@ -60,4 +62,6 @@ def _text(step: SagaView) -> str:
         return f"{step.version:>4}  {step.status}: {line(step.unreadable)}"
     what = ", ".join(f"{line(handled.type)} ({line(handled.id)})" for handled in record.handled)
     sent = "".join(f"\n      sent {line(kind)} as {entry}" for entry, kind in _sent(step))
-    return f"{step.version:>4}  {moment(record.updated_at)}  {step.status}  {what or 'recorded what was accepted'}{sent}"
+    return (
+        f"{step.version:>4}  {moment(record.updated_at)}  {step.status}  {what or 'recorded what was accepted'}{sent}"
+    )

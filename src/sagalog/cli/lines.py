@@ -130,7 +130,9 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
         if cls is None:
             raise LineError(number, f"no saga handles {fields.type!r}; known: {', '.join(sorted(types))}")
         if fields.id is None and lines.from_stdin:
-            raise LineError(number, 'it has no "id"; from standard input each needs one, or a second run would repeat it')
+            raise LineError(
+                number, 'it has no "id"; from standard input each needs one, or a second run would repeat it'
+            )
         try:
             event: object = codec.decode(fields.data, cls)
         except SagalogError as error:

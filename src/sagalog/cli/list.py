@@ -59,7 +59,9 @@ async def _list(
             if limit is not None and shown >= limit:
                 break
     if not as_json:
-        click.echo(f"{shown:,} instance{'' if shown == 1 else 's'}" + ("" if everything else " (--all: finished ones too)"))
+        click.echo(
+            f"{shown:,} instance{'' if shown == 1 else 's'}" + ("" if everything else " (--all: finished ones too)")
+        )
 
 
 def summary(view: SagaView) -> dict[str, Any]:

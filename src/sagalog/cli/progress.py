@@ -39,7 +39,8 @@ class Progress:
         counters, share = self._counters, self._lines.share
         rate = read / (now - self._started)
         self._live.update(
-            f"{read:,} lines" + (f" ({share:.0%})" if share is not None else "")
+            f"{read:,} lines"
+            + (f" ({share:.0%})" if share is not None else "")
             + f", {rate:,.0f}/s, {counters.started - counters.finished:,} sagas live, {counters.commands:,} commands, "
             f"{counters.handler_errors + counters.dispatch_errors:,} failed attempts",
             refresh=True,

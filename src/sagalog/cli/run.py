@@ -23,11 +23,20 @@ from .text import clean
 
 @click.command("run")
 @click.argument("target", metavar="MODULE:RUNNER")
-@click.option("--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. sqlite:///orders.db.")
+@click.option(
+    "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. sqlite:///orders.db."
+)
 @click.option("--events", "source", required=True, metavar="FILE|-", help="JSON Lines, also .gz; - is standard input.")
-@click.option("--clock", type=click.Choice(["system", "events"]), help="Instead of the runner's own. events: their `at`.")
-@click.option("--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True,
-              help="What to do about a line that is not an event, or is refused.")
+@click.option(
+    "--clock", type=click.Choice(["system", "events"]), help="Instead of the runner's own. events: their `at`."
+)
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="What to do about a line that is not an event, or is refused.",
+)
 @click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object.")
 def run_(target: str, url: str | None, source: str, clock: str | None, on_error: str, as_json: bool) -> None:
     """Feed events from a file through a runner.
@@ -46,7 +55,9 @@ def run_(target: str, url: str | None, source: str, clock: str | None, on_error:
     runner = runner.using(journal=url, clock=clocks[clock])
     # This process does nothing else, so fewer and larger garbage collections are its to choose.
     gc.set_threshold(50_000, 20, 50)
-    code = asyncio.run(_Run(runner, Lines(source, runner.settings.max_payload_bytes), on_error == "skip", as_json).run())
+    code = asyncio.run(
+        _Run(runner, Lines(source, runner.settings.max_payload_bytes), on_error == "skip", as_json).run()
+    )
     sys.exit(code)
 
 

@@ -41,7 +41,9 @@ async def the_one(journal: Journal, correlation_id: str, saga: str | None) -> Sa
         )
     if len(found) > 1:
         names = ", ".join(view.saga for view in found)
-        raise click.ClickException(clean(f"several sagas have the id {correlation_id!r}: name one with --saga ({names})"))
+        raise click.ClickException(
+            clean(f"several sagas have the id {correlation_id!r}: name one with --saga ({names})")
+        )
     return found[0]
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from ..errors import DefinitionError
 from .protocol import MAX_SEQUENCE_NR, Journal, PersistentRepr
 
-_BACKENDS = {"memory": ("sagalog.journal.memory", "InMemoryJournal"), "sqlite": ("sagalog.journal.sqlite", "SqliteJournal")}
+_BACKENDS = {
+    "memory": ("sagalog.journal.memory", "InMemoryJournal"),
+    "sqlite": ("sagalog.journal.sqlite", "SqliteJournal"),
+}
 
 
 def open_journal(url: str, **settings: Any) -> Journal:

@@ -109,4 +109,6 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidEventError("an id holds a lone surrogate, which is not valid Unicode; nothing was stored") from None
+        raise InvalidEventError(
+            "an id holds a lone surrogate, which is not valid Unicode; nothing was stored"
+        ) from None

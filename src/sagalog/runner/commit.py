@@ -67,7 +67,9 @@ def unreadable(instance: Instance, reason: str) -> SagaParkedError:
     hosted = instance.hosted
     if instance.correlation_id not in hosted.unreadable:
         hosted.engine.counters.parked += 1
-        log.error("saga %s, id %s is parked, and left as it is stored: %s", hosted.name, instance.correlation_id, reason)
+        log.error(
+            "saga %s, id %s is parked, and left as it is stored: %s", hosted.name, instance.correlation_id, reason
+        )
     hosted.unreadable[instance.correlation_id] = reason
     instance.loaded = False
     return SagaParkedError(hosted.name, instance.correlation_id, reason)

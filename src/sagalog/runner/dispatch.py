@@ -55,7 +55,9 @@ class CommandHandler:
             parameters = {}.values()
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         required = [p for p in positional if p.default is p.empty]
-        if len(required) > 2 or (parameters and not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters)):
+        if len(required) > 2 or (
+            parameters and not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        ):
             raise DefinitionError(f"the handler of {name} must take (command) or (command, context)")
         self.takes_context = len(required) == 2
         self.function = function
@@ -282,7 +284,9 @@ class Dispatcher:
                 return True
         return self._failed(instance, entry, error)
 
-    async def _refuse(self, instance: Instance, entry: Command, context: CommandContext, refused: CommandRefused) -> None:
+    async def _refuse(
+        self, instance: Instance, entry: Command, context: CommandContext, refused: CommandRefused
+    ) -> None:
         command = instance.hosted.registry.unpack(entry.command)
         self._engine.counters.refused += 1
         await instance.submit(Envelope(refusal(command, context.id, refused.reason)))
@@ -398,5 +402,3 @@ def _stick(entry: str, reason: str) -> Callable[[Draft], Awaitable[None]]:
             draft.touch()
 
     return park
-
-

@@ -84,7 +84,9 @@ class Receiver:
         engine = self._engine
         targets = self._targets(event)
         message = self._message(event, message_id, at)
-        while self.in_flight >= engine.settings.max_in_flight or engine.dispatcher.backlog > engine.settings.max_in_flight:
+        while (
+            self.in_flight >= engine.settings.max_in_flight or engine.dispatcher.backlog > engine.settings.max_in_flight
+        ):
             await self._room()
         if engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
@@ -183,7 +185,9 @@ class Receiver:
             if at.tzinfo is None:
                 raise InvalidEventError(f"at= of {type(event).__name__} must be an aware datetime; nothing was stored")
             if not self._engine.event_time:
-                raise DefinitionError("at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())")
+                raise DefinitionError(
+                    "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
+                )
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
         return Message(message_id, event, at=at)
 
@@ -202,7 +206,8 @@ class Receiver:
             if isinstance(outcome, BaseException):
                 raise outcome  # the sagas that took it know its id; sending it again reaches the others only
         return Receipt(
-            message.id, {hosted.name: outcome for (hosted, _), outcome in zip(targets, outcomes, strict=True)}  # type: ignore[misc]
+            message.id,
+            {hosted.name: outcome for (hosted, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
         )
 
     async def _submit(self, hosted: Hosted, correlation_id: str, message: Message) -> Outcome:
@@ -239,4 +244,6 @@ def _check_text(text: str, what: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise InvalidEventError(f"{what} holds a lone surrogate, which is not valid Unicode; nothing was stored") from None
+        raise InvalidEventError(
+            f"{what} holds a lone surrogate, which is not valid Unicode; nothing was stored"
+        ) from None

@@ -111,7 +111,9 @@ def _for_live(repair: Repair, *, any_status: bool = False) -> Repair:
     async def checked(draft: Draft) -> Repaired:
         record = draft.record
         if record is None or record.status in FINAL:
-            raise NoInstanceError(draft.saga.name, draft.persistence_id.partition("::")[2].partition("::")[2], "a repair")
+            raise NoInstanceError(
+                draft.saga.name, draft.persistence_id.partition("::")[2].partition("::")[2], "a repair"
+            )
         if not any_status and not _needs_repair(record):
             return Repaired(0, "", 0, record.status)
         return await repair(draft)
@@ -128,7 +130,7 @@ def _audited(draft: Draft, action: str, note: str) -> SagaRecord:
 def _resume_compensation(draft: Draft, record: SagaRecord) -> None:
     undo = list(reversed(record.undo))
     record.undo = []
-    record.outbox = [*record.outbox, *(Command(draft.next_id(), entry.command, undo=True) for entry in undo)]
+    record.outbox = [*record.outbox, *(Command(draft.next_id(), entry.command, True, entry.of) for entry in undo)]
     record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 

@@ -1,6 +1,6 @@
 """The runner: puts the phases together, owns start, drain and stop.
 
-    receive ─► mailbox ─► turn ─► commit ─► dispatch          due ─► mailbox          repair ─► mailbox
+receive ─► mailbox ─► turn ─► commit ─► dispatch          due ─► mailbox          repair ─► mailbox
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class SagaRunner:
                 f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
             )
 
-    def using(
-        self, *, journal: str | Journal | SagaStateStore | None = None, clock: Clock | None = None
-    ) -> SagaRunner:
+    def using(self, *, journal: str | Journal | SagaStateStore | None = None, clock: Clock | None = None) -> SagaRunner:
         """Return a runner like this one, not started, on another journal or clock."""
         other = SagaRunner(
             self._source if journal is None else journal,
@@ -151,7 +149,7 @@ class SagaRunner:
             return JournalSagaStateStore(self._journal, saga.name)
         if isinstance(self._source, Mapping):
             return self._source[saga.name]
-        assert isinstance(self._source, SagaStateStore)  # noqa: S101  (checked when the runner was made)
+        assert isinstance(self._source, SagaStateStore)
         return self._source
 
     async def stop(self) -> None:
@@ -176,8 +174,10 @@ class SagaRunner:
                 await receiver.drained()
                 await engine.wait_for_tasks()
         except TimeoutError:
-            log.warning("stopping: command handlers still run after %.0f s; cancelled, their commands stay in the "
-                        "outbox", self.settings.stop_seconds)
+            log.warning(
+                "stopping: command handlers still run after %.0f s; cancelled, their commands stay in the outbox",
+                self.settings.stop_seconds,
+            )
             due.cancel()
             engine.cancel_tasks()
             await asyncio.gather(due, return_exceptions=True)

@@ -32,9 +32,7 @@ class ScannedStore:
         expected_version: int | None = None,
         due_at: datetime | None = None,
     ) -> int:
-        version = await self._store.save(
-            correlation_id, payload, expected_version=expected_version, due_at=due_at
-        )
+        version = await self._store.save(correlation_id, payload, expected_version=expected_version, due_at=due_at)
         self.remember(correlation_id, due_at)
         return version
 

@@ -63,8 +63,14 @@ class RunnerSettings:
     dispatch_retry: RetryPolicy = field(default=RetryPolicy(attempts=None, base_seconds=0.1, cap_seconds=60.0))
 
     def __post_init__(self) -> None:
-        for name in ("lease_seconds", "max_payload_bytes", "max_in_flight", "max_batch", "max_dispatch",
-                     "due_poll_seconds"):
+        for name in (
+            "lease_seconds",
+            "max_payload_bytes",
+            "max_in_flight",
+            "max_batch",
+            "max_dispatch",
+            "due_poll_seconds",
+        ):
             if getattr(self, name) <= 0:
                 raise DefinitionError(f"{name} must be greater than 0, and is {getattr(self, name)}")
         if self.retention < timedelta(0):
@@ -74,9 +80,7 @@ class RunnerSettings:
         try:
             object.__setattr__(self, "no_instance", NoInstance(self.no_instance))
         except ValueError:
-            raise DefinitionError(
-                f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}"
-            ) from None
+            raise DefinitionError(f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}") from None
 
     @property
     def ack_seconds(self) -> float:

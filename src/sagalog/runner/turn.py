@@ -265,7 +265,10 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
     if _live(instance.record) or (instance.record is not None and not instance.record.drained):
         release(instance)
     else:
-        instance.loaded, instance.record = False, None  # absence is never remembered: another worker may start the instance at any time
+        instance.loaded, instance.record = (
+            False,
+            None,
+        )  # absence is never remembered: another worker may start the instance at any time
 
 
 async def _isolate_too_large(

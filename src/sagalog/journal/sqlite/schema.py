@@ -49,9 +49,13 @@ def translate(error: Exception, path: str, *, committing: bool = False) -> Sagal
 def _translated(error: Exception, path: str, *, committing: bool) -> SagalogError:
     name = getattr(error, "sqlite_errorname", None) or ""
     if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
-        return JournalFormatError(f"{path} is damaged or not an SQLite file ({error}); it was left as it is. Restore a backup.")
+        return JournalFormatError(
+            f"{path} is damaged or not an SQLite file ({error}); it was left as it is. Restore a backup."
+        )
     if committing and name.startswith("SQLITE_IOERR"):
-        return OutcomeUnknownError(f"{path}: the disk failed while committing ({error}); what was written may be stored")
+        return OutcomeUnknownError(
+            f"{path}: the disk failed while committing ({error}); what was written may be stored"
+        )
     remedy = {
         "SQLITE_BUSY": "another program holds its lock: end that program's transaction, or raise busy_seconds",
         "SQLITE_LOCKED": "another program holds its lock: end that program's transaction, or raise busy_seconds",

@@ -1,0 +1,98 @@
+"""A record is one JSON document that comes back as it was; anything else is refused, never guessed at."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sagalog import CodecError, SagaRecord, Status
+from sagalog.codec import Typed
+from sagalog.record import Audit, Command, Handled, Held, Timer, Undo, decode_record, embed_state, encode_record
+
+text = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+moments = st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1))  # noqa: DTZ001
+raws = st.builds(
+    lambda value: msgspec.Raw(json.dumps(value).encode()), st.dictionaries(text, st.integers() | text, max_size=3)
+)
+typed = st.builds(Typed, text, raws, st.integers(1, 9))
+records = st.builds(
+    SagaRecord,
+    format=st.just(1),
+    status=st.sampled_from(Status),
+    state=raws,
+    started_at=moments,
+    updated_at=moments,
+    handled=st.lists(st.builds(Handled, text, text), max_size=2),
+    incarnation=st.integers(1, 5),
+    inbox=st.lists(text, max_size=3),
+    outbox=st.lists(st.builds(Command, text, typed, st.booleans()), max_size=3),
+    timers=st.dictionaries(text, st.builds(Timer, text, moments, typed, st.booleans()), max_size=2),
+    undo=st.lists(st.builds(Undo, text, typed), max_size=2),
+    parked=text,
+    stuck=text,
+    held=st.lists(st.builds(Held, text, typed, text, text, text), max_size=2),
+    audit=st.lists(st.builds(Audit, moments, text, text), max_size=2),
+    inherited=st.lists(text, max_size=2),
+    inherited_until=st.none() | moments,
+)
+
+
+@given(records)
+def test_any_record_comes_back_as_it_was(record: SagaRecord) -> None:
+    payload = encode_record(record)
+    assert encode_record(decode_record(payload)) == payload
+    back = decode_record(payload)
+    assert back.outbox == record.outbox
+    assert back.timers == record.timers
+    assert json.loads(payload)["status"] == record.status.value
+
+
+@given(st.binary(max_size=300))
+def test_bytes_that_are_no_record_raise_codec_error_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(CodecError):
+        decode_record(data)
+
+
+@given(records, st.data())
+def test_a_record_with_a_changed_byte_is_decoded_or_refused(record: SagaRecord, data: st.DataObject) -> None:
+    payload = bytearray(encode_record(record))
+    payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decode_record(bytes(payload))
+    except CodecError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"[" * 100_000, "not JSON"),
+        (b'{"format": 2}', "format 2, this code knows up to 1"),
+        (b'{"format": 99, "status": "later"}', "format 99"),
+        (b'{"format": 1, "status": "running"}', "does not have the fields"),
+        (b"null", "does not have the fields"),
+    ],
+)
+def test_a_record_that_cannot_be_read_says_why(payload: bytes, message: str) -> None:
+    with pytest.raises(CodecError, match=message):
+        decode_record(payload)
+
+
+@given(st.binary(max_size=50) | st.sampled_from([b"{}", b" {}", b"1", b'"x"', b"\xff", b"", b"nul", b'{"a":1}\n']))
+def test_any_state_bytes_survive_being_embedded(payload: bytes) -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    raw, wrapped = embed_state(payload, known_json=False)
+    record = SagaRecord(1, Status.RUNNING, raw, now, now, state_is_base64=wrapped)
+    assert decode_record(encode_record(record)).state_bytes() == payload
+
+
+def test_json_state_is_readable_inside_the_record() -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    raw, wrapped = embed_state(b'{"total":5}', known_json=False)
+    assert not wrapped
+    assert json.loads(encode_record(SagaRecord(1, Status.RUNNING, raw, now, now)))["state"] == {"total": 5}
