@@ -316,7 +316,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.DUPLICATE
         if command.undo:
             return _compensation_failed(draft, record, message)
-        if record.status in (Status.COMPENSATING, Status.CANCELLED):
+        if record.status not in (Status.RUNNING, Status.COMPLETED):
             return _refused_too_late(draft, record, message, entry)
         if record.parked:
             draft.hold(message)
@@ -332,6 +332,7 @@ def _drop_timer(record: SagaRecord, name: str) -> None:
 def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry: str) -> Outcome:
     """A command was refused that is being taken back already: there is nothing to take back, and nothing to decide."""
     record.outbox = [c for c in record.outbox if c.id != entry and c.of != entry]
+    record.undo = [u for u in record.undo if u.of != entry]
     if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
         record.status = Status.COMPENSATED
     record.inbox.append(message.id)
