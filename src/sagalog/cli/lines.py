@@ -137,7 +137,7 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
             event: object = codec.decode(fields.data, cls)
         except SagalogError as error:
             raise LineError(number, str(error)) from error
-        return Incoming(event, fields.id or f"line-{number}", fields.at)
+        return Incoming(event, f"line-{number}" if fields.id is None else fields.id, fields.at)
 
     return parse
 

@@ -1,0 +1,150 @@
+"""`sagalog run`: events from a file through a runner, resumable, with every bad line named."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import ROOT, Sagalog, line
+
+EVENTS = "\n".join(line(kind, f"{kind}-{n}", order_id=f"o{n}") for kind in ("Placed", "Paid") for n in range(50)) + "\n"
+RUN = ("run", "shop:runner", "--events")
+
+
+def figures(sagalog: Sagalog, *arguments: str) -> dict[str, int]:
+    done = sagalog(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, int] = json.loads(done.stdout)
+    return found
+
+
+def test_a_file_runs_through_and_a_second_run_changes_nothing(sagalog: Sagalog, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl").write_text(EVENTS)
+    first = figures(sagalog, *RUN, "events.jsonl")
+    assert (first["lines"], first["handled"], first["duplicates"], first["commands"]) == (100, 100, 0, 100)
+    second = figures(sagalog, *RUN, "events.jsonl")
+    assert (second["handled"], second["duplicates"], second["commands"]) == (0, 100, 0)
+    summary = sagalog(*RUN, "events.jsonl")
+    assert "100 lines in" in summary.stdout
+    assert "100 known already" in summary.stdout
+    assert summary.stderr == ""  # no progress where nobody watches
+
+
+def test_gzip_and_standard_input_are_read(sagalog: Sagalog, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl.gz").write_bytes(gzip.compress(EVENTS.encode()))
+    assert figures(sagalog, *RUN, "events.jsonl.gz")["handled"] == 100
+    done = sagalog(*RUN, "-", "--json", stdin=EVENTS)
+    assert json.loads(done.stdout)["duplicates"] == 100
+
+
+def test_a_line_without_id_gets_its_number_in_a_file_and_is_refused_from_standard_input(
+    sagalog: Sagalog, tmp_path: Path
+) -> None:
+    (tmp_path / "events.jsonl").write_text(line("Placed", order_id="a") + "\n" + line("Noted", order_id="a") + "\n")
+    assert figures(sagalog, *RUN, "events.jsonl")["handled"] == 2
+    assert figures(sagalog, *RUN, "events.jsonl")["duplicates"] == 2
+    done = sagalog(*RUN, "-", stdin=line("Placed", order_id="b") + "\n")
+    assert done.returncode == 1
+    assert 'line 1: it has no "id"' in done.stderr
+
+
+BAD = [
+    ("not json", "line 3: it is not"),
+    ('{"type": "Placed"', "line 3: it is not"),
+    ('["Placed"]', "line 3: it is not"),
+    ('{"type": "Unknown", "id": "x", "data": {}}', "line 3: no saga handles 'Unknown'; known: "),
+    ('{"type": "Placed", "id": "x", "data": {"order_id": 7}}', "line 3: stored JSON is not a valid Placed"),
+    ('{"type": "Placed", "id": "x", "data": {"order_id": ""}}', "line 3: Placed for saga 'order' has an empty key"),
+    ('{"type": "Placed", "id": "", "data": {"order_id": "secret"}}', "line 3: "),
+    (json.dumps({"type": "Noted", "id": "x", "data": {"order_id": "o1", "text": "x" * 1_100_000}}), "line 3: "),
+    ("\udcff\udcfe", "line 3: it is not"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD, ids=range(len(BAD)))
+def test_a_bad_line_is_named_and_stops_the_run_or_is_skipped(
+    sagalog: Sagalog, tmp_path: Path, bad: str, message: str
+) -> None:
+    good = [line("Placed", "1", order_id="o1"), line("Placed", "2", order_id="o2"), line("Placed", "4", order_id="o4")]
+    content = "\n".join([good[0], good[1], bad, good[2], ""])
+    (tmp_path / "events.jsonl").write_bytes(content.encode("utf-8", "surrogateescape"))
+    stopped = sagalog(*RUN, "events.jsonl")
+    assert stopped.returncode == 1
+    assert message in stopped.stderr
+    assert "secret" not in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    skipped = sagalog(*RUN, "events.jsonl", "--on-error", "skip", "--json")
+    assert skipped.returncode == 0
+    assert message in skipped.stderr
+    assert json.loads(skipped.stdout)["errors"] == 1
+    listed = sagalog("list", "--json", "--journal", "sqlite:///orders.db").stdout.splitlines()
+    assert [json.loads(row)["id"] for row in listed] == ["o1", "o2", "o4"]
+
+
+def test_a_gzip_file_that_breaks_off_is_told_with_the_line(sagalog: Sagalog, tmp_path: Path) -> None:
+    (tmp_path / "events.jsonl.gz").write_bytes(gzip.compress(EVENTS.encode())[:-40])
+    done = sagalog(*RUN, "events.jsonl.gz")
+    assert done.returncode == 1
+    assert "the gzip file is damaged or cut off from here" in done.stderr
+
+
+def test_a_runner_may_read_lines_of_its_own_and_report(sagalog: Sagalog, tmp_path: Path) -> None:
+    lines = [{"order": "a", "id": "1"}, {"skip": True}, {"id": "no order"}]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    done = sagalog("run", "shop.py:own", "--events", "events.jsonl", "--on-error", "skip")
+    assert done.stdout.startswith("1 started\n3 lines in")
+    assert "line 3: the runner's reader does not understand it ('order' is missing)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("shop", "is not MODULE:RUNNER"),
+        ("nowhere:runner", "importing nowhere failed: ModuleNotFoundError"),
+        ("nowhere.py:runner", "there is no file nowhere.py"),
+        ("shop:nothing", "has no 'nothing'; it has runner, own"),
+        ("shop:not_a_runner", "is a int, not a SagaRunner"),
+    ],
+)
+def test_a_wrong_target_is_told(sagalog: Sagalog, tmp_path: Path, target: str, message: str) -> None:
+    (tmp_path / "events.jsonl").write_text(EVENTS)
+    done = sagalog("run", target, "--events", "events.jsonl")
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_a_missing_file_is_told(sagalog: Sagalog) -> None:
+    done = sagalog(*RUN, "nowhere.jsonl")
+    assert done.returncode == 2
+    assert "nowhere.jsonl cannot be read: No such file or directory" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_the_run_and_the_next_one_goes_on(
+    sagalog: Sagalog, tmp_path: Path, number: int, code: int
+) -> None:
+    command = [sys.executable, "-m", "sagalog", *RUN, "-", "--journal", "sqlite:///orders.db"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
+    lines = [line("Placed", f"p{n}", order_id=f"o{n}") for n in range(400)]
+    lines += [line("Noted", f"n{n}", order_id=f"o{n % 400}", text="x") for n in range(20_000)]
+    (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n")
+    command[command.index("-")] = "events.jsonl"
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
+        while sum(path.stat().st_size for path in tmp_path.glob("orders.db-wal")) < 50_000:
+            assert run.poll() is None
+        run.send_signal(number)
+        assert run.stderr is not None
+        assert "Run the same command again to go on" in run.stderr.read()
+        assert run.wait(30) == code
+    before = sagalog("list", "--json", "--journal", "sqlite:///orders.db").stdout.splitlines()
+    handled = figures(sagalog, *RUN, "events.jsonl")
+    assert 0 < handled["duplicates"] < 20_400
+    assert handled["duplicates"] + handled["handled"] == 20_400
+    assert before
