@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from sagalog.journal.sqlite.schema import prepare
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -26,6 +28,7 @@ class Zygote:
             stdout=subprocess.PIPE,
             cwd=ROOT,
             text=True,
+            start_new_session=True,  # Ctrl-C is for the tests; this one ends when they do
         )
 
     def _ask(self, **request: Any) -> dict[str, Any]:
@@ -36,12 +39,12 @@ class Zygote:
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
 
-    def spawn(self, folder: Path, orders: int, seed: int, point: str = "", passing: int = 0, stop: str = "") -> int:
-        pid: int = self._ask(work=[str(folder), str(orders), str(seed), point, str(passing), stop])["pid"]
+    def spawn(self, folder: Path, orders: int, seed: int, point: str = "", passing: int = 0, freeze: str = "") -> int:
+        pid: int = self._ask(work=[str(folder), str(orders), str(seed), point, str(passing), freeze])["pid"]
         return pid
 
     def wait(self, pid: int) -> dict[str, Any]:
-        """Return {"signal": n} or {"exit": n}."""
+        """Return {"signal": n}, {"exit": n}, or {"hung": pid} for one that had to be killed at last."""
         return self._ask(wait=pid)
 
     def close(self) -> None:
@@ -59,11 +62,26 @@ def zygote() -> Iterator[Zygote]:
     started.close()
 
 
+def first_seed() -> int:
+    """Return the seed of this run, drawn once."""
+    return int(os.environ.setdefault("SAGALOG_CRASH_SEED", str(random.randrange(10**6))))
+
+
+def pytest_report_header() -> str:
+    return f"crash tests: to run the same again, SAGALOG_CRASH_SEED={first_seed()}; SAGALOG_CRASH_KILLS=10 for ten times the kills"
+
+
 @pytest.fixture
 def seed() -> int:
-    value = int(os.environ.get("SAGALOG_CRASH_SEED") or random.randrange(10**6))
-    print(f"to run the same again: SAGALOG_CRASH_SEED={value}")
-    return value
+    print(f"to run the same again: SAGALOG_CRASH_SEED={first_seed()}")
+    return first_seed()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an empty journal in it; making one is tested by itself."""
+    prepare(str(tmp_path / "shop.db"), busy_seconds=5)
+    return tmp_path
 
 
 def wait_for(folder: Path, wanted: str, *, seconds: float = 20.0) -> None:

@@ -12,11 +12,12 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from sagalog import (
     Compensate,
     Complete,
     PersistentRepr,
-    Receipt,
     RetryPolicy,
     RunnerSettings,
     Saga,
@@ -41,6 +41,7 @@ from sagalog import (
 
 LEASE_SECONDS = 0.25
 TIMER_SECONDS = 0.15
+WORKER_SECONDS = 30.0  # a worker that is not through by then gives up, and the verdict says what is not finished
 
 
 @dataclass
@@ -112,13 +113,25 @@ class Ledger:
 
 
 class Killer:
-    """Kills this process at the n-th passing of one named point; the ledger says that it was there."""
+    """Kills this process at the n-th passing of one named point; the ledger says that it was there.
 
-    def __init__(self, ledger: Ledger, point: str, passing: int) -> None:
+    Or freezes it, once, at the place named by `freeze`; the parent wakes it up again.
+    """
+
+    def __init__(self, ledger: Ledger, point: str, passing: int, freeze: str = "") -> None:
         self.ledger = ledger
         self.point = point
         self.left = passing
+        self.freeze = freeze
         self.flags: set[str] = set()
+        self.writing = threading.Lock()
+
+    def freeze_at(self, place: str) -> None:
+        if place == self.freeze:
+            self.freeze = ""
+            with self.writing:  # a process that is frozen inside a transaction keeps SQLite's lock: not the point here
+                self.ledger.note(frozen=place)
+                os.kill(os.getpid(), signal.SIGSTOP)
 
     def here(self, point: str, *, after_seconds: float = 0.0) -> None:
         if point != self.point:
@@ -150,6 +163,7 @@ class ShopSaga(Saga[State]):
 
     @on(Paid, key="order")
     def paid(self, state: State, event: Paid):
+        killer.freeze_at(f"step {event.uid}")
         state.log.append(event.uid)
         yield CancelTimer("payment")
         yield Send(Charge(event.order), undo=Refund(event.order))
@@ -184,11 +198,15 @@ class Journal(SqliteJournal):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         serve = self._writer._serve
-        serve.__self__._connection.set_trace_callback(self._statement)  # type: ignore[attr-defined]
-        self.writing = threading.Lock()
+        connection = serve.__self__._connection  # type: ignore[attr-defined]
+        connection.set_trace_callback(self._statement)
+        if random.random() < 0.5:  # often enough that some kills meet a checkpoint
+            connection.execute("PRAGMA wal_autocheckpoint=20")
+        self.seen: set[str] = set()  # instances this process has written
+        self.taken_over: set[str] = set()
 
         def guarded(jobs: Any) -> None:
-            with self.writing:
+            with killer.writing:
                 serve(jobs)
 
         self._writer._serve = guarded
@@ -204,21 +222,27 @@ class Journal(SqliteJournal):
         for flag, point in (
             ("dispatched", "after dispatch, before it is recorded"),
             ("timer", "after the timer's step, before its commit"),
-            ("taken over", "in a takeover"),
         ):
             if flag in killer.flags:
                 killer.here(point)
+        ids = {message.persistence_id for message in messages}
+        if ids & self.taken_over:
+            killer.here("in a takeover, before it is saved")
         if ends:
             killer.here("before the tombstone")
         await super().write_messages(messages, atomic=atomic)
+        self.seen |= ids
         killer.here("after commit, before dispatch")
+        if ids & self.taken_over:
+            self.taken_over -= ids
+            killer.here("in a takeover, after it is saved")
         if ends:
             killer.here("after the tombstone")
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         found = await super().due_ids(prefix, before, limit=limit)
-        if found:
-            killer.flags.add("taken over")
+        now = datetime.now(UTC)
+        self.taken_over |= {persistence_id for persistence_id, at in found if at <= now} - self.seen
         return found
 
 
@@ -232,11 +256,13 @@ POINTS = [
     "after dispatch, before it is recorded",
     "in compensation, before it arrives",
     "in compensation, after it arrived",
+    "in compensation, between two undo commands",
     "in timer firing",
     "after the timer's step, before its commit",
     "before the tombstone",
     "after the tombstone",
-    "in a takeover",
+    "in a takeover, before it is saved",
+    "in a takeover, after it is saved",
 ]
 
 
@@ -261,7 +287,7 @@ def settings() -> RunnerSettings:
     )
 
 
-async def work(folder: Path, orders: int, seed: int, stop_in_handler: str) -> None:
+async def work(folder: Path, orders: int, seed: int) -> None:
     """Send what is not acknowledged yet, and some of the rest again; return when every order is finished."""
     ledger = killer.ledger
     chance = random.Random(seed)
@@ -269,16 +295,25 @@ async def work(folder: Path, orders: int, seed: int, stop_in_handler: str) -> No
 
     async def dispatch(command: Any, context: CommandContext) -> Any:
         kind = type(command).__name__
-        killer.here("in compensation, before it arrives" if context.undo else "in dispatch, before it arrives")
+        undone = context.correlation_id in undoing
+        if context.undo:
+            undoing.add(context.correlation_id)
+            killer.here("in compensation, before it arrives")
+            if undone:
+                killer.here("in compensation, between two undo commands")
+        else:
+            killer.here("in dispatch, before it arrives")
         refused = kind == "Charge" and number(command.order) % 4 == 2
         ledger.note(
-            command=kind, order=command.order, id=context.id, undo=context.undo, refused=refused, pid=os.getpid()
+            command=kind,
+            order=command.order,
+            id=context.id,
+            undo=context.undo,
+            refused=refused,
+            durable=is_durable(witness, context.id),
+            pid=os.getpid(),
         )
-        if stop_in_handler == f"{kind} {command.order}":
-            with (
-                journal.writing
-            ):  # a process that is frozen inside a transaction keeps SQLite's lock: not the point here
-                os.kill(os.getpid(), signal.SIGSTOP)  # the parent wakes it up again
+        killer.freeze_at(f"{kind} {command.order}")
         if chance.random() < 0.3:
             await asyncio.sleep(0)
         killer.here("in compensation, after it arrived" if context.undo else "in dispatch, after it arrived")
@@ -288,6 +323,8 @@ async def work(folder: Path, orders: int, seed: int, stop_in_handler: str) -> No
         return Delivered(command.order) if kind == "Ship" else None
 
     journal = Journal(folder / "shop.db")
+    witness = sqlite3.connect(f"file:{folder / 'shop.db'}?mode=ro", uri=True, isolation_level=None)
+    undoing: set[str] = set()
     by_order: dict[str, list[tuple[str, Any]]] = {}
     for uid, event in plan(orders):
         if uid not in acknowledged or chance.random() < 0.1:
@@ -298,11 +335,14 @@ async def work(folder: Path, orders: int, seed: int, stop_in_handler: str) -> No
     async def customer() -> None:
         while todo:
             for uid, event in todo.pop():
-                receipt: Receipt = await runner.handle(event, message_id=uid)
-                ledger.note(ack=uid, outcome=receipt.outcomes["shop"].value)
+                copies = 2 if chance.random() < 0.1 else 1  # at the same time
+                receipts = await asyncio.gather(*(runner.handle(event, message_id=uid) for _ in range(copies)))
+                for receipt in receipts:
+                    ledger.note(ack=uid, outcome=receipt.outcomes["shop"].value)
                 if chance.random() < 0.1:
                     await runner.handle(event, message_id=uid)
 
+    deadline = time.monotonic() + WORKER_SECONDS
     async with SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings()) as runner:
         ledger.note(ready=os.getpid())
         await asyncio.gather(*(customer() for _ in range(4)))
@@ -310,17 +350,27 @@ async def work(folder: Path, orders: int, seed: int, stop_in_handler: str) -> No
             await runner.settle()
             if not await journal.ids_by_prefix("saga::"):
                 break
+            assert time.monotonic() < deadline, "instances that never end"
             await asyncio.sleep(0.01)
+    witness.close()
     await journal.close()
     ledger.note(done=os.getpid())
+
+
+def is_durable(witness: sqlite3.Connection, command_id: str) -> bool:
+    """Say whether the step that decided this command is in the file, as another program sees it."""
+    persistence_id, sequence_nr, _ = command_id.rsplit("/", 2)
+    query = "SELECT count(*) FROM record WHERE persistence_id = ? AND sequence_nr = ?"
+    found: tuple[int] = witness.execute(query, (persistence_id, int(sequence_nr))).fetchone()
+    return found == (1,)
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def main(folder: str, orders: str, seed: str, point: str, passing: str, stop_in_handler: str) -> None:
-    global killer
-    killer = Killer(Ledger(Path(folder) / "ledger"), point, int(passing))
+def main(folder: str, orders: str, seed: str, point: str, passing: str, freeze: str) -> None:
+    global killer  # noqa: PLW0603
+    killer = Killer(Ledger(Path(folder) / "ledger"), point, int(passing), freeze)
     random.seed(int(seed))
-    asyncio.run(work(Path(folder), int(orders), int(seed), stop_in_handler))
+    asyncio.run(work(Path(folder), int(orders), int(seed)))
