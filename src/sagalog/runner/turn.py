@@ -69,6 +69,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 release(instance)
                 fresh = True
         draft = _draft(instance)
+        accepted, draft.changed = draft.changed, False
         handled: list[Envelope] = []
         failure: _HandlerFailed | None = None
         try:
@@ -85,6 +86,8 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 instance.loaded = False
                 continue
             failure = raised
+        # That commands were accepted is recorded with a step, or when upkeep asks for it: not for a mere duplicate.
+        draft.changed = draft.changed or (accepted and any(envelope.upkeep is not None for envelope in handled))
         try:
             saved = await commit(
                 instance,
