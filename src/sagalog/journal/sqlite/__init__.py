@@ -16,7 +16,7 @@ from ...errors import DefinitionError, SequenceOutOfOrder
 from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_text, checked
 from .schema import connect, prepare, translate
 from .threads import ConnectionThread, Job
-from .writer import Work, Write, Writer, delete_chain, row_of
+from .writer import MOST_ROWS, Work, Write, Writer, delete_chain, row_of
 
 T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -72,7 +72,7 @@ class SqliteJournal:
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
         writer = Writer(writing, self.path, None if history == "all" else int(history))
-        self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, 2048)
+        self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, MOST_ROWS)
         self._reader: ConnectionThread[Callable[[sqlite3.Connection], Any]] = ConnectionThread(
             "sagalog-reader", self._serve_reads, self._reading.close, 256
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import msgspec
@@ -36,17 +36,20 @@ class Write:
 
 Work = Write | Callable[[sqlite3.Connection], object]
 
-_CHUNKS = (256, 64, 16, 4, 1)
+# Statements are made for these numbers of rows; a batch takes the next larger one and leaves the other rows NULL.
+# So a batch of any size costs a handful of statements, and as many times Python's lock is waited for.
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+MOST_ROWS = _SIZES[-1]
 
 _RECORDS = """INSERT INTO record (record_id, persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags,
  due_at, previous_id) SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9,
- (SELECT record_id FROM instance WHERE persistence_id = column2) FROM (VALUES {})"""
+ (SELECT record_id FROM instance WHERE persistence_id = column2) FROM (VALUES {}) WHERE column1 IS NOT NULL"""
 _CREATE = """INSERT INTO instance (persistence_id, sequence_nr, record_id, deleted, due_at)
- VALUES {} ON CONFLICT DO NOTHING"""
+ SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"""
 _UPDATE = """UPDATE instance SET sequence_nr = column2, record_id = column3, deleted = column4, due_at = column5
  FROM (VALUES {}) WHERE persistence_id = column1 AND sequence_nr = column2 - 1"""
 _LOSERS = """SELECT column1, column2 FROM (VALUES {}) LEFT JOIN instance i ON i.persistence_id = column1
- WHERE i.record_id IS NOT column2"""
+ WHERE column1 IS NOT NULL AND i.record_id IS NOT column2"""
 
 
 def row_of(message: PersistentRepr, due_at: int | None) -> Row:
@@ -64,23 +67,26 @@ def row_of(message: PersistentRepr, due_at: int | None) -> Row:
     )
 
 
-def _statements(template: str, columns: int) -> dict[int, str]:
-    row = f"({', '.join('?' * columns)})"
-    return {size: template.format(", ".join([row] * size)) for size in _CHUNKS}
+class _Statement:
+    """One statement over many rows, in the sizes it may have. Python's sqlite3 keeps them prepared."""
+
+    def __init__(self, template: str, columns: int) -> None:
+        row = f"({', '.join('?' * columns)})"
+        self._columns = columns
+        self._by_size = [(size, template.format(", ".join([row] * size))) for size in _SIZES]
+
+    def execute(self, connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> sqlite3.Cursor:
+        """Run it over `rows`, at least one and at most MOST_ROWS."""
+        size, sql = next(entry for entry in self._by_size if entry[0] >= len(rows))
+        values = list(chain.from_iterable(rows))
+        values.extend([None] * ((size - len(rows)) * self._columns))
+        return connection.execute(sql, values)
 
 
-_RECORDS_BY_SIZE = _statements(_RECORDS, 9)
-_CREATE_BY_SIZE = _statements(_CREATE, 5)
-_UPDATE_BY_SIZE = _statements(_UPDATE, 5)
-_LOSERS_BY_SIZE = _statements(_LOSERS, 2)
-
-
-def _chunks(rows: Sequence[tuple[object, ...]], by_size: dict[int, str]) -> Iterator[tuple[str, list[object]]]:
-    start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            yield by_size[size], list(chain.from_iterable(rows[start : start + size]))
-            start += size
+_INSERT_RECORDS = _Statement(_RECORDS, 9)
+_CREATE_INSTANCES = _Statement(_CREATE, 5)
+_UPDATE_INSTANCES = _Statement(_UPDATE, 5)
+_FIND_LOSERS = _Statement(_LOSERS, 2)
 
 
 class Writer:
@@ -148,7 +154,6 @@ class Writer:
         """Store one record each of different ids; return the ids that lost."""
         if not rows:
             return []
-        execute = self._connection.execute
         number = self._next_id()
         records: list[tuple[object, ...]] = []
         creates: list[tuple[object, ...]] = []
@@ -157,19 +162,18 @@ class Writer:
             records.append((number, *row))
             (creates if row[1] == 1 else updates).append((row[0], row[1], number, row[5], row[7]))
             number += 1
-        for statement, values in _chunks(records, _RECORDS_BY_SIZE):
-            execute(statement, values)
+        _INSERT_RECORDS.execute(self._connection, records)
         changed = 0
-        for statement, values in _chunks(creates, _CREATE_BY_SIZE):
-            changed += execute(statement, values).rowcount
-        for statement, values in _chunks(updates, _UPDATE_BY_SIZE):
-            changed += execute(statement, values).rowcount
+        if creates:
+            changed += _CREATE_INSTANCES.execute(self._connection, creates).rowcount
+        if updates:
+            changed += _UPDATE_INSTANCES.execute(self._connection, updates).rowcount
         losers: list[str] = []
         if changed != len(rows):
-            for statement, values in _chunks([(r[1], r[0]) for r in records], _LOSERS_BY_SIZE):
-                for persistence_id, record_id in execute(statement, values).fetchall():
-                    losers.append(persistence_id)
-                    execute("DELETE FROM record WHERE record_id = ?", (record_id,))
+            found = _FIND_LOSERS.execute(self._connection, [(r[1], r[0]) for r in records])
+            for persistence_id, record_id in found.fetchall():
+                losers.append(persistence_id)
+                self._connection.execute("DELETE FROM record WHERE record_id = ?", (record_id,))
         if self._history is not None:
             lost = set(losers)
             for row in rows:
