@@ -13,9 +13,10 @@ import asyncio
 import inspect
 from collections import deque
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from ..errors import CodecError, CommandRefused, DefinitionError, SagalogError
 from ..record import FINAL, Command, Status
@@ -29,8 +30,7 @@ if TYPE_CHECKING:
 Reply = Callable[[Any, str], Awaitable[Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class CommandContext:
+class CommandContext(msgspec.Struct, frozen=True, gc=False):
     """What a command handler may know about the delivery; take it as the handler's second parameter.
 
     `id` is the same at every delivery: the receiver's key against duplicates. `attempt` counts from 1, in this worker.
@@ -131,7 +131,8 @@ class Dispatcher:
 
     def _deliver_plain(self, instance: Instance) -> None:
         """Deliver to plain functions that answer None, without a task; the first that is otherwise goes on in one."""
-        while (entry := self._deliverable(instance)) is not None:
+        # Nothing is awaited here, so the lease that `release` looked at still holds.
+        while (entry := instance.undelivered()) is not None and entry.id in instance.owned:
             handler, command, context = self._prepare(instance, entry)
             if handler is None or handler.asynchronous:
                 self._enqueue(instance)
@@ -195,7 +196,7 @@ class Dispatcher:
             f"{instance.persistence_id}/{entry.id}",
             hosted.name,
             instance.correlation_id,
-            instance.attempts.get(entry.id, 0) + 1,
+            1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1,
             entry.undo,
         )
         cls = hosted.registry.get(entry.command.type)
@@ -293,7 +294,8 @@ class Dispatcher:
 
     def _accepted(self, instance: Instance, entry: Command) -> None:
         self._engine.counters.commands += 1
-        instance.attempts.pop(entry.id, None)
+        if instance.attempts is not None:
+            instance.attempts.pop(entry.id, None)
         record = instance.record
         if record is not None and entry in record.outbox:
             instance.accepted |= {entry.id}
@@ -301,6 +303,8 @@ class Dispatcher:
     def _failed(self, instance: Instance, entry: Command, error: Exception) -> bool:
         engine = self._engine
         engine.counters.dispatch_errors += 1
+        if instance.attempts is None:
+            instance.attempts = {}
         failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
         wait = engine.settings.dispatch_retry.wait_seconds(failures)
         log.warning(

@@ -9,7 +9,6 @@ costs neither a task nor a future.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -54,7 +53,7 @@ class Instance:
         self.hosted = hosted
         self.correlation_id = correlation_id
         self.persistence_id = hosted.prefix + correlation_id
-        self.mailbox: deque[Envelope] = deque()
+        self.mailbox: list[Envelope] = []
         self.waiting: list[Envelope] = []  # for a starting event
         self.busy = False  # a turn is running, or a task is on its way to run one
         # The cached record. It may be out of date: every save says which version it builds on.
@@ -69,7 +68,7 @@ class Instance:
         self.accepted: frozenset[str] = _NONE  # accepted, not yet recorded
         self.delivering = False
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
-        self.attempts: dict[str, int] = {}  # failed deliveries
+        self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
 
@@ -131,11 +130,11 @@ class Instance:
         except BaseException:
             # The task that runs the turn was cancelled. Its own event is withdrawn (unless it is stored already);
             # whoever else waits is served by a new task.
-            again = (e for e in reversed(batch) if e.open and e is not own and e not in self.waiting)
+            again = [e for e in batch if e.open and e is not own and e not in self.waiting]
             for envelope in batch:
                 if envelope.open:
                     envelope.decided = None
-            self.mailbox.extendleft(again)
+            self.mailbox[:0] = again
             if own is not None and own in self.waiting:
                 self.waiting.remove(own)
             raise
@@ -150,14 +149,9 @@ class Instance:
             self.hosted.shrink()
 
     def _batch(self) -> list[Envelope]:
-        if len(self.mailbox) == 1:
-            return [self.mailbox.popleft()]
-        batch: list[Envelope] = []
         limit = self.hosted.engine.settings.max_batch
-        while self.mailbox and len(batch) < limit:
-            envelope = self.mailbox.popleft()
-            if not envelope.withdrawn:
-                batch.append(envelope)
+        batch = [envelope for envelope in self.mailbox[:limit] if not envelope.withdrawn]
+        del self.mailbox[:limit]
         return batch
 
     def _failed(self, batch: list[Envelope], error: Exception) -> None:

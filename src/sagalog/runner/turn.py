@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
 from typing import TYPE_CHECKING
 
 from ..errors import (
@@ -56,7 +55,7 @@ class _CacheTooOld(Exception):  # noqa: N818
 
 async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
     """Handle `batch`, in order. Returns with every envelope answered, failed, or waiting for a starting event."""
-    todo = deque(batch)
+    todo = batch.copy()
     lost = 0
     may_start_unseen = True
     while todo:
@@ -75,9 +74,9 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         try:
             while todo:
                 await _step(instance, draft, todo[0], fresh=fresh)
-                handled.append(todo.popleft())
+                handled.append(todo.pop(0))
                 if instance.waiting and _live(draft.record):
-                    todo.extendleft(reversed(instance.waiting))  # they came before whatever is behind
+                    todo[:0] = instance.waiting  # they came before whatever is behind
                     batch.extend(instance.waiting)
                     instance.waiting = []
         except (_HandlerFailed, _CacheTooOld) as raised:
@@ -233,12 +232,12 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope, message: 
         instance.waiting.append(envelope)
 
 
-def _take_back(instance: Instance, handled: list[Envelope], todo: deque[Envelope]) -> None:
+def _take_back(instance: Instance, handled: list[Envelope], todo: list[Envelope]) -> None:
     """Nothing was stored: all of it is to be handled again, in the same order."""
     for envelope in handled:
         envelope.decided = None
     instance.waiting = [envelope for envelope in instance.waiting if envelope not in handled]
-    todo.extendleft(reversed(handled))
+    todo[:0] = handled
 
 
 def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved: bool) -> None:
@@ -275,12 +274,12 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
 
 
 async def _isolate_too_large(
-    instance: Instance, handled: list[Envelope], todo: deque[Envelope], error: PayloadTooLargeError
+    instance: Instance, handled: list[Envelope], todo: list[Envelope], error: PayloadTooLargeError
 ) -> None:
     """Find the message whose step makes the record too large; the others go through."""
     if len(handled) > 1:
         for _ in handled:
-            await take_turn(instance, [todo.popleft()])
+            await take_turn(instance, [todo.pop(0)])
         return
     envelope = todo[0]
     if envelope.message is not None and envelope.message.kind != "event":
@@ -288,11 +287,11 @@ async def _isolate_too_large(
         return
     if envelope.upkeep is not None:
         raise error
-    todo.popleft()
+    todo.pop(0)
     envelope.fail(error)
 
 
-async def _after_failure(instance: Instance, todo: deque[Envelope], failure: _HandlerFailed) -> None:
+async def _after_failure(instance: Instance, todo: list[Envelope], failure: _HandlerFailed) -> None:
     """Decide about the first of `todo`, whose handler failed: tell the sender, try again later, or park."""
     engine = instance.hosted.engine
     envelope, message, error = todo[0], failure.message, failure.error
@@ -300,7 +299,7 @@ async def _after_failure(instance: Instance, todo: deque[Envelope], failure: _Ha
     if isinstance(error, (DefinitionError, CodecError)):
         if message is envelope.message and message.kind == "event":
             envelope.fail(error)
-            todo.popleft()
+            todo.pop(0)
         else:
             envelope.park = (str(error), message)
         return
@@ -324,4 +323,4 @@ async def _after_failure(instance: Instance, todo: deque[Envelope], failure: _Ha
         await engine.back_off(wait)
     except RunnerStoppedError as stopped:
         envelope.fail(stopped)
-        todo.popleft()
+        todo.pop(0)

@@ -112,7 +112,9 @@ class SqliteJournal:
                 raise SequenceOutOfOrder((message.persistence_id,))
             due_at = message.due_at
             rows.append(row_of(message, None if due_at is None else (due_at - _EPOCH) // _MICROSECOND))
-        if rows:
+        if len(rows) == 1:
+            await self._writer.submit(rows[0])
+        elif rows:
             await self._writer.submit(Write(rows, atomic))
 
     async def replay_messages(

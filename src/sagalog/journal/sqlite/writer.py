@@ -34,7 +34,7 @@ class Write:
         self.atomic = atomic
 
 
-Work = Write | Callable[[sqlite3.Connection], object]
+Work = Row | Write | Callable[[sqlite3.Connection], object]
 
 # Statements are made for these numbers of rows; a batch takes the next larger one and leaves the other rows NULL.
 # So a batch of any size costs a handful of statements, and as many times Python's lock is waited for.
@@ -108,7 +108,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             self._write(jobs)
             for job in jobs:
-                if not isinstance(job.work, Write):
+                if not isinstance(job.work, (tuple, Write)):
                     job.result = job.work(connection)
             committing = True
             connection.execute("COMMIT")
@@ -133,12 +133,13 @@ class Writer:
         slow: list[tuple[Job[Work], Write]] = []
         for job in jobs:
             write = job.work
-            if not isinstance(write, Write):
-                continue
-            if len(write.rows) == 1 and write.rows[0][0] not in owners:
-                fast.append(write.rows[0])
-                owners[write.rows[0][0]] = job
-            else:
+            if isinstance(write, tuple):
+                if write[0] not in owners:
+                    fast.append(write)
+                    owners[write[0]] = job
+                else:
+                    slow.append((job, Write([write], atomic=False)))
+            elif isinstance(write, Write):
                 slow.append((job, write))
         for losers in self._store(fast):
             owners[losers].error = SequenceOutOfOrder((losers,))
