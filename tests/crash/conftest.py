@@ -68,7 +68,7 @@ def first_seed() -> int:
 
 
 def pytest_report_header() -> str:
-    return f"crash tests: to run the same again, SAGALOG_CRASH_SEED={first_seed()}; SAGALOG_CRASH_KILLS=10 for ten times the kills"
+    return f"crash tests: to run the same again, SAGALOG_CRASH_SEED={first_seed()}; for more kills, SAGALOG_CRASH_KILLS=10"
 
 
 @pytest.fixture
@@ -88,10 +88,16 @@ def wait_for(folder: Path, wanted: str, *, seconds: float = 20.0) -> None:
     """Return when the ledger holds a line with that text."""
     deadline = time.monotonic() + seconds
     path = folder / "ledger"
-    while time.monotonic() < deadline:
-        if path.exists() and wanted in path.read_text():
-            return
+    while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.001)
+    with path.open() as ledger:
+        rest = ""
+        while time.monotonic() < deadline:
+            rest += ledger.read()
+            if wanted in rest:
+                return
+            rest = rest.rpartition("\n")[2]
+            time.sleep(0.001)
     raise AssertionError(f"the ledger never said {wanted!r}")
 
 

@@ -31,12 +31,16 @@ def examine(folder: Path, orders: int, *, frozen: bool = False) -> Counter[str]:
     for persistence_id, sequence_nr, payload in rows:
         history[persistence_id].append(json.loads(payload))
         assert sequence_nr == len(history[persistence_id]), "a gap in the sequence numbers"
+    newest = connection.execute("SELECT persistence_id, sequence_nr, deleted FROM instance").fetchall()
     connection.close()
+    assert {row[0]: row[1] for row in newest} == {name: len(steps) for name, steps in history.items()}
     commands = [note for note in ledger if "command" in note]
     _events_are_kept(ledger, history)
     decided = _ids_and_contents(history, commands)
     for n in range(orders):
         _one_order(f"o-{n}", history[f"saga::shop::o-{n}"], [c for c in commands if c["order"] == f"o-{n}"], frozen)
+    living = [row[0] for row in newest if not row[2]]
+    assert not living, f"finished, but no tombstone: {living}"
     finished = Counter(steps[-1]["status"] for steps in history.values())
     return finished + Counter(commands=len(decided), deliveries=len(commands))
 
@@ -52,11 +56,17 @@ def _events_are_kept(ledger: list[dict[str, Any]], history: dict[str, list[dict[
 def _ids_and_contents(history: dict[str, list[dict[str, Any]]], commands: list[dict[str, Any]]) -> set[str]:
     decided: dict[str, str] = {}
     for persistence_id, steps in history.items():
-        for step in steps:
+        for sequence_nr, step in enumerate(steps, 1):
             for entry in step.get("outbox", ()):
                 command_id = f"{persistence_id}/{entry['id']}"
                 kind = entry["command"]["type"]
+                if command_id not in decided:
+                    number, _, index = entry["id"].partition("/")
+                    assert int(number) == sequence_nr, f"an id that does not name its step: {command_id}"
+                    assert index.isdigit(), f"an id that is not derived from its step: {command_id}"
                 assert decided.setdefault(command_id, kind) == kind, f"one id for two commands: {command_id}"
+    early = {note["id"] for note in commands if not note["durable"]}
+    assert not early, f"left before their step was durable: {early}"
     seen = {note["id"]: note["command"] for note in commands}
     assert not seen.keys() - decided.keys(), f"sent, but of no durable step: {seen.keys() - decided.keys()}"
     assert not decided.keys() - seen.keys(), f"never delivered: {decided.keys() - seen.keys()}"
@@ -95,10 +105,13 @@ def _one_order(order: str, steps: list[dict[str, Any]], commands: list[dict[str,
             assert first.index("Charge") < first.index("Refund") < first.index("Release"), f"{order}: {first}"
         assert frozen or commands[-1]["command"] == "Release", f"{order}: something came after its end"
     if "overdue" in log:
-        fired = next(s for s in steps if "overdue" in s["state"]["log"])
-        started = datetime.fromisoformat(steps[0]["started_at"])
-        waited = datetime.fromisoformat(fired["updated_at"]) - started
-        assert waited >= timedelta(seconds=TIMER_SECONDS), f"{order}: the timer fired early, after {waited}"
+        fired = next(n for n, s in enumerate(steps) if "overdue" in s["state"]["log"])
+        due = datetime.fromisoformat(steps[fired - 1]["timers"]["payment"]["due_at"])
+        assert due >= datetime.fromisoformat(steps[0]["started_at"]) + timedelta(seconds=TIMER_SECONDS)
+        early = due - datetime.fromisoformat(steps[fired]["updated_at"])
+        assert early <= timedelta(0), f"{order}: the timer fired {early} early"
+        assert f"{order}/paid" not in log, f"{order}: a timer that was cancelled fired"
+    assert "payment" not in last.get("timers", {})
 
 
 def _refused(commands: list[dict[str, Any]]) -> bool:

@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -202,8 +202,8 @@ class Journal(SqliteJournal):
         connection.set_trace_callback(self._statement)
         if random.random() < 0.5:  # often enough that some kills meet a checkpoint
             connection.execute("PRAGMA wal_autocheckpoint=20")
-        self.seen: set[str] = set()  # instances this process has written
-        self.taken_over: set[str] = set()
+        # What earlier workers owe, and until when it was theirs: who saves such an instance later takes it over.
+        self.inherited = dict(connection.execute("SELECT persistence_id, due_at FROM instance WHERE NOT deleted"))
 
         def guarded(jobs: Any) -> None:
             with killer.writing:
@@ -225,25 +225,24 @@ class Journal(SqliteJournal):
         ):
             if flag in killer.flags:
                 killer.here(point)
-        ids = {message.persistence_id for message in messages}
-        if ids & self.taken_over:
+        takeover = self._is_takeover(messages[0].persistence_id)
+        if takeover:
             killer.here("in a takeover, before it is saved")
         if ends:
             killer.here("before the tombstone")
         await super().write_messages(messages, atomic=atomic)
-        self.seen |= ids
         killer.here("after commit, before dispatch")
-        if ids & self.taken_over:
-            self.taken_over -= ids
+        if takeover:
             killer.here("in a takeover, after it is saved")
         if ends:
             killer.here("after the tombstone")
 
-    async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
-        found = await super().due_ids(prefix, before, limit=limit)
-        now = datetime.now(UTC)
-        self.taken_over |= {persistence_id for persistence_id, at in found if at <= now} - self.seen
-        return found
+    def _is_takeover(self, persistence_id: str) -> bool:
+        lease_end = self.inherited.get(persistence_id)
+        if lease_end is None or lease_end > time.time() * 1e6:
+            return False
+        del self.inherited[persistence_id]
+        return True
 
 
 POINTS = [
@@ -370,7 +369,7 @@ def read_ledger(path: Path) -> list[dict[str, Any]]:
 
 
 def main(folder: str, orders: str, seed: str, point: str, passing: str, freeze: str) -> None:
-    global killer  # noqa: PLW0603
+    global killer
     killer = Killer(Ledger(Path(folder) / "ledger"), point, int(passing), freeze)
     random.seed(int(seed))
     asyncio.run(work(Path(folder), int(orders), int(seed)))

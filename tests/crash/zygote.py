@@ -19,7 +19,7 @@ from . import shop
 WAIT_SECONDS = shop.WORKER_SECONDS * 1.5
 
 
-class _Orphaned(Exception):  # noqa: N818
+class _Orphaned(Exception):
     """Nobody asks any more."""
 
 

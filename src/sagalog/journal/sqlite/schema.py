@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import time
 from pathlib import Path
 
 from ...errors import JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
@@ -91,44 +93,72 @@ def prepare(path: str, *, busy_seconds: float) -> None:
     """Check the file, or make it where there is none. Raises JournalFormatError and leaves a strange file untouched."""
     if not Path(path).parent.is_dir():
         raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
-    try:
-        _refuse_untouched(path)
-        connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
+    deadline = time.monotonic() + busy_seconds
+    while True:
         try:
-            if _is_ours(connection, path):
-                return
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("BEGIN IMMEDIATE")
-            if not _is_ours(connection, path):  # another process may have made it meanwhile
-                for statement in _SCHEMA.split(";\n"):
-                    if statement.strip():
-                        connection.execute(statement)
-                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise translate(error, path) from error
+            _refuse_untouched(path)
+            _make_if_new(path, busy_seconds)
+            return
+        except sqlite3.Error as error:
+            # While another process makes the file, or is the last to close it, SQLite answers "locked" at once and
+            # does not wait: changing the journal mode and recovering the log know no busy timeout.
+            busy = (getattr(error, "sqlite_errorname", None) or "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+            if not busy or time.monotonic() > deadline:
+                raise translate(error, path) from error
+            time.sleep(random.uniform(0.005, 0.03))  # noqa: S311
 
 
-def _refuse_untouched(path: str) -> None:
-    """Refuse a strange file by looking at it without a lock and without SQLite's files beside it (immutable)."""
-    file = Path(path)
-    if not file.exists() or file.stat().st_size == 0 or file.with_name(file.name + "-wal").exists():
-        return  # new; or its newest pages are in the write-ahead log, where only a real connection sees them
-    connection = sqlite3.connect(f"{file.absolute().as_uri()}?immutable=1", uri=True)
+def _make_if_new(path: str, busy_seconds: float) -> None:
+    connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
     try:
-        _is_ours(connection, path)
+        if _is_ours(connection, path):
+            return
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        if not _is_ours(connection, path):  # another process may have made it meanwhile
+            for statement in _SCHEMA.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        connection.execute("COMMIT")
     finally:
         connection.close()
 
 
+def _refuse_untouched(path: str) -> None:
+    """Refuse a file by its header alone, where that is enough: without a lock, and without SQLite's files beside it.
+
+    A new file, one whose header is still in the write-ahead log, and a strange one without an application id of its
+    own look alike here; a connection tells them apart.
+    """
+    file = Path(path)
+    if not file.is_file() or file.stat().st_size == 0:
+        return
+    with file.open("rb") as opened:
+        header = opened.read(100)
+    if not header.startswith(b"SQLite format 3\x00") or len(header) < 100:
+        raise JournalFormatError(f"{path} is damaged or not an SQLite file; it was left as it is.")
+    _check_mark(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"), tables=0)
+
+
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if application == 0 and version == 0 and tables == 0:
+    """Say whether the file is a journal (or still empty). Raises JournalFormatError for anything else."""
+    begun = not connection.in_transaction
+    if begun:  # one snapshot: another process may be making the tables right now
+        connection.execute("BEGIN")
+    try:
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        if begun:
+            connection.execute("COMMIT")
+    return _check_mark(path, application, version, tables)
+
+
+def _check_mark(path: str, application: int, version: int, tables: int) -> bool:
+    if application == 0 and tables == 0:
         return False
     if application != APPLICATION_ID:
         raise JournalFormatError(f"{path} belongs to another program; it was not touched. Choose another path.")
