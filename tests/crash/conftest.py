@@ -68,7 +68,9 @@ def first_seed() -> int:
 
 
 def pytest_report_header() -> str:
-    return f"crash tests: to run the same again, SAGALOG_CRASH_SEED={first_seed()}; for more kills, SAGALOG_CRASH_KILLS=10"
+    return (
+        f"crash tests: to run the same again, SAGALOG_CRASH_SEED={first_seed()}; for more kills, SAGALOG_CRASH_KILLS=10"
+    )
 
 
 @pytest.fixture
