@@ -132,15 +132,18 @@ def test_a_signal_stops_the_run_and_the_next_one_goes_on(
 ) -> None:
     command = [sys.executable, "-m", "sagalog", *RUN, "-", "--journal", "sqlite:///orders.db"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
-    lines = [line("Placed", f"p{n}", order_id=f"o{n}") for n in range(400)]
-    lines += [line("Noted", f"n{n}", order_id=f"o{n % 400}", text="x") for n in range(20_000)]
-    (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n")
-    command[command.index("-")] = "events.jsonl"
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
-        while sum(path.stat().st_size for path in tmp_path.glob("orders.db-wal")) < 50_000:
-            assert run.poll() is None
-        run.send_signal(number)
+    lines = [line("Placed", f"p{n}", order_id=f"o{n}") + "\n" for n in range(400)]
+    lines += [line("Noted", f"n{n}", order_id=f"o{n % 400}", text="x") + "\n" for n in range(20_000)]
+    (tmp_path / "events.jsonl").write_text("".join(lines))
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdin is not None
         assert run.stderr is not None
+        # A pipe holds 64 KiB: when half of the lines have gone in, most of that half was read, and the rest is yet to come.
+        run.stdin.writelines(lines[:10_000])
+        run.stdin.flush()
+        run.send_signal(number)
         assert "Run the same command again to go on" in run.stderr.read()
         assert run.wait(30) == code
     before = sagalog("list", "--json", "--journal", "sqlite:///orders.db").stdout.splitlines()
