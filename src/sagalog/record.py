@@ -80,26 +80,29 @@ class Handled(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
 
 
 class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
-    """The whole truth about one instance after one step."""
+    """The whole truth about one instance after one step.
+
+    Its sequences are never changed in place, so that records may share them.
+    """
 
     format: int
     status: Status
     state: msgspec.Raw
     started_at: datetime
     updated_at: datetime
-    handled: list[Handled] = []
+    handled: tuple[Handled, ...] = ()
     state_version: int = 1
     state_is_base64: bool = False
     incarnation: int = 1
-    inbox: list[str] = []
-    outbox: list[Command] = []
+    inbox: tuple[str, ...] = ()
+    outbox: tuple[Command, ...] = ()
     timers: dict[str, Timer] = {}
-    undo: list[Undo] = []
+    undo: tuple[Undo, ...] = ()
     parked: str = ""  # why an operator is needed
     stuck: str = ""  # the outbox entry because of which it is parked; delivery waits there
-    held: list[Held] = []
-    audit: list[Audit] = []
-    inherited: list[str] = []  # ids consumed by earlier incarnations ...
+    held: tuple[Held, ...] = ()
+    audit: tuple[Audit, ...] = ()
+    inherited: tuple[str, ...] = ()  # ids consumed by earlier incarnations ...
     inherited_until: datetime | None = None  # ... remembered until then
 
     def state_bytes(self) -> bytes:

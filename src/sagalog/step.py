@@ -101,9 +101,7 @@ class Draft:
         self._was_live = record is not None and record.status not in FINAL
         if record is not None:
             record = copy.copy(record)
-            # The stored record stays as it is: the draft replaces its other lists, and never changes them in place.
-            record.handled = []
-            record.inbox = record.inbox.copy()
+            record.handled = ()
         self.record: SagaRecord | None = record
 
     @property
@@ -141,13 +139,13 @@ class Draft:
         if record is None or not record.outbox:
             return
         done = set(entries)
-        left = [c for c in record.outbox if c.id not in done]
+        left = tuple([c for c in record.outbox if c.id not in done])
         if len(left) == len(record.outbox):
             return
         record.outbox = left
         if record.status is Status.COMPENSATING and not any(c.undo for c in left):
             record.status = Status.COMPENSATED
-            record.undo = []
+            record.undo = ()
         self.touch()
 
     def start(self) -> tuple[SagaRecord, Any]:
@@ -167,8 +165,8 @@ class Draft:
             record.audit = old.audit
             record.outbox = old.outbox  # not yet delivered commands of the last incarnation still go out
             record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
-            remembered = old.inherited if old.inherited_until and old.inherited_until > self.now else []
-            record.inherited = [*remembered, *old.inbox]
+            remembered = old.inherited if old.inherited_until and old.inherited_until > self.now else ()
+            record.inherited = remembered + old.inbox
             record.inherited_until = self.now + self.retention
         return record, state
 
@@ -178,7 +176,7 @@ class Draft:
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
         held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name)
-        record.held = [*record.held, held]
+        record.held = (*record.held, held)
         self._consume(record, message)
         self.touch()
 
@@ -205,8 +203,8 @@ class Draft:
             _drop_timer(record, message.name)
         elif message.kind == "refused":
             entry = message.event.command_id[len(self.persistence_id) + 1 :]
-            record.outbox = [c for c in record.outbox if c.id != entry]
-            record.undo = [u for u in record.undo if u.of != entry]
+            record.outbox = tuple(c for c in record.outbox if c.id != entry)
+            record.undo = tuple(u for u in record.undo if u.of != entry)
 
     def finish(self, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
         """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
@@ -226,9 +224,10 @@ class Draft:
         record.state, record.state_is_base64 = raw, wrapped
         record.state_version = saga.state_version()
         self._consume(record, message)
-        record.inbox.append(message.id)
+        record.inbox = (*record.inbox, message.id)
         event = message.event
-        record.handled.append(Handled(message.id, type(event.command if message.kind == "refused" else event).__name__))
+        handled = Handled(message.id, type(event.command if message.kind == "refused" else event).__name__)
+        record.handled = (*record.handled, handled)
         for action, packed, undo in plan:
             self._apply(record, action, packed, undo)
         self.touch()
@@ -237,9 +236,9 @@ class Draft:
     def _apply(self, record: SagaRecord, action: Action, packed: Any, undo: Typed | None) -> None:
         if isinstance(action, Send):
             entry = self.next_id()
-            record.outbox = [*record.outbox, Command(entry, packed)]
+            record.outbox = (*record.outbox, Command(entry, packed))
             if undo is not None:
-                record.undo = [*record.undo, Undo(entry, undo)]
+                record.undo = (*record.undo, Undo(entry, undo))
         elif isinstance(action, SetTimer):
             event, due_at = packed
             record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event)}
@@ -265,8 +264,8 @@ class Draft:
         assert record is not None
         undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
         record.timers = {}
-        record.undo = []
-        record.outbox = [*record.outbox, *(Command(self.next_id(), u.command, True, u.of) for u in undo)]
+        record.undo = ()
+        record.outbox = (*record.outbox, *(Command(self.next_id(), u.command, True, u.of) for u in undo))
         record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
@@ -301,8 +300,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
         if timer.send:
             _drop_timer(record, message.name)
-            record.outbox = [*record.outbox, Command(timer.id, timer.event)]
-            record.handled.append(Handled(message.id, timer.event.type))
+            record.outbox = (*record.outbox, Command(timer.id, timer.event))
+            record.handled = (*record.handled, Handled(message.id, timer.event.type))
             draft.fired += 1
             draft.touch()
             return Outcome.HANDLED
@@ -331,12 +330,12 @@ def _drop_timer(record: SagaRecord, name: str) -> None:
 
 def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry: str) -> Outcome:
     """A command was refused that is being taken back already: there is nothing to take back, and nothing to decide."""
-    record.outbox = [c for c in record.outbox if c.id != entry and c.of != entry]
-    record.undo = [u for u in record.undo if u.of != entry]
+    record.outbox = tuple(c for c in record.outbox if c.id != entry and c.of != entry)
+    record.undo = tuple(u for u in record.undo if u.of != entry)
     if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
         record.status = Status.COMPENSATED
-    record.inbox.append(message.id)
-    record.handled.append(Handled(message.id, type(message.event.command).__name__))
+    record.inbox = (*record.inbox, message.id)
+    record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED
 
@@ -344,11 +343,11 @@ def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry:
 def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> Outcome:
     """Put the undo commands that are left, the refused one on top, back onto the stack, and say so."""
     left = [c for c in record.outbox if c.undo]
-    record.outbox = [c for c in record.outbox if not c.undo]
-    record.undo = [Undo(c.of, c.command) for c in reversed(left)]
+    record.outbox = tuple(c for c in record.outbox if not c.undo)
+    record.undo = tuple(Undo(c.of, c.command) for c in reversed(left))
     record.status = Status.COMPENSATION_FAILED
-    record.inbox.append(message.id)
-    record.handled.append(Handled(message.id, type(message.event.command).__name__))
+    record.inbox = (*record.inbox, message.id)
+    record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED
 

@@ -29,7 +29,7 @@ async def test_an_accepted_event_is_there_for_the_next_runner(bench: Bench) -> N
         await runner.handle(Noted("a", "hello"), message_id="m3")
         await runner.settle()
     assert await bench.log("a") == ["placed", "paid", "hello"]
-    assert (await bench.record("a")).inbox == ["m1", "m2", "m3"]
+    assert (await bench.record("a")).inbox == ("m1", "m2", "m3")
 
 
 async def test_a_message_id_changes_a_saga_once_when_delivered_at_the_same_time(bench: Bench) -> None:

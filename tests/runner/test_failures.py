@@ -179,7 +179,7 @@ async def test_a_refusal_whose_handler_fails_parks_and_is_told_once_after_the_re
         await runner.settle()
         record = await bench.record("a")
         assert record.parked
-        assert record.outbox == []
+        assert record.outbox == ()
         Fragile.broken = False
         await runner.retry("order", "a")
         await runner.settle()

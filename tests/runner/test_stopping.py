@@ -47,7 +47,7 @@ async def test_a_stop_waits_for_steps_and_commands_that_are_under_way(bench: Ben
         await runner.handle(Paid("a"))
     hold.set()
     await stopping
-    assert (await bench.record("a")).outbox == []  # accepted, and recorded
+    assert (await bench.record("a")).outbox == ()  # accepted, and recorded
 
 
 async def test_a_step_that_is_being_saved_when_the_runner_stops_is_committed(shared: Bench) -> None:

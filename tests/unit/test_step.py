@@ -106,7 +106,7 @@ def outbox(made: Draft) -> list[tuple[str, str]]:
 def test_a_starting_event_makes_a_record_with_everything_in_it() -> None:
     made = started()
     assert outbox(made) == [("1/0", "Reserve")]
-    assert record_of(made).inbox == ["m1"]
+    assert record_of(made).inbox == ("m1",)
     assert [undo.of for undo in record_of(made).undo] == ["1/0"]
     assert (made.started, made.ended, made.changed) == (1, 0, True)
 

@@ -92,27 +92,34 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     lease_end = _lease_end(instance, record, now)
     timer = next_due(record)
     due_at = timer if lease_end is None else lease_end if timer is None else min(timer, lease_end)
-    old, outbox = _ids(instance.record), _ids(record)
     recorded = instance.accepted  # what the draft has taken out of the outbox; more may be accepted during the save
-    fresh = outbox if claim else outbox - old
-    if claim and (outbox & old) - instance.owned:
+    if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
         engine.counters.takeovers += 1
     try:
         version = await hosted.save(instance.correlation_id, record, payload, instance.version, due_at)
     except (ConflictError, JournalUnavailableError):
         raise
     except BaseException:
-        instance.unknown = (instance.version + 1, payload, fresh)
+        instance.unknown = (instance.version + 1, payload, _fresh(instance, record, claim=claim))
         instance.loaded = False
         raise
     engine.counters.saves += 1
+    if record.outbox:
+        instance.owned = (instance.owned | _fresh(instance, record, claim=claim)) & _ids(record)
+    else:
+        instance.owned = _NONE
     instance.record, instance.version, instance.loaded = record, version, True
     instance.lease_end = lease_end
-    instance.accepted -= recorded
-    instance.owned = (instance.owned | fresh) & outbox
+    if recorded:
+        instance.accepted -= recorded
     if due_at is not None:
         engine.due_loop.notice(due_at, now)
     return True
+
+
+def _fresh(instance: Instance, record: SagaRecord, *, claim: bool) -> frozenset[str]:
+    """Return the outbox entries that this save makes ours: the new ones, or all of them."""
+    return _ids(record) if claim else _ids(record) - _ids(instance.record)
 
 
 def _ids(record: SagaRecord | None) -> frozenset[str]:

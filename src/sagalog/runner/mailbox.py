@@ -54,7 +54,7 @@ class Instance:
         self.correlation_id = correlation_id
         self.persistence_id = hosted.prefix + correlation_id
         self.mailbox: list[Envelope] = []
-        self.waiting: list[Envelope] = []  # for a starting event
+        self.waiting: tuple[Envelope, ...] = ()  # for a starting event
         self.busy = False  # a turn is running, or a task is on its way to run one
         # The cached record. It may be out of date: every save says which version it builds on.
         self.loaded = False
@@ -135,8 +135,7 @@ class Instance:
                 if envelope.open:
                     envelope.decided = None
             self.mailbox[:0] = again
-            if own is not None and own in self.waiting:
-                self.waiting.remove(own)
+            self.waiting = tuple(envelope for envelope in self.waiting if envelope is not own)
             raise
         finally:
             self.busy = False
@@ -173,7 +172,7 @@ class Instance:
     def expire(self, envelope: Envelope) -> None:
         """End the wait of an event for its starting event."""
         if envelope in self.waiting and envelope.message is not None:
-            self.waiting.remove(envelope)
+            self.waiting = tuple(other for other in self.waiting if other is not envelope)
             event_type = type(envelope.message.event).__name__
             envelope.fail(NoInstanceError(self.hosted.name, self.correlation_id, event_type))
 
@@ -182,5 +181,5 @@ class Instance:
         if self.waiting and not self.busy:
             self.loaded = False
             self.mailbox.extend(self.waiting)
-            self.waiting = []
+            self.waiting = ()
             self._ensure_turn()

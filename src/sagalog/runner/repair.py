@@ -71,12 +71,12 @@ def skip(note: str = "") -> Repair:
     async def repair(draft: Draft) -> Repaired:
         record = _audited(draft, "skip", note)
         if record.stuck:
-            record.outbox = [entry for entry in record.outbox if entry.id != record.stuck]
+            record.outbox = tuple(entry for entry in record.outbox if entry.id != record.stuck)
         elif record.status is Status.COMPENSATION_FAILED:
             record.undo = record.undo[:-1]
             _resume_compensation(draft, record)
         elif record.held:
-            record.inbox.append(record.held[0].id)
+            record.inbox = (*record.inbox, record.held[0].id)
             record.held = record.held[1:]
         return await _replay(draft, record)
 
@@ -89,10 +89,10 @@ def cancel(*, compensate: bool, note: str = "") -> Repair:
     async def repair(draft: Draft) -> Repaired:
         record = _audited(draft, "cancel with compensation" if compensate else "cancel", note)
         held = len(record.held)
-        record.inbox.extend(held.id for held in record.held)
-        record.held = []
+        record.inbox = (*record.inbox, *(held.id for held in record.held))
+        record.held = ()
         if record.stuck:
-            record.outbox = [entry for entry in record.outbox if entry.id != record.stuck]
+            record.outbox = tuple(entry for entry in record.outbox if entry.id != record.stuck)
         record.parked = record.stuck = ""
         if record.status is Status.COMPENSATION_FAILED and compensate:
             _resume_compensation(draft, record)
@@ -101,7 +101,7 @@ def cancel(*, compensate: bool, note: str = "") -> Repair:
         else:
             record.status = Status.CANCELLED
             record.timers = {}
-            record.undo = []
+            record.undo = ()
         return Repaired(held, "", 0, record.status)
 
     return _for_live(repair, any_status=True)
@@ -123,21 +123,21 @@ def _for_live(repair: Repair, *, any_status: bool = False) -> Repair:
 
 def _audited(draft: Draft, action: str, note: str) -> SagaRecord:
     record = draft.touch()
-    record.audit = [*record.audit, Audit(draft.now, action, note)]
+    record.audit = (*record.audit, Audit(draft.now, action, note))
     return record
 
 
 def _resume_compensation(draft: Draft, record: SagaRecord) -> None:
     undo = list(reversed(record.undo))
-    record.undo = []
-    record.outbox = [*record.outbox, *(Command(draft.next_id(), entry.command, True, entry.of) for entry in undo)]
+    record.undo = ()
+    record.outbox = (*record.outbox, *(Command(draft.next_id(), entry.command, True, entry.of) for entry in undo))
     record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
 async def _replay(draft: Draft, record: SagaRecord) -> Repaired:
     record.parked = record.stuck = ""
     held, replayed = record.held, 0
-    record.held = []
+    record.held = ()
     while held:
         first = held[0]
         try:
@@ -154,7 +154,7 @@ async def _replay(draft: Draft, record: SagaRecord) -> Repaired:
             parked.held = held
             return Repaired(replayed, reason, len(held), parked.status)
         if outcome is not Outcome.HANDLED and draft.record is not None:
-            draft.record.inbox.append(first.id)
+            draft.record.inbox = (*draft.record.inbox, first.id)
         held = held[1:]
         replayed += 1
     current = draft.touch()

@@ -167,7 +167,7 @@ class SagaRunner:
             for instance in hosted.active():
                 for envelope in instance.waiting:
                     envelope.fail(stopped)
-                instance.waiting.clear()
+                instance.waiting = ()
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
                 await asyncio.shield(due)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
 from ..errors import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from .mailbox import Instance
 
+_NO_UPKEEP: set[Upkeep | None] = {None}
 _MOST_TIMERS = 1000  # of one turn: a timer that sets itself again at once must not hold its instance for ever
 
 
@@ -55,13 +57,13 @@ class _CacheTooOld(Exception):  # noqa: N818
 
 async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
     """Handle `batch`, in order. Returns with every envelope answered, failed, or waiting for a starting event."""
-    todo = batch.copy()
+    done = 0  # so many of the batch are answered, failed, or wait
     lost = 0
     may_start_unseen = True
-    while todo:
+    while done < len(batch):
         unseen = fresh = False
         if not instance.loaded:
-            unseen = may_start_unseen and _may_start_unseen(instance, todo[0])
+            unseen = may_start_unseen and _may_start_unseen(instance, batch[done])
             may_start_unseen = False  # if it does not work out, the next round looks
             if not unseen:
                 await load(instance)
@@ -69,33 +71,30 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 fresh = True
         draft = _draft(instance)
         accepted, draft.changed = draft.changed, False
-        handled: list[Envelope] = []
+        at = done  # batch[done:at] is handled in this draft
         failure: _HandlerFailed | None = None
         try:
-            while todo:
-                await _step(instance, draft, todo[0], fresh=fresh)
-                handled.append(todo.pop(0))
+            while at < len(batch):
+                more = _step(instance, draft, batch[at], fresh=fresh)
+                if more is not None:
+                    await more
+                at += 1
                 if instance.waiting and _live(draft.record):
-                    todo[:0] = instance.waiting  # they came before whatever is behind
-                    batch.extend(instance.waiting)
-                    instance.waiting = []
+                    batch[at:at] = instance.waiting  # they came before whatever is behind
+                    instance.waiting = ()
         except (_HandlerFailed, _CacheTooOld) as raised:
             if unseen or isinstance(raised, _CacheTooOld):
-                _take_back(instance, handled, todo)
+                _take_back(instance, batch[done:at])
                 instance.loaded = False
                 continue
             failure = raised
         # That commands were accepted is recorded with a step, or when upkeep asks for it: not for a mere duplicate.
-        draft.changed = draft.changed or (accepted and any(envelope.upkeep is not None for envelope in handled))
+        upkeep = {envelope.upkeep for envelope in batch[done:at]}
+        draft.changed = draft.changed or (accepted and upkeep != _NO_UPKEEP)
         try:
-            saved = await commit(
-                instance,
-                draft,
-                claim=any(envelope.upkeep is Upkeep.CLAIM for envelope in handled),
-                renew=any(envelope.upkeep is Upkeep.RENEW for envelope in handled),
-            )
+            saved = await commit(instance, draft, claim=Upkeep.CLAIM in upkeep, renew=Upkeep.RENEW in upkeep)
         except (ConflictError, OutcomeUnknownError) as error:
-            _take_back(instance, handled, todo)
+            _take_back(instance, batch[done:at])
             instance.loaded = False
             if unseen and isinstance(error, ConflictError):
                 continue  # it was there already: nothing lost
@@ -108,12 +107,13 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 await asyncio.sleep(random.uniform(0, 0.005 * min(lost, 20)))  # noqa: S311
             continue
         except PayloadTooLargeError as error:
-            _take_back(instance, handled, todo)
-            await _isolate_too_large(instance, handled, todo, error)
+            _take_back(instance, batch[done:at])
+            done += await _isolate_too_large(instance, batch[done:at], error)
             continue
-        _answer(instance, handled, draft, saved=saved)
+        _answer(instance, batch[done:at], draft, saved=saved)
+        done = at
         if failure is not None:
-            await _after_failure(instance, todo, failure)
+            done += await _after_failure(instance, batch[done], failure)
 
 
 def _may_start_unseen(instance: Instance, first: Envelope) -> bool:
@@ -154,8 +154,28 @@ def _draft(instance: Instance) -> Draft:
     return draft
 
 
-async def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) -> None:
-    """Run one envelope against the draft. Where it raises, the draft is as it was before the failed message."""
+def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) -> Awaitable[None] | None:
+    """Run one envelope against the draft; an awaitable where it takes more than a plain handler.
+
+    Where it raises, the draft is as it was before the failed message.
+    """
+    message = envelope.message
+    if message is None or message.at is not None or envelope.park is not None:
+        return _long_step(instance, draft, envelope, fresh=fresh)
+    outcome = _advance(instance, draft, message)
+    if isinstance(outcome, Outcome):
+        _decide(instance, draft, envelope, outcome, fresh=fresh)
+        return None
+    return _decide_later(instance, draft, envelope, outcome, fresh=fresh)
+
+
+async def _decide_later(
+    instance: Instance, draft: Draft, envelope: Envelope, outcome: Awaitable[Outcome], *, fresh: bool
+) -> None:
+    _decide(instance, draft, envelope, await outcome, fresh=fresh)
+
+
+async def _long_step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) -> None:
     message = envelope.message
     if envelope.park is not None:
         reason, culprit = envelope.park
@@ -183,25 +203,40 @@ async def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: 
             if not draft.knows(message.id):
                 await _fire(instance, draft, message.at)
             draft.now = message.at
-        outcome = await _advance(instance, draft, message)
-        if outcome is Outcome.NO_INSTANCE:
-            if not fresh:
-                raise _CacheTooOld
-            _no_instance(instance, draft, envelope, message)
-            return
-        envelope.decided = outcome
+        outcome = _advance(instance, draft, message)
+        _decide(instance, draft, envelope, outcome if isinstance(outcome, Outcome) else await outcome, fresh=fresh)
         return
     envelope.decided = Outcome.HANDLED
 
 
-async def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome:
+def _decide(instance: Instance, draft: Draft, envelope: Envelope, outcome: Outcome, *, fresh: bool) -> None:
+    if outcome is not Outcome.NO_INSTANCE:
+        envelope.decided = outcome
+    elif fresh:
+        _no_instance(instance, draft, envelope)
+    else:
+        raise _CacheTooOld
+
+
+def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     try:
         outcome = advance(draft, message)
-        return outcome if isinstance(outcome, Outcome) else await outcome
-    except UnreadableStateError as error:
-        raise unreadable(instance, str(error)) from error
     except Exception as error:
-        raise _HandlerFailed(message, error) from error
+        raise _failure(instance, message, error) from error
+    return outcome if isinstance(outcome, Outcome) else _advance_async(instance, message, outcome)
+
+
+async def _advance_async(instance: Instance, message: Message, outcome: Awaitable[Outcome]) -> Outcome:
+    try:
+        return await outcome
+    except Exception as error:
+        raise _failure(instance, message, error) from error
+
+
+def _failure(instance: Instance, message: Message, error: Exception) -> Exception:
+    if isinstance(error, UnreadableStateError):
+        return unreadable(instance, str(error))
+    return _HandlerFailed(message, error)
 
 
 async def _fire(instance: Instance, draft: Draft, until: datetime) -> None:
@@ -217,11 +252,15 @@ async def _fire(instance: Instance, draft: Draft, until: datetime) -> None:
             break
         if engine.event_time and message.at is not None:
             draft.now = message.at
-        await _advance(instance, draft, message)
+        outcome = _advance(instance, draft, message)
+        if not isinstance(outcome, Outcome):
+            await outcome
     draft.now = now
 
 
-def _no_instance(instance: Instance, draft: Draft, envelope: Envelope, message: Message) -> None:
+def _no_instance(instance: Instance, draft: Draft, envelope: Envelope) -> None:
+    message = envelope.message
+    assert message is not None
     policy = instance.hosted.engine.settings.no_instance
     if message.kind != "event" or policy is NoInstance.IGNORE or (policy is NoInstance.WAIT and _live(draft.record)):
         envelope.decided = Outcome.NO_INSTANCE
@@ -229,15 +268,14 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope, message: 
         event_type = type(message.event).__name__
         envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type)
     else:
-        instance.waiting.append(envelope)
+        instance.waiting = (*instance.waiting, envelope)
 
 
-def _take_back(instance: Instance, handled: list[Envelope], todo: list[Envelope]) -> None:
+def _take_back(instance: Instance, handled: list[Envelope]) -> None:
     """Nothing was stored: all of it is to be handled again, in the same order."""
     for envelope in handled:
         envelope.decided = None
-    instance.waiting = [envelope for envelope in instance.waiting if envelope not in handled]
-    todo[:0] = handled
+    instance.waiting = tuple(envelope for envelope in instance.waiting if envelope not in handled)
 
 
 def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved: bool) -> None:
@@ -267,42 +305,37 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
     if _live(instance.record) or (instance.record is not None and not instance.record.drained):
         release(instance)
     else:
-        instance.loaded, instance.record = (
-            False,
-            None,
-        )  # absence is never remembered: another worker may start the instance at any time
+        # Absence is never remembered: another worker may start the instance at any time.
+        instance.loaded, instance.record = False, None
 
 
-async def _isolate_too_large(
-    instance: Instance, handled: list[Envelope], todo: list[Envelope], error: PayloadTooLargeError
-) -> None:
-    """Find the message whose step makes the record too large; the others go through."""
+async def _isolate_too_large(instance: Instance, handled: list[Envelope], error: PayloadTooLargeError) -> int:
+    """Find the message whose step makes the record too large; the others go through. Return how many are done."""
     if len(handled) > 1:
-        for _ in handled:
-            await take_turn(instance, [todo.pop(0)])
-        return
-    envelope = todo[0]
+        for envelope in handled:
+            await take_turn(instance, [envelope])
+        return len(handled)
+    (envelope,) = handled
     if envelope.message is not None and envelope.message.kind != "event":
         envelope.park = (str(error), envelope.message)
-        return
+        return 0
     if envelope.upkeep is not None:
         raise error
-    todo.pop(0)
     envelope.fail(error)
+    return 1
 
 
-async def _after_failure(instance: Instance, todo: list[Envelope], failure: _HandlerFailed) -> None:
-    """Decide about the first of `todo`, whose handler failed: tell the sender, try again later, or park."""
+async def _after_failure(instance: Instance, envelope: Envelope, failure: _HandlerFailed) -> bool:
+    """Decide about an envelope whose handler failed, tell the sender, try again later, or park; say if it is done."""
     engine = instance.hosted.engine
-    envelope, message, error = todo[0], failure.message, failure.error
+    message, error = failure.message, failure.error
     event_type = type(message.event).__name__
     if isinstance(error, (DefinitionError, CodecError)):
         if message is envelope.message and message.kind == "event":
             envelope.fail(error)
-            todo.pop(0)
-        else:
-            envelope.park = (str(error), message)
-        return
+            return True
+        envelope.park = (str(error), message)
+        return False
     engine.counters.handler_errors += 1
     envelope.failures += 1
     log.warning(
@@ -318,9 +351,10 @@ async def _after_failure(instance: Instance, todo: list[Envelope], failure: _Han
         reason = f"handling {event_type} raised {type(error).__name__}, {envelope.failures} times"
         envelope.park = (reason, message)
         envelope.failures = 0
-        return
+        return False
     try:
         await engine.back_off(wait)
     except RunnerStoppedError as stopped:
         envelope.fail(stopped)
-        todo.pop(0)
+        return True
+    return False
