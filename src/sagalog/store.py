@@ -89,6 +89,9 @@ class DueStore(Protocol):
     async def due(self, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         """Return up to `limit` (correlation id, due_at), earliest first, due at `before` or earlier."""
 
+    async def claim(self, before: datetime, until: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        """Return what `due` would, and let it be due again at `until`, unless it is saved before."""
+
 
 class JournalSagaStateStore:
     """The saga store over a journal: one record a save, one lookup a load. Remembers tombstones, finds due instances."""
@@ -202,6 +205,10 @@ class JournalSagaStateStore:
 
     async def due(self, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         found = await self._journal.due_ids(self.prefix, before, limit=limit)
+        return [(persistence_id[len(self.prefix) :], at) for persistence_id, at in found]
+
+    async def claim(self, before: datetime, until: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        found = await self._journal.claim_due(self.prefix, before, until, limit=limit)
         return [(persistence_id[len(self.prefix) :], at) for persistence_id, at in found]
 
     async def purge(self, correlation_id: str, version: int) -> None:

@@ -27,7 +27,7 @@ IDS = [
     "a\x00",
     "\U0010ffff",
     "p\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff\U0010ffff",
-    "x" * 5_000,
+    "x" * 1_024,
     "'; DROP TABLE record; --",
 ]
 PAYLOADS = [b"", b"\x00", b"a\x00b", b"\xff\xfe\x80", b"{}", bytes(range(256)) * 4096]
@@ -276,6 +276,59 @@ class JournalContract:
         await journal.write_messages([record("s::b", 2, deleted=True, due_at=NOW)])  # a tombstone is due, too
         assert [key for key, _ in await journal.due_ids("s::", later)] == ["s::b", "s::c"]
 
+    async def test_what_was_claimed_comes_up_again_at_the_given_moment_or_by_its_next_record(
+        self, journal: Journal
+    ) -> None:
+        for n in range(6):
+            await journal.write_messages([record(f"s::{n}", 1, due_at=NOW + timedelta(seconds=n))])
+        await journal.write_messages([record("t::0", 1, due_at=NOW)])
+        until = NOW + timedelta(minutes=1)
+        first = await journal.claim_due("s::", NOW + timedelta(seconds=3), until, limit=2)
+        assert first == [("s::0", NOW), ("s::1", NOW + timedelta(seconds=1))]
+        second = await journal.claim_due("s::", NOW + timedelta(seconds=3), until)
+        assert [key for key, _ in second] == ["s::2", "s::3"]
+        assert await journal.claim_due("s::", NOW + timedelta(seconds=3), until) == []
+        await journal.write_messages([record("s::0", 2, due_at=NOW), record("s::1", 2)])
+        assert await journal.claim_due("s::", NOW, until) == [("s::0", NOW)]
+        assert await journal.due_ids("s::", until) == [
+            ("s::4", NOW + timedelta(seconds=4)),
+            ("s::5", NOW + timedelta(seconds=5)),
+            ("s::0", until),
+            ("s::2", until),
+            ("s::3", until),
+        ]
+        latest = await journal.latest_message("s::0")
+        assert latest is not None
+        assert latest.due_at == NOW  # the record is as it was written
+
+    async def test_of_those_that_claim_at_once_each_gets_others(self, journal: Journal) -> None:
+        keys = [f"s::{n:03}" for n in range(200)]
+        await journal.write_messages([record(key, 1, due_at=NOW) for key in keys])
+        pages = await asyncio.gather(
+            *(journal.claim_due("s::", NOW, NOW + timedelta(minutes=1), limit=20) for _ in range(10))
+        )
+        claimed = [key for page in pages for key, _ in page]
+        while page := await journal.claim_due("s::", NOW, NOW + timedelta(minutes=1), limit=50):
+            claimed += [key for key, _ in page]
+        assert sorted(claimed) == keys
+
+    async def test_opening_twice_is_nothing(self, journal: Journal) -> None:
+        await journal.open()
+        await journal.open()
+        await write(journal, "p", 1)
+
+    async def test_an_id_of_1024_bytes_is_taken_and_a_longer_one_refused(self, journal: Journal) -> None:
+        await write(journal, "é" * 512, 1)
+        with pytest.raises(InvalidEventError, match="1,024 bytes"):
+            await write(journal, "é" * 512 + "x", 1)
+
+    async def test_offsets_of_a_tag_do_not_move_when_others_are_purged(self, journal: Journal) -> None:
+        for key in "abc":
+            await journal.write_messages([record(key, 1, deleted=key == "a", tags=("red",))])
+        offsets = {m.persistence_id: offset async for offset, m in journal.events_by_tag("red")}
+        await journal.purge("a", 1)
+        assert [m.persistence_id async for _, m in journal.events_by_tag("red", offsets["b"])] == ["c"]
+
     async def test_ids_by_prefix_come_in_pages_that_change_does_not_disturb(self, journal: Journal) -> None:
         keys = [f"s::{n:03}" for n in range(30)]
         for key in ["r::1", *keys, "s:;", "t::1"]:
@@ -319,6 +372,7 @@ class JournalContract:
             five.latest_message("p"),
             five.ids_by_prefix(""),
             five.due_ids("", NOW),
+            five.claim_due("", NOW, NOW),
             five.purge("p", 1),
             replay(five, "p"),
         ]

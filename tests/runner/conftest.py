@@ -20,6 +20,7 @@ from sagalog import (
     SagaRunner,
     SavedState,
     SqliteJournal,
+    open_journal,
 )
 from sagalog.record import decode_record
 
@@ -118,6 +119,9 @@ class Gate:
     async def due(self, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         return [] if self.deaf else await self.inner.due(before, limit=limit)
 
+    async def claim(self, before: datetime, until: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        return [] if self.deaf else await self.inner.claim(before, until, limit=limit)
+
     def keys(self) -> AsyncIterator[str]:
         return self.inner.keys()
 
@@ -177,13 +181,14 @@ class Bench:
         self.clock.advance(timedelta(**by))
 
 
-@pytest.fixture(params=["memory", "sqlite", "four methods"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "four methods"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     OrderSaga.fail_times = 0
     OrderSaga.calls = []
     journal = {
         "memory": InMemoryJournal,
         "sqlite": lambda: SqliteJournal(tmp_path / "orders.db"),
+        "postgres": lambda: open_journal(request.getfixturevalue("postgres_schema")),
         "four methods": lambda: None,
     }[request.param]()
     yield Bench(journal)
@@ -191,12 +196,16 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await journal.close()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """Like `bench`, on journals that several runners may share."""
     OrderSaga.fail_times = 0
     OrderSaga.calls = []
-    journal = InMemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "orders.db")
+    journal = {
+        "memory": InMemoryJournal,
+        "sqlite": lambda: SqliteJournal(tmp_path / "orders.db"),
+        "postgres": lambda: open_journal(request.getfixturevalue("postgres_schema")),
+    }[request.param]()
     yield Bench(journal)
     await journal.close()
 

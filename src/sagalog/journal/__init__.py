@@ -6,27 +6,38 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
-from ..errors import DefinitionError
+from ..errors import DefinitionError, MissingExtraError
 from .protocol import MAX_SEQUENCE_NR, Journal, PersistentRepr
 
 _BACKENDS = {
     "memory": ("sagalog.journal.memory", "InMemoryJournal"),
     "sqlite": ("sagalog.journal.sqlite", "SqliteJournal"),
+    "postgresql": ("sagalog.journal.postgres", "PostgresJournal"),
+    "postgres": ("sagalog.journal.postgres", "PostgresJournal"),
 }
 
 
 def open_journal(url: str, **settings: Any) -> Journal:
-    """Return the journal that `url` names: `sqlite:///orders.db`, `sqlite:////var/lib/orders.db`, `memory://`.
+    """Return the journal that `url` names.
 
-    `settings` go to the backend's constructor. Other schemes are looked up in the entry points `sagalog.journals`.
-    Raises DefinitionError for an unknown scheme, and what opening raises (JournalFormatError, JournalUnavailableError).
+    `sqlite:///orders.db`, `sqlite:////var/lib/orders.db`, `postgresql://user@host/database`, `memory://`; `settings` go
+    to the backend's constructor. Other schemes are looked up in the entry points `sagalog.journals`. A server is
+    connected to at first use, or by the journal's `open`.
+    Raises DefinitionError for an unknown scheme, MissingExtraError, and what opening a file raises (JournalFormatError,
+    JournalUnavailableError).
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise DefinitionError("a journal is named by a URL such as sqlite:///orders.db or memory://")
     if scheme in _BACKENDS:
         module, name = _BACKENDS[scheme]
-        backend = getattr(import_module(module), name)
+        try:
+            backend = getattr(import_module(module), name)
+        except ModuleNotFoundError as error:
+            extra = module.rpartition(".")[2]
+            raise MissingExtraError(
+                f"a journal at {scheme}:// needs the package {error.name}: pip install 'sagalog[{extra}]'"
+            ) from error
     else:
         found = [e for e in entry_points(group="sagalog.journals") if e.name == scheme]
         if not found:

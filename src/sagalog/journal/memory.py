@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from itertools import count
 from typing import Self
 
 from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrder
@@ -16,7 +17,9 @@ class InMemoryJournal:
     def __init__(self) -> None:
         self._records: dict[str, list[PersistentRepr]] = {}
         self._highest: dict[str, int] = {}
-        self._log: list[PersistentRepr] = []
+        self._due: dict[str, datetime] = {}
+        self._log: list[tuple[int, PersistentRepr]] = []
+        self._offsets = count(1)
         self._closed = False
 
     @classmethod
@@ -52,7 +55,11 @@ class InMemoryJournal:
                 if message.persistence_id not in lost:
                     self._records.setdefault(message.persistence_id, []).append(message)
                     self._highest[message.persistence_id] = message.sequence_nr
-                    self._log.append(message)
+                    self._log.append((next(self._offsets), message))
+                    if message.due_at is None:
+                        self._due.pop(message.persistence_id, None)
+                    else:
+                        self._due[message.persistence_id] = message.due_at
         if lost:
             raise SequenceOutOfOrder(lost)
 
@@ -80,7 +87,9 @@ class InMemoryJournal:
         records = self._records.get(persistence_id, [])
         gone = {id(r) for r in records if r.sequence_nr <= to_sequence_nr}
         records[:] = [r for r in records if id(r) not in gone]
-        self._log = [r for r in self._log if id(r) not in gone]
+        self._log = [entry for entry in self._log if id(entry[1]) not in gone]
+        if not records:
+            self._due.pop(persistence_id, None)
 
     async def all_persistence_ids(self) -> AsyncIterator[str]:
         after = ""
@@ -91,7 +100,7 @@ class InMemoryJournal:
 
     async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
         self._check_open()
-        for number, message in enumerate(list(self._log), 1):
+        for number, message in list(self._log):
             if number > offset and tag in message.tags:
                 yield number, message
 
@@ -113,18 +122,25 @@ class InMemoryJournal:
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         self._check_open()
-        found = [
-            (records[-1].due_at, key)
-            for key, records in self._records.items()
-            if records and records[-1].due_at is not None and key.startswith(prefix) and records[-1].due_at <= before
-        ]
-        return [(key, at) for at, key in sorted(found)[:limit] if at is not None]
+        found = [(at, key) for key, at in self._due.items() if at <= before and key.startswith(prefix)]
+        return [(key, at) for at, key in sorted(found)[:limit]]
+
+    async def claim_due(
+        self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
+    ) -> list[tuple[str, datetime]]:
+        found = await self.due_ids(prefix, before, limit=limit)
+        self._due.update((persistence_id, until) for persistence_id, _ in found)
+        return found
 
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
         latest = await self.latest_message(persistence_id)
         if latest is not None and latest.deleted and latest.sequence_nr == sequence_nr:
             del self._records[persistence_id], self._highest[persistence_id]
-            self._log = [r for r in self._log if r.persistence_id != persistence_id]
+            self._due.pop(persistence_id, None)
+            self._log = [entry for entry in self._log if entry[1].persistence_id != persistence_id]
+
+    async def open(self) -> None:
+        """Nothing: there is nothing to connect to."""
 
     async def close(self) -> None:
         self._closed = True

@@ -11,6 +11,7 @@ import msgspec
 from ..errors import InvalidEventError
 
 MAX_SEQUENCE_NR = 2**63 - 1
+MAX_ID_BYTES = 1024  # of a persistence id in UTF-8, so that an id that one journal takes is taken by all
 
 
 class PersistentRepr(msgspec.Struct, frozen=True):
@@ -76,8 +77,22 @@ class Journal(Protocol):
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         """Return up to `limit` ids that are due at `before` or earlier, earliest first, tombstones included."""
 
+    async def claim_due(
+        self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
+    ) -> list[tuple[str, datetime]]:
+        """Return what `due_ids` would, and let it be due again at `until` only, unless a record is written first.
+
+        So workers that ask at the same time get different ids, and what a worker claims and leaves comes up again.
+        """
+
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
         """Forget an id altogether, records and number, if its newest record is a tombstone of that number."""
+
+    async def open(self) -> None:
+        """Connect and check what is there, where the constructor did not; doing it twice is nothing. The runner calls it.
+
+        Raises JournalUnavailableError, JournalFormatError.
+        """
 
     async def close(self) -> None:
         """Finish what waits and release everything. Calls afterwards raise JournalUnavailableError."""
@@ -97,11 +112,38 @@ def checked(message: PersistentRepr) -> PersistentRepr:
     if not all(text.isascii() for text in texts):
         for text in texts:
             check_text(text)
+    if len(message.persistence_id) * 4 > MAX_ID_BYTES:
+        check_id(message.persistence_id)
     if type(message.payload) is bytes:
         return message
     if not isinstance(message.payload, (bytearray, memoryview)):
         raise InvalidEventError(f"a payload is bytes, not {type(message.payload).__name__}; nothing was stored")
     return msgspec.structs.replace(message, payload=bytes(message.payload))
+
+
+def check_id(persistence_id: str) -> None:
+    """Raise InvalidEventError for an id that no journal takes."""
+    check_text(persistence_id)
+    if len(persistence_id.encode()) > MAX_ID_BYTES:
+        raise InvalidEventError(
+            f"the id {persistence_id[:40]!r}... takes more than {MAX_ID_BYTES:,} bytes; nothing was stored"
+        )
+
+
+def in_sequence(messages: Sequence[PersistentRepr]) -> tuple[list[PersistentRepr], tuple[str, ...]]:
+    """Return the records of ids whose numbers can be and have no gap among themselves, and the other ids."""
+    if len(messages) == 1:
+        (only,) = messages
+        return (list(messages), ()) if 0 < only.sequence_nr < MAX_SEQUENCE_NR else ([], (only.persistence_id,))
+    following: dict[str, int] = {}
+    losers: dict[str, None] = {}
+    for message in messages:
+        number = message.sequence_nr
+        expected = following.get(message.persistence_id, number)
+        if number != expected or not 0 < number < MAX_SEQUENCE_NR:
+            losers[message.persistence_id] = None
+        following[message.persistence_id] = number + 1
+    return [message for message in messages if message.persistence_id not in losers], tuple(losers)
 
 
 def check_text(text: str) -> None:

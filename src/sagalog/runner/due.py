@@ -1,15 +1,15 @@
 """Work that time brings: timers, commands of workers that died, tombstones whose retention ended.
 
-    store.due(now) ─► [due] ─► mailbox of each instance (as a claim)
+    store.claim(now) ─► [due] ─► mailbox of each instance (as a claim)
 
 One loop for each saga's store. It looks when the next thing known is due, and every `due_poll_seconds` for what other
-workers saved. A claim saves a new `due_at` first, so two workers that find the same instance are told apart by version.
+workers saved. What the store gives to one worker comes up again only after the lease, so workers that look at the same
+time get different instances; if two have the same one all the same, they are told apart by version.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -35,8 +35,6 @@ class DueLoop:
         self._looking = {one.name: asyncio.Lock() for one in hosted}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
-        # Instances that stay due although they were looked at (unreadable, or another worker's): not before then.
-        self._postponed: dict[tuple[str, str], float] = {}
         self._scans = [engine.spawn(self._scan(one)) for one in hosted if one.scanned is not None]
 
     def notice(self, due_at: datetime, now: datetime) -> None:
@@ -88,26 +86,19 @@ class DueLoop:
             return await self._look(hosted, now, upcoming)
 
     async def _look(self, hosted: Hosted, now: datetime, upcoming: datetime | None) -> datetime | None:
-        loop = self._engine.loop
+        settings = self._engine.settings
+        until = now + timedelta(seconds=settings.lease_seconds)
         seen: set[str] = set()
         while not self._engine.stopping.is_set():
-            at = loop.time()
-            self._postponed = {key: until for key, until in self._postponed.items() if until > at}
-            found = await hosted.due.due(upcoming or now, limit=_PAGE + len(self._postponed))
-            ready = [
-                (key, due_at) for key, due_at in found if due_at <= now and (hosted.name, key) not in self._postponed
-            ]
-            if not ready:
-                later = [due_at for _, due_at in found if due_at > now]
-                return min(later, default=None)
-            for key, _ in ready:
-                if key in seen:  # still due after a claim: not again and again
-                    self._postpone(hosted, key)
-            ready = [(key, due_at) for key, due_at in ready if key not in seen]
-            seen.update(key for key, _ in ready)
-            random.shuffle(ready)  # workers that look at the same time begin at different ends
-            places = asyncio.Semaphore(self._engine.settings.max_dispatch)
-            await asyncio.gather(*(self._claim(hosted, key, places) for key, _ in ready))
+            claimed = await hosted.due.claim(now, until, limit=_PAGE)
+            if not claimed:
+                following = await hosted.due.due(upcoming, limit=1) if upcoming is not None else []
+                return following[0][1] if following else None
+            # What is due again right after its claim waits for the lease: not again and again.
+            ready = [key for key, _ in claimed if key not in seen]
+            seen.update(ready)
+            places = asyncio.Semaphore(settings.max_dispatch)
+            await asyncio.gather(*(self._claim(hosted, key, places) for key in ready))
         return None
 
     async def _claim(self, hosted: Hosted, correlation_id: str, places: asyncio.Semaphore) -> None:
@@ -124,11 +115,6 @@ class DueLoop:
                 return
             except SagalogError as error:
                 log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error)
-                self._postpone(hosted, correlation_id)
-
-    def _postpone(self, hosted: Hosted, correlation_id: str) -> None:
-        until = self._engine.loop.time() + self._engine.settings.lease_seconds
-        self._postponed[(hosted.name, correlation_id)] = until
 
     async def _purge(self, hosted: Hosted, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""

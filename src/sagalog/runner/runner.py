@@ -134,6 +134,12 @@ class SagaRunner:
             self._journal = open_journal(source)
         elif isinstance(source, Journal):
             self._journal = source
+        if self._journal is not None:
+            try:
+                await self._journal.open()
+            except BaseException:
+                await self._close_journal()
+                raise
         engine = Engine(self.settings, self.clock, self.counters)
         hosted = [Hosted(saga, self._store(saga), engine) for saga in self.sagas]
         self._hosted = {one.name: one for one in hosted}
@@ -188,12 +194,17 @@ class SagaRunner:
                 if instance.accepted:
                     instance.poke(Envelope(upkeep=Upkeep.RECORD))
         await engine.wait_for_tasks()
-        if isinstance(self._source, str) and self._journal is not None:
-            await self._journal.close()
-        self._engine = self._receiver = self._due = self._journal = None
+        await self._close_journal()
+        self._engine = self._receiver = self._due = None
         self._hosted = {}
         if self._stopped is not None:
             self._stopped.set()
+
+    async def _close_journal(self) -> None:
+        """Close what was opened here; a journal that was given stays open."""
+        if isinstance(self._source, str) and self._journal is not None:
+            await self._journal.close()
+        self._journal = None
 
     async def __aenter__(self) -> Self:
         await self.start()

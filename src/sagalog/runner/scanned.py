@@ -70,3 +70,9 @@ class ScannedStore:
         for key, at in found.items():  # they stay due until they are saved
             heapq.heappush(self._heap, (at, key))
         return list(found.items())
+
+    async def claim(self, before: datetime, until: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        found = await self.due(before, limit=limit)
+        for key, _ in found:
+            self.remember(key, until)
+        return found

@@ -231,6 +231,26 @@ class SqliteJournal:
         )
         return [(row[0], _EPOCH + timedelta(microseconds=row[1])) for row in rows]
 
+    async def claim_due(
+        self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
+    ) -> list[tuple[str, datetime]]:
+        within, bounds = _within(prefix)
+        condition = f"due_at <= ? AND {within.format(column='+persistence_id')}"
+
+        def work(connection: sqlite3.Connection) -> list[tuple[str, int]]:
+            found = connection.execute(
+                f"SELECT persistence_id, due_at FROM instance WHERE {condition} ORDER BY due_at LIMIT ?",  # noqa: S608
+                (_microseconds(before), *bounds, limit),
+            ).fetchall()
+            again = _microseconds(until)
+            connection.executemany(
+                "UPDATE instance SET due_at = ? WHERE persistence_id = ?", [(again, row[0]) for row in found]
+            )
+            return found
+
+        found = await self._writer.submit(work)
+        return [(row[0], _EPOCH + timedelta(microseconds=row[1])) for row in found]
+
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             match = connection.execute(
@@ -242,6 +262,9 @@ class SqliteJournal:
                 connection.execute("DELETE FROM instance WHERE persistence_id = ?", (persistence_id,))
 
         await self._writer.submit(work)
+
+    async def open(self) -> None:
+        """Nothing: the constructor has opened it."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,0 +1,302 @@
+"""The journal in PostgreSQL: one statement for each batch, losers told apart, steps inside the caller's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Self
+from urllib.parse import parse_qsl, urlencode
+
+import asyncpg
+import msgspec
+
+from ...errors import DefinitionError, InvalidEventError, SequenceOutOfOrder
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_text, checked, in_sequence
+from .connections import Connections
+from .schema import MIGRATIONS, check_name, migrate, translate
+from .writer import Writer, write, write_statement
+
+_COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
+_PAGE = 256
+_YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _repr(row: Any) -> PersistentRepr:
+    tags = tuple(msgspec.json.decode(row[6])) if row[6] != "[]" else ()
+    return PersistentRepr(row[0].decode(), row[1], row[2], row[3], row[4], row[5], tags, row[7])
+
+
+def _within(prefix: str) -> tuple[bytes, bytes]:
+    """Return the range of ids that start with `prefix`: the lowest, and the first behind the highest."""
+    if not prefix:
+        return b"", b"\xff"  # which no UTF-8 begins with
+    low = prefix.encode()
+    return low, low[:-1] + bytes([low[-1] + 1])
+
+
+class PostgresJournal:
+    """A journal in a PostgreSQL database, for any number of workers on any number of machines.
+
+    `dsn`: as libpq takes it. `schema`: where the tables are; `migrate`: make or migrate them at open. `history`: "all"
+    keeps every record until the saga's tombstone is purged, n the n before the newest, 0 only the newest. `pooler`: there
+    is a transaction-mode pooler in between, so no statement stays prepared. `connect_seconds`: how long to try to
+    (re)connect before a call fails. `timeout_seconds`: how long to wait for an answer.
+
+    Connects at first use, or by `open`, which raises JournalFormatError for a schema that is missing, old, newer, or of
+    another program, and JournalUnavailableError where it cannot connect.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str = "sagalog",
+        history: str | int = "all",
+        migrate: bool = False,
+        pooler: bool = False,
+        connect_seconds: float = 10.0,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        if history != "all" and (not isinstance(history, int) or isinstance(history, bool) or history < 0):
+            raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+        self.schema = check_name(schema)
+        self._connections = Connections(
+            dsn,
+            self.schema,
+            migrate=migrate,
+            pooler=pooler,
+            connect_seconds=connect_seconds,
+            timeout_seconds=timeout_seconds,
+        )
+        self._statement = write_statement(self.schema, None if history == "all" else int(history))
+        self._writer = Writer(self._connections.connect, self._statement, self._connections.where, pooler=pooler)
+
+    @classmethod
+    def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:
+        """Open `postgresql://user@host/database?schema=sagalog&migrate=true`; other parameters are libpq's."""
+        address, _, query = rest.partition("?")
+        others: list[tuple[str, str]] = []
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name == "schema":
+                settings.setdefault("schema", value)
+            elif name == "history":
+                settings.setdefault("history", int(value) if value.isdigit() else value)
+            elif name in ("migrate", "pooler"):
+                if value not in _YES:
+                    raise DefinitionError(f"{name} in a postgresql:// URL is true or false, not {value!r}")
+                settings.setdefault(name, _YES[value])
+            elif name in ("connect_seconds", "timeout_seconds"):
+                try:
+                    settings.setdefault(name, float(value))
+                except ValueError:
+                    raise DefinitionError(f"{name} in a postgresql:// URL is a number, not {value!r}") from None
+            else:
+                others.append((name, value))
+        return cls(f"postgresql://{address}{'?' if others else ''}{urlencode(others)}", **settings)
+
+    async def open(self) -> None:
+        """Connect, and check the schema (or migrate it, if that was asked for). The other calls do it themselves."""
+        await self._connections.pool()
+
+    async def server_time(self) -> datetime:
+        """Return the server's clock: what all workers can agree on."""
+        rows = await self._connections.read("SELECT clock_timestamp()")
+        now: datetime = rows[0][0]
+        return now
+
+    # Writing.
+
+    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        await self._connections.pool()
+        records, losers = in_sequence([_storable(message) for message in messages])
+        if losers and atomic:
+            raise SequenceOutOfOrder(losers)
+        if records:
+            try:
+                await self._writer.submit(records, atomic)
+            except SequenceOutOfOrder as error:
+                losers = (*losers, *error.losers)
+        if losers:
+            order = dict.fromkeys(message.persistence_id for message in messages)
+            raise SequenceOutOfOrder(tuple(one for one in order if one in losers))
+
+    async def write_within(self, connection: Any, message: PersistentRepr) -> None:
+        """Store a record as part of the caller's own transaction on `connection` (asyncpg's): it holds when that commits.
+
+        Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next.
+        """
+        records, losers = in_sequence([_storable(message)])
+        try:
+            if losers or await write(connection, self._statement, records):
+                raise SequenceOutOfOrder((message.persistence_id,))
+        except asyncpg.SerializationError as error:
+            raise SequenceOutOfOrder((message.persistence_id,)) from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translate(error, self._connections.where) from error
+
+    async def latest_within(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
+        """Return the newest record as the caller's transaction sees it, its own writes included."""
+        try:
+            row = await connection.fetchrow(self._latest, persistence_id.encode())
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translate(error, self._connections.where) from error
+        return _repr(row) if row else None
+
+    async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
+        key, highest = persistence_id.encode(), min(to_sequence_nr, MAX_SEQUENCE_NR)
+        await self._connections.change(
+            (
+                f"""UPDATE {self.schema}.instance SET hidden = hidden OR sequence_nr <= $2,
+                    due_at = CASE WHEN sequence_nr <= $2 THEN NULL ELSE due_at END WHERE persistence_id = $1""",
+                (key, highest),
+            ),
+            (f"DELETE FROM {self.schema}.record WHERE persistence_id = $1 AND sequence_nr <= $2", (key, highest)),
+        )
+
+    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+        await self._connections.change(
+            (
+                f"""WITH gone AS (DELETE FROM {self.schema}.instance
+                        WHERE persistence_id = $1 AND sequence_nr = $2 AND deleted RETURNING persistence_id)
+                    DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id""",
+                (persistence_id.encode(), sequence_nr),
+            )
+        )
+
+    # Reading.
+
+    @property
+    def _latest(self) -> str:
+        return f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
+                   USING (persistence_id, sequence_nr) WHERE i.persistence_id = $1"""
+
+    async def replay_messages(
+        self,
+        persistence_id: str,
+        from_sequence_nr: int = 1,
+        to_sequence_nr: int = MAX_SEQUENCE_NR,
+        max: int = MAX_SEQUENCE_NR,
+    ) -> AsyncIterator[PersistentRepr]:
+        following, left = min(from_sequence_nr, MAX_SEQUENCE_NR), max
+        while left > 0 and following <= to_sequence_nr:
+            rows = await self._connections.read(
+                f"""SELECT {_COLUMNS} FROM {self.schema}.record r WHERE persistence_id = $1
+                    AND sequence_nr BETWEEN $2 AND $3 ORDER BY sequence_nr LIMIT $4""",
+                persistence_id.encode(),
+                following,
+                min(to_sequence_nr, MAX_SEQUENCE_NR),
+                min(left, _PAGE),
+            )
+            for row in rows:
+                yield _repr(row)
+            if len(rows) < _PAGE:
+                return
+            following, left = rows[-1][1] + 1, left - len(rows)
+
+    async def highest_sequence_nr(self, persistence_id: str) -> int:
+        rows = await self._connections.read(
+            f"SELECT sequence_nr FROM {self.schema}.instance WHERE persistence_id = $1", persistence_id.encode()
+        )
+        return rows[0][0] if rows else 0
+
+    async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
+        check_text(persistence_id)
+        rows = await self._connections.read(self._latest, persistence_id.encode())
+        return _repr(rows[0]) if rows else None
+
+    async def all_persistence_ids(self) -> AsyncIterator[str]:
+        after = ""
+        while page := await self.ids_by_prefix("", after=after):
+            for persistence_id in page:
+                yield persistence_id
+            after = page[-1]
+
+    async def ids_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
+    ) -> list[str]:
+        rows = await self._connections.read(
+            f"""SELECT persistence_id FROM {self.schema}.instance WHERE persistence_id >= $1 AND persistence_id < $2
+                AND persistence_id > $3 AND deleted = $4 AND NOT hidden ORDER BY persistence_id LIMIT $5""",
+            *_within(prefix),
+            after.encode(),
+            deleted,
+            limit,
+        )
+        return [row[0].decode() for row in rows]
+
+    async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        rows = await self._connections.read(
+            f"""SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $3
+                AND persistence_id >= $1 AND persistence_id < $2 ORDER BY due_at, persistence_id LIMIT $4""",
+            *_within(prefix),
+            before,
+            limit,
+        )
+        return [(row[0].decode(), row[1]) for row in rows]
+
+    async def claim_due(
+        self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
+    ) -> list[tuple[str, datetime]]:
+        rows = await self._connections.change(
+            (
+                f"""WITH due AS MATERIALIZED (
+                        SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $3
+                        AND persistence_id >= $1 AND persistence_id < $2 ORDER BY due_at, persistence_id LIMIT $5
+                        FOR UPDATE SKIP LOCKED)
+                    UPDATE {self.schema}.instance i SET due_at = $4 FROM due
+                    WHERE i.persistence_id = due.persistence_id RETURNING due.persistence_id, due.due_at""",
+                (*_within(prefix), before, until, limit),
+            )
+        )
+        return sorted([(row[0].decode(), row[1]) for row in rows], key=lambda one: one[1])
+
+    async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
+        while True:
+            rows = await self._connections.read(
+                f"""SELECT {_COLUMNS}, r.ordinal FROM {self.schema}.record r WHERE r.ordinal > $1 AND r.tags ? $2
+                    AND r.xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY r.ordinal LIMIT {_PAGE}""",
+                offset,
+                tag,
+            )
+            for row in rows:
+                yield row[8], _repr(row)
+            if len(rows) < _PAGE:
+                return
+            offset = rows[-1][8]
+
+    # Its life.
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._writer.close()
+        self._connections.close()
+
+
+def _storable(message: PersistentRepr) -> PersistentRepr:
+    message = checked(message)
+    for text in (message.manifest, message.writer_uuid, *message.tags):
+        if "\x00" in text:
+            raise InvalidEventError("PostgreSQL keeps no NUL in a manifest, a writer's id or a tag; nothing was stored")
+    return message
+
+
+async def migrate_url(url: str) -> tuple[int, int]:
+    """Make or migrate the tables that a postgresql:// URL names; return the schema's version before and after."""
+    journal = PostgresJournal.from_url(url.partition("://")[2])
+    connection = await journal._connections.connect()
+    try:
+        before = await migrate(connection, journal.schema, journal._connections.where)
+    except Exception as error:
+        raise translate(error, journal._connections.where) from error
+    finally:
+        connection.terminate()
+    return before, len(MIGRATIONS)
+
+
+__all__ = ["PostgresJournal", "migrate_url"]

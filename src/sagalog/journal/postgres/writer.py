@@ -1,0 +1,208 @@
+"""Group commit: everything that waits goes into one statement, which is one transaction and one fsync.
+
+    write_messages ─► [writer] ─► one statement ─► winners stored, losers named
+
+The statement never waits for anybody's transaction: a row that another one holds counts as lost (that one is about to
+change it), and so does an id that another transaction is creating. So no caller of this process, nor a batch of
+another worker, is held up by an application that keeps a step in its own transaction open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from ...errors import JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from ..protocol import PersistentRepr
+from .schema import translate
+
+MOST_RECORDS = 256  # of one statement: each new id takes a place in the server's table of locks
+
+_WRITE = """
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::boolean[], $5::timestamptz[])
+        AS input (persistence_id, first_nr, last_nr, deleted, due_at)
+), free AS MATERIALIZED (
+    SELECT * FROM input WHERE CASE WHEN first_nr = 1
+        THEN pg_try_advisory_xact_lock(hashtextextended('{s} ' || encode(persistence_id, 'hex'), 0)) ELSE false END
+), created AS (
+    INSERT INTO {s}.instance (persistence_id, sequence_nr, deleted, due_at)
+    SELECT persistence_id, last_nr, deleted, due_at FROM free ON CONFLICT DO NOTHING
+    RETURNING persistence_id, sequence_nr
+), held AS MATERIALIZED (
+    SELECT i.persistence_id, input.last_nr, input.deleted, input.due_at
+    FROM input JOIN {s}.instance i USING (persistence_id)
+    WHERE input.first_nr > 1 AND i.sequence_nr = input.first_nr - 1
+    FOR UPDATE OF i SKIP LOCKED
+), updated AS (
+    UPDATE {s}.instance i
+    SET sequence_nr = held.last_nr, deleted = held.deleted, hidden = false, due_at = held.due_at
+    FROM held WHERE i.persistence_id = held.persistence_id
+    RETURNING i.persistence_id, i.sequence_nr
+), won AS MATERIALIZED (
+    SELECT * FROM created UNION ALL SELECT * FROM updated
+), stored AS (
+    INSERT INTO {s}.record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at)
+    SELECT r.* FROM unnest($6::bytea[], $7::bigint[], $8::bytea[], $9::text[], $10::text[], $11::boolean[],
+                           $12::jsonb[], $13::timestamptz[])
+        AS r (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at)
+        JOIN won USING (persistence_id)
+){pruned}
+SELECT persistence_id FROM input EXCEPT SELECT persistence_id FROM won
+"""
+_PRUNED = """, pruned AS (
+    DELETE FROM {s}.record old USING won
+    WHERE old.persistence_id = won.persistence_id AND old.sequence_nr < won.sequence_nr - {keep}
+)"""
+
+
+def write_statement(schema: str, history: int | None) -> str:
+    """Return the statement. `history`: how many records before the newest are kept, None for all."""
+    pruned = "" if history is None else _PRUNED.format(s=schema, keep=int(history))
+    return _WRITE.format(s=schema, pruned=pruned)
+
+
+class Call:
+    """Records of one `write_messages`, and the future to answer."""
+
+    __slots__ = ("atomic", "future", "ids", "records")
+
+    def __init__(self, records: Sequence[PersistentRepr], atomic: bool, future: asyncio.Future[None]) -> None:
+        self.records = records
+        self.atomic = atomic
+        self.future = future
+        self.ids = {record.persistence_id for record in records}
+
+    def answer(self, losers: Iterable[str]) -> None:
+        """Tell the caller which ids lost, or that all is stored."""
+        if self.future.done():
+            return
+        lost = self.ids.intersection(losers)
+        if lost:
+            order = dict.fromkeys(record.persistence_id for record in self.records)
+            self.future.set_exception(SequenceOutOfOrder(tuple(one for one in order if one in lost)))
+        else:
+            self.future.set_result(None)
+
+    def fail(self, error: SagalogError) -> None:
+        """Tell the caller what went wrong."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+async def write(connection: Any, statement: str, records: Iterable[PersistentRepr]) -> list[str]:
+    """Run the statement for records whose numbers are without gaps within each id; return the ids that lost."""
+    groups: dict[str, list[Any]] = {}
+    rows: list[tuple[Any, ...]] = []
+    for record in records:
+        persistence_id = record.persistence_id.encode()
+        group = groups.setdefault(record.persistence_id, [persistence_id, record.sequence_nr, 0, False, None])
+        group[2], group[3], group[4] = record.sequence_nr, record.deleted, record.due_at
+        tags = msgspec.json.encode(record.tags).decode() if record.tags else "[]"
+        rows.append(
+            (
+                persistence_id,
+                record.sequence_nr,
+                record.payload,
+                record.manifest,
+                record.writer_uuid,
+                record.deleted,
+                tags,
+                record.due_at,
+            )
+        )
+    found = await connection.fetch(statement, *zip(*groups.values(), strict=True), *zip(*rows, strict=True))
+    return [row[0].decode() for row in found]
+
+
+class Writer:
+    """Carries out calls in batches over one connection, which `connect` gives and which is made again when it ended."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Any]], statement: str, where: str, *, pooler: bool) -> None:
+        self._connect = connect
+        self._statement = statement
+        self._where = where
+        self._pooler = pooler
+        self._connection: Any = None
+        self._queue: deque[Call] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def submit(self, records: Sequence[PersistentRepr], atomic: bool) -> asyncio.Future[None]:
+        """Queue a call; cancelling its future does not undo it."""
+        if self._closed:
+            raise JournalUnavailableError("the journal is closed; nothing was stored")
+        loop = asyncio.get_running_loop()
+        call = Call(records, atomic, loop.create_future())
+        self._queue.append(call)
+        if self._task is None:
+            self._task = loop.create_task(self._run())
+        return call.future
+
+    async def close(self) -> None:
+        """Carry out what waits, then close the connection."""
+        self._closed = True
+        if self._task is not None:
+            await self._task
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def _run(self) -> None:
+        try:
+            while self._queue:
+                calls = self._batch()
+                sent = False
+                try:
+                    if self._connection is None or self._connection.is_closed():
+                        self._connection = await self._connect()
+                    sent = True
+                    losers = await self._write(calls)
+                except Exception as error:
+                    failure = translate(error, self._where, sent=sent)
+                    for call in calls:
+                        call.fail(failure)
+                    if sent and self._connection is not None and isinstance(error, TimeoutError):
+                        self._connection.terminate()  # what it was doing is not known
+                else:
+                    for call in calls:
+                        call.answer(losers)
+        finally:
+            self._task = None
+
+    def _batch(self) -> list[Call]:
+        """Take what one statement can do: not two calls for one id, and an atomic call only by itself."""
+        first = self._queue.popleft()
+        calls, records = [first], len(first.records)
+        if first.atomic:
+            return calls
+        ids = set(first.ids)
+        later: list[Call] = []
+        while self._queue and records < MOST_RECORDS:
+            call = self._queue.popleft()
+            if call.atomic or not ids.isdisjoint(call.ids):
+                later.append(call)
+            else:
+                calls.append(call)
+                records += len(call.records)
+            ids.update(call.ids)  # also of what waits: calls for one id keep their order
+        self._queue.extendleft(reversed(later))
+        return calls
+
+    async def _write(self, calls: list[Call]) -> list[str]:
+        connection = self._connection
+        records = [record for call in calls for record in call.records]
+        if calls[0].atomic:
+            transaction = connection.transaction()
+            await transaction.start()
+            losers = await write(connection, self._statement, records)
+            await (transaction.rollback() if losers else transaction.commit())
+            return losers
+        if self._pooler:  # a transaction holds on to one server connection from the parsing to the end
+            async with connection.transaction():
+                return await write(connection, self._statement, records)
+        return await write(connection, self._statement, records)

