@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
 from sagalog import InMemoryJournal
+from sagalog.conformance import Capability, JournalConformance
 
-from .journal_contract import JournalContract
 
+class TestInMemoryJournal(JournalConformance):
+    capabilities = frozenset({Capability.ATOMIC, Capability.TAGS})
 
-class TestInMemoryJournal(JournalContract):
-    @pytest.fixture
-    def journal(self) -> InMemoryJournal:
+    @classmethod
+    def make(cls, place: Path) -> InMemoryJournal:
         return InMemoryJournal()

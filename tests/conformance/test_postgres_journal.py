@@ -1,30 +1,36 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import asyncpg
 import pytest
 
 from sagalog import open_journal
-from sagalog.journal.postgres import PostgresJournal
+from sagalog.conformance import JournalConformance
+from sagalog.journal import Journal
 
-from .journal_contract import JournalContract
 
-
-class TestPostgresJournal(JournalContract):
+class TestPostgresJournal(JournalConformance):
     @pytest.fixture
-    async def journal(self, postgres_schema: str) -> AsyncIterator[PostgresJournal]:
-        journal = open_journal(postgres_schema)
-        assert isinstance(journal, PostgresJournal)
-        async with journal:
-            yield journal
+    def place(self, postgres_schema: str) -> str:
+        return postgres_schema
+
+    @classmethod
+    def make(cls, place: str) -> Journal:
+        return open_journal(place)
+
+    @asynccontextmanager
+    async def connection(self, place: str) -> AsyncIterator[Any]:
+        connection = await asyncpg.connect(place.partition("?")[0])
+        yield connection
+        await connection.close()
 
 
-class TestPostgresJournalThroughAPooler(JournalContract):
+class TestPostgresJournalThroughAPooler(TestPostgresJournal):
     """What changes for a pooler: no statement stays prepared, and each call is one transaction."""
 
-    @pytest.fixture
-    async def journal(self, postgres_schema: str) -> AsyncIterator[PostgresJournal]:
-        journal = open_journal(f"{postgres_schema}&pooler=true")
-        assert isinstance(journal, PostgresJournal)
-        async with journal:
-            yield journal
+    @classmethod
+    def make(cls, place: str) -> Journal:
+        return open_journal(f"{place}&pooler=true")

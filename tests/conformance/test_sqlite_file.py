@@ -19,8 +19,7 @@ from sagalog import (
     SqliteJournal,
     open_journal,
 )
-
-from .journal_contract import record, replay, write
+from sagalog.conformance.journal import record, replay, write
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -15,60 +15,48 @@ from sagalog import (
     JournalSagaStateStore,
     JournalUnavailableError,
     SagaStateStore,
-    SqliteJournal,
+    open_journal,
 )
+from sagalog.conformance import StoreConformance
 from sagalog.store import DueStore, TombstoneStore
 
 from ..runner.conftest import FourMethodStore
-from .store_contract import StoreContract
 
 
-class TestInMemorySagaStateStore(StoreContract):
-    @pytest.fixture
-    def store(self) -> InMemorySagaStateStore:
-        return InMemorySagaStateStore("one")
+class TestInMemorySagaStateStore(StoreConformance):
+    capabilities = frozenset()
 
-    @pytest.fixture
-    def other(self) -> InMemorySagaStateStore:
-        return InMemorySagaStateStore("two")
+    @classmethod
+    def make(cls, place: Path, saga_name: str) -> InMemorySagaStateStore:
+        return InMemorySagaStateStore(saga_name)
 
 
-class OverJournal(StoreContract):
-    @pytest.fixture
-    def store(self, journal: Journal) -> JournalSagaStateStore:
-        return JournalSagaStateStore(journal, "one")
+class TestAUsersOwnStore(StoreConformance):
+    capabilities = frozenset()
 
-    @pytest.fixture
-    def other(self, journal: Journal) -> JournalSagaStateStore:
-        return JournalSagaStateStore(journal, "one.two")
-
-
-class TestJournalSagaStateStoreInMemory(OverJournal):
-    @pytest.fixture
-    def journal(self) -> InMemoryJournal:
-        return InMemoryJournal()
-
-
-class TestJournalSagaStateStoreOnSqlite(OverJournal):
-    @pytest.fixture
-    async def journal(self, tmp_path: Path) -> AsyncIterator[SqliteJournal]:
-        async with SqliteJournal(tmp_path / "journal.db") as journal:
-            yield journal
-
-
-class TestAUsersOwnStore(StoreContract):
-    @pytest.fixture
-    def store(self) -> FourMethodStore:
-        return FourMethodStore()
-
-    @pytest.fixture
-    def other(self) -> FourMethodStore:
+    @classmethod
+    def make(cls, place: Path, saga_name: str) -> FourMethodStore:
         return FourMethodStore()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+class TestJournalSagaStateStore(StoreConformance):
+    @pytest.fixture
+    async def place(self, journal: Journal) -> Journal:
+        return journal
+
+    @classmethod
+    def make(cls, place: Journal, saga_name: str) -> JournalSagaStateStore:
+        return JournalSagaStateStore(place, saga_name)
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
-    async with InMemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "journal.db") as journal:
+    url = {
+        "memory": lambda: "memory://",
+        "sqlite": lambda: f"sqlite:///{tmp_path / 'journal.db'}",
+        "postgres": lambda: request.getfixturevalue("postgres_schema"),
+    }[request.param]()
+    async with open_journal(url) as journal:
         yield journal
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -101,6 +101,20 @@ class Journal(Protocol):
 
     async def __aexit__(self, *_: object) -> None:
         """Close."""
+
+
+@runtime_checkable
+class JoinsTransactions(Protocol):
+    """A journal whose records can be written within the caller's own transaction, on a connection of its driver."""
+
+    async def write_within(self, connection: Any, message: PersistentRepr) -> None:
+        """Store a record when the transaction that is open on `connection` commits, and not before.
+
+        Raises SequenceOutOfOrder, which leaves that transaction usable.
+        """
+
+    async def latest_within(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
+        """Return the newest record as that transaction sees it, its own writes included."""
 
 
 def checked(message: PersistentRepr) -> PersistentRepr:

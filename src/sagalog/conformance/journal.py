@@ -1,14 +1,24 @@
-"""What every journal promises. The replay rules are those of Apache Pekko's journal specification, in our words."""
+"""What every journal promises. The replay rules are those of Apache Pekko's journal specification, in our words.
+
+What is not marked `may` is a must. Every test stands for one sentence of the contract: its name.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import unicodedata
+from collections.abc import AsyncIterator, Collection
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from sagalog import InvalidEventError, Journal, JournalUnavailableError, PersistentRepr, SequenceOutOfOrder
+from ..errors import InvalidEventError, JournalUnavailableError, SequenceOutOfOrder
+from ..journal.protocol import JoinsTransactions, Journal, PersistentRepr
+from .capability import Capability, may, skip_missing
+from .killing import acknowledged_before_kill
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 IDS = [
@@ -46,10 +56,35 @@ async def replay(journal: Journal, *arguments: object, **keywords: object) -> li
     return [m.sequence_nr async for m in journal.replay_messages(*arguments, **keywords)]  # type: ignore[arg-type]
 
 
-class JournalContract:
-    """Subclass it with a fixture `journal`."""
+@pytest.mark.asyncio
+class JournalConformance:
+    """Subclass it with `make`, and name the capabilities that the journal has (all, unless said otherwise).
+
+    `place` says where the journal under test is kept: a new, empty folder for each test. Override that fixture where
+    it is something else, such as a URL; it must be picklable if the journal has the capability PROCESSES.
+    """
+
+    capabilities: Collection[Capability] = frozenset(Capability)
+
+    @classmethod
+    def make(cls, place: Any) -> Journal:
+        """Return a journal on what is kept at `place`. Called again for the same place to reopen it."""
+        raise NotImplementedError(f"{cls.__name__}.make(place) has to return the journal to be tested")
+
+    @pytest.fixture(autouse=True)
+    def _capable(self, request: pytest.FixtureRequest) -> None:
+        skip_missing(request, self.capabilities)
 
     @pytest.fixture
+    def place(self, tmp_path: Path) -> Any:
+        return tmp_path
+
+    @pytest_asyncio.fixture
+    async def journal(self, place: Any) -> AsyncIterator[Journal]:
+        async with self.make(place) as journal:
+            yield journal
+
+    @pytest_asyncio.fixture
     async def five(self, journal: Journal) -> Journal:
         await write(journal, "p", 1, 2, 3, 4, 5)
         await write(journal, "other", 1)
@@ -175,6 +210,7 @@ class JournalContract:
         assert await five.highest_sequence_nr("p") == 7
         assert await replay(five, "new") == [1, 2]
 
+    @may(Capability.ATOMIC)
     async def test_an_atomic_call_is_all_or_nothing(self, five: Journal) -> None:
         with pytest.raises(SequenceOutOfOrder) as caught:
             await five.write_messages([record("new", 1), record("p", 4)], atomic=True)
@@ -322,8 +358,9 @@ class JournalContract:
         with pytest.raises(InvalidEventError, match="1,024 bytes"):
             await write(journal, "é" * 512 + "x", 1)
 
+    @may(Capability.TAGS)
     async def test_offsets_of_a_tag_do_not_move_when_others_are_purged(self, journal: Journal) -> None:
-        for key in "abc":
+        for key in ("a", "b", "c"):
             await journal.write_messages([record(key, 1, deleted=key == "a", tags=("red",))])
         offsets = {m.persistence_id: offset async for offset, m in journal.events_by_tag("red")}
         await journal.purge("a", 1)
@@ -353,6 +390,7 @@ class JournalContract:
         assert await journal.ids_by_prefix(prefix) == expected
         assert sorted(key for key, _ in await journal.due_ids(prefix, NOW)) == expected
 
+    @may(Capability.TAGS)
     async def test_events_by_tag_come_in_the_order_they_were_written(self, journal: Journal) -> None:
         await journal.write_messages([record("a", 1, tags=("red",)), record("b", 1, tags=("blue",))])
         await journal.write_messages([record("b", 2, tags=("red", "blue"))])
@@ -393,3 +431,103 @@ class JournalContract:
         await asyncio.gather(*(writer(f"k{n}") for n in range(50)))
         for n in range(50):
             assert await replay(journal, f"k{n}") == list(range(1, 21))
+
+    # Reopening, and several processes.
+
+    @may(Capability.REOPEN)
+    async def test_everything_is_there_after_closing_and_opening_again(self, journal: Journal, place: Any) -> None:
+        for key in IDS:
+            await write(journal, key, 1, 2)
+        await journal.delete_messages_to("plain", 1)
+        await journal.write_messages([record("a", 3, deleted=True, due_at=NOW)])
+        await journal.close()
+        async with self.make(place) as again:
+            for key in IDS:
+                assert await replay(again, key) == {"plain": [2], "a": [1, 2, 3]}.get(key, [1, 2])
+            assert await again.ids_by_prefix("", deleted=True) == ["a"]
+            assert await again.due_ids("", NOW) == [("a", NOW)]
+
+    @may(Capability.REOPEN)
+    async def test_two_journals_at_one_place_race_and_each_number_is_won_once(
+        self, journal: Journal, place: Any
+    ) -> None:
+        async with self.make(place) as other:
+            wins: dict[int, int] = {}
+
+            async def writer(one: Journal) -> None:
+                while (number := await one.highest_sequence_nr("p") + 1) <= 60:
+                    try:
+                        await one.write_messages([record("p", number)])
+                        wins[number] = wins.get(number, 0) + 1
+                    except SequenceOutOfOrder:
+                        continue
+
+            await asyncio.gather(writer(journal), writer(other), writer(journal), writer(other))
+            assert wins == dict.fromkeys(range(1, 61), 1)
+            assert await replay(journal, "p") == list(range(1, 61))
+            assert await replay(other, "p") == list(range(1, 61))
+
+    @may(Capability.REOPEN)
+    async def test_journals_that_claim_at_once_get_different_ids(self, journal: Journal, place: Any) -> None:
+        keys = [f"s::{n:03}" for n in range(200)]
+        await journal.write_messages([record(key, 1, due_at=NOW) for key in keys])
+        until = NOW + timedelta(minutes=1)
+        async with self.make(place) as other:
+            claimed: list[str] = []
+
+            async def claim(one: Journal) -> None:
+                while page := await one.claim_due("s::", NOW, until, limit=20):
+                    claimed.extend(key for key, _ in page)
+
+            await asyncio.gather(claim(journal), claim(other), claim(journal), claim(other))
+        assert len(claimed) == len(set(claimed))
+        # A journal may pass over what another one is just claiming; it comes up at the next look.
+        assert sorted([*claimed, *[key for key, _ in await journal.claim_due("s::", NOW, until)]]) == keys
+
+    @may(Capability.PROCESSES)
+    async def test_what_was_acknowledged_before_a_kill_is_there(self, journal: Journal, place: Any) -> None:
+        await journal.close()
+        for turn in range(6):
+            acknowledged = await acknowledged_before_kill(self.make, place, after=20 + 41 * turn)
+            async with self.make(place) as again:
+                for key, number in acknowledged.items():
+                    highest = await again.highest_sequence_nr(key)
+                    assert number <= highest <= number + 1, f"{key}: {number} was acknowledged, {highest} is stored"
+                    found = [(m.sequence_nr, m.payload) async for m in again.replay_messages(key)]
+                    assert found == [(n, f"{key}-{n}".encode()) for n in range(1, highest + 1)]
+
+    # A transaction of the caller.
+
+    @may(Capability.TRANSACTIONS)
+    async def test_a_record_written_within_a_transaction_stands_or_falls_with_it(
+        self, five: Journal, place: Any
+    ) -> None:
+        assert isinstance(five, JoinsTransactions)
+        async with self.connection(place) as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            await five.write_within(connection, record("p", 6, b"mine"))
+            await five.write_within(connection, record("new", 1, b"mine"))
+            inside = await five.latest_within(connection, "p")
+            assert inside is not None
+            assert (inside.sequence_nr, inside.payload) == (6, b"mine")
+            assert await five.highest_sequence_nr("p") == 5
+            # Who comes meanwhile loses at once: nobody waits for that transaction.
+            for bad in (record("p", 6), record("new", 1)):
+                with pytest.raises(SequenceOutOfOrder):
+                    await asyncio.wait_for(five.write_messages([bad]), 5)
+            await asyncio.wait_for(five.write_messages([record("other", 2)]), 5)
+            await transaction.rollback()
+            assert await five.highest_sequence_nr("p") == 5
+            assert await five.highest_sequence_nr("new") == 0
+            async with connection.transaction():
+                with pytest.raises(SequenceOutOfOrder):
+                    await five.write_within(connection, record("p", 5))
+                await five.write_within(connection, record("p", 6, b"mine"))  # it is usable still
+            latest = await five.latest_message("p")
+            assert latest is not None
+            assert latest.payload == b"mine"
+
+    def connection(self, place: Any) -> Any:
+        """Return a context manager that gives a connection to `place`; for the capability TRANSACTIONS."""
+        raise NotImplementedError(f"{type(self).__name__}.connection(place) has to give a connection")

@@ -3,16 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Collection
+from pathlib import Path
+from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from sagalog import ConflictError, SagaStateStore
+from ..errors import ConflictError
+from ..store import SagaStateStore
+from .capability import Capability, may, skip_missing
 
 KEYS = ["1", "a::b", "a/b", "\u00e9", "e\u0301", "\U0001f6a2", "A", "a", "%", " ", "a\x00b"]
 
 
-class StoreContract:
-    """Subclass it with a fixture `store`; `other` is the store of another saga over the same backend."""
+@pytest.mark.asyncio
+class StoreConformance:
+    """Subclass it with `make`, and name the capabilities that the store has. `place` is as for `JournalConformance`."""
+
+    capabilities: Collection[Capability] = frozenset({Capability.REOPEN})
+
+    @classmethod
+    def make(cls, place: Any, saga_name: str) -> SagaStateStore:
+        """Return the store of a saga's instances at `place`. Called for two sagas at one place, and to reopen them."""
+        raise NotImplementedError(f"{cls.__name__}.make(place, saga_name) has to return the store to be tested")
+
+    @pytest.fixture(autouse=True)
+    def _capable(self, request: pytest.FixtureRequest) -> None:
+        skip_missing(request, self.capabilities)
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Any:
+        return tmp_path
+
+    @pytest_asyncio.fixture
+    async def store(self, place: Any) -> AsyncIterator[SagaStateStore]:
+        yield self.make(place, "one")
+
+    @pytest_asyncio.fixture
+    async def other(self, place: Any) -> AsyncIterator[SagaStateStore]:
+        yield self.make(place, "one.two")
 
     async def test_what_was_saved_is_loaded_with_its_version(self, store: SagaStateStore) -> None:
         assert await store.load("a") is None
@@ -120,3 +150,18 @@ class StoreContract:
         )
         assert sorted(type(result).__name__ for result in results) == ["ConflictError"] * 19 + ["int"]
         assert (await store.load("a")).version == 2  # type: ignore[union-attr]
+
+    @may(Capability.REOPEN)
+    async def test_a_store_made_anew_at_the_same_place_has_everything(self, store: SagaStateStore, place: Any) -> None:
+        await store.save("a", b"1")
+        await store.save("a", b"2")
+        await store.save("b", b"1")
+        await store.delete("b")
+        again = self.make(place, "one")
+        saved = await again.load("a")
+        assert saved is not None
+        assert (saved.payload, saved.version) == (b"2", 2)
+        assert [key async for key in again.keys()] == ["a"]
+        with pytest.raises(ConflictError):
+            await again.save("a", b"3", expected_version=1)
+        assert await again.save("a", b"3", expected_version=2) == 3

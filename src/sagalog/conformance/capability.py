@@ -1,0 +1,38 @@
+"""What a journal or store may have beyond what it must."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from enum import Enum
+from typing import Any, TypeVar
+
+import pytest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Capability(Enum):
+    """Name those that yours has; the tests of the others are skipped, and say so."""
+
+    REOPEN = "what is stored is there when the place is opened again, and by two at once"
+    PROCESSES = "other processes can open the same place; what was acknowledged survives a kill -9 of its writer"
+    ATOMIC = "several ids can be written all or nothing"
+    TAGS = "records can be found by tag, in the order they were written"
+    TRANSACTIONS = "a record can be written within the caller's own transaction"
+
+
+def may(capability: Capability) -> Callable[[F], F]:
+    """Mark a test as one that only journals or stores with that capability have to pass."""
+
+    def mark(function: F) -> F:
+        function.__dict__["sagalog_capability"] = capability
+        return function
+
+    return mark
+
+
+def skip_missing(request: pytest.FixtureRequest, capabilities: Collection[Capability]) -> None:
+    """Skip a `may` test whose capability is not named, with that name."""
+    needed = getattr(request.function, "sagalog_capability", None)
+    if needed is not None and needed not in capabilities:
+        pytest.skip(f"the capability {needed.name} is not named: {needed.value}")
