@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from .errors import ConflictError, DefinitionError, SequenceOutOfOrder
 from .journal import Journal, PersistentRepr
 from .journal.memory import InMemoryJournal
+from .journal.protocol import JoinsTransactions
 
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
@@ -210,6 +211,36 @@ class JournalSagaStateStore:
     async def claim(self, before: datetime, until: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         found = await self._journal.claim_due(self.prefix, before, until, limit=limit)
         return [(persistence_id[len(self.prefix) :], at) for persistence_id, at in found]
+
+    @property
+    def joins_transactions(self) -> bool:
+        """The journal can write within the caller's own transaction."""
+        return isinstance(self._journal, JoinsTransactions)
+
+    async def load_within(self, connection: Any, correlation_id: str) -> SavedState | None:
+        """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""
+        assert isinstance(self._journal, JoinsTransactions)
+        latest = await self._journal.latest_within(connection, self.prefix + correlation_id)
+        return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
+
+    async def save_within(
+        self,
+        connection: Any,
+        correlation_id: str,
+        payload: bytes,
+        *,
+        expected_version: int,
+        due_at: datetime | None,
+        deleted: bool,
+    ) -> int:
+        """Save, or leave a tombstone, within that transaction; durable when it commits. Raises ConflictError."""
+        assert isinstance(self._journal, JoinsTransactions)
+        message = self._message(correlation_id, expected_version + 1, payload, due_at, deleted=deleted)
+        try:
+            await self._journal.write_within(connection, message)
+        except SequenceOutOfOrder:
+            raise ConflictError(message.persistence_id, expected_version) from None
+        return message.sequence_nr
 
     async def purge(self, correlation_id: str, version: int) -> None:
         await self._journal.purge(self.prefix + correlation_id, version)

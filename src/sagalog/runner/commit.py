@@ -54,8 +54,9 @@ async def load(instance: Instance) -> None:
     instance.version = saved.version if saved is not None else 0
     outbox = _ids(record)
     unknown, instance.unknown = instance.unknown, None
-    if unknown is not None and saved is not None and (saved.version, saved.payload) == unknown[:2]:
-        instance.owned |= unknown[2]  # it had landed
+    for maybe in (*instance.joined, *([unknown] if unknown is not None else ())):
+        if saved is not None and (saved.version, saved.payload) == maybe[:2]:
+            instance.owned |= maybe[2]  # it had landed
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = True
@@ -89,9 +90,7 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     if claim:  # whatever was waited for, it is due
         instance.forget()
     payload = hosted.encode(record)
-    lease_end = _lease_end(instance, record, now)
-    timer = next_due(record)
-    due_at = timer if lease_end is None else lease_end if timer is None else min(timer, lease_end)
+    lease_end, due_at = due_moments(instance, record, now)
     recorded = instance.accepted  # what the draft has taken out of the outbox; more may be accepted during the save
     if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
         engine.counters.takeovers += 1
@@ -100,12 +99,12 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     except (ConflictError, JournalUnavailableError):
         raise
     except BaseException:
-        instance.unknown = (instance.version + 1, payload, _fresh(instance, record, claim=claim))
+        instance.unknown = (instance.version + 1, payload, fresh_entries(None if claim else instance.record, record))
         instance.loaded = False
         raise
     engine.counters.saves += 1
     if record.outbox:
-        instance.owned = (instance.owned | _fresh(instance, record, claim=claim)) & _ids(record)
+        instance.owned = (instance.owned | fresh_entries(None if claim else instance.record, record)) & _ids(record)
     else:
         instance.owned = _NONE
     instance.record, instance.version, instance.loaded = record, version, True
@@ -117,13 +116,20 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     return True
 
 
-def _fresh(instance: Instance, record: SagaRecord, *, claim: bool) -> frozenset[str]:
-    """Return the outbox entries that this save makes ours: the new ones, or all of them."""
-    return _ids(record) if claim else _ids(record) - _ids(instance.record)
+def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
+    """Return the outbox entries that a save makes ours: those that were not in the record before."""
+    return _ids(record) - _ids(before)
 
 
 def _ids(record: SagaRecord | None) -> frozenset[str]:
     return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else _NONE
+
+
+def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[datetime | None, datetime | None]:
+    """Return when the lease on the outbox ends, and when the instance next needs attention."""
+    lease_end = _lease_end(instance, record, now)
+    timer = next_due(record)
+    return lease_end, timer if lease_end is None else lease_end if timer is None else min(timer, lease_end)
 
 
 def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetime | None:

@@ -9,10 +9,10 @@ from collections.abc import Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PayloadTooLargeError
+from ..errors import DefinitionError, PayloadTooLargeError
 from ..record import FINAL, SagaRecord, encode_record
 from ..saga import Saga
-from ..store import DueStore, SagaStateStore, SavedState, TombstoneStore
+from ..store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
 from .mailbox import Instance
 from .scanned import ScannedStore
 
@@ -100,6 +100,35 @@ class Hosted:
         if version == 0 and self._tombstones is not None:
             return self._tombstones.create(correlation_id, payload, due_at=due_at)
         return self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
+
+    async def load_within(self, connection: Any, correlation_id: str) -> SavedState | None:
+        """Return what is stored as a transaction of the caller sees it."""
+        return await self._joining().load_within(connection, correlation_id)
+
+    async def save_within(
+        self,
+        connection: Any,
+        correlation_id: str,
+        record: SagaRecord,
+        payload: bytes,
+        version: int,
+        due_at: datetime | None,
+    ) -> int:
+        """Save a record within a transaction of the caller."""
+        deleted = record.status in FINAL and record.drained
+        if deleted:
+            due_at = record.updated_at + self.engine.settings.retention
+        return await self._joining().save_within(
+            connection, correlation_id, payload, expected_version=version, due_at=due_at, deleted=deleted
+        )
+
+    def _joining(self) -> JournalSagaStateStore:
+        if not isinstance(self.store, JournalSagaStateStore) or not self.store.joins_transactions:
+            raise DefinitionError(
+                "connection= is for a journal in the same database as your own tables: open the runner on "
+                "postgresql://...; nothing was stored"
+            )
+        return self.store
 
     async def purge(self, correlation_id: str, saved: SavedState) -> None:
         """Forget a finished instance whose retention has ended."""

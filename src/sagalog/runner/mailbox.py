@@ -36,6 +36,7 @@ class Instance:
         "delivering",
         "foreign",
         "hosted",
+        "joined",
         "lease_end",
         "loaded",
         "mailbox",
@@ -61,6 +62,7 @@ class Instance:
         self.record: SagaRecord | None = None
         self.version = 0
         self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a save without an answer: read back first
+        self.joined: tuple[tuple[int, bytes, frozenset[str]], ...] = ()  # saved in transactions of callers, still open
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
         # belong until then to the worker that saved them.
         self.owned: frozenset[str] = _NONE
@@ -76,7 +78,13 @@ class Instance:
     def idle(self) -> bool:
         """Nothing is under way, and the store knows all: also when to look at this instance again."""
         return not (
-            self.busy or self.mailbox or self.waiting or self.delivering or self.accepted or self.unknown is not None
+            self.busy
+            or self.mailbox
+            or self.waiting
+            or self.delivering
+            or self.accepted
+            or self.joined
+            or self.unknown is not None
         )
 
     def forget(self) -> None:

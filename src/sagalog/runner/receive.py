@@ -24,6 +24,7 @@ from ..step import Message, Outcome
 from .engine import Engine
 from .envelope import Envelope
 from .hosted import Hosted
+from .joined import in_transaction, take_joined_step
 from .settings import NoInstance
 
 MAX_MESSAGE_ID = 1024
@@ -99,14 +100,39 @@ class Receiver:
                 return _receipt(message, hosted, envelope)
             return await self._deliver(targets, message)
         finally:
-            self.in_flight -= 1
-            while self._waiters:
-                waiter = self._waiters.popleft()
-                if not waiter.done():
-                    waiter.set_result(None)
-                    break
-            if self._drained is not None and self.in_flight == 0 and not self._drained.done():
-                self._drained.set_result(None)
+            self._leave()
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
+        if self._drained is not None and self.in_flight == 0 and not self._drained.done():
+            self._drained.set_result(None)
+
+    async def handle_within(self, event: Any, message_id: str | None, connection: Any) -> Receipt:
+        """Handle an event within the transaction that is open on `connection`."""
+        engine = self._engine
+        targets = self._targets(event)
+        message = self._message(event, message_id, None)
+        if engine.stopping.is_set():
+            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
+        if not in_transaction(connection):
+            raise DefinitionError(
+                "connection= takes an asyncpg connection with a transaction open: async with connection.transaction(): "
+                "...; nothing was stored"
+            )
+        self.in_flight += 1
+        try:
+            outcomes: dict[str, Outcome] = {}
+            for hosted, correlation_id in targets:
+                instance = hosted.instance(correlation_id)
+                outcomes[hosted.name] = await take_joined_step(instance, message, connection)
+            return Receipt(message.id, outcomes)
+        finally:
+            self._leave()
 
     async def reply(self, event: Any, message_id: str) -> Receipt:
         """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""

@@ -239,19 +239,29 @@ class SagaRunner:
     # What it is for.
 
     def handle(
-        self, event: Any, *, message_id: str | None = None, at: datetime | None = None
+        self, event: Any, *, message_id: str | None = None, at: datetime | None = None, connection: Any = None
     ) -> Coroutine[Any, Any, Receipt]:
         """Handle one event; return when every saga it is for has it durably.
 
         `message_id` is the sender's: a message handled before is a duplicate and changes nothing. Without one, each
         call counts as a new message. `at` is the event's own time, for a runner on an EventClock.
 
+        `connection`, with a journal in PostgreSQL: an asyncpg connection to the same database with a transaction open.
+        The step then becomes part of that transaction: the receipt holds if it commits, and only then do commands
+        leave. What the handler raises is raised here at once, without retry or parking. Another event for the same
+        instance waits until the transaction has ended: do not wait for one inside of it.
+
         Raises:
             InvalidEventError, DefinitionError, NoInstanceError, SagaParkedError, RunnerStoppedError,
             JournalUnavailableError: nothing was stored for that saga.
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
-        return (self._receiver or _NotStarted).handle(event, message_id, at)
+        receiver = self._receiver or _NotStarted
+        if connection is not None:
+            if at is not None:
+                raise DefinitionError("at= and connection= do not go together")
+            return receiver.handle_within(event, message_id, connection)
+        return receiver.handle(event, message_id, at)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
@@ -339,6 +349,8 @@ class _NotStarted:
     @staticmethod
     async def handle(*_: object) -> Receipt:
         raise RunnerStoppedError(_NOT_STARTED)
+
+    handle_within = handle
 
 
 def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:

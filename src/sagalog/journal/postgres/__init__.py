@@ -127,8 +127,9 @@ class PostgresJournal:
         """
         records, losers = in_sequence([_storable(message)])
         try:
-            if losers or await write(connection, self._statement, records):
-                raise SequenceOutOfOrder((message.persistence_id,))
+            async with connection.transaction():  # a savepoint: above READ COMMITTED a conflict is an error
+                if losers or await write(connection, self._statement, records):
+                    raise SequenceOutOfOrder((message.persistence_id,))
         except asyncpg.SerializationError as error:
             raise SequenceOutOfOrder((message.persistence_id,)) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

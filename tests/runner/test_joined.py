@@ -1,0 +1,174 @@
+"""`handle(connection=...)`: business rows and the saga commit or roll back together, and commands leave after that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from sagalog import (
+    ConflictError,
+    DefinitionError,
+    RunnerStoppedError,
+    SagaRunner,
+    SqliteJournal,
+    open_journal,
+)
+
+from ..orders import Closed, Failing, Noted, OrderSaga, Paid, Placed, World
+from ..servers.processes import eventually
+from .conftest import Bench
+
+
+@pytest.fixture
+async def joined(postgres_schema: str) -> AsyncIterator[Bench]:
+    OrderSaga.fail_times = 0
+    OrderSaga.calls = []
+    async with open_journal(postgres_schema) as journal:
+        yield Bench(journal)
+
+
+@pytest.fixture
+async def connection(postgres_schema: str) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(postgres_schema.partition("?")[0])
+    await connection.execute("CREATE TEMPORARY TABLE orders (id text)")
+    yield connection
+    await connection.close()
+
+
+def ids(bench: Bench) -> list[str]:
+    """Return the ids of the commands that arrived, without repeats of the same."""
+    return list(dict.fromkeys(command_id for command_id, _ in bench.world.seen))
+
+
+async def test_commands_leave_after_the_commit_and_not_before(joined: Bench, connection: Any) -> None:
+    async with joined.runner() as runner:
+        async with connection.transaction():
+            await connection.execute("INSERT INTO orders VALUES ('a')")
+            receipt = await runner.handle(Placed("a"), message_id="1", connection=connection)
+            assert receipt.handled
+            assert await joined.stored("a") is None  # to everybody else
+            await asyncio.sleep(0.1)  # time enough to do it wrong
+            assert joined.world.seen == []
+        await eventually(lambda: len(joined.world.seen) == 1)
+        assert (await runner.handle(Placed("a"), message_id="1")).duplicate
+    assert ids(joined) == ["saga::order::a/1/0"]
+    assert await connection.fetchval("SELECT count(*) FROM orders") == 1
+
+
+async def test_after_a_rollback_nothing_is_there_and_the_event_is_new_again(joined: Bench, connection: Any) -> None:
+    async with joined.runner() as runner:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("INSERT INTO orders VALUES ('a')")
+        assert (await runner.handle(Placed("a"), message_id="1", connection=connection)).handled
+        await transaction.rollback()
+        assert await joined.stored("a") is None
+        assert await connection.fetchval("SELECT count(*) FROM orders") == 0
+        assert (await runner.handle(Placed("a"), message_id="1")).handled
+        await runner.settle()
+    assert ids(joined) == ["saga::order::a/1/0"]
+
+
+async def test_several_events_of_one_transaction_build_on_each_other(joined: Bench, connection: Any) -> None:
+    async with joined.runner() as runner:
+        async with connection.transaction():
+            assert (await runner.handle(Placed("a"), message_id="1", connection=connection)).handled
+            assert (await runner.handle(Placed("a"), message_id="1", connection=connection)).duplicate
+            assert (await runner.handle(Noted("a", "x"), message_id="2", connection=connection)).handled
+            assert (await runner.handle(Placed("b"), message_id="3", connection=connection)).handled
+        await eventually(lambda: len(joined.world.seen) == 3)
+        await runner.settle()
+        assert await joined.log("a") == ["placed", "x"]
+    assert sorted(ids(joined)) == ["saga::order::a/1/0", "saga::order::a/2/0", "saga::order::b/1/0"]
+
+
+async def test_others_wait_until_the_transaction_has_ended(joined: Bench, connection: Any) -> None:
+    async with joined.runner() as runner, joined.runner() as other:
+        await runner.handle(Placed("a"))
+        await runner.settle()
+        async with connection.transaction():
+            await runner.handle(Noted("a", "inside"), message_id="2", connection=connection)
+            here = asyncio.ensure_future(runner.handle(Noted("a", "here"), message_id="3"))
+            there = asyncio.ensure_future(other.handle(Noted("a", "there"), message_id="4"))
+            assert (await asyncio.wait_for(runner.handle(Placed("b")), 5)).handled  # other instances do not
+            await asyncio.sleep(0.1)
+            assert not here.done()
+            assert not there.done()
+        assert (await here).handled
+        assert (await there).handled
+        log = await joined.log("a")
+        assert log[:2] == ["placed", "inside"]
+        assert sorted(log[2:]) == ["here", "there"]
+
+
+async def test_what_the_handler_raises_reaches_the_caller_and_the_transaction_goes_on(
+    joined: Bench, connection: Any
+) -> None:
+    async with joined.runner() as runner:
+        async with connection.transaction():
+            await runner.handle(Placed("a"), message_id="1", connection=connection)
+            OrderSaga.fail_times = 1
+            with pytest.raises(RuntimeError, match="boom"):
+                await runner.handle(Failing("a"), message_id="2", connection=connection)
+            await runner.handle(Noted("a", "on"), message_id="3", connection=connection)
+        assert await joined.log("a") == ["placed", "on"]
+
+
+async def test_a_conflict_that_stays_is_told_and_the_transaction_is_usable(joined: Bench, connection: Any) -> None:
+    async with joined.runner() as runner:
+        await runner.handle(Placed("a"))
+        async with connection.transaction(isolation="repeatable_read"):
+            await connection.fetchval("SELECT 1")  # the snapshot is taken
+            await runner.handle(Noted("a", "first"))
+            with pytest.raises(ConflictError):
+                await runner.handle(Noted("a", "late"), connection=connection)
+            await connection.execute("INSERT INTO orders VALUES ('a')")
+        assert await joined.log("a") == ["placed", "first"]
+
+
+async def test_a_saga_may_end_within_a_transaction(joined: Bench, connection: Any) -> None:
+    async with joined.runner(dispatch=lambda command: None) as runner:
+        await runner.handle(Placed("a"))
+        await runner.settle()
+        async with connection.transaction():
+            await runner.handle(Closed("a"), message_id="end", connection=connection)
+        await runner.settle()
+        assert (await joined.record("a")).status == "completed"
+        assert (await runner.handle(Closed("a"), message_id="end")).duplicate
+
+
+async def test_a_worker_that_dies_after_the_commit_is_replaced_within_the_lease(joined: Bench, connection: Any) -> None:
+    mute = World()
+    runner = joined.runner(dispatch=mute)
+    await runner.start()
+    async with connection.transaction():
+        await runner.handle(Placed("a"), message_id="1", connection=connection)
+        for task in asyncio.all_tasks():  # all that it still had in mind is gone
+            if "_look_when_ended" in repr(task.get_coro()):
+                task.cancel()
+    assert runner._due is not None
+    runner._due.cancel()
+    joined.advance(seconds=6)
+    async with joined.runner() as successor:
+        await successor.settle()
+        assert ids(joined) == ["saga::order::a/1/0"]
+    assert mute.seen == []
+
+
+async def test_what_cannot_be_joined_is_told_before_anything_is_stored(
+    joined: Bench, connection: Any, tmp_path: Any
+) -> None:
+    async with joined.runner() as runner:
+        with pytest.raises(DefinitionError, match="with a transaction open"):
+            await runner.handle(Placed("a"), connection=connection)
+        assert await joined.stored("a") is None
+    with pytest.raises(RunnerStoppedError):
+        await runner.handle(Placed("a"), connection=connection)
+    async with SqliteJournal(tmp_path / "x.db") as journal, SagaRunner(journal, sagas=[OrderSaga]) as elsewhere:
+        async with connection.transaction():
+            with pytest.raises(DefinitionError, match="postgresql://"):
+                await elsewhere.handle(Paid("a"), connection=connection)
