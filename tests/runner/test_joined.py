@@ -53,7 +53,7 @@ async def test_commands_leave_after_the_commit_and_not_before(joined: Bench, con
             assert await joined.stored("a") is None  # to everybody else
             await asyncio.sleep(0.1)  # time enough to do it wrong
             assert joined.world.seen == []
-        await eventually(lambda: len(joined.world.seen) == 1)
+        await eventually(lambda: len(joined.world.seen) == 1, seconds=3)  # and not by the end of the lease
         assert (await runner.handle(Placed("a"), message_id="1")).duplicate
     assert ids(joined) == ["saga::order::a/1/0"]
     assert await connection.fetchval("SELECT count(*) FROM orders") == 1

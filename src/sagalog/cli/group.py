@@ -13,8 +13,10 @@ COMMANDS = {
     "demo": "Watch a few hundred orders survive a kill -9.",
     "history": "Show every kept step of one instance.",
     "list": "List the instances in a journal.",
+    "migrate": "Make the tables of a journal in a server, or migrate them.",
     "run": "Feed events from a file through a runner.",
     "show": "Show one instance: state, timers, outbox, held events.",
+    "worker": "Run one or more workers for due work, timers and commands.",
 }
 
 

@@ -17,6 +17,38 @@ _BACKENDS = {
 }
 
 
+def _backend(url: str) -> tuple[Any, str]:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise DefinitionError("a journal is named by a URL such as sqlite:///orders.db or memory://")
+    if scheme in _BACKENDS:
+        module, name = _BACKENDS[scheme]
+        try:
+            return getattr(import_module(module), name), rest
+        except ModuleNotFoundError as error:
+            extra = module.rpartition(".")[2]
+            raise MissingExtraError(
+                f"a journal at {scheme}:// needs the package {error.name}: pip install 'sagalog[{extra}]'"
+            ) from error
+    found = [e for e in entry_points(group="sagalog.journals") if e.name == scheme]
+    if not found:
+        raise DefinitionError(f"no journal for {scheme}:// URLs; known: {', '.join(sorted(_BACKENDS))}")
+    return found[0].load(), rest
+
+
+async def migrate_journal(url: str) -> str:
+    """Make or migrate what the journal at `url` needs in its server; return what was done, as a sentence.
+
+    A journal whose constructor makes all it needs (a file, memory) has nothing to migrate.
+    """
+    backend, rest = _backend(url)
+    migrate = getattr(backend, "migrate", None)
+    if migrate is None:
+        return "nothing to do: this journal makes what it needs when it is opened"
+    done: str = await migrate(rest)
+    return done
+
+
 def open_journal(url: str, **settings: Any) -> Journal:
     """Return the journal that `url` names.
 
@@ -26,25 +58,9 @@ def open_journal(url: str, **settings: Any) -> Journal:
     Raises DefinitionError for an unknown scheme, MissingExtraError, and what opening a file raises (JournalFormatError,
     JournalUnavailableError).
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        raise DefinitionError("a journal is named by a URL such as sqlite:///orders.db or memory://")
-    if scheme in _BACKENDS:
-        module, name = _BACKENDS[scheme]
-        try:
-            backend = getattr(import_module(module), name)
-        except ModuleNotFoundError as error:
-            extra = module.rpartition(".")[2]
-            raise MissingExtraError(
-                f"a journal at {scheme}:// needs the package {error.name}: pip install 'sagalog[{extra}]'"
-            ) from error
-    else:
-        found = [e for e in entry_points(group="sagalog.journals") if e.name == scheme]
-        if not found:
-            raise DefinitionError(f"no journal for {scheme}:// URLs; known: {', '.join(sorted(_BACKENDS))}")
-        backend = found[0].load()
+    backend, rest = _backend(url)
     journal: Journal = backend.from_url(rest, **settings)
     return journal
 
 
-__all__ = ["MAX_SEQUENCE_NR", "Journal", "PersistentRepr", "open_journal"]
+__all__ = ["MAX_SEQUENCE_NR", "Journal", "PersistentRepr", "migrate_journal", "open_journal"]

@@ -117,6 +117,14 @@ class JoinsTransactions(Protocol):
         """Return the newest record as that transaction sees it, its own writes included."""
 
 
+@runtime_checkable
+class TellsTime(Protocol):
+    """A journal on a server whose clock all workers can agree on."""
+
+    async def server_time(self) -> datetime:
+        """Return the server's time now, aware."""
+
+
 def checked(message: PersistentRepr) -> PersistentRepr:
     """Return a record that any journal can store: a copy of payloads that could still change.
 

@@ -9,6 +9,7 @@ from itertools import count
 from typing import Protocol
 
 from ..errors import DefinitionError
+from ..journal.protocol import TellsTime
 
 
 class Clock(Protocol):
@@ -30,6 +31,35 @@ class SystemClock:
     async def sleep_until(self, moment: datetime) -> None:
         while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
             await asyncio.sleep(min(left, 3600.0))
+
+
+class ServerClock(SystemClock):
+    """The time of the journal's server, so that workers whose clocks differ agree on leases and timers.
+
+    The difference to this machine's clock is measured at start and again every half minute; `now` asks nobody.
+    """
+
+    def __init__(self, server: TellsTime) -> None:
+        self._server = server
+        self._ahead = timedelta()
+        self._measured = 0.0
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self._ahead
+
+    async def sleep_until(self, moment: datetime) -> None:
+        await super().sleep_until(moment - self._ahead)
+
+    async def synchronize(self, every_seconds: float = 30.0) -> None:
+        """Measure the difference, unless that was done a short while ago. Raises what the journal raises."""
+        loop = asyncio.get_running_loop()
+        if self._measured and loop.time() - self._measured < every_seconds:
+            return
+        before = datetime.now(UTC)
+        told = await self._server.server_time()
+        after = datetime.now(UTC)
+        self._ahead = told - (before + (after - before) / 2)
+        self._measured = loop.time()
 
 
 class ManualClock:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError
 from ..record import FINAL, decode_record
+from .clock import ServerClock
 from .engine import Engine, log
 from .envelope import Envelope, Upkeep
 from .scanned import ScannedStore
@@ -47,6 +48,11 @@ class DueLoop:
         engine = self._engine
         while not engine.stopping.is_set():
             self._wake.clear()
+            if isinstance(engine.clock, ServerClock):
+                try:
+                    await engine.clock.synchronize()
+                except SagalogError as error:
+                    log.warning("asking the journal's server for its time failed: %s", error)
             now = engine.now()
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming

@@ -13,10 +13,12 @@ from typing import Any, Self, TypeVar
 
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
+from ..journal.memory import InMemoryJournal
+from ..journal.protocol import TellsTime
 from ..saga import Saga
 from ..store import JournalSagaStateStore, SagaStateStore
 from . import repair
-from .clock import Clock, SystemClock
+from .clock import Clock, ServerClock, SystemClock
 from .counters import Counters
 from .dispatch import CommandHandlers, Dispatcher
 from .due import DueLoop
@@ -87,6 +89,11 @@ class SagaRunner:
                 f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
             )
 
+    @property
+    def in_memory(self) -> bool:
+        """Nothing of it can be shared with another process."""
+        return isinstance(self._source, InMemoryJournal) or self._source == "memory://"
+
     def using(self, *, journal: str | Journal | SagaStateStore | None = None, clock: Clock | None = None) -> SagaRunner:
         """Return a runner like this one, not started, on another journal or clock."""
         other = SagaRunner(
@@ -140,7 +147,7 @@ class SagaRunner:
             except BaseException:
                 await self._close_journal()
                 raise
-        engine = Engine(self.settings, self.clock, self.counters)
+        engine = Engine(self.settings, await self._agreed_clock(), self.counters)
         hosted = [Hosted(saga, self._store(saga), engine) for saga in self.sagas]
         self._hosted = {one.name: one for one in hosted}
         self._receiver = Receiver(engine, hosted)
@@ -149,6 +156,18 @@ class SagaRunner:
         self._engine = engine
         self._stopped = asyncio.Event()
         self._due = engine.loop.create_task(engine.due_loop.run())
+
+    async def _agreed_clock(self) -> Clock:
+        """Return the clock to use: the server's, where there is one and nothing else was asked for."""
+        if type(self.clock) is not SystemClock or not isinstance(self._journal, TellsTime):
+            return self.clock
+        clock = ServerClock(self._journal)
+        try:
+            await clock.synchronize()
+        except BaseException:
+            await self._close_journal()
+            raise
+        return clock
 
     def _store(self, saga: Saga[Any]) -> SagaStateStore:
         if self._journal is not None:

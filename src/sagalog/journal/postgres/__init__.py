@@ -94,6 +94,23 @@ class PostgresJournal:
                 others.append((name, value))
         return cls(f"postgresql://{address}{'?' if others else ''}{urlencode(others)}", **settings)
 
+    @classmethod
+    async def migrate(cls, rest: str) -> str:
+        """Make or migrate the tables that a URL names; return what was done."""
+        journal = cls.from_url(rest)
+        connections = journal._connections
+        connection = await connections.connect()
+        try:
+            before = await migrate(connection, journal.schema, connections.where)
+        except Exception as error:
+            raise translate(error, connections.where) from error
+        finally:
+            connection.terminate()
+        if before == len(MIGRATIONS):
+            return f"{connections.where}, schema {journal.schema}: at version {before} already"
+        made = "made at" if before == 0 else f"migrated from version {before} to"
+        return f"{connections.where}, schema {journal.schema}: {made} version {len(MIGRATIONS)}"
+
     async def open(self) -> None:
         """Connect, and check the schema (or migrate it, if that was asked for). The other calls do it themselves."""
         await self._connections.pool()
@@ -287,17 +304,4 @@ def _storable(message: PersistentRepr) -> PersistentRepr:
     return message
 
 
-async def migrate_url(url: str) -> tuple[int, int]:
-    """Make or migrate the tables that a postgresql:// URL names; return the schema's version before and after."""
-    journal = PostgresJournal.from_url(url.partition("://")[2])
-    connection = await journal._connections.connect()
-    try:
-        before = await migrate(connection, journal.schema, journal._connections.where)
-    except Exception as error:
-        raise translate(error, journal._connections.where) from error
-    finally:
-        connection.terminate()
-    return before, len(MIGRATIONS)
-
-
-__all__ = ["PostgresJournal", "migrate_url"]
+__all__ = ["PostgresJournal"]

@@ -1,0 +1,131 @@
+"""`sagalog worker`: run a runner for its due work, timers and commands, until it is told to stop; several at once if asked."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from asyncio.subprocess import Process
+
+import click
+import msgspec
+
+from ..runner import SagaRunner
+from .targets import load_runner
+from .text import clean
+
+_STOPS = (signal.SIGINT, signal.SIGTERM)
+_LONGEST_PAUSE = 30.0
+
+
+@click.command("worker")
+@click.argument("target", metavar="MODULE:RUNNER")
+@click.option(
+    "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. postgresql://host/orders."
+)
+@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Workers on this machine.")
+def worker_(target: str, url: str | None, processes: int) -> None:
+    """Run a worker: fire timers, deliver commands, take over what dead workers left.
+
+    Any number of workers on any number of machines may share one journal. SIGTERM or Ctrl-C stops it: what is under way
+    is finished, the rest is left to the others. SIGUSR1 makes it print its health as one line of JSON.
+
+    \b
+    Examples:
+      sagalog worker shop.sagas:runner --journal postgresql://shop@db/shop --processes 4
+      kill -USR1 $(pgrep -f 'sagalog worker')
+    """
+    runner = load_runner(target).using(journal=url)
+    if processes == 1:
+        gc.set_threshold(50_000, 20, 50)  # this process does nothing else
+        sys.exit(asyncio.run(_work(runner)))
+    if runner.in_memory:
+        raise click.UsageError("a journal in memory belongs to one process: name another with --journal")
+    environment = {**os.environ, **({"SAGALOG_JOURNAL": url} if url else {})}  # not an argument: it may hold a password
+    command = [sys.executable, "-m", "sagalog", "worker", target]
+    sys.exit(asyncio.run(_Supervisor(command, environment, processes).run()))
+
+
+async def _work(runner: SagaRunner) -> int:
+    loop = asyncio.get_running_loop()
+    started = time.monotonic()
+    names = ", ".join(saga.name for saga in runner.sagas)
+
+    def health() -> None:
+        fields = {
+            "pid": os.getpid(),
+            "up_seconds": round(time.monotonic() - started, 1),
+            "sagas": [saga.name for saga in runner.sagas],
+            **msgspec.structs.asdict(runner.counters),
+        }
+        click.echo(msgspec.json.encode(fields), err=True)
+
+    async with runner:
+        loop.add_signal_handler(signal.SIGUSR1, health)
+        click.echo(f"worker {os.getpid()} runs: {clean(names)}", err=True)
+        await runner.serve()
+    counters = runner.counters
+    click.echo(
+        f"worker {os.getpid()} stopped: {counters.handled:,} handled, {counters.commands:,} commands, "
+        f"{counters.timers:,} timers, {counters.takeovers:,} taken over",
+        err=True,
+    )
+    return 0
+
+
+class _Supervisor:
+    """Keeps so many workers running: one that ends is started again, after a pause that grows while they fail."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], processes: int) -> None:
+        self._command = command
+        self._environment = environment
+        self._count = processes
+        self._running: set[Process] = set()
+        self._stopping = asyncio.Event()
+        self._broken = False
+
+    async def run(self) -> int:
+        loop = asyncio.get_running_loop()
+        for number in _STOPS:
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGUSR1, self._send, signal.SIGUSR1)
+        await asyncio.gather(*(self._keep() for _ in range(self._count)))
+        return 1 if self._broken else 0
+
+    def _stop(self) -> None:
+        self._stopping.set()
+        self._send(signal.SIGTERM)
+
+    def _send(self, number: signal.Signals) -> None:
+        for process in self._running:
+            if process.returncode is None:
+                process.send_signal(number)
+
+    async def _keep(self) -> None:
+        pause = 0.1
+        while not self._stopping.is_set():
+            started = time.monotonic()
+            # A session of its own: Ctrl-C reaches the supervisor only, which then tells each worker once.
+            process = await asyncio.create_subprocess_exec(
+                *self._command, env=self._environment, start_new_session=True
+            )
+            self._running.add(process)
+            if self._stopping.is_set():  # meanwhile
+                process.send_signal(signal.SIGTERM)
+            code = await process.wait()
+            self._running.discard(process)
+            if self._stopping.is_set():
+                return
+            if code in (1, 2) and time.monotonic() - started < 3:  # it said why: another start would fail the same way
+                self._broken = True
+                self._stop()
+                return
+            pause = 0.1 if time.monotonic() - started > 60 else min(pause * 2, _LONGEST_PAUSE)
+            click.echo(f"worker {process.pid} ended with {code}; another starts in {pause:.1f} s", err=True)
+            try:
+                await asyncio.wait_for(self._stopping.wait(), pause)
+            except TimeoutError:
+                continue
