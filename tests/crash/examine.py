@@ -1,9 +1,7 @@
-"""The verdict: the ledger and the journal's file, read with json and sqlite3 alone, must tell the same story."""
+"""The verdict: the ledger and the journal, read without Sagalog, must tell the same story."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections import Counter, defaultdict
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .shop import TIMER_SECONDS, plan, read_ledger
+from .witness import read
 
 FINAL = {"completed", "compensated"}
 
@@ -22,24 +21,12 @@ def examine(folder: Path, orders: int, *, frozen: bool = False) -> Counter[str]:
     may come again, under its id, after the saga's end.
     """
     ledger = read_ledger(folder / "ledger")
-    connection = sqlite3.connect(folder / "shop.db")
-    assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    rows = connection.execute(
-        "SELECT persistence_id, sequence_nr, payload FROM record ORDER BY persistence_id, sequence_nr"
-    )
-    history: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for persistence_id, sequence_nr, payload in rows:
-        history[persistence_id].append(json.loads(payload))
-        assert sequence_nr == len(history[persistence_id]), "a gap in the sequence numbers"
-    newest = connection.execute("SELECT persistence_id, sequence_nr, deleted FROM instance").fetchall()
-    connection.close()
-    assert {row[0]: row[1] for row in newest} == {name: len(steps) for name, steps in history.items()}
+    history, living = read(folder)
     commands = [note for note in ledger if "command" in note]
     _events_are_kept(ledger, history)
     decided = _ids_and_contents(history, commands)
     for n in range(orders):
         _one_order(f"o-{n}", history[f"saga::shop::o-{n}"], [c for c in commands if c["order"] == f"o-{n}"], frozen)
-    living = [row[0] for row in newest if not row[2]]
     assert not living, f"finished, but no tombstone: {living}"
     finished = Counter(steps[-1]["status"] for steps in history.values())
     return finished + Counter(commands=len(decided), deliveries=len(commands))

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -27,7 +26,10 @@ from sagalog import (
     CommandRefused,
     Compensate,
     Complete,
+    JournalUnavailableError,
+    OutcomeUnknownError,
     PersistentRepr,
+    Receipt,
     RetryPolicy,
     RunnerSettings,
     Saga,
@@ -36,8 +38,11 @@ from sagalog import (
     SetTimer,
     SqliteJournal,
     on,
+    open_journal,
     starts,
 )
+
+from .witness import Witness, url_of, witness
 
 LEASE_SECONDS = 0.25
 TIMER_SECONDS = 0.15
@@ -309,7 +314,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
             id=context.id,
             undo=context.undo,
             refused=refused,
-            durable=is_durable(witness, context.id),
+            durable=await is_durable(seen, context.id),
             pid=os.getpid(),
         )
         killer.freeze_at(f"{kind} {command.order}")
@@ -321,8 +326,9 @@ async def work(folder: Path, orders: int, seed: int) -> None:
             raise CommandRefused("no money")
         return Delivered(command.order) if kind == "Ship" else None
 
-    journal = Journal(folder / "shop.db")
-    witness = sqlite3.connect(f"file:{folder / 'shop.db'}?mode=ro", uri=True, isolation_level=None)
+    url = url_of(folder)
+    journal = Journal(folder / "shop.db") if url is None else open_journal(url)
+    seen = witness(folder)
     undoing: set[str] = set()
     by_order: dict[str, list[tuple[str, Any]]] = {}
     for uid, event in plan(orders):
@@ -335,33 +341,43 @@ async def work(folder: Path, orders: int, seed: int) -> None:
         while todo:
             for uid, event in todo.pop():
                 copies = 2 if chance.random() < 0.1 else 1  # at the same time
-                receipts = await asyncio.gather(*(runner.handle(event, message_id=uid) for _ in range(copies)))
+                receipts = await asyncio.gather(*(patiently(runner, event, uid) for _ in range(copies)))
                 for receipt in receipts:
                     ledger.note(ack=uid, outcome=receipt.outcomes["shop"].value)
                 if chance.random() < 0.1:
-                    await runner.handle(event, message_id=uid)
+                    await patiently(runner, event, uid)
 
     deadline = time.monotonic() + WORKER_SECONDS
     async with SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings()) as runner:
         ledger.note(ready=os.getpid())
         await asyncio.gather(*(customer() for _ in range(4)))
         while True:
-            await runner.settle()
-            if not await journal.ids_by_prefix("saga::"):
-                break
+            try:
+                await runner.settle()
+                if not await journal.ids_by_prefix("saga::"):
+                    break
+            except JournalUnavailableError:  # the server is away
+                pass
             assert time.monotonic() < deadline, "instances that never end"
             await asyncio.sleep(0.01)
-    witness.close()
+    await seen.close()
     await journal.close()
     ledger.note(done=os.getpid())
 
 
-def is_durable(witness: sqlite3.Connection, command_id: str) -> bool:
-    """Say whether the step that decided this command is in the file, as another program sees it."""
+async def patiently(runner: SagaRunner, event: Any, uid: str) -> Receipt:
+    """Send an event until it is accepted, as a broker would: where the journal is away, and where nobody knows."""
+    while True:
+        try:
+            return await runner.handle(event, message_id=uid)
+        except (JournalUnavailableError, OutcomeUnknownError):
+            await asyncio.sleep(0.02)
+
+
+async def is_durable(seen: Witness, command_id: str) -> bool:
+    """Say whether the step that decided this command is stored, as another program sees it."""
     persistence_id, sequence_nr, _ = command_id.rsplit("/", 2)
-    query = "SELECT count(*) FROM record WHERE persistence_id = ? AND sequence_nr = ?"
-    found: tuple[int] = witness.execute(query, (persistence_id, int(sequence_nr))).fetchone()
-    return found == (1,)
+    return await seen.durable(persistence_id, int(sequence_nr))
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:

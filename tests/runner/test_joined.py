@@ -168,7 +168,10 @@ async def test_what_cannot_be_joined_is_told_before_anything_is_stored(
         assert await joined.stored("a") is None
     with pytest.raises(RunnerStoppedError):
         await runner.handle(Placed("a"), connection=connection)
-    async with SqliteJournal(tmp_path / "x.db") as journal, SagaRunner(journal, sagas=[OrderSaga]) as elsewhere:
-        async with connection.transaction():
-            with pytest.raises(DefinitionError, match="postgresql://"):
-                await elsewhere.handle(Paid("a"), connection=connection)
+    async with (
+        SqliteJournal(tmp_path / "x.db") as journal,
+        SagaRunner(journal, sagas=[OrderSaga]) as elsewhere,
+        connection.transaction(),
+    ):
+        with pytest.raises(DefinitionError, match="postgresql://"):
+            await elsewhere.handle(Paid("a"), connection=connection)

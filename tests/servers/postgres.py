@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,6 +39,15 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, again if need be, and wait until it listens."""
+        for _ in range(50):
+            try:
+                self._start_once()
+                return
+            except RuntimeError:  # after a kill its children hold on to the shared memory for a moment
+                time.sleep(0.1)
+        self._start_once()
+
+    def _start_once(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [

@@ -1,4 +1,4 @@
-"""`sagalog worker`: run a runner for its due work, timers and commands, until it is told to stop; several at once if asked."""
+"""`sagalog worker`: run a runner for its due work until it is told to stop; several processes of it if asked."""
 
 from __future__ import annotations
 

@@ -8,7 +8,13 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import asyncpg
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
 
 from ...errors import DefinitionError, JournalUnavailableError, SagalogError
 from .schema import PASSING, check, migrate, translate
@@ -70,7 +76,7 @@ class Connections:
     async def _trying(self, work: Callable[[], Awaitable[T]]) -> T:
         try:
             async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(PASSING),
+                retry=retry_if_exception_type(PASSING) & retry_if_not_exception_type(asyncpg.ClientConfigurationError),
                 stop=stop_after_delay(self._patience),
                 wait=wait_random_exponential(multiplier=0.02, max=1.0),
                 reraise=True,
@@ -79,7 +85,7 @@ class Connections:
                     return await work()
         except SagalogError:
             raise
-        except (ValueError, asyncpg.ClientConfigurationError) as error:
+        except (ValueError, asyncpg.ClientConfigurationError) as error:  # which is an InterfaceError, too
             raise DefinitionError(f"this is not a PostgreSQL URL: {type(error).__name__}") from None
         except Exception as error:
             raise translate(error, self.where) from error
@@ -101,16 +107,19 @@ class Connections:
     async def change(self, *queries: tuple[str, tuple[Any, ...]]) -> list[Any]:
         """Run queries in one transaction; return the rows of the last."""
         pool = await self.pool()
+        connection = await self._trying(pool.acquire)
         sent = False
         try:
-            async with pool.acquire() as connection, connection.transaction():
-                sent = True
+            async with connection.transaction():
                 rows: list[Any] = []
                 for query, arguments in queries:
+                    sent = True
                     rows = await connection.fetch(query, *arguments)
                 return rows
         except Exception as error:
             raise translate(error, self.where, sent=sent) from error
+        finally:
+            await pool.release(connection)
 
     def close(self) -> None:
         """Close all at once; nothing is under way any more."""

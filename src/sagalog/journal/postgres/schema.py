@@ -136,20 +136,16 @@ _REMEDIES: list[tuple[type[Exception], str]] = [
     (asyncpg.InvalidSQLStatementNameError, "a pooler loses prepared statements: open the journal with ?pooler=true"),
     (asyncpg.DuplicatePreparedStatementError, "a pooler mixes prepared statements: open the journal with ?pooler=true"),
 ]
-# With these a connection ends, whatever it was doing; others end only their statement, which is then rolled back.
-_ENDS = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    OSError,
-    TimeoutError,
-    EOFError,
-)
+# What the server says about a statement means that it was rolled back, except when it ends the connection at the same
+# time: that may happen right behind a commit. Every other error says nothing about what the server has done.
+_ENDS = (asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError)
 # Trying to connect again makes sense after these.
 PASSING = (
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
+    asyncpg.OperatorInterventionError,
     asyncpg.TooManyConnectionsError,
+    asyncpg.InternalClientError,  # of a connection that broke off while it was made
+    asyncpg.InterfaceError,
     OSError,
     TimeoutError,
     EOFError,
@@ -173,6 +169,10 @@ def _translated(error: Exception, where: str, *, sent: bool) -> SagalogError:
             return JournalUnavailableError(f"{where}: {remedy} ({name}). Nothing was stored.")
     if isinstance(error, asyncpg.DataError):
         return InvalidEventError(f"{where} refuses a value ({name}); nothing was stored")
-    if sent and isinstance(error, _ENDS):
+    if sent and (isinstance(error, _ENDS) or not isinstance(error, asyncpg.PostgresError)):
         return OutcomeUnknownError(f"{where}: the connection ended before the answer ({name}); it may be stored")
+    if isinstance(error, PASSING):
+        return JournalUnavailableError(
+            f"{where} cannot be reached ({name}): check that it runs, and the host and port. Nothing was stored."
+        )
     return JournalUnavailableError(f"{where}: {name}. Nothing was stored.")
