@@ -49,12 +49,13 @@ class TestJournalSagaStateStore(StoreConformance):
         return JournalSagaStateStore(place, saga_name)
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "nats"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
     url = {
         "memory": lambda: "memory://",
         "sqlite": lambda: f"sqlite:///{tmp_path / 'journal.db'}",
         "postgres": lambda: request.getfixturevalue("postgres_schema"),
+        "nats": lambda: request.getfixturevalue("nats_stream"),
     }[request.param]()
     async with open_journal(url) as journal:
         yield journal

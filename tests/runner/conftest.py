@@ -181,7 +181,7 @@ class Bench:
         self.clock.advance(timedelta(**by))
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres", "four methods"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "nats", "four methods"])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     OrderSaga.fail_times = 0
     OrderSaga.calls = []
@@ -189,6 +189,7 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         "memory": InMemoryJournal,
         "sqlite": lambda: SqliteJournal(tmp_path / "orders.db"),
         "postgres": lambda: open_journal(request.getfixturevalue("postgres_schema")),
+        "nats": lambda: open_journal(request.getfixturevalue("nats_stream")),
         "four methods": lambda: None,
     }[request.param]()
     yield Bench(journal)
@@ -196,7 +197,7 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         await journal.close()
 
 
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
+@pytest.fixture(params=["memory", "sqlite", "postgres", "nats"])
 async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
     """Like `bench`, on journals that several runners may share."""
     OrderSaga.fail_times = 0
@@ -205,6 +206,7 @@ async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         "memory": InMemoryJournal,
         "sqlite": lambda: SqliteJournal(tmp_path / "orders.db"),
         "postgres": lambda: open_journal(request.getfixturevalue("postgres_schema")),
+        "nats": lambda: open_journal(request.getfixturevalue("nats_stream")),
     }[request.param]()
     yield Bench(journal)
     await journal.close()

@@ -17,6 +17,7 @@ class Capability(Enum):
     REOPEN = "what is stored is there when the place is opened again, and by two at once"
     PROCESSES = "other processes can open the same place; what was acknowledged survives a kill -9 of its writer"
     ATOMIC = "several ids can be written all or nothing"
+    ORDERED = "ids are listed in the order of their code points"
     TAGS = "records can be found by tag, in the order they were written"
     TRANSACTIONS = "a record can be written within the caller's own transaction"
 

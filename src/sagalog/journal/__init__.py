@@ -14,6 +14,7 @@ _BACKENDS = {
     "sqlite": ("sagalog.journal.sqlite", "SqliteJournal"),
     "postgresql": ("sagalog.journal.postgres", "PostgresJournal"),
     "postgres": ("sagalog.journal.postgres", "PostgresJournal"),
+    "nats": ("sagalog.journal.nats", "NatsJournal"),
 }
 
 

@@ -61,7 +61,7 @@ class Journal(Protocol):
         """Hide the records up to and including that number for good. The highest number is remembered."""
 
     def all_persistence_ids(self) -> AsyncIterator[str]:
-        """Yield every live id once, sorted, paged inside, also while others write."""
+        """Yield every live id once, paged inside, also while others write."""
 
     def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
         """Yield (offset, record) in write order, of records with `tag` whose offset is greater than `offset`."""
@@ -72,7 +72,10 @@ class Journal(Protocol):
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
     ) -> list[str]:
-        """Return up to `limit` live ids (with `deleted` the tombstones) that start so and sort after `after`."""
+        """Return up to `limit` live ids (with `deleted` the tombstones) that start so and come after `after`.
+
+        The order is the journal's own, and does not change: a page holds what the pages before it did not.
+        """
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         """Return up to `limit` ids that are due at `before` or earlier, earliest first, tombstones included."""

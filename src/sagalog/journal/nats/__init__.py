@@ -1,0 +1,398 @@
+"""The journal in NATS JetStream: one message for each step, compare-and-set by the sequence of its subject."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Self
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from ...errors import (
+    DefinitionError,
+    JournalFormatError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    SequenceOutOfOrder,
+)
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence
+from .connection import WRONG_LAST, Connection, Rejected, header
+from .due import DueEntries
+from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
+from .subjects import SHARDS, shard
+
+log = logging.getLogger("sagalog")
+
+FORMAT = "1"
+_KNOWN_IDS = 65_536
+_FEW_SUBJECTS = 20_000  # so many are listed in one go
+_YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+class NatsJournal:
+    """A journal in a JetStream stream, for any number of workers on any number of machines.
+
+    `stream`: its name; `migrate`: make it at open. `replicas` and `history` ("all", or how many messages of an id are
+    kept before the newest) are settings of the stream, used when it is made. `connect_seconds`: how long to try to
+    connect before a call fails. `timeout_seconds`: after that a publish without an acknowledgement is an unknown outcome.
+
+    JetStream acknowledges before it has called fsync unless its servers run with `sync_interval: always`: with several
+    replicas a crash of one loses nothing, with one replica a power failure may lose what was acknowledged.
+
+    Not atomic over several ids. Ids are listed in an order of the journal's own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        stream: str = "sagalog",
+        replicas: int = 1,
+        history: str | int = "all",
+        migrate: bool = False,
+        connect_seconds: float = 10.0,
+        timeout_seconds: float = 5.0,
+    ) -> None:
+        if history != "all" and (not isinstance(history, int) or isinstance(history, bool) or history < 0):
+            raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+        if not 1 <= replicas <= 5:
+            raise DefinitionError(f"replicas are 1 to 5, not {replicas}")
+        if not stream or not stream.replace("_", "").replace("-", "").isalnum() or not stream.isascii():
+            raise DefinitionError(f"a stream's name is letters, digits, '_' and '-', not {stream!r}")
+        self.stream = stream
+        self._migrate = migrate
+        self._config: dict[str, Any] = {
+            "name": stream,
+            "retention": "limits",
+            "storage": "file",
+            "discard": "new",
+            "max_msgs_per_subject": -1 if history == "all" else int(history) + 1,
+            "max_msgs": -1,
+            "max_bytes": -1,
+            "max_age": 0,
+            "max_consumers": -1,
+            "num_replicas": replicas,
+            "duplicate_window": 120_000_000_000,
+            "allow_direct": False,  # a follower that is behind must not answer
+            "metadata": {"sagalog": FORMAT},
+        }
+        self._connection = Connection(url, stream, connect_seconds=connect_seconds, timeout_seconds=timeout_seconds)
+        self._config["subjects"] = self._connection.subjects.all
+        self._due = DueEntries(self._connection)
+        self._ready = False
+        self._opening = asyncio.Lock()
+        # The newest message of ids seen lately: its record number, its place in the stream, what it hides.
+        self._seen: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+
+    @classmethod
+    def from_url(cls, rest: str, **settings: Any) -> NatsJournal:
+        """Open `nats://user:password@host,host2?stream=sagalog&replicas=3&migrate=true`."""
+        address, _, query = rest.partition("?")
+        for name, value in parse_qsl(query, keep_blank_values=True):
+            if name == "stream":
+                settings.setdefault("stream", value)
+            elif name == "history":
+                settings.setdefault("history", int(value) if value.isdigit() else value)
+            elif name == "migrate":
+                if value not in _YES:
+                    raise DefinitionError(f"{name} in a nats:// URL is true or false, not {value!r}")
+                settings.setdefault(name, _YES[value])
+            elif name in ("replicas", "connect_seconds", "timeout_seconds"):
+                try:
+                    settings.setdefault(name, int(value) if name == "replicas" else float(value))
+                except ValueError:
+                    raise DefinitionError(f"{name} in a nats:// URL is a number, not {value!r}") from None
+            else:
+                raise DefinitionError(
+                    f"unknown setting {name!r} in a nats:// URL; known: stream, replicas, history, migrate, "
+                    "connect_seconds, timeout_seconds"
+                )
+        return cls(f"nats://{address}", **settings)
+
+    @classmethod
+    async def migrate(cls, rest: str) -> str:
+        """Make the stream that a URL names; return what was done."""
+        journal = cls.from_url(rest)
+        try:
+            made = await journal._make()
+        finally:
+            await journal.close()
+        where = journal._connection.where
+        return f"{where}, stream {journal.stream}: {'made' if made else 'there already'}"
+
+    # Its life.
+
+    async def open(self) -> None:
+        """Connect, and check the server and the stream (or make it, if that was asked for)."""
+        if self._ready:
+            await self._connection.client()
+            return
+        async with self._opening:
+            if not self._ready:
+                if self._migrate:
+                    await self._make()
+                await self._check()
+                self._ready = True
+
+    async def _make(self) -> bool:
+        try:
+            await self._connection.ask(f"STREAM.INFO.{self.stream}")
+        except Rejected as error:
+            if not isinstance(self._connection.refused(error), JournalFormatError):
+                raise self._connection.refused(error) from None
+            try:
+                await self._connection.ask(f"STREAM.CREATE.{self.stream}", **self._config)
+            except Rejected as failed:
+                raise self._not_made(failed) from None
+            await self._check()
+            return True
+        await self._check()
+        return False
+
+    def _not_made(self, error: Rejected) -> JournalUnavailableError:
+        return JournalUnavailableError(
+            f"{self._connection.where}: the stream {self.stream!r} cannot be made: {error.description} ({error.code}). "
+            "Are there as many servers as replicas, and is no other stream on its subjects?"
+        )
+
+    async def _check(self) -> None:
+        """Refuse a stream that is not ours, or a server that did not do what it was asked for."""
+        config = (await self._connection.info())["config"]
+        where = f"{self._connection.where}, stream {self.stream!r}"
+        version = config.get("metadata", {}).get("sagalog")
+        if version is None:
+            raise JournalFormatError(f"{where} belongs to another program; it was not touched. Choose another name.")
+        if version != FORMAT:
+            raise JournalFormatError(f"{where} has format {version}, this code knows {FORMAT}: upgrade sagalog")
+        for name in ("subjects", "retention", "storage", "discard", "duplicate_window"):
+            if config.get(name) != self._config[name]:
+                raise JournalFormatError(
+                    f"{where} has {name} {config.get(name)!r}, and {self._config[name]!r} is needed: the server ignored "
+                    "it, or somebody changed it"
+                )
+        limits = [name for name in ("max_msgs", "max_bytes") if config.get(name, -1) > 0]
+        if config.get("max_age"):
+            raise JournalFormatError(f"{where} has max_age, which deletes sagas that wait: remove it")
+        if limits and config.get("discard") != "new":
+            raise JournalFormatError(f"{where} has {limits[0]} and discards what is old: sagas would be lost")
+        if config.get("num_replicas", 1) == 1:
+            log.warning(
+                "%s has one replica: acknowledged steps survive a power failure only if the server runs with "
+                "sync_interval: always",
+                where,
+            )
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def server_time(self) -> datetime:
+        """Return the clock of the stream's leader: what all workers can agree on."""
+        await self.open()
+        return await self._connection.server_time()
+
+    # Writing.
+
+    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        await self.open()
+        records, losers = in_sequence([checked(message) for message in messages])
+        by_id: dict[str, list[PersistentRepr]] = {}
+        for record in records:
+            by_id.setdefault(record.persistence_id, []).append(record)
+        if atomic and len(by_id) + len(losers) > 1:
+            raise DefinitionError("a NATS journal cannot write several ids all or nothing; nothing was stored")
+        results = await asyncio.gather(*(self._write(group) for group in by_id.values()), return_exceptions=True)
+        lost = set(losers)
+        for persistence_id, result in zip(by_id, results, strict=True):
+            if isinstance(result, SequenceOutOfOrder):
+                lost.add(persistence_id)
+            elif result is not None:
+                raise result
+        if lost:
+            order = dict.fromkeys(message.persistence_id for message in messages)
+            raise SequenceOutOfOrder(tuple(one for one in order if one in lost))
+
+    async def _write(self, records: list[PersistentRepr]) -> None:
+        persistence_id, before = records[0].persistence_id, records[0].sequence_nr - 1
+        nr, sequence, hidden_to = self._seen.get(persistence_id, (-1, 0, 0))
+        if nr != before:
+            nr, sequence, hidden_to = self._note(persistence_id, await self._connection.last(persistence_id))
+            if nr != before:
+                raise SequenceOutOfOrder((persistence_id,))
+        await self._publish(persistence_id, records, sequence, hidden_to)
+
+    async def _publish(self, persistence_id: str, records: list[PersistentRepr], sequence: int, hidden_to: int) -> None:
+        newest = records[-1]
+        head, body = message_of(records, hidden_to)
+        headers = {HEADER: head, EXPECTED: str(sequence), EXPECTED_STREAM: self.stream}
+        message = (self._connection.subjects.record(persistence_id), body, headers)
+        entry = None
+        if newest.due_at is not None:
+            entry = self._due.message(persistence_id, newest.sequence_nr, newest.due_at)
+        self._seen.pop(persistence_id, None)
+        answers = await self._connection.publish(*([entry] if entry is not None else []), message)
+        answer = answers[-1]
+        if isinstance(answer, Rejected):
+            if answer.code in WRONG_LAST:
+                raise SequenceOutOfOrder((persistence_id,))
+            raise self._connection.refused(answer)
+        while entry is not None and isinstance(answers[0], Rejected):
+            # The record is stored and its entry is not: nobody may be told so before the entry is there, too.
+            if answers[0].code != 503:
+                raise OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answers[0].description}")
+            await asyncio.sleep(0.05)
+            answers = await self._connection.publish(entry)
+        self._remember(persistence_id, newest.sequence_nr, answer["seq"], hidden_to)
+
+    def _note(self, persistence_id: str, stored: Stored | None) -> tuple[int, int, int]:
+        if stored is None:
+            self._seen.pop(persistence_id, None)
+            return 0, 0, 0
+        return self._remember(persistence_id, stored.head.nr, stored.sequence, stored.head.hidden_to)
+
+    def _remember(self, persistence_id: str, nr: int, sequence: int, hidden_to: int) -> tuple[int, int, int]:
+        self._seen[persistence_id] = (nr, sequence, hidden_to)
+        self._seen.move_to_end(persistence_id)
+        if len(self._seen) > _KNOWN_IDS:
+            self._seen.popitem(last=False)
+        return nr, sequence, hidden_to
+
+    async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
+        await self.open()
+        while True:
+            stored = await self._connection.last(persistence_id)
+            if stored is None or stored.head.hidden_to >= min(to_sequence_nr, stored.head.nr):
+                return
+            # The newest message again, saying what is hidden; it carries the highest number on.
+            head = msgspec.structs.replace(stored.head, hidden_to=min(to_sequence_nr, stored.head.nr))
+            hides_all = head.hidden_to == head.nr
+            if hides_all:
+                head = msgspec.structs.replace(head, due_at=None, count=1)
+            headers = {HEADER: header_of(head), EXPECTED: str(stored.sequence), EXPECTED_STREAM: self.stream}
+            subject = self._connection.subjects.record(persistence_id)
+            self._seen.pop(persistence_id, None)
+            (answer,) = await self._connection.publish((subject, b"" if hides_all else stored.data, headers))
+            if not isinstance(answer, Rejected):
+                break
+            if answer.code not in WRONG_LAST:
+                raise self._connection.refused(answer)
+        # What is hidden may go; what is not, and the newest, stays.
+        place = 1
+        gone = 0
+        while (one := await self._connection.following(persistence_id, place)) is not None:
+            if one.sequence >= answer["seq"] or one.head.nr > head.hidden_to:
+                break
+            gone, place = one.sequence, one.sequence + 1
+        if gone:
+            await self._connection.purge(subject, gone)
+
+    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+        await self.open()
+        stored = await self._connection.last(persistence_id)
+        if stored is not None and stored.head.deleted and stored.head.nr == sequence_nr and not stored.empty:
+            self._seen.pop(persistence_id, None)
+            # A record written meanwhile has a later place in the stream, and stays.
+            await self._connection.purge(self._connection.subjects.record(persistence_id), stored.sequence)
+
+    # Reading.
+
+    async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
+        check_id(persistence_id)
+        await self.open()
+        stored = await self._connection.last(persistence_id)
+        self._note(persistence_id, stored)
+        records = stored.records() if stored is not None else []
+        return records[-1] if records else None
+
+    async def highest_sequence_nr(self, persistence_id: str) -> int:
+        await self.open()
+        return self._note(persistence_id, await self._connection.last(persistence_id))[0]
+
+    async def replay_messages(
+        self,
+        persistence_id: str,
+        from_sequence_nr: int = 1,
+        to_sequence_nr: int = MAX_SEQUENCE_NR,
+        max: int = MAX_SEQUENCE_NR,
+    ) -> AsyncIterator[PersistentRepr]:
+        await self.open()
+        newest = await self._connection.last(persistence_id)
+        following, place = from_sequence_nr, 1
+        while newest is not None and max > 0 and following <= to_sequence_nr:
+            one = await self._connection.following(persistence_id, place)
+            if one is None:
+                return
+            place = one.sequence + 1
+            for record in one.records():
+                if following <= record.sequence_nr <= to_sequence_nr and max > 0:
+                    if record.sequence_nr > newest.head.hidden_to:
+                        yield record
+                        max -= 1
+                    following = record.sequence_nr + 1
+
+    async def all_persistence_ids(self) -> AsyncIterator[str]:
+        for part in await self._parts():
+            for persistence_id in await self._listed(part, "", deleted=False):
+                yield persistence_id
+
+    async def ids_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
+    ) -> list[str]:
+        found: list[str] = []
+        place = (shard(after), after) if after else (-1, "")
+        for part in await self._parts():
+            if part is None or part >= place[0]:
+                page = await self._listed(part, prefix, deleted=deleted)
+                found += [one for one in page if (shard(one), one) > place]
+                if len(found) >= limit:
+                    break
+        return found[:limit]
+
+    async def _parts(self) -> Sequence[int | None]:
+        """Return the shards, or None for all at once where there is little to list."""
+        await self.open()
+        subjects = (await self._connection.info())["state"].get("num_subjects", 0)
+        return [None] if subjects <= _FEW_SUBJECTS else range(SHARDS)
+
+    async def _listed(self, part: int | None, prefix: str, *, deleted: bool) -> list[str]:
+        """Return the live ids (or the tombstones) of a shard in the order of this journal: by shard, then by id."""
+        found: dict[str, bool] = {}
+        async for message in self._connection.read([self._connection.subjects.records(part, prefix)]):
+            persistence_id = self._connection.subjects.id_of(message.subject)
+            if persistence_id.startswith(prefix):
+                head = head_of(header(message))
+                found[persistence_id] = head.deleted == deleted and head.hidden_to < head.nr
+        return sorted((one for one, wanted in found.items() if wanted), key=lambda one: (shard(one), one))
+
+    async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
+        await self.open()
+        return await self._due.due(prefix, before, limit)
+
+    async def claim_due(
+        self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
+    ) -> list[tuple[str, datetime]]:
+        await self.open()
+        return await self._due.claim(prefix, before, until, limit)
+
+    async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
+        await self.open()
+        subjects = [self._connection.subjects.records(None, "")]
+        async for message in self._connection.read(subjects, after=offset):
+            sequence = message.metadata.sequence.stream
+            persistence_id = self._connection.subjects.id_of(message.subject)
+            for record in Stored(sequence, persistence_id, head_of(header(message)), message.data).records():
+                if tag in record.tags:
+                    yield sequence, record
+
+
+__all__ = ["NatsJournal"]

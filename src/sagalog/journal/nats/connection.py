@@ -1,0 +1,387 @@
+"""The connection to NATS: publishing with acknowledgements of our own, requests to JetStream, and what errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from ...errors import (
+    DefinitionError,
+    JournalFormatError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    PayloadTooLargeError,
+)
+from .messages import EXPECTED_STREAM, HEADER, Stored, head_of
+from .subjects import Subjects
+
+log = logging.getLogger("sagalog")
+
+# 2.9 lets several writers win one compare-and-set on a replicated stream, and ignores what it does not know.
+OLDEST_SERVER = (2, 10, 0)
+WRONG_LAST = (10071, 10164)  # compare-and-set failed
+IN_PROCESS = 10158  # the same message id is just being stored for somebody else
+_NO_MESSAGE = 10037
+_NO_STREAM = 10059
+_FULL = (10047, 10077, 10122, 10023)
+_FETCH = 500
+
+
+class Rejected(Exception):  # noqa: N818
+    """JetStream's answer is an error: certainly not done."""
+
+    def __init__(self, code: int, description: str) -> None:
+        super().__init__(description)
+        self.code = code
+        self.description = description
+
+
+class Connection:
+    """One connection, made at first use and made again by the client when it is lost."""
+
+    def __init__(self, url: str, stream: str, *, connect_seconds: float, timeout_seconds: float) -> None:
+        login, at, hosts = url.partition("://")[2].split("/")[0].rpartition("@")
+        self.where = f"NATS {hosts}"
+        self._servers = [f"nats://{login}{at}{host}" for host in hosts.split(",")]
+        self.stream = stream
+        self.subjects = Subjects(stream)
+        self._patience = connect_seconds
+        self._timeout = timeout_seconds
+        self._client: Client | None = None
+        self._opening = asyncio.Lock()
+        self._connected = asyncio.Event()
+        self._closed = False
+        self._answers: dict[str, asyncio.Future[Msg]] = {}
+        self._inbox = ""
+        self._number = 0
+
+    async def client(self) -> Client:
+        """Return the client, connected. Raises JournalUnavailableError when that takes too long."""
+        if self._closed:
+            raise JournalUnavailableError("the journal is closed; nothing was stored")
+        if self._client is None:
+            async with self._opening:
+                if self._client is None:
+                    self._client = await self._connect()
+        if not self._client.is_connected:
+            try:
+                await asyncio.wait_for(self._connected.wait(), self._patience)
+            except TimeoutError:
+                raise self._away("the connection is lost") from None
+        return self._client
+
+    def _away(self, why: str) -> JournalUnavailableError:
+        return JournalUnavailableError(
+            f"{self.where} cannot be reached ({why}): check that it runs, and the host and port. Nothing was stored."
+        )
+
+    async def _connect(self) -> Client:
+        client = Client()
+        last: list[Exception] = []
+
+        async def failed(error: Exception) -> None:
+            last.append(error)
+
+        async def lost() -> None:
+            self._connected.clear()
+
+        async def back() -> None:
+            self._connected.set()
+
+        try:
+            await asyncio.wait_for(
+                client.connect(
+                    self._servers,
+                    connect_timeout=2,
+                    reconnect_time_wait=0.05,  # type: ignore[arg-type]
+                    max_reconnect_attempts=-1,
+                    allow_reconnect=True,
+                    ping_interval=10,
+                    max_outstanding_pings=2,
+                    error_cb=failed,
+                    disconnected_cb=lost,
+                    reconnected_cb=back,
+                ),
+                self._patience,
+            )
+        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+            await client.close()
+            said = " ".join(str(one) for one in [*last, error]).lower()
+            if "authorization" in said or "authentication" in said:
+                raise JournalUnavailableError(
+                    f"{self.where}: user, password or token are wrong: check the URL. Nothing was stored."
+                ) from None
+            if isinstance(error, ValueError):
+                raise DefinitionError(f"this is not a NATS URL: {type(error).__name__}") from None
+            raise self._away(type(error).__name__) from None
+        version = client.connected_server_version
+        if (version.major, version.minor, version.patch) < OLDEST_SERVER:
+            await client.close()
+            raise JournalFormatError(
+                f"{self.where} runs nats-server {version.major}.{version.minor}.{version.patch}, which lets several "
+                f"writers win one compare-and-set: {'.'.join(map(str, OLDEST_SERVER))} or newer is needed"
+            )
+        self._inbox = client.new_inbox()
+        await client.subscribe(f"{self._inbox}.*", cb=self._answered)
+        self._connected.set()
+        return client
+
+    async def _answered(self, message: Msg) -> None:
+        future = self._answers.pop(message.subject.rpartition(".")[2], None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _expect(self) -> tuple[str, asyncio.Future[Msg]]:
+        loop = asyncio.get_running_loop()
+        self._number += 1
+        key = str(self._number)
+        future: asyncio.Future[Msg] = loop.create_future()
+        self._answers[key] = future
+        alarm = loop.call_later(self._timeout, self._late, key)
+        future.add_done_callback(lambda _: alarm.cancel())
+        return f"{self._inbox}.{key}", future
+
+    def _late(self, key: str) -> None:
+        future = self._answers.pop(key, None)
+        if future is not None and not future.done():
+            future.set_exception(TimeoutError())
+
+    # Publishing.
+
+    async def publish(self, *messages: tuple[str, bytes, dict[str, str]]) -> list[dict[str, Any] | Rejected]:
+        """Publish messages, stored in this order; return JetStream's acknowledgement, or refusal, of each.
+
+        They leave in one piece, with nothing in between at which a new connection could begin: if a later one arrives,
+        so have those before it. Raises OutcomeUnknownError where an answer is missing, JournalUnavailableError where
+        nothing was sent.
+        """
+        client = await self.client()
+        answers: list[asyncio.Future[Msg]] = []
+        try:
+            for _, body, headers in messages:
+                size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
+                if size > client.max_payload:
+                    raise PayloadTooLargeError(
+                        "a record, for this NATS server (max_payload),", size, client.max_payload
+                    )
+            for subject, body, headers in messages:
+                inbox, future = self._expect()
+                answers.append(future)
+                await client.publish(subject, body, reply=inbox, headers={**headers})
+        except nats.errors.Error as error:
+            raise OutcomeUnknownError(f"{self.where}: publishing broke off ({type(error).__name__})") from None
+        try:
+            return [_acknowledgement(message) for message in await asyncio.gather(*answers)]
+        except TimeoutError:
+            raise OutcomeUnknownError(
+                f"{self.where}: no answer in {self._timeout:g} s; what was published may be stored"
+            ) from None
+        finally:
+            for future in answers:
+                if not future.done():
+                    future.cancel()
+
+    # Requests to JetStream.
+
+    async def ask(self, action: str, **request: Any) -> dict[str, Any]:
+        """Send a request that may be repeated to the API; return its answer. Raises Rejected, JournalUnavailableError."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        pause = 0.01
+        while True:
+            client = await self.client()
+            inbox, future = self._expect()
+            await client.publish(f"$JS.API.{action}", msgspec.json.encode(request) if request else b"", reply=inbox)
+            try:
+                message = await future
+            except TimeoutError:
+                why = "no answer"
+            else:
+                if not _nobody(message):
+                    answer: dict[str, Any] = msgspec.json.decode(message.data)
+                    error = answer.get("error")
+                    if error is None:
+                        return answer
+                    if error.get("code") not in (503, 500):
+                        raise Rejected(error.get("err_code", 0), error.get("description", ""))
+                    why = error.get("description", "unavailable")  # no leader yet
+                else:
+                    why = "JetStream does not answer: is it on, and has the cluster a leader?"
+            if loop.time() > deadline:
+                raise self._away(why)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+    async def last(self, persistence_id: str) -> Stored | None:
+        """Return the newest message of an id, as the stream's leader has it."""
+        return await self._get(last_by_subj=self.subjects.record(persistence_id))
+
+    async def following(self, persistence_id: str, sequence: int) -> Stored | None:
+        """Return the first message of an id at that stream sequence or behind it."""
+        return await self._get(seq=sequence, next_by_subj=self.subjects.record(persistence_id))
+
+    async def _get(self, **request: Any) -> Stored | None:
+        try:
+            found = (await self.ask(f"STREAM.MSG.GET.{self.stream}", **request))["message"]
+        except Rejected as error:
+            if error.code == _NO_MESSAGE:
+                return None
+            raise self.refused(error) from None
+        header = _header(base64.b64decode(found["hdrs"])) if "hdrs" in found else ""
+        data = base64.b64decode(found["data"]) if "data" in found else b""
+        return Stored(found["seq"], Subjects.id_of(found["subject"]), head_of(header), data)
+
+    async def purge(self, subject: str, up_to: int) -> None:
+        """Remove the messages of a subject (or wildcard) up to and including a stream sequence."""
+        try:
+            await self.ask(f"STREAM.PURGE.{self.stream}", filter=subject, seq=up_to + 1)
+        except Rejected as error:
+            raise self.refused(error) from None
+
+    async def read(self, subjects: Sequence[str], *, after: int | None = None) -> AsyncIterator[Msg]:
+        """Yield what was acknowledged before the call, and perhaps later ones: the heads of the newest message of each
+        subject that matches; or with `after` every whole message behind that stream sequence. In stored order.
+
+        What is read from may be a replica that is behind, so a mark is stored first: with the mark, all before it is there.
+        """
+        mark = self.subjects.mark(uuid4().hex)
+        (answer,) = await self.publish((mark, b"", {EXPECTED_STREAM: self.stream}))
+        if isinstance(answer, Rejected):
+            raise self.refused(answer)
+        try:
+            async for message in self._consume([*subjects, mark], after, until=mark):
+                if message.subject != mark:
+                    yield message
+        finally:
+            await self.purge(mark, answer["seq"])
+
+    async def glance(self, subjects: Sequence[str]) -> AsyncIterator[Msg]:
+        """Yield the head of the newest message of each subject that matches, as some replica knows them."""
+        async for message in self._consume(subjects, None, until=None):
+            yield message
+
+    async def _consume(self, subjects: Sequence[str], after: int | None, *, until: str | None) -> AsyncIterator[Msg]:
+        """Yield messages until none is pending and one of the subject `until` was among them."""
+        client = await self.client()
+        start = {"deliver_policy": "last_per_subject", "headers_only": True}
+        if after is not None:
+            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": after + 1}
+        config = {
+            **start,
+            **({"filter_subjects": list(subjects)} if len(subjects) > 1 else {"filter_subject": subjects[0]}),
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 30_000_000_000,
+        }
+        try:
+            made = await self.ask(f"CONSUMER.CREATE.{self.stream}", stream_name=self.stream, config=config)
+        except Rejected as error:
+            raise self.refused(error) from None
+        name, pending = made["name"], made["num_pending"]
+        inbox = client.new_inbox()
+        subscription = await client.subscribe(inbox)
+        request = msgspec.json.encode({"batch": _FETCH, "no_wait": True})
+        asked = 0
+        deadline = asyncio.get_running_loop().time() + self._patience
+        try:
+            while pending or until is not None:
+                if not asked:
+                    await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{name}", request, reply=inbox)
+                    asked = _FETCH
+                message = await subscription.next_msg(timeout=self._timeout)
+                if message.headers and "Status" in message.headers:
+                    status = message.headers["Status"]
+                    if status in ("404", "408") and until is None:  # what was pending has been removed meanwhile
+                        return
+                    # The mark has not reached this replica; or the consumer is not known everywhere yet (503).
+                    if asyncio.get_running_loop().time() > deadline:
+                        raise self._away(f"reading broke off: {status}")
+                    await asyncio.sleep(0.01)
+                    asked = 0
+                    continue
+                asked -= 1
+                pending = message.metadata.num_pending
+                if message.subject == until:
+                    until = None
+                yield message
+        except (nats.errors.Error, TimeoutError) as error:
+            raise self._away(f"reading broke off: {type(error).__name__}") from None
+        finally:
+            if not self._closed:
+                await subscription.unsubscribe()
+                await client.publish(f"$JS.API.CONSUMER.DELETE.{self.stream}.{name}")
+
+    async def server_time(self) -> datetime:
+        """Return the time of the stream's leader."""
+        return msgspec.convert((await self.info())["ts"], datetime)
+
+    async def info(self) -> dict[str, Any]:
+        """Return what the stream's leader says of it: config and state."""
+        try:
+            return await self.ask(f"STREAM.INFO.{self.stream}")
+        except Rejected as error:
+            raise self.refused(error) from None
+
+    def refused(self, error: Rejected) -> JournalUnavailableError | JournalFormatError:
+        """Return our error for an answer that says no; nothing was stored."""
+        if error.code == _NO_STREAM:
+            return JournalFormatError(
+                f"{self.where} has no stream {self.stream!r}: make it with `sagalog migrate --journal URL`, or open the "
+                "journal with ?migrate=true"
+            )
+        if error.code in _FULL:
+            return JournalUnavailableError(
+                f"{self.where}: the stream {self.stream!r} is full ({error.description}): give JetStream more room. "
+                "Nothing was stored."
+            )
+        return JournalUnavailableError(f"{self.where}: {error.description} ({error.code}). Nothing was stored.")
+
+    async def close(self) -> None:
+        """Close the connection; what is not answered stays unknown."""
+        self._closed = True
+        if self._client is not None:
+            await self._client.close()
+        for future in list(self._answers.values()):
+            if not future.done():
+                future.set_exception(TimeoutError())
+        self._answers.clear()
+
+
+def _nobody(message: Msg) -> bool:
+    return bool(message.headers) and (message.headers or {}).get("Status") == "503"
+
+
+def _acknowledgement(message: Msg) -> dict[str, Any] | Rejected:
+    if _nobody(message):
+        return Rejected(503, "JetStream does not answer: is it on, and has the cluster a leader?")
+    answer: dict[str, Any] = msgspec.json.decode(message.data)
+    error = answer.get("error")
+    if error is not None:
+        return Rejected(error.get("err_code", 0), error.get("description", ""))
+    return answer
+
+
+def _header(raw: bytes) -> str:
+    for line in raw.decode().split("\r\n"):
+        name, _, value = line.partition(":")
+        if name == HEADER:
+            return value.strip()
+    return ""
+
+
+def header(message: Msg) -> str:
+    """Return our header of a message."""
+    return (message.headers or {}).get(HEADER, "")

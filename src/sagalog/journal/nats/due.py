@@ -1,0 +1,127 @@
+"""How due ids are found without looking at all: an entry for each record that is due some time, stored before it.
+
+    write_messages ─► entry, record (one piece, one stream: what is stored behind is never there without what is before)
+    claim_due      ─► entries up to now ─► compare each with the newest record of its id ─► claim, or drop
+
+An entry says for which record number it was written. If that record is the newest, the id is due. If a newer one is
+there, the entry is outdated: the newer record brought its own. If the record is not there (yet), its write failed, or is
+still on its way from a process that was frozen or cut off; the entry is kept for a quarter of an hour, which is longer
+than NATS keeps a connection that is silent.
+
+A claim writes an entry for `until` under a message id made of the entry that it replaces: JetStream stores one of those
+only, so of two workers one is told that it was second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from ...errors import JournalUnavailableError
+from .connection import IN_PROCESS, Connection, Rejected, header
+from .messages import EXPECTED_STREAM, HEADER, MESSAGE_ID, Due, Stored, header_of
+
+_KEPT = timedelta(minutes=15)
+_AT_ONCE = 64
+
+
+class Entry(msgspec.Struct):
+    """A due entry as it is in the stream."""
+
+    subject: str
+    sequence: int
+    stored_at: datetime
+    persistence_id: str
+    due: Due
+    newest: Stored | None = None  # of its id
+
+    @property
+    def valid(self) -> bool:
+        """The id is due at this entry's moment."""
+        return self.newest is not None and self.newest.head.nr == self.due.nr and self.newest.head.due_at is not None
+
+    def outdated(self, now: datetime) -> bool:
+        """Nobody will ever need it."""
+        if self.newest is not None and self.newest.head.nr >= self.due.nr:
+            return not self.valid
+        return now - self.stored_at > _KEPT
+
+
+class DueEntries:
+    """The due entries of a stream."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def message(self, persistence_id: str, nr: int, due_at: datetime) -> tuple[str, bytes, dict[str, str]]:
+        """Return the entry for a record, to be published before it."""
+        headers = {HEADER: header_of(Due(nr, due_at)), EXPECTED_STREAM: self._connection.stream}
+        return self._connection.subjects.due(due_at, persistence_id), b"", headers
+
+    async def due(self, prefix: str, before: datetime, limit: int) -> list[tuple[str, datetime]]:
+        """Return what is due at `before`, earliest first."""
+        found: dict[str, datetime] = {}
+        entries = await self._entries(prefix, before)
+        for start in range(0, len(entries), _AT_ONCE):
+            for entry in await self._compared(entries[start : start + _AT_ONCE]):
+                if entry.valid:
+                    found.setdefault(entry.persistence_id, entry.due.due_at)
+            if len(found) >= limit:
+                break
+        return list(found.items())[:limit]
+
+    async def claim(self, prefix: str, before: datetime, until: datetime, limit: int) -> list[tuple[str, datetime]]:
+        """Claim what is due at `before`, and drop the entries that are outdated."""
+        claimed: dict[str, datetime] = {}
+        done: list[Entry] = []
+        entries = await self._entries(prefix, before)
+        now = datetime.now(UTC)
+        for start in range(0, len(entries), _AT_ONCE):
+            compared = await self._compared(entries[start : start + _AT_ONCE])
+            valid = [entry for entry in compared if entry.valid][: limit - len(claimed)]
+            won = await asyncio.gather(*(self._claim(entry, until) for entry in valid))
+            for entry, mine in zip(valid, won, strict=True):
+                if mine:
+                    claimed.setdefault(entry.persistence_id, entry.due.due_at)
+                if mine is not None:
+                    done.append(entry)
+            done += [entry for entry in compared if entry.outdated(now)]
+            if len(claimed) >= limit:
+                break
+        await asyncio.gather(*(self._connection.purge(entry.subject, entry.sequence) for entry in done))
+        return sorted(claimed.items(), key=lambda one: one[1])
+
+    async def _entries(self, prefix: str, before: datetime) -> list[Entry]:
+        """Return the entries up to `before`, earliest first."""
+        found = []
+        async for message in self._connection.glance(self._connection.subjects.due_by(before, prefix)):
+            persistence_id = self._connection.subjects.id_of(message.subject)
+            due = msgspec.json.decode(header(message), type=Due)
+            if due.due_at <= before and persistence_id.startswith(prefix):
+                place = message.metadata
+                found.append(Entry(message.subject, place.sequence.stream, place.timestamp, persistence_id, due))
+        return sorted(found, key=lambda entry: (entry.due.due_at, entry.persistence_id))
+
+    async def _compared(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        newest = await asyncio.gather(*(self._connection.last(entry.persistence_id) for entry in entries))
+        for entry, stored in zip(entries, newest, strict=True):
+            entry.newest = stored
+        return entries
+
+    async def _claim(self, entry: Entry, until: datetime) -> bool | None:
+        """Say whether the claim is ours, or somebody else's; None if somebody else is at it."""
+        subject, body, headers = self.message(entry.persistence_id, entry.due.nr, until)
+        headers[MESSAGE_ID] = f"claim/{entry.sequence}"
+        (answer,) = await self._connection.publish((subject, body, headers))
+        if isinstance(answer, Rejected):
+            if answer.code == IN_PROCESS:
+                return None
+            raise (
+                self._connection.refused(answer)
+                if answer.code != 503
+                else JournalUnavailableError(f"{self._connection.where}: {answer.description}")
+            )
+        return not answer.get("duplicate", False)

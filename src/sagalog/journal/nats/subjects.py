@@ -1,0 +1,89 @@
+"""Which subjects a journal uses in its stream, and how any id becomes one.
+
+    <stream>.record.<shard>.<family>.<id>                    the records of an id; the newest message is its truth
+    <stream>.due.<d>.<d>.<d>. ... .<family>.<id>             an id is due in that second since 1970, in ten digits
+    <stream>.mark.<reading>                                  how far a replica has to be for that reading
+
+`shard` cuts the ids into parts that can be listed one after the other, each in one go. `family` is what an id has up to
+its second `::`, so that one saga is listed without the others. A due time as single digits makes everything that is
+due by now a few dozen wildcards, whatever else is pending.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from urllib.parse import quote, unquote
+from zlib import crc32
+
+SHARDS = 64
+_DIGITS = 10
+_NONE = "-"
+
+
+def token(text: str) -> str:
+    """Return `text` as one token of a subject: readable where it can be, and different for different texts."""
+    return quote(text, safe=":@+=").replace(".", "%2E").replace("~", "%7E") or "%"
+
+
+def untoken(text: str) -> str:
+    """Return the text of a token."""
+    return unquote(text) if text != "%" else ""
+
+
+def family(text: str) -> str:
+    """Return the token for what an id, or a prefix of ids, has up to its second `::`; `-` if it has none."""
+    parts = text.split("::", 2)
+    return token(f"{parts[0]}::{parts[1]}") if len(parts) == 3 else _NONE
+
+
+def shard(persistence_id: str) -> int:
+    """Return the part of the ids that this one is in."""
+    return crc32(persistence_id.encode()) % SHARDS
+
+
+class Subjects:
+    """The subjects of one stream."""
+
+    def __init__(self, stream: str) -> None:
+        self.root = stream
+        self.all = [f"{stream}.record.>", f"{stream}.due.>", f"{stream}.mark.>"]
+
+    def record(self, persistence_id: str) -> str:
+        """Return the subject of an id's records."""
+        return f"{self.root}.record.{shard(persistence_id)}.{family(persistence_id)}.{token(persistence_id)}"
+
+    def records(self, part: int | None, prefix: str) -> str:
+        """Return the wildcard for a shard (None: all) of at least the ids that start with `prefix`."""
+        known = family(prefix)
+        return f"{self.root}.record.{'*' if part is None else part}.{'*' if known == _NONE else known}.*"
+
+    def due(self, at: datetime, persistence_id: str) -> str:
+        """Return the subject that says that an id is due at that moment."""
+        return f"{self.root}.due.{'.'.join(_second(at))}.{family(persistence_id)}.{token(persistence_id)}"
+
+    def due_by(self, before: datetime, prefix: str) -> list[str]:
+        """Return the wildcards for what is due in the second of `before` or in any earlier one."""
+        known = family(prefix)
+        ids = "*.*" if known == _NONE else f"{known}.*"
+        digits = _second(before)
+        found = []
+        for place in range(_DIGITS):
+            for lower in range(int(digits[place])):
+                left = ["*"] * (_DIGITS - place - 1)
+                found.append(".".join([self.root, "due", *digits[:place], str(lower), *left, ids]))
+        found.append(".".join([self.root, "due", *digits, ids]))
+        return found
+
+    def mark(self, reading: str) -> str:
+        """Return the subject of the mark of one reading."""
+        return f"{self.root}.mark.{reading}"
+
+    @staticmethod
+    def id_of(subject: str) -> str:
+        """Return the id in a subject of either kind."""
+        return untoken(subject.rpartition(".")[2])
+
+
+def _second(at: datetime) -> str:
+    seconds = min(max(int(at.timestamp()), 0), 10**_DIGITS - 1)
+    return f"{seconds:0{_DIGITS}}"
