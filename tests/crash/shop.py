@@ -45,8 +45,9 @@ from sagalog import (
 from .witness import Witness, url_of, witness
 
 LEASE_SECONDS = 0.25
+NATS_LEASE_SECONDS = 2.5  # it is slower, and an election takes seconds
 TIMER_SECONDS = 0.15
-WORKER_SECONDS = 30.0  # a worker that is not through by then gives up, and the verdict says what is not finished
+WORKER_SECONDS = 90.0  # a worker that is not through by then gives up, and the verdict says what is not finished
 
 
 @dataclass
@@ -283,10 +284,11 @@ def plan(orders: int) -> list[tuple[str, Any]]:
     return events
 
 
-def settings() -> RunnerSettings:
+def settings(url: str | None) -> RunnerSettings:
+    slow = url is not None and url.startswith("nats://")
     return RunnerSettings(
-        lease_seconds=LEASE_SECONDS,
-        due_poll_seconds=0.05,
+        lease_seconds=NATS_LEASE_SECONDS if slow else LEASE_SECONDS,
+        due_poll_seconds=0.25 if slow else 0.05,
         dispatch_retry=RetryPolicy(base_seconds=0.005, cap_seconds=0.05),
     )
 
@@ -326,7 +328,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
             raise CommandRefused("no money")
         return Delivered(command.order) if kind == "Ship" else None
 
-    url = url_of(folder)
+    url = url_of(folder, seed)
     journal = Journal(folder / "shop.db") if url is None else open_journal(url)
     seen = witness(folder)
     undoing: set[str] = set()
@@ -348,7 +350,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
                     await patiently(runner, event, uid)
 
     deadline = time.monotonic() + WORKER_SECONDS
-    async with SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings()) as runner:
+    async with SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings(url)) as runner:
         ledger.note(ready=os.getpid())
         await asyncio.gather(*(customer() for _ in range(4)))
         while True:

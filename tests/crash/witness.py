@@ -11,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs
+from zlib import crc32
 
 import asyncpg
+import nats
+import nats.errors
+import nats.js.errors
 
 History = dict[str, list[dict[str, Any]]]
 
@@ -34,13 +38,16 @@ def witness(folder: Path) -> Witness:
     url = url_of(folder)
     if url is None:
         return _Sqlite(folder / "shop.db")
-    return _Postgres(url)
+    return _Nats(url) if url.startswith("nats://") else _Postgres(url)
 
 
-def url_of(folder: Path) -> str | None:
-    """Return the URL of a folder's journal, None for the file in it."""
+def url_of(folder: Path, worker: int = 0) -> str | None:
+    """Return the URL of a folder's journal, None for the file in it. Each worker may have a way of its own there."""
     path = folder / "url"
-    return path.read_text() if path.exists() else None
+    if not path.exists():
+        return None
+    ways = path.read_text().split()
+    return ways[worker % len(ways)]
 
 
 def read(folder: Path) -> tuple[History, list[str]]:
@@ -122,3 +129,52 @@ class _Postgres:
     async def close(self) -> None:
         if self._connection is not None:
             self._connection.terminate()
+
+
+class _Nats:
+    def __init__(self, url: str) -> None:
+        self._servers, _, query = url.partition("?")
+        (self._stream,) = parse_qs(query)["stream"]
+        self._client: Any = None
+        self._one_at_a_time = asyncio.Lock()
+
+    async def _get(self, **where: Any) -> tuple[str, int, bool, bytes, int] | None:
+        """Return (id, number, tombstone, payload, place) of a message, as the stream's leader has it."""
+        while True:
+            try:
+                if self._client is None:
+                    self._client = await nats.connect(
+                        self._servers.split(","), max_reconnect_attempts=-1, reconnect_time_wait=0, error_cb=_quiet
+                    )
+                message = await self._client.jsm(timeout=2).get_msg(self._stream, **where)
+            except nats.js.errors.NotFoundError:
+                return None
+            except (OSError, nats.errors.Error, TimeoutError):  # no leader, or no server
+                await asyncio.sleep(0.1)
+            else:
+                head = json.loads(message.headers["Sagalog"])
+                name = message.subject.rpartition(".")[2]
+                return name, head["nr"], head.get("deleted", False), message.data or b"", message.seq
+
+    async def durable(self, persistence_id: str, sequence_nr: int) -> bool:
+        family, token = "::".join(persistence_id.split("::")[:2]), persistence_id
+        subject = f"{self._stream}.record.{crc32(persistence_id.encode()) % 64}.{family}.{token}"
+        async with self._one_at_a_time:
+            newest = await self._get(subject=subject)
+        return newest is not None and newest[1] >= sequence_nr
+
+    async def read(self) -> tuple[History, list[str]]:
+        stored: list[tuple[str, int, bool, bytes, int]] = []
+        place = 1
+        while (message := await self._get(seq=place, subject=f"{self._stream}.record.>", next=True)) is not None:
+            stored.append(message)
+            place = message[4] + 1
+        newest = {name: (name, nr, deleted) for name, nr, deleted, _, _ in stored}
+        return _collect([(name, nr, payload) for name, nr, _, payload, _ in stored], newest.values())
+
+    async def close(self) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+
+async def _quiet(_: Exception) -> None: ...

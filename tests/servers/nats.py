@@ -36,11 +36,12 @@ class Nats:
             cluster = ""
             if servers > 1:
                 others = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
-                cluster = f"cluster {{ name: tests, listen: 127.0.0.1:{routes[n]}, routes: [{others}] }}\n"
+                listen = f"listen: 127.0.0.1:{routes[n]}, routes: [{others}], no_advertise: true"
+                cluster = f"cluster {{ name: tests, {listen} }}\n"
             (folder / f"{n}.conf").write_text(
                 f"server_name: n{n}\nlisten: 127.0.0.1:{self.ports[n]}\nhttp: 127.0.0.1:{self._monitors[n]}\n"
                 "max_payload: 2MB\n"
-                f'jetstream {{ store_dir: "{folder}/{n}", sync_interval: always }}\n{cluster}{extra}'
+                f'jetstream {{ store_dir: "{folder}/{n}" }}\n{cluster}{extra}'
             )
 
     def start(self) -> None:

@@ -362,7 +362,9 @@ class Dispatcher:
                     instance.loaded = False  # read back: it may be accepted and recorded by now
                 instance.poke(Envelope(upkeep=Upkeep.RECORD))
 
-        instance.retry = engine.loop.call_later(max(0.0, min(left, lease / 8)), look)
+        waited = lease - left
+        # Sooner than the lease, because the entries behind it wait; less and less often, because it costs a load.
+        instance.retry = engine.loop.call_later(max(0.0, min(left, max(lease / 8, waited))), look)
 
     def _record_later(self, instance: Instance) -> None:
         """Record acceptances with the next step, or lazily; at once where the end of the saga depends on it."""

@@ -20,7 +20,7 @@ from ...errors import (
     SequenceOutOfOrder,
 )
 from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence
-from .connection import WRONG_LAST, Connection, Rejected, header
+from .connection import FULL, WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
 from .subjects import SHARDS, shard
@@ -248,7 +248,7 @@ class NatsJournal:
             raise self._connection.refused(answer)
         while entry is not None and isinstance(answers[0], Rejected):
             # The record is stored and its entry is not: nobody may be told so before the entry is there, too.
-            if answers[0].code != 503:
+            if answers[0].code in FULL:
                 raise OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answers[0].description}")
             await asyncio.sleep(0.05)
             answers = await self._connection.publish(entry)

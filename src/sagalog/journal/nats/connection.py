@@ -33,9 +33,21 @@ OLDEST_SERVER = (2, 10, 0)
 WRONG_LAST = (10071, 10164)  # compare-and-set failed
 IN_PROCESS = 10158  # the same message id is just being stored for somebody else
 _NO_MESSAGE = 10037
+_NO_RESPONDERS = 503
 _NO_STREAM = 10059
-_FULL = (10047, 10077, 10122, 10023)
+FULL = (10047, 10077, 10122, 10023)
 _FETCH = 500
+
+
+class Raw(msgspec.Struct):
+    """A message as the stream's leader has it, its header not decoded."""
+
+    subject: str
+    id: str
+    sequence: int
+    time: datetime
+    header: str
+    data: bytes
 
 
 class Rejected(Exception):  # noqa: N818
@@ -163,9 +175,25 @@ class Connection:
         """Publish messages, stored in this order; return JetStream's acknowledgement, or refusal, of each.
 
         They leave in one piece, with nothing in between at which a new connection could begin: if a later one arrives,
-        so have those before it. Raises OutcomeUnknownError where an answer is missing, JournalUnavailableError where
-        nothing was sent.
+        so have those before it. While the stream has no leader they are sent again: nobody has them. Raises
+        OutcomeUnknownError where an answer is missing, JournalUnavailableError where nothing was stored.
         """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        pause = 0.02
+        while True:
+            answers = await self._publish_once(messages)
+            last = answers[-1]
+            if not isinstance(last, Rejected) or last.code != _NO_RESPONDERS:
+                return answers
+            if loop.time() > deadline:
+                raise self._away(last.description)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 0.5)
+
+    async def _publish_once(
+        self, messages: Sequence[tuple[str, bytes, dict[str, str]]]
+    ) -> list[dict[str, Any] | Rejected]:
         client = await self.client()
         answers: list[asyncio.Future[Msg]] = []
         try:
@@ -225,13 +253,17 @@ class Connection:
 
     async def last(self, persistence_id: str) -> Stored | None:
         """Return the newest message of an id, as the stream's leader has it."""
-        return await self._get(last_by_subj=self.subjects.record(persistence_id))
+        return _stored(await self.last_of(self.subjects.record(persistence_id)))
 
     async def following(self, persistence_id: str, sequence: int) -> Stored | None:
         """Return the first message of an id at that stream sequence or behind it."""
-        return await self._get(seq=sequence, next_by_subj=self.subjects.record(persistence_id))
+        return _stored(await self._get(seq=sequence, next_by_subj=self.subjects.record(persistence_id)))
 
-    async def _get(self, **request: Any) -> Stored | None:
+    async def last_of(self, subject: str) -> Raw | None:
+        """Return the newest message of a subject."""
+        return await self._get(last_by_subj=subject)
+
+    async def _get(self, **request: Any) -> Raw | None:
         try:
             found = (await self.ask(f"STREAM.MSG.GET.{self.stream}", **request))["message"]
         except Rejected as error:
@@ -240,7 +272,13 @@ class Connection:
             raise self.refused(error) from None
         header = _header(base64.b64decode(found["hdrs"])) if "hdrs" in found else ""
         data = base64.b64decode(found["data"]) if "data" in found else b""
-        return Stored(found["seq"], Subjects.id_of(found["subject"]), head_of(header), data)
+        time = msgspec.convert(found["time"], datetime)
+        return Raw(found["subject"], Subjects.id_of(found["subject"]), found["seq"], time, header, data)
+
+    async def subjects_of(self, wildcard: str) -> list[str]:
+        """Return the subjects that match and have messages, as the stream's leader knows them; at most 100,000."""
+        state = (await self.info(subjects_filter=wildcard))["state"]
+        return list(state.get("subjects") or ())
 
     async def purge(self, subject: str, up_to: int) -> None:
         """Remove the messages of a subject (or wildcard) up to and including a stream sequence."""
@@ -265,11 +303,6 @@ class Connection:
                     yield message
         finally:
             await self.purge(mark, answer["seq"])
-
-    async def glance(self, subjects: Sequence[str]) -> AsyncIterator[Msg]:
-        """Yield the head of the newest message of each subject that matches, as some replica knows them."""
-        async for message in self._consume(subjects, None, until=None):
-            yield message
 
     async def _consume(self, subjects: Sequence[str], after: int | None, *, until: str | None) -> AsyncIterator[Msg]:
         """Yield messages until none is pending and one of the subject `until` was among them."""
@@ -328,10 +361,10 @@ class Connection:
         """Return the time of the stream's leader."""
         return msgspec.convert((await self.info())["ts"], datetime)
 
-    async def info(self) -> dict[str, Any]:
+    async def info(self, **request: Any) -> dict[str, Any]:
         """Return what the stream's leader says of it: config and state."""
         try:
-            return await self.ask(f"STREAM.INFO.{self.stream}")
+            return await self.ask(f"STREAM.INFO.{self.stream}", **request)
         except Rejected as error:
             raise self.refused(error) from None
 
@@ -342,7 +375,7 @@ class Connection:
                 f"{self.where} has no stream {self.stream!r}: make it with `sagalog migrate --journal URL`, or open the "
                 "journal with ?migrate=true"
             )
-        if error.code in _FULL:
+        if error.code in FULL:
             return JournalUnavailableError(
                 f"{self.where}: the stream {self.stream!r} is full ({error.description}): give JetStream more room. "
                 "Nothing was stored."
@@ -366,12 +399,16 @@ def _nobody(message: Msg) -> bool:
 
 def _acknowledgement(message: Msg) -> dict[str, Any] | Rejected:
     if _nobody(message):
-        return Rejected(503, "JetStream does not answer: is it on, and has the cluster a leader?")
+        return Rejected(_NO_RESPONDERS, "JetStream does not answer: is it on, and has the cluster a leader?")
     answer: dict[str, Any] = msgspec.json.decode(message.data)
     error = answer.get("error")
     if error is not None:
         return Rejected(error.get("err_code", 0), error.get("description", ""))
     return answer
+
+
+def _stored(raw: Raw | None) -> Stored | None:
+    return None if raw is None else Stored(raw.sequence, raw.id, head_of(raw.header), raw.data)
 
 
 def _header(raw: bytes) -> str:

@@ -20,12 +20,13 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from ...errors import JournalUnavailableError
-from .connection import IN_PROCESS, Connection, Rejected, header
+from .connection import IN_PROCESS, Connection, Rejected
 from .messages import EXPECTED_STREAM, HEADER, MESSAGE_ID, Due, Stored, header_of
 
 _KEPT = timedelta(minutes=15)
 _AT_ONCE = 64
+_SWEEP_SECONDS = 20.0
+_RECENT = timedelta(seconds=9)
 
 
 class Entry(msgspec.Struct):
@@ -55,9 +56,13 @@ class DueEntries:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        # By prefix: up to which moment all was claimed, and until when (of the loop) that may be relied on.
+        self._swept: dict[str, tuple[datetime, float]] = {}
 
     def message(self, persistence_id: str, nr: int, due_at: datetime) -> tuple[str, bytes, dict[str, str]]:
         """Return the entry for a record, to be published before it."""
+        if any(due_at < moment for moment, _ in self._swept.values()):
+            self._swept.clear()  # long ago: look everywhere
         headers = {HEADER: header_of(Due(nr, due_at)), EXPECTED_STREAM: self._connection.stream}
         return self._connection.subjects.due(due_at, persistence_id), b"", headers
 
@@ -78,7 +83,7 @@ class DueEntries:
         claimed: dict[str, datetime] = {}
         done: list[Entry] = []
         entries = await self._entries(prefix, before)
-        now = datetime.now(UTC)
+        loop, now = asyncio.get_running_loop(), datetime.now(UTC)
         for start in range(0, len(entries), _AT_ONCE):
             compared = await self._compared(entries[start : start + _AT_ONCE])
             valid = [entry for entry in compared if entry.valid][: limit - len(claimed)]
@@ -90,20 +95,35 @@ class DueEntries:
                     done.append(entry)
             done += [entry for entry in compared if entry.outdated(now)]
             if len(claimed) >= limit:
+                self._swept.pop(prefix, None)  # the rest may be old when it is its turn
                 break
+        else:
+            moment, until_time = self._swept.get(prefix, (before, 0.0))
+            if until_time < loop.time():
+                until_time = loop.time() + _SWEEP_SECONDS
+            self._swept[prefix] = (max(moment, before), until_time)
         await asyncio.gather(*(self._connection.purge(entry.subject, entry.sequence) for entry in done))
         return sorted(claimed.items(), key=lambda one: one[1])
 
     async def _entries(self, prefix: str, before: datetime) -> list[Entry]:
-        """Return the entries up to `before`, earliest first."""
-        found = []
-        async for message in self._connection.glance(self._connection.subjects.due_by(before, prefix)):
-            persistence_id = self._connection.subjects.id_of(message.subject)
-            due = msgspec.json.decode(header(message), type=Due)
-            if due.due_at <= before and persistence_id.startswith(prefix):
-                place = message.metadata
-                found.append(Entry(message.subject, place.sequence.stream, place.timestamp, persistence_id, due))
-        return sorted(found, key=lambda entry: (entry.due.due_at, entry.persistence_id))
+        """Return the entries up to `before`, earliest first.
+
+        What was due long ago is looked for now and then only: it is what a write left behind that took very long.
+        """
+        moment, until_time = self._swept.get(prefix, (before, 0.0))
+        recent = until_time > asyncio.get_running_loop().time() and moment <= before <= moment + _RECENT
+        wildcards = self._connection.subjects.due_by(before, prefix, recent=recent)
+        found = await asyncio.gather(*(self._connection.subjects_of(wildcard) for wildcard in wildcards))
+        subjects = [one for some in found for one in some if self._connection.subjects.id_of(one).startswith(prefix)]
+        entries: list[Entry] = []
+        for start in range(0, len(subjects), _AT_ONCE):
+            got = await asyncio.gather(*(self._connection.last_of(one) for one in subjects[start : start + _AT_ONCE]))
+            for message in got:
+                if message is not None:  # it may be gone since it was listed
+                    due = msgspec.json.decode(message.header, type=Due)
+                    if due.due_at <= before:
+                        entries.append(Entry(message.subject, message.sequence, message.time, message.id, due))
+        return sorted(entries, key=lambda entry: (entry.due.due_at, entry.persistence_id))
 
     async def _compared(self, entries: Sequence[Entry]) -> Sequence[Entry]:
         newest = await asyncio.gather(*(self._connection.last(entry.persistence_id) for entry in entries))
@@ -119,9 +139,5 @@ class DueEntries:
         if isinstance(answer, Rejected):
             if answer.code == IN_PROCESS:
                 return None
-            raise (
-                self._connection.refused(answer)
-                if answer.code != 503
-                else JournalUnavailableError(f"{self._connection.where}: {answer.description}")
-            )
+            raise self._connection.refused(answer)
         return not answer.get("duplicate", False)

@@ -61,13 +61,19 @@ class Subjects:
         """Return the subject that says that an id is due at that moment."""
         return f"{self.root}.due.{'.'.join(_second(at))}.{family(persistence_id)}.{token(persistence_id)}"
 
-    def due_by(self, before: datetime, prefix: str) -> list[str]:
-        """Return the wildcards for what is due in the second of `before` or in any earlier one."""
+    def due_by(self, before: datetime, prefix: str, *, recent: bool = False) -> list[str]:
+        """Return the wildcards for what is due in the second of `before` or in an earlier one.
+
+        `recent`: only those of the same ten seconds, and of the ten before.
+        """
         known = family(prefix)
         ids = "*.*" if known == _NONE else f"{known}.*"
         digits = _second(before)
         found = []
-        for place in range(_DIGITS):
+        if recent:
+            ten = max(int(digits[:-1]) - 1, 0)
+            found.append(".".join([self.root, "due", *f"{ten:0{_DIGITS - 1}}", "*", ids]))
+        for place in range(_DIGITS - 1 if recent else 0, _DIGITS):
             for lower in range(int(digits[place])):
                 left = ["*"] * (_DIGITS - place - 1)
                 found.append(".".join([self.root, "due", *digits[:place], str(lower), *left, ids]))
