@@ -137,13 +137,11 @@ class Connection:
             if isinstance(error, ValueError):
                 raise DefinitionError(f"this is not a NATS URL: {type(error).__name__}") from None
             raise self._away(type(error).__name__) from None
-        version = client.connected_server_version
-        if (version.major, version.minor, version.patch) < OLDEST_SERVER:
+        try:
+            check_version(client.connected_server_version, self.where)
+        except JournalFormatError:
             await client.close()
-            raise JournalFormatError(
-                f"{self.where} runs nats-server {version.major}.{version.minor}.{version.patch}, which lets several "
-                f"writers win one compare-and-set: {'.'.join(map(str, OLDEST_SERVER))} or newer is needed"
-            )
+            raise
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._answered)
         self._connected.set()
@@ -241,7 +239,7 @@ class Connection:
                     error = answer.get("error")
                     if error is None:
                         return answer
-                    if error.get("code") not in (503, 500):
+                    if error.get("code") != _NO_RESPONDERS:
                         raise Rejected(error.get("err_code", 0), error.get("description", ""))
                     why = error.get("description", "unavailable")  # no leader yet
                 else:
@@ -391,6 +389,16 @@ class Connection:
             if not future.done():
                 future.set_exception(TimeoutError())
         self._answers.clear()
+
+
+def check_version(version: Any, where: str) -> None:
+    """Raise JournalFormatError for a server on which compare-and-set does not hold."""
+    found = (version.major, version.minor, version.patch)
+    if found < OLDEST_SERVER:
+        raise JournalFormatError(
+            f"{where} runs nats-server {'.'.join(map(str, found))}, which lets several writers win one compare-and-set: "
+            f"{'.'.join(map(str, OLDEST_SERVER))} or newer is needed"
+        )
 
 
 def _nobody(message: Msg) -> bool:
