@@ -148,7 +148,7 @@ async def test_damage_found_while_reading_is_told_and_not_repaired(tmp_path: Pat
     ("url", "message"),
     [
         ("orders.db", "named by a URL"),
-        ("oracle://x", "no journal for oracle://.*memory, postgres"),
+        ("oracle://x", "no journal for oracle://.*memory, nats"),
         ("sqlite://orders.db", "sqlite:///relative.db"),
         ("sqlite:///", "sqlite:///relative.db"),
         ("sqlite:///a.db?colour=red", "unknown setting 'colour'"),

@@ -24,6 +24,7 @@ def examine(folder: Path, orders: int, *, frozen: bool = False) -> Counter[str]:
     history, living = read(folder)
     commands = [note for note in ledger if "command" in note]
     _events_are_kept(ledger, history)
+    _no_timer_is_early(ledger, history)
     decided = _ids_and_contents(history, commands)
     for n in range(orders):
         _one_order(f"o-{n}", history[f"saga::shop::o-{n}"], [c for c in commands if c["order"] == f"o-{n}"], frozen)
@@ -38,6 +39,19 @@ def _events_are_kept(ledger: list[dict[str, Any]], history: dict[str, list[dict[
             order = note["ack"].partition("/")[0]
             steps = history[f"saga::shop::{order}"]
             assert note["ack"] in steps[-1]["inbox"], f"accepted, and lost: {note['ack']}"
+
+
+def _no_timer_is_early(ledger: list[dict[str, Any]], history: dict[str, list[dict[str, Any]]]) -> None:
+    """By the one clock of this machine, whatever the clocks of the workers say; they agree to within a round trip."""
+    sent: dict[str, float] = {}
+    for note in ledger:
+        if "sent" in note:
+            sent.setdefault(note["sent"], note["at"])
+        elif note.get("command") == "Release":
+            order = note["order"]
+            if "overdue" in history[f"saga::shop::{order}"][-1]["state"]["log"]:
+                waited = note["at"] - sent[f"{order}/placed"]
+                assert waited >= TIMER_SECONDS - 0.01, f"{order}: the timer fired after {waited} s"
 
 
 def _ids_and_contents(history: dict[str, list[dict[str, Any]]], commands: list[dict[str, Any]]) -> set[str]:

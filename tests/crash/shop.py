@@ -41,6 +41,7 @@ from sagalog import (
     open_journal,
     starts,
 )
+from sagalog.runner import clock
 
 from .witness import Witness, url_of, witness
 
@@ -318,6 +319,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
             refused=refused,
             durable=await is_durable(seen, context.id),
             pid=os.getpid(),
+            at=time.time(),
         )
         killer.freeze_at(f"{kind} {command.order}")
         if chance.random() < 0.3:
@@ -342,6 +344,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
     async def customer() -> None:
         while todo:
             for uid, event in todo.pop():
+                ledger.note(sent=uid, at=time.time())
                 copies = 2 if chance.random() < 0.1 else 1  # at the same time
                 receipts = await asyncio.gather(*(patiently(runner, event, uid) for _ in range(copies)))
                 for receipt in receipts:
@@ -358,7 +361,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
                 await runner.settle()
                 if not await journal.ids_by_prefix("saga::"):
                     break
-            except JournalUnavailableError:  # the server is away
+            except (JournalUnavailableError, OutcomeUnknownError):  # the server is away
                 pass
             assert time.monotonic() < deadline, "instances that never end"
             await asyncio.sleep(0.01)
@@ -382,12 +385,26 @@ async def is_durable(seen: Witness, command_id: str) -> bool:
     return await seen.durable(persistence_id, int(sequence_nr))
 
 
+def skew_clock(direction: int) -> None:
+    """Let this process's clock go wrong by so many times five seconds."""
+    right = clock.datetime
+
+    class Wrong(right):  # type: ignore[misc, valid-type]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return right.now(tz) + direction * timedelta(seconds=5)
+
+    clock.datetime = Wrong  # type: ignore[misc]
+
+
 def read_ledger(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def main(folder: str, orders: str, seed: str, point: str, passing: str, freeze: str) -> None:
     global killer
+    if (Path(folder) / "skew").exists():
+        skew_clock(int(seed) % 3 - 1)
     killer = Killer(Ledger(Path(folder) / "ledger"), point, int(passing), freeze)
     random.seed(int(seed))
     asyncio.run(work(Path(folder), int(orders), int(seed)))

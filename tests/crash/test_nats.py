@@ -104,3 +104,18 @@ def test_nothing_is_lost_and_nothing_happens_twice_whatever_breaks(
     every_event_was_acknowledged(shared, ORDERS)
     result = examine(shared, ORDERS, frozen=True)
     assert result["completed"] + result["compensated"] == ORDERS, (result, faults)
+
+
+def test_workers_whose_clocks_are_ten_seconds_apart_fire_no_timer_early_and_lose_nothing(
+    zygote: Zygote, shared: Path, seed: int
+) -> None:
+    (shared / "skew").touch()
+    workers = [zygote.spawn(shared, 200, 3 * seed + place) for place in range(3)]
+    for pid in workers:
+        wait_for(shared, f'{{"ready": {pid}}}')
+    kill(workers[0])
+    zygote.wait(workers[0])
+    workers[0] = zygote.spawn(shared, 200, 3 * seed + 3)
+    assert [zygote.wait(pid) for pid in workers] == [{"exit": 0}] * 3
+    every_event_was_acknowledged(shared, 200)
+    examine(shared, 200, frozen=True)

@@ -108,3 +108,18 @@ def test_a_step_whose_commit_got_no_answer_is_found_out_and_not_done_twice(
     assert zygote.wait(pid) == {"exit": 0}
     every_event_was_acknowledged(shared, 60)
     examine(shared, 60, frozen=True)
+
+
+def test_workers_whose_clocks_are_ten_seconds_apart_fire_no_timer_early_and_lose_nothing(
+    zygote: Zygote, shared: Path, seed: int
+) -> None:
+    (shared / "skew").touch()
+    workers = [zygote.spawn(shared, 200, 3 * seed + place) for place in range(3)]
+    for pid in workers:
+        wait_for(shared, f'{{"ready": {pid}}}')
+    kill(workers[0])
+    zygote.wait(workers[0])
+    workers[0] = zygote.spawn(shared, 200, 3 * seed + 3)
+    assert [zygote.wait(pid) for pid in workers] == [{"exit": 0}] * 3
+    every_event_was_acknowledged(shared, 200)
+    examine(shared, 200, frozen=True)

@@ -113,14 +113,15 @@ async def test_a_disk_that_fills_up_refuses_events_and_goes_on_when_there_is_roo
     shop.killer = shop.Killer(ledger, "", 0)
 
     def dispatch(command: object, context: object) -> None:
-        fields = {"undo": context.undo, "refused": False, "id": context.id, "durable": True}  # type: ignore[attr-defined]
+        fields = {"undo": context.undo, "refused": False, "id": context.id, "durable": True, "at": time.time()}  # type: ignore[attr-defined]
         ledger.note(command=type(command).__name__, order=command.order, pid=0, **fields)  # type: ignore[attr-defined]
 
     refused: list[str] = []
     accepted: list[str] = []
-    async with SagaRunner(journal, sagas=[shop.ShopSaga], dispatch=dispatch, settings=shop.settings()) as runner:
+    async with SagaRunner(journal, sagas=[shop.ShopSaga], dispatch=dispatch, settings=shop.settings(None)) as runner:
 
         async def place(n: int) -> None:
+            ledger.note(sent=f"o-{n}/placed", at=time.time())
             try:
                 await runner.handle(shop.Placed(f"o-{n}", f"o-{n}/placed"), message_id=f"o-{n}/placed")
             except JournalUnavailableError as error:

@@ -46,6 +46,9 @@ class DueLoop:
     async def run(self) -> None:
         """Look for due work until the runner stops."""
         engine = self._engine
+        if engine.event_time:  # timers fire before the next event of their instance, and in `settle`: never in between
+            await engine.stopping.wait()
+            return
         while not engine.stopping.is_set():
             self._wake.clear()
             if isinstance(engine.clock, ServerClock):

@@ -267,6 +267,10 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope) -> None:
     elif policy is NoInstance.RAISE:
         event_type = type(message.event).__name__
         envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type)
+    elif instance.hosted.engine.stopping.is_set():  # nobody would wake it up any more
+        envelope.decided = RunnerStoppedError(
+            "the runner stopped before the event was handled; nothing of it was stored"
+        )
     else:
         instance.waiting = (*instance.waiting, envelope)
 

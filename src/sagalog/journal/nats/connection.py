@@ -100,10 +100,13 @@ class Connection:
 
     async def _connect(self) -> Client:
         client = Client()
-        last: list[Exception] = []
+        said: list[str] = []
+        refused = asyncio.Event()
 
         async def failed(error: Exception) -> None:
-            last.append(error)
+            said.append(str(error).lower())
+            if "authorization" in said[-1] or "authentication" in said[-1]:
+                refused.set()  # the client would go on trying
 
         async def lost() -> None:
             self._connected.clear()
@@ -111,26 +114,31 @@ class Connection:
         async def back() -> None:
             self._connected.set()
 
-        try:
-            await asyncio.wait_for(
-                client.connect(
-                    self._servers,
-                    connect_timeout=2,
-                    reconnect_time_wait=0.05,  # type: ignore[arg-type]
-                    max_reconnect_attempts=-1,
-                    allow_reconnect=True,
-                    ping_interval=10,
-                    max_outstanding_pings=2,
-                    error_cb=failed,
-                    disconnected_cb=lost,
-                    reconnected_cb=back,
-                ),
-                self._patience,
+        connecting = asyncio.ensure_future(
+            client.connect(
+                self._servers,
+                connect_timeout=2,
+                reconnect_time_wait=0.05,  # type: ignore[arg-type]
+                max_reconnect_attempts=-1,
+                allow_reconnect=True,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                error_cb=failed,
+                disconnected_cb=lost,
+                reconnected_cb=back,
             )
+        )
+        waiting = asyncio.ensure_future(refused.wait())
+        await asyncio.wait([connecting, waiting], timeout=self._patience, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        try:
+            if not connecting.done():
+                connecting.cancel()
+                raise TimeoutError
+            connecting.result()
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await client.close()
-            said = " ".join(str(one) for one in [*last, error]).lower()
-            if "authorization" in said or "authentication" in said:
+            if refused.is_set():
                 raise JournalUnavailableError(
                     f"{self.where}: user, password or token are wrong: check the URL. Nothing was stored."
                 ) from None
