@@ -14,8 +14,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Capability(Enum):
     """Name those that yours has; the tests of the others are skipped, and say so."""
 
-    REOPEN = "what is stored is there when the place is opened again, and by two at once"
-    PROCESSES = "other processes can open the same place; what was acknowledged survives a kill -9 of its writer"
+    REOPEN = "what was acknowledged is there when the place is opened again, also after a kill -9 of its process"
+    SHARED = "several journals may be open at the same place at once, in one process or in several"
     ATOMIC = "several ids can be written all or nothing"
     ORDERED = "ids are listed in the order of their code points"
     TAGS = "records can be found by tag, in the order they were written"

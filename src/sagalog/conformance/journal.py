@@ -61,7 +61,7 @@ class JournalConformance:
     """Subclass it with `make`, and name the capabilities that the journal has (all, unless said otherwise).
 
     `place` says where the journal under test is kept: a new, empty folder for each test. Override that fixture where
-    it is something else, such as a URL; it must be picklable if the journal has the capability PROCESSES.
+    it is something else, such as a URL; it must be picklable if the journal has the capability REOPEN.
     """
 
     capabilities: Collection[Capability] = frozenset(Capability)
@@ -458,7 +458,7 @@ class JournalConformance:
             assert await again.ids_by_prefix("", deleted=True) == ["a"]
             assert await again.due_ids("", NOW) == [("a", NOW)]
 
-    @may(Capability.REOPEN)
+    @may(Capability.SHARED)
     async def test_two_journals_at_one_place_race_and_each_number_is_won_once(
         self, journal: Journal, place: Any
     ) -> None:
@@ -478,7 +478,7 @@ class JournalConformance:
             assert await replay(journal, "p") == list(range(1, 61))
             assert await replay(other, "p") == list(range(1, 61))
 
-    @may(Capability.REOPEN)
+    @may(Capability.SHARED)
     async def test_journals_that_claim_at_once_get_different_ids(self, journal: Journal, place: Any) -> None:
         keys = [f"s::{n:03}" for n in range(200)]
         await journal.write_messages([record(key, 1, due_at=NOW) for key in keys])
@@ -495,7 +495,7 @@ class JournalConformance:
         # A journal may pass over what another one is just claiming; it comes up at the next look.
         assert sorted([*claimed, *[key for key, _ in await journal.claim_due("s::", NOW, until)]]) == keys
 
-    @may(Capability.PROCESSES)
+    @may(Capability.REOPEN)
     async def test_what_was_acknowledged_before_a_kill_is_there(self, journal: Journal, place: Any) -> None:
         await journal.close()
         for turn in range(6):

@@ -30,6 +30,7 @@ class InMemoryJournal:
         return cls()
 
     async def __aenter__(self) -> Self:
+        await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -267,6 +267,7 @@ class SqliteJournal:
         """Nothing: the constructor has opened it."""
 
     async def __aenter__(self) -> Self:
+        await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -1,0 +1,47 @@
+"""What the pages in docs/ show is run, and prints what it says."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from sagalog.cli.group import COMMANDS
+
+from .test_readme import ROOT, run
+
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+
+
+def test_a_step_within_a_transaction_does_what_the_page_says(postgres_schema: str, tmp_path: Path) -> None:
+    (code,) = blocks("journals.md", "python")
+    (expected,) = blocks("journals.md", "text")
+    url, _, query = postgres_schema.partition("?")
+    schema = query.partition("&")[0].partition("=")[2]
+    code = code.replace("?migrate=true", f"?migrate=true&schema={schema}").replace("TABLE", "TEMPORARY TABLE")
+    (tmp_path / "joined.py").write_text(code)
+    done = run(tmp_path, sys.executable, "joined.py", DATABASE_URL=url)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
+def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
+    (tmp_path / "test_file_journal.py").write_text("\n".join(blocks("writing-a-journal.md", "python")))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # none of this project's settings
+    done = run(tmp_path, sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "the capability SHARED is not named" in done.stdout
+    assert "the capability TRANSACTIONS is not named" in done.stdout
+    assert " passed" in done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_on_a_page_exists(page: Path) -> None:
+    for command in re.findall(r"sagalog (\w+) ", "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.S))):
+        assert command in COMMANDS
