@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,6 +10,8 @@ import pytest
 from sagalog import open_journal
 from sagalog.conformance import JournalConformance
 from sagalog.journal import Journal
+
+from ..servers.pgbouncer import FOUND, PgBouncer
 
 
 class TestPostgresJournal(JournalConformance):
@@ -28,9 +30,23 @@ class TestPostgresJournal(JournalConformance):
         await connection.close()
 
 
-class TestPostgresJournalThroughAPooler(TestPostgresJournal):
-    """What changes for a pooler: no statement stays prepared, and each call is one transaction."""
+@pytest.fixture(scope="module")
+def bouncer(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgBouncer]:
+    bouncer = PgBouncer(tmp_path_factory.mktemp("pgbouncer"), postgres_url)
+    yield bouncer
+    bouncer.stop()
 
-    @classmethod
-    def make(cls, place: str) -> Journal:
-        return open_journal(f"{place}&pooler=true")
+
+@pytest.mark.skipif(FOUND is None, reason="there is no pgbouncer on this machine; Debian has it as a package")
+class TestPostgresJournalThroughPgBouncer(TestPostgresJournal):
+    """In transaction mode, with two server connections for all: no statement stays prepared."""
+
+    @pytest.fixture
+    def place(self, postgres_schema: str, postgres_url: str, bouncer: PgBouncer) -> str:  # type: ignore[override]
+        return postgres_schema.replace(postgres_url, bouncer.url) + "&pooler=true"
+
+    @asynccontextmanager
+    async def connection(self, place: str) -> AsyncIterator[Any]:
+        connection = await asyncpg.connect(place.partition("?")[0], statement_cache_size=0)
+        yield connection
+        await connection.close()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -164,6 +166,15 @@ def test_a_wrong_url_is_told(url: str, message: str) -> None:
 async def test_a_url_that_the_driver_does_not_understand_is_told() -> None:
     with pytest.raises(DefinitionError, match="this is not a PostgreSQL URL"):
         await open_journal("postgresql://x:port/y").open()
+
+
+@pytest.mark.parametrize(("package", "url"), [("asyncpg", "postgresql://x/y"), ("nats", "nats://x")])
+def test_a_missing_extra_is_told_with_the_command_that_installs_it(package: str, url: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import sagalog; sagalog.open_journal({url!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    extra = {"asyncpg": "postgres", "nats": "nats"}[package]
+    assert f"MissingExtraError: a journal at {url.partition(':')[0]}:// needs the package {package}" in done.stderr
+    assert f"pip install 'sagalog[{extra}]'" in done.stderr
 
 
 # In use.

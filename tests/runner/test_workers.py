@@ -256,6 +256,22 @@ async def test_a_long_backoff_does_not_hold_the_instance_in_the_due_list(shared:
     assert shared.world.names == ["Reserve", "Reserve"]
 
 
+async def test_workers_that_look_at_the_same_time_do_not_grab_the_same_items(shared: Bench) -> None:
+    async with shared.runner() as runner:
+        await runner.handle_many([Placed(f"o{n}") for n in range(400)])
+        await runner.settle()
+    shared.advance(minutes=16)
+    workers = [shared.runner(due_poll_seconds=3600) for _ in range(4)]
+    for worker in workers:
+        await worker.start()
+    await asyncio.gather(*(worker.settle() for worker in workers))
+    for worker in workers:
+        await worker.stop()
+    assert sum(worker.counters.timers for worker in workers) == 400
+    assert sum(worker.counters.conflicts for worker in workers) < 40  # of what they looked at again at the end
+    assert len({command_id for command_id, _ in shared.world.seen}) == 800
+
+
 async def test_starting_loads_no_instance_however_many_are_live(shared: Bench) -> None:
     store = gate(shared)
     async with shared.runner(store, max_in_flight=500) as runner:
