@@ -15,7 +15,7 @@ only, so of two workers one is told that it was second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -51,6 +51,10 @@ class Entry(msgspec.Struct):
         return now - self.stored_at > _KEPT
 
 
+def _earliest(one: tuple[str, datetime]) -> tuple[datetime, str]:
+    return one[1], one[0]
+
+
 class DueEntries:
     """The due entries of a stream."""
 
@@ -69,31 +73,28 @@ class DueEntries:
     async def due(self, prefix: str, before: datetime, limit: int) -> list[tuple[str, datetime]]:
         """Return what is due at `before`, earliest first."""
         found: dict[str, datetime] = {}
-        entries = await self._entries(prefix, before)
-        for start in range(0, len(entries), _AT_ONCE):
-            for entry in await self._compared(entries[start : start + _AT_ONCE]):
+        async for entries in self._entries(prefix, before):
+            for entry in entries:
                 if entry.valid:
                     found.setdefault(entry.persistence_id, entry.due.due_at)
             if len(found) >= limit:
                 break
-        return list(found.items())[:limit]
+        return sorted(found.items(), key=_earliest)[:limit]
 
     async def claim(self, prefix: str, before: datetime, until: datetime, limit: int) -> list[tuple[str, datetime]]:
         """Claim what is due at `before`, and drop the entries that are outdated."""
         claimed: dict[str, datetime] = {}
-        done: list[Entry] = []
-        entries = await self._entries(prefix, before)
         loop, now = asyncio.get_running_loop(), datetime.now(UTC)
-        for start in range(0, len(entries), _AT_ONCE):
-            compared = await self._compared(entries[start : start + _AT_ONCE])
-            valid = [entry for entry in compared if entry.valid][: limit - len(claimed)]
+        async for entries in self._entries(prefix, before):
+            valid = [entry for entry in entries if entry.valid][: limit - len(claimed)]
+            done = [entry for entry in entries if entry.outdated(now)]
             won = await asyncio.gather(*(self._claim(entry, until) for entry in valid))
             for entry, mine in zip(valid, won, strict=True):
                 if mine:
                     claimed.setdefault(entry.persistence_id, entry.due.due_at)
                 if mine is not None:
                     done.append(entry)
-            done += [entry for entry in compared if entry.outdated(now)]
+            await asyncio.gather(*(self._connection.purge(entry.subject, entry.sequence) for entry in done))
             if len(claimed) >= limit:
                 self._swept.pop(prefix, None)  # the rest may be old when it is its turn
                 break
@@ -102,34 +103,32 @@ class DueEntries:
             if until_time < loop.time():
                 until_time = loop.time() + _SWEEP_SECONDS
             self._swept[prefix] = (max(moment, before), until_time)
-        await asyncio.gather(*(self._connection.purge(entry.subject, entry.sequence) for entry in done))
-        return sorted(claimed.items(), key=lambda one: one[1])
+        return sorted(claimed.items(), key=_earliest)
 
-    async def _entries(self, prefix: str, before: datetime) -> list[Entry]:
-        """Return the entries up to `before`, earliest first.
+    async def _entries(self, prefix: str, before: datetime) -> AsyncIterator[list[Entry]]:
+        """Yield the entries up to `before`, each with the newest record of its id, some at a time, by their second.
 
         What was due long ago is looked for now and then only: it is what a write left behind that took very long.
         """
         moment, until_time = self._swept.get(prefix, (before, 0.0))
         recent = until_time > asyncio.get_running_loop().time() and moment <= before <= moment + _RECENT
-        wildcards = self._connection.subjects.due_by(before, prefix, recent=recent)
-        found = await asyncio.gather(*(self._connection.subjects_of(wildcard) for wildcard in wildcards))
-        subjects = [one for some in found for one in some if self._connection.subjects.id_of(one).startswith(prefix)]
-        entries: list[Entry] = []
+        connection = self._connection
+        wildcards = connection.subjects.due_by(before, prefix, recent=recent)
+        found = await asyncio.gather(*(connection.subjects_of(wildcard) for wildcard in wildcards))
+        # The digits of the second come first in a subject, so their order is the order of time.
+        subjects = sorted(one for some in found for one in some if connection.subjects.id_of(one).startswith(prefix))
         for start in range(0, len(subjects), _AT_ONCE):
-            got = await asyncio.gather(*(self._connection.last_of(one) for one in subjects[start : start + _AT_ONCE]))
-            for message in got:
-                if message is not None:  # it may be gone since it was listed
-                    due = msgspec.json.decode(message.header, type=Due)
-                    if due.due_at <= before:
-                        entries.append(Entry(message.subject, message.sequence, message.time, message.id, due))
-        return sorted(entries, key=lambda entry: (entry.due.due_at, entry.persistence_id))
-
-    async def _compared(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        newest = await asyncio.gather(*(self._connection.last(entry.persistence_id) for entry in entries))
-        for entry, stored in zip(entries, newest, strict=True):
-            entry.newest = stored
-        return entries
+            part = subjects[start : start + _AT_ONCE]
+            messages, newest = await asyncio.gather(
+                asyncio.gather(*(connection.last_of(one) for one in part)),
+                asyncio.gather(*(connection.last(connection.subjects.id_of(one)) for one in part)),
+            )
+            entries = [
+                Entry(one.subject, one.sequence, one.time, one.id, msgspec.json.decode(one.header, type=Due), stored)
+                for one, stored in zip(messages, newest, strict=True)
+                if one is not None  # it may be gone since it was listed
+            ]
+            yield sorted((entry for entry in entries if entry.due.due_at <= before), key=lambda entry: entry.due.due_at)
 
     async def _claim(self, entry: Entry, until: datetime) -> bool | None:
         """Say whether the claim is ours, or somebody else's; None if somebody else is at it."""
