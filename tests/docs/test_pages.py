@@ -45,3 +45,18 @@ def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
 def test_every_command_on_a_page_exists(page: Path) -> None:
     for command in re.findall(r"sagalog (\w+) ", "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.S))):
         assert command in COMMANDS
+
+
+def test_the_tests_on_the_testing_page_pass_and_fail_as_shown(tmp_path: Path) -> None:
+    late = (
+        "\n\ndef test_late():\n    order = Scenario(OrderSaga).given(OrderPlaced('A-1'))\n"
+        "    order.after(timedelta(minutes=15)).when(PaymentReceived('A-1')).then(sent=[ShipOrder('A-1')])\n"
+    )
+    (tmp_path / "test_order.py").write_text("\n".join(blocks("testing.md", "python")) + late)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    done = run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    assert "1 failed, 5 passed" in done.stdout, done.stdout[-3000:]
+    said = "\n".join(line.removeprefix("E").strip() for line in done.stdout.splitlines() if line.startswith("E  "))
+    (expected,) = blocks("testing.md", "text")
+    for line in expected.splitlines():
+        assert line.strip() in said, f"{line!r} is not in:\n{said}"

@@ -1,0 +1,229 @@
+"""One instance of a saga, driven by hand through the same step that production runs.
+
+given, when ─► step.advance ─► record (encoded and decoded, as a journal would) ─► commands delivered ─► then
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, Self, TypeVar
+
+from ..errors import DefinitionError, InvalidEventError
+from ..record import FINAL, SagaRecord, Status, decode_record, encode_record
+from ..runner.timers import due_timer
+from ..saga import Saga
+from ..step import Draft, Message, Outcome, advance, refusal
+from .story import Story, shown
+
+S = TypeVar("S")
+_UNSET: Any = object()
+_MOST_TIMERS = 1_000
+
+
+class Scenario(Generic[S]):
+    """What happens to one instance of a saga, and what it does about it.
+
+        scenario = Scenario(OrderSaga)
+        scenario.given(OrderPlaced("A-1", 120))
+        scenario.when(PaymentReceived("A-1"))
+        scenario.then(sent=[ShipOrder("A-1")], timers={}, completed=True)
+
+    Commands are accepted as soon as they are sent, in order, unless `refuses` says otherwise. Time stands still at `now`
+    until `after`. What a handler raises is raised by the call that ran it; nothing has changed then.
+    """
+
+    def __init__(self, saga: Saga[S] | type[Saga[S]], *, now: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
+        self._saga = saga() if isinstance(saga, type) else saga
+        self._registry = type(self._saga).registry()
+        self._record: SagaRecord | None = None
+        self._version = 0
+        self._correlation_id: str | None = None
+        self._refuses: dict[type, str] = {}
+        self._messages = 0
+        self._story = Story(self._saga.name)
+        self.now = now
+        self.sent: list[Any] = []  # since the last `when` or `after`, undo commands included
+
+    # What happens.
+
+    def given(self, *events: Any) -> Self:
+        """Let events happen, of which `then` will not speak."""
+        for event in events:
+            self._happen(event, None)
+        self.sent = []
+        return self
+
+    def when(self, event: Any, *, message_id: str | None = None) -> Self:
+        """Let an event happen. With a `message_id` that came before, it is a duplicate, and changes nothing."""
+        self.sent = []
+        self._happen(event, message_id)
+        return self
+
+    def after(self, passed: timedelta) -> Self:
+        """Let time pass: timers that fall due fire in the order of their moments, also those set meanwhile."""
+        if passed < timedelta(0):
+            raise DefinitionError(f"time goes forward only, not by {passed}")
+        self.sent = []
+        until = self.now + passed
+        for _ in range(_MOST_TIMERS):
+            message = due_timer(self._draft(), until)
+            if message is None:
+                self.now = until
+                return self
+            assert message.at is not None
+            self.now = max(self.now, message.at)
+            self._step(message, f"timer {message.name!r} fires")
+        raise AssertionError(f"{_MOST_TIMERS:,} timers fired within {passed}: does one set itself again at once?")
+
+    def refuses(self, command: type, reason: str = "refused") -> Self:
+        """From now on, let the handler of such commands refuse them for that reason."""
+        self._refuses[command] = reason
+        return self
+
+    # What came of it.
+
+    @property
+    def state(self) -> S:
+        """The state, decoded anew. Raises AssertionError where there is no instance."""
+        if self._record is None:
+            raise AssertionError(self._story.told("there is no instance: no event has started one"))
+        return self._saga.decode_state(self._record.state_bytes())
+
+    @property
+    def status(self) -> str | None:
+        """`running`, `compensating`, `compensation_failed`, `completed`, `compensated`, or None: there is no instance."""
+        return None if self._record is None else self._record.status.value
+
+    @property
+    def timers(self) -> dict[str, datetime]:
+        """When the pending timers are due, by name; scheduled commands are not among them."""
+        if self._record is None:
+            return {}
+        return {name: timer.due_at for name, timer in self._record.timers.items() if not timer.send}
+
+    def then(
+        self,
+        *,
+        sent: list[Any] = _UNSET,
+        timers: Mapping[str, timedelta | datetime] = _UNSET,
+        state: S | Mapping[str, Any] = _UNSET,
+        status: str | None = _UNSET,
+        completed: bool = _UNSET,
+        compensated: bool = _UNSET,
+    ) -> Self:
+        """Raise AssertionError, with the story so far, unless all that is named is so.
+
+        `sent`: exactly these commands since the last `when` or `after`, in this order. `timers`: exactly these are
+        pending, due at that moment or that long from now. `state`: equal to it, or a mapping: these attributes are.
+        """
+        wrong: list[str] = []
+        if sent is not _UNSET and self.sent != sent:
+            wrong += shown("sent", sent, self.sent)
+        if timers is not _UNSET:
+            expected = {name: self.now + due if isinstance(due, timedelta) else due for name, due in timers.items()}
+            if self.timers != expected:
+                wrong += shown("timers", self._left(expected), self._left(self.timers))
+        if state is not _UNSET:
+            wrong += self._differences(state)
+        for name, value, actual in (
+            ("status", status, self.status),
+            ("completed", completed, self.status == Status.COMPLETED),
+            ("compensated", compensated, self.status == Status.COMPENSATED),
+        ):
+            if value is not _UNSET and value != actual:
+                wrong += shown(name, value, actual if name == "status" else f"{actual}, it is {self.status}")
+        if wrong:
+            raise AssertionError(self._story.told("\n".join(wrong)))
+        return self
+
+    def _left(self, timers: Mapping[str, datetime]) -> dict[str, str]:
+        return {name: f"in {due - self.now}" for name, due in sorted(timers.items())}
+
+    def _differences(self, expected: Any) -> list[str]:
+        actual = self.state
+        if not isinstance(expected, Mapping):
+            return [] if actual == expected else shown("state", expected, actual)
+        missing = object()
+        return [
+            line
+            for name, value in expected.items()
+            if (found := getattr(actual, name, missing)) != value
+            for line in shown(f"state.{name}", value, "no such attribute" if found is missing else found)
+        ]
+
+    # How it is done.
+
+    def _happen(self, event: Any, message_id: str | None) -> None:
+        correlation_id = self._saga.correlation_id(event)
+        if not correlation_id:
+            raise InvalidEventError(f"saga {self._saga.name!r} takes no {type(event).__name__}")
+        if self._correlation_id is None:
+            self._correlation_id = correlation_id
+        elif correlation_id != self._correlation_id:
+            raise DefinitionError(
+                f"a scenario is about one instance, {self._correlation_id!r}; this {type(event).__name__} is for "
+                f"{correlation_id!r}: make another scenario for it"
+            )
+        if message_id is None:
+            self._messages += 1
+            message_id = f"message {self._messages}"
+        self._step(Message(message_id, event), f"{event!r}")
+
+    def _draft(self) -> Draft:
+        persistence_id = f"saga::{self._saga.name}::{self._correlation_id}"
+        return Draft(
+            self._saga, self._registry, persistence_id, self._record, self._version, self.now, timedelta(days=7)
+        )
+
+    def _step(self, message: Message, what: str) -> None:
+        self._story.begin(self.now, what)
+        draft = self._draft()
+        try:
+            outcome = advance(draft, message)
+            if not isinstance(outcome, Outcome):
+                outcome = _without_loop(outcome)
+        except Exception as error:
+            self._story.add(f"raised {type(error).__name__}")
+            raise
+        self._story.add(outcome.value if outcome is not Outcome.HANDLED else "")
+        self._save(draft)
+        self._deliver()
+
+    def _save(self, draft: Draft) -> None:
+        if draft.changed and draft.record is not None:
+            self._record = decode_record(encode_record(draft.record))
+            self._version += 1
+
+    def _deliver(self) -> None:
+        """Let the commands be accepted, or refused, one after the other."""
+        while self._record is not None and self._record.outbox and not self._record.stuck:
+            entry = self._record.outbox[0]
+            command = self._registry.unpack(entry.command)
+            self.sent.append(command)
+            reason = self._refuses.get(type(command))
+            self._story.add(f"{'undoes with' if entry.undo else 'sends'} {command!r}")
+            if reason is not None:
+                draft = self._draft()
+                self._step(refusal(command, f"{draft.persistence_id}/{entry.id}", reason), f"it is refused: {reason}")
+                continue
+            draft = self._draft()
+            draft.accept([entry.id])
+            self._save(draft)
+        if self._record is not None and (self._record.status in FINAL or self._record.parked):
+            self._story.ends(self._record.status.value)
+
+
+def _without_loop(outcome: Awaitable[Outcome]) -> Outcome:
+    """Run an async handler to its end. Raises DefinitionError if it waits for anything."""
+    running = outcome.__await__()
+    try:
+        next(running)
+    except StopIteration as done:
+        result: Outcome = done.value
+        return result
+    running.close()
+    raise DefinitionError(
+        "an async handler waited for something, which a scenario has no event loop for: handlers decide, they do not "
+        "wait. Test it with the fixture saga_runner if it has to"
+    )

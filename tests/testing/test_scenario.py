@@ -1,0 +1,180 @@
+"""`sagalog.testing.Scenario`: given, when, then."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from sagalog import DefinitionError, InvalidEventError, Saga, SetTimer, on, starts
+from sagalog.testing import Scenario
+
+from ..orders import (
+    Asked,
+    Cancelled,
+    Charge,
+    Closed,
+    Failing,
+    Note,
+    Noted,
+    OrderSaga,
+    OrderState,
+    Overdue,
+    Paid,
+    Placed,
+    Refund,
+    Release,
+    Reserve,
+    Ship,
+    Survey,
+)
+
+QUARTER = timedelta(minutes=15)
+
+
+@pytest.fixture
+def order() -> Scenario[OrderState]:
+    OrderSaga.fail_times = 0
+    return Scenario(OrderSaga)
+
+
+def test_what_is_sent_set_and_kept_is_seen(order: Scenario[OrderState]) -> None:
+    order.when(Placed("a", 7)).then(
+        sent=[Reserve("a")], timers={"payment": QUARTER}, state={"total": 7}, status="running"
+    )
+    order.when(Paid("a")).then(sent=[Charge("a")], timers={}, completed=False)
+    order.when(Closed("a")).then(sent=[Ship("a")], completed=True, state={"paid": True})
+
+
+def test_given_is_not_counted(order: Scenario[OrderState]) -> None:
+    order.given(Placed("a"), Paid("a")).then(sent=[])
+    order.when(Noted("a", "x")).then(sent=[Note("a", "x")], state=OrderState(1, True, ["placed", "paid", "x"]))
+
+
+def test_timers_fire_when_their_time_has_come_and_not_before(order: Scenario[OrderState]) -> None:
+    order.given(Placed("a"))
+    order.after(QUARTER - timedelta(seconds=1)).then(sent=[], timers={"payment": timedelta(seconds=1)})
+    order.after(timedelta(seconds=1)).then(sent=[Release("a")], compensated=True, timers={})
+
+
+def test_what_was_done_is_undone_backwards(order: Scenario[OrderState]) -> None:
+    order.given(Placed("a"), Paid("a")).when(Cancelled("a"))
+    order.then(sent=[Refund("a"), Release("a")], compensated=True)
+
+
+def test_a_refused_command_reaches_the_saga(order: Scenario[OrderState]) -> None:
+    order.given(Placed("a")).refuses(Charge, "no money").when(Paid("a"))
+    order.then(sent=[Charge("a"), Release("a")], compensated=True)
+    assert order.state.log[-1] == "refused: no money"
+
+
+def test_a_refused_undo_says_that_compensation_failed(order: Scenario[OrderState]) -> None:
+    order.given(Placed("a")).refuses(Release).when(Cancelled("a")).then(status="compensation_failed")
+
+
+def test_duplicates_and_events_without_an_instance_change_nothing(order: Scenario[OrderState]) -> None:
+    order.when(Paid("a")).then(sent=[], status=None)
+    order.when(Placed("a"), message_id="1").when(Placed("a"), message_id="1").then(sent=[], state={"total": 1})
+
+
+def test_scheduled_commands_leave_in_time_also_after_the_end(order: Scenario[OrderState]) -> None:
+    order.given(Placed("a"), Asked("a", "schedule")).then(completed=True, timers={})
+    order.after(timedelta(hours=1)).then(sent=[Survey("a")])
+
+
+def test_timers_fire_in_the_order_of_their_moments_also_those_set_meanwhile() -> None:
+    class Chain(Saga[OrderState]):
+        name = "chain"
+
+        @starts(Placed, key="order_id")
+        def placed(self, state: OrderState, event: Placed):
+            yield SetTimer("late", Noted(event.order_id, "late"), after=timedelta(hours=3))
+            yield SetTimer("first", Noted(event.order_id, "first"), after=timedelta(hours=1))
+
+        @on(Noted, key="order_id")
+        def noted(self, state: OrderState, event: Noted):
+            state.log.append(event.text)
+            if event.text == "first":
+                yield SetTimer("between", Noted(event.order_id, "between"), after=timedelta(hours=1))
+
+    chain = Scenario(Chain).given(Placed("a"))
+    chain.after(timedelta(hours=3)).then(state={"log": ["first", "between", "late"]}, timers={})
+
+
+def test_a_timer_that_sets_itself_again_at_once_is_told() -> None:
+    class Restless(Saga[OrderState]):
+        name = "restless"
+
+        @starts(Placed, key="order_id")
+        def placed(self, state: OrderState, event: Placed):
+            return SetTimer("again", Overdue(event.order_id), after=timedelta(0))
+
+        @on(Overdue, key="order_id")
+        def overdue(self, state: OrderState, event: Overdue):
+            return SetTimer("again", Overdue(event.order_id), after=timedelta(0))
+
+    with pytest.raises(AssertionError, match="does one set itself again at once"):
+        Scenario(Restless).given(Placed("a")).after(timedelta(seconds=1))
+
+
+def test_a_handler_that_raises_is_heard_and_changes_nothing(order: Scenario[OrderState]) -> None:
+    order.given(Placed("a"))
+    OrderSaga.fail_times = 1
+    with pytest.raises(RuntimeError, match="boom"):
+        order.when(Failing("a"))
+    order.then(state={"log": ["placed"]}).when(Failing("a")).then(sent=[Note("a", "recovered")])
+
+
+def test_async_handlers_run_without_a_loop_unless_they_wait() -> None:
+    import asyncio
+
+    class Async(Saga[OrderState]):
+        name = "async"
+
+        @starts(Placed, key="order_id")
+        async def placed(self, state: OrderState, event: Placed):
+            state.log.append("async")
+            return SetTimer("t", Overdue(event.order_id), after=QUARTER)
+
+        @on(Overdue, key="order_id")
+        async def overdue(self, state: OrderState, event: Overdue):
+            await asyncio.sleep(0)
+
+    scenario = Scenario(Async).when(Placed("a")).then(state={"log": ["async"]}, timers={"t": QUARTER})
+    with pytest.raises(DefinitionError, match="waited for something"):
+        scenario.after(QUARTER)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown"),
+    [
+        ({"sent": [Ship("a")]}, "sent: expected [Ship(order_id='a')]\n           came [Reserve(order_id='a')]"),
+        ({"timers": {}}, "timers: expected {}\n             came {'payment': 'in 0:15:00'}"),
+        ({"state": {"total": 9}}, "state.total: expected 9\n                  came 7"),
+        ({"state": {"nothing": 9}}, "came 'no such attribute'"),
+        ({"state": OrderState()}, "state: expected OrderState(total=0"),
+        ({"completed": True}, "completed: expected True\n                came 'False, it is running'"),
+        ({"status": "completed"}, "status: expected 'completed'\n             came 'running'"),
+    ],
+)
+def test_what_is_not_so_is_told_with_what_happened(
+    order: Scenario[OrderState], wrong: dict[str, object], shown: str
+) -> None:
+    order.when(Placed("a", 7))
+    with pytest.raises(AssertionError) as caught:
+        order.then(**wrong)  # type: ignore[arg-type]
+    said = str(caught.value)
+    assert shown in said
+    assert "what happened to saga 'order':\n  +0:00:00  Placed(order_id='a', total=7)" in said
+    assert "sends Reserve(order_id='a')" in said
+
+
+def test_what_makes_no_sense_is_refused(order: Scenario[OrderState]) -> None:
+    with pytest.raises(AssertionError, match="no event has started one"):
+        order.then(state={})
+    with pytest.raises(DefinitionError, match="time goes forward only"):
+        order.after(-QUARTER)
+    with pytest.raises(DefinitionError, match="a scenario is about one instance, 'a'"):
+        order.given(Placed("a")).when(Placed("b"))
+    with pytest.raises(InvalidEventError, match="takes no Reserve"):
+        order.when(Reserve("a"))
