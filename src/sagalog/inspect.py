@@ -58,7 +58,7 @@ def _view(message: PersistentRepr) -> SagaView:
 async def instances(
     journal: Journal, saga: str | None = None, *, live: bool = True, finished: bool = False
 ) -> AsyncIterator[SagaView]:
-    """Yield the instances of one saga, or of all, sorted by persistence id: the live ones, the finished ones, or both."""
+    """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both."""
     prefix = "saga::" if saga is None else f"saga::{saga}::"
     for deleted in [False] * live + [True] * finished:
         after = ""
@@ -78,14 +78,18 @@ async def find(journal: Journal, correlation_id: str, saga: str | None = None) -
 
 
 async def saga_names(journal: Journal) -> list[str]:
-    """Return the names of the sagas that have instances, sorted; it skips from one to the next, not through them all."""
+    """Return the names of the sagas that have instances, sorted.
+
+    Where a journal lists its ids in order (`sorted_ids`), this skips from one saga to the next; else it goes through all.
+    """
+    skips = getattr(journal, "sorted_ids", False)
     names: set[str] = set()
     for deleted in (False, True):
         after = ""
-        while page := await journal.ids_by_prefix("saga::", after=after, limit=1, deleted=deleted):
-            name = page[0].split("::", 2)[1]
-            names.add(name)
-            after = f"saga::{name}:;"  # the first text after everything that begins with saga::<name>::
+        while page := await journal.ids_by_prefix("saga::", after=after, limit=1 if skips else 10_000, deleted=deleted):
+            names.update(persistence_id.split("::", 2)[1] for persistence_id in page)
+            # The first text after everything that begins with saga::<name>::
+            after = f"saga::{page[0].split('::', 2)[1]}:;" if skips else page[-1]
     return sorted(names)
 
 

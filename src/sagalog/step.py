@@ -320,7 +320,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
-    return _run(draft, message, record, _decode_state(draft.saga, record))
+    return _run(draft, message, record, decode_state(draft.saga, record))
 
 
 def _drop_timer(record: SagaRecord, name: str) -> None:
@@ -352,7 +352,8 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
     return Outcome.HANDLED
 
 
-def _decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
+def decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
+    """Return the state. Raises UnreadableStateError, which names no values."""
     if record.state_version != saga.state_version():
         raise UnreadableStateError(
             f"the state is stored with schema version {record.state_version}, this code knows version "
@@ -397,9 +398,9 @@ def refusal(command: Any, command_id: str, reason: str) -> Message:
     return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason)
 
 
-def unhold(held: Held, draft: Draft) -> Message:
+def unhold(held: Held, registry: TypeRegistry) -> Message:
     """Return a held message as it came. Raises CodecError if its type is not known any more."""
-    event = draft.registry.unpack(held.event)
+    event = registry.unpack(held.event)
     if held.kind == "refused":
         event = Refused(event, held.id.removesuffix("/refused"), held.reason)
     return Message(held.id, event, held.kind, held.name, held.reason, replayed=True)

@@ -326,7 +326,7 @@ def test_a_parked_instance_holds_what_comes_and_gives_it_back_as_it_was() -> Non
     assert advance(made, Message("n", Noted("a", "x"))) is Outcome.HELD
     assert advance(made, Message("n", Noted("a", "x"))) is Outcome.DUPLICATE
     assert [held.id for held in record_of(made).held] == ["bad", "n"]
-    again = unhold(record_of(made).held[0], made)
+    again = unhold(record_of(made).held[0], made.registry)
     assert (again.id, again.event, again.kind) == ("bad", Asked("a", "bad"), "event")
 
 

@@ -10,6 +10,7 @@ from ..errors import SagalogError
 from .text import clean
 
 COMMANDS = {
+    "check": "Say which sagas of a journal this code could not go on with.",
     "demo": "Watch a few hundred orders survive a kill -9.",
     "history": "Show every kept step of one instance.",
     "list": "List the instances in a journal.",

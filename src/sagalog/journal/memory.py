@@ -14,6 +14,8 @@ from .protocol import MAX_SEQUENCE_NR, PersistentRepr, checked
 class InMemoryJournal:
     """A journal that lives as long as its process. For tests, and for sagas that may be forgotten."""
 
+    sorted_ids = True
+
     def __init__(self) -> None:
         self._records: dict[str, list[PersistentRepr]] = {}
         self._highest: dict[str, int] = {}

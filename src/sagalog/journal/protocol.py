@@ -34,7 +34,8 @@ class PersistentRepr(msgspec.Struct, frozen=True):
 class Journal(Protocol):
     """An append-only record store with compare-and-set by sequence number. Meanings follow Apache Pekko's journals.
 
-    Every call may raise JournalUnavailableError (nothing stored, retry) and, when writing, OutcomeUnknownError.
+    Every call may raise JournalUnavailableError (nothing stored, retry) and, when writing, OutcomeUnknownError. A journal
+    that lists ids by their code points says so with an attribute `sorted_ids = True`: readers may then skip.
     """
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:

@@ -141,7 +141,7 @@ async def _replay(draft: Draft, record: SagaRecord) -> Repaired:
     while held:
         first = held[0]
         try:
-            outcome = advance(draft, unhold(first, draft))
+            outcome = advance(draft, unhold(first, draft.registry))
             if not isinstance(outcome, Outcome):
                 outcome = await outcome
         except UnreadableStateError:

@@ -89,6 +89,10 @@ class SagaRunner:
                 f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
             )
 
+    def has_handler(self, command: type) -> bool:
+        """Say whether commands of this type have a handler."""
+        return self._handlers.get(command) is not None
+
     @property
     def in_memory(self) -> bool:
         """Nothing of it can be shared with another process."""

@@ -46,6 +46,8 @@ class PostgresJournal:
     another program, and JournalUnavailableError where it cannot connect.
     """
 
+    sorted_ids = True
+
     def __init__(
         self,
         dsn: str,

@@ -59,6 +59,8 @@ class SqliteJournal:
     untouched, and JournalUnavailableError where it cannot be opened.
     """
 
+    sorted_ids = True
+
     def __init__(self, path: str | Path, *, history: str | int = "all", busy_seconds: float = 5.0) -> None:
         if history != "all" and (not isinstance(history, int) or isinstance(history, bool) or history < 0):
             raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')

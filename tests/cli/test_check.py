@@ -1,0 +1,135 @@
+"""`sagalog check`: what a new version of the code could not go on with, found before it is deployed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sagalog import SagaRunner
+
+from ..orders import Asked, Charge, Failing, Noted, OrderSaga, Paid, Placed
+from .conftest import Sagalog
+
+NEWER = """
+from dataclasses import dataclass
+from sagalog import Saga, SagaRunner, on, starts
+from sagalog.codec import schema
+import tests.orders as orders
+
+@schema(version=2)
+@dataclass
+class OrderState:
+    total: int = 0
+
+class OrderSaga(Saga[OrderState]):
+    name = "order"
+    messages = (orders.Release,)
+
+    @starts(orders.Placed, key="order_id")
+    def placed(self, state, event): ...
+
+newer = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga])
+"""
+
+MISSING = """
+from sagalog import SagaRunner
+from tests.orders import OrderSaga, Reserve
+runner = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch={Reserve: print})
+"""
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> str:
+    """Orders with a timer, an undo command, a pending command, a held event and a scheduled command."""
+    url = f"sqlite:///{tmp_path}/orders.db"
+
+    async def fill() -> None:
+        def dispatch(command: object) -> None:
+            if isinstance(command, Charge):
+                raise ConnectionError
+
+        OrderSaga.fail_times = 99
+        async with SagaRunner(url, sagas=[OrderSaga], dispatch=dispatch) as runner:
+            for n in range(5):
+                await runner.handle(Placed(f"o{n}"))
+            await runner.handle(Paid("o0"))
+            await runner.handle(Failing("o1"))
+            await runner.handle(Noted("o1", "held"))
+            await runner.handle(Asked("o2", "schedule"))
+        OrderSaga.fail_times = 0
+
+    asyncio.run(fill())
+    return url
+
+
+def test_the_same_code_can_go_on_with_everything(sagalog: Sagalog, journal: str) -> None:
+    done = sagalog("check", "shop:runner", "--journal", journal)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == "5 live instances (5 of order): 5 could go on, 0 could not; 1 are parked already\n"
+    assert done.stderr == ""
+
+
+def test_what_a_newer_version_could_not_read_is_listed_by_reason(
+    sagalog: Sagalog, journal: str, tmp_path: Path
+) -> None:
+    (tmp_path / "newer.py").write_text(NEWER)
+    before = (tmp_path / "orders.db").read_bytes()
+    done = sagalog("check", "newer:newer", "--journal", journal)
+    assert done.returncode == 1
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "5 live instances (5 of order): 0 could go on, 5 could not; 1 are parked already"
+    for reason in (
+        "5  order: state: the state is stored with schema version 1, this code knows version 2 (o0, o1, o2, ...)",
+        "timer payment: the message type 'Overdue' is unknown to this version of the code",
+        "pending command: the message type 'Charge' is unknown to this version of the code (o0)",
+        "undo command: no command handler for Release",
+        "held event: the message type 'Failing' is unknown to this version of the code (o1)",
+        "timer of a scheduled command: the message type 'Survey' is unknown to this version of the code (o2)",
+    ):
+        assert any(reason in line for line in lines), f"{reason!r} is not in {done.stdout}"
+    assert (tmp_path / "orders.db").read_bytes() == before
+    as_json = json.loads(sagalog("check", "newer:newer", "--journal", journal, "--json").stdout)
+    assert as_json["read"] == {"order": 5}
+    assert {"o0", "o1"} <= {one for entry in as_json["would_park"] for one in entry["ids"]}
+
+
+def test_commands_without_a_handler_and_sagas_that_are_not_run_are_listed(
+    sagalog: Sagalog, journal: str, tmp_path: Path
+) -> None:
+    (tmp_path / "missing.py").write_text(MISSING)
+    done = sagalog("check", "missing:runner", "--journal", journal)
+    assert done.returncode == 1
+    assert "pending command: no command handler for Charge (o0)" in done.stdout
+    assert "Reserve" not in done.stdout
+    (tmp_path / "other.py").write_text(NEWER.replace('name = "order"', 'name = "another"'))
+    done = sagalog("check", "other:newer", "--journal", journal)
+    assert "order: this runner has no such saga" in done.stdout
+
+
+def test_progress_is_shown_on_a_terminal(journal: str, tmp_path: Path, sagalog: Sagalog) -> None:
+    del sagalog
+    ours, theirs = pty.openpty()
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "TERM": "xterm", "COLUMNS": "80"}
+    code = (  # on a clock that runs a second at each look, so that there is time to show something
+        "import itertools, sys, types, sagalog.cli.progress as progress\n"
+        "seconds = itertools.count()\n"
+        "progress.time = types.SimpleNamespace(monotonic=lambda: next(seconds))\n"
+        f"sys.argv = ['sagalog', 'check', 'shop:runner', '--journal', {journal!r}]\n"
+        "from sagalog.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=theirs, timeout=60
+    )
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert "instances read" in shown
