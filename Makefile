@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench simulate mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
@@ -28,6 +28,12 @@ check: .venv/check ## lint, types, walls between layers, and the wheel in an emp
 
 bench: .venv/demo ## measure; the figures depend on the machine, so they are ratios to bare SQLite
 	$(BIN)/python -m benchmarks steps --journal sqlite --callers 1,64,1024 $(ARGS)
+
+simulate: .venv/test ## run the engine's own guarantees under simulation, for some minutes
+	SAGALOG_SIMULATION_SEEDS=40000 $(BIN)/python -m pytest tests/testing/test_simulation.py -s $(ARGS)
+
+mutants: .venv/test ## plant bugs in the engine, one at a time: the simulation has to find each
+	$(BIN)/python -m pytest tests/testing/test_mutants.py -v $(ARGS)
 
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist

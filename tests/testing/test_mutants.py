@@ -1,0 +1,154 @@
+"""Bugs planted in the engine, one at a time: the simulation finds each of them within some hundred seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sagalog import JournalSagaStateStore
+from sagalog.errors import ConflictError, OutcomeUnknownError
+from sagalog.runner import commit as commit_phase
+from sagalog.runner import due, turn
+from sagalog.runner.dispatch import Dispatcher
+from sagalog.step import Draft
+from sagalog.testing.simulation import SimulationError, simulate
+
+from ..orders import OrderSaga
+from .shop_world import Shop
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
+real_commit = commit_phase.commit
+
+
+def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    MUTANTS[plant.__name__.replace("_", " ")] = plant
+    return plant
+
+
+@mutant
+def commands_leave_before_the_commit(patch: pytest.MonkeyPatch) -> None:
+    async def commit(instance: Any, draft: Any, **keywords: Any) -> bool:
+        if draft.changed and draft.record is not None and draft.record.outbox:
+            engine = instance.hosted.engine
+            handler, command, context = engine.dispatcher._prepare(instance, draft.record.outbox[-1])
+            if handler is not None:
+                engine.spawn(handler(command, context))
+        return await real_commit(instance, draft, **keywords)
+
+    patch.setattr(turn, "commit", commit)
+
+
+@mutant
+def the_inbox_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Draft, "knows", lambda self, message_id: False)
+
+
+@mutant
+def a_lost_answer_is_taken_for_success(patch: pytest.MonkeyPatch) -> None:
+    async def commit(instance: Any, draft: Any, **keywords: Any) -> bool:
+        try:
+            return await real_commit(instance, draft, **keywords)
+        except OutcomeUnknownError:
+            instance.unknown = None
+            return True
+
+    patch.setattr(turn, "commit", commit)
+
+
+@mutant
+def a_conflict_is_taken_for_success(patch: pytest.MonkeyPatch) -> None:
+    async def commit(instance: Any, draft: Any, **keywords: Any) -> bool:
+        try:
+            return await real_commit(instance, draft, **keywords)
+        except ConflictError:
+            return True
+
+    patch.setattr(turn, "commit", commit)
+
+
+@mutant
+def a_save_takes_the_highest_number_plus_one(patch: pytest.MonkeyPatch) -> None:
+    real = JournalSagaStateStore._write
+
+    async def write(
+        self: Any, correlation_id: str, payload: bytes, expected: Any, due_at: Any, *, deleted: bool
+    ) -> int:
+        return await real(self, correlation_id, payload, None, due_at, deleted=deleted)
+
+    patch.setattr(JournalSagaStateStore, "_write", write)
+
+
+@mutant
+def one_acceptance_clears_the_whole_outbox(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.accept
+    patch.setattr(Draft, "accept", lambda self, entries: real(self, [e.id for e in self.record.outbox]))
+
+
+@mutant
+def timers_fire_an_hour_early(patch: pytest.MonkeyPatch) -> None:
+    real = turn.due_timer
+    patch.setattr(turn, "due_timer", lambda draft, until: real(draft, until + timedelta(hours=1)))
+
+
+@mutant
+def compensation_runs_forwards(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.compensate
+
+    def compensate(self: Any, chain: Any = None) -> None:
+        self.record.undo = tuple(reversed(self.record.undo))
+        real(self, chain)
+
+    patch.setattr(Draft, "compensate", compensate)
+
+
+@mutant
+def nobody_takes_over(patch: pytest.MonkeyPatch) -> None:
+    async def look(self: Any, hosted: Any, now: Any, upcoming: Any = None) -> None:
+        return None
+
+    patch.setattr(due.DueLoop, "look", look)
+
+
+@mutant
+def command_ids_begin_anew_with_each_step(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.next_id
+    patch.setattr(Draft, "next_id", lambda self: f"1/{real(self).partition('/')[2]}")
+
+
+@mutant
+def a_refused_command_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    async def refuse(self: Any, instance: Any, entry: Any, context: Any, refused: Any) -> None:
+        self._accepted(instance, entry)
+
+    patch.setattr(Dispatcher, "_refuse", refuse)
+
+
+@mutant
+def a_cancelled_timer_fires_all_the_same(patch: pytest.MonkeyPatch) -> None:
+    from sagalog import step
+
+    real = step._drop_timer
+    patch.setattr(step, "_drop_timer", lambda record, name: None if len(record.inbox) == 2 else real(record, name))
+
+
+@mutant
+def the_next_life_forgets_what_the_last_one_knew(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.start
+
+    def start(self: Any) -> Any:
+        record, state = real(self)
+        record.inherited = ()
+        return record, state
+
+    patch.setattr(Draft, "start", start)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTANTS[name](monkeypatch)
+    with pytest.raises(SimulationError) as caught:
+        simulate([OrderSaga], Shop, seeds=range(600))
+    print(str(caught.value)[:300])
