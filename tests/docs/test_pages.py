@@ -55,7 +55,7 @@ def test_the_tests_on_the_testing_page_pass_and_fail_as_shown(tmp_path: Path) ->
     (tmp_path / "test_order.py").write_text("\n".join(blocks("testing.md", "python")) + late)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     done = run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert "1 failed, 5 passed" in done.stdout, done.stdout[-3000:]
+    assert "1 failed, 6 passed" in done.stdout, done.stdout[-3000:]
     said = "\n".join(line.removeprefix("E").strip() for line in done.stdout.splitlines() if line.startswith("E  "))
     (expected,) = blocks("testing.md", "text")
     for line in expected.splitlines():
