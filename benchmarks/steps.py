@@ -18,16 +18,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from sagalog import InMemoryJournal, Journal, SagaRunner, SqliteJournal
+from sagalog import InMemoryJournal, Journal, SagaRunner, SqliteJournal, open_journal
 
 from .orders import EVENTS, OrderSaga
+from .servers import bare_nats, bare_postgres, server
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--journal", choices=["sqlite", "memory"], default="sqlite")
+    parser.add_argument("--journal", choices=["sqlite", "postgres", "nats", "memory"], default="sqlite")
     parser.add_argument("--callers", default="1,64,1024", help="comma-separated")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run")
     parser.add_argument("--runs", type=int, default=3, help="of each number of callers")
@@ -74,9 +76,10 @@ def _summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 async def _measure(journal_name: str, callers: int, seconds: float) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="sagalog-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="sagalog-bench-") as folder, ExitStack() as stack:
         batches: list[int] = []
         journal: Journal
+        url = ""
         if journal_name == "sqlite":
             journal = SqliteJournal(Path(folder) / "steps.db")
             serve = journal._writer._serve
@@ -86,6 +89,19 @@ async def _measure(journal_name: str, callers: int, seconds: float) -> dict[str,
                 serve(jobs)
 
             journal._writer._serve = counting
+        elif journal_name in ("postgres", "nats"):
+            url = stack.enter_context(server(journal_name, Path(folder)))
+            journal = open_journal(url)
+            await journal.open()
+            if journal_name == "postgres":
+                take: Any = journal._writer._batch  # type: ignore[attr-defined]
+
+                def counted() -> Any:
+                    calls = take()
+                    batches.append(len(calls))
+                    return calls
+
+                journal._writer._batch = counted  # type: ignore[attr-defined]
         else:
             journal = InMemoryJournal()
         latencies, elapsed = await _load(journal, callers, seconds)
@@ -95,9 +111,17 @@ async def _measure(journal_name: str, callers: int, seconds: float) -> dict[str,
             connection = sqlite3.connect(journal.path)
             (size,) = connection.execute("SELECT avg(length(payload)) FROM record").fetchone()
             connection.close()
+        elif journal_name != "memory":
+            size = float(await _average_size(journal))
         await journal.close()
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        raw = _bare(Path(folder) / "raw.db", batches, int(size), seconds, callers) if batches else None
+        raw = None
+        if journal_name == "sqlite":
+            raw = _bare(Path(folder) / "raw.db", batches, int(size), seconds, callers)
+        elif journal_name == "postgres":
+            raw = await bare_postgres(url, batches, int(size), seconds, callers)
+        elif journal_name == "nats":
+            raw = await bare_nats(url, int(size), seconds, callers)
         latencies.sort()
         return {
             "journal": journal_name,
@@ -111,6 +135,14 @@ async def _measure(journal_name: str, callers: int, seconds: float) -> dict[str,
             "rows_per_commit": sum(batches) / len(batches) if batches else None,
             "record_bytes": float(size),
         }
+
+
+async def _average_size(journal: Journal) -> float:
+    """Return the average payload of some hundred of the newest records."""
+    ids = await journal.ids_by_prefix("", limit=300, deleted=True)
+    found = [await journal.latest_message(one) for one in ids]
+    sizes = [len(one.payload) for one in found if one is not None]
+    return statistics.mean(sizes) if sizes else 500.0
 
 
 async def _load(journal: Journal, callers: int, seconds: float) -> tuple[list[float], float]:
