@@ -26,7 +26,7 @@ from sagalog import (
 from sagalog.conformance.journal import record, replay, write
 from sagalog.journal import migrate_journal
 from sagalog.journal.nats import NatsJournal
-from sagalog.journal.nats.connection import check_version
+from sagalog.journal.nats.connection import Rejected, check_version
 from sagalog.journal.nats.subjects import Subjects, token, untoken
 
 from ..servers.nats import Nats
@@ -305,3 +305,21 @@ async def test_everything_closes_also_while_the_server_is_away(tmp_path: Any) ->
     with pytest.raises((JournalUnavailableError, OutcomeUnknownError)):
         await write(journal, "p", 2)
     await asyncio.wait_for(journal.close(), 5)
+
+
+async def test_a_record_that_is_stored_without_its_entry_is_never_called_not_stored(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_journal(f"{url}&migrate=true") as journal:
+        assert isinstance(journal, NatsJournal)
+        publish = journal._connection.publish
+
+        async def refuse_entries(*messages: Any) -> Any:
+            if len(messages) == 1:
+                raise JournalUnavailableError("the leader went away in between")
+            return [Rejected(10077, "full"), *await publish(*messages[1:])]
+
+        monkeypatch.setattr(journal._connection, "publish", refuse_entries)
+        with pytest.raises(OutcomeUnknownError, match="stored, but not when it is due"):
+            await journal.write_messages([record("p", 1, due_at=datetime.now(UTC))])
+        assert await journal.highest_sequence_nr("p") == 1

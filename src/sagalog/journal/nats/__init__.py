@@ -20,7 +20,7 @@ from ...errors import (
     SequenceOutOfOrder,
 )
 from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence
-from .connection import FULL, WRONG_LAST, Connection, Rejected, header
+from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
 from .subjects import SHARDS, shard
@@ -174,11 +174,8 @@ class NatsJournal:
                     f"{where} has {name} {config.get(name)!r}, and {self._config[name]!r} is needed: the server ignored "
                     "it, or somebody changed it"
                 )
-        limits = [name for name in ("max_msgs", "max_bytes") if config.get(name, -1) > 0]
         if config.get("max_age"):
             raise JournalFormatError(f"{where} has max_age, which deletes sagas that wait: remove it")
-        if limits and config.get("discard") != "new":
-            raise JournalFormatError(f"{where} has {limits[0]} and discards what is old: sagas would be lost")
         if config.get("num_replicas", 1) == 1:
             log.warning(
                 "%s has one replica: acknowledged steps survive a power failure only if the server runs with "
@@ -250,13 +247,18 @@ class NatsJournal:
             if answer.code in WRONG_LAST:
                 raise SequenceOutOfOrder((persistence_id,))
             raise self._connection.refused(answer)
-        while entry is not None and isinstance(answers[0], Rejected):
-            # The record is stored and its entry is not: nobody may be told so before the entry is there, too.
-            if answers[0].code in FULL:
-                raise OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answers[0].description}")
-            await asyncio.sleep(0.05)
-            answers = await self._connection.publish(entry)
+        if entry is not None and isinstance(answers[0], Rejected):
+            await self._add_entry(persistence_id, entry)
         self._remember(persistence_id, newest.sequence_nr, answer["seq"], hidden_to)
+
+    async def _add_entry(self, persistence_id: str, entry: tuple[str, bytes, dict[str, str]]) -> None:
+        """Store the entry of a record that is stored without it: nobody may be told so before both are there."""
+        try:
+            (answer,) = await self._connection.publish(entry)
+        except JournalUnavailableError as error:
+            raise OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {error}") from error
+        if isinstance(answer, Rejected):
+            raise OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answer.description}")
 
     def _note(self, persistence_id: str, stored: Stored | None) -> tuple[int, int, int]:
         if stored is None:

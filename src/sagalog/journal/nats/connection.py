@@ -100,12 +100,11 @@ class Connection:
 
     async def _connect(self) -> Client:
         client = Client()
-        said: list[str] = []
         refused = asyncio.Event()
 
         async def failed(error: Exception) -> None:
-            said.append(str(error).lower())
-            if "authorization" in said[-1] or "authentication" in said[-1]:
+            said = str(error).lower()
+            if "authorization" in said or "authentication" in said:
                 refused.set()  # the client would go on trying
 
         async def lost() -> None:
@@ -167,7 +166,12 @@ class Connection:
         future: asyncio.Future[Msg] = loop.create_future()
         self._answers[key] = future
         alarm = loop.call_later(self._timeout, self._late, key)
-        future.add_done_callback(lambda _: alarm.cancel())
+
+        def done(_: object) -> None:
+            alarm.cancel()
+            self._answers.pop(key, None)
+
+        future.add_done_callback(done)
         return f"{self._inbox}.{key}", future
 
     def _late(self, key: str) -> None:
@@ -201,30 +205,26 @@ class Connection:
         self, messages: Sequence[tuple[str, bytes, dict[str, str]]]
     ) -> list[dict[str, Any] | Rejected]:
         client = await self.client()
+        for _, body, headers in messages:
+            size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
+            if size > client.max_payload:
+                raise PayloadTooLargeError("a record, for this NATS server (max_payload),", size, client.max_payload)
         answers: list[asyncio.Future[Msg]] = []
         try:
-            for _, body, headers in messages:
-                size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
-                if size > client.max_payload:
-                    raise PayloadTooLargeError(
-                        "a record, for this NATS server (max_payload),", size, client.max_payload
-                    )
             for subject, body, headers in messages:
                 inbox, future = self._expect()
                 answers.append(future)
                 await client.publish(subject, body, reply=inbox, headers={**headers})
-        except nats.errors.Error as error:
-            raise OutcomeUnknownError(f"{self.where}: publishing broke off ({type(error).__name__})") from None
-        try:
             return [_acknowledgement(message) for message in await asyncio.gather(*answers)]
         except TimeoutError:
             raise OutcomeUnknownError(
                 f"{self.where}: no answer in {self._timeout:g} s; what was published may be stored"
             ) from None
+        except nats.errors.Error as error:
+            raise OutcomeUnknownError(f"{self.where}: publishing broke off ({type(error).__name__})") from None
         finally:
             for future in answers:
-                if not future.done():
-                    future.cancel()
+                future.cancel()  # those that are answered stay so
 
     # Requests to JetStream.
 
@@ -236,11 +236,14 @@ class Connection:
         while True:
             client = await self.client()
             inbox, future = self._expect()
-            await client.publish(f"$JS.API.{action}", msgspec.json.encode(request) if request else b"", reply=inbox)
             try:
+                await client.publish(f"$JS.API.{action}", msgspec.json.encode(request) if request else b"", reply=inbox)
                 message = await future
             except TimeoutError:
                 why = "no answer"
+            except nats.errors.Error as broken:
+                future.cancel()
+                why = type(broken).__name__
             else:
                 if not _nobody(message):
                     answer: dict[str, Any] = msgspec.json.decode(message.data)
