@@ -9,6 +9,7 @@ import msgspec
 
 from .errors import CodecError
 from .journal import Journal, PersistentRepr
+from .journal.protocol import all_ids
 from .record import SagaRecord, decode_record
 
 
@@ -61,13 +62,10 @@ async def instances(
     """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both."""
     prefix = "saga::" if saga is None else f"saga::{saga}::"
     for deleted in [False] * live + [True] * finished:
-        after = ""
-        while page := await journal.ids_by_prefix(prefix, after=after, deleted=deleted):
-            for persistence_id in page:
-                message = await journal.latest_message(persistence_id)
-                if message is not None and persistence_id.count("::") >= 2:
-                    yield _view(message)
-            after = page[-1]
+        async for persistence_id in all_ids(journal, prefix, deleted=deleted):
+            message = await journal.latest_message(persistence_id)
+            if message is not None and persistence_id.count("::") >= 2:
+                yield _view(message)
 
 
 async def find(journal: Journal, correlation_id: str, saga: str | None = None) -> list[SagaView]:

@@ -16,7 +16,7 @@ import msgspec
 from .errors import ConflictError, DefinitionError, SequenceOutOfOrder
 from .journal import Journal, PersistentRepr
 from .journal.memory import InMemoryJournal
-from .journal.protocol import JoinsTransactions
+from .journal.protocol import JoinsTransactions, all_ids
 
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
@@ -198,11 +198,8 @@ class JournalSagaStateStore:
             yield key
 
     async def _pages(self, *, deleted: bool) -> AsyncIterator[str]:
-        after, skip = "", len(self.prefix)
-        while page := await self._journal.ids_by_prefix(self.prefix, after=after, deleted=deleted):
-            for persistence_id in page:
-                yield persistence_id[skip:]
-            after = page[-1]
+        async for persistence_id in all_ids(self._journal, self.prefix, deleted=deleted):
+            yield persistence_id[len(self.prefix) :]
 
     async def due(self, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         found = await self._journal.due_ids(self.prefix, before, limit=limit)

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Self
 
 from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrder
-from .protocol import MAX_SEQUENCE_NR, PersistentRepr, checked
+from .protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, checked
 
 
 class InMemoryJournal:
@@ -94,12 +94,8 @@ class InMemoryJournal:
         if not records:
             self._due.pop(persistence_id, None)
 
-    async def all_persistence_ids(self) -> AsyncIterator[str]:
-        after = ""
-        while page := await self.ids_by_prefix("", after=after):
-            for key in page:
-                yield key
-            after = page[-1]
+    def all_persistence_ids(self) -> AsyncIterator[str]:
+        return all_ids(self, "")
 
     async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
         self._check_open()

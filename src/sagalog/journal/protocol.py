@@ -129,6 +129,15 @@ class TellsTime(Protocol):
         """Return the server's time now, aware."""
 
 
+async def all_ids(journal: Journal, prefix: str, *, deleted: bool = False) -> AsyncIterator[str]:
+    """Yield every live id (with `deleted` every tombstone) that starts so, page by page."""
+    after = ""
+    while page := await journal.ids_by_prefix(prefix, after=after, deleted=deleted):
+        for persistence_id in page:
+            yield persistence_id
+        after = page[-1]
+
+
 def checked(message: PersistentRepr) -> PersistentRepr:
     """Return a record that any journal can store: a copy of payloads that could still change.
 

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Self
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -20,6 +19,7 @@ from ...errors import (
     SequenceOutOfOrder,
 )
 from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence
+from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
@@ -30,7 +30,14 @@ log = logging.getLogger("sagalog")
 FORMAT = "1"
 _KNOWN_IDS = 65_536
 _FEW_SUBJECTS = 20_000  # so many are listed in one go
-_YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_SETTINGS: Known = {
+    "stream": str,
+    "replicas": int,
+    "history": history_setting,
+    "migrate": yes,
+    "connect_seconds": float,
+    "timeout_seconds": float,
+}
 
 
 class NatsJournal:
@@ -57,8 +64,7 @@ class NatsJournal:
         connect_seconds: float = 10.0,
         timeout_seconds: float = 5.0,
     ) -> None:
-        if history != "all" and (not isinstance(history, int) or isinstance(history, bool) or history < 0):
-            raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+        keep = check_history(history)
         if not 1 <= replicas <= 5:
             raise DefinitionError(f"replicas are 1 to 5, not {replicas}")
         if not stream or not stream.replace("_", "").replace("-", "").isalnum() or not stream.isascii():
@@ -70,7 +76,7 @@ class NatsJournal:
             "retention": "limits",
             "storage": "file",
             "discard": "new",
-            "max_msgs_per_subject": -1 if history == "all" else int(history) + 1,
+            "max_msgs_per_subject": -1 if keep is None else keep + 1,
             "max_msgs": -1,
             "max_bytes": -1,
             "max_age": 0,
@@ -92,26 +98,9 @@ class NatsJournal:
     def from_url(cls, rest: str, **settings: Any) -> NatsJournal:
         """Open `nats://user:password@host,host2?stream=sagalog&replicas=3&migrate=true`."""
         address, _, query = rest.partition("?")
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name == "stream":
-                settings.setdefault("stream", value)
-            elif name == "history":
-                settings.setdefault("history", int(value) if value.isdigit() else value)
-            elif name == "migrate":
-                if value not in _YES:
-                    raise DefinitionError(f"{name} in a nats:// URL is true or false, not {value!r}")
-                settings.setdefault(name, _YES[value])
-            elif name in ("replicas", "connect_seconds", "timeout_seconds"):
-                try:
-                    settings.setdefault(name, int(value) if name == "replicas" else float(value))
-                except ValueError:
-                    raise DefinitionError(f"{name} in a nats:// URL is a number, not {value!r}") from None
-            else:
-                raise DefinitionError(
-                    f"unknown setting {name!r} in a nats:// URL; known: stream, replicas, history, migrate, "
-                    "connect_seconds, timeout_seconds"
-                )
-        return cls(f"nats://{address}", **settings)
+        given, others = split_settings("nats", query, _SETTINGS)
+        only_known("nats", _SETTINGS, others)
+        return cls(f"nats://{address}", **{**given, **settings})
 
     @classmethod
     async def migrate(cls, rest: str) -> str:

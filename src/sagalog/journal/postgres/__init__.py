@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Self
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import urlencode
 
 import asyncpg
 import msgspec
 
-from ...errors import DefinitionError, InvalidEventError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_text, checked, in_sequence
+from ...errors import InvalidEventError, SequenceOutOfOrder
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked, in_sequence
+from ..settings import Known, check_history, history_setting, split_settings, yes
 from .connections import Connections
 from .schema import MIGRATIONS, check_name, migrate, translate
 from .writer import Writer, write, write_statement
 
 _COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
 _PAGE = 256
-_YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_SETTINGS: Known = {
+    "schema": str,
+    "history": history_setting,
+    "migrate": yes,
+    "pooler": yes,
+    "connect_seconds": float,
+    "timeout_seconds": float,
+}
 
 
 def _repr(row: Any) -> PersistentRepr:
@@ -59,8 +67,7 @@ class PostgresJournal:
         connect_seconds: float = 10.0,
         timeout_seconds: float = 30.0,
     ) -> None:
-        if history != "all" and (not isinstance(history, int) or isinstance(history, bool) or history < 0):
-            raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+        keep = check_history(history)
         self.schema = check_name(schema)
         self._connections = Connections(
             dsn,
@@ -70,31 +77,16 @@ class PostgresJournal:
             connect_seconds=connect_seconds,
             timeout_seconds=timeout_seconds,
         )
-        self._statement = write_statement(self.schema, None if history == "all" else int(history))
+        self._statement = write_statement(self.schema, keep)
         self._writer = Writer(self._connections.connect, self._statement, self._connections.where, pooler=pooler)
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:
         """Open `postgresql://user@host/database?schema=sagalog&migrate=true`; other parameters are libpq's."""
         address, _, query = rest.partition("?")
-        others: list[tuple[str, str]] = []
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if name == "schema":
-                settings.setdefault("schema", value)
-            elif name == "history":
-                settings.setdefault("history", int(value) if value.isdigit() else value)
-            elif name in ("migrate", "pooler"):
-                if value not in _YES:
-                    raise DefinitionError(f"{name} in a postgresql:// URL is true or false, not {value!r}")
-                settings.setdefault(name, _YES[value])
-            elif name in ("connect_seconds", "timeout_seconds"):
-                try:
-                    settings.setdefault(name, float(value))
-                except ValueError:
-                    raise DefinitionError(f"{name} in a postgresql:// URL is a number, not {value!r}") from None
-            else:
-                others.append((name, value))
-        return cls(f"postgresql://{address}{'?' if others else ''}{urlencode(others)}", **settings)
+        given, others = split_settings("postgresql", query, _SETTINGS)
+        dsn = f"postgresql://{address}{'?' if others else ''}{urlencode(others)}"
+        return cls(dsn, **{**given, **settings})
 
     @classmethod
     async def migrate(cls, rest: str) -> str:
@@ -224,12 +216,8 @@ class PostgresJournal:
         rows = await self._connections.read(self._latest, persistence_id.encode())
         return _repr(rows[0]) if rows else None
 
-    async def all_persistence_ids(self) -> AsyncIterator[str]:
-        after = ""
-        while page := await self.ids_by_prefix("", after=after):
-            for persistence_id in page:
-                yield persistence_id
-            after = page[-1]
+    def all_persistence_ids(self) -> AsyncIterator[str]:
+        return all_ids(self, "")
 
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False

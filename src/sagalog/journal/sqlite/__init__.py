@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from ...errors import DefinitionError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_text, checked
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked
+from ..settings import Known, check_history, history_setting, only_known, split_settings
 from .schema import connect, prepare, translate
 from .threads import ConnectionThread, Job
 from .writer import MOST_ROWS, Work, Write, Writer, delete_chain, row_of
@@ -23,6 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
 _PAGE = 256
+_SETTINGS: Known = {"history": history_setting, "busy_seconds": float}
 
 
 def _microseconds(at: datetime | None) -> int | None:
@@ -62,8 +63,7 @@ class SqliteJournal:
     sorted_ids = True
 
     def __init__(self, path: str | Path, *, history: str | int = "all", busy_seconds: float = 5.0) -> None:
-        if history != "all" and (not isinstance(history, int) or isinstance(history, bool) or history < 0):
-            raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+        keep = check_history(history)
         self.path = str(path)
         if self.path in ("", ":memory:"):
             raise DefinitionError("SqliteJournal needs a file; use memory:// for a journal in memory")
@@ -73,7 +73,7 @@ class SqliteJournal:
             self._reading = connect(self.path, busy_seconds=busy_seconds, write=False)
         except sqlite3.Error as error:
             raise translate(error, self.path) from error
-        writer = Writer(writing, self.path, None if history == "all" else int(history))
+        writer = Writer(writing, self.path, keep)
         self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, MOST_ROWS)
         self._reader: ConnectionThread[Callable[[sqlite3.Connection], Any]] = ConnectionThread(
             "sagalog-reader", self._serve_reads, self._reading.close, 256
@@ -85,17 +85,9 @@ class SqliteJournal:
         path, _, query = rest.partition("?")
         if not path.startswith("/") or path == "/":
             raise DefinitionError("an SQLite journal is named as sqlite:///relative.db or sqlite:////absolute/path.db")
-        for name, value in parse_qsl(query):
-            if name == "history":
-                settings.setdefault("history", int(value) if value.isdigit() else value)
-            elif name == "busy_seconds":
-                try:
-                    settings.setdefault("busy_seconds", float(value))
-                except ValueError:
-                    raise DefinitionError(f"busy_seconds in an sqlite:// URL is a number, not {value!r}") from None
-            else:
-                raise DefinitionError(f"unknown setting {name!r} in an sqlite:// URL; known: history, busy_seconds")
-        return cls(path[1:], **settings)
+        given, others = split_settings("sqlite", query, _SETTINGS)
+        only_known("sqlite", _SETTINGS, others)
+        return cls(path[1:], **{**given, **settings})
 
     def _serve_reads(self, jobs: list[Job[Callable[[sqlite3.Connection], Any]]]) -> None:
         for job in jobs:
@@ -173,12 +165,8 @@ class SqliteJournal:
 
         await self._writer.submit(work)
 
-    async def all_persistence_ids(self) -> AsyncIterator[str]:
-        after = ""
-        while page := await self.ids_by_prefix("", after=after):
-            for persistence_id in page:
-                yield persistence_id
-            after = page[-1]
+    def all_persistence_ids(self) -> AsyncIterator[str]:
+        return all_ids(self, "")
 
     async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
         while True:

@@ -1,0 +1,61 @@
+"""Settings in a journal's URL: `?history=10&migrate=true`, checked the same way for every backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from ..errors import DefinitionError
+
+_YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def history_setting(value: str) -> str | int:
+    """Return how much history a URL asks for; `check_history` says whether it can be."""
+    return int(value) if value.isdigit() else value
+
+
+def yes(value: str) -> bool:
+    """Return the truth of a word. Raises KeyError."""
+    return _YES[value]
+
+
+Known = Mapping[str, Callable[[str], Any]]  # how each setting's value is read
+
+_KINDS: dict[Callable[[str], Any], str] = {yes: "true or false", float: "a number", int: "a number"}
+
+
+def split_settings(scheme: str, query: str, known: Known) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Return the known settings of a URL's query, read, and the others as they are. Raises DefinitionError."""
+    settings: dict[str, Any] = {}
+    others: list[tuple[str, str]] = []
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            others.append((name, value))
+            continue
+        try:
+            settings.setdefault(name, known[name](value))
+        except (KeyError, ValueError):
+            kind = _KINDS[known[name]]
+            raise DefinitionError(f"{name} in {_url(scheme)} is {kind}, not {value!r}") from None
+    return settings, others
+
+
+def only_known(scheme: str, known: Known, others: list[tuple[str, str]]) -> None:
+    """Raise DefinitionError for a setting that nobody knows."""
+    if others:
+        raise DefinitionError(f"unknown setting {others[0][0]!r} in {_url(scheme)}; known: {', '.join(known)}")
+
+
+def _url(scheme: str) -> str:
+    return f"{'an' if scheme == 'sqlite' else 'a'} {scheme}:// URL"
+
+
+def check_history(history: str | int) -> int | None:
+    """Return how many records before the newest are kept, None for all. Raises DefinitionError."""
+    if history == "all":
+        return None
+    if not isinstance(history, int) or isinstance(history, bool) or history < 0:
+        raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+    return history
