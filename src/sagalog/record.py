@@ -115,6 +115,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
         """Nothing is left to deliver, also not later."""
         return not self.outbox and not self.timers
 
+    @property
+    def finished(self) -> bool:
+        """It has ended, and owes nothing: only its memory of message ids is kept."""
+        return self.status in FINAL and self.drained
+
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SagaRecord)

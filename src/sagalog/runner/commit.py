@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
 from ..record import SagaRecord, decode_record
 from ..step import Draft
+from ..store import SavedState
 from .engine import log
 from .timers import next_due
 
@@ -44,13 +45,7 @@ async def load(instance: Instance) -> None:
             f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. Send "
             "the event again under the same message id."
         )
-    record = None
-    if saved is not None and saved.payload:
-        try:
-            record = decode_record(saved.payload)
-        except CodecError as error:
-            raise unreadable(instance, str(error)) from error
-    instance.record = record
+    instance.record = record = decoded(instance, saved)
     instance.version = saved.version if saved is not None else 0
     outbox = _ids(record)
     unknown, instance.unknown = instance.unknown, None
@@ -61,6 +56,16 @@ async def load(instance: Instance) -> None:
     instance.owned &= outbox
     instance.loaded = True
     hosted.unreadable.pop(instance.correlation_id, None)
+
+
+def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
+    """Return the record in what a store gave. Raises SagaParkedError for one that this code cannot read."""
+    if saved is None or not saved.payload:
+        return None
+    try:
+        return decode_record(saved.payload)
+    except CodecError as error:
+        raise unreadable(instance, str(error)) from error
 
 
 def unreadable(instance: Instance, reason: str) -> SagaParkedError:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError
-from ..record import FINAL, decode_record
+from ..record import decode_record
 from .clock import ServerClock
 from .engine import Engine, log
 from .envelope import Envelope, Upkeep
@@ -165,7 +165,7 @@ class DueLoop:
                 hosted.unreadable[key] = str(error)
                 continue
             due_at = engine.now() if record.outbox and not record.stuck else next_due(record)
-            if due_at is None and record.drained and record.status in FINAL:
+            if due_at is None and record.finished:
                 due_at = record.updated_at + engine.settings.retention
             if due_at is not None:
                 scanned.remember_if_unknown(key, due_at)

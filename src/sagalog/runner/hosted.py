@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DefinitionError, PayloadTooLargeError
-from ..record import FINAL, SagaRecord, encode_record
+from ..record import SagaRecord, encode_record
 from ..saga import Saga
 from ..store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
 from .mailbox import Instance
@@ -90,7 +90,7 @@ class Hosted:
         self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None
     ) -> Coroutine[Any, Any, int]:
         """Save a record; one that is final and owes nothing becomes a tombstone, kept for the retention."""
-        if record.status in FINAL and record.drained:
+        if record.finished:
             purge_at = record.updated_at + self.engine.settings.retention
             if self._tombstones is not None:
                 return self._tombstones.delete_until(
@@ -115,7 +115,7 @@ class Hosted:
         due_at: datetime | None,
     ) -> int:
         """Save a record within a transaction of the caller."""
-        deleted = record.status in FINAL and record.drained
+        deleted = record.finished
         if deleted:
             due_at = record.updated_at + self.engine.settings.retention
         return await self._joining().save_within(
@@ -140,4 +140,4 @@ class Hosted:
     def retention_ended(self, record: SagaRecord, now: datetime) -> bool:
         """Say whether a finished, drained record may be forgotten."""
         retention: timedelta = self.engine.settings.retention
-        return record.status in FINAL and record.drained and record.updated_at + retention <= now
+        return record.finished and record.updated_at + retention <= now

@@ -14,10 +14,9 @@ import asyncio
 import random
 from typing import Any
 
-from ..errors import CodecError, ConflictError, NoInstanceError
-from ..record import SagaRecord, decode_record
+from ..errors import ConflictError, NoInstanceError
 from ..step import Draft, Message, Outcome, UnreadableStateError, advance
-from .commit import due_moments, fresh_entries, unreadable
+from .commit import decoded, due_moments, fresh_entries, unreadable
 from .envelope import Envelope, Upkeep
 from .mailbox import Instance
 from .settings import NoInstance
@@ -45,12 +44,7 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
     hosted = instance.hosted
     engine = hosted.engine
     saved = await hosted.load_within(connection, instance.correlation_id)
-    before: SagaRecord | None = None
-    if saved is not None and saved.payload:
-        try:
-            before = decode_record(saved.payload)
-        except CodecError as error:
-            raise unreadable(instance, str(error)) from error
+    before = decoded(instance, saved)
     version = saved.version if saved is not None else 0
     draft = Draft(
         hosted.saga,
