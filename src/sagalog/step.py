@@ -11,6 +11,7 @@ import copy
 from collections.abc import AsyncIterable, Awaitable, Iterable
 from datetime import datetime, timedelta
 from enum import Enum
+from types import GeneratorType
 from typing import Any
 
 import msgspec
@@ -121,7 +122,9 @@ class Draft:
         record = self.record
         if record is None:
             return False
-        if message_id in record.inbox or any(held.id == message_id for held in record.held):
+        if message_id in record.inbox:
+            return True
+        if record.held and any(held.id == message_id for held in record.held):
             return True
         until = record.inherited_until
         return until is not None and until > self.now and message_id in record.inherited
@@ -372,6 +375,8 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     result = draft.saga.refused(state, event) if message.kind == "refused" else draft.saga.handle(state, event)
     if result is None or isinstance(result, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
         return draft.finish(message, record, state, [] if result is None else [result])
+    if type(result) is GeneratorType:  # what handlers mostly are; the checks below ask abstract classes, which is slow
+        return draft.finish(message, record, state, list(result))
     if isinstance(result, (Awaitable, AsyncIterable)):
         return _run_async(draft, message, record, state, result)
     return draft.finish(message, record, state, listed(result, draft.saga))

@@ -143,12 +143,12 @@ def checked(message: PersistentRepr) -> PersistentRepr:
 
     Raises InvalidEventError for ids that are not valid Unicode (lone surrogates), and for what is not bytes.
     """
-    texts = (message.persistence_id, message.manifest, message.writer_uuid, *message.tags)
-    if not all(text.isascii() for text in texts):
-        for text in texts:
+    persistence_id = message.persistence_id
+    if not persistence_id.isascii() or len(persistence_id) > MAX_ID_BYTES:
+        check_id(persistence_id)
+    for text in (message.manifest, message.writer_uuid, *message.tags):
+        if not text.isascii():
             check_text(text)
-    if len(message.persistence_id) * 4 > MAX_ID_BYTES:
-        check_id(message.persistence_id)
     if type(message.payload) is bytes:
         return message
     if not isinstance(message.payload, (bytearray, memoryview)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
@@ -108,10 +108,7 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         instance.loaded = False
         raise
     engine.counters.saves += 1
-    if record.outbox:
-        instance.owned = (instance.owned | fresh_entries(None if claim else instance.record, record)) & _ids(record)
-    else:
-        instance.owned = _NONE
+    instance.owned = _owned(instance, record, all_of_it=claim)
     instance.record, instance.version, instance.loaded = record, version, True
     instance.lease_end = lease_end
     if recorded:
@@ -119,6 +116,14 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     if due_at is not None:
         engine.due_loop.notice(due_at, now)
     return True
+
+
+def _owned(instance: Instance, record: SagaRecord, *, all_of_it: bool) -> frozenset[str]:
+    """Return what of the saved outbox is ours to deliver: all but what was another worker's and is not claimed now."""
+    if all_of_it:
+        return _ids(record)
+    others = _ids(instance.record) - instance.owned
+    return _ids(record) - others if others else _ids(record)
 
 
 def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
@@ -133,7 +138,7 @@ def _ids(record: SagaRecord | None) -> frozenset[str]:
 def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[datetime | None, datetime | None]:
     """Return when the lease on the outbox ends, and when the instance next needs attention."""
     lease_end = _lease_end(instance, record, now)
-    timer = next_due(record)
+    timer = next_due(record) if record.timers else None
     return lease_end, timer if lease_end is None else lease_end if timer is None else min(timer, lease_end)
 
 
@@ -142,4 +147,4 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     if not record.outbox or record.stuck:
         return None
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
-    return start + timedelta(seconds=instance.hosted.engine.settings.lease_seconds)
+    return start + instance.hosted.engine.lease

@@ -65,7 +65,8 @@ class CommandHandler:
         call = getattr(function, "__call__", None)  # noqa: B004  (an object with an async __call__)
         self.asynchronous = asynchronous or inspect.iscoroutinefunction(call)
 
-    def __call__(self, command: Any, context: CommandContext) -> Any:
+    def __call__(self, command: Any, context: CommandContext | None) -> Any:
+        """Call it. `context` is needed where `takes_context` says so."""
         return self.function(command, context) if self.takes_context else self.function(command)
 
 
@@ -133,17 +134,17 @@ class Dispatcher:
         """Deliver to plain functions that answer None, without a task; the first that is otherwise goes on in one."""
         # Nothing is awaited here, so the lease that `release` looked at still holds.
         while (entry := instance.undelivered()) is not None and entry.id in instance.owned:
-            handler, command, context = self._prepare(instance, entry)
+            handler, command = self._prepare(instance, entry)
             if handler is None or handler.asynchronous:
                 self._enqueue(instance)
                 return
             try:
-                answer = handler(command, context)
+                answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
             except Exception as error:
-                self._engine.spawn(self._deliver(instance, (entry, context, None, error)))
+                self._engine.spawn(self._deliver(instance, (entry, None, error)))
                 return
             if answer is not None:
-                self._engine.spawn(self._deliver(instance, (entry, context, answer, None)))
+                self._engine.spawn(self._deliver(instance, (entry, answer, None)))
                 return
             self._accepted(instance, entry)
         instance.delivering = False
@@ -190,34 +191,35 @@ class Dispatcher:
             instance.loaded = False
         instance.poke(Envelope(upkeep=Upkeep.RECORD))
 
-    def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | None, Any, CommandContext]:
-        hosted = instance.hosted
-        context = CommandContext(
+    def _context(self, instance: Instance, entry: Command) -> CommandContext:
+        return CommandContext(
             f"{instance.persistence_id}/{entry.id}",
-            hosted.name,
+            instance.hosted.name,
             instance.correlation_id,
             1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1,
             entry.undo,
         )
-        cls = hosted.registry.get(entry.command.type)
+
+    def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | None, Any]:
+        """Return the handler of a command, and the command; no handler where there is none, or it cannot be read."""
+        registry = instance.hosted.registry
+        cls = registry.get(entry.command.type)
         handler = None if cls is None else self._handlers.get(cls)
         if handler is None:
-            return None, None, context
+            return None, None
         try:
-            return handler, hosted.registry.unpack(entry.command), context
+            return handler, registry.unpack(entry.command)
         except CodecError:
-            return None, None, context
+            return None, None
 
-    async def _deliver(
-        self, instance: Instance, begun: tuple[Command, CommandContext, Any, Exception | None] | None
-    ) -> None:
+    async def _deliver(self, instance: Instance, begun: tuple[Command, Any, Exception | None] | None) -> None:
         """Deliver until the outbox is empty, a command has to wait, or the runner stops. `begun`: one was called."""
         try:
             while True:
                 if begun is not None:
-                    entry, context, answer, error = begun
+                    entry, answer, error = begun
                     begun = None
-                    accepted = await self._conclude(instance, entry, context, answer, error)
+                    accepted = await self._conclude(instance, entry, answer, error)
                 else:
                     following = self._deliverable(instance)
                     if following is None:
@@ -231,17 +233,17 @@ class Dispatcher:
         self.release(instance)
 
     async def _attempt(self, instance: Instance, entry: Command) -> bool:
-        handler, command, context = self._prepare(instance, entry)
+        handler, command = self._prepare(instance, entry)
         if handler is None:
-            return await self._conclude(instance, entry, context, None, self._why_not(instance, entry))
+            return await self._conclude(instance, entry, None, self._why_not(instance, entry))
         renewal = self._renew_later(instance)
         try:
-            answer = handler(command, context)
+            answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
             if isinstance(answer, Awaitable):
                 answer = await answer
-            return await self._conclude(instance, entry, context, answer, None)
+            return await self._conclude(instance, entry, answer, None)
         except Exception as error:
-            return await self._conclude(instance, entry, context, None, error)
+            return await self._conclude(instance, entry, None, error)
         finally:
             renewal[0].cancel()
 
@@ -255,21 +257,20 @@ class Dispatcher:
             return error
         return DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
 
-    async def _conclude(
-        self, instance: Instance, entry: Command, context: CommandContext, answer: Any, error: Exception | None
-    ) -> bool:
+    async def _conclude(self, instance: Instance, entry: Command, answer: Any, error: Exception | None) -> bool:
         """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""
+        command_id = f"{instance.persistence_id}/{entry.id}"
         if error is None:
             try:
                 index = 0
                 if isinstance(answer, AsyncIterable):
                     async for event in answer:
-                        await self._reply(event, f"{context.id}/reply/{index}")
+                        await self._reply(event, f"{command_id}/reply/{index}")
                         index += 1
                 elif answer is not None:
                     events = answer if isinstance(answer, (list, tuple)) or inspect.isgenerator(answer) else (answer,)
                     for event in events:
-                        await self._reply(event, f"{context.id}/reply/{index}")
+                        await self._reply(event, f"{command_id}/reply/{index}")
                         index += 1
             except Exception as raised:
                 error = raised
@@ -278,19 +279,17 @@ class Dispatcher:
             return True
         if isinstance(error, CommandRefused):
             try:
-                await self._refuse(instance, entry, context, error)
+                await self._refuse(instance, entry, command_id, error)
             except Exception as failed:
                 error = failed
             else:
                 return True
         return self._failed(instance, entry, error)
 
-    async def _refuse(
-        self, instance: Instance, entry: Command, context: CommandContext, refused: CommandRefused
-    ) -> None:
+    async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
         command = instance.hosted.registry.unpack(entry.command)
         self._engine.counters.refused += 1
-        await instance.submit(Envelope(refusal(command, context.id, refused.reason)))
+        await instance.submit(Envelope(refusal(command, command_id, refused.reason)))
 
     def _accepted(self, instance: Instance, entry: Command) -> None:
         self._engine.counters.commands += 1

@@ -96,7 +96,7 @@ class DueLoop:
 
     async def _look(self, hosted: Hosted, now: datetime, upcoming: datetime | None) -> datetime | None:
         settings = self._engine.settings
-        until = now + timedelta(seconds=settings.lease_seconds)
+        until = now + self._engine.lease
         seen: set[str] = set()
         while not self._engine.stopping.is_set():
             claimed = await hosted.due.claim(now, until, limit=_PAGE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from datetime import datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunnerStoppedError
@@ -31,13 +31,11 @@ class Engine:
         self.clock = clock
         self.event_time = isinstance(clock, EventClock)
         self.counters = counters
+        self.now = clock.now
+        self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    def now(self) -> datetime:
-        """Return the clock's time."""
-        return self.clock.now()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""

@@ -104,9 +104,10 @@ class Instance:
 
     async def submit(self, envelope: Envelope) -> None:
         """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it."""
-        self.mailbox.append(envelope)
-        if not self.busy:
-            await self._turns(envelope)
+        if self.busy:
+            self.mailbox.append(envelope)
+        else:
+            await self._turns([envelope], envelope)
         if envelope.open:
             envelope.future = self.hosted.engine.loop.create_future()
             await envelope.future
@@ -121,18 +122,20 @@ class Instance:
     def _ensure_turn(self) -> None:
         if not self.busy:
             self.busy = True
-            self.hosted.engine.spawn(self._turns(None))
+            self.hosted.engine.spawn(self._turns([], None))
 
-    async def _turns(self, own: Envelope | None) -> None:
+    async def _turns(self, batch: list[Envelope], own: Envelope | None) -> None:
+        """Take turns until the mailbox is empty; whoever brought `own` may go as soon as that is answered."""
         self.busy = True
-        batch: list[Envelope] = []
         try:
-            while self.mailbox:
-                batch = self._batch()
+            while batch or self.mailbox:
+                if not batch:
+                    batch = self._batch()
                 try:
                     await take_turn(self, batch)
                 except Exception as error:
                     self._failed(batch, error)
+                batch = []
                 if own is not None and (not own.open or own in self.waiting):
                     break
         except BaseException:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
@@ -328,7 +328,7 @@ class SagaRunner:
         while True:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here
-                now += timedelta(seconds=self.settings.lease_seconds)
+                now += engine.lease
             for hosted in self._hosted.values():
                 await engine.due_loop.look(hosted, now)
             await engine.wait_for_tasks()

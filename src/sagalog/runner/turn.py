@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
     from .mailbox import Instance
 
-_NO_UPKEEP: set[Upkeep | None] = {None}
+# Looked up once: Python 3.11 finds a member of an enum by a call.
+_HANDLED = Outcome.HANDLED
+_NO_INSTANCE = Outcome.NO_INSTANCE
 _MOST_TIMERS = 1000  # of one turn: a timer that sets itself again at once must not hold its instance for ever
 
 
@@ -72,12 +74,16 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         draft = _draft(instance)
         accepted, draft.changed = draft.changed, False
         at = done  # batch[done:at] is handled in this draft
+        upkeep: list[Upkeep] = []  # asked for among these
         failure: _HandlerFailed | None = None
         try:
             while at < len(batch):
-                more = _step(instance, draft, batch[at], fresh=fresh)
+                envelope = batch[at]
+                more = _step(instance, draft, envelope, fresh=fresh)
                 if more is not None:
                     await more
+                if envelope.upkeep is not None:
+                    upkeep.append(envelope.upkeep)
                 at += 1
                 if instance.waiting and _live(draft.record):
                     batch[at:at] = instance.waiting  # they came before whatever is behind
@@ -89,10 +95,12 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 continue
             failure = raised
         # That commands were accepted is recorded with a step, or when upkeep asks for it: not for a mere duplicate.
-        upkeep = {envelope.upkeep for envelope in batch[done:at]}
-        draft.changed = draft.changed or (accepted and upkeep != _NO_UPKEEP)
+        claim = renew = False
+        if upkeep:
+            draft.changed = draft.changed or accepted
+            claim, renew = Upkeep.CLAIM in upkeep, Upkeep.RENEW in upkeep
         try:
-            saved = await commit(instance, draft, claim=Upkeep.CLAIM in upkeep, renew=Upkeep.RENEW in upkeep)
+            saved = await commit(instance, draft, claim=claim, renew=renew)
         except (ConflictError, OutcomeUnknownError) as error:
             _take_back(instance, batch[done:at])
             instance.loaded = False
@@ -210,7 +218,7 @@ async def _long_step(instance: Instance, draft: Draft, envelope: Envelope, *, fr
 
 
 def _decide(instance: Instance, draft: Draft, envelope: Envelope, outcome: Outcome, *, fresh: bool) -> None:
-    if outcome is not Outcome.NO_INSTANCE:
+    if outcome is not _NO_INSTANCE:
         envelope.decided = outcome
     elif fresh:
         _no_instance(instance, draft, envelope)
@@ -287,14 +295,14 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
     counters = instance.hosted.engine.counters
     for envelope in handled:
         outcome = envelope.decided
-        if envelope.message is not None and isinstance(outcome, Outcome):
-            if outcome is Outcome.HANDLED:
+        if envelope.message is not None:
+            if outcome is _HANDLED:
                 counters.handled += 1
             elif outcome is Outcome.DUPLICATE:
                 counters.duplicates += 1
             elif outcome is Outcome.HELD:
                 counters.held += 1
-            else:
+            elif isinstance(outcome, Outcome):
                 counters.ignored += 1
         if envelope.park is not None:
             counters.parked += 1
@@ -306,8 +314,10 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
     if saved:
         counters.started += draft.started
         counters.finished += draft.ended
-    if _live(instance.record) or (instance.record is not None and not instance.record.drained):
-        release(instance)
+    record = instance.record
+    if record is not None and (record.status not in FINAL or not record.drained):
+        if record.outbox:
+            instance.hosted.engine.dispatcher.release(instance)
     else:
         # Absence is never remembered: another worker may start the instance at any time.
         instance.loaded, instance.record = False, None

@@ -101,11 +101,11 @@ class SqliteJournal:
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         rows = []
-        for message in map(checked, messages):
+        for message in messages:
             if not 0 < message.sequence_nr < MAX_SEQUENCE_NR:
                 raise SequenceOutOfOrder((message.persistence_id,))
             due_at = message.due_at
-            rows.append(row_of(message, None if due_at is None else (due_at - _EPOCH) // _MICROSECOND))
+            rows.append(row_of(checked(message), None if due_at is None else (due_at - _EPOCH) // _MICROSECOND))
         if len(rows) == 1:
             await self._writer.submit(rows[0])
         elif rows:

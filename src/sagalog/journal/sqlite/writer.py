@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 
 import msgspec
@@ -54,7 +55,6 @@ _LOSERS = """SELECT column1, column2 FROM (VALUES {}) LEFT JOIN instance i ON i.
 
 def row_of(message: PersistentRepr, due_at: int | None) -> Row:
     """Return the columns of a record."""
-    tags = msgspec.json.encode(message.tags).decode() if message.tags else "[]"
     return (
         message.persistence_id,
         message.sequence_nr,
@@ -62,9 +62,14 @@ def row_of(message: PersistentRepr, due_at: int | None) -> Row:
         message.manifest,
         message.writer_uuid,
         int(message.deleted),
-        tags,
+        _tags(message.tags),
         due_at,
     )
+
+
+@lru_cache(maxsize=256)  # a saga's records all have the same
+def _tags(tags: tuple[str, ...]) -> str:
+    return msgspec.json.encode(tags).decode()
 
 
 class _Statement:
