@@ -132,10 +132,12 @@ class Saga(Generic[S]):
     __routes: ClassVar[dict[type, Route]] = {}
     __refusals: ClassVar[dict[type, str]] = {}
     __state: ClassVar[type | None] = None
+    __state_version: ClassVar[int] = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__state = _state_type(cls)
+        cls.__state_version = codec.type_version(cls.__state) if cls.__state is not None else 1
         routes: dict[type, Route] = {}
         refusals: dict[type, str] = {}
         for attribute in dir(cls):
@@ -243,7 +245,7 @@ class Saga(Generic[S]):
     @classmethod
     def state_version(cls) -> int:
         """Return the schema version of the state type."""
-        return codec.type_version(cls.__state) if cls.__state is not None else 1
+        return cls.__state_version
 
     @classmethod
     def event_types(cls) -> tuple[type, ...]:

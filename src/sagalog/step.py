@@ -8,7 +8,7 @@ that fails leaves the draft as it was. One draft may take several messages: toge
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterable, Awaitable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Collection
 from datetime import datetime, timedelta
 from enum import Enum
 from types import GeneratorType
@@ -49,6 +49,11 @@ class Outcome(Enum):
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
 
 
+# Looked up once: Python 3.11 finds a member of an enum by a call.
+_HANDLED = Outcome.HANDLED
+_RUNNING = Status.RUNNING
+
+
 class Message(msgspec.Struct, gc=False, eq=False):
     """What comes to an instance: an event from outside, one of its timers, or the refusal of one of its commands."""
 
@@ -65,8 +70,8 @@ class Draft:
     """The record in the making. `sequence_nr` is the number it will be saved under; command ids derive from it."""
 
     __slots__ = (
+        "_before",
         "_index",
-        "_was_live",
         "changed",
         "fired",
         "now",
@@ -99,7 +104,7 @@ class Draft:
         self.fired = 0  # timers
         self.started = 0  # incarnations
         self._index = 0
-        self._was_live = record is not None and record.status not in FINAL
+        self._before = record
         if record is not None:
             record = copy.copy(record)
             record.handled = ()
@@ -108,8 +113,7 @@ class Draft:
     @property
     def ended(self) -> int:
         """How many incarnations this draft has ended."""
-        live = self.record is not None and self.record.status not in FINAL
-        return self._was_live + self.started - live
+        return _live(self._before) + self.started - _live(self.record)
 
     def next_id(self) -> str:
         """Return the id of the next command or timer of this step, unique for the life of the instance."""
@@ -136,13 +140,12 @@ class Draft:
         self.record.updated_at = self.now
         return self.record
 
-    def accept(self, entries: Iterable[str]) -> None:
+    def accept(self, entries: Collection[str]) -> None:
         """Take accepted commands out of the outbox; the last accepted undo ends the compensation."""
         record = self.record
         if record is None or not record.outbox:
             return
-        done = set(entries)
-        left = tuple([c for c in record.outbox if c.id not in done])
+        left = tuple([c for c in record.outbox if c.id not in entries])
         if len(left) == len(record.outbox):
             return
         record.outbox = left
@@ -213,7 +216,7 @@ class Draft:
         """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
         saga = self.saga
         plan = plan_of(actions, saga, self.registry, self.now)
-        may_end = record.status is Status.RUNNING or (record.status is Status.COMPLETED and message.kind == "refused")
+        may_end = record.status is _RUNNING or (record.status is Status.COMPLETED and message.kind == "refused")
         if not may_end and any(isinstance(part[0], (Complete, Compensate)) for part in plan):
             raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
         payload = saga.encode_state(state)
@@ -222,11 +225,12 @@ class Draft:
         raw, wrapped = embed_state(payload, known_json=type(saga).encode_state is Saga.encode_state)
         # From here on nothing raises.
         self.started += record is not self.record
-        self.fired += message.kind == "timer"
         self.record = record
         record.state, record.state_is_base64 = raw, wrapped
         record.state_version = saga.state_version()
-        self._consume(record, message)
+        if message.kind != "event":
+            self.fired += message.kind == "timer"
+            self._consume(record, message)
         record.inbox = (*record.inbox, message.id)
         event = message.event
         handled = Handled(message.id, type(event.command if message.kind == "refused" else event).__name__)
@@ -234,7 +238,7 @@ class Draft:
         for action, packed, undo in plan:
             self._apply(record, action, packed, undo)
         self.touch()
-        return Outcome.HANDLED
+        return _HANDLED
 
     def _apply(self, record: SagaRecord, action: Action, packed: Any, undo: Typed | None) -> None:
         if isinstance(action, Send):
@@ -272,6 +276,10 @@ class Draft:
         record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
+def _live(record: SagaRecord | None) -> bool:
+    return record is not None and record.status not in FINAL
+
+
 def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     """Run one message against the draft. An awaitable is returned only where the handler is asynchronous.
 
@@ -291,7 +299,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
-        if record.status is not Status.RUNNING and not draft.saga.accepts_while_compensating(message.event):
+        if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
             return Outcome.NO_INSTANCE
     elif record is None:
         return Outcome.IGNORED

@@ -171,6 +171,9 @@ def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) 
     if message is None or message.at is not None or envelope.park is not None:
         return _long_step(instance, draft, envelope, fresh=fresh)
     outcome = _advance(instance, draft, message)
+    if outcome is _HANDLED:
+        envelope.decided = _HANDLED
+        return None
     if isinstance(outcome, Outcome):
         _decide(instance, draft, envelope, outcome, fresh=fresh)
         return None
@@ -231,7 +234,9 @@ def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Aw
         outcome = advance(draft, message)
     except Exception as error:
         raise _failure(instance, message, error) from error
-    return outcome if isinstance(outcome, Outcome) else _advance_async(instance, message, outcome)
+    if outcome is _HANDLED or isinstance(outcome, Outcome):
+        return outcome
+    return _advance_async(instance, message, outcome)
 
 
 async def _advance_async(instance: Instance, message: Message, outcome: Awaitable[Outcome]) -> Outcome:

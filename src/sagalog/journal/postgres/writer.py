@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -77,11 +77,11 @@ class Call:
         self.future = future
         self.ids = {record.persistence_id for record in records}
 
-    def answer(self, losers: Iterable[str]) -> None:
+    def answer(self, losers: Collection[str]) -> None:
         """Tell the caller which ids lost, or that all is stored."""
         if self.future.done():
             return
-        lost = self.ids.intersection(losers)
+        lost = self.ids.intersection(losers) if losers else None
         if lost:
             order = dict.fromkeys(record.persistence_id for record in self.records)
             self.future.set_exception(SequenceOutOfOrder(tuple(one for one in order if one in lost)))
