@@ -1,5 +1,8 @@
 """Durable sagas for Python: events in, one record per step, commands out, whatever is killed in between."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
 from .codec import schema
 from .errors import (
@@ -22,7 +25,6 @@ from .errors import (
 )
 from .journal import Journal, PersistentRepr, open_journal
 from .journal.memory import InMemoryJournal
-from .journal.sqlite import SqliteJournal
 from .record import SagaRecord, Status
 from .runner import (
     Clock,
@@ -42,6 +44,9 @@ from .runner import (
 from .saga import Actions, Saga, on, on_refused, starts
 from .step import Outcome
 from .store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
+
+if _TYPE_CHECKING:
+    from .journal.sqlite import SqliteJournal
 
 __all__ = [
     "Action",
@@ -100,3 +105,13 @@ __all__ = [
     "schema",
     "starts",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import the SQLite journal, and with it the driver, when it is first asked for."""
+    if name == "SqliteJournal":
+        from .journal.sqlite import SqliteJournal
+
+        globals()[name] = SqliteJournal
+        return SqliteJournal
+    raise AttributeError(f"module 'sagalog' has no attribute {name!r}")
