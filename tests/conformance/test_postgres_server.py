@@ -23,7 +23,7 @@ from sagalog import (
     PersistentRepr,
     open_journal,
 )
-from sagalog.conformance.journal import record, replay, write
+from sagalog.conformance.records import record, replay, write
 from sagalog.journal import migrate_journal
 from sagalog.journal.postgres import PostgresJournal
 from sagalog.journal.postgres.schema import MIGRATIONS, check

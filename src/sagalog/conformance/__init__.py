@@ -13,7 +13,7 @@ Install `sagalog[conformance]`.
 import pytest
 
 pytest.register_assert_rewrite(
-    "sagalog.conformance.journal", "sagalog.conformance.store", "sagalog.conformance.killing"
+    *(f"{__name__}.{part}" for part in ("records", "replaying", "writing", "finding", "reopening", "store", "killing"))
 )
 
 from .capability import Capability  # noqa: E402
