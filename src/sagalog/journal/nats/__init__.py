@@ -196,6 +196,9 @@ class NatsJournal:
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         await self.open()
         records, losers = in_sequence([checked(message) for message in messages])
+        if len(records) == 1 and not losers:
+            await self._write(records)
+            return
         by_id: dict[str, list[PersistentRepr]] = {}
         for record in records:
             by_id.setdefault(record.persistence_id, []).append(record)
@@ -215,6 +218,8 @@ class NatsJournal:
     async def _write(self, records: list[PersistentRepr]) -> None:
         persistence_id, before = records[0].persistence_id, records[0].sequence_nr - 1
         nr, sequence, hidden_to = self._seen.get(persistence_id, (-1, 0, 0))
+        if before == 0:  # nothing to look for: the subject has no message, or the server says so
+            nr, sequence, hidden_to = 0, 0, 0
         if nr != before:
             nr, sequence, hidden_to = self._note(persistence_id, await self._connection.last(persistence_id))
             if nr != before:
