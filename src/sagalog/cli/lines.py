@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
-import io
+import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -33,53 +34,96 @@ class LineError(SagalogError):
 
 
 class Lines:
-    """The lines of a source, and how much of it has been read."""
+    """The lines of a source, and how much of it has been read.
+
+    Reading never holds up the event loop while standard input has nothing to give: timers fire, commands leave and
+    signals are heard meanwhile.
+    """
 
     def __init__(self, source: str, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self.from_stdin = source == "-"
         self.size: int | None = None
+        self._raw: IO[bytes] | None = None
+        self._ended = False
+        self._readable: asyncio.Future[None] | None = None
         if self.from_stdin:
-            self._raw: IO[bytes] = sys.stdin.buffer
-        else:
-            path = Path(source)
-            try:
-                self._raw = path.open("rb")
-            except OSError as error:
-                raise click.BadParameter(f"{source} cannot be read: {error.strerror}") from error
-            self.size = path.stat().st_size
-        self._stream: IO[bytes] = self._raw
-        if not self.from_stdin and self._raw.read(2) == b"\x1f\x8b":
-            self._raw.seek(0)
-            self._stream = io.BufferedReader(gzip.GzipFile(fileobj=self._raw), 1 << 20)
-        elif not self.from_stdin:
-            self._raw.seek(0)
+            return
+        path = Path(source)
+        try:
+            self._raw = path.open("rb")
+        except OSError as error:
+            raise click.BadParameter(f"{source} cannot be read: {error.strerror}") from error
+        self.size = path.stat().st_size
+        zipped = self._raw.read(2) == b"\x1f\x8b"
+        self._raw.seek(0)
+        self._stream: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=self._raw) if zipped else self._raw
 
     @property
     def share(self) -> float | None:
         """How much of the file has been read, 0 to 1; None for standard input."""
-        return self._raw.tell() / self.size if self.size else None
+        return self._raw.tell() / self.size if self._raw is not None and self.size else None
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        number = 0
+    def end(self) -> None:
+        """Give no more lines."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield (number, line) of the lines that are not empty; one over the limit is cut behind it."""
+        number, rest, cut = 0, b"", False
         try:
-            while line := self._stream.readline(self._limit + 2):
-                number += 1
-                if len(line) > self._limit and not line.endswith(b"\n"):
-                    while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):
+            async for chunk in self._chunks():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if cut:  # the end of a line that was too long
+                        cut = False
                         continue
-                if line.strip():
-                    yield number, line
+                    number += 1
+                    if line.strip():
+                        yield number, line[: self._limit + 2]
+                if len(rest) > self._limit + 1:
+                    if not cut:
+                        number += 1
+                        yield number, rest[: self._limit + 2]
+                    rest, cut = b"", True
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise LineError(number + 1, f"the gzip file is damaged or cut off from here ({error})") from error
+        if rest.strip() and not cut and not self._ended:
+            yield number + 1, rest
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while not self._ended:
+            chunk = await self._from_stdin() if self.from_stdin else self._stream.read(_CHUNK)
+            if not chunk:
+                return
+            yield chunk
+
+    async def _from_stdin(self) -> bytes:
+        loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+        readable = self._readable = loop.create_future()
+        try:
+            loop.add_reader(stdin, self._wake)
+        except PermissionError:  # a file: it is always readable
+            return os.read(stdin, _CHUNK)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(stdin)
+        return b"" if self._ended else os.read(stdin, _CHUNK)
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
-        if not self.from_stdin:
+        if self._raw is not None:
             self._stream.close()
             self._raw.close()
 
 
+_CHUNK = 1 << 18
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
