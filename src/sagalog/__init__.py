@@ -1,7 +1,6 @@
 """Durable sagas for Python: events in, one record per step, commands out, whatever is killed in between."""
 
 from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
-from .codec import schema
 from .errors import (
     CodecError,
     CommandRefused,
@@ -42,6 +41,7 @@ from .runner import (
 from .saga import Actions, Saga, on, on_refused, starts
 from .step import Outcome
 from .store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
+from .versions import schema, upcast
 
 __all__ = [
     "Action",
@@ -99,4 +99,5 @@ __all__ = [
     "open_journal",
     "schema",
     "starts",
+    "upcast",
 ]
