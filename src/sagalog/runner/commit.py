@@ -55,7 +55,6 @@ async def load(instance: Instance) -> None:
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = True
-    hosted.unreadable.pop(instance.correlation_id, None)
 
 
 def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
@@ -87,6 +86,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     Raises ConflictError and JournalUnavailableError (certainly not stored), OutcomeUnknownError, PayloadTooLargeError.
     """
     record = draft.record
+    if claim and record is not None and record.outbox and not record.stuck:
+        claim = not instance.hosted.engine.dispatcher.leaves(instance, record.outbox[0])
     if record is None or not (draft.changed or ((claim or renew) and record.outbox and not record.stuck)):
         return False
     hosted = instance.hosted
@@ -108,6 +109,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         instance.loaded = False
         raise
     engine.counters.saves += 1
+    if hosted.unreadable:
+        hosted.unreadable.pop(instance.correlation_id, None)
     if record.outbox:
         instance.owned = (instance.owned | fresh_entries(None if claim else instance.record, record)) & _ids(record)
     else:
@@ -141,5 +144,7 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
     if not record.outbox or record.stuck:
         return None
+    if instance.left is not None and instance.left in record.outbox:
+        return now  # whoever can deliver it may claim it at once
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
     return start + timedelta(seconds=instance.hosted.engine.settings.lease_seconds)
