@@ -157,6 +157,8 @@ def encode_record(record: SagaRecord) -> bytes:
 def decode_record(payload: bytes) -> SagaRecord:
     """Return the record. Raises CodecError for damaged data or a format newer than this code."""
     try:
+        if not payload.isascii():
+            payload.decode()  # the embedded JSON is passed over by the decoder, its texts are not looked at
         record = _decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CodecError(_why_not(payload, error)) from None

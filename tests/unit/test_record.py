@@ -108,6 +108,11 @@ def test_a_record_with_a_changed_byte_is_decoded_or_refused(record: SagaRecord, 
         (b'{"format": 99, "status": "later"}', "format 99"),
         (b'{"format": 1, "status": "running"}', "does not have the fields"),
         (b"null", "does not have the fields"),
+        (
+            b'{"format":1,"status":"running","state":"\xff","started_at":"2030-01-01T00:00:00Z",'
+            b'"updated_at":"2030-01-01T00:00:00Z"}',
+            "not JSON",
+        ),
         (b'{"format": 1, "status": "running", "priority": 3}', "a newer version wrote it"),
     ],
 )

@@ -365,7 +365,7 @@ class NatsJournal:
         async for message in self._connection.read([self._connection.subjects.records(part, prefix)]):
             persistence_id = self._connection.subjects.id_of(message.subject)
             if persistence_id.startswith(prefix):
-                head = head_of(header(message))
+                head = head_of(header(message), message.subject)
                 found[persistence_id] = head.deleted == deleted and head.hidden_to < head.nr
         return sorted((one for one, wanted in found.items() if wanted), key=lambda one: (shard(one), one))
 
@@ -385,7 +385,8 @@ class NatsJournal:
         async for message in self._connection.read(subjects, after=offset):
             sequence = message.metadata.sequence.stream
             persistence_id = self._connection.subjects.id_of(message.subject)
-            for record in Stored(sequence, persistence_id, head_of(header(message)), message.data).records():
+            head = head_of(header(message), message.subject)
+            for record in Stored(sequence, persistence_id, head, message.data).records():
                 if tag in record.tags:
                     yield sequence, record
 
