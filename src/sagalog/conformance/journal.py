@@ -65,6 +65,7 @@ class JournalConformance:
     """
 
     capabilities: Collection[Capability] = frozenset(Capability)
+    sequences = 30  # of calls, compared with a dict
 
     @classmethod
     def make(cls, place: Any) -> Journal:
@@ -202,6 +203,13 @@ class JournalConformance:
         assert await replay(five, "new") == [1]
         assert await replay(five, "other") == [1, 2]
 
+    @pytest.mark.parametrize("number", [0, -1, 2**63 - 1])
+    async def test_a_number_that_can_never_be_harms_no_other_id_of_the_call(self, five: Journal, number: int) -> None:
+        with pytest.raises(SequenceOutOfOrder) as caught:
+            await five.write_messages([record("new", 1), record("p", number), record("other", 3)])
+        assert caught.value.losers == ("p", "other")
+        assert await replay(five, "new") == [1]
+
     async def test_records_of_one_id_in_one_call_stand_or_fall_together(self, five: Journal) -> None:
         await five.write_messages([record("p", 6), record("new", 1), record("p", 7)])
         assert await replay(five, "p", 6) == [6, 7]
@@ -302,6 +310,12 @@ class JournalConformance:
         await five.purge("p", 6)
         await write(five, "p", 1)
         assert await replay(five, "p") == [1]
+
+    async def test_purge_leaves_an_id_whose_tombstone_was_deleted(self, five: Journal) -> None:
+        await five.write_messages([record("p", 6, b"", deleted=True)])
+        await five.delete_messages_to("p", 6)
+        await five.purge("p", 6)
+        assert await five.highest_sequence_nr("p") == 6
 
     async def test_due_ids_come_earliest_first_and_by_their_newest_record(self, journal: Journal) -> None:
         for key, seconds in (("s::c", 3), ("s::a", 1), ("s::b", 2), ("t::x", 0)):
@@ -443,6 +457,18 @@ class JournalConformance:
         await asyncio.gather(*(writer(f"k{n}") for n in range(50)))
         for n in range(50):
             assert await replay(journal, f"k{n}") == list(range(1, 21))
+
+    async def test_any_sequence_of_calls_does_what_a_dict_would_do(self, place: Any) -> None:
+        machine = pytest.importorskip("sagalog.conformance.machine", reason="needs hypothesis", exc_type=ImportError)
+        have = self.capabilities
+        await asyncio.to_thread(
+            machine.check,
+            lambda: self.make(place),
+            atomic=Capability.ATOMIC in have,
+            ordered=Capability.ORDERED in have,
+            reopens=Capability.REOPEN in have,
+            examples=self.sequences,
+        )
 
     # Reopening, and several processes.
 

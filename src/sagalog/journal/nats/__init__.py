@@ -18,7 +18,7 @@ from ...errors import (
     OutcomeUnknownError,
     SequenceOutOfOrder,
 )
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
@@ -209,8 +209,7 @@ class NatsJournal:
             elif result is not None:
                 raise result
         if lost:
-            order = dict.fromkeys(message.persistence_id for message in messages)
-            raise SequenceOutOfOrder(tuple(one for one in order if one in lost))
+            raise out_of_order(messages, lost)
 
     async def _write(self, records: list[PersistentRepr]) -> None:
         persistence_id, before = records[0].persistence_id, records[0].sequence_nr - 1

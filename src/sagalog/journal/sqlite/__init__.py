@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from ...errors import DefinitionError, JournalFormatError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings
 from .schema import ERRORS, connect, prepare, translate
 from .threads import ConnectionThread, Job
@@ -120,16 +120,19 @@ class SqliteJournal:
         return self._reader.submit(work)
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
-        rows = []
-        for message in map(checked, messages):
-            if not 0 < message.sequence_nr < MAX_SEQUENCE_NR:
-                raise SequenceOutOfOrder((message.persistence_id,))
-            due_at = message.due_at
-            rows.append(row_of(message, None if due_at is None else (due_at - _EPOCH) // _MICROSECOND))
-        if len(rows) == 1:
-            await self._writer.submit(rows[0])
-        elif rows:
-            await self._writer.submit(Write(rows, atomic))
+        records, losers = in_sequence([checked(message) for message in messages])
+        if losers and atomic:
+            raise SequenceOutOfOrder(losers)
+        rows = [row_of(record, _microseconds(record.due_at)) for record in records]
+        try:
+            if len(rows) == 1:
+                await self._writer.submit(rows[0])
+            elif rows:
+                await self._writer.submit(Write(rows, atomic))
+        except SequenceOutOfOrder as error:
+            losers = (*losers, *error.losers)
+        if losers:
+            raise out_of_order(messages, losers)
 
     async def replay_messages(
         self,
@@ -264,7 +267,8 @@ class SqliteJournal:
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             match = connection.execute(
-                "SELECT 1 FROM instance WHERE persistence_id = ? AND sequence_nr = ? AND deleted = 1",
+                """SELECT 1 FROM instance WHERE persistence_id = ? AND sequence_nr = ? AND deleted = 1
+                       AND deleted_to < sequence_nr""",
                 (persistence_id, sequence_nr),
             ).fetchone()
             if match:
