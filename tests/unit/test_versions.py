@@ -380,3 +380,16 @@ def test_a_state_that_is_not_json_cannot_be_upcast_and_says_so() -> None:
     record.state = msgspec.Raw(b'"not base64"')
     with pytest.raises(UnreadableStateError, match="the stored state is damaged: it is not base64"):
         decode_state(Reversed(), record)
+
+
+def test_two_event_types_may_share_one_handler() -> None:
+    class Both(Saga[State]):
+        name = "both"
+
+        @starts(Opened, key="key")
+        @on(Noted, key="key")
+        def either(self, state: State, event: Opened | Noted) -> None:
+            state.notes += type(event).__name__
+
+    assert set(Both.event_types()) == {Opened, Noted}
+    assert (Both().may_start(Opened("a")), Both().may_start(Noted("a", "x"))) == (True, False)
