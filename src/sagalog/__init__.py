@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
-from .codec import schema
 from .errors import (
     CodecError,
     CommandRefused,
@@ -45,6 +44,7 @@ from .runner import (
 from .saga import Actions, Saga, on, on_refused, starts
 from .step import Outcome
 from .store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
+from .versions import schema, upcast
 
 if _TYPE_CHECKING:
     from .journal.sqlite import SqliteJournal
@@ -106,6 +106,7 @@ __all__ = [
     "open_journal",
     "schema",
     "starts",
+    "upcast",
 ]
 
 

@@ -26,6 +26,7 @@ from .record import (
     Command,
     Handled,
     Held,
+    Kind,
     SagaRecord,
     Status,
     Timer,
@@ -59,7 +60,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
 
     id: str
     event: Any
-    kind: str = "event"
+    kind: Kind = "event"
     name: str = ""  # of a timer
     reason: str = ""  # of a refusal
     at: datetime | None = None  # the event's own time, where the clock follows events
@@ -385,18 +386,18 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
 
 
 def decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
-    """Return the state. Raises UnreadableStateError, which names no values."""
-    if record.state_version != saga.state_version():
-        raise UnreadableStateError(
-            f"the state is stored with schema version {record.state_version}, this code knows version "
-            f"{saga.state_version()}"
-        )
+    """Return the state, upcast if an older version is stored. Raises UnreadableStateError, which names no values."""
+    was = ""
     try:
-        return saga.decode_state(record.state_bytes())
+        payload = record.state_bytes()
+        if record.state_version != saga.state_version():
+            payload = saga.upcast_state(payload, record.state_version)
+            was = f"upcast from schema version {record.state_version}: "
+        return saga.decode_state(payload)
     except CodecError as error:
-        raise UnreadableStateError(str(error)) from error
+        raise UnreadableStateError(f"{was}{error}") from error
     except Exception as error:  # the user's own decoder; its message may quote the state
-        raise UnreadableStateError(f"decode_state raised {type(error).__name__}") from error
+        raise UnreadableStateError(f"{was}decode_state raised {type(error).__name__}") from error
 
 
 def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:

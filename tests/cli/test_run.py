@@ -57,6 +57,70 @@ def test_a_line_without_id_gets_its_number_in_a_file_and_is_refused_from_standar
     assert 'line 1: it has no "id"' in done.stderr
 
 
+VERSIONS = """
+from dataclasses import dataclass
+from sagalog import Saga, SagaRunner, schema, starts, upcast
+
+@schema(version=3)
+@dataclass
+class Placed:
+    order_id: str
+    total: int
+
+@upcast(Placed, from_version=2)
+def rename(document):
+    return {"order_id": document["order_id"], "total": document["sum"]}
+
+@dataclass
+class State:
+    total: int = 0
+
+class OrderSaga(Saga[State]):
+    name = "order"
+
+    @starts(Placed, key="order_id")
+    def placed(self, state, event):
+        state.total += event.total
+
+runner = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga])
+"""
+
+
+def test_a_line_may_be_of_an_older_version_and_without_one_is_of_version_1(sagalog: Sagalog, tmp_path: Path) -> None:
+    (tmp_path / "versions.py").write_text(VERSIONS)
+    new = {"type": "Placed", "id": "new", "version": 3, "data": {"order_id": "a", "total": 5}}
+    old = {"type": "Placed", "id": "old", "version": 2, "data": {"order_id": "a", "sum": 6}}
+    bad = [
+        {"type": "Placed", "id": "unsaid", "data": {"order_id": "a"}},
+        {"type": "Placed", "id": "newer", "version": 4, "data": {"order_id": "a"}},
+    ]
+    (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, [new, old, *bad])))
+    done = sagalog("run", "versions:runner", "--events", "events.jsonl", "--on-error", "skip")
+    assert done.stderr.splitlines() == [
+        "line 3: Placed is stored with schema version 1, this code knows version 3 and has no @upcast(Placed, "
+        'from_version=1) (a line without "version" is of version 1)',
+        "line 4: Placed is stored with schema version 4, this code knows version 3",
+    ]
+    shown = json.loads(sagalog("show", "a", "--journal", "sqlite:///orders.db", "--json").stdout)
+    assert shown["record"]["state"] == {"total": 11}
+
+
+def test_two_sagas_with_different_events_of_one_name_cannot_be_fed(sagalog: Sagalog, tmp_path: Path) -> None:
+    other = VERSIONS.partition("@dataclass\nclass State")[0]
+    (tmp_path / "other.py").write_text(other)
+    (tmp_path / "both.py").write_text(
+        VERSIONS.replace("sagas=[OrderSaga]", "sagas=[OrderSaga, Other]").replace(
+            "runner =",
+            'import other\n\nclass Other(Saga[State]):\n    name = "other"\n\n    @starts(other.Placed, key="order_id")\n'
+            "    def placed(self, state, event): ...\n\nrunner =",
+        )
+    )
+    (tmp_path / "events.jsonl").write_text(line("Placed", "m", order_id="a") + "\n")
+    done = sagalog("run", "both:runner", "--events", "events.jsonl")
+    assert done.returncode == 1
+    assert "two message types are stored as 'Placed'" in done.stderr
+
+
 BAD = [
     ("not json", "line 3: it is not"),
     ('{"type": "Placed"', "line 3: it is not"),

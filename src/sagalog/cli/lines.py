@@ -15,10 +15,11 @@ from typing import IO, Any
 import click
 import msgspec
 
-from .. import codec
+from ..codec import Typed, TypeRegistry
 from ..errors import InvalidEventError, SagalogError
 from ..runner import Incoming, SagaRunner
 from ..runner.runner import Reader
+from ..versions import schema_of
 
 
 class LineError(SagalogError):
@@ -132,13 +133,17 @@ class _Line(msgspec.Struct):
     data: msgspec.Raw
     id: str | None = None
     at: datetime | None = None
+    version: int | None = None  # None is 1, as in stored data: a line means the same to whatever code reads it
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 
 
 def reader(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:
-    """Return what turns a line into an event: the runner's own `reads`, or {"type", "id", "at", "data"}."""
+    """Return what turns a line into an event: the runner's own `reads`, or {"type", "id", "at", "version", "data"}.
+
+    Raises DefinitionError if two sagas have different event types of one name.
+    """
     own = runner.reader
     return _own(own) if own is not None else _default(runner, lines)
 
@@ -161,7 +166,10 @@ def _own(read: Reader) -> Callable[[int, bytes], Incoming | None]:
 
 
 def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:
-    types = {codec.type_name(cls): cls for saga in runner.sagas for cls in type(saga).event_types()}
+    registry = TypeRegistry()
+    for saga in runner.sagas:
+        for cls in type(saga).event_types():
+            registry.add(cls)
 
     def parse(number: int, line: bytes) -> Incoming:
         try:
@@ -170,17 +178,19 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
             raise LineError(
                 number, f'it is not {{"type": ..., "id": ..., "data": {{...}}}} as JSON ({_why(error)})'
             ) from None
-        cls = types.get(fields.type)
+        cls = registry.get(fields.type)
         if cls is None:
-            raise LineError(number, f"no saga handles {fields.type!r}; known: {', '.join(sorted(types))}")
+            raise LineError(number, f"no saga handles {fields.type!r}; known: {', '.join(registry.names())}")
         if fields.id is None and lines.from_stdin:
             raise LineError(
                 number, 'it has no "id"; from standard input each needs one, or a second run would repeat it'
             )
         try:
-            event: object = codec.decode(fields.data, cls)
+            event: object = registry.unpack(Typed(fields.type, fields.data, fields.version or 1))
         except SagalogError as error:
-            raise LineError(number, str(error)) from error
+            unsaid = fields.version is None and schema_of(cls).version > 1
+            hint = ' (a line without "version" is of version 1)' if unsaid else ""
+            raise LineError(number, f"{error}{hint}") from error
         return Incoming(event, f"line-{number}" if fields.id is None else fields.id, fields.at)
 
     return parse

@@ -38,6 +38,12 @@ class Finding:
         await write(five, "p", 1)
         assert await replay(five, "p") == [1]
 
+    async def test_purge_leaves_an_id_whose_tombstone_was_deleted(self, five: Journal) -> None:
+        await five.write_messages([record("p", 6, b"", deleted=True)])
+        await five.delete_messages_to("p", 6)
+        await five.purge("p", 6)
+        assert await five.highest_sequence_nr("p") == 6
+
     async def test_due_ids_come_earliest_first_and_by_their_newest_record(self, journal: Journal) -> None:
         for key, seconds in (("s::c", 3), ("s::a", 1), ("s::b", 2), ("t::x", 0)):
             await journal.write_messages([record(key, 1, due_at=NOW + timedelta(seconds=seconds))])

@@ -5,6 +5,7 @@ What is not marked `may` is a must. Every test stands for one sentence of the co
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from typing import Any
 
@@ -29,6 +30,7 @@ class JournalConformance(Replaying, Writing, Finding, Reopening, Capable):
     """
 
     capabilities: Collection[Capability] = frozenset(Capability)
+    sequences = 30  # of calls, compared with a dict
 
     @classmethod
     def make(cls, place: Any) -> Journal:
@@ -45,3 +47,15 @@ class JournalConformance(Replaying, Writing, Finding, Reopening, Capable):
         await write(journal, "p", 1, 2, 3, 4, 5)
         await write(journal, "other", 1)
         return journal
+
+    async def test_any_sequence_of_calls_does_what_a_dict_would_do(self, place: Any) -> None:
+        machine = pytest.importorskip("sagalog.conformance.machine", reason="needs hypothesis", exc_type=ImportError)
+        have = self.capabilities
+        await asyncio.to_thread(
+            machine.check,
+            lambda: self.make(place),
+            atomic=Capability.ATOMIC in have,
+            ordered=Capability.ORDERED in have,
+            reopens=Capability.REOPEN in have,
+            examples=self.sequences,
+        )

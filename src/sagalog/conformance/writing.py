@@ -52,6 +52,13 @@ class Writing:
         assert await replay(five, "new") == [1]
         assert await replay(five, "other") == [1, 2]
 
+    @pytest.mark.parametrize("number", [0, -1, 2**63 - 1])
+    async def test_a_number_that_can_never_be_harms_no_other_id_of_the_call(self, five: Journal, number: int) -> None:
+        with pytest.raises(SequenceOutOfOrder) as caught:
+            await five.write_messages([record("new", 1), record("p", number), record("other", 3)])
+        assert caught.value.losers == ("p", "other")
+        assert await replay(five, "new") == [1]
+
     async def test_records_of_one_id_in_one_call_stand_or_fall_together(self, five: Journal) -> None:
         await five.write_messages([record("p", 6), record("new", 1), record("p", 7)])
         assert await replay(five, "p", 6) == [6, 7]

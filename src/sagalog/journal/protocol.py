@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Any, Protocol, Self, runtime_checkable
 
 import msgspec
 
-from ..errors import InvalidEventError
+from ..errors import InvalidEventError, SequenceOutOfOrder
 
 MAX_SEQUENCE_NR = 2**63 - 1
 MAX_ID_BYTES = 1024  # of a persistence id in UTF-8, so that an id that one journal takes is taken by all
@@ -90,7 +90,7 @@ class Journal(Protocol):
         """
 
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
-        """Forget an id altogether, records and number, if its newest record is a tombstone of that number."""
+        """Forget an id altogether, records and number, if its newest kept record is a tombstone of that number."""
 
     async def open(self) -> None:
         """Connect and check what is there, where the constructor did not; doing it twice is nothing. The runner calls it.
@@ -179,6 +179,11 @@ def in_sequence(messages: Sequence[PersistentRepr]) -> tuple[list[PersistentRepr
             losers[message.persistence_id] = None
         following[message.persistence_id] = number + 1
     return [message for message in messages if message.persistence_id not in losers], tuple(losers)
+
+
+def out_of_order(messages: Sequence[PersistentRepr], losers: Collection[str]) -> SequenceOutOfOrder:
+    """Return the error that names the losers of a call, each once, in the order of the call."""
+    return SequenceOutOfOrder(tuple(one for one in dict.fromkeys(m.persistence_id for m in messages) if one in losers))
 
 
 def check_text(text: str) -> None:

@@ -54,7 +54,6 @@ async def load(instance: Instance) -> None:
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = True
-    hosted.unreadable.pop(instance.correlation_id, None)
 
 
 def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
@@ -86,6 +85,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     Raises ConflictError and JournalUnavailableError (certainly not stored), OutcomeUnknownError, PayloadTooLargeError.
     """
     record = draft.record
+    if claim and record is not None and record.outbox and not record.stuck:
+        claim = not instance.hosted.engine.dispatcher.leaves(instance, record.outbox[0])
     if record is None or not (draft.changed or ((claim or renew) and record.outbox and not record.stuck)):
         return False
     hosted = instance.hosted
@@ -107,6 +108,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         instance.loaded = False
         raise
     engine.counters.saves += 1
+    if hosted.unreadable:
+        hosted.unreadable.pop(instance.correlation_id, None)
     instance.owned = _owned(instance, record, all_of_it=claim)
     instance.record, instance.version, instance.loaded = record, version, True
     instance.lease_end = lease_end
@@ -145,5 +148,7 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
     if not record.outbox or record.stuck:
         return None
+    if instance.left is not None and instance.left in record.outbox:
+        return now  # whoever can deliver it may claim it at once
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
     return start + instance.hosted.engine.lease

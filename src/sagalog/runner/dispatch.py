@@ -120,6 +120,8 @@ class Dispatcher:
         if instance.delivering or instance.retry is not None or self._engine.stopping.is_set():
             return
         entry = instance.undelivered()
+        if entry is not None and entry == instance.left:
+            return
         if entry is not None and entry.id in instance.owned:
             self._check_lease(instance)
         if entry is None:
@@ -202,15 +204,42 @@ class Dispatcher:
 
     def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | None, Any]:
         """Return the handler of a command, and the command; no handler where there is none, or it cannot be read."""
-        registry = instance.hosted.registry
-        cls = registry.get(entry.command.type)
-        handler = None if cls is None else self._handlers.get(cls)
-        if handler is None:
-            return None, None
         try:
-            return handler, registry.unpack(entry.command)
-        except CodecError:
+            return self._handler_of(instance, entry)
+        except (CodecError, DefinitionError):
             return None, None
+
+    def _handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
+        command = instance.hosted.registry.unpack(entry.command)
+        handler = self._handlers.get(type(command))
+        if handler is None:
+            raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
+        return handler, command
+
+    def leaves(self, instance: Instance, entry: Command) -> bool:
+        """Say whether this worker cannot deliver `entry`, the first of the outbox: then it is left to one that can.
+
+        Trying again here helps nobody, and keeping the lease, or parking the instance for good, would keep out a worker
+        with newer code.
+        """
+        try:
+            self._handler_of(instance, entry)
+        except (CodecError, DefinitionError) as error:
+            hosted = instance.hosted
+            instance.left = entry
+            instance.owned -= {entry.id}
+            hosted.left.add(instance.correlation_id, self._engine.now())
+            self._engine.counters.dispatch_errors += 1
+            log.warning(
+                "saga %s, id %s: command %s is left to another worker: %s",
+                hosted.name,
+                instance.correlation_id,
+                entry.command.type,
+                error,
+            )
+            return True
+        instance.left = None
+        return False
 
     async def _deliver(self, instance: Instance, begun: tuple[Command, Any, Exception | None] | None) -> None:
         """Deliver until the outbox is empty, a command has to wait, or the runner stops. `begun`: one was called."""
@@ -235,7 +264,9 @@ class Dispatcher:
     async def _attempt(self, instance: Instance, entry: Command) -> bool:
         handler, command = self._prepare(instance, entry)
         if handler is None:
-            return await self._conclude(instance, entry, None, self._why_not(instance, entry))
+            self.leaves(instance, entry)
+            self._record_later(instance)  # what was accepted before it
+            return False
         renewal = self._renew_later(instance)
         try:
             answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
@@ -246,16 +277,6 @@ class Dispatcher:
             return await self._conclude(instance, entry, None, error)
         finally:
             renewal[0].cancel()
-
-    def _why_not(self, instance: Instance, entry: Command) -> Exception:
-        registry = instance.hosted.registry
-        if registry.get(entry.command.type) is None:
-            return CodecError(f"the command type {entry.command.type!r} is unknown to this version of the code")
-        try:
-            registry.unpack(entry.command)
-        except CodecError as error:
-            return error
-        return DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
 
     async def _conclude(self, instance: Instance, entry: Command, answer: Any, error: Exception | None) -> bool:
         """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""

@@ -13,7 +13,7 @@ import asyncio
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError
+from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError, SagaParkedError
 from ..record import decode_record
 from .clock import ServerClock
 from .engine import Engine, log
@@ -98,16 +98,31 @@ class DueLoop:
         until = now + self._engine.lease
         seen: set[str] = set()
         while not self._engine.stopping.is_set():
-            claimed = await hosted.due.claim(now, until, limit=_PAGE)
+            left = hosted.left.ids(now)
+            claimed = (
+                [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=_PAGE)
+            )
             if not claimed:
-                following = await hosted.due.due(upcoming, limit=1) if upcoming is not None else []
-                return following[0][1] if following else None
+                return await self._following(hosted, upcoming, left)
             # What is due again right after its claim waits for the lease: not again and again.
-            ready = [key for key, _ in claimed if key not in seen]
+            ready = [key for key, _ in claimed if key not in seen and key not in left]
             seen.update(ready)
             places = asyncio.Semaphore(settings.max_dispatch)
             await asyncio.gather(*(self._claim(hosted, key, places) for key in ready))
         return None
+
+    async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
+        """Say whether all that is due is left to other workers: a claim would only keep it from them."""
+        if not left:
+            return False
+        waiting = await hosted.due.due(now, limit=_PAGE)
+        return len(waiting) < _PAGE and all(key in left for key, _ in waiting)
+
+    async def _following(self, hosted: Hosted, upcoming: datetime | None, left: frozenset[str]) -> datetime | None:
+        if upcoming is None:
+            return None
+        following = await hosted.due.due(upcoming, limit=1 + len(left))
+        return next((at for key, at in following if key not in left), None)
 
     async def _claim(self, hosted: Hosted, correlation_id: str, places: asyncio.Semaphore) -> None:
         async with places:
@@ -121,6 +136,8 @@ class DueLoop:
                 await self._purge(hosted, correlation_id)
             except RunnerStoppedError:
                 return
+            except SagaParkedError:  # said already; another worker's code may be able to read it
+                hosted.left.add(correlation_id, self._engine.now())
             except SagalogError as error:
                 log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error)
 

@@ -13,6 +13,7 @@ from ..errors import DefinitionError, PayloadTooLargeError
 from ..record import SagaRecord, encode_record
 from ..saga import Saga
 from ..store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
+from .left import Left
 from .mailbox import Instance
 from .scanned import ScannedStore
 
@@ -39,6 +40,7 @@ class Hosted:
         self.instances: dict[str, Instance] = {}
         # Instances whose record this code cannot read, and why. They stay as they are in the store.
         self.unreadable: dict[str, str] = {}
+        self.left = Left(engine.settings.lease_seconds)
 
     def instance(self, correlation_id: str) -> Instance:
         """Return the instance of that id, made (not loaded) where it is not in memory."""

@@ -38,6 +38,7 @@ class Instance:
         "hosted",
         "joined",
         "lease_end",
+        "left",
         "loaded",
         "mailbox",
         "next_attempt_at",
@@ -69,6 +70,7 @@ class Instance:
         self.lease_end: datetime | None = None  # of the last save; afterwards others may have taken over
         self.accepted: frozenset[str] = _NONE  # accepted, not yet recorded
         self.delivering = False
+        self.left: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
         self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox

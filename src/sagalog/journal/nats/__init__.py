@@ -18,7 +18,7 @@ from ...errors import (
     OutcomeUnknownError,
     SequenceOutOfOrder,
 )
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
@@ -212,8 +212,7 @@ class NatsJournal:
             elif result is not None:
                 raise result
         if lost:
-            order = dict.fromkeys(message.persistence_id for message in messages)
-            raise SequenceOutOfOrder(tuple(one for one in order if one in lost))
+            raise out_of_order(messages, lost)
 
     async def _write(self, records: list[PersistentRepr]) -> None:
         persistence_id, before = records[0].persistence_id, records[0].sequence_nr - 1
@@ -370,7 +369,7 @@ class NatsJournal:
         async for message in self._connection.read([self._connection.subjects.records(part, prefix)]):
             persistence_id = self._connection.subjects.id_of(message.subject)
             if persistence_id.startswith(prefix):
-                head = head_of(header(message))
+                head = head_of(header(message), message.subject)
                 found[persistence_id] = head.deleted == deleted and head.hidden_to < head.nr
         return sorted((one for one, wanted in found.items() if wanted), key=lambda one: (shard(one), one))
 
@@ -390,7 +389,8 @@ class NatsJournal:
         async for message in self._connection.read(subjects, after=offset):
             sequence = message.metadata.sequence.stream
             persistence_id = self._connection.subjects.id_of(message.subject)
-            for record in Stored(sequence, persistence_id, head_of(header(message)), message.data).records():
+            head = head_of(header(message), message.subject)
+            for record in Stored(sequence, persistence_id, head, message.data).records():
                 if tag in record.tags:
                     yield sequence, record
 

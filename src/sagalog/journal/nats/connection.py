@@ -310,7 +310,7 @@ class Connection:
             if error.code == _NO_MESSAGE:
                 return None
             raise self.refused(error) from None
-        header = _header(base64.b64decode(found["hdrs"])) if "hdrs" in found else ""
+        header = header_in(base64.b64decode(found["hdrs"])) if "hdrs" in found else ""
         data = base64.b64decode(found["data"]) if "data" in found else b""
         time = msgspec.convert(found["time"], datetime)
         return Raw(found["subject"], Subjects.id_of(found["subject"]), found["seq"], time, header, data)
@@ -459,11 +459,12 @@ def _acknowledgement(message: Msg) -> dict[str, Any] | Rejected:
 
 
 def _stored(raw: Raw | None) -> Stored | None:
-    return None if raw is None else Stored(raw.sequence, raw.id, head_of(raw.header), raw.data)
+    return None if raw is None else Stored(raw.sequence, raw.id, head_of(raw.header, raw.subject), raw.data)
 
 
-def _header(raw: bytes) -> str:
-    for line in raw.decode().split("\r\n"):
+def header_in(raw: bytes) -> str:
+    """Return our header in the headers of a message as the server gives them; empty if there is none."""
+    for line in raw.decode(errors="replace").split("\r\n"):
         name, _, value = line.partition(":")
         if name == HEADER:
             return value.strip()
