@@ -64,6 +64,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
     reason: str = ""  # of a refusal
     at: datetime | None = None  # the event's own time, where the clock follows events
     replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
+    trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
 
 
 class Draft:
@@ -82,6 +83,8 @@ class Draft:
         "saga",
         "sequence_nr",
         "started",
+        "trace",
+        "watch",
     )
 
     def __init__(
@@ -103,6 +106,8 @@ class Draft:
         self.changed = False
         self.fired = 0  # timers
         self.started = 0  # incarnations
+        self.trace = ""  # kept with what the message at hand sends
+        self.watch: Any = None  # who is told of each message; see runner/hooks.py
         self._index = 0
         self._before = record
         if record is not None:
@@ -181,7 +186,7 @@ class Draft:
         record = self.record
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
-        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name)
+        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name, message.trace)
         record.held = (*record.held, held)
         self._consume(record, message)
         self.touch()
@@ -243,18 +248,18 @@ class Draft:
     def _apply(self, record: SagaRecord, action: Action, packed: Any, undo: Typed | None) -> None:
         if isinstance(action, Send):
             entry = self.next_id()
-            record.outbox = (*record.outbox, Command(entry, packed))
+            record.outbox = (*record.outbox, Command(entry, packed, False, "", self.trace))
             if undo is not None:
                 record.undo = (*record.undo, Undo(entry, undo))
         elif isinstance(action, SetTimer):
             event, due_at = packed
-            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event)}
+            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event, False, self.trace)}
         elif isinstance(action, CancelTimer):
             _drop_timer(record, action.name)
         elif isinstance(action, Schedule):
             entry = self.next_id()
             command, due_at = packed
-            timer = Timer(entry, due_at, command, send=True)
+            timer = Timer(entry, due_at, command, True, self.trace)
             record.timers = {**record.timers, f"{SCHEDULED}{entry}": timer}
         elif isinstance(action, Complete):
             record.status = Status.COMPLETED
@@ -272,7 +277,8 @@ class Draft:
         undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
         record.timers = {}
         record.undo = ()
-        record.outbox = (*record.outbox, *(Command(self.next_id(), u.command, True, u.of) for u in undo))
+        undoing = [Command(self.next_id(), u.command, True, u.of, self.trace) for u in undo]
+        record.outbox = (*record.outbox, *undoing)
         record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
@@ -311,7 +317,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
         if timer.send:
             _drop_timer(record, message.name)
-            record.outbox = (*record.outbox, Command(timer.id, timer.event))
+            sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace)
+            record.outbox = (*record.outbox, sent)
             record.handled = (*record.handled, Handled(message.id, timer.event.type))
             draft.fired += 1
             draft.touch()
@@ -406,9 +413,9 @@ async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: 
     return draft.finish(message, record, state, actions)
 
 
-def refusal(command: Any, command_id: str, reason: str) -> Message:
+def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:
     """Return the message that tells a saga of a refused command."""
-    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason)
+    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason, trace=trace)
 
 
 def unhold(held: Held, registry: TypeRegistry) -> Message:
@@ -416,4 +423,4 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     event = registry.unpack(held.event)
     if held.kind == "refused":
         event = Refused(event, held.id.removesuffix("/refused"), held.reason)
-    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True)
+    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace)

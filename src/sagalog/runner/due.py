@@ -14,9 +14,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError
+from ..logs import about, log
 from ..record import decode_record
 from .clock import ServerClock
-from .engine import Engine, log
+from .engine import Engine
 from .envelope import Envelope, Upkeep
 from .scanned import ScannedStore
 from .timers import next_due
@@ -55,7 +56,7 @@ class DueLoop:
                 try:
                     await engine.clock.synchronize()
                 except SagalogError as error:
-                    log.warning("asking the journal's server for its time failed: %s", error)
+                    log.warning("asking the journal's server for its time failed: %s", error, extra=about())
             now = engine.now()
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming
@@ -63,7 +64,9 @@ class DueLoop:
                 try:
                     following = await self.look(hosted, engine.now(), upcoming)
                 except (JournalError, OutcomeUnknownError) as error:
-                    log.warning("saga %s: looking for due work failed: %s", hosted.name, error)
+                    log.warning(
+                        "saga %s: looking for due work failed: %s", hosted.name, error, extra=about(saga=hosted.name)
+                    )
                     continue
                 if following is not None and following < self._next:
                     self._next = following
@@ -98,9 +101,13 @@ class DueLoop:
         settings = self._engine.settings
         until = now + self._engine.lease
         seen: set[str] = set()
+        oldest: datetime | None = None
         while not self._engine.stopping.is_set():
             claimed = await hosted.due.claim(now, until, limit=_PAGE)
+            oldest = oldest or (claimed[0][1] if claimed else None)
             if not claimed:
+                if self._engine.hooks is not None:
+                    self._engine.hooks.looked(hosted.name, len(seen), oldest, now)
                 following = await hosted.due.due(upcoming, limit=1) if upcoming is not None else []
                 return following[0][1] if following else None
             # What is due again right after its claim waits for the lease: not again and again.
@@ -123,7 +130,9 @@ class DueLoop:
             except RunnerStoppedError:
                 return
             except SagalogError as error:
-                log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error)
+                log.warning(
+                    "saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error, extra=instance.about()
+                )
 
     async def _purge(self, hosted: Hosted, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""
@@ -148,7 +157,12 @@ class DueLoop:
                 await self._scan_once(hosted, scanned)
                 return
             except JournalError as error:
-                log.warning("saga %s: looking through its store failed, trying again: %s", hosted.name, error)
+                log.warning(
+                    "saga %s: looking through its store failed, trying again: %s",
+                    hosted.name,
+                    error,
+                    extra=about(saga=hosted.name),
+                )
                 await asyncio.sleep(engine.settings.due_poll_seconds)
 
     async def _scan_once(self, hosted: Hosted, scanned: ScannedStore) -> None:

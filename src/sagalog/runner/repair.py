@@ -141,7 +141,8 @@ async def _replay(draft: Draft, record: SagaRecord) -> Repaired:
     while held:
         first = held[0]
         try:
-            outcome = advance(draft, unhold(first, draft.registry))
+            message = unhold(first, draft.registry)
+            outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
             if not isinstance(outcome, Outcome):
                 outcome = await outcome
         except UnreadableStateError:

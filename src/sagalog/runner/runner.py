@@ -15,6 +15,7 @@ from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
+from ..logs import about, log
 from ..saga import Saga
 from ..store import JournalSagaStateStore, SagaStateStore
 from . import repair
@@ -22,8 +23,9 @@ from .clock import Clock, ServerClock, SystemClock
 from .counters import Counters
 from .dispatch import CommandHandlers, Dispatcher
 from .due import DueLoop
-from .engine import Engine, log
+from .engine import Engine
 from .envelope import Envelope, Upkeep
+from .hooks import Hook, Hooks, checked_hooks
 from .hosted import Hosted
 from .receive import Incoming, Receipt, Receiver
 from .settings import RunnerSettings
@@ -42,7 +44,8 @@ class SagaRunner:
     `journal` is a URL (opened at start, closed at stop), a Journal, one saga's own SagaStateStore, or a mapping from
     saga names to such stores. `dispatch` is a function for all commands, or a mapping from command types to functions;
     `handles` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
-    None or events; CommandRefused means no for ever, any other error means later.
+    None or events; CommandRefused means no for ever, any other error means later. `hooks` are told what it does, for
+    metrics and traces.
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class SagaRunner:
         dispatch: Dispatch | None = None,
         clock: Clock | None = None,
         settings: RunnerSettings | None = None,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         self.settings = settings or RunnerSettings()
         self.clock: Clock = clock or SystemClock()
         self.counters = Counters()
         self.sagas = _instances(sagas)
+        self.hooks = checked_hooks(hooks)
         self._source = journal
         self._handlers = CommandHandlers()
         self._handlers.add(dispatch)
@@ -66,6 +71,7 @@ class SagaRunner:
         self.reporter: Report | None = None
         self._journal: Journal | None = None
         self._engine: Engine | None = None
+        self._hooks: Hooks | None = None
         self._hosted: dict[str, Hosted] = {}
         self._receiver: Receiver | None = None
         self._due: asyncio.Task[None] | None = None
@@ -98,13 +104,20 @@ class SagaRunner:
         """Nothing of it can be shared with another process."""
         return isinstance(self._source, InMemoryJournal) or self._source == "memory://"
 
-    def using(self, *, journal: str | Journal | SagaStateStore | None = None, clock: Clock | None = None) -> SagaRunner:
-        """Return a runner like this one, not started, on another journal or clock."""
+    def using(
+        self,
+        *,
+        journal: str | Journal | SagaStateStore | None = None,
+        clock: Clock | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> SagaRunner:
+        """Return a runner like this one, not started, on another journal or clock, with further hooks."""
         other = SagaRunner(
             self._source if journal is None else journal,
             sagas=self.sagas,
             clock=clock or self.clock,
             settings=self.settings,
+            hooks=(*self.hooks, *hooks),
         )
         other._handlers = self._handlers
         other.reader, other.reporter = self.reader, self.reporter
@@ -151,7 +164,8 @@ class SagaRunner:
             except BaseException:
                 await self._close_journal()
                 raise
-        engine = Engine(self.settings, await self._agreed_clock(), self.counters)
+        self._hooks = hooks = Hooks(self.hooks) if self.hooks else None
+        engine = Engine(self.settings, await self._agreed_clock(), self.counters, hooks)
         hosted = [Hosted(saga, self._store(saga), engine) for saga in self.sagas]
         self._hosted = {one.name: one for one in hosted}
         self._receiver = Receiver(engine, hosted)
@@ -160,6 +174,8 @@ class SagaRunner:
         self._engine = engine
         self._stopped = asyncio.Event()
         self._due = engine.loop.create_task(engine.due_loop.run())
+        if hooks is not None:
+            hooks.tell("started", self)
 
     async def _agreed_clock(self) -> Clock:
         """Return the clock to use: the server's, where there is one and nothing else was asked for."""
@@ -206,6 +222,7 @@ class SagaRunner:
             log.warning(
                 "stopping: command handlers still run after %.0f s; cancelled, their commands stay in the outbox",
                 self.settings.stop_seconds,
+                extra=about(),
             )
             due.cancel()
             engine.cancel_tasks()
@@ -218,7 +235,9 @@ class SagaRunner:
                     instance.poke(Envelope(upkeep=Upkeep.RECORD))
         await engine.wait_for_tasks()
         await self._close_journal()
-        self._engine = self._receiver = self._due = None
+        if engine.hooks is not None:
+            engine.hooks.tell("stopped", self)
+        self._engine = self._receiver = self._due = self._hooks = None
         self._hosted = {}
         if self._stopped is not None:
             self._stopped.set()
@@ -283,8 +302,10 @@ class SagaRunner:
         if connection is not None:
             if at is not None:
                 raise DefinitionError("at= and connection= do not go together")
-            return receiver.handle_within(event, message_id, connection)
-        return receiver.handle(event, message_id, at)
+            work = receiver.handle_within(event, message_id, connection)
+        else:
+            work = receiver.handle(event, message_id, at)
+        return work if self._hooks is None else self._hooks.receiving(type(event).__name__, work)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.

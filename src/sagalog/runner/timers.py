@@ -26,4 +26,4 @@ def due_timer(draft: Draft, until: datetime) -> Message | None:
     if timer.due_at > until:
         return None
     event = None if timer.send else draft.registry.unpack(timer.event)
-    return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at)
+    return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at, trace=timer.trace)
