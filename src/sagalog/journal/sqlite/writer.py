@@ -9,7 +9,6 @@ a row whose number is not the next is left out, and noted as a loser.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -18,11 +17,10 @@ from itertools import chain
 import msgspec
 
 from ...errors import SequenceOutOfOrder
+from ...logs import about, log
 from ..protocol import PersistentRepr
 from .schema import translate
 from .threads import Job
-
-log = logging.getLogger("sagalog")
 
 Row = tuple[str, int, bytes, str, str, int, str, int | None]  # as in `row_of`
 
@@ -163,7 +161,7 @@ class Writer:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error as error:  # SQLite rolled back by itself, or the next BEGIN will say what is wrong
-                log.warning("%s: rolling back failed: %s", self._path, error)
+                log.warning("%s: rolling back failed: %s", self._path, error, extra=about())
 
     def _store(self, rows: list[Row]) -> list[str]:
         """Store one record each of different ids; return the ids that lost."""
