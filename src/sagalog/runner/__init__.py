@@ -3,6 +3,7 @@
 from .clock import Clock, EventClock, ManualClock, SystemClock
 from .counters import Counters
 from .dispatch import CommandContext
+from .health import Health
 from .hooks import Delivery, Handling, Hook, Look, Save
 from .receive import Incoming, Receipt
 from .repair import Repaired
@@ -16,6 +17,7 @@ __all__ = [
     "Delivery",
     "EventClock",
     "Handling",
+    "Health",
     "Hook",
     "Incoming",
     "Look",

@@ -37,6 +37,8 @@ class DueLoop:
         self._looking = {one.name: asyncio.Lock() for one in hosted}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
+        self.looked_at = engine.loop.time()  # when the journal last gave an answer to a look, in the loop's time
+        self.trouble = ""  # why the last look failed
         self._scans = [engine.spawn(self._scan(one)) for one in hosted if one.scanned is not None]
 
     def notice(self, due_at: datetime, now: datetime) -> None:
@@ -60,16 +62,19 @@ class DueLoop:
             now = engine.now()
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming
+            trouble = ""
             for hosted in self._hosted:
                 try:
                     following = await self.look(hosted, engine.now(), upcoming)
                 except (JournalError, OutcomeUnknownError) as error:
+                    trouble = str(error)
                     log.warning(
                         "saga %s: looking for due work failed: %s", hosted.name, error, extra=about(saga=hosted.name)
                     )
                     continue
                 if following is not None and following < self._next:
                     self._next = following
+            self.trouble = trouble
             await self._sleep(self._next)
 
     async def scanned(self) -> None:
@@ -104,6 +109,7 @@ class DueLoop:
         oldest: datetime | None = None
         while not self._engine.stopping.is_set():
             claimed = await hosted.due.claim(now, until, limit=_PAGE)
+            self.looked_at = self._engine.loop.time()
             oldest = oldest or (claimed[0][1] if claimed else None)
             if not claimed:
                 if self._engine.hooks is not None:

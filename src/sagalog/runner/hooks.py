@@ -43,7 +43,7 @@ class Handling:
     saga: str
     correlation_id: str
     kind: str  # event, timer or refused
-    type: str  # of the event, timer event or refused command
+    type: str  # of the event, of the refused or the scheduled command
     message_id: str
     sequence_nr: int
     cause: str
@@ -302,11 +302,14 @@ class Watch:
         late = None
         if message.kind == "timer" and message.at is not None:
             late = max(0.0, (draft.now - message.at).total_seconds())
+        kind = type(event).__name__
+        if event is None and draft.record is not None and message.name in draft.record.timers:
+            kind = draft.record.timers[message.name].event.type  # a scheduled command, which is not unpacked here
         handling = Handling(
             instance.hosted.name,
             instance.correlation_id,
             message.kind,
-            message.name.partition("/")[0] if event is None else type(event).__name__,
+            kind,
             message.id,
             draft.sequence_nr,
             message.trace,

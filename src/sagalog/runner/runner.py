@@ -15,7 +15,7 @@ from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
-from ..logs import about, log
+from ..logs import about, log, trace_of
 from ..saga import Saga
 from ..store import JournalSagaStateStore, SagaStateStore
 from . import repair
@@ -25,8 +25,10 @@ from .dispatch import CommandHandlers, Dispatcher
 from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Upkeep
+from .health import NOT_STARTED, Health, examine
 from .hooks import Hook, Hooks, checked_hooks
 from .hosted import Hosted
+from .load import Load, load_of
 from .receive import Incoming, Receipt, Receiver
 from .settings import RunnerSettings
 
@@ -174,6 +176,7 @@ class SagaRunner:
         self._engine = engine
         self._stopped = asyncio.Event()
         self._due = engine.loop.create_task(engine.due_loop.run())
+        self._due.add_done_callback(_due_loop_ended)
         if hooks is not None:
             hooks.tell("started", self)
 
@@ -215,7 +218,7 @@ class SagaRunner:
                 instance.waiting = ()
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
-                await asyncio.shield(due)
+                await asyncio.wait([due])  # if it has failed, it was logged, and stopping goes on
                 await receiver.drained()
                 await engine.wait_for_tasks()
         except TimeoutError:
@@ -272,6 +275,26 @@ class SagaRunner:
             for number in signals:
                 loop.remove_signal_handler(number)
         await self.stop()
+
+    async def health(self, *, timeout_seconds: float = 2.0, behind_seconds: float | None = None) -> Health:
+        """Say whether this runner is alive and keeps up, and if not, why; answers within `timeout_seconds`.
+
+        Ready means: the journal answers, and no work has been due for longer than `behind_seconds` (default: six leases)
+        without a worker claiming it. Changes nothing and raises nothing.
+        """
+        engine, due = self._engine, self._due
+        if engine is None or due is None:
+            return NOT_STARTED
+        return await examine(
+            engine, list(self._hosted.values()), due, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds
+        )
+
+    def load(self) -> Load:
+        """Return what this runner has on its hands now; nothing, unless it is started. May be called by another thread."""
+        engine, receiver = self._engine, self._receiver
+        if engine is None or receiver is None:
+            return Load()
+        return load_of(receiver, engine.dispatcher, list(self._hosted.values()))
 
     def _running(self) -> Engine:
         if self._engine is None:
@@ -387,6 +410,12 @@ class SagaRunner:
             raise InvalidEventError(
                 f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._hosted))}"
             ) from None
+
+
+def _due_loop_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        name = type(error).__name__
+        log.critical("the loop that looks for due work failed: %s", name, exc_info=trace_of(error), extra=about())
 
 
 class _NotStarted:
