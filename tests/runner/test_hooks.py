@@ -320,7 +320,7 @@ async def test_a_scheduled_command_and_a_refusal_keep_their_trace(bench: Bench) 
         await runner.handle(Placed("r"))
         await runner.handle(Paid("r"))
         await runner.settle()
-    assert ("Survey", "web>Asked>schedule") in [(d.command, d.cause) for d in ear.of("delivered")]
+    assert ("Survey", "web>Asked>Survey") in [(d.command, d.cause) for d in ear.of("delivered")]
     assert [h.cause for h in ear.of("handled") if h.kind == "refused"] == ["web>Paid>Charge"]
     assert Survey in {type(command) for _, command in bench.world.seen}
 
