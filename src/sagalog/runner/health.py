@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..errors import SagalogError
+from ..journal import Journal
+from ..journal.protocol import TellsTime
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -54,18 +58,9 @@ async def examine(
     if not live:
         reasons.append("the loop that looks for due work has ended: start this process anew")
     behind = engine.settings.lease_seconds * BEHIND_LEASES if behind_seconds is None else behind_seconds
-    oldest, took = None, None
-    begun = time.monotonic()
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            oldest = await _oldest(engine, hosted)
-        took = time.monotonic() - begun
-    except TimeoutError:
-        reasons.append(f"the journal has not answered for {timeout_seconds:g} s")
-    except SagalogError as error:
-        reasons.append(f"the journal does not answer: {error}")
-    except Exception as error:  # of a store that is not ours; what it says may hold anything
-        reasons.append(f"the journal does not answer: {type(error).__name__}")
+    oldest, took, unanswered = await _asked(_oldest(engine, hosted), timeout_seconds)
+    if unanswered:
+        reasons.append(unanswered)
     if live and not engine.event_time:
         loop = engine.due_loop
         silent = engine.loop.time() - loop.looked_at
@@ -73,8 +68,7 @@ async def examine(
             reasons.append(f"looking for due work fails: {loop.trouble}")
         elif silent > max(behind, 2 * engine.settings.due_poll_seconds):
             reasons.append(f"due work has not been looked for since {silent:.0f} s")
-        if oldest is not None and oldest > behind:
-            reasons.append(f"due work is falling behind: the oldest has been due for {oldest:.0f} s")
+        reasons.extend(_behind(oldest, behind))
     return Health(
         live=live,
         ready=live and not reasons,
@@ -82,6 +76,39 @@ async def examine(
         oldest_due_seconds=oldest,
         journal_seconds=took,
     )
+
+
+async def examine_journal(journal: Journal, *, timeout_seconds: float, behind_seconds: float) -> Health:
+    """Return what a journal alone tells about the workers on it: does it answer, and does somebody keep up?"""
+    oldest, took, unanswered = await _asked(_oldest_in(journal), timeout_seconds)
+    reasons = [unanswered] if unanswered else _behind(oldest, behind_seconds)
+    return Health(live=True, ready=not reasons, reasons=tuple(reasons), oldest_due_seconds=oldest, journal_seconds=took)
+
+
+def _behind(oldest: float | None, behind: float) -> list[str]:
+    if oldest is None or oldest <= behind:
+        return []
+    return [f"due work is falling behind: the oldest has been due for {oldest:.0f} s"]
+
+
+async def _asked(question: Awaitable[float], timeout_seconds: float) -> tuple[float | None, float | None, str]:
+    """Return the answer, how long it took, and why there is none."""
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await question, time.monotonic() - begun, ""
+    except TimeoutError:
+        return None, None, f"the journal has not answered for {timeout_seconds:g} s"
+    except SagalogError as error:
+        return None, None, f"the journal does not answer: {error}"
+    except Exception as error:  # of a store that is not ours; what it says may hold anything
+        return None, None, f"the journal does not answer: {type(error).__name__}"
+
+
+async def _oldest_in(journal: Journal) -> float:
+    now = await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
+    due = await journal.due_ids("saga::", now, limit=1)
+    return (now - due[0][1]).total_seconds() if due else 0.0
 
 
 async def _oldest(engine: Engine, hosted: list[Hosted]) -> float:
