@@ -11,9 +11,11 @@ import pytest
 
 import sagalog
 from sagalog import InMemoryJournal, JournalSagaStateStore, RetryPolicy, SagaParkedError
-from sagalog.logs import about
+from sagalog.logs import about, log
+from sagalog.testing.simulation import simulate
 
 from ..orders import Failing, Noted, OrderSaga, Placed, Reserve
+from ..testing.shop_world import Shop
 from .conftest import Bench
 from .test_workers import until
 
@@ -99,3 +101,10 @@ async def test_what_goes_wrong_is_logged_with_saga_and_id_and_without_payloads(
     text = logging.Formatter("%(message)s").format(background)
     assert "in wrong" in text
     assert "WithheldError: ValueError: its message is withheld, it may quote a payload" in text
+
+
+def test_a_simulation_silences_the_logger_for_its_own_time_only(caplog: pytest.LogCaptureFixture) -> None:
+    simulate([OrderSaga], Shop, seeds=range(3))
+    assert caplog.records == []
+    log.warning("heard", extra=about())
+    assert [record.getMessage() for record in caplog.records] == ["heard"]
