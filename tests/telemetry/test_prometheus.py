@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
 from sagalog import (
     DefinitionError,
@@ -17,6 +17,7 @@ from sagalog import (
     JournalSagaStateStore,
     RetryPolicy,
     SagaRunner,
+    SqliteJournal,
 )
 from sagalog.record import decode_record, encode_record
 from sagalog.telemetry.prometheus import READ, TOLD, PrometheusHook
@@ -24,6 +25,7 @@ from sagalog.telemetry.prometheus import READ, TOLD, PrometheusHook
 from ..orders import Asked, Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve
 from ..runner.conftest import Bench, Gate
 from ..runner.test_workers import until
+from .scraped import scraped
 
 
 @pytest.fixture
@@ -187,23 +189,8 @@ async def test_a_command_type_that_only_stored_data_names_makes_no_series(bench:
     assert b"Evil" not in generate_latest(hook.registry)
 
 
-async def test_names_follow_the_rules_of_prometheus_and_every_metric_is_really_exported(
-    bench: Bench, hook: PrometheusHook
-) -> None:
-    async with listening(bench, hook) as runner:
-        await runner.handle(Placed("a"))
-        with pytest.raises(InvalidEventError):
-            await runner.handle(object())
-        OrderSaga.fail_times = 9
-        await runner.handle(Failing("a"))
-        await runner.settle()
-        bench.advance(hours=1)
-        await runner.handle(Placed("b"))
-        bench.advance(hours=1)
-        await runner.settle()
-        families = {
-            family.name: family for family in text_string_to_metric_families(generate_latest(hook.registry).decode())
-        }
+async def test_names_follow_the_rules_of_prometheus_and_every_metric_is_really_exported() -> None:
+    families = await scraped()
     for metric in (*TOLD, *READ):
         family = families[metric.name.removesuffix("_total")]
         assert family.type == metric.kind
@@ -223,6 +210,36 @@ async def test_a_runner_that_is_started_again_goes_on_counting_and_never_back(
         async with runner:
             await runner.handle(Placed(f"a{round_}"))
         assert value(hook, "sagalog_instances_started_total") == round_
+
+
+async def test_the_group_commits_of_a_shared_journal_are_counted_once_and_stay_counted(
+    tmp_path: Path, hook: PrometheusHook
+) -> None:
+    async with SqliteJournal(tmp_path / "orders.db") as journal:
+        bench = Bench(journal)
+        async with listening(bench, hook) as one, listening(bench, hook) as two:
+            await asyncio.gather(*(runner.handle(Placed(f"{n}")) for runner in (one, two) for n in range(40)))
+            await one.settle()
+            await two.settle()
+        records = journal.commit_counts.records
+        assert value(hook, "sagalog_journal_records_total") == records >= 80
+        commits = value(hook, "sagalog_journal_commits_total")
+        assert 0 < commits == journal.commit_counts.commits < records
+        assert value(hook, "sagalog_journal_commit_seconds_total") == journal.commit_counts.seconds > 0
+        before = records
+        async with bench.runner() as unheard:
+            await unheard.handle(Placed("unheard"))
+        assert value(hook, "sagalog_journal_records_total") == before
+        async with listening(bench, hook) as again:
+            await again.handle(Placed("again"))
+        assert before < value(hook, "sagalog_journal_records_total") < journal.commit_counts.records
+
+
+async def test_postgresql_counts_its_commits_too(postgres_schema: str, hook: PrometheusHook) -> None:
+    async with SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=lambda command: None, hooks=[hook]) as runner:
+        await asyncio.gather(*(runner.handle(Placed(f"{n}")) for n in range(40)))
+    records, commits = value(hook, "sagalog_journal_records_total"), value(hook, "sagalog_journal_commits_total")
+    assert 0 < commits < 40 < records
 
 
 def test_a_second_hook_on_one_registry_is_refused_with_the_remedy(hook: PrometheusHook) -> None:

@@ -12,8 +12,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from .. import errors
 from ..errors import DefinitionError, MissingExtraError
+from ..journal.protocol import CommitCounts, CountsCommits
 from ..runner import Counters, Delivery, Handling, Hook, Look, SagaRunner, Save
 
 try:
@@ -116,6 +119,21 @@ TAKEOVERS = Metric(
     "Instances whose undelivered commands were taken over from another worker.",
 )
 PURGED = Metric("sagalog_purged_total", "counter", (), "Finished instances forgotten after their retention.")
+JOURNAL_COMMITS = Metric(
+    "sagalog_journal_commits_total",
+    "counter",
+    (),
+    "Transactions of the journal (SQLite, PostgreSQL) with records in them.",
+)
+JOURNAL_RECORDS = Metric(
+    "sagalog_journal_records_total",
+    "counter",
+    (),
+    "Records in those transactions: by commits, the size of a group commit.",
+)
+JOURNAL_SECONDS = Metric(
+    "sagalog_journal_commit_seconds_total", "counter", (), "How long those transactions took, together."
+)
 
 TOLD = (
     MESSAGES, STEPS, STEP_MESSAGES, SAVE_SECONDS, HANDLE_SECONDS, HANDLE_ERRORS, PARKED, DELIVERIES, DELIVERY_SECONDS,
@@ -123,6 +141,7 @@ TOLD = (
 )  # fmt: skip
 READ = (
     OUTBOX_OLDEST, CACHED, MAILBOX, IN_FLIGHT, DISPATCH_WAITING, RUNNERS, STARTED, FINISHED, TAKEOVERS, PURGED,
+    JOURNAL_COMMITS, JOURNAL_RECORDS, JOURNAL_SECONDS,
 )  # fmt: skip
 
 
@@ -135,8 +154,9 @@ class PrometheusHook(Hook, Collector):
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.registry = registry
         self._known: set[str] = set()
-        self._runners: dict[SagaRunner, Counters] = {}  # what each had counted when it started
-        self._ended = Counters()  # by runners that have stopped: a counter never goes back
+        self._runners: dict[SagaRunner, CommitCounts | None] = {}  # and what its journal counts
+        self._totals = _Totals(Counters)
+        self._commits = _Totals(CommitCounts)
         self._begun: dict[str, float] = {}  # deliveries, by command id
         self._oldest: dict[tuple[str, str], tuple[str, float]] = {}  # first outbox entry, by instance
         self._errors = frozenset(
@@ -153,7 +173,11 @@ class PrometheusHook(Hook, Collector):
     # What it is told.
 
     def started(self, runner: SagaRunner) -> None:
-        self._runners[runner] = copy.copy(runner.counters)
+        counts = runner.journal.commit_counts if isinstance(runner.journal, CountsCommits) else None
+        self._runners[runner] = counts
+        self._totals.enter(runner.counters)
+        if counts is not None:
+            self._commits.enter(counts)
         for saga in runner.sagas:
             registry = type(saga).registry()
             for name in registry.names():
@@ -161,11 +185,16 @@ class PrometheusHook(Hook, Collector):
                 known = registry.get(name)
                 if known is not None:
                     self._known.add(known.__name__)
+            # From 0, so that the first one is seen as an increase.
+            self._made[PARKED].labels(saga.name)
+            for outcome in ("saved", "conflict", "unavailable", "unknown"):
+                self._made[STEPS].labels(saga.name, outcome)
 
     def stopped(self, runner: SagaRunner) -> None:
-        before = self._runners.pop(runner)
-        for name in Counters.__struct_fields__:
-            setattr(self._ended, name, getattr(self._ended, name) + _since(before, runner.counters, name))
+        counts = self._runners.pop(runner)
+        self._totals.leave(runner.counters)
+        if counts is not None:
+            self._commits.leave(counts)
 
     def _type(self, name: str) -> str:
         return name if name in self._known else OTHER
@@ -224,7 +253,7 @@ class PrometheusHook(Hook, Collector):
     def collect(self) -> Iterable[Family]:
         cached, mailbox, oldest = _ByLabel(CACHED), _ByLabel(MAILBOX), _ByLabel(OUTBOX_OLDEST)
         in_flight = waiting = 0
-        runners = dict(self._runners)
+        runners = list(self._runners)
         undelivered: dict[tuple[str, str], str] = {}
         for runner in runners:
             load = runner.load()
@@ -245,20 +274,52 @@ class PrometheusHook(Hook, Collector):
         yield _gauge(IN_FLIGHT, in_flight)
         yield _gauge(DISPATCH_WAITING, waiting)
         yield _gauge(RUNNERS, len(runners))
-        for metric, name in (
-            (STARTED, "started"),
-            (FINISHED, "finished"),
-            (TAKEOVERS, "takeovers"),
-            (PURGED, "purged"),
+        for metric, totals, name in (
+            (STARTED, self._totals, "started"),
+            (FINISHED, self._totals, "finished"),
+            (TAKEOVERS, self._totals, "takeovers"),
+            (PURGED, self._totals, "purged"),
+            (JOURNAL_COMMITS, self._commits, "commits"),
+            (JOURNAL_RECORDS, self._commits, "records"),
+            (JOURNAL_SECONDS, self._commits, "seconds"),
         ):
-            total = getattr(self._ended, name) + sum(
-                _since(before, one.counters, name) for one, before in runners.items()
-            )
-            yield CounterMetricFamily(metric.name, metric.help, value=total)
+            yield CounterMetricFamily(metric.name, metric.help, value=totals.of(name))
 
 
-def _since(before: Counters, now: Counters, name: str) -> int:
-    return int(getattr(now, name) - getattr(before, name))
+class _Totals:
+    """Sums over counters that come and go. What has gone stays counted: a total never goes back."""
+
+    def __init__(self, kind: type[msgspec.Struct]) -> None:
+        self._names = kind.__struct_fields__
+        self._gone = dict.fromkeys(self._names, 0.0)
+        self._there: dict[int, _Counted] = {}
+
+    def enter(self, counters: msgspec.Struct) -> None:
+        """Count along from now on. What several share enters once, and is there until the last has left."""
+        there = self._there.setdefault(id(counters), _Counted(counters, copy.copy(counters)))
+        there.users += 1
+
+    def leave(self, counters: msgspec.Struct) -> None:
+        """Count it as far as it has come."""
+        there = self._there[id(counters)]
+        there.users -= 1
+        if there.users == 0:
+            del self._there[id(counters)]
+            for name in self._names:
+                self._gone[name] += there.since(name)
+
+    def of(self, name: str) -> float:
+        return self._gone[name] + sum(there.since(name) for there in list(self._there.values()))
+
+
+@dataclass(slots=True)
+class _Counted:
+    now: msgspec.Struct
+    before: msgspec.Struct
+    users: int = 0
+
+    def since(self, name: str) -> float:
+        return float(getattr(self.now, name) - getattr(self.before, name))
 
 
 def _made(metric: Metric, registry: CollectorRegistry) -> Counter | Gauge | Histogram:

@@ -10,6 +10,7 @@ a row whose number is not the next is left out, and noted as a loser.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -18,7 +19,7 @@ import msgspec
 
 from ...errors import SequenceOutOfOrder
 from ...logs import about, log
-from ..protocol import PersistentRepr
+from ..protocol import CommitCounts, PersistentRepr
 from .schema import translate
 from .threads import Job
 
@@ -96,6 +97,10 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     return connection.execute(sql, values).rowcount
 
 
+def _records(work: Work) -> int:
+    return 1 if isinstance(work, tuple) else len(work.rows) if isinstance(work, Write) else 0
+
+
 class Writer:
     """The one connection that writes. `history`: how many records before the newest are kept, None for all."""
 
@@ -103,6 +108,7 @@ class Writer:
         self._connection = connection
         self._path = path
         self._history = history
+        self.counts = CommitCounts()
         connection.execute("PRAGMA temp_store=MEMORY")
         for statement in _TRIGGERS:
             connection.execute(statement)
@@ -123,7 +129,7 @@ class Writer:
                 owners[work[0]] = job
             else:
                 others.append(job)
-        committing = False
+        committing, begun = False, time.perf_counter()
         try:
             if others or self._history is not None:
                 connection.execute("BEGIN IMMEDIATE")
@@ -135,6 +141,9 @@ class Writer:
             else:
                 committing = True
                 self._serve_rows(rows, owners)
+            records = len(rows) + sum(_records(job.work) for job in others)
+            if records:  # not a mere claim of due work
+                self.counts.add(records, time.perf_counter() - begun)
         except Exception as error:
             # A commit that was refused (busy, full) leaves the transaction open: rolled back, nothing was stored. One
             # that broke off with a disk error may have reached the file, so `translate` calls its outcome unknown.
