@@ -106,14 +106,13 @@ class DueLoop:
         settings = self._engine.settings
         until = now + self._engine.lease
         seen: set[str] = set()
-        oldest: datetime | None = None
+        hooks = self._engine.hooks
         while not self._engine.stopping.is_set():
             claimed = await hosted.due.claim(now, until, limit=_PAGE)
             self.looked_at = self._engine.loop.time()
-            oldest = oldest or (claimed[0][1] if claimed else None)
+            if hooks is not None and (claimed or not seen):  # the end of what was due is no news
+                hooks.looked(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
             if not claimed:
-                if self._engine.hooks is not None:
-                    self._engine.hooks.looked(hosted.name, len(seen), oldest, now)
                 following = await hosted.due.due(upcoming, limit=1) if upcoming is not None else []
                 return following[0][1] if following else None
             # What is due again right after its claim waits for the lease: not again and again.

@@ -92,7 +92,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look for due work of a saga: how much was claimed, and how long the oldest of it had been due."""
+    """A look for due work of a saga: how many instances were claimed (up to a page), and how long the oldest had been due."""
 
     saga: str
     claimed: int
