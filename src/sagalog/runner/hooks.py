@@ -92,7 +92,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A look for due work of a saga: how many instances were claimed (up to a page), and how long the oldest had been due."""
+    """A look for due work of a saga: how many instances were claimed (a page of them), since when the oldest was due."""
 
     saga: str
     claimed: int
