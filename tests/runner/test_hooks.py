@@ -24,6 +24,7 @@ from sagalog import (
     JournalUnavailableError,
     Look,
     OutcomeUnknownError,
+    PayloadTooLargeError,
     RetryPolicy,
     SagaParkedError,
     SagaRunner,
@@ -182,6 +183,18 @@ async def test_a_save_that_fails_is_told_with_all_its_messages(bench: Bench, err
     noted = [outcome for kind, outcome in ear.outcomes if kind == "Noted"]
     assert noted.count(outcome) == 1
     assert noted.count("handled") == sum(not isinstance(answer, Exception) for answer in answers)
+
+
+async def test_what_would_make_the_record_too_large_is_over_too(bench: Bench) -> None:
+    ear = Ear()
+    async with listening(bench, ear, max_payload_bytes=2000) as runner:
+        await runner.handle(Placed("a"))
+        with pytest.raises(PayloadTooLargeError):
+            await runner.handle(Asked("a", "big"))
+        await runner.settle()
+    assert ear.outcomes == [("Placed", "handled"), ("Asked", "repeated")]
+    assert ear.of("handling") == ear.of("handled")
+    assert ear.of("answered") == [("Placed", ""), ("Asked", "PayloadTooLargeError")]
 
 
 async def test_retries_parking_and_the_repair_are_told(bench: Bench) -> None:

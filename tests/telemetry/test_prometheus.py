@@ -148,6 +148,7 @@ async def test_an_outbox_that_another_worker_took_over_does_not_age_here(
         await frozen.settle()
         clock += 600
         assert value(hook, "sagalog_outbox_oldest_seconds", saga="order") == 0
+        assert hook._oldest == {}
 
 
 async def test_what_waits_is_seen_while_it_waits(bench: Bench, hook: PrometheusHook) -> None:

@@ -37,7 +37,8 @@ class Handling:
 
     `cause` is the trace that the message brought, `trace` the one that is kept with whatever it sends. `waited`: the
     cause is of the past (a timer, a held event). When it is over, `outcome` says how: a value of `Outcome`; `failed`:
-    its handler raised `error`; or the save failed, as in `Save.outcome`; or `repeated`: decided again, nothing is lost.
+    its handler raised `error`; or the save failed, as in `Save.outcome`; or `repeated`: taken back before a save, to be
+    decided again (or to be refused, because the record would be too large).
     """
 
     saga: str
