@@ -41,6 +41,7 @@ class Command(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     command: Typed
     undo: bool = False
     of: str = ""  # the command that this one takes back
+    trace: str = ""  # of the step that sends it, as a hook gave it: opaque here
 
 
 class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -50,6 +51,7 @@ class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
     due_at: datetime
     event: Typed
     send: bool = False  # a scheduled command: moved to the outbox when due, not handed to the saga
+    trace: str = ""  # of the step that set it
 
 
 class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -67,6 +69,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     kind: Kind = "event"
     reason: str = ""  # of a refusal
     name: str = ""  # of a timer
+    trace: str = ""  # that it brought
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):

@@ -65,6 +65,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
     reason: str = ""  # of a refusal
     at: datetime | None = None  # the event's own time, where the clock follows events
     replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
+    trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
 
 
 class Draft:
@@ -83,6 +84,8 @@ class Draft:
         "saga",
         "sequence_nr",
         "started",
+        "trace",
+        "watch",
     )
 
     def __init__(
@@ -104,6 +107,8 @@ class Draft:
         self.changed = False
         self.fired = 0  # timers
         self.started = 0  # incarnations
+        self.trace = ""  # kept with what the message at hand sends
+        self.watch: Any = None  # who is told of each message; see runner/hooks.py
         self._index = 0
         self._before = record
         if record is not None:
@@ -180,7 +185,7 @@ class Draft:
         record = self.record
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
-        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name)
+        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name, message.trace)
         record.held = (*record.held, held)
         self._consume(record, message)
         self.touch()
@@ -251,18 +256,18 @@ class Draft:
     def _apply(self, record: SagaRecord, action: Action, packed: Any, undo: Typed | None) -> None:
         if isinstance(action, Send):
             entry = self.next_id()
-            record.outbox = (*record.outbox, Command(entry, packed))
+            record.outbox = (*record.outbox, Command(entry, packed, False, "", self.trace))
             if undo is not None:
                 record.undo = (*record.undo, Undo(entry, undo))
         elif isinstance(action, SetTimer):
             event, due_at = packed
-            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event)}
+            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event, False, self.trace)}
         elif isinstance(action, CancelTimer):
             _drop_timer(record, action.name)
         elif isinstance(action, Schedule):
             entry = self.next_id()
             command, due_at = packed
-            timer = Timer(entry, due_at, command, send=True)
+            timer = Timer(entry, due_at, command, True, self.trace)
             record.timers = {**record.timers, f"{SCHEDULED}{entry}": timer}
         elif isinstance(action, Complete):
             record.status = Status.COMPLETED
@@ -273,22 +278,25 @@ class Draft:
     def compensate(self, chain: list[Typed] | None = None) -> None:
         """Compensate, with the undo stack or the chain that is given."""
         assert self.record is not None
-        compensate(self.record, self.next_id, chain)
+        compensate(self.record, self.next_id, chain, self.trace)
 
 
-def compensate(record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None) -> None:
+def compensate(
+    record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None, trace: str = ""
+) -> None:
     """Drop the timers and send the undo stack, last in first out; where a chain is given, that instead."""
     record.timers = {}
-    send_undo(record, [Undo("", command) for command in chain] if chain else list(reversed(record.undo)), next_id)
+    undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
+    send_undo(record, undo, next_id, trace)
 
 
-def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str]) -> None:
+def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str], trace: str = "") -> None:
     """Queue the undo commands, in this order, behind what is still to be delivered. None: it is compensated.
 
     Undelivered commands are not dropped: their step is durable, so they may be on their way already.
     """
     record.undo = ()
-    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of) for u in undo))
+    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of, trace) for u in undo))
     record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
@@ -334,7 +342,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
         if timer.send:
             _drop_timer(record, message.name)
-            record.outbox = (*record.outbox, Command(timer.id, timer.event))
+            sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace)
+            record.outbox = (*record.outbox, sent)
             record.handled = (*record.handled, Handled(message.id, timer.event.type))
             draft.fired += 1
             draft.touch()
@@ -428,9 +437,9 @@ async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: 
     return draft.finish(message, record, state, actions)
 
 
-def refusal(command: Any, command_id: str, reason: str) -> Message:
+def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:
     """Return the message that tells a saga of a refused command."""
-    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason)
+    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason, trace=trace)
 
 
 def unhold(held: Held, registry: TypeRegistry) -> Message:
@@ -438,4 +447,4 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     event = registry.unpack(held.event)
     if held.kind == "refused":
         event = Refused(event, held.id.removesuffix("/refused"), held.reason)
-    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True)
+    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace)

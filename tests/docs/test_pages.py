@@ -12,7 +12,7 @@ from sagalog.cli.group import COMMANDS
 
 from .test_readme import ROOT, run
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def blocks(page: str, language: str) -> list[str]:

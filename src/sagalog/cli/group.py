@@ -12,6 +12,7 @@ from .text import clean
 COMMANDS = {
     "check": "Say which sagas of a journal this code could not go on with.",
     "demo": "Watch a few hundred orders survive a kill -9.",
+    "health": "Ask a worker or a journal how it is: for the probes of containers.",
     "history": "Show every kept step of one instance.",
     "list": "List the instances in a journal.",
     "migrate": "Make the tables of a journal in a server, or migrate them.",

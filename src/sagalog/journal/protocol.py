@@ -129,6 +129,27 @@ class TellsTime(Protocol):
         """Return the server's time now, aware."""
 
 
+class CommitCounts(msgspec.Struct):
+    """What a journal has committed since it was opened: transactions with records in them, and how long they took."""
+
+    commits: int = 0
+    records: int = 0
+    seconds: float = 0.0
+
+    def add(self, records: int, seconds: float) -> None:
+        """Count one transaction; by one thread only."""
+        self.commits += 1
+        self.records += records
+        self.seconds += seconds
+
+
+@runtime_checkable
+class CountsCommits(Protocol):
+    """A journal that stores what waits together in one transaction (group commit), and counts."""
+
+    commit_counts: CommitCounts
+
+
 async def all_ids(journal: Journal, prefix: str, *, deleted: bool = False) -> AsyncIterator[str]:
     """Yield every live id (with `deleted` every tombstone) that starts so, page by page."""
     after = ""

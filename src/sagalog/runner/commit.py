@@ -14,10 +14,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
+from ..logs import log
 from ..record import SagaRecord, decode_record
 from ..step import Draft
 from ..store import SavedState
-from .engine import log
 
 if TYPE_CHECKING:
     from .mailbox import Instance
@@ -72,8 +72,14 @@ def unreadable(instance: Instance, reason: str) -> SagaParkedError:
     if instance.correlation_id not in hosted.unreadable:
         hosted.engine.counters.parked += 1
         log.error(
-            "saga %s, id %s is parked, and left as it is stored: %s", hosted.name, instance.correlation_id, reason
+            "saga %s, id %s is parked, and left as it is stored: %s",
+            hosted.name,
+            instance.correlation_id,
+            reason,
+            extra=instance.about(),
         )
+        if hosted.engine.hooks is not None:
+            hosted.engine.hooks.parked(instance, reason)
     hosted.unreadable[instance.correlation_id] = reason
     instance.loaded = False
     return SagaParkedError(hosted.name, instance.correlation_id, reason)
@@ -100,7 +106,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
         engine.counters.takeovers += 1
     try:
-        version = await hosted.save(instance.correlation_id, record, payload, instance.version, due_at)
+        saving = hosted.save(instance.correlation_id, record, payload, instance.version, due_at)
+        version = await (saving if draft.watch is None else draft.watch.saving(saving))
     except (ConflictError, JournalUnavailableError):
         raise
     except BaseException:

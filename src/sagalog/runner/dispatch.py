@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import CodecError, CommandRefused, DefinitionError, SagalogError
+from ..logs import log
 from ..record import FINAL, Command, Status
 from ..step import Draft, refusal
-from .engine import Engine, log
+from .engine import Engine
 from .envelope import Envelope, Upkeep
 
 if TYPE_CHECKING:
+    from .hooks import WatchedHandler
     from .mailbox import Instance
 
-Reply = Callable[[Any, str], Awaitable[Any]]
+Reply = Callable[[Any, str, str], Awaitable[Any]]
 
 
 class CommandContext(msgspec.Struct, frozen=True, gc=False):
@@ -202,12 +204,14 @@ class Dispatcher:
             entry.undo,
         )
 
-    def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | None, Any]:
+    def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | WatchedHandler | None, Any]:
         """Return the handler of a command, and the command; no handler where there is none, or it cannot be read."""
         try:
-            return self._handler_of(instance, entry)
+            handler, command = self._handler_of(instance, entry)
         except (CodecError, DefinitionError):
             return None, None
+        hooks = self._engine.hooks
+        return handler if hooks is None else hooks.watched(handler, entry), command
 
     def _handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
         command = instance.hosted.registry.unpack(entry.command)
@@ -230,12 +234,15 @@ class Dispatcher:
             instance.owned -= {entry.id}
             hosted.left.add(instance.correlation_id, self._engine.now())
             self._engine.counters.dispatch_errors += 1
+            if self._engine.hooks is not None:
+                self._engine.hooks.delivered(instance, entry, "failed", error)
             log.warning(
                 "saga %s, id %s: command %s is left to another worker: %s",
                 hosted.name,
                 instance.correlation_id,
                 entry.command.type,
                 error,
+                extra=instance.about(command_id=f"{instance.persistence_id}/{entry.id}"),
             )
             return True
         instance.left = None
@@ -284,14 +291,15 @@ class Dispatcher:
         if error is None:
             try:
                 index = 0
+                trace = "" if self._engine.hooks is None else self._engine.hooks.trace_of(command_id)
                 if isinstance(answer, AsyncIterable):
                     async for event in answer:
-                        await self._reply(event, f"{command_id}/reply/{index}")
+                        await self._reply(event, f"{command_id}/reply/{index}", trace)
                         index += 1
                 elif answer is not None:
                     events = answer if isinstance(answer, (list, tuple)) or inspect.isgenerator(answer) else (answer,)
                     for event in events:
-                        await self._reply(event, f"{command_id}/reply/{index}")
+                        await self._reply(event, f"{command_id}/reply/{index}", trace)
                         index += 1
             except Exception as raised:
                 error = raised
@@ -309,11 +317,17 @@ class Dispatcher:
 
     async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
         command = instance.hosted.registry.unpack(entry.command)
+        hooks = self._engine.hooks
+        trace = "" if hooks is None else hooks.trace_of(command_id)
         self._engine.counters.refused += 1
-        await instance.submit(Envelope(refusal(command, command_id, refused.reason)))
+        await instance.submit(Envelope(refusal(command, command_id, refused.reason, trace)))
+        if hooks is not None:
+            hooks.delivered(instance, entry, "refused", refused)
 
     def _accepted(self, instance: Instance, entry: Command) -> None:
         self._engine.counters.commands += 1
+        if self._engine.hooks is not None:
+            self._engine.hooks.delivered(instance, entry, "accepted")
         if instance.attempts is not None:
             instance.attempts.pop(entry.id, None)
         record = instance.record
@@ -323,6 +337,8 @@ class Dispatcher:
     def _failed(self, instance: Instance, entry: Command, error: Exception) -> bool:
         engine = self._engine
         engine.counters.dispatch_errors += 1
+        if engine.hooks is not None:
+            engine.hooks.delivered(instance, entry, "failed", error)
         if instance.attempts is None:
             instance.attempts = {}
         failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
@@ -334,12 +350,15 @@ class Dispatcher:
             entry.command.type,
             failures,
             error if isinstance(error, SagalogError) else type(error).__name__,  # others may quote payloads
+            extra=instance.about(command_id=f"{instance.persistence_id}/{entry.id}"),
         )
         if wait is None:
             reason = f"command {entry.command.type} was not accepted in {failures} attempts: {type(error).__name__}"
             del instance.attempts[entry.id]  # after a repair all attempts are there again
             instance.poke(Envelope(repair=_stick(entry.id, reason)))
             engine.counters.parked += 1
+            if engine.hooks is not None:
+                engine.hooks.parked(instance, reason)
             return False
         instance.retry = engine.loop.call_later(wait, self._again, instance)
         if wait > engine.settings.lease_seconds / 2:

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..errors import JournalUnavailableError, NoInstanceError, PayloadTooLargeError, SagaParkedError
+from ..logs import about, log, trace_of
 from ..record import Command, SagaRecord
-from .engine import log
 from .envelope import Envelope, Upkeep
 from .turn import take_turn
 
@@ -87,6 +87,16 @@ class Instance:
             or self.accepted
             or self.joined
             or self.unknown is not None
+        )
+
+    def about(self, *, message_id: str | None = None, command_id: str | None = None) -> dict[str, str | int | None]:
+        """Return the fields of a log record about this instance; `sequence_nr` is that of its newest known record."""
+        return about(
+            saga=self.hosted.name,
+            correlation_id=self.correlation_id,
+            sequence_nr=self.version or None,
+            message_id=message_id,
+            command_id=command_id,
         )
 
     def forget(self) -> None:
@@ -180,7 +190,14 @@ class Instance:
                 envelope.fail(error)
         if not told and not expected and not isinstance(error, SagaParkedError):
             name, key = self.hosted.name, self.correlation_id
-            log.error("saga %s, id %s: upkeep failed: %s", name, key, type(error).__name__, exc_info=error)
+            log.error(
+                "saga %s, id %s: upkeep failed: %s",
+                name,
+                key,
+                type(error).__name__,
+                exc_info=trace_of(error),
+                extra=self.about(),
+            )
 
     def expire(self, envelope: Envelope) -> None:
         """End the wait of an event for its starting event."""

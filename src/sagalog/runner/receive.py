@@ -134,9 +134,11 @@ class Receiver:
         finally:
             self._leave()
 
-    async def reply(self, event: Any, message_id: str) -> Receipt:
+    async def reply(self, event: Any, message_id: str, trace: str = "") -> Receipt:
         """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
-        return await self._deliver(self._targets(event), self._message(event, message_id, None))
+        targets, message = self._targets(event), self._message(event, message_id, None)
+        message.trace = trace
+        return await self._deliver(targets, message)
 
     async def _room(self) -> None:
         if self._engine.stopping.is_set():
@@ -214,7 +216,8 @@ class Receiver:
                     "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
                 )
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
-        return Message(message_id, event, at=at)
+        hooks = self._engine.hooks
+        return Message(message_id, event, at=at, trace="" if hooks is None else hooks.ask("caller"))
 
     async def _deliver(self, targets: list[tuple[Hosted, str]], message: Message) -> Receipt:
         if len(targets) == 1:

@@ -24,4 +24,4 @@ def due_timer(draft: Draft, until: datetime) -> Message | None:
     event = None if timer.send else draft.registry.unpack(timer.event)
     if event is not None and not draft.saga.handles_event(event):
         raise CodecError(f"timer {name}: no handler takes {timer.event.type}")
-    return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at)
+    return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at, trace=timer.trace)

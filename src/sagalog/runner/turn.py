@@ -28,10 +28,10 @@ from ..errors import (
     RepairError,
     RunnerStoppedError,
 )
+from ..logs import log
 from ..record import FINAL, SagaRecord
 from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 from .commit import commit, load, unreadable
-from .engine import log
 from .envelope import Envelope, Upkeep
 from .replay import NOTHING, replay_held, tell_parked
 from .settings import NoInstance
@@ -94,7 +94,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                     instance.waiting = ()
         except (_HandlerFailed, _CacheTooOld) as raised:
             if unseen or isinstance(raised, _CacheTooOld):
-                _take_back(instance, batch[done:at])
+                _take_back(instance, batch[done:at], draft)
                 instance.loaded = False
                 continue
             failure = raised
@@ -106,7 +106,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         try:
             saved = await commit(instance, draft, claim=claim, renew=renew)
         except (ConflictError, OutcomeUnknownError) as error:
-            _take_back(instance, batch[done:at])
+            _take_back(instance, batch[done:at], draft)
             instance.loaded = False
             if unseen and isinstance(error, ConflictError):
                 continue  # it was there already: nothing lost
@@ -119,7 +119,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 await asyncio.sleep(random.uniform(0, 0.005 * min(lost, 20)))  # noqa: S311
             continue
         except PayloadTooLargeError as error:
-            _take_back(instance, batch[done:at])
+            _take_back(instance, batch[done:at], draft)
             done += await _isolate_too_large(instance, batch[done:at], error)
             continue
         _answer(instance, batch[done:at], draft, saved=saved)
@@ -166,6 +166,8 @@ def _draft(instance: Instance) -> Draft:
         engine.now(),
         engine.settings.retention,
     )
+    if engine.hooks is not None:
+        engine.hooks.watch(instance, draft)
     if instance.accepted:
         draft.accept(instance.accepted)
     return draft
@@ -240,7 +242,7 @@ def _decide(instance: Instance, draft: Draft, envelope: Envelope, outcome: Outco
 
 def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     try:
-        outcome = advance(draft, message)
+        outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
     except Exception as error:
         raise _failure(instance, message, error) from error
     if outcome is _HANDLED or isinstance(outcome, Outcome):
@@ -297,8 +299,10 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope) -> None:
         instance.waiting = (*instance.waiting, envelope)
 
 
-def _take_back(instance: Instance, handled: list[Envelope]) -> None:
+def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> None:
     """Nothing was stored: all of it is to be handled again, in the same order."""
+    if draft.watch is not None:
+        draft.watch.taken_back()
     for envelope in handled:
         envelope.decided = None
     instance.waiting = tuple(envelope for envelope in instance.waiting if envelope not in handled)
@@ -307,6 +311,8 @@ def _take_back(instance: Instance, handled: list[Envelope]) -> None:
 def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved: bool) -> None:
     """Count and wake the callers; then, and only then, the commands may leave."""
     counters = instance.hosted.engine.counters
+    if draft.watch is not None:
+        draft.watch.settled()
     for envelope in handled:
         outcome = envelope.decided
         if envelope.message is not None:
@@ -320,7 +326,16 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
                 counters.ignored += 1
         if envelope.park is not None:
             counters.parked += 1
-            log.error("saga %s, id %s is parked: %s", instance.hosted.name, instance.correlation_id, envelope.park[0])
+            reason, message = envelope.park
+            log.error(
+                "saga %s, id %s is parked: %s",
+                instance.hosted.name,
+                instance.correlation_id,
+                reason,
+                extra=instance.about(message_id=message.id),
+            )
+            if draft.watch is not None:
+                draft.watch.parked(reason)
             envelope.park = None
         if outcome is not None:  # None: it waits for a starting event
             envelope.finish()
@@ -373,6 +388,7 @@ async def _after_failure(instance: Instance, envelope: Envelope, failure: _Handl
         event_type,
         type(error).__name__,
         envelope.failures,
+        extra=instance.about(message_id=message.id),
     )
     wait = engine.settings.handler_retry.wait_seconds(envelope.failures)
     if wait is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -18,14 +17,13 @@ from ...errors import (
     OutcomeUnknownError,
     SequenceOutOfOrder,
 )
+from ...logs import about, log
 from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
 from .subjects import SHARDS, shard
-
-log = logging.getLogger("sagalog")
 
 FORMAT = "1"
 _KNOWN_IDS = 65_536
@@ -170,6 +168,7 @@ class NatsJournal:
                 "%s has one replica: acknowledged steps survive a power failure only if the server runs with "
                 "sync_interval: always",
                 where,
+                extra=about(),
             )
 
     async def __aenter__(self) -> Self:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -26,8 +25,6 @@ from ...errors import (
 )
 from .messages import EXPECTED_STREAM, HEADER, Stored, head_of
 from .subjects import Subjects
-
-log = logging.getLogger("sagalog")
 
 # 2.9 lets several writers win one compare-and-set on a replicated stream, and ignores what it does not know.
 OLDEST_SERVER = (2, 10, 0)

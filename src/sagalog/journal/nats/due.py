@@ -15,17 +15,15 @@ only, so of two workers one is told that it was second.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
 from ...errors import JournalFormatError
+from ...logs import about, log
 from .connection import IN_PROCESS, Connection, Rejected
 from .messages import EXPECTED_STREAM, HEADER, MESSAGE_ID, Due, Stored, due_of, header_of
-
-log = logging.getLogger("sagalog")
 
 _KEPT = timedelta(minutes=15)
 _AT_ONCE = 64
@@ -140,7 +138,7 @@ class DueEntries:
                 return None
             return Entry(one.subject, one.sequence, one.time, one.id, due_of(one.header, subject), newest)
         except JournalFormatError as error:
-            log.warning("what is due by %s is passed over: %s", subject, error)
+            log.warning("what is due by %s is passed over: %s", subject, error, extra=about())
             return None
 
     async def _claim(self, entry: Entry, until: datetime) -> bool | None:

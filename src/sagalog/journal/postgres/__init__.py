@@ -79,6 +79,7 @@ class PostgresJournal:
         )
         self._statement = write_statement(self.schema, keep)
         self._writer = Writer(self._connections.connect, self._statement, self._connections.where, pooler=pooler)
+        self.commit_counts = self._writer.counts
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:

@@ -94,6 +94,7 @@ class SqliteJournal:
         except ERRORS as error:
             raise translate(error, self.path) from error
         writer = Writer(writing, self.path, keep)
+        self.commit_counts = writer.counts
         self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, MOST_ROWS)
         self._reader: ConnectionThread[Callable[[sqlite3.Connection], Any]] = ConnectionThread(
             "sagalog-reader", self._serve_reads, self._reading.close, 256

@@ -9,8 +9,8 @@ a row whose number is not the next is left out, and noted as a loser.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import chain
@@ -18,11 +18,10 @@ from itertools import chain
 import msgspec
 
 from ...errors import SequenceOutOfOrder
-from ..protocol import PersistentRepr
+from ...logs import about, log
+from ..protocol import CommitCounts, PersistentRepr
 from .schema import translate
 from .threads import Job
-
-log = logging.getLogger("sagalog")
 
 Row = tuple[str, int, bytes, str, str, int, str, int | None]  # as in `row_of`
 
@@ -98,6 +97,10 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
     return connection.execute(sql, values).rowcount
 
 
+def _records(work: Work) -> int:
+    return 1 if isinstance(work, tuple) else len(work.rows) if isinstance(work, Write) else 0
+
+
 class Writer:
     """The one connection that writes. `history`: how many records before the newest are kept, None for all."""
 
@@ -105,6 +108,7 @@ class Writer:
         self._connection = connection
         self._path = path
         self._history = history
+        self.counts = CommitCounts()
         connection.execute("PRAGMA temp_store=MEMORY")
         for statement in _TRIGGERS:
             connection.execute(statement)
@@ -125,7 +129,7 @@ class Writer:
                 owners[work[0]] = job
             else:
                 others.append(job)
-        committing = False
+        committing, begun = False, time.perf_counter()
         try:
             if others or self._history is not None:
                 connection.execute("BEGIN IMMEDIATE")
@@ -137,6 +141,9 @@ class Writer:
             else:
                 committing = True
                 self._serve_rows(rows, owners)
+            records = len(rows) + sum(_records(job.work) for job in others)
+            if records:  # not a mere claim of due work
+                self.counts.add(records, time.perf_counter() - begun)
         except Exception as error:
             # A commit that was refused (busy, full) leaves the transaction open: rolled back, nothing was stored. One
             # that broke off with a disk error may have reached the file, so `translate` calls its outcome unknown.
@@ -163,7 +170,7 @@ class Writer:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error as error:  # SQLite rolled back by itself, or the next BEGIN will say what is wrong
-                log.warning("%s: rolling back failed: %s", self._path, error)
+                log.warning("%s: rolling back failed: %s", self._path, error, extra=about())
 
     def _store(self, rows: list[Row]) -> list[str]:
         """Store one record each of different ids; return the ids that lost."""
