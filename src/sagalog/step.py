@@ -335,7 +335,11 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     elif record is None:
         return Outcome.IGNORED
     elif message.replayed:
-        pass
+        # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
+        if kind == "timer" and record.status is not Status.RUNNING:
+            return Outcome.IGNORED
+        if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
+            return _refused_too_late(draft, record, message, message.event.command_id[len(draft.persistence_id) + 1 :])
     elif kind == "timer":
         timer = record.timers.get(message.name)
         if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
