@@ -39,7 +39,7 @@ fuzz: .venv/test .venv/fuzz ## feed every decoder bad bytes, guided by coverage 
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .fuzz dist
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed: install it, or say make PYTHON=/path/to/python"; exit 1; }
