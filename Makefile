@@ -26,8 +26,10 @@ check: .venv/check ## lint, types, walls between layers, and the wheel in an emp
 	$(BIN)/lint-imports
 	scripts/smoke_wheel $(BIN)/python
 
-bench: .venv/demo ## measure; the figures depend on the machine, so they are ratios to bare SQLite
-	$(BIN)/python -m benchmarks steps --journal sqlite --callers 1,64,1024 $(ARGS)
+# Each ends within a minute or so; `python -m benchmarks NAME --help` has the options for more.
+bench: .venv/test ## measure everything, beside what the engines themselves can do (about six minutes); results in benchmarks/results
+	$(BIN)/python -m benchmarks steps --journal sqlite postgres nats --seconds 2 $(ARGS)
+	@for name in latency hot fan timers recover grow cost; do $(BIN)/python -m benchmarks $$name $(ARGS) || exit 1; done
 
 simulate: .venv/test ## run the engine's own guarantees under simulation, for some minutes
 	SAGALOG_SIMULATION_SEEDS=40000 $(BIN)/python -m pytest tests/testing/test_simulation.py -s $(ARGS)
