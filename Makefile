@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench simulate mutants clean
+.PHONY: help demo test check bench bench-peers simulate mutants clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
 
 demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
 	@$(BIN)/sagalog demo $(ARGS)
@@ -31,6 +31,9 @@ bench: .venv/test ## measure everything, beside what the engines themselves can 
 	$(BIN)/python -m benchmarks steps --journal sqlite postgres nats --seconds 2 $(ARGS)
 	@for name in latency hot fan timers recover grow cost; do $(BIN)/python -m benchmarks $$name $(ARGS) || exit 1; done
 
+bench-peers: .venv/test .venv-peers/installed ## measure DBOS, eventsourcing and Restate with the same work, beside Sagalog (two minutes)
+	$(BIN)/python -m benchmarks peers $(ARGS)
+
 simulate: .venv/test ## run the engine's own guarantees under simulation, for some minutes
 	SAGALOG_SIMULATION_SEEDS=40000 $(BIN)/python -m pytest tests/testing/test_simulation.py -s $(ARGS)
 
@@ -38,7 +41,7 @@ mutants: .venv/test ## plant bugs in the engine, one at a time: the simulation h
 	$(BIN)/python -m pytest tests/testing/test_mutants.py -v $(ARGS)
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed: install it, or say make PYTHON=/path/to/python"; exit 1; }
@@ -50,4 +53,14 @@ clean: ## remove .venv and caches
 	@echo "installing requirements/$*.txt"
 	@$(PIP) --require-hashes -r requirements/$*.txt
 	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+# An environment of their own. Without npm, Restate is shown as missing.
+.venv-peers/installed: requirements/peers.txt benchmarks/peers/package-lock.json | .venv/bin/python
+	@echo "installing requirements/peers.txt"
+	@rm -rf .venv-peers && $(BIN)/python -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/peers.txt
+	@mkdir .venv-peers/node && cp benchmarks/peers/package*.json .venv-peers/node
+	@if command -v npm >/dev/null; then npm ci --silent --ignore-scripts --no-fund --no-audit --prefix .venv-peers/node; \
+	else echo "npm is not installed: Restate will be missing"; fi
 	@touch $@

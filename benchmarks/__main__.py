@@ -10,16 +10,20 @@ from types import ModuleType
 from typing import cast
 
 from . import cost, fan, grow, hot, latency, layouts, recover, steps, timers
-from .report import RESULTS, Benchmark, run
+from .peers import beside
+from .report import RESULTS, Benchmark, RunError, run
 
-BENCHMARKS: tuple[ModuleType, ...] = (steps, latency, hot, fan, timers, recover, grow, cost, layouts)
+BENCHMARKS: tuple[ModuleType, ...] = (steps, latency, hot, fan, timers, recover, grow, cost, beside, layouts)
 
 
 def main() -> int:
     if sys.argv[1:2] == ["--child"]:  # one run of one case, started by report.run_child
         name, case = sys.argv[2:4]
         (module,) = (one for one in BENCHMARKS if _name(one) == name)
-        print(json.dumps(cast(Benchmark, module).measure(json.loads(case))))
+        try:
+            print(json.dumps(cast(Benchmark, module).measure(json.loads(case))))
+        except RunError as error:
+            sys.exit(str(error))
         return 0
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -34,7 +38,7 @@ def main() -> int:
 
 
 def _name(module: ModuleType) -> str:
-    return module.__name__.rpartition(".")[2]
+    return {beside: "peers"}.get(module) or module.__name__.rpartition(".")[2]
 
 
 def _first_line(module: ModuleType) -> str:

@@ -90,8 +90,9 @@ def run_child(name: str, case: Case, python: str = sys.executable) -> Figures:
         raise RunError(f"not done after {LONGEST_SECONDS} s") from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
-        print(done.stderr, file=sys.stderr)
-        raise RunError(lines[-1].removeprefix(f"{RunError.__module__}.{RunError.__name__}: ")[:300])
+        if len(lines) > 1:
+            print(done.stderr, file=sys.stderr)
+        raise RunError(lines[-1][:300])
     sys.stderr.write(done.stderr)  # warnings of the engine: they belong to the run
     found: Figures = json.loads(done.stdout.strip().splitlines()[-1])
     return found
