@@ -19,11 +19,12 @@ demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
 test: .venv/test ## run all tests; ARGS="-k timer" chooses
 	$(BIN)/python -m pytest $(ARGS)
 
-check: .venv/check ## lint, types, walls between layers, and the wheel in an empty environment
+check: .venv/check ## lint, types, walls between layers, what a step costs, and the wheel in an empty environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks guard
 	scripts/smoke_wheel $(BIN)/python
 
 # Each ends within a minute or so; `python -m benchmarks NAME --help` has the options for more.

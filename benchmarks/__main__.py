@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from . import cost, fan, grow, hot, latency, layouts, recover, steps, timers
+from . import cost, fan, grow, guard, hot, latency, layouts, recover, steps, timers
 from .peers import beside
 from .report import RESULTS, Benchmark, RunError, run
 
@@ -33,6 +33,10 @@ def main() -> int:
         command.add_argument("--runs", type=int, default=1, help="of each case; medians are shown")
         command.add_argument("--results", type=Path, default=RESULTS, help="folder for NAME.json")
         command.set_defaults(call=lambda options, module=module: run(_name(module), cast(Benchmark, module), options))
+    for module in (guard,):
+        command = commands.add_parser(_name(module), help=_first_line(module), description=module.__doc__)
+        module.arguments(command)
+        command.set_defaults(call=module.run)
     options = parser.parse_args()
     return 0 if options.call(options) else 1
 

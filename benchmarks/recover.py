@@ -64,10 +64,11 @@ class ShipmentSaga(Saga[Shipment]):
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--journal", choices=JOURNALS[:-1], nargs="+", default=["sqlite"])
     parser.add_argument("--commands", type=int, default=20_000, help="undelivered at the kill")
+    parser.add_argument("--lease", type=float, default=RunnerSettings().lease_seconds, help="of both, in seconds")
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
-    return [{"journal": journal, "commands": options.commands} for journal in options.journal]
+    return [{"journal": journal, "commands": options.commands, "lease": options.lease} for journal in options.journal]
 
 
 def measure(case: Case) -> Figures:
@@ -78,7 +79,7 @@ def measure(case: Case) -> Figures:
         return asyncio.run(_deliver(case))
     with tempfile.TemporaryDirectory(prefix="sagalog-bench-") as folder, server(case["journal"], Path(folder)) as url:
         _owe_and_die({**case, "url": url, "phase": "owe"})
-        time.sleep(RunnerSettings().lease_seconds)
+        time.sleep(case["lease"])
         return run_child("recover", {**case, "url": url, "phase": "deliver"})
 
 
@@ -100,7 +101,7 @@ async def _owe(case: Case) -> None:
         await never.wait()
 
     # What waits for a free place to deliver holds back new events; here it must not.
-    settings = RunnerSettings(max_in_flight=case["commands"] + 1)
+    settings = RunnerSettings(max_in_flight=case["commands"] + 1, lease_seconds=case["lease"])
     async with SagaRunner(case["url"], sagas=[ShipmentSaga], dispatch=hang, settings=settings) as runner:
         for start in range(0, case["commands"], 2000):
             numbers = range(start, min(start + 2000, case["commands"]))
@@ -126,7 +127,8 @@ async def _deliver(case: Case) -> Figures:
 
     gc.set_threshold(50_000, 20, 50)  # as `sagalog run` does
     begun = time.perf_counter()
-    async with SagaRunner(case["url"], sagas=[ShipmentSaga], dispatch=ship):
+    settings = RunnerSettings(lease_seconds=case["lease"])
+    async with SagaRunner(case["url"], sagas=[ShipmentSaga], dispatch=ship, settings=settings):
         await done.wait()
         elapsed = time.perf_counter() - begun
         version = await version_of(case["url"])

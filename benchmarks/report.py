@@ -77,6 +77,8 @@ def run(name: str, benchmark: Benchmark, options: argparse.Namespace) -> bool:
     path = options.results / f"{name}.json"
     path.write_text(json.dumps(report, indent=1) + "\n")
     print(table(benchmark.COLUMNS, report))
+    for reason in dict.fromkeys(filter(None, failures)):
+        print(f"no figures: {reason}")
     print(f"({path})", file=sys.stderr)
     return not any(failures)
 
@@ -155,7 +157,7 @@ def machine() -> dict[str, Any]:
         "cpu": cpu,
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 2**30, 1),
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "load_at_start": os.getloadavg()[0],
     }
 

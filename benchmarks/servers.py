@@ -68,9 +68,9 @@ async def version_of(url: str) -> str:
         import nats
 
         client = await nats.connect(address.split(","))
-        told = client.connected_server_version
+        told = str(client.connected_server_version).strip("<>")
         await client.close()
-        return f"nats-server {told}"
+        return told
     return "SQLite" if address.startswith("sqlite:") else "none"
 
 

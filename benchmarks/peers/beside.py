@@ -42,6 +42,8 @@ _PEERS = [
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 64])
     parser.add_argument("--seconds", type=float, default=3.0, help="of each run")
+    names = list(dict.fromkeys(peer for peer, *_ in _PEERS))
+    parser.add_argument("--peer", choices=names, nargs="+", default=names)
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -49,6 +51,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
         {"peer": peer, "store": store, "callers": callers, "seconds": options.seconds}
         for callers in options.callers
         for peer, store, *_ in _PEERS
+        if peer in options.peer
     ]
 
 
