@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from . import cost, fan, grow, guard, hot, latency, layouts, recover, steps, timers
+from . import cost, fan, grow, guard, hot, latency, layouts, pages, recover, steps, timers
 from .peers import beside
 from .report import RESULTS, Benchmark, RunError, run
 
@@ -33,7 +33,7 @@ def main() -> int:
         command.add_argument("--runs", type=int, default=1, help="of each case; medians are shown")
         command.add_argument("--results", type=Path, default=RESULTS, help="folder for NAME.json")
         command.set_defaults(call=lambda options, module=module: run(_name(module), cast(Benchmark, module), options))
-    for module in (guard,):
+    for module in (guard, pages):
         command = commands.add_parser(_name(module), help=_first_line(module), description=module.__doc__)
         module.arguments(command)
         command.set_defaults(call=module.run)
@@ -42,7 +42,7 @@ def main() -> int:
 
 
 def _name(module: ModuleType) -> str:
-    return {beside: "peers"}.get(module) or module.__name__.rpartition(".")[2]
+    return {pages: "report", beside: "peers"}.get(module) or module.__name__.rpartition(".")[2]
 
 
 def _first_line(module: ModuleType) -> str:
