@@ -18,7 +18,7 @@ from pathlib import Path
 from sagalog import SagaRunner, open_journal
 
 from .live import fill, template
-from .orders import EVENTS, OrderSaga, Paid, Placed
+from .orders import EVENTS, OrderSaga, Paid, Placed, handle_surely
 from .report import Case, Column, Figures, percentile, run_child
 from .servers import JOURNALS, disk_mb, server, version_of
 
@@ -90,7 +90,7 @@ async def _use(case: Case) -> Figures:
                 events = [(f"order-{old}", index, event) for index, event in enumerate(EVENTS) if index > 0]
                 for order, index, event in [*events, (f"order-{new}", 0, EVENTS[0])]:
                     sent = clock()
-                    await runner.handle(event(order), message_id=f"{order}/{index}")
+                    await handle_surely(runner, event(order), f"{order}/{index}")
                     latencies.append(clock() - sent)
                 live.append(new)
 

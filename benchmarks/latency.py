@@ -17,7 +17,7 @@ from typing import Any
 
 from sagalog import SagaRunner
 
-from .orders import EVENTS, OrderSaga
+from .orders import EVENTS, OrderSaga, handle_surely
 from .report import Case, Column, Figures, percentile
 from .servers import JOURNALS, server, version_of
 
@@ -68,7 +68,7 @@ async def _measure(url: str, rate: int, seconds: float) -> Figures:
     async with SagaRunner(url, sagas=[OrderSaga], dispatch=lambda command: None) as runner:
 
         async def send(event: Any, message_id: str, due: float) -> None:
-            await runner.handle(event, message_id=message_id)
+            await handle_surely(runner, event, message_id)
             latencies.append(clock() - due)
 
         async with asyncio.TaskGroup() as group:

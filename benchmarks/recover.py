@@ -1,7 +1,7 @@
 """A process is killed while it owes many commands: how long the next one takes until all of them are out.
 
-The first process takes the events and delivers nothing (its handler never answers), then gets SIGKILL. The next one starts
-when the leases of the dead one have ended: those seconds come on top, and are a setting.
+The first process stores the records of so many instances, each with a command that nobody has accepted, and gets SIGKILL.
+The next one starts when the leases of the dead one have ended: those seconds come on top, and are a setting.
 """
 
 from __future__ import annotations
@@ -17,11 +17,23 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
-from sagalog import Action, CommandContext, Incoming, RunnerSettings, Saga, SagaRunner, Send, starts
+from sagalog import (
+    Action,
+    CommandContext,
+    InMemoryJournal,
+    PersistentRepr,
+    RunnerSettings,
+    Saga,
+    SagaRunner,
+    Send,
+    open_journal,
+    starts,
+)
 
+from .live import fill
 from .report import Case, Column, Figures, RunError, run_child
 from .servers import JOURNALS, server, version_of
 
@@ -64,7 +76,12 @@ class ShipmentSaga(Saga[Shipment]):
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--journal", choices=JOURNALS[:-1], nargs="+", default=["sqlite"])
     parser.add_argument("--commands", type=int, default=20_000, help="undelivered at the kill")
-    parser.add_argument("--lease", type=float, default=RunnerSettings().lease_seconds, help="of both, in seconds")
+    parser.add_argument(
+        "--lease",
+        type=float,
+        default=RunnerSettings().lease_seconds,
+        help="of the dead process and the next, in seconds",
+    )
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -94,20 +111,25 @@ def _owe_and_die(case: Case) -> None:
 
 
 async def _owe(case: Case) -> None:
-    """Take all events and deliver nothing; never returns."""
-    never = asyncio.Event()
+    """Store what a worker has stored whose command handlers have not answered yet; never returns."""
+    kept = InMemoryJournal()
+    owing: list[PersistentRepr] = []
 
-    async def hang(command: Any) -> None:
-        await never.wait()
+    async def keep(command: Ship) -> None:
+        stored = await kept.latest_message("saga::shipment::order-0")
+        assert stored is not None
+        owing.append(stored)  # as it is while its command is on its way
 
-    # What waits for a free place to deliver holds back new events; here it must not.
-    settings = RunnerSettings(max_in_flight=case["commands"] + 1, lease_seconds=case["lease"])
-    async with SagaRunner(case["url"], sagas=[ShipmentSaga], dispatch=hang, settings=settings) as runner:
-        for start in range(0, case["commands"], 2000):
-            numbers = range(start, min(start + 2000, case["commands"]))
-            await runner.handle_many(Incoming(Ordered(f"order-{n}"), f"order-{n}") for n in numbers)
+    async with SagaRunner(kept, sagas=[ShipmentSaga], dispatch=keep) as runner:
+        await runner.handle(Ordered("order-0"), message_id="order-0")
+        await runner.settle()
+    (like,) = owing
+    lease = timedelta(seconds=case["lease"])
+    async with open_journal(case["url"]) as journal:
+        await journal.open()
+        await fill(journal, like, "order-", case["commands"], lambda n: (like.payload, datetime.now(UTC) + lease))
         print("ready", flush=True)
-        await never.wait()
+        await asyncio.Event().wait()
 
 
 async def _deliver(case: Case) -> Figures:

@@ -23,7 +23,7 @@ from sagalog import Journal, SagaRunner, open_journal
 
 from .bare import Work, bare
 from .batches import count_batches
-from .orders import EVENTS, OrderSaga
+from .orders import EVENTS, OrderSaga, handle_surely
 from .report import Case, Column, Figures, percentile
 from .servers import JOURNALS, server, version_of
 
@@ -127,7 +127,7 @@ async def load(
                 order = f"{prefix}-{next(numbers)}"
                 for index, event in enumerate(EVENTS):
                     sent = clock()
-                    await runner.handle(event(order), message_id=f"{order}/{index}")
+                    await handle_surely(runner, event(order), f"{order}/{index}")
                     latencies.append(clock() - sent)
 
         await asyncio.gather(*(caller() for _ in range(callers)))
