@@ -209,7 +209,6 @@ class StepMachine(RuleBasedStateMachine):
             model.held.append(refused)
         else:
             assert outcome is Outcome.HANDLED
-            model.inbox.append(refused)
             if of:
                 model.undo = [(of, kind) for _, kind, of in reversed(model.outbox) if of]
                 model.outbox = [one for one in model.outbox if not one[2]]
@@ -239,7 +238,6 @@ class StepMachine(RuleBasedStateMachine):
                 assert outcome is Outcome.HELD
                 model.held.append(message.id)
             else:
-                model.inbox.append(message.id)
                 model.log.append("overdue")
         self.save(made)
 
@@ -264,9 +262,8 @@ class StepMachine(RuleBasedStateMachine):
         made.touch().parked = ""
         for message in held:  # as runner/replay.py does
             made.touch().held = ()
-            if advance(made, message) is not Outcome.HANDLED:
-                record = made.touch()
-                record.inbox = (*record.inbox, message.id)
+            if advance(made, message) is not Outcome.HANDLED and message.kind == "event":
+                made.remember(made.touch(), message.id)
         made.touch().held = ()
         model.parked, model.held = False, []
         for message in held:
@@ -274,7 +271,8 @@ class StepMachine(RuleBasedStateMachine):
             begins = message.kind == "event" and isinstance(message.event, Placed) and (running or not model.live)
             if begins and not running:
                 model.start()
-            model.inbox.append(message.id)
+            if message.kind == "event":
+                model.inbox.append(message.id)
             if begins:
                 model.log.append("placed")
                 model.send("Reserve", "Release")

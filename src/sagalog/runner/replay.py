@@ -67,8 +67,8 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
                 outcome = await outcome
             record = draft.touch()
             record.held = held[number + 1 :]  # the message may have begun the next incarnation
-            if outcome is not Outcome.HANDLED:
-                record.inbox = (*record.inbox, first.id)
+            if outcome is not Outcome.HANDLED and first.kind == "event":
+                draft.remember(record, first.id)
             if checked:
                 instance.hosted.encode(record)
         except UnreadableStateError as error:
