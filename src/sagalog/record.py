@@ -117,8 +117,8 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
 
     @property
     def finished(self) -> bool:
-        """It has ended, and owes nothing: only its memory of message ids is kept."""
-        return self.status in FINAL and self.drained
+        """It has ended, owes nothing, and waits for no operator: only its memory of message ids is kept."""
+        return self.status in FINAL and self.drained and not self.parked
 
 
 _encoder = msgspec.json.Encoder()

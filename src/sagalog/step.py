@@ -162,6 +162,7 @@ class Draft:
         )
         if old is not None:
             record.incarnation = old.incarnation + 1
+            record.handled = old.handled  # the same step may have ended the last one
             record.audit = old.audit
             record.outbox = old.outbox  # not yet delivered commands of the last incarnation still go out
             record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
@@ -181,9 +182,12 @@ class Draft:
         self.touch()
 
     def park(self, reason: str, message: Message) -> None:
-        """Park the instance with the message that it could not handle; a new one is made where none is live."""
+        """Park the instance with the message that it could not handle; a new one is made for an event, if none is live.
+
+        The refusal of a command of one that has ended stays with that one: only it can take back what it did.
+        """
         record = self.record
-        if record is None or record.status in FINAL:
+        if record is None or (record.status in FINAL and message.kind == "event"):
             before = self.record
             record, state = self.start()
             record.state, record.state_is_base64 = embed_state(self.saga.encode_state(state), known_json=False)
@@ -280,7 +284,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":
-        if record is None or record.status in FINAL:
+        if record is None or (record.status in FINAL and not record.parked):
             if not draft.saga.may_start(message.event):
                 return Outcome.NO_INSTANCE
             record, state = draft.start()
@@ -293,7 +297,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     elif record is None:
         return Outcome.IGNORED
     elif message.replayed:
-        pass
+        if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
+            return _refused_too_late(draft, record, message, message.event.command_id[len(draft.persistence_id) + 1 :])
     elif kind == "timer":
         timer = record.timers.get(message.name)
         if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
@@ -305,9 +310,6 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             draft.fired += 1
             draft.touch()
             return Outcome.HANDLED
-        if record.parked:
-            draft.hold(message)
-            return Outcome.HELD
     else:
         entry = message.event.command_id[len(draft.persistence_id) + 1 :]
         command = next((c for c in record.outbox if c.id == entry), None)

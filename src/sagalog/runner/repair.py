@@ -71,7 +71,7 @@ def skip(note: str = "") -> Repair:
     async def repair(draft: Draft) -> Repaired:
         record = _audited(draft, "skip", note)
         if record.stuck:
-            record.outbox = tuple(entry for entry in record.outbox if entry.id != record.stuck)
+            _drop_stuck(record)
         elif record.status is Status.COMPENSATION_FAILED:
             record.undo = record.undo[:-1]
             _resume_compensation(draft, record)
@@ -92,13 +92,15 @@ def cancel(*, compensate: bool, note: str = "") -> Repair:
         record.inbox = (*record.inbox, *(held.id for held in record.held))
         record.held = ()
         if record.stuck:
-            record.outbox = tuple(entry for entry in record.outbox if entry.id != record.stuck)
+            _drop_stuck(record)
         record.parked = record.stuck = ""
-        if record.status is Status.COMPENSATION_FAILED and compensate:
-            _resume_compensation(draft, record)
-        elif compensate:
-            draft.compensate()
-        else:
+        if compensate:
+            if record.status is Status.COMPENSATION_FAILED:
+                _resume_compensation(draft, record)
+            elif record.status in (Status.RUNNING, Status.COMPLETED):
+                draft.compensate()
+            # One that compensates already goes on: its undo commands are in the outbox, and done when accepted.
+        elif record.status not in FINAL:
             record.status = Status.CANCELLED
             record.timers = {}
             record.undo = ()
@@ -110,7 +112,8 @@ def cancel(*, compensate: bool, note: str = "") -> Repair:
 def _for_live(repair: Repair, *, any_status: bool = False) -> Repair:
     async def checked(draft: Draft) -> Repaired:
         record = draft.record
-        if record is None or record.status in FINAL:
+        # One that has ended may be parked all the same: for a last command that nobody accepts.
+        if record is None or (record.status in FINAL and not record.parked):
             raise NoInstanceError(
                 draft.saga.name, draft.persistence_id.partition("::")[2].partition("::")[2], "a repair"
             )
@@ -125,6 +128,12 @@ def _audited(draft: Draft, action: str, note: str) -> SagaRecord:
     record = draft.touch()
     record.audit = (*record.audit, Audit(draft.now, action, note))
     return record
+
+
+def _drop_stuck(record: SagaRecord) -> None:
+    record.outbox = tuple(entry for entry in record.outbox if entry.id != record.stuck)
+    if record.status is Status.COMPENSATING and not any(entry.undo for entry in record.outbox):
+        record.status = Status.COMPENSATED
 
 
 def _resume_compensation(draft: Draft, record: SagaRecord) -> None:

@@ -217,6 +217,7 @@ class SagaRunner:
                 if instance.accepted:
                     instance.poke(Envelope(upkeep=Upkeep.RECORD))
         await engine.wait_for_tasks()
+        engine.dispatcher.stop()  # again: deliveries that ended meanwhile have asked for a later record
         await self._close_journal()
         self._engine = self._receiver = self._due = None
         self._hosted = {}

@@ -9,8 +9,11 @@ from ..step import Draft, Message
 
 
 def next_due(record: SagaRecord) -> datetime | None:
-    """Return when the first timer is due."""
-    return min((timer.due_at for timer in record.timers.values()), default=None)
+    """Return when the first timer that may fire is due.
+
+    Those of a parked instance wait for its repair: an event that is held may cancel them. Scheduled commands leave.
+    """
+    return min((timer.due_at for timer in record.timers.values() if timer.send or not record.parked), default=None)
 
 
 def due_timer(draft: Draft, until: datetime) -> Message | None:
@@ -19,11 +22,13 @@ def due_timer(draft: Draft, until: datetime) -> Message | None:
     Its id names the step that set it, so a replaced timer, and one of an earlier incarnation, is never taken for it.
     """
     record = draft.record
-    if record is None or not record.timers:
+    due_at = None if record is None or not record.timers else next_due(record)
+    if record is None or due_at is None or due_at > until:
         return None
-    name = min(record.timers, key=lambda name: record.timers[name].due_at)
-    timer = record.timers[name]
-    if timer.due_at > until:
-        return None
+    name, timer = next(
+        (name, timer)
+        for name, timer in record.timers.items()
+        if timer.due_at == due_at and (timer.send or not record.parked)
+    )
     event = None if timer.send else draft.registry.unpack(timer.event)
     return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at)
