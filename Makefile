@@ -29,8 +29,8 @@ check: .venv/check ## lint, types, walls between layers, and the wheel in an emp
 bench: .venv/demo ## measure; the figures depend on the machine, so they are ratios to bare SQLite
 	$(BIN)/python -m benchmarks steps --journal sqlite --callers 1,64,1024 $(ARGS)
 
-simulate: .venv/test ## run the engine's own guarantees under simulation, for some minutes
-	SAGALOG_SIMULATION_SEEDS=40000 $(BIN)/python -m pytest tests/testing/test_simulation.py -s $(ARGS)
+simulate: .venv/test ## run the engine's own guarantees under simulation on all cores, for some minutes
+	$(BIN)/sagalog simulate tests.testing.shop_world:Shop --first-seed random --seeds 40000 --untried-ok $(ARGS)
 
 mutants: .venv/test ## plant bugs in the engine, one at a time: the simulation has to find each
 	$(BIN)/python -m pytest tests/testing/test_mutants.py -v $(ARGS)
