@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-
 from sagalog import CommandRefused, ManualClock, RetryPolicy, RunnerSettings, SagaRunner
 from sagalog.journal.memory import InMemoryJournal
 from sagalog.record import SagaRecord, decode_record
