@@ -173,20 +173,6 @@ def a_cached_record_outlives_the_retention(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant
-def a_timer_in_hand_when_a_conflict_came_is_dropped(patch: pytest.MonkeyPatch) -> None:
-    real, seen = turn.due_timer, set()
-
-    def due_timer(draft: Any, until: Any) -> Any:
-        message = real(draft, until)
-        if message is None or (id(draft.registry), message.id) in seen:
-            return None
-        seen.add((id(draft.registry), message.id))
-        return message
-
-    patch.setattr(turn, "due_timer", due_timer)
-
-
-@mutant
 def a_repair_forgets_what_is_held(patch: pytest.MonkeyPatch) -> None:
     real = repair._replay
 
