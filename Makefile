@@ -35,8 +35,8 @@ bench: .venv/test ## measure everything, beside what the engines themselves can 
 bench-peers: .venv/test .venv-peers/installed ## measure DBOS, eventsourcing and Restate with the same work, beside Sagalog (two minutes)
 	$(BIN)/python -m benchmarks peers $(ARGS)
 
-simulate: .venv/test ## run the engine's own guarantees under simulation, for some minutes
-	SAGALOG_SIMULATION_SEEDS=40000 $(BIN)/python -m pytest tests/testing/test_simulation.py -s $(ARGS)
+simulate: .venv/test ## run the engine's own guarantees under simulation on all cores, for some minutes
+	$(BIN)/sagalog simulate tests.testing.shop_world:Shop --first-seed random --seeds 40000 --untried-ok $(ARGS)
 
 mutants: .venv/test ## plant bugs in the engine, one at a time: the simulation has to find each
 	$(BIN)/python -m pytest tests/testing/test_mutants.py -v $(ARGS)

@@ -270,6 +270,11 @@ class Saga(Generic[S]):
         return tuple(cls.__routes)
 
     @classmethod
+    def refusal_types(cls) -> tuple[type, ...]:
+        """Return the command types whose refusal has a handler of its own."""
+        return tuple(cls.__refusals)
+
+    @classmethod
     def registry(cls) -> codec.TypeRegistry:
         """Return the types that may stand in stored data of this saga.
 

@@ -32,8 +32,8 @@ from sagalog import (
     SqliteJournal,
     Status,
 )
-from sagalog.testing.simulation import run as simulation_run
 from sagalog.testing.simulation import simulate
+from sagalog.testing.simulation import worker as simulation_worker
 
 from ..orders import (
     Asked,
@@ -431,7 +431,7 @@ async def test_a_hook_that_raises_harms_nothing_and_is_complained_about_once_for
 
 def test_the_guarantees_hold_under_simulation_with_a_hook_that_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = functools.partial(SagaRunner, hooks=[Broken()])
-    monkeypatch.setattr(simulation_run, "SagaRunner", broken)
+    monkeypatch.setattr(simulation_worker, "SagaRunner", broken)
     simulate([OrderSaga], Shop, seeds=range(25))
 
 

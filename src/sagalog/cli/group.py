@@ -18,6 +18,7 @@ COMMANDS = {
     "migrate": "Make the tables of a journal in a server, or migrate them.",
     "run": "Feed events from a file through a runner.",
     "show": "Show one instance: state, timers, outbox, held events.",
+    "simulate": "Attack a saga with crashes, races and lost answers, in virtual time.",
     "worker": "Run one or more workers for due work, timers and commands.",
 }
 

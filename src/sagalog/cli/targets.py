@@ -1,4 +1,4 @@
-"""MODULE:RUNNER on the command line: finding the runner, from an importable module or a file."""
+"""MODULE:NAME on the command line: finding what is meant, in an importable module or a file."""
 
 from __future__ import annotations
 
@@ -15,18 +15,25 @@ from ..runner import SagaRunner
 
 def load_runner(target: str) -> SagaRunner:
     """Return the runner that `target` names. Raises click.BadParameter saying what is wrong and what to do."""
-    module_name, separator, attribute = target.rpartition(":")
-    if not separator or not module_name or not attribute:
-        raise click.BadParameter(f"{target!r} is not MODULE:RUNNER, e.g. shop.sagas:runner or shop/sagas.py:runner")
-    module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
+    module, attribute = load_module(target, "MODULE:RUNNER", "shop.sagas:runner")
     runner = getattr(module, attribute, None)
     if runner is None:
         known = [name for name, value in vars(module).items() if isinstance(value, SagaRunner)]
         hint = f"it has {', '.join(known)}" if known else "it has no SagaRunner"
-        raise click.BadParameter(f"{module_name} has no {attribute!r}; {hint}")
+        raise click.BadParameter(f"{target.rpartition(':')[0]} has no {attribute!r}; {hint}")
     if not isinstance(runner, SagaRunner):
         raise click.BadParameter(f"{target} is a {type(runner).__name__}, not a SagaRunner")
     return runner
+
+
+def load_module(target: str, form: str, example: str) -> tuple[ModuleType, str]:
+    """Return the module that `target` names, and the name behind the colon."""
+    module_name, separator, attribute = target.rpartition(":")
+    if not separator or not module_name or not attribute:
+        module, _, name = example.partition(":")
+        file = f"{module.replace('.', '/')}.py:{name}"
+        raise click.BadParameter(f"{target!r} is not {form}, e.g. {example} or {file}")
+    return _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name), attribute
 
 
 def _load_file(path: Path) -> ModuleType:
