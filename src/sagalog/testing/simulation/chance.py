@@ -75,11 +75,11 @@ class Chance:
         self.happened: Counter[str] = Counter()
         self._without = without
 
-    def strikes(self, faults: tuple[str, ...], *, share: float = 1.0) -> str | None:
-        """Return one of the faults, or (mostly) none; `share` makes them rarer."""
+    def strikes(self, faults: tuple[str, ...], *, share: float = 1.0, in_peace: bool = False) -> str | None:
+        """Return one of the faults, or (mostly) none; `share` makes them rarer, `in_peace` lets them strike to the end."""
         strikes = self.random.random() < self.likely * share
         fault = self.random.choice(faults)
-        if not strikes or self.quiet or fault in self._without.faults:
+        if not strikes or (self.quiet and not in_peace) or fault in self._without.faults:
             return None
         self.struck += 1
         if self.struck - 1 in self._without.strikes:
