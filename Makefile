@@ -28,7 +28,7 @@ check: .venv/check ## lint, types, walls between layers, what a step costs, and 
 	scripts/smoke_wheel $(BIN)/python
 
 # Each ends within a minute or so; `python -m benchmarks NAME --help` has the options for more.
-bench: .venv/test ## measure everything, beside what the engines themselves can do (about six minutes); results in benchmarks/results
+bench: .venv/test ## measure everything, beside what the engines themselves can do (about three minutes); results in benchmarks/results
 	$(BIN)/python -m benchmarks steps --journal sqlite postgres nats --seconds 2 $(ARGS)
 	@for name in latency hot fan timers recover grow cost; do $(BIN)/python -m benchmarks $$name $(ARGS) || exit 1; done
 
