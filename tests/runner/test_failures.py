@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -11,7 +13,9 @@ from sagalog import (
     DefinitionError,
     InMemoryJournal,
     JournalSagaStateStore,
+    NoInstance,
     Saga,
+    SagalogError,
     SagaParkedError,
     Send,
     SetTimer,
@@ -327,3 +331,16 @@ async def test_in_memory_journals_and_gates_agree() -> None:
     gate = Gate(JournalSagaStateStore(InMemoryJournal(), "order"))
     assert await gate.save("a", b"1", expected_version=0) == 1
     assert (await gate.load("a")).payload == b"1"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("failing", [Paid("nobody"), Asked("a", "not an action")])
+async def test_an_event_that_failed_is_forgotten(bench: Bench, failing: Any) -> None:
+    """Its traceback leads back to the envelope that holds it: a circle, which the garbage collector has to see."""
+    async with bench.runner(no_instance=NoInstance.RAISE) as runner:
+        await runner.handle(Placed("a"))
+        with pytest.raises(SagalogError) as caught:
+            await runner.handle(failing)
+        left = weakref.ref(caught.value)
+        del caught
+        gc.collect()
+        assert left() is None

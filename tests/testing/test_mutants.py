@@ -13,7 +13,7 @@ import pytest
 from sagalog import Compensate, Complete, JournalSagaStateStore
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import commit as commit_phase
-from sagalog.runner import due, repair, turn
+from sagalog.runner import due, replay, turn
 from sagalog.runner.dispatch import Dispatcher
 from sagalog.runner.hosted import Hosted
 from sagalog.runner.mailbox import Instance
@@ -174,13 +174,13 @@ def a_cached_record_outlives_the_retention(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_repair_forgets_what_is_held(patch: pytest.MonkeyPatch) -> None:
-    real = repair._replay
+    real = replay._replay
 
-    async def replay(draft: Any, record: Any) -> Any:
-        record.held = record.held[:1]
-        return await real(draft, record)
+    async def forgetful(instance: Any, draft: Any, **keywords: Any) -> Any:
+        draft.record.held = draft.record.held[:1]
+        return await real(instance, draft, **keywords)
 
-    patch.setattr(repair, "_replay", replay)
+    patch.setattr(replay, "_replay", forgetful)
 
 
 @mutant
@@ -240,9 +240,9 @@ def a_tombstone_is_purged_at_once(patch: pytest.MonkeyPatch) -> None:
 def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
     real = turn._take_back
 
-    def take_back(instance: Any, handled: Any) -> None:
+    def take_back(instance: Any, handled: Any, draft: Any) -> None:
         parks = [envelope.park for envelope in handled]
-        real(instance, handled)
+        real(instance, handled, draft)
         for envelope, park in zip(handled, parks, strict=True):
             envelope.park = park
 

@@ -20,11 +20,11 @@ class Upkeep(Enum):
     CLAIM = "claim"  # fire the timers that are due, take over commands whose lease has ended
 
 
-class Envelope(msgspec.Struct, gc=False, eq=False):
+class Envelope(msgspec.Struct, eq=False):
     """What waits in a mailbox: a message, a repair, or upkeep.
 
-    Not seen by the garbage collector, which thousands of waiting events would keep busy: what an envelope refers to
-    lets go of it when the caller is answered.
+    The garbage collector has to see it: an error that it holds leads back to it by its traceback, and so does a future by
+    the task that waits.
     """
 
     message: Message | None = None
