@@ -141,14 +141,21 @@ async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIter
 async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[Step]:
     """Yield what `history` does, each step with what changed in the state since the one before, and its repairs.
 
-    The first step that is kept is compared with nothing: all of its state is new.
+    All of the state of step 1 is new. What a later step changed is not known where it is the first that is kept.
     """
     before: SagaView | None = None
     async for view in history(journal, saga, correlation_id):
         known = before.record if before is not None else None
-        yield Step(view, state_changes(known, view.record) if view.record is not None else [], _repairs(known, view))
+        yield Step(view, _changed(known, view), _repairs(known, view))
         if view.record is not None:
             before = view
+
+
+def _changed(before: SagaRecord | None, view: SagaView) -> list[Change]:
+    if before is not None and view.record is not None:
+        return state_changes(before, view.record)
+    state = state_of(view.record)
+    return changes({} if isinstance(state, dict) else ABSENT, state) if view.version == 1 else []
 
 
 def state_of(record: SagaRecord | None) -> Any:

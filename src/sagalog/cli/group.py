@@ -10,13 +10,18 @@ from ..errors import SagalogError
 from .text import clean
 
 COMMANDS = {
+    "cancel": "End instances, with what they did undone or as they stand.",
     "check": "Say which sagas of a journal this code could not go on with.",
     "demo": "Watch a few hundred orders survive a kill -9.",
+    "edit": "Change the state of one instance in an editor, checked by its saga.",
     "history": "Show every kept step of one instance.",
     "list": "List the instances in a journal.",
     "migrate": "Make the tables of a journal in a server, or migrate them.",
+    "resend": "Send a command again that was sent before.",
+    "retry": "Let parked instances try again.",
     "run": "Feed events from a file through a runner.",
     "show": "Show one instance: state, timers, outbox, held events.",
+    "skip": "Drop what parks an instance, and go on.",
     "worker": "Run one or more workers for due work, timers and commands.",
 }
 
