@@ -251,6 +251,16 @@ class Saga(Generic[S]):
         return tuple(cls.__routes)
 
     @classmethod
+    def routes(cls) -> tuple[Route, ...]:
+        """Return the decorated handlers of events."""
+        return tuple(cls.__routes.values())
+
+    @classmethod
+    def refusals(cls) -> dict[type, str]:
+        """Return the command types whose refusal a decorated method handles, and that method's name."""
+        return dict(cls.__refusals)
+
+    @classmethod
     def registry(cls) -> codec.TypeRegistry:
         """Return the types that may stand in stored data of this saga.
 
