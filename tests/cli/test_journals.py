@@ -39,7 +39,7 @@ def test_stats_tell_how_all_is_going() -> None:
 
 
 def test_purge_forgets_finished_ones_and_asks_before() -> None:
-    assert "dry run: 1 finished" in run("purge", "--older-than", "0s", "--dry-run", *URL).stdout
+    assert "dry run: 1 finished instance would" in run("purge", "--older-than", "0s", "--dry-run", *URL).stdout
     refused = run("purge", "--older-than", "0s", *URL)
     assert (refused.exit_code, "add --yes to purge" in refused.stderr) == (2, True)
     assert run("purge", "--older-than", "1h", "--yes", *URL).stdout == "0 finished instances forgotten\n"
@@ -62,7 +62,7 @@ def test_what_is_exported_can_be_imported_elsewhere(name: str) -> None:
     first = run("import", name, *new)
     assert first.exit_code == 0
     assert re.fullmatch(
-        r"4 instances, \d+ records imported; 0 there already, the same; 0 not touched, because .*\n", first.stdout
+        r"4 instances, \d+ records imported; 0 there already, the same; 0 not touched, where .*\n", first.stdout
     )
     assert run("import", name, *new).stdout.startswith("0 instances, 0 records imported; 4 there already")
     for look in (("list", "--all"), ("history", "parked"), ("show", "running", "--json")):

@@ -7,7 +7,8 @@ import asyncio
 import click
 import msgspec
 
-from ..inspect import ABSENT, Step, steps
+from ..inspect import ABSENT, SagaView, Step, steps
+from ..record import Handled
 from .journals import journal_option, reading
 from .show import the_one
 from .text import change_lines, line, moment
@@ -52,6 +53,7 @@ def _fields(step: Step) -> dict[str, object]:
         "handled": [{"id": handled.id, "type": handled.type} for handled in record.handled]
         if record is not None
         else [],
+        "held": [{"id": held.id, "type": held.event.type} for held in step.held],
         "sent": [{"id": entry, "type": kind} for entry, kind in view.sent],
         "status": view.status,
         "why": view.why,
@@ -73,8 +75,7 @@ def _lines(step: Step, parked: str) -> list[str]:
     view, record = step.view, step.view.record
     if record is None:
         return [f"{view.version:>4}  {view.status}: {line(view.unreadable)}"]
-    handled = ", ".join(f"{line(handled.type)} ({line(handled.id)})" for handled in record.handled)
-    what = handled or ("repair" if step.repairs else "recorded what was accepted")
+    what = ", ".join(_what(step))
     lines = [f"{view.version:>4}  {moment(record.updated_at)}  {view.status}  {what}  {_worker(view.writer)}".rstrip()]
     for repair in step.repairs:
         who = f" by {line(repair.by)}" if repair.by else ""
@@ -84,6 +85,21 @@ def _lines(step: Step, parked: str) -> list[str]:
     lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))
     lines.extend(f"      sent {line(kind)} as {entry}" for entry, kind in view.sent)
     return lines
+
+
+def _what(step: Step) -> list[str]:
+    record = step.view.record
+    handled = [] if record is None else [_handled(step.view, one) for one in record.handled]
+    held = [f"held {line(one.event.type)} ({line(one.id)})" for one in step.held]
+    return [*handled, *held] or ["repair" if step.repairs else "recorded what was accepted"]
+
+
+def _handled(view: SagaView, handled: Handled) -> str:
+    own = f"saga::{view.saga}::{view.correlation_id}/"  # of the id of a command or timer
+    entry, _, end = handled.id.removeprefix(own).rpartition("/")
+    if handled.id.startswith(own) and end == "refused":
+        return f"{line(handled.type)} was refused ({entry})"
+    return f"{line(handled.type)} ({line(handled.id.removeprefix(own))})"
 
 
 def _worker(writer: str) -> str:

@@ -85,7 +85,7 @@ def _print(counts: Counter[Brought], records: int, dry_run: bool, as_json: bool,
     click.echo(
         f"{'dry run: ' if dry_run else ''}{counts[Brought.IMPORTED]:,} instances, {records:,} records "
         f"{'would be ' if dry_run else ''}imported; {counts[Brought.THERE]:,} there already, the same; "
-        f"{counts[Brought.DIFFERS]:,} not touched, because something else is stored there"
+        f"{counts[Brought.DIFFERS]:,} not touched, where something else is stored"
     )
 
 

@@ -56,9 +56,13 @@ async def _purge(url: str, older_than: timedelta, saga: str | None, dry_run: boo
     if as_json:
         click.echo(msgspec.json.encode({"found": found, "purged": purged}))
     elif dry_run:
-        click.echo(f"dry run: {found:,} finished instances would be forgotten; nothing was changed")
+        click.echo(f"dry run: {found:,} finished {_instances(found)} would be forgotten; nothing was changed")
     else:
-        click.echo(f"{purged:,} finished instances forgotten")
+        click.echo(f"{purged:,} finished {_instances(purged)} forgotten")
+
+
+def _instances(count: int) -> str:
+    return "instance" if count == 1 else "instances"
 
 
 async def _old(journal: Journal, saga: str | None, before: datetime) -> AsyncIterator[SagaView]:
