@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
 import re
@@ -11,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from sagalog import SagaRunner
+
+from ..orders import Noted, OrderSaga
 from .conftest import Sagalog
 
 URL = ("--journal", "sqlite:///orders.db")
@@ -65,6 +70,23 @@ def test_show_tells_everything_about_one_instance(sagalog: Sagalog, filled: Path
         assert part in text
     assert "repair" in sagalog("show", "finished", *URL).stdout
     assert "by hand" in sagalog("show", "finished", *URL).stdout
+
+
+def test_a_huge_state_and_long_lists_are_cut_and_say_how_to_get_all(sagalog: Sagalog, filled: Path) -> None:
+    async def grow() -> None:
+        async with SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch=lambda command: None) as runner:
+            for number in range(30):
+                await runner.handle(Noted("parked", "x" * 300), message_id=f"more{number}")
+                await runner.handle(Noted("running", "y" * 300), message_id=f"y{number}")
+
+    with contextlib.chdir(filled.parent):
+        asyncio.run(grow())
+    assert "held    ... 12 more: --json shows all" in sagalog("show", "parked", *URL).stdout
+    text = sagalog("show", "running", *URL).stdout
+    assert "... cut at 4,000 of " in text
+    assert len(text) < 6_000
+    assert all(len(row) < 150 for row in sagalog("history", "running", *URL).stdout.splitlines())
+    assert len(json.loads(sagalog("show", "running", "--json", *URL).stdout)["record"]["state"]["log"]) == 32
 
 
 def test_show_as_json_holds_the_record(sagalog: Sagalog, filled: Path) -> None:

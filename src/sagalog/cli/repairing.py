@@ -42,6 +42,17 @@ class Wish:
     retention: timedelta = RETENTION
 
 
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """One instance to be repaired, as it was shown: the version that the repair builds on, and whether it ends it."""
+
+    saga: str
+    correlation_id: str
+    repair: Repair
+    version: int
+    ends: bool
+
+
 Make = Callable[[Journal, SagaView], Awaitable[Repair]]
 
 
@@ -93,14 +104,16 @@ class _Repairs:
     wish: Wish
     make: Make
     as_shown: bool
-    previews: list[tuple[SagaView, Repair, Applied]] = field(default_factory=list)
+    previews: list[_Shown] = field(default_factory=list)
     done: int = 0
     failed: int = 0
 
     async def run(self, url: str, ids: tuple[str, ...], selection: Selection) -> int:
         async with reading(url) as journal:
-            for view in await self._meant(journal, ids, selection):
-                await self._preview(journal, view, named=bool(ids))
+            with Counting("instances looked at") as counting:
+                for number, view in enumerate(await self._meant(journal, ids, selection), 1):
+                    await self._preview(journal, view, named=bool(ids))
+                    counting.update(number)
             if not self.wish.dry_run and self.previews:
                 if not self.wish.yes:
                     self._confirm()
@@ -136,7 +149,8 @@ class _Repairs:
             self._failed(view.correlation_id, view.saga, f"{type(error).__name__}: {error}")
             return
         if applied.changes:
-            self.previews.append((view, repair, applied))
+            ends = applied.after.finished
+            self.previews.append(_Shown(view.saga, view.correlation_id, repair, applied.version - 1, ends))
         if not (applied.changes or named):  # selected, and needs nothing
             return
         if self.wish.as_json:
@@ -151,28 +165,28 @@ class _Repairs:
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask on: add --yes to repair, or --dry-run to look")
         count = len(self.previews)
-        what = self.previews[0][2].action
+        what = self.previews[0].repair.action
         click.confirm(f"{what.capitalize()}: {count:,} {_instances(count)}?", abort=True, err=True)
 
     async def _apply(self, journal: Journal) -> None:
         places = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(view: SagaView, repair: Repair, shown: Applied) -> None:
-            expected = shown.version - 1 if self.as_shown and not self.wish.yes else None
+        async def one(shown: _Shown) -> None:
+            expected = shown.version if self.as_shown and not self.wish.yes else None
             async with places:
                 try:
                     applied = await apply(
                         journal,
-                        view.saga,
-                        view.correlation_id,
-                        repair,
+                        shown.saga,
+                        shown.correlation_id,
+                        shown.repair,
                         expected_version=expected,
                         retention=self.wish.retention,
                     )
                 except ConflictError:
-                    self._failed(view.correlation_id, view.saga, "it has moved on since it was shown: look again")
+                    self._failed(shown.correlation_id, shown.saga, "it has moved on since it was shown: look again")
                 except SagalogError as error:
-                    self._failed(view.correlation_id, view.saga, f"{type(error).__name__}: {error}")
+                    self._failed(shown.correlation_id, shown.saga, f"{type(error).__name__}: {error}")
                 else:
                     self.done += applied.changes
                     if self.wish.as_json:
@@ -180,7 +194,7 @@ class _Repairs:
             counting.update(self.done + self.failed)
 
         with Counting("instances") as counting:
-            await asyncio.gather(*(one(*preview) for preview in self.previews))
+            await asyncio.gather(*(one(shown) for shown in self.previews))
 
     def _count(self, named: bool) -> None:
         if self.wish.as_json:
@@ -190,7 +204,7 @@ class _Repairs:
             count = len(self.previews)
             click.echo(f"dry run: {count:,} {_instances(count)} would be repaired{failed}; nothing was changed")
         elif self.done:
-            live = any(not shown.after.finished for _, _, shown in self.previews)
+            live = any(not shown.ends for shown in self.previews)
             then = "; a running worker takes it from there" if live else ""
             click.echo(f"{self.done:,} {_instances(self.done)} repaired{failed}{then}")
         elif self.failed or not named:
