@@ -9,10 +9,9 @@ from typing import Any
 import click
 import msgspec
 
-from ..errors import ConflictError
+from ..errors import CodecError, ConflictError
 from ..inspect import SagaView, state_changes
 from ..operate import Applied, apply
-from ..record import SagaRecord
 from ..repair import edit
 from ..saga import Saga
 from .journals import reading
@@ -52,8 +51,8 @@ async def _edit(
 ) -> None:
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, name)
-        saga, record = _editable(sagas, view)
-        state = _checked(saga, given) if given is not None else _edited(saga, record)
+        saga, before = _editable(sagas, view)
+        state = _checked(saga, given) if given is not None else _edited(saga, before)
         if state is None:
             click.echo("unchanged; nothing was saved")
             return
@@ -74,7 +73,8 @@ async def _edit(
         click.echo(f"saved as version {applied.version}")
 
 
-def _editable(sagas: dict[str, Saga[Any]], view: SagaView) -> tuple[Saga[Any], SagaRecord]:
+def _editable(sagas: dict[str, Saga[Any]], view: SagaView) -> tuple[Saga[Any], bytes]:
+    """Return the saga, and the state as this code would read it: upcast, where an older version is stored."""
     saga = sagas.get(view.saga)
     if saga is None:
         raise click.ClickException(f"this runner has no saga {line(view.saga)}; it has {', '.join(sorted(sagas))}")
@@ -84,7 +84,13 @@ def _editable(sagas: dict[str, Saga[Any]], view: SagaView) -> tuple[Saga[Any], S
         raise click.ClickException("it has ended: its state is not used any more")
     if view.record.state_is_base64:
         raise click.ClickException("its saga does not keep its state as JSON: it cannot be edited here")
-    return saga, view.record
+    state = view.record.state_bytes()
+    if view.record.state_version == saga.state_version():
+        return saga, state
+    try:
+        return saga, saga.upcast_state(state, view.record.state_version)
+    except CodecError as error:
+        raise click.ClickException(f"this code cannot read the state: {clean(str(error))}") from error
 
 
 def _checked(saga: Saga[Any], text: bytes) -> bytes:
@@ -94,13 +100,12 @@ def _checked(saga: Saga[Any], text: bytes) -> bytes:
     return state
 
 
-def _edited(saga: Saga[Any], record: SagaRecord) -> bytes | None:
+def _edited(saga: Saga[Any], before: bytes) -> bytes | None:
     """Let the state be edited until the saga can read it, or the operator gives up. None: it is as it was."""
-    before = msgspec.json.format(bytes(record.state), indent=2).decode()
-    text = before
+    shown = text = msgspec.json.format(before, indent=2).decode()
     while True:
         changed = click.edit(text, extension=".json")
-        if changed is None or changed.strip() == before.strip():
+        if changed is None or changed.strip() == shown.strip():
             return None
         state, problem = _read(saga, changed.encode())
         if state is not None:

@@ -17,6 +17,7 @@ COMMANDS = {
     "doctor": "Say whether a journal is well: reachable, durable, on time, nothing left undone.",
     "edit": "Change the state of one instance in an editor, checked by its saga.",
     "export": "Write a journal's instances to a file of JSON lines.",
+    "health": "Ask a worker or a journal how it is: for the probes of containers.",
     "history": "Show every kept step of one instance.",
     "import": "Bring exported instances into a journal, checked.",
     "list": "List the instances in a journal.",

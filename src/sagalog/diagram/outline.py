@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..actions import CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
-from ..codec import type_name
 from ..saga import Saga
+from ..versions import schema_of
 
 _UNNAMED = "a command"
 
@@ -49,13 +49,14 @@ class Outline:
 def outline(saga: type[Saga[Any]]) -> Outline:
     """Return what `saga` may do. A saga that overrides `handle` is shown as one reaction to "any event"."""
     reactions = [
-        Reaction(type_name(route.event), route.method, route.starts)
+        Reaction(schema_of(route.event).name, route.method, route.starts)
         for route in sorted(saga.routes(), key=lambda route: (not route.starts, _line(saga, route.method)))
     ]
     if saga.handle is not Saga.handle:
         reactions.append(Reaction("any event", "handle", starts=True))
     reactions += [
-        Reaction(f"{type_name(command)} refused", method, refusal=True) for command, method in saga.refusals().items()
+        Reaction(f"{schema_of(command).name} refused", method, refusal=True)
+        for command, method in saga.refusals().items()
     ]
     unread = []
     for reaction in reactions:
@@ -132,7 +133,7 @@ def _assigned(tree: ast.AST, names: Callable[[ast.AST], Any]) -> Describe:
         if isinstance(node, ast.Name) and node.id in variables and variables[node.id] is not node:
             node = variables[node.id]
         made = names(node.func) if isinstance(node, ast.Call) else None
-        return type_name(made) if isinstance(made, type) else _UNNAMED
+        return schema_of(made).name if isinstance(made, type) else _UNNAMED
 
     return describe
 

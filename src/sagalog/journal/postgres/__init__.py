@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from ...errors import InvalidEventError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence
+from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from .connections import Connections
 from .schema import MIGRATIONS, check_name, migrate, translate
@@ -79,6 +79,7 @@ class PostgresJournal:
         )
         self._statement = write_statement(self.schema, keep)
         self._writer = Writer(self._connections.connect, self._statement, self._connections.where, pooler=pooler)
+        self.commit_counts = self._writer.counts
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:
@@ -141,8 +142,7 @@ class PostgresJournal:
             except SequenceOutOfOrder as error:
                 losers = (*losers, *error.losers)
         if losers:
-            order = dict.fromkeys(message.persistence_id for message in messages)
-            raise SequenceOutOfOrder(tuple(one for one in order if one in losers))
+            raise out_of_order(messages, losers)
 
     async def write_within(self, connection: Any, message: PersistentRepr) -> None:
         """Store a record as part of the caller's own transaction on `connection` (asyncpg's): it holds when that commits.
@@ -182,7 +182,8 @@ class PostgresJournal:
         await self._connections.change(
             (
                 f"""WITH gone AS (DELETE FROM {self.schema}.instance
-                        WHERE persistence_id = $1 AND sequence_nr = $2 AND deleted RETURNING persistence_id)
+                        WHERE persistence_id = $1 AND sequence_nr = $2 AND deleted AND NOT hidden
+                        RETURNING persistence_id)
                     DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id""",
                 (persistence_id.encode(), sequence_nr),
             )
