@@ -114,7 +114,7 @@ def edit(state: bytes, *, state_version: int, note: str = "", by: str = "") -> R
     return Repair("edit", needless, change, note, by)
 
 
-def resend(command: Command, persistence_id: str, *, note: str = "", by: str = "") -> Repair:
+def resend(command: Command, *, note: str = "", by: str = "") -> Repair:
     """Put a command that was in the outbox before (operate.find_command) back into it, under the same id.
 
     Also on an instance that has ended. Refused (RepairError) where the command waits in the outbox already, and for an

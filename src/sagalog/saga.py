@@ -270,9 +270,14 @@ class Saga(Generic[S]):
         return tuple(cls.__routes)
 
     @classmethod
-    def refusal_types(cls) -> tuple[type, ...]:
-        """Return the command types whose refusal has a handler of its own."""
-        return tuple(cls.__refusals)
+    def routes(cls) -> tuple[Route, ...]:
+        """Return the decorated handlers of events."""
+        return tuple(cls.__routes.values())
+
+    @classmethod
+    def refusals(cls) -> dict[type, str]:
+        """Return the command types whose refusal a decorated method handles, and that method's name."""
+        return dict(cls.__refusals)
 
     @classmethod
     def registry(cls) -> codec.TypeRegistry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
@@ -127,6 +127,23 @@ class TellsTime(Protocol):
 
     async def server_time(self) -> datetime:
         """Return the server's time now, aware."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked after: how it is, and what to do if it is not well."""
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str = ""
+
+
+@runtime_checkable
+class ExaminesItself(Protocol):
+    """A journal that can say how far what it acknowledges is durable, and what it found at the other end."""
+
+    async def examine(self) -> list[Finding]:
+        """Look, change nothing, and tell. Raises as any other call where nobody answers."""
 
 
 class CommitCounts(msgspec.Struct):

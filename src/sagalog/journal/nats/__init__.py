@@ -18,7 +18,7 @@ from ...errors import (
     SequenceOutOfOrder,
 )
 from ...logs import about, log
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence, out_of_order
+from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, check_id, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
@@ -189,6 +189,22 @@ class NatsJournal:
         """Return the clock of the stream's leader: what all workers can agree on."""
         await self.open()
         return await self._connection.server_time()
+
+    async def examine(self) -> list[Finding]:
+        await self.open()
+        info = await self._connection.info()
+        replicas = info["config"].get("num_replicas", 1)
+        version = (await self._connection.client()).connected_server_version
+        where = f"nats-server {version}, stream {self.stream}"
+        schema = Finding("schema", "ok", f"format {FORMAT}, as this code has it")
+        behind = [one["name"] for one in info.get("cluster", {}).get("replicas", []) if not one.get("current")]
+        if replicas == 1:
+            text = f"{where}: one replica; a step survives a power failure only with sync_interval: always"
+            return [Finding("durable", "warn", text, "run three servers and ?replicas=3, or set sync_interval"), schema]
+        if behind:
+            text = f"{where}: of {replicas} replicas, {', '.join(behind)} is behind or away"
+            return [Finding("durable", "warn", text, "bring that server back before another one fails"), schema]
+        return [Finding("durable", "ok", f"{where}, {replicas} replicas, all there"), schema]
 
     # Writing.
 

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from ...errors import InvalidEventError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
+from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from .connections import Connections
 from .schema import MIGRATIONS, check_name, migrate, translate
@@ -115,6 +115,19 @@ class PostgresJournal:
         rows = await self._connections.read("SELECT clock_timestamp()")
         now: datetime = rows[0][0]
         return now
+
+    async def examine(self) -> list[Finding]:
+        names = ("fsync", "full_page_writes", "synchronous_commit")
+        rows = await self._connections.read(
+            "SELECT name, setting, current_setting('server_version') FROM pg_settings WHERE name = ANY($1)", list(names)
+        )
+        off = sorted(row[0] for row in rows if row[1] == "off")
+        where = f"PostgreSQL {rows[0][2]}" if rows else "PostgreSQL"
+        schema = Finding("schema", "ok", f"{self.schema}, version {len(MIGRATIONS)}, as this code has it")
+        if off:
+            text = f"{where} with {', '.join(off)} off: what is committed may be lost when the server's machine fails"
+            return [Finding("durable", "fail", text, f"set {', '.join(f'{name} = on' for name in off)}"), schema]
+        return [Finding("durable", "ok", f"{where}, {', '.join(names)} on: durable when a call returns"), schema]
 
     # Writing.
 

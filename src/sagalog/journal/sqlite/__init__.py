@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import msgspec
 
 from ...errors import DefinitionError, JournalFormatError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
+from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings
 from .schema import ERRORS, connect, prepare, translate
 from .threads import ConnectionThread, Job
@@ -277,6 +277,19 @@ class SqliteJournal:
                 connection.execute("DELETE FROM instance WHERE persistence_id = ?", (persistence_id,))
 
         await self._writer.submit(work)
+
+    async def examine(self) -> list[Finding]:
+        def work(connection: sqlite3.Connection) -> tuple[str, int]:
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            return mode, version
+
+        mode, version = await self._read(work)
+        schema = Finding("schema", "ok", f"version {version}, as this code has it")
+        if mode == "wal":
+            return [Finding("durable", "ok", "SQLite, WAL with synchronous=FULL: durable when a call returns"), schema]
+        remedy = "somebody changed it: run `PRAGMA journal_mode=WAL` on the file while no worker runs"
+        return [Finding("durable", "fail", f"SQLite with journal_mode={mode}", remedy), schema]
 
     async def open(self) -> None:
         """Nothing: the constructor has opened it."""

@@ -16,7 +16,7 @@ def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, i
     for saga in sagas:
         counts = found[saga.name]
         counts.update({event.__name__: 0 for event in saga.event_types()})
-        counts.update({f"{command.__name__} refused": 0 for command in saga.refusal_types()})
+        counts.update({f"{command.__name__} refused": 0 for command in saga.refusals()})
     for persistence_id, lives in ledger.lives.items():
         counts = found[persistence_id.split("::", 2)[1]]
         for life in lives:
