@@ -1,22 +1,7 @@
-"""Text from the journal on a terminal: ids and payloads may hold anything, escape sequences included."""
+"""Text on a terminal: what comes from the journal is cleaned before it is printed."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from ..text import clean, line, moment
 
-
-def clean(text: str) -> str:
-    r"""Return `text` with control and other unprintable characters written as \x1b, \u202e and so on."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "replace").decode() for c in text)
-
-
-def line(text: str) -> str:
-    """Return `text` cleaned, on one line."""
-    return clean(text).replace("\n", "\\n")
-
-
-def moment(at: datetime | None) -> str:
-    """Return a moment to the second, in UTC."""
-    return "" if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
+__all__ = ["clean", "line", "moment"]
