@@ -36,7 +36,8 @@ class SagaView(msgspec.Struct, frozen=True):
         return "parked" if self.record.parked else self.record.status.value
 
 
-def _view(message: PersistentRepr) -> SagaView:
+def view_of(message: PersistentRepr) -> SagaView:
+    """Return what a journal's record says about an instance; never raises for what is in it."""
     _, saga, correlation_id = message.persistence_id.split("::", 2)
     record, unreadable = None, ""
     if message.payload:
@@ -65,14 +66,14 @@ async def instances(
         async for persistence_id in all_ids(journal, prefix, deleted=deleted):
             message = await journal.latest_message(persistence_id)
             if message is not None and persistence_id.count("::") >= 2:
-                yield _view(message)
+                yield view_of(message)
 
 
 async def find(journal: Journal, correlation_id: str, saga: str | None = None) -> list[SagaView]:
     """Return the instances of that correlation id: at most one where a saga is named, else one of each saga that has it."""
     names = [saga] if saga is not None else await saga_names(journal)
     found = [await journal.latest_message(f"saga::{name}::{correlation_id}") for name in names]
-    return [_view(message) for message in found if message is not None]
+    return [view_of(message) for message in found if message is not None]
 
 
 async def saga_names(journal: Journal) -> list[str]:
@@ -94,4 +95,4 @@ async def saga_names(journal: Journal) -> list[str]:
 async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[SagaView]:
     """Yield the steps that are kept of an instance, oldest first."""
     async for message in journal.replay_messages(f"saga::{saga}::{correlation_id}"):
-        yield _view(message)
+        yield view_of(message)

@@ -246,6 +246,11 @@ class Saga(Generic[S]):
         return codec.type_version(cls.__state) if cls.__state is not None else 1
 
     @classmethod
+    def starting_types(cls) -> tuple[type, ...]:
+        """Return the event types that may start an instance, as decorated."""
+        return tuple(event for event, route in cls.__routes.items() if route.starts)
+
+    @classmethod
     def event_types(cls) -> tuple[type, ...]:
         """Return the event types that decorated handlers take."""
         return tuple(cls.__routes)

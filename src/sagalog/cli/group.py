@@ -11,6 +11,7 @@ from .text import clean
 
 COMMANDS = {
     "check": "Say which sagas of a journal this code could not go on with.",
+    "dashboard": "Serve all sagas of a journal in a browser, live, with repairs.",
     "demo": "Watch a few hundred orders survive a kill -9.",
     "history": "Show every kept step of one instance.",
     "list": "List the instances in a journal.",

@@ -1,0 +1,115 @@
+"""What happened to one instance, step by step: read backwards, a page of steps at a time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import msgspec
+
+from ..inspect import SagaView, view_of
+from ..journal import Journal
+from ..record import Audit, Command, Handled, SagaRecord, Timer
+from .mask import Mask
+from .render import cut, pretty
+from .tally import name_of, step_of
+
+STEPS = 25
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """A message as it is shown: its type and JSON, cut where it is long; `left_out` characters are missing then."""
+
+    type: str
+    text: str
+    left_out: int
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A command that a step put into the outbox."""
+
+    id: str
+    payload: Payload
+    undo: bool
+
+
+class Step(msgspec.Struct):
+    """One record: what it handled, sent and set, and what it took out of the outbox."""
+
+    version: int
+    status: str
+    at: datetime | None
+    writer: str
+    unreadable: str
+    handled: tuple[Handled, ...]
+    sent: list[Sent]
+    timers: dict[str, Timer]  # that it set, by name
+    stopped: list[str]  # timers that it cancelled, or that fired
+    accepted: list[str]  # commands that it no longer has to deliver
+    repairs: list[Audit]
+    before: SagaRecord | None
+    record: SagaRecord | None
+    changes: list[object] = []
+    begins: bool = False  # a new incarnation
+    parks: str = ""
+
+
+class Story(msgspec.Struct):
+    """Some steps, the newest first. `older`: the step to go on from, 0 where the kept history begins."""
+
+    steps: list[Step]
+    older: int
+
+
+def shown(kind: str, data: msgspec.Raw, mask: Mask) -> Payload:
+    """Return a stored message as it is shown."""
+    return Payload(kind, *cut(pretty(data, mask)))
+
+
+async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> Story:
+    """Return the steps up to and including `newest` (all of them: None), STEPS at most."""
+    top = view.version if newest is None else max(0, min(newest, view.version))
+    found: dict[int, SagaView] = {}
+    async for message in journal.replay_messages(name_of(view), max(1, top - STEPS), top):
+        found[message.sequence_nr] = view_of(message)
+    numbers = sorted(found, reverse=True)
+    steps = [_step(found[number], found.get(number - 1), mask) for number in numbers[:STEPS]]
+    return Story(steps, numbers[STEPS] if len(numbers) > STEPS else 0)
+
+
+def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
+    record = view.record
+    if record is None:
+        return Step(view.version, view.status, None, view.writer, view.unreadable, (), [], {}, [], [], [], None, None)
+    before = previous.record if previous is not None else None
+    begins = record.incarnation > 1 and before is not None and before.incarnation < record.incarnation
+    return Step(
+        view.version,
+        view.status,
+        record.updated_at,
+        view.writer,
+        "",
+        record.handled,
+        [Sent(entry.id, _payload(entry, mask), entry.undo) for entry in record.outbox if _of(entry.id, view)],
+        {name: timer for name, timer in record.timers.items() if _of(timer.id, view)},
+        [] if before is None else [name for name, timer in before.timers.items() if record.timers.get(name) != timer],
+        [] if before is None else _gone(before.outbox, record.outbox),
+        [] if before is None and view.version > 1 else list(record.audit[len(before.audit) if before else 0 :]),
+        before,
+        record,
+        [],
+        begins,
+        record.parked if record.parked and (before is None or before.parked != record.parked) else "",
+    )
+
+
+def _of(entry: str, view: SagaView) -> bool:
+    return step_of(entry)[0] == view.version
+
+
+def _payload(entry: Command, mask: Mask) -> Payload:
+    return shown(entry.command.type, entry.command.data, mask)
+
+
+def _gone(before: tuple[Command, ...], after: tuple[Command, ...]) -> list[str]:
+    left = {entry.id for entry in after}
+    return [f"{entry.command.type} ({entry.id})" for entry in before if entry.id not in left]
