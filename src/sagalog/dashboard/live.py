@@ -20,6 +20,7 @@ Build = Callable[[Board, Request], Awaitable[Page]]
 
 MOST_STREAMS = 200
 _LOOK_SECONDS = 1.0
+_LONGEST_PAUSE = 30.0
 _HEARTBEAT_SECONDS = 15.0
 _LONGEST_SECONDS = 1800.0  # then the browser asks again, and is asked again who it is
 
@@ -42,6 +43,7 @@ async def _events(board: Board, request: Request, build: Build) -> AsyncIterator
             if not board.access.may_read(request):
                 return
             events: list[tuple[str, object]] = []
+            asked = time.monotonic()
             try:
                 parts = board.fragments(request, await build(board, request))
             except SagalogError as error:
@@ -60,8 +62,10 @@ async def _events(board: Board, request: Request, build: Build) -> AsyncIterator
             if not events and time.monotonic() - spoken > _HEARTBEAT_SECONDS:
                 yield b": still here\n\n"
                 spoken = time.monotonic()
+            # A page that takes long to find is looked for less often.
+            pause = max(_LOOK_SECONDS, min(_LONGEST_PAUSE, 20 * (time.monotonic() - asked)))
             try:
-                await asyncio.wait_for(board.stopping.wait(), _LOOK_SECONDS)
+                await asyncio.wait_for(board.stopping.wait(), pause)
             except TimeoutError:
                 continue
     finally:

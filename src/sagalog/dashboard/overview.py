@@ -174,8 +174,6 @@ class Overview:
             if done >= _MOST_FOLLOWED and self._count is None:
                 break
         self.behind = self._offset < until and done >= _MOST_FOLLOWED
-        if self._count is not None:
-            self._count.page = {}
 
     async def _move(self, journal: Journal, before: SagaView | None, after: SagaView) -> None:
         name = name_of(after)
@@ -215,7 +213,7 @@ class Overview:
         records = await asyncio.gather(*(journal.latest_message(name) for name, _ in fresh))
         seen = {entry: self._due_seen[entry] for entry in due if entry in self._due_seen}
         for entry, message in zip(fresh, records, strict=True):
-            record = view_of(message).record if message is not None and not message.deleted else None
+            record = view_of(message).record if message is not None else None
             timers = [timer.due_at for timer in record.timers.values()] if record is not None else []
             seen[entry] = min(timers, default=None)
         self._due_seen = seen

@@ -28,10 +28,10 @@ async def overview_page(board: Board, request: Request) -> Page:
     """How all is: counts, rates, and what has waited longest."""
     overview = board.overview
     tally, flow = overview.tally, overview.flow
-    reasons: Counter[tuple[str, str]] = Counter()
+    reasons: Counter[tuple[str, str, str]] = Counter()
     for status in NEEDS_REPAIR:
         for name, reason in tally.watched[status].entries.items():
-            reasons[name.split("::", 2)[1], reason or status.replace("_", " ")] += 1
+            reasons[name.split("::", 2)[1], status, reason] += 1
     undelivered = sorted(tally.undelivered.entries.items(), key=lambda item: item[1].since)
     overdue = sorted(overview.overdue.values(), key=lambda one: one.since)
     series = flow.series("steps")

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Mapping
 
 import msgspec
 
-from ..inspect import SagaView, saga_names, view_of
-from ..journal import Journal
-from ..journal.protocol import latest_page
+from ..inspect import SagaView, view_of
+from ..journal import Journal, PersistentRepr
+from ..journal.protocol import ListsLatest, latest_page
 from .overview import PREFIX, Overview
-from .tally import WATCHED, reason_of
+from .tally import NEEDS_REPAIR, STATUSES, WATCHED, reason_of
 
 PAGE = 50
-BUDGET = 5_000  # records that one request looks at
+BUDGET = 20_000  # records that one request looks at ...
+BUDGET_SECONDS = 0.4  # ... or for so long
 
 CHOICES = {
     "live": "live",
     "running": "running",
+    "repair": "in need of a repair",
     "parked": "parked",
     "compensation_failed": "compensation failed",
     "unreadable": "unreadable",
@@ -32,7 +35,6 @@ CHOICES = {
     "all": "live or finished",
 }
 _PLACE = re.compile(r"[01]:saga::[^:]+::")
-_FINISHED = ("completed", "compensated", "cancelled")
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -60,7 +62,13 @@ class Filter(msgspec.Struct, frozen=True):
 
     def matches(self, view: SagaView) -> bool:
         """Say whether an instance is one of those, apart from its id and saga."""
-        if self.status in (*_FINISHED, *WATCHED, "running") and view.status != self.status:
+        if self.status == "live":
+            if view.finished:
+                return False
+        elif self.status == "repair":
+            if view.status not in NEEDS_REPAIR:
+                return False
+        elif self.status in STATUSES and view.status != self.status:
             return False
         return self.reason.casefold() in reason_of(view).casefold()
 
@@ -82,9 +90,10 @@ async def search(journal: Journal, overview: Overview, wanted: Filter) -> Found:
     """Return a page of what is wanted, having looked at BUDGET records at most: it may be empty and not be the last."""
     ids: list[str] | None = None
     cut = False
-    if wanted.status in WATCHED:
-        watched = overview.tally.watched[wanted.status]
-        ids, cut = list(watched), watched.cut
+    if wanted.status in WATCHED or wanted.status == "repair":
+        kinds = NEEDS_REPAIR if wanted.status == "repair" else (wanted.status,)
+        watched = [overview.tally.watched[kind] for kind in kinds]
+        ids, cut = [name for one in watched for name in one], any(one.cut for one in watched)
     elif wanted.status == "undelivered":
         ids, cut = list(overview.tally.undelivered), overview.tally.undelivered.cut
     elif wanted.status == "overdue":
@@ -114,15 +123,15 @@ async def _of_known(journal: Journal, wanted: Filter, ids: list[str], *, cut: bo
 
 async def _of_all(journal: Journal, overview: Overview, wanted: Filter) -> Found:
     first, _, place = wanted.after.partition(":")
-    if wanted.status == "all":
-        passes = [False, True]
-    else:  # one that has ended is still live while something is left to deliver
-        passes = [False, True] if wanted.status in _FINISHED else [False]
+    # Live and finished ones together, in the order of ids: a database that were asked for one kind only would go through
+    # any number of the other kind to find it.
+    passes: list[bool | None] = [None] if isinstance(journal, ListsLatest) else [False, True]
     if first == "1":
         passes = [True]
     sagas = [wanted.saga] if wanted.saga else await known_sagas(journal, overview)
     views: list[SagaView] = []
     looked_at = 0
+    until = time.monotonic() + BUDGET_SECONDS
     for deleted in passes:
         for saga in sagas:
             start = f"{PREFIX}{saga}::"
@@ -130,19 +139,33 @@ async def _of_all(journal: Journal, overview: Overview, wanted: Filter) -> Found
                 continue
             after = place if place.startswith(start) else ""
             prefix = start if wanted.anywhere else start + wanted.id
-            while page := await latest_page(journal, prefix, after=after, limit=PAGE * 4, deleted=deleted):
+            while page := await _page(journal, prefix, after, deleted):
                 for message in page:
                     after = message.persistence_id
                     looked_at += 1
-                    view = view_of(message)
-                    if wanted.names(view.correlation_id) and wanted.matches(view):
+                    if wanted.names(after[len(start) :]) and wanted.matches(view := view_of(message)):
                         views.append(view)
                     if len(views) == PAGE or looked_at >= BUDGET:
-                        return Found(views, f"{int(deleted)}:{after}", looked_at)
+                        return Found(views, f"{int(bool(deleted))}:{after}", looked_at)
+                if time.monotonic() > until:
+                    return Found(views, f"{int(bool(deleted))}:{after}", looked_at)
         place = ""
     return Found(views, "", looked_at)
 
 
+async def _page(journal: Journal, prefix: str, after: str, deleted: bool | None) -> list[PersistentRepr]:
+    if isinstance(journal, ListsLatest):
+        return await journal.latest_by_prefix(prefix, after=after, limit=PAGE * 4, deleted=deleted)
+    return await latest_page(journal, prefix, after=after, limit=PAGE * 4, deleted=bool(deleted))
+
+
 async def known_sagas(journal: Journal, overview: Overview) -> list[str]:
-    """Return the names of the sagas, without going through all instances for it."""
-    return await saga_names(journal) if getattr(journal, "sorted_ids", False) else overview.tally.sagas()
+    """Return the names of the sagas, sorted, without going through the instances for it."""
+    if not (isinstance(journal, ListsLatest) and getattr(journal, "sorted_ids", False)):
+        return overview.tally.sagas()
+    names: list[str] = []
+    after = ""
+    while page := await journal.latest_by_prefix(PREFIX, after=after, limit=1, deleted=None):
+        names.append(page[0].persistence_id.split("::", 2)[1])
+        after = f"{PREFIX}{names[-1]}:;"  # the first text behind all ids of that saga
+    return names

@@ -8,7 +8,7 @@ import msgspec
 
 from ..inspect import SagaView, view_of
 from ..journal import Journal
-from ..record import Audit, Command, Handled, SagaRecord, Timer
+from ..record import Audit, Command, Handled, Held, SagaRecord, Timer
 from .mask import Mask
 from .render import cut, pretty
 from .tally import name_of, step_of
@@ -45,6 +45,7 @@ class Step(msgspec.Struct):
     timers: dict[str, Timer]  # that it set, by name
     stopped: list[str]  # timers that it cancelled, or that fired
     accepted: list[str]  # commands that it no longer has to deliver
+    held: list[Held]  # messages that it kept for the repair
     repairs: list[Audit]
     before: SagaRecord | None
     record: SagaRecord | None
@@ -79,7 +80,9 @@ async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | N
 def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
     record = view.record
     if record is None:
-        return Step(view.version, view.status, None, view.writer, view.unreadable, (), [], {}, [], [], [], None, None)
+        return Step(
+            view.version, view.status, None, view.writer, view.unreadable, (), [], {}, [], [], [], [], None, None
+        )
     before = previous.record if previous is not None else None
     begins = record.incarnation > 1 and before is not None and before.incarnation < record.incarnation
     return Step(
@@ -93,6 +96,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
         {name: timer for name, timer in record.timers.items() if _of(timer.id, view)},
         [] if before is None else [name for name, timer in before.timers.items() if record.timers.get(name) != timer],
         [] if before is None else _gone(before.outbox, record.outbox),
+        [held for held in record.held if before is not None and held not in before.held],
         [] if before is None and view.version > 1 else list(record.audit[len(before.audit) if before else 0 :]),
         before,
         record,

@@ -95,7 +95,7 @@
     source.addEventListener("open", () => {
       clearTimeout(lost);
       lost = null;
-      state.textContent = "this page is live ";
+      state.textContent = "This page is live.";
       state.append(button);
       say("");
     });
