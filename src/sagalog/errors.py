@@ -14,6 +14,7 @@
     │   ├── JournalFormatError       not a journal of ours, or of a newer version; left untouched
     │   └── MissingExtraError        install the named extra
     ├── SagaParkedError              operate: the instance waits for a repair
+    ├── RepairError                  operate: this repair cannot be made as the instance stands; nothing was stored
     └── RunnerStoppedError           the runner is not running (any more); nothing was stored
 
     CommandRefused                   raised by *your* command handlers: "no, and do not ask again"
@@ -136,6 +137,10 @@ class SagaParkedError(SagalogError):
 
     def __str__(self) -> str:
         return f"saga {self.saga!r}, id {self.correlation_id!r} is parked: {self.reason}"
+
+
+class RepairError(SagalogError):
+    """A repair cannot be made as the instance stands; the message says why. Nothing was stored."""
 
 
 class RunnerStoppedError(SagalogError):

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 
+from .changes import ABSENT, Change, changes
 from .errors import CodecError
 from .journal import Journal, PersistentRepr
 from .journal.protocol import all_ids
-from .record import SagaRecord, decode_record
+from .record import Audit, SagaRecord, decode_record
+
+OVERDUE_AFTER = timedelta(seconds=15)  # three leases: by then some worker should have taken what is due
+_AT_ONCE = 64  # records that are read ahead
 
 
 class SagaView(msgspec.Struct, frozen=True):
@@ -34,6 +40,30 @@ class SagaView(msgspec.Struct, frozen=True):
         if self.record is None:
             return "unreadable" if self.unreadable else "finished"
         return "parked" if self.record.parked else self.record.status.value
+
+    @property
+    def why(self) -> str:
+        """Why it needs an operator, or nothing."""
+        return self.unreadable or (self.record.parked if self.record is not None else "")
+
+    def overdue(self, now: datetime) -> bool:
+        """Say whether it needs attention for longer than workers should take to give it."""
+        return not self.finished and self.due_at is not None and self.due_at + OVERDUE_AFTER < now
+
+    @property
+    def sent(self) -> list[tuple[str, str]]:
+        """The commands of this step: entry id and type. Those of a timer (`Schedule`) have the id of their own step."""
+        if self.record is None:
+            return []
+        return [(c.id, c.command.type) for c in self.record.outbox if c.id.startswith(f"{self.version}/")]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of a history: what it left, and what is new against the step before, where that is kept."""
+
+    view: SagaView
+    changes: list[Change]
+    repairs: list[Audit]
 
 
 def view_of(message: PersistentRepr) -> SagaView:
@@ -63,10 +93,21 @@ async def instances(
     """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both."""
     prefix = "saga::" if saga is None else f"saga::{saga}::"
     for deleted in [False] * live + [True] * finished:
+        ids: list[str] = []
         async for persistence_id in all_ids(journal, prefix, deleted=deleted):
-            message = await journal.latest_message(persistence_id)
-            if message is not None and persistence_id.count("::") >= 2:
-                yield view_of(message)
+            if persistence_id.count("::") >= 2:
+                ids.append(persistence_id)
+            if len(ids) == _AT_ONCE:
+                for view in await _views(journal, ids):
+                    yield view
+                ids = []
+        for view in await _views(journal, ids):
+            yield view
+
+
+async def _views(journal: Journal, ids: list[str]) -> list[SagaView]:
+    found = await asyncio.gather(*(journal.latest_message(persistence_id) for persistence_id in ids))
+    return [view_of(message) for message in found if message is not None]
 
 
 async def find(journal: Journal, correlation_id: str, saga: str | None = None) -> list[SagaView]:
@@ -96,3 +137,61 @@ async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIter
     """Yield the steps that are kept of an instance, oldest first."""
     async for message in journal.replay_messages(f"saga::{saga}::{correlation_id}"):
         yield view_of(message)
+
+
+async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[Step]:
+    """Yield what `history` does, each step with what changed in the state since the one before, and its repairs.
+
+    The first step that is kept is compared with nothing: all of its state is new.
+    """
+    before: SagaView | None = None
+    async for view in history(journal, saga, correlation_id):
+        known = before.record if before is not None else None
+        yield Step(view, state_changes(known, view.record) if view.record is not None else [], _repairs(known, view))
+        if view.record is not None:
+            before = view
+
+
+def state_of(record: SagaRecord | None) -> Any:
+    """Return the state as JSON values; ABSENT where there is none. What cannot be shown gives a text that says so."""
+    if record is None:
+        return ABSENT
+    if record.state_is_base64:
+        return f"(not JSON, {len(record.state_bytes()):,} bytes)"
+    try:
+        return msgspec.json.decode(record.state)
+    except RecursionError:
+        return f"(nested too deeply to show, {len(record.state):,} bytes)"
+
+
+def state_changes(before: SagaRecord | None, after: SagaRecord | None) -> list[Change]:
+    """Return what differs between the states of two records; where there is no record, ABSENT stands for all of it."""
+    if before is not None and after is not None and before.state_bytes() == after.state_bytes():
+        return []
+    return changes(state_of(before), state_of(after))
+
+
+def _repairs(before: SagaRecord | None, view: SagaView) -> list[Audit]:
+    if view.record is None:
+        return []
+    if before is not None:
+        return list(view.record.audit[len(before.audit) :])
+    return [audit for audit in view.record.audit if audit.at == view.record.updated_at]
+
+
+__all__ = [
+    "ABSENT",
+    "OVERDUE_AFTER",
+    "Change",
+    "SagaView",
+    "Step",
+    "changes",
+    "find",
+    "history",
+    "instances",
+    "saga_names",
+    "state_changes",
+    "state_of",
+    "steps",
+    "view_of",
+]

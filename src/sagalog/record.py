@@ -70,6 +70,7 @@ class Audit(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     at: datetime
     action: str
     note: str = ""
+    by: str = ""  # the operator's name, as told
 
 
 class Handled(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
@@ -118,7 +119,17 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def finished(self) -> bool:
         """It has ended, and owes nothing: only its memory of message ids is kept."""
-        return self.status in FINAL and self.drained
+        return self.status in FINAL and self.drained and not self.held
+
+    @property
+    def owes_replay(self) -> bool:
+        """It is repaired and still holds messages: they come before anything else of this instance."""
+        return bool(self.held) and not self.parked
+
+    @property
+    def next_timer_at(self) -> datetime | None:
+        """When the first timer is due."""
+        return min((timer.due_at for timer in self.timers.values()), default=None)
 
 
 _encoder = msgspec.json.Encoder()

@@ -8,7 +8,7 @@ that fails leaves the draft as it was. One draft may take several messages: toge
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterable, Awaitable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any
@@ -143,9 +143,7 @@ class Draft:
         if len(left) == len(record.outbox):
             return
         record.outbox = left
-        if record.status is Status.COMPENSATING and not any(c.undo for c in left):
-            record.status = Status.COMPENSATED
-            record.undo = ()
+        end_compensation(record)
         self.touch()
 
     def start(self) -> tuple[SagaRecord, Any]:
@@ -182,21 +180,30 @@ class Draft:
 
     def park(self, reason: str, message: Message) -> None:
         """Park the instance with the message that it could not handle; a new one is made where none is live."""
-        record = self.record
-        if record is None or record.status in FINAL:
-            before = self.record
-            record, state = self.start()
-            record.state, record.state_is_base64 = embed_state(self.saga.encode_state(state), known_json=False)
-            self.record = record
-            try:
-                self.hold(message)
-            except BaseException:
-                self.record = before
-                raise
-            self.started += 1
-        else:
+        before = self.record
+        record = self.record = self._live()
+        try:
             self.hold(message)
+        except BaseException:
+            self.record = before
+            raise
+        self.started += record is not before
         record.parked = reason
+
+    def park_again(self, reason: str, held: tuple[Held, ...]) -> None:
+        """Park the instance with messages that were held before; a new one is made where none is live any more."""
+        before = self.record
+        record = self.record = self._live()
+        self.started += record is not before
+        record.parked, record.held = reason, held
+        self.touch()
+
+    def _live(self) -> SagaRecord:
+        if self.record is not None and self.record.status not in FINAL:
+            return self.record
+        record, state = self.start()
+        record.state, record.state_is_base64 = embed_state(self.saga.encode_state(state), known_json=False)
+        return record
 
     def _consume(self, record: SagaRecord, message: Message) -> None:
         if message.kind == "timer":
@@ -256,17 +263,32 @@ class Draft:
             self.compensate(packed)
 
     def compensate(self, chain: list[Typed] | None = None) -> None:
-        """Queue the undo commands behind what is still to be delivered, last in first out.
+        """Compensate, with the undo stack or the chain that is given."""
+        assert self.record is not None
+        compensate(self.record, self.next_id, chain)
 
-        Undelivered commands are not dropped: their step is durable, so they may be on their way already.
-        """
-        record = self.record
-        assert record is not None
-        undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
-        record.timers = {}
+
+def compensate(record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None) -> None:
+    """Drop the timers and send the undo stack, last in first out; where a chain is given, that instead."""
+    record.timers = {}
+    send_undo(record, [Undo("", command) for command in chain] if chain else list(reversed(record.undo)), next_id)
+
+
+def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str]) -> None:
+    """Queue the undo commands, in this order, behind what is still to be delivered. None: it is compensated.
+
+    Undelivered commands are not dropped: their step is durable, so they may be on their way already.
+    """
+    record.undo = ()
+    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of) for u in undo))
+    record.status = Status.COMPENSATING if undo else Status.COMPENSATED
+
+
+def end_compensation(record: SagaRecord) -> None:
+    """Say that it is compensated, if it was compensating and no undo command is left to be accepted."""
+    if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
+        record.status = Status.COMPENSATED
         record.undo = ()
-        record.outbox = (*record.outbox, *(Command(self.next_id(), u.command, True, u.of) for u in undo))
-        record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
 def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
@@ -332,8 +354,7 @@ def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry:
     """A command was refused that is being taken back already: there is nothing to take back, and nothing to decide."""
     record.outbox = tuple(c for c in record.outbox if c.id != entry and c.of != entry)
     record.undo = tuple(u for u in record.undo if u.of != entry)
-    if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
-        record.status = Status.COMPENSATED
+    end_compensation(record)
     record.inbox = (*record.inbox, message.id)
     record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
     draft.touch()

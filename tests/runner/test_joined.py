@@ -17,6 +17,8 @@ from sagalog import (
     SqliteJournal,
     open_journal,
 )
+from sagalog.operate import apply
+from sagalog.repair import retry
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Paid, Placed, World
 from ..servers.processes import eventually
@@ -175,3 +177,15 @@ async def test_what_cannot_be_joined_is_told_before_anything_is_stored(
     ):
         with pytest.raises(DefinitionError, match="postgresql://"):
             await elsewhere.handle(Paid("a"), connection=connection)
+
+
+async def test_what_a_repair_left_to_replay_comes_first_within_the_transaction(joined: Bench, connection: Any) -> None:
+    OrderSaga.fail_times = 3
+    async with joined.runner(due_poll_seconds=60) as runner:  # the event is there before the next look
+        await runner.handle(Placed("a"))
+        await runner.handle(Failing("a"), message_id="bad")
+        await runner.handle(Noted("a", "held"))
+        await apply(joined.journal, "order", "a", retry())
+        async with connection.transaction():
+            assert (await runner.handle(Noted("a", "joined"), connection=connection)).handled
+    assert await joined.log("a") == ["placed", "recovered", "held", "joined"]

@@ -18,7 +18,6 @@ from ..record import SagaRecord, decode_record
 from ..step import Draft
 from ..store import SavedState
 from .engine import log
-from .timers import next_due
 
 if TYPE_CHECKING:
     from .mailbox import Instance
@@ -133,7 +132,7 @@ def _ids(record: SagaRecord | None) -> frozenset[str]:
 def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[datetime | None, datetime | None]:
     """Return when the lease on the outbox ends, and when the instance next needs attention."""
     lease_end = _lease_end(instance, record, now)
-    timer = next_due(record)
+    timer = record.next_timer_at
     return lease_end, timer if lease_end is None else lease_end if timer is None else min(timer, lease_end)
 
 

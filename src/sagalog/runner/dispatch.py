@@ -317,6 +317,7 @@ class Dispatcher:
         )
         if wait is None:
             reason = f"command {entry.command.type} was not accepted in {failures} attempts: {type(error).__name__}"
+            del instance.attempts[entry.id]  # after a repair all attempts are there again
             instance.poke(Envelope(repair=_stick(entry.id, reason)))
             engine.counters.parked += 1
             return False

@@ -19,7 +19,6 @@ from .clock import ServerClock
 from .engine import Engine, log
 from .envelope import Envelope, Upkeep
 from .scanned import ScannedStore
-from .timers import next_due
 
 if TYPE_CHECKING:
     from .hosted import Hosted
@@ -164,7 +163,7 @@ class DueLoop:
             except CodecError as error:
                 hosted.unreadable[key] = str(error)
                 continue
-            due_at = engine.now() if record.outbox and not record.stuck else next_due(record)
+            due_at = engine.now() if record.outbox and not record.stuck else record.next_timer_at
             if due_at is None and record.finished:
                 due_at = record.updated_at + engine.settings.retention
             if due_at is not None:

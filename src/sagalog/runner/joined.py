@@ -19,6 +19,7 @@ from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 from .commit import decoded, due_moments, fresh_entries, unreadable
 from .envelope import Envelope, Upkeep
 from .mailbox import Instance
+from .replay import replay_held, tell_parked
 from .settings import NoInstance
 
 _TRIES = 8
@@ -55,6 +56,7 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         engine.now(),
         engine.settings.retention,
     )
+    replayed = await replay_held(instance, draft)
     try:
         outcome = advance(draft, message)
         if not isinstance(outcome, Outcome):
@@ -69,6 +71,7 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
     payload = hosted.encode(record)
     _, due_at = due_moments(instance, record, engine.now())
     stored = await hosted.save_within(connection, instance.correlation_id, record, payload, version, due_at)
+    tell_parked(instance, replayed)
     fresh = fresh_entries(before, record)
     for earlier in instance.joined:  # of the same transaction
         if earlier[0] == version:

@@ -11,13 +11,13 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mappin
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
+from .. import repair
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
 from ..saga import Saga
 from ..store import JournalSagaStateStore, SagaStateStore
-from . import repair
 from .clock import Clock, ServerClock, SystemClock
 from .counters import Counters
 from .dispatch import CommandHandlers, Dispatcher
@@ -26,6 +26,7 @@ from .engine import Engine, log
 from .envelope import Envelope, Upkeep
 from .hosted import Hosted
 from .receive import Incoming, Receipt, Receiver
+from .repair import Repaired, apply
 from .settings import RunnerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -344,19 +345,19 @@ class SagaRunner:
 
     # Repair.
 
-    async def retry(self, saga: str, correlation_id: str, *, note: str = "") -> repair.Repaired:
+    async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""
-        return await repair.apply(self._named(saga), correlation_id, repair.retry(note))
+        return await apply(self._named(saga), correlation_id, repair.retry(note=note, by=by))
 
-    async def skip(self, saga: str, correlation_id: str, *, note: str = "") -> repair.Repaired:
+    async def skip(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Drop what failed (held event, stuck command, refused undo), then go on as `retry` does."""
-        return await repair.apply(self._named(saga), correlation_id, repair.skip(note))
+        return await apply(self._named(saga), correlation_id, repair.skip(note=note, by=by))
 
     async def cancel(
-        self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = ""
-    ) -> repair.Repaired:
+        self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = "", by: str = ""
+    ) -> Repaired:
         """End an instance, by default with its undo commands sent first. Held events are dropped, known as duplicates."""
-        return await repair.apply(self._named(saga), correlation_id, repair.cancel(compensate=compensate, note=note))
+        return await apply(self._named(saga), correlation_id, repair.cancel(compensate=compensate, note=note, by=by))
 
     def _named(self, saga: str) -> Hosted:
         self._running()

@@ -1,16 +1,10 @@
-"""Which timer of a record is next, and the message it becomes."""
+"""The timer of a record that is due, as the message it becomes."""
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from ..record import SagaRecord
 from ..step import Draft, Message
-
-
-def next_due(record: SagaRecord) -> datetime | None:
-    """Return when the first timer is due."""
-    return min((timer.due_at for timer in record.timers.values()), default=None)
 
 
 def due_timer(draft: Draft, until: datetime) -> Message | None:

@@ -8,6 +8,7 @@ What goes wrong, and what happens then:
     a handler raises               what came before it is saved; it is tried again by policy, then parked
     not an action, not encodable   the sender is told, nothing is stored; a timer or a refusal parks the instance
     the record is unreadable       the callers are told SagaParkedError, the store is left as it is
+    it is repaired, messages held  they are replayed first, in the order they came (replay.py)
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..errors import (
     NoInstanceError,
     OutcomeUnknownError,
     PayloadTooLargeError,
+    RepairError,
     RunnerStoppedError,
 )
 from ..record import FINAL, SagaRecord
@@ -31,6 +33,7 @@ from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 from .commit import commit, load, unreadable
 from .engine import log
 from .envelope import Envelope, Upkeep
+from .replay import NOTHING, replay_held, tell_parked
 from .settings import NoInstance
 from .timers import due_timer
 
@@ -71,6 +74,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 fresh = True
         draft = _draft(instance)
         accepted, draft.changed = draft.changed, False
+        replayed = await replay_held(instance, draft) if _owes_replay(draft.record) else NOTHING
         at = done  # batch[done:at] is handled in this draft
         failure: _HandlerFailed | None = None
         try:
@@ -111,6 +115,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
             done += await _isolate_too_large(instance, batch[done:at], error)
             continue
         _answer(instance, batch[done:at], draft, saved=saved)
+        tell_parked(instance, replayed)
         done = at
         if failure is not None:
             done += await _after_failure(instance, batch[done], failure)
@@ -135,6 +140,10 @@ def release(instance: Instance) -> None:
 
 def _live(record: SagaRecord | None) -> bool:
     return record is not None and record.status not in FINAL
+
+
+def _owes_replay(record: SagaRecord | None) -> bool:
+    return record is not None and record.owes_replay
 
 
 def _draft(instance: Instance) -> Draft:
@@ -192,7 +201,7 @@ async def _long_step(instance: Instance, draft: Draft, envelope: Envelope, *, fr
             envelope.result = await envelope.repair(draft)
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
-        except NoInstanceError as error:  # found before the draft was touched
+        except (NoInstanceError, RepairError) as error:  # found before the draft was touched
             envelope.decided = error
             return
     elif message is None:

@@ -1,0 +1,236 @@
+"""What an operator can do about an instance, as pure decisions on its record: retry, skip, cancel, edit, resend.
+
+    Repair.decide(record, next_id, now) ─► Decision: the record after it, and in plain words what that means
+
+None needs the saga's code. Held messages are not replayed here, because that takes handlers: a repaired record is not
+parked any more and still holds them, and whoever has the handlers replays them before anything else of that instance
+(runner/replay.py), in the same turn or in another process.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from .errors import RepairError
+from .record import FINAL, Audit, Command, Held, SagaRecord, Status, embed_state
+from .step import compensate, end_compensation, send_undo
+
+NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
+_NAMED = 5  # so many are named in a sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a repair comes to. `record` is the one that was given, itself, where there is nothing to do.
+
+    `effects`: plain sentences without payloads; they may hold ids and notes of other people, so print them cleaned.
+    """
+
+    record: SagaRecord
+    effects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One repair, to be decided on whatever the record is when it comes to it. Made by the functions below.
+
+    `needless` says why there is nothing to do, or nothing; `change` changes a copy of the record and says what that
+    means. `on_finished`: it may also be made on the tombstone of an instance that has ended.
+    """
+
+    action: str
+    needless: Callable[[SagaRecord], str]
+    change: Callable[[SagaRecord, NextId], list[str]]
+    note: str = ""
+    by: str = ""
+    on_finished: bool = False
+
+    def decide(self, record: SagaRecord, next_id: NextId, now: datetime) -> Decision:
+        """Return the record after the repair, with its audit entry. Raises RepairError where it cannot be made."""
+        if reason := self.needless(record):
+            return Decision(record, (f"nothing: {reason}",))
+        after = copy.copy(record)
+        effects = self.change(after, next_id)
+        after.updated_at = now
+        after.audit = (*after.audit, Audit(now, self.action, self.note, self.by))
+        return Decision(after, tuple(effects))
+
+
+def retry(*, note: str = "", by: str = "") -> Repair:
+    """Deliver the stuck command again, take up a failed compensation again, replay what is held."""
+
+    def change(record: SagaRecord, next_id: NextId) -> list[str]:
+        effects = [f"delivers {_command(stuck)} again" for stuck in _stuck(record)]
+        if record.status is Status.COMPENSATION_FAILED:
+            effects += _resume(record, next_id)
+        return effects + _unpark(record)
+
+    return Repair("retry", _not_parked, change, note, by)
+
+
+def skip(*, note: str = "", by: str = "") -> Repair:
+    """Drop what failed (the stuck command, the refused undo, or else the first held message), then go on as `retry`."""
+
+    def change(record: SagaRecord, next_id: NextId) -> list[str]:
+        effects: list[str] = []
+        if stuck := _stuck(record):
+            effects += _drop_commands(record, stuck)
+            end_compensation(record)
+        elif record.status is Status.COMPENSATION_FAILED:
+            effects += [f"drops the refused {undo.command.type}: it is not undone" for undo in record.undo[-1:]]
+            record.undo = record.undo[:-1]
+            effects += _resume(record, next_id)
+        else:
+            effects += _drop_held(record, record.held[:1])
+        return effects + _unpark(record)
+
+    return Repair("skip", _not_parked, change, note, by)
+
+
+def cancel(*, compensate: bool, note: str = "", by: str = "") -> Repair:
+    """End the instance: with its undo commands sent, or as it stands. What is held is dropped, its ids are kept."""
+    action = "cancel with compensation" if compensate else "cancel"
+    return Repair(action, _ended, _cancel_compensating if compensate else _cancel_as_it_stands, note, by)
+
+
+def edit(state: bytes, *, state_version: int, note: str = "", by: str = "") -> Repair:
+    """Replace the state by `state`, as the saga encodes it; the caller has made sure that the saga can decode it.
+
+    Nothing else changes: a parked instance stays parked until `retry`.
+    """
+    raw, wrapped = embed_state(state, known_json=False)
+
+    def needless(record: SagaRecord) -> str:
+        same = record.state_bytes() == state and record.state_version == state_version
+        return "the state is the same" if same else _ended(record)
+
+    def change(record: SagaRecord, next_id: NextId) -> list[str]:
+        record.state, record.state_is_base64, record.state_version = raw, wrapped, state_version
+        return ["replaces the state", *(["stays parked: retry it when the state is right"] if record.parked else [])]
+
+    return Repair("edit", needless, change, note, by)
+
+
+def resend(command: Command, persistence_id: str, *, note: str = "", by: str = "") -> Repair:
+    """Put a command that was in the outbox before (operate.find_command) back into it, under the same id.
+
+    Also on an instance that has ended. Refused (RepairError) where the command waits in the outbox already, and for an
+    undo command outside of the compensation that it belongs to.
+    """
+
+    def change(record: SagaRecord, next_id: NextId) -> list[str]:
+        name = _command(command)
+        if any(waiting.id == command.id for waiting in record.outbox):
+            raise RepairError(f"{name} is in the outbox already: it is delivered until it is accepted")
+        if command.undo and record.status is Status.COMPENSATION_FAILED:
+            raise RepairError(f"{name} is an undo command of a compensation that failed: retry that instead")
+        if command.undo and record.status not in (Status.COMPENSATING, Status.COMPENSATED):
+            raise RepairError(f"{name} is an undo command, and the instance is {record.status.value}")
+        # Whoever refused it before may do so again, and that answer must not be taken for the one that is known.
+        refusal = f"{persistence_id}/{command.id}/refused"
+        record.inbox = tuple(known for known in record.inbox if known != refusal)
+        record.inherited = tuple(known for known in record.inherited if known != refusal)
+        behind = _stuck(record)
+        record.outbox = (*record.outbox, command)
+        waits = [f"it waits behind the stuck {_command(stuck)}" for stuck in behind]
+        return [f"sends {name} again, under the same id", *waits]
+
+    return Repair("resend", lambda record: "", change, note, by, on_finished=True)
+
+
+def _not_parked(record: SagaRecord) -> str:
+    if record.parked or record.status is Status.COMPENSATION_FAILED:
+        return ""
+    if record.held:
+        return "it is repaired already; what it holds is replayed as soon as a worker takes it"
+    return f"it is not parked, it is {record.status.value}"
+
+
+def _ended(record: SagaRecord) -> str:
+    if record.status not in FINAL:
+        return ""
+    return f"it has ended, it is {record.status.value}; what is in its outbox is still delivered"
+
+
+def _unpark(record: SagaRecord) -> list[str]:
+    record.parked = record.stuck = ""
+    if not record.held:
+        return []
+    count = len(record.held)
+    return [
+        f"replays {count} held {'message' if count == 1 else 'messages'}, in the order they came: "
+        + _all(f"{held.event.type} ({held.id})" for held in record.held)
+    ]
+
+
+def _resume(record: SagaRecord, next_id: NextId) -> list[str]:
+    undo = list(reversed(record.undo))
+    send_undo(record, undo, next_id)
+    return [_sends(entry.command.type for entry in undo)] if undo else ["nothing is left to undo: it is compensated"]
+
+
+def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
+    effects = _drop_held(record, record.held)
+    stuck = _stuck(record)
+    if record.status is Status.COMPENSATING:
+        left = [waiting.command.type for waiting in record.outbox if waiting.undo]
+        effects.append(f"goes on with its compensation: {_sends(left)}")
+    else:
+        # A stuck command would be in the way of the undo commands. Its own undo is sent: nobody knows how far it came.
+        effects += _drop_commands(record, stuck)
+        undo = list(reversed(record.undo))
+        if record.status is Status.COMPENSATION_FAILED:
+            effects += _resume(record, next_id)
+        else:
+            compensate(record, next_id)
+            effects.append(_sends(entry.command.type for entry in undo) if undo else "there is nothing to undo")
+    record.parked = record.stuck = ""
+    return effects
+
+
+def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
+    effects = _drop_held(record, record.held)
+    effects += _drop_commands(record, [*_stuck(record), *(c for c in record.outbox if c.undo and c.id != record.stuck)])
+    if record.timers:
+        effects.append(f"drops the timers {_all(sorted(record.timers))}")
+    if record.undo:
+        effects.append(f"does not undo what was done: {_all(u.command.type for u in reversed(record.undo))} not sent")
+    if record.outbox:
+        effects.append(f"still delivers {_all(c.command.type for c in record.outbox)}: their step is saved")
+    record.status = Status.CANCELLED
+    record.timers, record.undo = {}, ()
+    record.parked = record.stuck = ""
+    return [*effects, "ends the instance as it stands"]
+
+
+def _drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
+    record.held = record.held[len(dropped) :]
+    record.inbox = (*record.inbox, *(held.id for held in dropped))
+    return [f"drops the held {held.event.type}, message {held.id}; it counts as consumed" for held in dropped]
+
+
+def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
+    gone = {command.id for command in dropped}
+    record.outbox = tuple(command for command in record.outbox if command.id not in gone)
+    return [f"drops {_command(command)}, which was not accepted; it may have been carried out" for command in dropped]
+
+
+def _stuck(record: SagaRecord) -> list[Command]:
+    return [command for command in record.outbox if command.id == record.stuck]
+
+
+def _command(command: Command) -> str:
+    return f"{command.command.type} ({command.id})"
+
+
+def _sends(names: Iterable[str]) -> str:
+    return f"sends {_all(names)}, last in first out"
+
+
+def _all(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = len(listed) - _NAMED
+    return ", ".join(listed[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

@@ -1,0 +1,88 @@
+"""What a repaired instance still holds is replayed first: before any event, timer, refusal or further repair of it.
+
+    repair (here, or another process's) ─► record not parked, messages held ─► [replay] ─► the rest of the turn
+
+A repair from outside saves the record due at once, so that a worker claims it and comes here; one that comes with an
+event first does the same, and the event goes behind what was held. Until a turn is saved nothing has happened, so a
+worker that dies in between leaves all of it to the next.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..errors import CodecError, PayloadTooLargeError
+from ..step import Draft, Outcome, UnreadableStateError, advance, unhold
+from .commit import unreadable
+from .engine import log
+
+if TYPE_CHECKING:
+    from .mailbox import Instance
+
+
+class Replayed(msgspec.Struct, frozen=True):
+    """How many held messages were replayed, and why the instance is parked again with the others, if it is."""
+
+    count: int = 0
+    parked: str = ""
+
+
+NOTHING = Replayed()
+
+
+async def replay_held(instance: Instance, draft: Draft) -> Replayed:
+    """Replay what the draft's record holds, in the order it came; the first that fails parks it again, with the rest.
+
+    Raises SagaParkedError for a state that this code cannot read; what is stored stays as it is.
+    """
+    if draft.record is None or not draft.record.owes_replay:
+        return NOTHING
+    before = copy.copy(draft.record)
+    fired, started = draft.fired, draft.started
+    try:
+        replayed = await _replay(instance, draft, checked=False)
+        instance.hosted.encode(draft.record)
+    except PayloadTooLargeError:
+        # One of them is to blame, and only that one may park the instance: look after each.
+        draft.record, draft.fired, draft.started = before, fired, started
+        replayed = await _replay(instance, draft, checked=True)
+    return replayed
+
+
+async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replayed:
+    record = draft.touch()
+    held = record.held
+    for number, first in enumerate(held):
+        before = copy.copy(draft.record)
+        counted = draft.fired, draft.started
+        record.held = held[number + 1 :]
+        try:
+            outcome = advance(draft, unhold(first, draft.registry))
+            if not isinstance(outcome, Outcome):
+                outcome = await outcome
+            record = draft.touch()
+            record.held = held[number + 1 :]  # the message may have begun the next incarnation
+            if outcome is not Outcome.HANDLED:
+                record.inbox = (*record.inbox, first.id)
+            if checked:
+                instance.hosted.encode(record)
+        except UnreadableStateError as error:
+            raise unreadable(instance, str(error)) from error
+        except Exception as error:
+            draft.record = before
+            draft.fired, draft.started = counted
+            told = isinstance(error, (CodecError, PayloadTooLargeError))  # others may quote payloads
+            reason = f"replaying {first.event.type} failed: {error if told else type(error).__name__}"
+            draft.park_again(reason, held[number:])
+            return Replayed(number, reason)
+    return Replayed(len(held))
+
+
+def tell_parked(instance: Instance, replayed: Replayed) -> None:
+    """Count and log that the instance is parked again, once that is saved."""
+    if replayed.parked:
+        instance.hosted.engine.counters.parked += 1
+        log.error("saga %s, id %s is parked again: %s", instance.hosted.name, instance.correlation_id, replayed.parked)

@@ -1,0 +1,103 @@
+"""How all is going: what is live, parked, overdue and undelivered, saga by saga, counted from what a journal holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from .errors import CodecError
+from .inspect import SagaView, instances
+from .journal import Journal
+from .journal.protocol import TellsTime
+from .record import SagaRecord, decode_record
+
+RECENT = timedelta(hours=1)
+
+
+class SagaStats(msgspec.Struct):
+    """Figures of one saga. Moments are None where there is nothing of the kind.
+
+    `changed`, `started` and `ended` count instances whose last step, start or end lies in the last hour: rates as far
+    as records tell them. An instance that took many steps counts once; a purged one is forgotten.
+    """
+
+    saga: str
+    live: int = 0
+    parked: int = 0
+    unreadable: int = 0
+    compensation_failed: int = 0
+    overdue: int = 0
+    remembered: int = 0  # finished, as tombstones
+    undelivered: int = 0  # commands in outboxes
+    held: int = 0  # messages of parked instances
+    timers: int = 0  # scheduled commands included
+    oldest_undelivered_at: datetime | None = None  # of its step; of the newest step, where its own is not kept
+    oldest_overdue_timer_at: datetime | None = None
+    changed: int = 0
+    started: int = 0
+    ended: int = 0
+
+
+async def server_now(journal: Journal) -> datetime:
+    """Return the time of the journal's server, or of this machine where it has none."""
+    return await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
+
+
+async def stats(
+    journal: Journal,
+    saga: str | None = None,
+    *,
+    now: datetime | None = None,
+    count: Callable[[int], None] = lambda read: None,
+) -> list[SagaStats]:
+    """Return the figures of each saga, or of one, by name. Reads every record once; memory does not grow with them.
+
+    `now` is the server's time unless given; `count` is told now and then how many instances were read.
+    """
+    at = now if now is not None else await server_now(journal)
+    found: dict[str, SagaStats] = {} if saga is None else {saga: SagaStats(saga)}
+    read = 0
+    async for view in instances(journal, saga, finished=True):
+        figures = found.setdefault(view.saga, SagaStats(view.saga))
+        _add(figures, view, at)
+        if view.record is not None and view.record.outbox:
+            sent_at = await _sent_at(journal, view, view.record)
+            figures.oldest_undelivered_at = min(figures.oldest_undelivered_at or sent_at, sent_at)
+        read += 1
+        count(read)
+    return [found[name] for name in sorted(found)]
+
+
+def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
+    record = view.record
+    figures.remembered += view.finished
+    figures.live += not view.finished
+    figures.overdue += view.overdue(now)
+    figures.unreadable += view.status == "unreadable"
+    if record is None:
+        return
+    figures.parked += bool(record.parked)
+    figures.compensation_failed += record.status.value == "compensation_failed"
+    figures.undelivered += len(record.outbox)
+    figures.held += len(record.held)
+    figures.timers += len(record.timers)
+    figures.changed += record.updated_at + RECENT > now
+    figures.started += record.started_at + RECENT > now
+    figures.ended += view.finished and record.updated_at + RECENT > now
+    timer = record.next_timer_at
+    if timer is not None and timer < now:
+        figures.oldest_overdue_timer_at = min(figures.oldest_overdue_timer_at or timer, timer)
+
+
+async def _sent_at(journal: Journal, view: SagaView, record: SagaRecord) -> datetime:
+    """Return when the oldest command of an outbox was sent, as far as that is still known."""
+    number = min(int(command.id.partition("/")[0]) for command in record.outbox)
+    persistence_id = f"saga::{view.saga}::{view.correlation_id}"
+    async for message in journal.replay_messages(persistence_id, number, number, 1):
+        try:
+            return decode_record(message.payload).updated_at
+        except CodecError:  # damaged: then it is as if it were not kept
+            break
+    return record.updated_at
