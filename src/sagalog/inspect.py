@@ -147,7 +147,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
     before: SagaView | None = None
     async for view in history(journal, saga, correlation_id):
         known = before.record if before is not None else None
-        yield Step(view, state_changes(known, view.record) if view.record is not None else [], _repairs(known, view))
+        yield Step(view, state_changes(known, view.record) if view.record is not None else [], repairs_of(known, view))
         if view.record is not None:
             before = view
 
@@ -171,7 +171,8 @@ def state_changes(before: SagaRecord | None, after: SagaRecord | None) -> list[C
     return changes(state_of(before), state_of(after))
 
 
-def _repairs(before: SagaRecord | None, view: SagaView) -> list[Audit]:
+def repairs_of(before: SagaRecord | None, view: SagaView) -> list[Audit]:
+    """Return the repairs that a step made; `before`: the record before it, if that is kept."""
     if view.record is None:
         return []
     if before is not None:
@@ -189,6 +190,7 @@ __all__ = [
     "find",
     "history",
     "instances",
+    "repairs_of",
     "saga_names",
     "state_changes",
     "state_of",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -46,9 +48,9 @@ class Reader(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-async def read(browser: httpx.AsyncClient, page: str, status: int = 200, **query: str) -> Reader:
-    answer = await browser.get(page, params=query)
-    assert answer.status_code == status, answer.text
+async def read(browser: httpx.AsyncClient, page: str, expected: int = 200, /, **query: str) -> Reader:
+    answer = await browser.get(page, params=query or None)
+    assert answer.status_code == expected, answer.text
     return Reader(answer.text)
 
 
@@ -168,7 +170,7 @@ async def test_a_record_that_cannot_be_read_is_said_to_be_so_and_nothing_breaks(
 
 async def test_a_huge_state_is_cut_and_can_be_had_whole() -> None:
     journal = InMemoryJournal()
-    state = msgspec.json.encode({"text": "x" * 500_000, "end": "the end"})
+    state = msgspec.json.encode({"text": "x" * 500_000 + "the end"})
     record = encode_record(SagaRecord(FORMAT, Status.RUNNING, msgspec.Raw(state), NOW, NOW))
     await journal.write_messages([PersistentRepr("saga::a::x", 1, record)])
     async with browsing(board_of(journal)) as browser:
@@ -191,7 +193,7 @@ async def test_a_deep_state_is_shown_or_said_not_to_be() -> None:
 async def test_masked_fields_are_shown_nowhere() -> None:
     journal = InMemoryJournal()
     await fill(journal)
-    async with browsing(board_of(journal, masks=["TEXT", "total", "err*"])) as browser:
+    async with browsing(board_of(journal, masks=["TEXT", "total", "err*", "log"])) as browser:
         for page in ("/instance", "/instance/payload"):
             text = (await browser.get(page, params={"saga": "order", "id": "parked"})).text
             assert MASKED in text
@@ -200,7 +202,8 @@ async def test_masked_fields_are_shown_nowhere() -> None:
             assert '"total": 8' not in text
             assert "&#34;total&#34;: 8" not in text
         evil = (await browser.get("/instance", params={"saga": "order", "id": EVIL})).text
-        assert "pwned" not in evil.partition('<h2 id="steps">')[2].replace("placed", "")
+        assert "pwned" not in evil
+        assert f"<del>&#34;{MASKED}&#34;</del>" in evil  # that it has changed is seen
 
 
 @pytest.mark.parametrize(
@@ -233,6 +236,17 @@ def test_a_mask_hides_a_field_at_its_path(pattern: str, hidden: set[str]) -> Non
     }
 
 
+async def says(browser: httpx.AsyncClient, page: str, text: str, *, without: str = "\0") -> bool:
+    words = Reader((await browser.get(page)).text).text
+    return text in words and without not in words
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await holds():
+            await asyncio.sleep(0.02)  # the app is called directly: nothing else would let the journal have its turn
+
+
 async def test_a_journal_that_is_down_says_so_and_comes_back_by_itself(postgres_schema: str) -> None:
     address = urlsplit(postgres_schema)
     assert address.port is not None
@@ -249,14 +263,11 @@ async def test_a_journal_that_is_down_says_so_and_comes_back_by_itself(postgres_
             assert answer.headers["retry-after"] == "5"
             assert 'http-equiv="refresh"' in answer.text
             assert "The journal does not answer" in answer.text
-            while "The journal does not answer" not in (await read(browser, "/")).text:  # the counts know soon
-                pass
+            await until(lambda: says(browser, "/", "The journal does not answer"))  # the counts know soon
             assert "Need repair 2" in (await read(browser, "/")).text  # as last known
             proxy.block(False)
-            while (await browser.get("/instance?saga=order&id=parked")).status_code == 503:
-                pass
-            while "The journal does not answer" in (await read(browser, "/")).text:
-                pass
+            await until(lambda: says(browser, "/instance?saga=order&id=parked", "Parked by Failing"))
+            await until(lambda: says(browser, "/", "Need repair 2", without="The journal does not answer"))
     finally:
         proxy.close()
 

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from ..errors import JournalError, OutcomeUnknownError, SagalogError
 from ..journal import Journal
 from ..saga import Saga
-from . import pages
+from . import pages, repairs
 from .access import SESSION_SECONDS, Access, Guard, began_here, read_form
 from .board import Board, Page
 from .live import Build, stream
@@ -107,6 +107,8 @@ def _routes() -> list[BaseRoute]:
     return [
         *routes,
         Route(PATHS["payload"], _reading(_payload)),
+        Route(PATHS["repair"], _confirm, methods=["GET"]),
+        Route(PATHS["repair"], _repair, methods=["POST"]),
         Route(PATHS["login"], _login, methods=["GET", "POST"]),
         Route(PATHS["logout"], _logout, methods=["POST"]),
         Mount(PATHS["static"], StaticFiles(directory=HERE / "static")),
@@ -124,8 +126,7 @@ def _page(build: Build) -> Endpoint:
 def _reading(endpoint: Endpoint) -> Endpoint:
     async def guarded(request: Request) -> Response:
         if not _board(request).access.may_read(request):
-            here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(link(request, "login", next=here), 303)
+            return _to_login(request)
         return await endpoint(request)
 
     return guarded
@@ -144,6 +145,26 @@ def _live(build: Build) -> Endpoint:
 async def _payload(request: Request) -> Response:
     text, status = await pages.payload(_board(request), request)
     return PlainTextResponse(text, status)
+
+
+def _to_login(request: Request) -> Response:
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(link(request, "login", next=here), 303)
+
+
+async def _confirm(request: Request) -> Response:
+    board = _board(request)
+    if board.access.session(request) is None:
+        return _to_login(request)
+    return board.response(request, await repairs.confirm_page(board, request))
+
+
+async def _repair(request: Request) -> Response:
+    board = _board(request)
+    form, refusal = await repairs.confirmed(board, request)
+    if refusal:
+        return _refusal(board, request, refusal)
+    return await repairs.repair_endpoint(board, request, form)
 
 
 async def _login(request: Request) -> Response:

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
 from ..errors import DefinitionError
 
 MASKED = "••••"
+DEEPEST = 60
+
+
+class Hidden:
+    """A masked value: it can be told from another one, and shows nothing."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hidden) and self._value == other._value
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return MASKED
+
+    __repr__ = __str__
 
 
 class Mask:
@@ -37,15 +55,25 @@ class Mask:
                     return True
         return False
 
-    def apply(self, value: Any, path: tuple[str, ...] = ()) -> Any:
-        """Return decoded JSON with the masked fields replaced; the value itself is not changed."""
-        if not self._parts:
+    def apply(self, value: Any) -> Any:
+        """Return decoded JSON with the masked fields replaced by dots; the value itself is not changed.
+
+        With a mask, what is nested deeper than DEEPEST is left out: a masked field may be in it.
+        """
+        return self._replaced(value, (), 0, lambda hidden: MASKED)
+
+    def veiled(self, value: Any) -> Any:
+        """Return decoded JSON with the masked fields as Hidden, so that a change of one is still seen."""
+        return self._replaced(value, (), 0, Hidden)
+
+    def _replaced(self, value: Any, path: tuple[str, ...], depth: int, hide: Callable[[Any], Any]) -> Any:
+        if not self._parts or not isinstance(value, (dict, list)):
             return value
-        if isinstance(value, dict):
-            return {
-                name: MASKED if self.hides((*path, name)) else self.apply(inner, (*path, name))
-                for name, inner in value.items()
-            }
+        if depth > DEEPEST:
+            return hide(value)
         if isinstance(value, list):
-            return [self.apply(inner, path) for inner in value]
-        return value
+            return [self._replaced(inner, path, depth + 1, hide) for inner in value]
+        return {
+            name: hide(inner) if self.hides((*path, name)) else self._replaced(inner, (*path, name), depth + 1, hide)
+            for name, inner in value.items()
+        }

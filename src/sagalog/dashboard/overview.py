@@ -13,12 +13,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import msgspec
 
 from ..errors import JournalError, SagalogError
-from ..inspect import SagaView, view_of
+from ..inspect import OVERDUE_AFTER, SagaView, view_of
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import Followable, ListsLatest, latest_page
 from .flow import Flow
@@ -29,7 +29,6 @@ log = logging.getLogger("sagalog")
 
 PREFIX = "saga::"
 MOST_OVERDUE = 1_000
-_LATE = timedelta(seconds=5)  # a due instance that is older than this is nobody's yet
 _PAGE = 500
 _MOST_FOLLOWED = 5_000  # records of one round
 _RECOUNT_SECONDS = 900.0
@@ -207,15 +206,14 @@ class Overview:
         tally.undelivered.put(name, Undelivered(oldest.id, oldest.command.type, since, exact))
 
     async def _look_at_due(self, journal: Journal) -> None:
-        before = self._clock() - _LATE
+        before = self._clock() - OVERDUE_AFTER
         due = await journal.due_ids(PREFIX, before, limit=MOST_OVERDUE)
         fresh = [entry for entry in due if entry not in self._due_seen]
         records = await asyncio.gather(*(journal.latest_message(name) for name, _ in fresh))
         seen = {entry: self._due_seen[entry] for entry in due if entry in self._due_seen}
         for entry, message in zip(fresh, records, strict=True):
             record = view_of(message).record if message is not None else None
-            timers = [timer.due_at for timer in record.timers.values()] if record is not None else []
-            seen[entry] = min(timers, default=None)
+            seen[entry] = record.next_timer_at if record is not None else None
         self._due_seen = seen
         late = {name: at for (name, _), at in seen.items() if at is not None and at <= before}
         self.overdue = {name: Overdue(name, at) for name, at in late.items()}

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from ..errors import InvalidEventError
 from ..inspect import SagaView, view_of
 from ..journal import Journal
-from ..record import FINAL, SagaRecord, Status
+from ..record import FINAL, Audit, SagaRecord, Status
 from ..text import clean
 from .board import Board, Page
 from .diagram import diagram
@@ -97,16 +97,7 @@ def standing(board: Board, view: SagaView) -> dict[str, Any]:
     state = ("", 0)
     if record is not None:
         state = ("(not JSON)", 0) if record.state_is_base64 else cut(pretty(record.state, mask))
-    return {"view": view, "record": record, "state": state, "actions": actions(view), "shown": _shower(board)}
-
-
-def actions(view: SagaView) -> list[str]:
-    """Return the repairs that make sense for an instance as it stands."""
-    record = view.record
-    if record is None or record.status in FINAL:
-        return []
-    needs = bool(record.parked) or record.status is Status.COMPENSATION_FAILED
-    return [*(["retry", "skip"] if needs else []), "cancel with compensation", "cancel"]
+    return {"view": view, "record": record, "state": state, "shown": _shower(board)}
 
 
 def _shower(board: Board) -> Any:
@@ -125,7 +116,25 @@ async def instance_page(board: Board, request: Request) -> Page:
     before = request.query_params.get("before", "")
     newest = int(before) if before.isascii() and before.isdecimal() and len(before) < 19 else None
     told = await story(journal, view, board.mask, newest=newest)
-    return Page("instance.html", {**standing(board, view), "story": told, "newest": newest, **_progress(view.record)})
+    context = {"story": told, "newest": newest, "actions": actions(view), **_progress(view.record)}
+    return Page("instance.html", {**standing(board, view), **context, "done": _done(view, request)})
+
+
+def actions(view: SagaView) -> list[str]:
+    """Return the repairs that make sense for an instance as it stands, apart from sending a command again."""
+    record = view.record
+    if record is None or record.status in FINAL:
+        return []
+    needs = bool(record.parked) or record.status is Status.COMPENSATION_FAILED
+    return [*(["retry", "skip"] if needs else []), "cancel with compensation", "cancel"]
+
+
+def _done(view: SagaView, request: Request) -> Audit | None:
+    """Return the repair that was just made, which the link tells by its step."""
+    done, record = request.query_params.get("done", ""), view.record
+    if record is None or not record.audit or not done.isascii() or not done.isdecimal() or len(done) > 18:
+        return None
+    return record.audit[-1] if int(done) <= view.version else None
 
 
 def _progress(record: SagaRecord | None) -> dict[str, Any]:

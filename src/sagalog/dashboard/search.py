@@ -13,7 +13,7 @@ from ..inspect import SagaView, view_of
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import ListsLatest, latest_page
 from .overview import PREFIX, Overview
-from .tally import NEEDS_REPAIR, STATUSES, WATCHED, reason_of
+from .tally import NEEDS_REPAIR, STATUSES, WATCHED
 
 PAGE = 50
 BUDGET = 20_000  # records that one request looks at ...
@@ -70,7 +70,7 @@ class Filter(msgspec.Struct, frozen=True):
                 return False
         elif self.status in STATUSES and view.status != self.status:
             return False
-        return self.reason.casefold() in reason_of(view).casefold()
+        return self.reason.casefold() in view.why.casefold()
 
     def names(self, correlation_id: str) -> bool:
         """Say whether an id is one of those."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
-from ..inspect import SagaView, view_of
+from ..changes import ABSENT, changes
+from ..inspect import SagaView, repairs_of, state_of, view_of
 from ..journal import Journal
 from ..record import Audit, Command, Handled, Held, SagaRecord, Timer
 from .mask import Mask
@@ -14,6 +16,8 @@ from .render import cut, pretty
 from .tally import name_of, step_of
 
 STEPS = 25
+MOST_CHANGES = 40
+MOST_OF_A_CHANGE = 300  # characters
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -30,6 +34,14 @@ class Sent(msgspec.Struct, frozen=True):
     id: str
     payload: Payload
     undo: bool
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A change of the state as it is shown; None where nothing was, or is."""
+
+    path: str
+    before: str | None
+    after: str | None
 
 
 class Step(msgspec.Struct):
@@ -49,7 +61,7 @@ class Step(msgspec.Struct):
     repairs: list[Audit]
     before: SagaRecord | None
     record: SagaRecord | None
-    changes: list[object] = []
+    changes: list[Shown] = []
     begins: bool = False  # a new incarnation
     parks: str = ""
 
@@ -97,10 +109,10 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
         [] if before is None else [name for name, timer in before.timers.items() if record.timers.get(name) != timer],
         [] if before is None else _gone(before.outbox, record.outbox),
         [held for held in record.held if before is not None and held not in before.held],
-        [] if before is None and view.version > 1 else list(record.audit[len(before.audit) if before else 0 :]),
+        repairs_of(before, view),
         before,
         record,
-        [],
+        _changes(record, before, mask) if before is not None or view.version == 1 else [],
         begins,
         record.parked if record.parked and (before is None or before.parked != record.parked) else "",
     )
@@ -117,3 +129,25 @@ def _payload(entry: Command, mask: Mask) -> Payload:
 def _gone(before: tuple[Command, ...], after: tuple[Command, ...]) -> list[str]:
     left = {entry.id for entry in after}
     return [f"{entry.command.type} ({entry.id})" for entry in before if entry.id not in left]
+
+
+def _changes(record: SagaRecord, before: SagaRecord | None, mask: Mask) -> list[Shown]:
+    if before is not None and bytes(before.state) == bytes(record.state):
+        return []
+    after = mask.veiled(state_of(record))
+    old = mask.veiled(state_of(before)) if before is not None else {} if isinstance(after, dict) else ABSENT
+    found = changes(old, after)
+    shown = [Shown(one.path or "all of it", _short(one.before), _short(one.after)) for one in found[:MOST_CHANGES]]
+    if len(found) > MOST_CHANGES:
+        shown.append(Shown(f"and {len(found) - MOST_CHANGES:,} more", None, None))
+    return shown
+
+
+def _short(value: Any) -> str | None:
+    if value is ABSENT:
+        return None
+    try:
+        text = msgspec.json.encode(value, enc_hook=str).decode()
+    except RecursionError:
+        return "(nested too deeply to show)"
+    return text if len(text) <= MOST_OF_A_CHANGE else f"{text[:MOST_OF_A_CHANGE]}… ({len(text):,} characters)"

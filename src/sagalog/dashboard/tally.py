@@ -76,7 +76,7 @@ class Tally:
         self._count(view.saga, view.status, _undrained(view), 1)
         watched = self.watched.get(view.status)
         if watched is not None:
-            watched.put(name_of(view), reason_of(view))
+            watched.put(name_of(view), view.why)
 
     def move(self, before: SagaView | None, after: SagaView) -> None:
         """Count an instance where it stands now, and no longer where it stood.
@@ -136,8 +136,3 @@ def _began(view: SagaView) -> bool:
     return view.version == 1 or (
         record is not None and record.incarnation > 1 and record.started_at == record.updated_at
     )
-
-
-def reason_of(view: SagaView) -> str:
-    """Return why an instance needs an operator, or an empty text."""
-    return view.unreadable or (view.record.parked if view.record is not None else "")
