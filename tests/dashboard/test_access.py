@@ -122,6 +122,12 @@ async def test_no_page_is_read_without_the_token_where_reading_is_closed(journal
         assert (await browser.get(page)).status_code == 200
 
 
+@pytest.mark.parametrize("header", ["Forwarded", "X-Forwarded-For", "X-Real-IP", "Via"])
+async def test_what_a_proxy_passes_on_is_not_from_this_machine(client: httpx.AsyncClient, header: str) -> None:
+    assert (await client.get("/")).status_code == 200
+    assert (await client.get("/", headers={header: "203.0.113.7"})).status_code == 303
+
+
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "[", "a b"])
 async def test_a_name_that_is_not_ours_gets_nothing(client: httpx.AsyncClient, host: str) -> None:
     for page in (*PAGES, "/login", "/static/live.js"):

@@ -75,8 +75,9 @@ def dashboard_(
     given = token is not None
     token = token if token is not None else secrets.token_urlsafe(24)
     names = {*_LOOPBACK, *hosts} if loopback else set(hosts)
+    open_reading = loopback and not given and not hosts  # behind a proxy, this machine's own address is everybody's
     try:
-        app = dashboard_app(url, token=token, open_reading=loopback and not given, hosts=names, masks=masks)
+        app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks)
     except DefinitionError as error:
         raise click.UsageError(str(error)) from error
     listening = _listen(host, port)
@@ -95,11 +96,10 @@ def dashboard_(
 
 
 def _check(url: str) -> None:
-    """Refuse a journal that is named wrongly or is not there, before anything listens. A server may be down for now."""
+    """Refuse a journal that is named wrongly or is not there, before anything listens. A server may be down."""
     if url.startswith("memory://"):
         raise click.UsageError("a journal in memory belongs to one process: mount dashboard_app in that one instead")
-    if url.startswith("sqlite:"):
-        asyncio.run(_look(url))
+    asyncio.run(_look(url))
 
 
 async def _look(url: str) -> None:
@@ -112,6 +112,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen()  # from here on who comes waits, and is not turned away
     except OSError as error:
         listening.close()
         raise click.ClickException(f"{host} port {port} cannot be listened at: {error.strerror}") from error

@@ -25,6 +25,7 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SESSION_SECONDS = 12 * 3600
 SHORTEST_TOKEN = 16
 MOST_FORM_BYTES = 64 * 1024
+_PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -80,8 +81,9 @@ class Access:
         return session if int(start.partition(".")[0]) > time.time() else None
 
     def may_read(self, request: Request) -> bool:
-        """Say whether the pages may be shown."""
-        return self.open_reading or self.session(request) is not None
+        """Say whether the pages may be shown. What a proxy passes on is never from this machine only."""
+        passed_on = any(name in request.headers for name in _PASSED_ON)
+        return (self.open_reading and not passed_on) or self.session(request) is not None
 
     def form_token(self, session: str) -> str:
         """Return what every form of this session carries."""
