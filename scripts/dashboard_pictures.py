@@ -28,7 +28,8 @@ PICTURES = {  # name: page, width, height, colours
     "instances": ("/instances?status=parked", 1280, 520, "light"),
     "instance": (PARKED, 1280, 1000, "light"),
     "instance-phone": (PARKED, 360, 740, "light"),
-    "saga": ("/saga?name=order", 1280, 800, "dark"),
+    "steps": (f"{PARKED}#step-4", 1280, 760, "dark"),
+    "saga": ("/saga?name=return", 1280, 860, "dark"),
     "repair": ("/repair?saga=order&id=A-1125&action=skip", 1280, 700, "light"),
 }
 
@@ -42,7 +43,7 @@ async def main(folder: Path, only: list[str], whole: bool) -> None:
     while not server.started:
         await asyncio.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
-    if not only or any(name.startswith("overview") for name in only):
+    if not only or {"overview", "overview-dark", "overview-phone", "saga"}.intersection(only):
         async with httpx.AsyncClient() as client:
             while "Counted at" not in (await client.get(f"http://127.0.0.1:{port}/login")).text:
                 await asyncio.sleep(0.1)
@@ -73,7 +74,8 @@ async def _take(
     await tab.get_by_role("button", name="Sign in").click()
     await tab.goto(root + page)
     await tab.wait_for_function("!document.querySelector('.notice .banner')")
-    await tab.get_by_role("button", name="Pause").wait_for()
+    if not page.startswith("/repair"):
+        await tab.get_by_role("button", name="Pause").wait_for()
     await tab.screenshot(path=file, full_page=whole)
     size = await tab.evaluate(
         "[document.documentElement.scrollWidth, innerWidth, document.documentElement.scrollHeight]"

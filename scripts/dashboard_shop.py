@@ -212,6 +212,8 @@ async def go_on(journal: Journal, seconds: int) -> None:
             order, card = f"C-{number}", Card(f"Customer {number}", "4556")
             await runner.handle(OrderPlaced(order, "customer-9", 99, card), message_id=f"now-{number}")
             await asyncio.sleep(random.random() / 10)
+            if number % 9 == 4:
+                await runner.handle(OrderCancelled(order), message_id=f"OrderCancelled-{number}")
             for event in (StockReserved(order, "S-1"), PaymentReceived(order, 99), OrderShipped(order, "P")):
                 if random.random() < 0.9:
                     await runner.handle(event, message_id=f"{type(event).__name__}-{number}")
