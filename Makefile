@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench simulate mutants clean
+.PHONY: help demo test check bench simulate mutants fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
@@ -35,6 +35,9 @@ simulate: .venv/test ## run the engine's own guarantees under simulation, for so
 mutants: .venv/test ## plant bugs in the engine, one at a time: the simulation has to find each
 	$(BIN)/python -m pytest tests/testing/test_mutants.py -v $(ARGS)
 
+fuzz: .venv/test .venv/fuzz ## feed every decoder bad bytes, guided by coverage (x86_64 Linux); ARGS="--seconds 600 record"
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 clean: ## remove .venv and caches
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist
 
@@ -44,7 +47,7 @@ clean: ## remove .venv and caches
 	@$(PYTHON) -m venv .venv
 
 # One stamp for each set of requirements; the project itself is installed from its folder.
-.venv/demo .venv/test .venv/check: .venv/%: requirements/%.txt pyproject.toml | .venv/bin/python
+.venv/demo .venv/test .venv/check .venv/fuzz: .venv/%: requirements/%.txt pyproject.toml | .venv/bin/python
 	@echo "installing requirements/$*.txt"
 	@$(PIP) --require-hashes -r requirements/$*.txt
 	@$(PIP) --no-build-isolation --no-deps -e .

@@ -8,7 +8,7 @@ trap 'rm -rf "$scratch"' EXIT
 resolve() { uv pip compile --quiet --no-config --universal --no-header --no-annotate pyproject.toml "$@"; }
 
 # One resolution of everything first: the files below share one environment, so they have to agree on versions.
-resolve --all-extras --group test --group check --output-file "$scratch/all.txt"
+resolve --all-extras --group test --group check --group fuzz --output-file "$scratch/all.txt"
 
 pin() {
     local file=requirements/$1
@@ -22,4 +22,5 @@ pin() {
 pin runtime.txt
 pin demo.txt --extra cli --group build
 pin test.txt --all-extras --group test
+pin fuzz.txt --all-extras --group fuzz
 pin check.txt --all-extras --group check

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 
 import nats
 import nats.js.errors
@@ -14,6 +15,7 @@ import pytest
 
 from .servers.nats import Nats
 from .servers.postgres import Postgres
+from .servers.proxy import Proxy
 
 _schemas = count(1)
 
@@ -35,6 +37,23 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def postgres_schema(postgres_url: str) -> str:
     """The URL of an empty schema in it, to be migrated at open."""
     return f"{postgres_url}?schema=t{os.getpid()}_{next(_schemas)}&migrate=true"
+
+
+@pytest.fixture
+def postgres_server(tmp_path: Path) -> Iterator[Postgres]:
+    """A PostgreSQL of the test's own, to be killed."""
+    server = Postgres(tmp_path / "postgres")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_proxy(postgres_server: Postgres) -> Iterator[Proxy]:
+    """A way to it that loses requests and answers."""
+    proxy = Proxy(postgres_server.port)
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture(scope="session")

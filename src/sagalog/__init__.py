@@ -1,7 +1,9 @@
 """Durable sagas for Python: events in, one record per step, commands out, whatever is killed in between."""
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
-from .codec import schema
 from .errors import (
     CodecError,
     CommandRefused,
@@ -23,14 +25,18 @@ from .errors import (
 )
 from .journal import Journal, PersistentRepr, open_journal
 from .journal.memory import InMemoryJournal
-from .journal.sqlite import SqliteJournal
 from .record import SagaRecord, Status
 from .runner import (
     Clock,
     CommandContext,
     Counters,
+    Delivery,
     EventClock,
+    Handling,
+    Health,
+    Hook,
     Incoming,
+    Look,
     ManualClock,
     NoInstance,
     Receipt,
@@ -38,11 +44,16 @@ from .runner import (
     RetryPolicy,
     RunnerSettings,
     SagaRunner,
+    Save,
     SystemClock,
 )
 from .saga import Actions, Saga, on, on_refused, starts
 from .step import Outcome
 from .store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
+from .versions import schema, upcast
+
+if _TYPE_CHECKING:
+    from .journal.sqlite import SqliteJournal
 
 __all__ = [
     "Action",
@@ -57,7 +68,11 @@ __all__ = [
     "ConflictError",
     "Counters",
     "DefinitionError",
+    "Delivery",
     "EventClock",
+    "Handling",
+    "Health",
+    "Hook",
     "InMemoryJournal",
     "InMemorySagaStateStore",
     "Incoming",
@@ -67,6 +82,7 @@ __all__ = [
     "JournalFormatError",
     "JournalSagaStateStore",
     "JournalUnavailableError",
+    "Look",
     "ManualClock",
     "MissingExtraError",
     "NoInstance",
@@ -88,6 +104,7 @@ __all__ = [
     "SagaRunner",
     "SagaStateStore",
     "SagalogError",
+    "Save",
     "SavedState",
     "Schedule",
     "Send",
@@ -101,4 +118,15 @@ __all__ = [
     "open_journal",
     "schema",
     "starts",
+    "upcast",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import the SQLite journal, and with it the driver, when it is first asked for."""
+    if name == "SqliteJournal":
+        from .journal.sqlite import SqliteJournal
+
+        globals()[name] = SqliteJournal
+        return SqliteJournal
+    raise AttributeError(f"module 'sagalog' has no attribute {name!r}")

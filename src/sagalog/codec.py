@@ -6,46 +6,22 @@ name, nothing is unpickled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
 
 from .errors import CodecError, DefinitionError
+from .versions import check_upcasters, schema_of, to_current
 
 T = TypeVar("T")
 
 
-class Typed(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+class Typed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """A stored value: the name of its type, its JSON, and its schema version (1 is not written)."""
 
     type: str
     data: msgspec.Raw
     version: int = 1
-
-
-def schema(*, name: str | None = None, version: int = 1) -> Callable[[type[T]], type[T]]:
-    """Give a message or state type a stored `name` (default: the class name) and a schema `version` (default 1)."""
-    if version < 1:
-        raise DefinitionError(f"a schema version counts from 1, not {version}")
-
-    def mark(cls: type[T]) -> type[T]:
-        cls.__sagalog_schema__ = (name or cls.__name__, version)  # type: ignore[attr-defined]
-        return cls
-
-    return mark
-
-
-def type_name(cls: type) -> str:
-    """Return the name under which values of `cls` are stored."""
-    mark: tuple[str, int] | None = cls.__dict__.get("__sagalog_schema__")
-    return mark[0] if mark else cls.__name__
-
-
-def type_version(cls: type) -> int:
-    """Return the schema version of `cls`, 1 unless `schema` says otherwise."""
-    mark: tuple[str, int] | None = cls.__dict__.get("__sagalog_schema__")
-    return mark[1] if mark else 1
 
 
 def _encode_foreign(value: Any) -> Any:
@@ -90,9 +66,20 @@ def decode(data: bytes | msgspec.Raw, cls: type[T]) -> T:
 
 def _reason(error: Exception) -> str:
     # msgspec names the field and the types, except that an enum or literal error quotes the value: cut that off.
-    if isinstance(error, msgspec.DecodeError):
+    # What a type's own __post_init__ raises has a cause, and a message that may hold anything.
+    if isinstance(error, msgspec.DecodeError) and error.__cause__ is None:
         return str(error).replace("Invalid enum value", "invalid enum value").split("'")[0].strip()
-    return type(error).__name__
+    return type(error.__cause__ or error).__name__
+
+
+def decode_version(data: bytes | msgspec.Raw, cls: type[T], version: int) -> T:
+    """Return the value of type `cls` that was stored with another schema version. Raises CodecError, without values."""
+    current = to_current(data, cls, version)
+    try:
+        return decode(current, cls)
+    except CodecError as error:
+        known = schema_of(cls)
+        raise CodecError(f"{known.name}, upcast from version {version} to {known.version}: {error}") from None
 
 
 class TypeRegistry:
@@ -103,15 +90,20 @@ class TypeRegistry:
         self._known: dict[type, tuple[str, int]] = {}
 
     def add(self, cls: type) -> None:
-        """Make `cls` known under its stored name. Raises DefinitionError if another type has that name."""
-        name = type_name(cls)
+        """Make `cls` known under its stored name.
+
+        Raises DefinitionError if another type has that name, or if the upcasters of `cls` leave out a version.
+        """
+        known = schema_of(cls)
+        check_upcasters(cls)
+        name = known.name
         other = self._types.setdefault(name, cls)
         if other is not cls:
             raise DefinitionError(
                 f"two message types are stored as {name!r}: {other.__module__}.{other.__qualname__} and "
                 f"{cls.__module__}.{cls.__qualname__}; give one of them another name with @schema(name=...)"
             )
-        self._known[cls] = (name, type_version(cls))
+        self._known[cls] = (name, known.version)
 
     def __contains__(self, cls: type) -> bool:
         return cls in self._known
@@ -135,13 +127,13 @@ class TypeRegistry:
         return Typed(known[0], msgspec.Raw(encode(value)), known[1])
 
     def unpack(self, stored: Typed) -> Any:
-        """Return the value. Raises CodecError for an unknown type, a newer version, or damaged data."""
+        """Return the value, upcast if it was stored with an older version.
+
+        Raises CodecError for an unknown type, a newer version, one that no upcaster takes, or damaged data.
+        """
         cls = self._types.get(stored.type)
         if cls is None:
             raise CodecError(f"the message type {stored.type!r} is unknown to this version of the code")
-        version = self._known[cls][1]
-        if stored.version != version:
-            raise CodecError(
-                f"{stored.type} is stored with schema version {stored.version}, this code knows version {version}"
-            )
+        if stored.version != self._known[cls][1]:
+            return decode_version(stored.data, cls, stored.version)
         return decode(stored.data, cls)

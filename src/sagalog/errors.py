@@ -68,8 +68,8 @@ class NoInstanceError(SagalogError):
 
     def __str__(self) -> str:
         return (
-            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: no live instance, and this "
-            "event may not start one. Nothing was stored."
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: there is no live instance, and it "
+            "may not start one. Nothing was stored."
         )
 
 

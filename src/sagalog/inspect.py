@@ -13,7 +13,7 @@ from .changes import ABSENT, Change, changes
 from .errors import CodecError
 from .journal import Journal, PersistentRepr
 from .journal.protocol import all_ids
-from .record import Audit, SagaRecord, decode_record
+from .record import Audit, Held, SagaRecord, Status, decode_record
 
 OVERDUE_AFTER = timedelta(seconds=15)  # three leases: by then some worker should have taken what is due
 _AT_ONCE = 64  # records that are read ahead
@@ -44,7 +44,12 @@ class SagaView(msgspec.Struct, frozen=True):
     @property
     def why(self) -> str:
         """Why it needs an operator, or nothing."""
-        return self.unreadable or (self.record.parked if self.record is not None else "")
+        record = self.record
+        if record is None:
+            return self.unreadable
+        if record.status is Status.COMPENSATION_FAILED and not record.parked and record.undo:
+            return f"the undo command {record.undo[-1].command.type} was refused"
+        return record.parked
 
     def overdue(self, now: datetime) -> bool:
         """Say whether it needs attention for longer than workers should take to give it."""
@@ -64,6 +69,7 @@ class Step(msgspec.Struct, frozen=True):
     view: SagaView
     changes: list[Change]
     repairs: list[Audit]
+    held: list[Held]
 
 
 def view_of(message: PersistentRepr) -> SagaView:
@@ -142,14 +148,21 @@ async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIter
 async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[Step]:
     """Yield what `history` does, each step with what changed in the state since the one before, and its repairs.
 
-    The first step that is kept is compared with nothing: all of its state is new.
+    All of the state of step 1 is new. What a later step changed is not known where it is the first that is kept.
     """
     before: SagaView | None = None
     async for view in history(journal, saga, correlation_id):
         known = before.record if before is not None else None
-        yield Step(view, state_changes(known, view.record) if view.record is not None else [], repairs_of(known, view))
+        yield Step(view, _changed(known, view), repairs_of(known, view), _held(known, view))
         if view.record is not None:
             before = view
+
+
+def _changed(before: SagaRecord | None, view: SagaView) -> list[Change]:
+    if before is not None and view.record is not None:
+        return state_changes(before, view.record)
+    state = state_of(view.record)
+    return changes({} if isinstance(state, dict) else ABSENT, state) if view.version == 1 else []
 
 
 def state_of(record: SagaRecord | None) -> Any:
@@ -169,6 +182,13 @@ def state_changes(before: SagaRecord | None, after: SagaRecord | None) -> list[C
     if before is not None and after is not None and before.state_bytes() == after.state_bytes():
         return []
     return changes(state_of(before), state_of(after))
+
+
+def _held(before: SagaRecord | None, view: SagaView) -> list[Held]:
+    if view.record is None:
+        return []
+    known = {held.id for held in before.held} if before is not None else set()
+    return [held for held in view.record.held if held.id not in known]
 
 
 def repairs_of(before: SagaRecord | None, view: SagaView) -> list[Audit]:

@@ -61,11 +61,13 @@ async def apply(
     expected_version: int | None = None,
     dry_run: bool = False,
     retention: timedelta = RETENTION,
+    now: datetime | None = None,
 ) -> Applied:
     """Repair an instance; durable on return. What is held then is replayed by the next worker that looks for due work.
 
     With `dry_run` nothing is saved. With `expected_version` only that version is repaired; without, whatever is there
-    when it is saved. `retention`: how long the message ids stay known of an instance that this ends.
+    when it is saved. `retention`: how long the message ids stay known of an instance that this ends. `now`: the moment to
+    write down; by default that of the journal's server, or of this machine.
 
     Raises:
         NoInstanceError: nothing live is stored under that id.
@@ -75,7 +77,7 @@ async def apply(
         OutcomeUnknownError: it may be stored; `show` tells.
     """
     store = JournalSagaStateStore(journal, saga)
-    now = await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
+    at = now or (await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC))
     tried: tuple[Applied, Audit] | None = None
     while True:
         try:
@@ -91,7 +93,7 @@ async def apply(
             return tried[0]
         if expected_version not in (None, version):
             raise ConflictError(store.prefix + correlation_id, expected_version)
-        decision = repair.decide(before, _ids(version + 1), now)
+        decision = repair.decide(before, _ids(version + 1), at)
         after = decision.record
         changes = after is not before
         applied = Applied(saga, correlation_id, repair.action, version + changes, before, after, decision.effects)
@@ -102,10 +104,10 @@ async def apply(
         try:
             if after.finished:
                 await store.delete_until(
-                    correlation_id, expected_version=version, tombstone=payload, purge_at=now + retention
+                    correlation_id, expected_version=version, tombstone=payload, purge_at=at + retention
                 )
             else:
-                due_at = _due(before, after, due_at, now)
+                due_at = _due(before, after, due_at, at)
                 await store.save(correlation_id, payload, expected_version=version, due_at=due_at)
         except ConflictError:
             if expected_version is not None and tried is None:

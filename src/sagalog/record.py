@@ -1,11 +1,15 @@
-"""What one step saves: state, inbox, outbox, timers, undo stack and status of an instance, as one JSON document."""
+"""What one step saves: state, inbox, outbox, timers, undo stack and status of an instance, as one JSON document.
+
+A field that this code does not know is refused, wherever it stands: a newer version wrote it, and our next save would
+drop it.
+"""
 
 from __future__ import annotations
 
 import base64
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -13,6 +17,7 @@ from .codec import Typed
 from .errors import CodecError
 
 FORMAT = 1
+Kind = Literal["event", "timer", "refused"]  # of a message
 
 
 class Status(StrEnum):
@@ -29,42 +34,45 @@ class Status(StrEnum):
 FINAL = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED})
 
 
-class Command(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+class Command(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """An outbox entry. `id` is `<sequence nr>/<index>`; with the persistence id before it, the command's id."""
 
     id: str
     command: Typed
     undo: bool = False
     of: str = ""  # the command that this one takes back
+    trace: str = ""  # of the step that sends it, as a hook gave it: opaque here
 
 
-class Timer(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """A pending timer. `id` names the step that set it, so that a replaced timer is told from its successor."""
 
     id: str
     due_at: datetime
     event: Typed
     send: bool = False  # a scheduled command: moved to the outbox when due, not handed to the saga
+    trace: str = ""  # of the step that set it
 
 
-class Undo(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """How to take back the command `of`."""
 
     of: str
     command: Typed
 
 
-class Held(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """An accepted message that waits for the repair of a parked instance."""
 
     id: str
     event: Typed
-    kind: str = "event"  # event | timer | refused
+    kind: Kind = "event"
     reason: str = ""  # of a refusal
     name: str = ""  # of a timer
+    trace: str = ""  # that it brought
 
 
-class Audit(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """One repair by an operator."""
 
     at: datetime
@@ -73,14 +81,14 @@ class Audit(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
     by: str = ""  # the operator's name, as told
 
 
-class Handled(msgspec.Struct, omit_defaults=True, frozen=True, gc=False):
+class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """One message that the step which wrote this record handled."""
 
     id: str
     type: str
 
 
-class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
+class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """The whole truth about one instance after one step.
 
     Its sequences are never changed in place, so that records may share them.
@@ -107,9 +115,14 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
     inherited_until: datetime | None = None  # ... remembered until then
 
     def state_bytes(self) -> bytes:
-        """Return the state as the saga encoded it."""
+        """Return the state as the saga encoded it. Raises CodecError if it is damaged."""
         raw = bytes(self.state)
-        return base64.b64decode(msgspec.json.decode(raw)) if self.state_is_base64 else raw
+        if not self.state_is_base64:
+            return raw
+        try:
+            return base64.b64decode(msgspec.json.decode(raw), validate=True)
+        except (TypeError, ValueError):  # not a text, or not base64
+            raise CodecError("the stored state is damaged: it is not base64") from None
 
     @property
     def drained(self) -> bool:
@@ -129,7 +142,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, gc=False):
     @property
     def next_timer_at(self) -> datetime | None:
         """When the first timer is due."""
-        return min((timer.due_at for timer in self.timers.values()), default=None)
+        return min([timer.due_at for timer in self.timers.values()]) if self.timers else None
 
 
 _encoder = msgspec.json.Encoder()
@@ -158,16 +171,30 @@ def encode_record(record: SagaRecord) -> bytes:
 def decode_record(payload: bytes) -> SagaRecord:
     """Return the record. Raises CodecError for damaged data or a format newer than this code."""
     try:
+        if not payload.isascii():
+            payload.decode()  # the embedded JSON is passed over by the decoder, its texts are not looked at
         record = _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:
-            document: Any = msgspec.json.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise CodecError("the stored record is damaged: it is not JSON") from None
-        stored = document.get("format") if isinstance(document, dict) else None
-        if isinstance(stored, int) and stored > FORMAT:
-            raise CodecError(f"the record has format {stored}, this code knows up to {FORMAT}: upgrade it") from None
-        raise CodecError("the stored record is damaged: it does not have the fields of a saga record") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CodecError(_why_not(payload, error)) from None
     if record.format != FORMAT:
-        raise CodecError(f"the record has format {record.format}, this code knows up to {FORMAT}: upgrade it")
+        raise CodecError(_other_format(record.format))
     return record
+
+
+def _why_not(payload: bytes, error: Exception) -> str:
+    try:
+        document: Any = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "the stored record is damaged: it is not JSON"
+    stored = document.get("format") if isinstance(document, dict) else None
+    if isinstance(stored, int) and stored > FORMAT:
+        return _other_format(stored)
+    if isinstance(error, msgspec.ValidationError) and "unknown field" in str(error):
+        return (
+            "the record has a field that this code does not know: a newer version wrote it; upgrade, or it is damaged"
+        )
+    return "the stored record is damaged: it does not have the fields of a saga record"
+
+
+def _other_format(stored: int) -> str:
+    return f"the record has format {stored}, this code knows up to {FORMAT}: upgrade it"

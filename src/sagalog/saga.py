@@ -17,7 +17,8 @@ from uuid import UUID
 from . import codec
 from .actions import Action, Compensate, Refused
 from .declared import check_annotations, named_types
-from .errors import DefinitionError, InvalidEventError
+from .errors import CodecError, DefinitionError, InvalidEventError
+from .versions import check_upcasters, schema_of, to_current
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -132,6 +133,7 @@ class Saga(Generic[S]):
     __routes: ClassVar[dict[type, Route]] = {}
     __refusals: ClassVar[dict[type, str]] = {}
     __state: ClassVar[type | None] = None
+    __state_version: ClassVar[int] = 1
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -157,6 +159,11 @@ class Saga(Generic[S]):
                 refusals[command] = attribute
                 check_annotations(cls.__name__, function, cls.__state, None)
         cls.__routes, cls.__refusals = routes, refusals
+        for known in (*routes, *refusals, *cls.messages):
+            check_upcasters(known)
+        if cls.__state is not None:
+            check_upcasters(cls.__state)
+            cls.__state_version = schema_of(cls.__state).version
         if "name" not in cls.__dict__ and not routes:
             return  # an abstract base
         name = getattr(cls, "name", None)
@@ -243,7 +250,19 @@ class Saga(Generic[S]):
     @classmethod
     def state_version(cls) -> int:
         """Return the schema version of the state type."""
-        return codec.type_version(cls.__state) if cls.__state is not None else 1
+        return cls.__state_version
+
+    @classmethod
+    def upcast_state(cls, payload: bytes, version: int) -> bytes:
+        """Return what `encode_state` gave in another schema version as today's `decode_state` takes it.
+
+        Raises CodecError, which parks the instance: a newer version, one that no upcaster takes, or not JSON.
+        """
+        if cls.__state is None:
+            raise CodecError(
+                f"the state is stored with schema version {version}, and {cls.__name__} names no state type"
+            )
+        return to_current(payload, cls.__state, version)
 
     @classmethod
     def starting_types(cls) -> tuple[type, ...]:
@@ -256,12 +275,24 @@ class Saga(Generic[S]):
         return tuple(cls.__routes)
 
     @classmethod
+    def routes(cls) -> tuple[Route, ...]:
+        """Return the decorated handlers of events."""
+        return tuple(cls.__routes.values())
+
+    @classmethod
+    def refusals(cls) -> dict[type, str]:
+        """Return the command types whose refusal a decorated method handles, and that method's name."""
+        return dict(cls.__refusals)
+
+    @classmethod
     def registry(cls) -> codec.TypeRegistry:
         """Return the types that may stand in stored data of this saga.
 
         These are the decorated events, `messages`, and the message classes that the handlers' own code names
         (`Send(ShipOrder(...))` declares ShipOrder). All come from code; stored names are only looked up here.
         """
+        if cls.__state is not None:
+            check_upcasters(cls.__state)  # again: they may have been registered since the class was made
         registry = codec.TypeRegistry()
         for known in (*cls.__routes, *cls.__refusals, *cls.messages):
             registry.add(known)

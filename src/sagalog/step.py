@@ -8,9 +8,10 @@ that fails leaves the draft as it was. One draft may take several messages: toge
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from enum import Enum
+from types import GeneratorType
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from .record import (
     Command,
     Handled,
     Held,
+    Kind,
     SagaRecord,
     Status,
     Timer,
@@ -48,24 +50,30 @@ class Outcome(Enum):
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
 
 
+# Looked up once: Python 3.11 finds a member of an enum by a call.
+_HANDLED = Outcome.HANDLED
+_RUNNING = Status.RUNNING
+
+
 class Message(msgspec.Struct, gc=False, eq=False):
     """What comes to an instance: an event from outside, one of its timers, or the refusal of one of its commands."""
 
     id: str
     event: Any
-    kind: str = "event"
+    kind: Kind = "event"
     name: str = ""  # of a timer
     reason: str = ""  # of a refusal
     at: datetime | None = None  # the event's own time, where the clock follows events
     replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
+    trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
 
 
 class Draft:
     """The record in the making. `sequence_nr` is the number it will be saved under; command ids derive from it."""
 
     __slots__ = (
+        "_before",
         "_index",
-        "_was_live",
         "changed",
         "fired",
         "now",
@@ -76,6 +84,8 @@ class Draft:
         "saga",
         "sequence_nr",
         "started",
+        "trace",
+        "watch",
     )
 
     def __init__(
@@ -97,8 +107,10 @@ class Draft:
         self.changed = False
         self.fired = 0  # timers
         self.started = 0  # incarnations
+        self.trace = ""  # kept with what the message at hand sends
+        self.watch: Any = None  # who is told of each message; see runner/hooks.py
         self._index = 0
-        self._was_live = record is not None and record.status not in FINAL
+        self._before = record
         if record is not None:
             record = copy.copy(record)
             record.handled = ()
@@ -107,8 +119,7 @@ class Draft:
     @property
     def ended(self) -> int:
         """How many incarnations this draft has ended."""
-        live = self.record is not None and self.record.status not in FINAL
-        return self._was_live + self.started - live
+        return _live(self._before) + self.started - _live(self.record)
 
     def next_id(self) -> str:
         """Return the id of the next command or timer of this step, unique for the life of the instance."""
@@ -121,7 +132,9 @@ class Draft:
         record = self.record
         if record is None:
             return False
-        if message_id in record.inbox or any(held.id == message_id for held in record.held):
+        if message_id in record.inbox:
+            return True
+        if record.held and any(held.id == message_id for held in record.held):
             return True
         until = record.inherited_until
         return until is not None and until > self.now and message_id in record.inherited
@@ -133,13 +146,12 @@ class Draft:
         self.record.updated_at = self.now
         return self.record
 
-    def accept(self, entries: Iterable[str]) -> None:
+    def accept(self, entries: Collection[str]) -> None:
         """Take accepted commands out of the outbox; the last accepted undo ends the compensation."""
         record = self.record
         if record is None or not record.outbox:
             return
-        done = set(entries)
-        left = tuple([c for c in record.outbox if c.id not in done])
+        left = tuple([c for c in record.outbox if c.id not in entries])
         if len(left) == len(record.outbox):
             return
         record.outbox = left
@@ -173,7 +185,7 @@ class Draft:
         record = self.record
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
-        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name)
+        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name, message.trace)
         record.held = (*record.held, held)
         self._consume(record, message)
         self.touch()
@@ -217,7 +229,7 @@ class Draft:
         """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
         saga = self.saga
         plan = plan_of(actions, saga, self.registry, self.now)
-        may_end = record.status is Status.RUNNING or (record.status is Status.COMPLETED and message.kind == "refused")
+        may_end = record.status is _RUNNING or (record.status is Status.COMPLETED and message.kind == "refused")
         if not may_end and any(isinstance(part[0], (Complete, Compensate)) for part in plan):
             raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
         payload = saga.encode_state(state)
@@ -226,11 +238,12 @@ class Draft:
         raw, wrapped = embed_state(payload, known_json=type(saga).encode_state is Saga.encode_state)
         # From here on nothing raises.
         self.started += record is not self.record
-        self.fired += message.kind == "timer"
         self.record = record
         record.state, record.state_is_base64 = raw, wrapped
         record.state_version = saga.state_version()
-        self._consume(record, message)
+        if message.kind != "event":
+            self.fired += message.kind == "timer"
+            self._consume(record, message)
         record.inbox = (*record.inbox, message.id)
         event = message.event
         handled = Handled(message.id, type(event.command if message.kind == "refused" else event).__name__)
@@ -238,23 +251,23 @@ class Draft:
         for action, packed, undo in plan:
             self._apply(record, action, packed, undo)
         self.touch()
-        return Outcome.HANDLED
+        return _HANDLED
 
     def _apply(self, record: SagaRecord, action: Action, packed: Any, undo: Typed | None) -> None:
         if isinstance(action, Send):
             entry = self.next_id()
-            record.outbox = (*record.outbox, Command(entry, packed))
+            record.outbox = (*record.outbox, Command(entry, packed, False, "", self.trace))
             if undo is not None:
                 record.undo = (*record.undo, Undo(entry, undo))
         elif isinstance(action, SetTimer):
             event, due_at = packed
-            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event)}
+            record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event, False, self.trace)}
         elif isinstance(action, CancelTimer):
             _drop_timer(record, action.name)
         elif isinstance(action, Schedule):
             entry = self.next_id()
             command, due_at = packed
-            timer = Timer(entry, due_at, command, send=True)
+            timer = Timer(entry, due_at, command, True, self.trace)
             record.timers = {**record.timers, f"{SCHEDULED}{entry}": timer}
         elif isinstance(action, Complete):
             record.status = Status.COMPLETED
@@ -265,22 +278,25 @@ class Draft:
     def compensate(self, chain: list[Typed] | None = None) -> None:
         """Compensate, with the undo stack or the chain that is given."""
         assert self.record is not None
-        compensate(self.record, self.next_id, chain)
+        compensate(self.record, self.next_id, chain, self.trace)
 
 
-def compensate(record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None) -> None:
+def compensate(
+    record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None, trace: str = ""
+) -> None:
     """Drop the timers and send the undo stack, last in first out; where a chain is given, that instead."""
     record.timers = {}
-    send_undo(record, [Undo("", command) for command in chain] if chain else list(reversed(record.undo)), next_id)
+    undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
+    send_undo(record, undo, next_id, trace)
 
 
-def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str]) -> None:
+def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str], trace: str = "") -> None:
     """Queue the undo commands, in this order, behind what is still to be delivered. None: it is compensated.
 
     Undelivered commands are not dropped: their step is durable, so they may be on their way already.
     """
     record.undo = ()
-    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of) for u in undo))
+    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of, trace) for u in undo))
     record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
@@ -289,6 +305,10 @@ def end_compensation(record: SagaRecord) -> None:
     if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
         record.status = Status.COMPENSATED
         record.undo = ()
+
+
+def _live(record: SagaRecord | None) -> bool:
+    return record is not None and record.status not in FINAL
 
 
 def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
@@ -310,7 +330,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
-        if record.status is not Status.RUNNING and not draft.saga.accepts_while_compensating(message.event):
+        if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
             return Outcome.NO_INSTANCE
     elif record is None:
         return Outcome.IGNORED
@@ -322,7 +342,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
         if timer.send:
             _drop_timer(record, message.name)
-            record.outbox = (*record.outbox, Command(timer.id, timer.event))
+            sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace)
+            record.outbox = (*record.outbox, sent)
             record.handled = (*record.handled, Handled(message.id, timer.event.type))
             draft.fired += 1
             draft.touch()
@@ -374,18 +395,18 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
 
 
 def decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
-    """Return the state. Raises UnreadableStateError, which names no values."""
-    if record.state_version != saga.state_version():
-        raise UnreadableStateError(
-            f"the state is stored with schema version {record.state_version}, this code knows version "
-            f"{saga.state_version()}"
-        )
+    """Return the state, upcast if an older version is stored. Raises UnreadableStateError, which names no values."""
+    was = ""
     try:
-        return saga.decode_state(record.state_bytes())
+        payload = record.state_bytes()
+        if record.state_version != saga.state_version():
+            payload = saga.upcast_state(payload, record.state_version)
+            was = f"upcast from schema version {record.state_version}: "
+        return saga.decode_state(payload)
     except CodecError as error:
-        raise UnreadableStateError(str(error)) from error
+        raise UnreadableStateError(f"{was}{error}") from error
     except Exception as error:  # the user's own decoder; its message may quote the state
-        raise UnreadableStateError(f"decode_state raised {type(error).__name__}") from error
+        raise UnreadableStateError(f"{was}decode_state raised {type(error).__name__}") from error
 
 
 def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:
@@ -393,6 +414,8 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     result = draft.saga.refused(state, event) if message.kind == "refused" else draft.saga.handle(state, event)
     if result is None or isinstance(result, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
         return draft.finish(message, record, state, [] if result is None else [result])
+    if type(result) is GeneratorType:  # what handlers mostly are; the checks below ask abstract classes, which is slow
+        return draft.finish(message, record, state, list(result))
     if isinstance(result, (Awaitable, AsyncIterable)):
         return _run_async(draft, message, record, state, result)
     return draft.finish(message, record, state, listed(result, draft.saga))
@@ -414,9 +437,9 @@ async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: 
     return draft.finish(message, record, state, actions)
 
 
-def refusal(command: Any, command_id: str, reason: str) -> Message:
+def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:
     """Return the message that tells a saga of a refused command."""
-    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason)
+    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason, trace=trace)
 
 
 def unhold(held: Held, registry: TypeRegistry) -> Message:
@@ -424,4 +447,4 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     event = registry.unpack(held.event)
     if held.kind == "refused":
         event = Refused(event, held.id.removesuffix("/refused"), held.reason)
-    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True)
+    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
@@ -114,23 +114,21 @@ class JournalSagaStateStore:
         latest = await self._journal.latest_message(self.prefix + correlation_id)
         return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
 
-    async def save(
+    def save(
         self,
         correlation_id: str,
         payload: bytes,
         *,
         expected_version: int | None = None,
         due_at: datetime | None = None,
-    ) -> int:
-        return await self._write(correlation_id, payload, expected_version, due_at, deleted=False)
+    ) -> Coroutine[Any, Any, int]:
+        write = self._write_next if expected_version else self._write
+        return write(correlation_id, expected_version, payload, due_at, deleted=False)  # type: ignore[arg-type]
 
-    async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
-        message = self._message(correlation_id, 1, payload, due_at, deleted=False)
-        try:
-            await self._journal.write_messages((message,))
-        except SequenceOutOfOrder:
-            raise ConflictError(message.persistence_id, 0) from None
-        return 1
+    def create(
+        self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None
+    ) -> Coroutine[Any, Any, int]:
+        return self._write_next(correlation_id, 0, payload, due_at, deleted=False)
 
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
@@ -139,40 +137,45 @@ class JournalSagaStateStore:
             if expected_version:
                 raise ConflictError(self.prefix + correlation_id, expected_version)
             return
-        await self._write(correlation_id, tombstone or b"", expected_version, None, deleted=True)
+        await self._write(correlation_id, expected_version, tombstone or b"", None, deleted=True)
 
     async def delete_until(
         self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
     ) -> int:
-        return await self._write(correlation_id, tombstone or b"", expected_version, purge_at, deleted=True)
+        return await self._write(correlation_id, expected_version, tombstone or b"", purge_at, deleted=True)
 
     async def _write(
-        self, correlation_id: str, payload: bytes, expected: int | None, due_at: datetime | None, *, deleted: bool
+        self, correlation_id: str, expected: int | None, payload: bytes, due_at: datetime | None, *, deleted: bool
     ) -> int:
+        """Write behind whatever there is (None), behind a tombstone or nothing (0), or behind that very version."""
         persistence_id = self.prefix + correlation_id
-        unconditional = expected is None
+        number = expected or 0
         while True:
-            if unconditional:
-                number = await self._journal.highest_sequence_nr(persistence_id) + 1
-            else:
-                assert expected is not None
-                number = expected + 1
+            if expected is None:
+                number = await self._journal.highest_sequence_nr(persistence_id)
             try:
-                await self._journal.write_messages(
-                    (self._message(correlation_id, number, payload, due_at, deleted=deleted),)
-                )
-                return number
-            except SequenceOutOfOrder:
-                if unconditional:
+                return await self._write_next(correlation_id, number, payload, due_at, deleted=deleted)
+            except ConflictError:
+                if expected is None:
                     continue
                 if expected == 0:
                     # "Nothing live may exist" also holds after a deletion: the numbers go on behind the tombstone.
                     latest = await self._journal.latest_message(persistence_id)
                     highest = await self._journal.highest_sequence_nr(persistence_id)
-                    if highest and (latest is None or (latest.deleted and latest.sequence_nr == highest)):
-                        expected = highest
+                    if highest != number and (latest is None or (latest.deleted and latest.sequence_nr == highest)):
+                        number = highest
                         continue
                 raise ConflictError(persistence_id, expected) from None
+
+    async def _write_next(
+        self, correlation_id: str, version: int, payload: bytes, due_at: datetime | None, *, deleted: bool
+    ) -> int:
+        message = self._message(correlation_id, version + 1, payload, due_at, deleted=deleted)
+        try:
+            await self._journal.write_messages((message,))
+        except SequenceOutOfOrder:
+            raise ConflictError(message.persistence_id, version) from None
+        return version + 1
 
     def _message(
         self, correlation_id: str, number: int, payload: bytes, due_at: datetime | None, *, deleted: bool

@@ -19,8 +19,7 @@ from .conftest import Sagalog
 
 NEWER = """
 from dataclasses import dataclass
-from sagalog import Saga, SagaRunner, on, starts
-from sagalog.codec import schema
+from sagalog import Saga, SagaRunner, on, schema, starts
 import tests.orders as orders
 
 @schema(version=2)
@@ -42,6 +41,76 @@ MISSING = """
 from sagalog import SagaRunner
 from tests.orders import OrderSaga, Reserve
 runner = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch={Reserve: print})
+"""
+
+
+VERSIONS = """
+from dataclasses import dataclass, field
+from sagalog import SagaRunner, schema, upcast
+import tests.orders as orders
+
+def dispatch(command): ...
+
+@schema(version=2)
+@dataclass
+class OrderState:
+    amount: int = 0
+    paid: bool = False
+    log: list[str] = field(default_factory=list)
+
+@upcast(OrderState, from_version=1)
+def rename(document):
+    return {"amount": document.pop("total"), **document}
+
+@schema(version=2)
+@dataclass
+class Overdue:
+    order_id: str
+    days: int
+
+@upcast(Overdue, from_version=1)
+def add_days(document):
+    return {**document, "days": 0}
+
+@schema(version=2)
+@dataclass
+class Charge:
+    order_id: str
+    amount: int
+
+@schema(version=2)
+@dataclass
+class Failing:
+    order_id: str
+
+UPCASTERS
+
+class OrderSaga(orders.Saga[OrderState]):
+    name = "order"
+    messages = (Overdue, Charge, Failing, orders.Release, orders.Refund, orders.Survey, orders.Noted)
+
+    @orders.starts(orders.Placed, key="order_id")
+    def placed(self, state, event): ...
+
+    @orders.on(Overdue, key="order_id")
+    def overdue(self, state, event): ...
+
+    @orders.on(Failing, key="order_id")
+    def failing(self, state, event): ...
+
+    @orders.on(orders.Noted, key="order_id")
+    def noted(self, state, event): ...
+
+runner = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch=dispatch)
+"""
+UPCASTERS = """
+@upcast(Charge, from_version=1)
+def add_amount(document):
+    return {**document, "amount": AMOUNT}
+
+@upcast(Failing, from_version=1)
+def forget_error(document):
+    return {"order_id": document["order_id"]}
 """
 
 
@@ -86,7 +155,8 @@ def test_what_a_newer_version_could_not_read_is_listed_by_reason(
     lines = done.stdout.splitlines()
     assert lines[-1] == "5 live instances (5 of order): 0 could go on, 5 could not; 1 are parked already"
     for reason in (
-        "5  order: state: the state is stored with schema version 1, this code knows version 2 (o0, o1, o2, ...)",
+        "5  order: state: OrderState is stored with schema version 1, this code knows version 2 and has no "
+        "@upcast(OrderState, from_version=1) (o0, o1, o2, ...)",
         "timer payment: the message type 'Overdue' is unknown to this version of the code",
         "pending command: the message type 'Charge' is unknown to this version of the code (o0)",
         "undo command: no command handler for Release",
@@ -98,6 +168,34 @@ def test_what_a_newer_version_could_not_read_is_listed_by_reason(
     as_json = json.loads(sagalog("check", "newer:newer", "--journal", journal, "--json").stdout)
     assert as_json["read"] == {"order": 5}
     assert {"o0", "o1"} <= {one for entry in as_json["would_park"] for one in entry["ids"]}
+
+
+def test_what_older_code_stored_and_upcasters_lead_from_can_go_on(
+    sagalog: Sagalog, journal: str, tmp_path: Path
+) -> None:
+    (tmp_path / "upcasting.py").write_text(VERSIONS.replace("UPCASTERS", UPCASTERS.replace("AMOUNT", "1")))
+    before = (tmp_path / "orders.db").read_bytes()
+    done = sagalog("check", "upcasting:runner", "--journal", journal)
+    assert done.stdout == "5 live instances (5 of order): 5 could go on, 0 could not; 1 are parked already\n"
+    assert done.returncode == 0
+    assert (tmp_path / "orders.db").read_bytes() == before
+
+
+def test_what_no_upcaster_leads_from_and_what_one_fails_on_are_listed_by_reason(
+    sagalog: Sagalog, journal: str, tmp_path: Path
+) -> None:
+    failing = UPCASTERS.replace("AMOUNT", "document['no such field']").partition("@upcast(Failing")[0]
+    (tmp_path / "failing.py").write_text(VERSIONS.replace("UPCASTERS", failing))
+    done = sagalog("check", "failing:runner", "--journal", journal)
+    assert done.returncode == 1
+    for reason in (
+        "1  order: pending command: Charge is stored with schema version 1: the upcaster from version 1 to 2 raised "
+        "KeyError (o0)",
+        "1  order: held event: Failing is stored with schema version 1, this code knows version 2 and has no "
+        "@upcast(Failing, from_version=1) (o1)",
+    ):
+        assert reason in done.stdout
+    assert "3 could go on, 2 could not" in done.stdout
 
 
 def test_commands_without_a_handler_and_sagas_that_are_not_run_are_listed(

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sagalog import SagaRunner
+
+from ..orders import Noted, OrderSaga
 from .conftest import Sagalog
 
 URL = ("--journal", "sqlite:///orders.db")
@@ -32,8 +38,17 @@ def test_list_filters_and_limits(sagalog: Sagalog, filled: Path) -> None:
     assert set(parked[0]) == {"saga", "id", "status", "version", "started_at", "updated_at", "due_at", "why"}
     assert len(sagalog("list", "--json", "--limit", "2", *URL).stdout.splitlines()) == 2
     assert sagalog("list", "--json", "--saga", "other", *URL).stdout == ""
-    finished = sagalog("list", "--status", "compensated", "--json", *URL).stdout.splitlines()
-    assert [json.loads(row)["id"] for row in finished] == ["finished"]
+    for options, expected in (
+        (("--status", "compensated"), ["finished"]),
+        (("--why", "RUNTIMEERROR"), ["parked"]),
+        (("--why", "ConnectionError"), []),
+        (("--id-has", "unnin"), ["running"]),
+        (("--older-than", "1h"), []),
+        (("--newer-than", "1h", "--id-has", "r"), ["parked", "running"]),
+        (("--overdue",), []),
+    ):
+        rows = sagalog("list", *options, "--json", *URL).stdout.splitlines()
+        assert [json.loads(row)["id"] for row in rows if "evil" not in row] == expected
 
 
 def test_the_journal_may_come_from_the_environment(sagalog: Sagalog, filled: Path) -> None:
@@ -57,6 +72,23 @@ def test_show_tells_everything_about_one_instance(sagalog: Sagalog, filled: Path
     assert "by hand" in sagalog("show", "finished", *URL).stdout
 
 
+def test_a_huge_state_and_long_lists_are_cut_and_say_how_to_get_all(sagalog: Sagalog, filled: Path) -> None:
+    async def grow() -> None:
+        async with SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch=lambda command: None) as runner:
+            for number in range(30):
+                await runner.handle(Noted("parked", "x" * 300), message_id=f"more{number}")
+                await runner.handle(Noted("running", "y" * 300), message_id=f"y{number}")
+
+    with contextlib.chdir(filled.parent):
+        asyncio.run(grow())
+    assert "held    ... 12 more: --json shows all" in sagalog("show", "parked", *URL).stdout
+    text = sagalog("show", "running", *URL).stdout
+    assert "... cut at 4,000 of " in text
+    assert len(text) < 6_000
+    assert all(len(row) < 150 for row in sagalog("history", "running", *URL).stdout.splitlines())
+    assert len(json.loads(sagalog("show", "running", "--json", *URL).stdout)["record"]["state"]["log"]) == 32
+
+
 def test_show_as_json_holds_the_record(sagalog: Sagalog, filled: Path) -> None:
     shown = json.loads(sagalog("show", "running", "--json", *URL).stdout)
     assert shown["record"]["state"] == {"total": 7, "paid": True, "log": ["placed", "paid"]}
@@ -65,14 +97,17 @@ def test_show_as_json_holds_the_record(sagalog: Sagalog, filled: Path) -> None:
 
 def test_history_tells_each_step(sagalog: Sagalog, filled: Path) -> None:
     text = sagalog("history", "running", *URL).stdout
-    assert "Placed (m1)\n      sent Reserve as 1/0" in text
-    assert "Paid (m2)\n      sent Charge as 2/0" in text
+    assert re.search(r"running  Placed \(m1\)  \[[0-9a-f]{8}\]\n      total: new, 7\n      paid: new, false\n", text)
+    assert '      paid: false -> true\n      log[1]: new, "paid"\n      sent Charge as 2/0' in text
     steps = [json.loads(row) for row in sagalog("history", "running", "--json", *URL).stdout.splitlines()]
     assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
     assert steps[0]["handled"] == [{"id": "m1", "type": "Placed"}]
     assert steps[0]["sent"] == [{"id": "1/0", "type": "Reserve"}]
     assert steps[1]["state"]["paid"] is True
     assert steps[0]["writer"].startswith("saga-")
+    assert steps[1]["changes"][0] == {"path": "paid", "before": False, "after": True}
+    assert "cancel with compensation: by hand" in sagalog("history", "finished", *URL).stdout
+    assert "parked: handling Failing raised RuntimeError, 5 times" in sagalog("history", "parked", *URL).stdout
 
 
 @pytest.mark.parametrize(
@@ -132,9 +167,10 @@ def test_looking_makes_no_file_and_changes_none(sagalog: Sagalog, tmp_path: Path
         (("list",), 2, "Missing option '--journal'"),
         (("list", "--journal", "oracle://x"), 1, "no journal for oracle://"),
         (("list", "--status", "odd", *URL), 2, "'odd' is not one of"),
+        (("list", "--older-than", "soon", *URL), 2, "'soon' is not a duration: write it as 90s, 15m"),
         (("frobnicate",), 2, "No such command"),
         (("--help",), 0, "Exit codes"),
-        (("show", "--help"), 0, "Example:"),
+        (("show", "--help"), 0, "Examples:"),
         (("--version",), 0, "0.1.0"),
     ],
 )

@@ -23,7 +23,7 @@ from sagalog import (
     SequenceOutOfOrder,
     open_journal,
 )
-from sagalog.conformance.journal import record, replay, write
+from sagalog.conformance.records import record, replay, write
 from sagalog.journal import migrate_journal
 from sagalog.journal.nats import NatsJournal
 from sagalog.journal.nats.connection import Rejected, check_version

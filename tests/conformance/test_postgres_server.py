@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
@@ -23,7 +23,7 @@ from sagalog import (
     PersistentRepr,
     open_journal,
 )
-from sagalog.conformance.journal import record, replay, write
+from sagalog.conformance.records import record, replay, write
 from sagalog.journal import migrate_journal
 from sagalog.journal.postgres import PostgresJournal
 from sagalog.journal.postgres.schema import MIGRATIONS, check
@@ -181,23 +181,8 @@ def test_a_missing_extra_is_told_with_the_command_that_installs_it(package: str,
 
 
 @pytest.fixture
-def server(tmp_path: Any) -> Iterator[Postgres]:
-    server = Postgres(tmp_path / "postgres")
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def proxy(server: Postgres) -> Iterator[Proxy]:
-    proxy = Proxy(server.port)
-    yield proxy
-    proxy.close()
-
-
-@pytest.fixture
-async def through(server: Postgres, proxy: Proxy) -> AsyncIterator[Journal]:
-    url = server.url.replace(str(server.port), str(proxy.port))
+async def through(postgres_server: Postgres, postgres_proxy: Proxy) -> AsyncIterator[Journal]:
+    url = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
     async with open_journal(f"{url}?migrate=true") as journal:
         await write(journal, "p", 1)
         yield journal
@@ -205,9 +190,9 @@ async def through(server: Postgres, proxy: Proxy) -> AsyncIterator[Journal]:
 
 @pytest.mark.parametrize(("lost", "stored"), [("answer", 2), ("request", 1)])
 async def test_a_connection_lost_in_a_write_is_an_unknown_outcome_and_reading_resolves_it(
-    through: Journal, proxy: Proxy, lost: str, stored: int
+    through: Journal, postgres_proxy: Proxy, lost: str, stored: int
 ) -> None:
-    proxy.lose(lost)
+    postgres_proxy.lose(lost)
     with pytest.raises(OutcomeUnknownError, match="it may be stored"):
         await through.write_messages([record("p", 2)])
     assert await through.highest_sequence_nr("p") == stored
@@ -215,13 +200,13 @@ async def test_a_connection_lost_in_a_write_is_an_unknown_outcome_and_reading_re
     await write(through, "p", stored + 1)
 
 
-async def test_reads_and_writes_wait_for_a_server_that_comes_back(through: Journal, server: Postgres) -> None:
-    server.kill()
+async def test_reads_and_writes_wait_for_a_server_that_comes_back(through: Journal, postgres_server: Postgres) -> None:
+    postgres_server.kill()
     reading = asyncio.ensure_future(through.highest_sequence_nr("p"))
     claiming = asyncio.ensure_future(through.due_ids("", asyncio.get_running_loop() and _now()))
     await asyncio.sleep(0.05)
     assert not reading.done()
-    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(postgres_server.start)
     assert await reading == 1
     assert await claiming == []
     try:
@@ -232,14 +217,16 @@ async def test_reads_and_writes_wait_for_a_server_that_comes_back(through: Journ
     assert await replay(through, "p") == [1, 2]
 
 
-async def test_a_server_that_stays_away_is_told_in_time(through: Journal, server: Postgres, proxy: Proxy) -> None:
-    del server
-    proxy.block()
-    url = f"postgresql://tester@127.0.0.1:{proxy.port}/postgres?connect_seconds=0.3"
+async def test_a_server_that_stays_away_is_told_in_time(
+    through: Journal, postgres_server: Postgres, postgres_proxy: Proxy
+) -> None:
+    del postgres_server
+    postgres_proxy.block()
+    url = f"postgresql://tester@127.0.0.1:{postgres_proxy.port}/postgres?connect_seconds=0.3"
     journal = open_journal(url)
     with pytest.raises(JournalUnavailableError, match="cannot be reached"):
         await journal.write_messages([record("p", 2)])
-    proxy.block(False)
+    postgres_proxy.block(False)
     await write(journal, "p", 2)
     await journal.close()
 

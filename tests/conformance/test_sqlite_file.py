@@ -19,7 +19,7 @@ from sagalog import (
     SqliteJournal,
     open_journal,
 )
-from sagalog.conformance.journal import record, replay, write
+from sagalog.conformance.records import record, replay, write
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ import pytest
 
 from sagalog import PersistentRepr, SqliteJournal
 from sagalog.conformance import Capability, JournalConformance
-from sagalog.conformance.journal import replay, write
+from sagalog.conformance.records import replay, write
 
 
 class TestSqliteJournal(JournalConformance):

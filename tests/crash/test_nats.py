@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
 import time
 from collections import Counter
@@ -17,9 +16,8 @@ from sagalog.journal import migrate_journal
 from ..servers.nats import Nats
 from ..servers.proxy import Proxy
 from . import shop
-from .conftest import Zygote, kill, wait_for
-from .examine import every_event_was_acknowledged, examine
-from .shop import read_ledger
+from .conftest import Zygote
+from .crew import Crew, clocks_ten_seconds_apart
 from .test_kill import SCALE
 
 ORDERS = 160
@@ -55,18 +53,15 @@ def shared(tmp_path: Path, cluster: Nats, way: list[Proxy]) -> Path:
 def test_nothing_is_lost_and_nothing_happens_twice_whatever_breaks(
     zygote: Zygote, shared: Path, cluster: Nats, way: list[Proxy], seed: int
 ) -> None:
-    chance = random.Random(seed)
+    crew = Crew(zygote, shared, ORDERS, seed, WORKERS)
+    chance = crew.chance
     faults: Counter[str] = Counter()
-    workers = [zygote.spawn(shared, ORDERS, place) for place in range(WORKERS)]
-    for pid in workers:
-        wait_for(shared, f'{{"ready": {pid}}}')
     quick = ["worker cut off", "worker frozen", "worker killed", "answers lost", "follower killed"]
     rounds = max(3, int(4 * SCALE))
     for turn in range(rounds):
         for fault in ["leader killed" if turn % 2 == 0 else "leader frozen", *chance.sample(quick, 3)]:
             time.sleep(chance.random() * 0.2)
             faults[fault] += 1
-            place = chance.randrange(WORKERS)
             leader = cluster.leader_of("shop")
             if fault == "leader killed" and leader is not None:
                 cluster.kill(leader)
@@ -90,32 +85,13 @@ def test_nothing_is_lost_and_nothing_happens_twice_whatever_breaks(
                 for proxy in way:
                     proxy.lose("answer")
             elif fault == "worker frozen":
-                kill(workers[place], signal.SIGSTOP)
-                time.sleep(shop.NATS_LEASE_SECONDS * 1.2)
-                kill(workers[place], signal.SIGCONT)
+                crew.freeze_one(shop.NATS_LEASE_SECONDS * 1.2)
             elif fault == "worker killed":
-                kill(workers[place])
-                zygote.wait(workers[place])
-                workers[place] = zygote.spawn(shared, ORDERS, place + WORKERS * chance.randrange(1, 10**5))
-    through = sum("done" in note for note in read_ledger(shared / "ledger"))
-    ended = [zygote.wait(pid) for pid in workers]
-    print(f"{dict(faults)}, {through} workers through before the last of them")
-    assert ended == [{"exit": 0}] * WORKERS, faults
-    every_event_was_acknowledged(shared, ORDERS)
-    result = examine(shared, ORDERS, frozen=True)
-    assert result["completed"] + result["compensated"] == ORDERS, (result, faults)
+                crew.replace_one()
+    crew.finish(faults)
 
 
 def test_workers_whose_clocks_are_ten_seconds_apart_fire_no_timer_early_and_lose_nothing(
     zygote: Zygote, shared: Path, seed: int
 ) -> None:
-    (shared / "skew").touch()
-    workers = [zygote.spawn(shared, 200, 3 * seed + place) for place in range(3)]
-    for pid in workers:
-        wait_for(shared, f'{{"ready": {pid}}}')
-    kill(workers[0])
-    zygote.wait(workers[0])
-    workers[0] = zygote.spawn(shared, 200, 3 * seed + 3)
-    assert [zygote.wait(pid) for pid in workers] == [{"exit": 0}] * 3
-    every_event_was_acknowledged(shared, 200)
-    examine(shared, 200, frozen=True)
+    clocks_ten_seconds_apart(zygote, shared, seed)

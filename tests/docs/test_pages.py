@@ -12,7 +12,7 @@ from sagalog.cli.group import COMMANDS
 
 from .test_readme import ROOT, run
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -43,7 +43,8 @@ def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_a_page_exists(page: Path) -> None:
-    for command in re.findall(r"sagalog (\w+) ", "\n".join(re.findall(r"```sh\n(.*?)```", page.read_text(), re.S))):
+    shell = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.S))
+    for command in re.findall(r"^(?:\$ )?sagalog (\w+) ", shell, re.M):
         assert command in COMMANDS
 
 
@@ -60,3 +61,10 @@ def test_the_tests_on_the_testing_page_pass_and_fail_as_shown(tmp_path: Path) ->
     (expected,) = blocks("testing.md", "text")
     for line in expected.splitlines():
         assert line.strip() in said, f"{line!r} is not in:\n{said}"
+
+
+def test_the_operating_pages_show_what_their_commands_print() -> None:
+    done = run(ROOT, sys.executable, "scripts/operating_pages.py", "--check", PYTHONPATH=str(ROOT / "src"))
+    assert done.returncode == 0, (
+        f"run scripts/operating_pages.py, and look at what it changes:\n{done.stdout}{done.stderr}"
+    )

@@ -185,7 +185,7 @@ async def test_what_a_repair_left_to_replay_comes_first_within_the_transaction(j
         await runner.handle(Placed("a"))
         await runner.handle(Failing("a"), message_id="bad")
         await runner.handle(Noted("a", "held"))
-        await apply(joined.journal, "order", "a", retry())
+        await apply(joined.journal, "order", "a", retry(), now=joined.clock.now())
         async with connection.transaction():
             assert (await runner.handle(Noted("a", "joined"), connection=connection)).handled
     assert await joined.log("a") == ["placed", "recovered", "held", "joined"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -22,10 +22,11 @@ from sagalog import (
     SagaParkedError,
     Send,
     Status,
+    operate,
     starts,
 )
 from sagalog.codec import Typed, encode
-from sagalog.operate import apply, resending
+from sagalog.operate import resending
 from sagalog.record import Held, encode_record
 from sagalog.repair import cancel, edit, retry, skip
 
@@ -45,6 +46,9 @@ from ..orders import (
     Ship,
 )
 from .conftest import Bench, Gate
+
+# Its clock is the bench's: an operator's and a worker's agree, as those of a server do.
+apply = partial(operate.apply, now=ManualClock().now())
 
 
 async def park(bench: Bench, runner: Any, *later: Any, fails: int = 3) -> None:
@@ -393,7 +397,6 @@ async def test_cancel_from_outside_compensates_and_knows_what_it_dropped(shared:
 
 
 async def test_cancel_as_it_stands_leaves_a_tombstone_that_knows_its_messages(shared: Bench) -> None:
-    shared.clock = ManualClock(datetime.now(UTC))
     async with shared.runner() as runner:
         await park(shared, runner)
         applied = await apply(journal(shared), "order", "a", cancel(compensate=False))

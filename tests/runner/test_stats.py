@@ -58,10 +58,10 @@ async def test_steps_say_what_changed_what_was_sent_and_who_repaired(shared: Ben
         await runner.handle(Placed("a"))
         await runner.handle(Paid("a"))
         await runner.handle(Failing("a"))
-        await apply(shared.journal, "order", "a", retry(by="ada"))
+        await apply(shared.journal, "order", "a", retry(by="ada"), now=shared.clock.now())
         await runner.settle()
     found = [step async for step in steps(shared.journal, "order", "a")]
-    assert [change.path for change in found[0].changes] == [""]
+    assert [change.path for change in found[0].changes] == ["total", "paid", "log"]
     assert ("paid", False, True) in found[1].changes
     assert [kind for _, kind in found[1].view.sent] == ["Charge"]
     repaired = [step for step in found if step.repairs]

@@ -33,9 +33,10 @@ def commands_leave_before_the_commit(patch: pytest.MonkeyPatch) -> None:
     async def commit(instance: Any, draft: Any, **keywords: Any) -> bool:
         if draft.changed and draft.record is not None and draft.record.outbox:
             engine = instance.hosted.engine
-            handler, command, context = engine.dispatcher._prepare(instance, draft.record.outbox[-1])
+            entry = draft.record.outbox[-1]
+            handler, command = engine.dispatcher._prepare(instance, entry)
             if handler is not None:
-                engine.spawn(handler(command, context))
+                engine.spawn(handler(command, engine.dispatcher._context(instance, entry)))
         return await real_commit(instance, draft, **keywords)
 
     patch.setattr(turn, "commit", commit)
@@ -71,14 +72,13 @@ def a_conflict_is_taken_for_success(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_save_takes_the_highest_number_plus_one(patch: pytest.MonkeyPatch) -> None:
-    real = JournalSagaStateStore._write
+    real = JournalSagaStateStore._write_next
 
-    async def write(
-        self: Any, correlation_id: str, payload: bytes, expected: Any, due_at: Any, *, deleted: bool
-    ) -> int:
-        return await real(self, correlation_id, payload, None, due_at, deleted=deleted)
+    async def write(self: Any, correlation_id: str, version: int, payload: bytes, due_at: Any, *, deleted: bool) -> int:
+        highest = await self._journal.highest_sequence_nr(self.prefix + correlation_id)
+        return await real(self, correlation_id, highest, payload, due_at, deleted=deleted)
 
-    patch.setattr(JournalSagaStateStore, "_write", write)
+    patch.setattr(JournalSagaStateStore, "_write_next", write)
 
 
 @mutant
@@ -120,7 +120,7 @@ def command_ids_begin_anew_with_each_step(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_refused_command_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    async def refuse(self: Any, instance: Any, entry: Any, context: Any, refused: Any) -> None:
+    async def refuse(self: Any, instance: Any, entry: Any, command_id: Any, refused: Any) -> None:
         self._accepted(instance, entry)
 
     patch.setattr(Dispatcher, "_refuse", refuse)

@@ -114,6 +114,20 @@ def test_an_enum_error_does_not_show_the_value() -> None:
     assert "hunter2" not in str(caught.value)
 
 
+@dataclass
+class Strict:
+    n: int
+
+    def __post_init__(self) -> None:
+        raise ValueError(f"no such number: {self.n}")
+
+
+def test_an_error_of_the_types_own_checks_does_not_show_the_value() -> None:
+    with pytest.raises(CodecError, match="not a valid Strict: ValueError") as caught:
+        decode(b'{"n": 4111}', Strict)
+    assert "4111" not in str(caught.value)
+
+
 def test_a_registry_packs_what_it_knows_and_unpacks_it() -> None:
     registry = TypeRegistry()
     registry.add(Inner)

@@ -35,7 +35,9 @@ records = st.builds(
     undo=st.lists(st.builds(Undo, text, typed), max_size=2).map(tuple),
     parked=text,
     stuck=text,
-    held=st.lists(st.builds(Held, text, typed, text, text, text), max_size=2).map(tuple),
+    held=st.lists(
+        st.builds(Held, text, typed, st.sampled_from(["event", "timer", "refused"]), text, text), max_size=2
+    ).map(tuple),
     audit=st.lists(st.builds(Audit, moments, text, text), max_size=2).map(tuple),
     inherited=st.lists(text, max_size=2).map(tuple),
     inherited_until=st.none() | moments,
@@ -50,6 +52,36 @@ def test_any_record_comes_back_as_it_was(record: SagaRecord) -> None:
     assert back.outbox == record.outbox
     assert back.timers == record.timers
     assert json.loads(payload)["status"] == record.status.value
+
+
+def test_a_field_that_this_code_does_not_know_is_refused_wherever_it_stands() -> None:
+    stored = Typed("Ship", msgspec.Raw(b"{}"))
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    full = SagaRecord(1, Status.RUNNING, msgspec.Raw(b"{}"), now, now, handled=(Handled("m", "Placed"),))
+    full.outbox, full.undo, full.timers = (
+        (Command("1/0", stored),),
+        (Undo("1/0", stored),),
+        {"t": Timer("1/1", now, stored)},
+    )
+    full.held, full.audit = (Held("h", stored),), (Audit(now, "retry"),)
+    document = json.loads(encode_record(full))
+    places = [
+        document,
+        document["outbox"][0],
+        document["outbox"][0]["command"],
+        document["undo"][0],
+        document["timers"]["t"],
+        document["timers"]["t"]["event"],
+        document["held"][0],
+        document["audit"][0],
+        document["handled"][0],
+    ]
+    for place in places:
+        place["priority"] = 3
+        with pytest.raises(CodecError, match="a field that this code does not know: a newer version wrote it"):
+            decode_record(json.dumps(document).encode())
+        del place["priority"]
+    assert encode_record(decode_record(json.dumps(document).encode())) == encode_record(full)
 
 
 @given(st.binary(max_size=300))
@@ -76,6 +108,12 @@ def test_a_record_with_a_changed_byte_is_decoded_or_refused(record: SagaRecord, 
         (b'{"format": 99, "status": "later"}', "format 99"),
         (b'{"format": 1, "status": "running"}', "does not have the fields"),
         (b"null", "does not have the fields"),
+        (
+            b'{"format":1,"status":"running","state":"\xff","started_at":"2030-01-01T00:00:00Z",'
+            b'"updated_at":"2030-01-01T00:00:00Z"}',
+            "not JSON",
+        ),
+        (b'{"format": 1, "status": "running", "priority": 3}', "a newer version wrote it"),
     ],
 )
 def test_a_record_that_cannot_be_read_says_why(payload: bytes, message: str) -> None:

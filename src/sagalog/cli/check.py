@@ -32,8 +32,8 @@ _EXAMPLES = 3
 def check_(target: str, url: str, as_json: bool) -> None:
     """Read every live saga of a journal with this code, and say which it could not go on with.
 
-    Does each state still decode, each timer, pending command, undo command and held event? Has each a handler? Nothing is
-    changed. Exit code 1 if an instance would park.
+    Does each state still decode, each timer, pending command, undo command and held event? Has each a handler? What
+    older code stored is upcast as a worker would. Nothing is changed. Exit code 1 if an instance would park.
 
     \b
     Examples:
@@ -47,6 +47,7 @@ class _Check:
     def __init__(self, runner: SagaRunner) -> None:
         self._runner = runner
         self._sagas: dict[str, Saga[Any]] = {saga.name: saga for saga in runner.sagas}
+        self._registries = {saga.name: type(saga).registry() for saga in runner.sagas}
         self._read: Counter[str] = Counter()
         self._parked = 0
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -86,7 +87,7 @@ class _Check:
         yield from self._messages(saga, record)
 
     def _messages(self, saga: Saga[Any], record: SagaRecord) -> Iterator[str]:
-        registry = type(saga).registry()
+        registry = self._registries[saga.name]
         for name, timer in record.timers.items():
             try:
                 event = registry.unpack(timer.event)

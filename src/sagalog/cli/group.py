@@ -10,16 +10,29 @@ from ..errors import SagalogError
 from .text import clean
 
 COMMANDS = {
+    "cancel": "End instances, with what they did undone or as they stand.",
     "check": "Say which sagas of a journal this code could not go on with.",
     "dashboard": "Serve all sagas of a journal in a browser, live, with repairs.",
     "demo": "Watch a few hundred orders survive a kill -9.",
+    "diagram": "Draw a saga: its events, commands, timers, compensations and ends.",
+    "doctor": "Say whether a journal is well: reachable, durable, on time, nothing left undone.",
+    "edit": "Change the state of one instance in an editor, checked by its saga.",
+    "export": "Write a journal's instances to a file of JSON lines.",
+    "health": "Ask a worker or a journal how it is: for the probes of containers.",
     "history": "Show every kept step of one instance.",
+    "import": "Bring exported instances into a journal, checked.",
     "list": "List the instances in a journal.",
     "migrate": "Make the tables of a journal in a server, or migrate them.",
+    "purge": "Forget finished instances that are old enough.",
+    "resend": "Send a command again that was sent before.",
+    "retry": "Let parked instances try again.",
     "run": "Feed events from a file through a runner.",
     "show": "Show one instance: state, timers, outbox, held events.",
+    "skip": "Drop what parks an instance, and go on.",
+    "stats": "Count what is live, parked, overdue and undelivered, saga by saga.",
     "worker": "Run one or more workers for due work, timers and commands.",
 }
+_MODULES = {"import": "importing"}  # which no module can be named
 
 
 class _Lazy(click.Group):
@@ -29,7 +42,8 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"sagalog.cli.{cmd_name}"), f"{cmd_name}_")
+        module = _MODULES.get(cmd_name, cmd_name)
+        command: click.Command = getattr(import_module(f"sagalog.cli.{module}"), f"{cmd_name}_")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -7,10 +7,11 @@ import asyncio
 import click
 import msgspec
 
-from ..inspect import SagaView, history
+from ..inspect import ABSENT, SagaView, Step, steps
+from ..record import Handled
 from .journals import journal_option, reading
 from .show import the_one
-from .text import line, moment
+from .text import change_lines, line, moment
 
 
 @click.command("history")
@@ -19,11 +20,14 @@ from .text import line, moment
 @click.option("--saga", help="Which saga, where several have this id.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a step.")
 def history_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
-    """Show every kept step of one instance: when, which messages it handled, what it sent, how it stood.
+    """Show every kept step of one instance: when, what it handled, what changed in the state, what it sent, who wrote it.
+
+    Repairs are told with whose they were. Long values and many changes are cut; --json has all.
 
     \b
-    Example:
+    Examples:
       sagalog history 4711 --journal sqlite:///orders.db
+      sagalog history 4711 --json | jq .changes
     """
     asyncio.run(_history(correlation_id, url, saga, as_json))
 
@@ -31,37 +35,73 @@ def history_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> 
 async def _history(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, saga)
-        async for step in history(journal, view.saga, view.correlation_id):
-            click.echo(msgspec.json.encode(_fields(step)) if as_json else _text(step))
+        parked = ""
+        async for step in steps(journal, view.saga, view.correlation_id):
+            if as_json:
+                click.echo(msgspec.json.encode(_fields(step)))
+            else:
+                for text in _lines(step, parked):
+                    click.echo(text)
+            parked = step.view.why
 
 
-def _sent(step: SagaView) -> list[tuple[str, str]]:
-    if step.record is None:
-        return []
-    return [(c.id, c.command.type) for c in step.record.outbox if c.id.startswith(f"{step.version}/")]
-
-
-def _fields(step: SagaView) -> dict[str, object]:
-    record = step.record
+def _fields(step: Step) -> dict[str, object]:
+    view, record = step.view, step.view.record
     return {
-        "step": step.version,
+        "step": view.version,
         "at": record.updated_at if record is not None else None,
         "handled": [{"id": handled.id, "type": handled.type} for handled in record.handled]
         if record is not None
         else [],
-        "sent": [{"id": entry, "type": kind} for entry, kind in _sent(step)],
-        "status": step.status,
+        "held": [{"id": held.id, "type": held.event.type} for held in step.held],
+        "sent": [{"id": entry, "type": kind} for entry, kind in view.sent],
+        "status": view.status,
+        "why": view.why,
         "state": record.state if record is not None else None,
-        "writer": step.writer,
+        "changes": [
+            {
+                "path": change.path,
+                **({} if change.before is ABSENT else {"before": change.before}),
+                **({} if change.after is ABSENT else {"after": change.after}),
+            }
+            for change in step.changes
+        ],
+        "repairs": step.repairs,
+        "writer": view.writer,
     }
 
 
-def _text(step: SagaView) -> str:
-    record = step.record
+def _lines(step: Step, parked: str) -> list[str]:
+    view, record = step.view, step.view.record
     if record is None:
-        return f"{step.version:>4}  {step.status}: {line(step.unreadable)}"
-    what = ", ".join(f"{line(handled.type)} ({line(handled.id)})" for handled in record.handled)
-    sent = "".join(f"\n      sent {line(kind)} as {entry}" for entry, kind in _sent(step))
-    return (
-        f"{step.version:>4}  {moment(record.updated_at)}  {step.status}  {what or 'recorded what was accepted'}{sent}"
-    )
+        return [f"{view.version:>4}  {view.status}: {line(view.unreadable)}"]
+    what = ", ".join(_what(step))
+    lines = [f"{view.version:>4}  {moment(record.updated_at)}  {view.status}  {what}  {_worker(view.writer)}".rstrip()]
+    for repair in step.repairs:
+        who = f" by {line(repair.by)}" if repair.by else ""
+        lines.append(f"      {line(repair.action)}{who}{': ' if repair.note else ''}{line(repair.note)}")
+    if record.parked and record.parked != parked:
+        lines.append(f"      parked: {line(record.parked)}")
+    lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))
+    lines.extend(f"      sent {line(kind)} as {entry}" for entry, kind in view.sent)
+    return lines
+
+
+def _what(step: Step) -> list[str]:
+    record = step.view.record
+    handled = [] if record is None else [_handled(step.view, one) for one in record.handled]
+    held = [f"held {line(one.event.type)} ({line(one.id)})" for one in step.held]
+    return [*handled, *held] or ["repair" if step.repairs else "recorded what was accepted"]
+
+
+def _handled(view: SagaView, handled: Handled) -> str:
+    own = f"saga::{view.saga}::{view.correlation_id}/"  # of the id of a command or timer
+    entry, _, end = handled.id.removeprefix(own).rpartition("/")
+    if handled.id.startswith(own) and end == "refused":
+        return f"{line(handled.type)} was refused ({entry})"
+    return f"{line(handled.type)} ({line(handled.id.removeprefix(own))})"
+
+
+def _worker(writer: str) -> str:
+    """Return the beginning of a writer's uuid: enough to tell workers apart."""
+    return f"[{line(writer.removeprefix('saga-'))[:8]}]" if writer else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
-import io
+import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
@@ -14,10 +15,11 @@ from typing import IO, Any
 import click
 import msgspec
 
-from .. import codec
+from ..codec import Typed, TypeRegistry
 from ..errors import InvalidEventError, SagalogError
 from ..runner import Incoming, SagaRunner
 from ..runner.runner import Reader
+from ..versions import schema_of
 
 
 class LineError(SagalogError):
@@ -33,53 +35,96 @@ class LineError(SagalogError):
 
 
 class Lines:
-    """The lines of a source, and how much of it has been read."""
+    """The lines of a source, and how much of it has been read.
+
+    Reading never holds up the event loop while standard input has nothing to give: timers fire, commands leave and
+    signals are heard meanwhile.
+    """
 
     def __init__(self, source: str, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self.from_stdin = source == "-"
         self.size: int | None = None
+        self._raw: IO[bytes] | None = None
+        self._ended = False
+        self._readable: asyncio.Future[None] | None = None
         if self.from_stdin:
-            self._raw: IO[bytes] = sys.stdin.buffer
-        else:
-            path = Path(source)
-            try:
-                self._raw = path.open("rb")
-            except OSError as error:
-                raise click.BadParameter(f"{source} cannot be read: {error.strerror}") from error
-            self.size = path.stat().st_size
-        self._stream: IO[bytes] = self._raw
-        if not self.from_stdin and self._raw.read(2) == b"\x1f\x8b":
-            self._raw.seek(0)
-            self._stream = io.BufferedReader(gzip.GzipFile(fileobj=self._raw), 1 << 20)
-        elif not self.from_stdin:
-            self._raw.seek(0)
+            return
+        path = Path(source)
+        try:
+            self._raw = path.open("rb")
+        except OSError as error:
+            raise click.BadParameter(f"{source} cannot be read: {error.strerror}") from error
+        self.size = path.stat().st_size
+        zipped = self._raw.read(2) == b"\x1f\x8b"
+        self._raw.seek(0)
+        self._stream: IO[bytes] | gzip.GzipFile = gzip.GzipFile(fileobj=self._raw) if zipped else self._raw
 
     @property
     def share(self) -> float | None:
         """How much of the file has been read, 0 to 1; None for standard input."""
-        return self._raw.tell() / self.size if self.size else None
+        return self._raw.tell() / self.size if self._raw is not None and self.size else None
 
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        number = 0
+    def end(self) -> None:
+        """Give no more lines."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._readable is not None and not self._readable.done():
+            self._readable.set_result(None)
+
+    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
+        """Yield (number, line) of the lines that are not empty; one over the limit is cut behind it."""
+        number, rest, cut = 0, b"", False
         try:
-            while line := self._stream.readline(self._limit + 2):
-                number += 1
-                if len(line) > self._limit and not line.endswith(b"\n"):
-                    while (rest := self._stream.readline(1 << 20)) and not rest.endswith(b"\n"):
+            async for chunk in self._chunks():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if cut:  # the end of a line that was too long
+                        cut = False
                         continue
-                if line.strip():
-                    yield number, line
+                    number += 1
+                    if line.strip():
+                        yield number, line[: self._limit + 2]
+                if len(rest) > self._limit + 1:
+                    if not cut:
+                        number += 1
+                        yield number, rest[: self._limit + 2]
+                    rest, cut = b"", True
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise LineError(number + 1, f"the gzip file is damaged or cut off from here ({error})") from error
+        if rest.strip() and not cut and not self._ended:
+            yield number + 1, rest
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while not self._ended:
+            chunk = await self._from_stdin() if self.from_stdin else self._stream.read(_CHUNK)
+            if not chunk:
+                return
+            yield chunk
+
+    async def _from_stdin(self) -> bytes:
+        loop, stdin = asyncio.get_running_loop(), sys.stdin.fileno()
+        readable = self._readable = loop.create_future()
+        try:
+            loop.add_reader(stdin, self._wake)
+        except PermissionError:  # a file: it is always readable
+            return os.read(stdin, _CHUNK)
+        try:
+            await readable
+        finally:
+            loop.remove_reader(stdin)
+        return b"" if self._ended else os.read(stdin, _CHUNK)
 
     def close(self) -> None:
         """Close the file; standard input stays open."""
-        if not self.from_stdin:
+        if self._raw is not None:
             self._stream.close()
             self._raw.close()
 
 
+_CHUNK = 1 << 18
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -88,13 +133,17 @@ class _Line(msgspec.Struct):
     data: msgspec.Raw
     id: str | None = None
     at: datetime | None = None
+    version: int | None = None  # None is 1, as in stored data: a line means the same to whatever code reads it
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 
 
 def reader(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:
-    """Return what turns a line into an event: the runner's own `reads`, or {"type", "id", "at", "data"}."""
+    """Return what turns a line into an event: the runner's own `reads`, or {"type", "id", "at", "version", "data"}.
+
+    Raises DefinitionError if two sagas have different event types of one name.
+    """
     own = runner.reader
     return _own(own) if own is not None else _default(runner, lines)
 
@@ -117,7 +166,10 @@ def _own(read: Reader) -> Callable[[int, bytes], Incoming | None]:
 
 
 def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:
-    types = {codec.type_name(cls): cls for saga in runner.sagas for cls in type(saga).event_types()}
+    registry = TypeRegistry()
+    for saga in runner.sagas:
+        for cls in type(saga).event_types():
+            registry.add(cls)
 
     def parse(number: int, line: bytes) -> Incoming:
         try:
@@ -126,17 +178,19 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
             raise LineError(
                 number, f'it is not {{"type": ..., "id": ..., "data": {{...}}}} as JSON ({_why(error)})'
             ) from None
-        cls = types.get(fields.type)
+        cls = registry.get(fields.type)
         if cls is None:
-            raise LineError(number, f"no saga handles {fields.type!r}; known: {', '.join(sorted(types))}")
+            raise LineError(number, f"no saga handles {fields.type!r}; known: {', '.join(registry.names())}")
         if fields.id is None and lines.from_stdin:
             raise LineError(
                 number, 'it has no "id"; from standard input each needs one, or a second run would repeat it'
             )
         try:
-            event: object = codec.decode(fields.data, cls)
+            event: object = registry.unpack(Typed(fields.type, fields.data, fields.version or 1))
         except SagalogError as error:
-            raise LineError(number, str(error)) from error
+            unsaid = fields.version is None and schema_of(cls).version > 1
+            hint = ' (a line without "version" is of version 1)' if unsaid else ""
+            raise LineError(number, f"{error}{hint}") from error
         return Incoming(event, f"line-{number}" if fields.id is None else fields.id, fields.at)
 
     return parse

@@ -9,58 +9,55 @@ import click
 import msgspec
 
 from ..inspect import SagaView, instances
-from ..record import Status
+from ..stats import server_now
 from .journals import journal_option, reading
+from .selection import Selection, selecting
 from .text import line, moment
-
-_STATUSES = [*(status.value for status in Status), "parked", "unreadable"]
 
 
 @click.command("list")
 @journal_option
-@click.option("--saga", help="Only this saga.")
-@click.option("--status", type=click.Choice(_STATUSES), help="Only these.")
+@selecting
 @click.option("--all", "everything", is_flag=True, help="Finished ones too, as long as they are remembered.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def list_(url: str, saga: str | None, status: str | None, everything: bool, limit: int | None, as_json: bool) -> None:
+def list_(url: str, selection: Selection, everything: bool, limit: int | None, as_json: bool) -> None:
     """List the instances in a journal, streaming: live ones, or all.
 
     \b
     Examples:
       sagalog list --journal sqlite:///orders.db
-      sagalog list --journal sqlite:///orders.db --status parked --json
+      sagalog list --status parked --why ConnectionError --json
+      sagalog list --saga order --older-than 2h --id-has EU-
+      sagalog list --overdue
     """
-    asyncio.run(_list(url, saga, status, everything, limit, as_json))
+    asyncio.run(_list(url, selection, everything, limit, as_json))
 
 
-async def _list(
-    url: str, saga: str | None, status: str | None, everything: bool, limit: int | None, as_json: bool
-) -> None:
-    finished = everything or status in ("completed", "compensated", "cancelled")
+async def _list(url: str, selection: Selection, everything: bool, limit: int | None, as_json: bool) -> None:
+    finished = everything or selection.finished
     shown = 0
     async with reading(url) as journal:
-        async for view in instances(journal, saga, finished=finished):
-            if status is not None and view.status != status:
+        now = await server_now(journal)
+        async for view in instances(journal, selection.saga, finished=finished):
+            if not selection.takes(view, now):
                 continue
             if as_json:
                 click.echo(msgspec.json.encode(summary(view)))
             else:
                 if shown == 0:
                     click.echo(f"{'SAGA':<16} {'ID':<28} {'STATUS':<19} {'STEPS':>5}  {'UPDATED (UTC)':<19}  WHY")
-                record = view.record
-                why = view.unreadable or (record.parked if record is not None else "")
-                updated = moment(record.updated_at) if record is not None else ""
+                updated = moment(view.record.updated_at) if view.record is not None else ""
                 click.echo(
                     f"{line(view.saga):<16} {line(view.correlation_id):<28} {view.status:<19} {view.version:>5}  "
-                    f"{updated:<19}  {line(why)}".rstrip()
+                    f"{updated:<19}  {line(view.why)}".rstrip()
                 )
             shown += 1
             if limit is not None and shown >= limit:
                 break
     if not as_json:
         click.echo(
-            f"{shown:,} instance{'' if shown == 1 else 's'}" + ("" if everything else " (--all: finished ones too)")
+            f"{shown:,} instance{'' if shown == 1 else 's'}" + ("" if finished else " (--all: finished ones too)")
         )
 
 
@@ -75,5 +72,5 @@ def summary(view: SagaView) -> dict[str, Any]:
         "started_at": record.started_at if record is not None else None,
         "updated_at": record.updated_at if record is not None else None,
         "due_at": view.due_at,
-        "why": view.unreadable or (record.parked if record is not None else ""),
+        "why": view.why,
     }

@@ -8,7 +8,7 @@ import inspect
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import click
 import msgspec
@@ -97,12 +97,13 @@ class _Run:
 
     def _stop(self, number: int) -> None:
         self.stopped_by = number
+        self.lines.end()
 
     async def _feed(self, progressed: Callable[[int], None]) -> None:
         """Hand the events over in the order of the file, with a bounded number at work."""
         parse = reader(self.runner, self.lines)
         group: set[asyncio.Task[None]] = set()
-        for number, incoming in self._events(parse):
+        async for number, incoming in self._events(parse):
             await self._free.acquire()
             task = asyncio.create_task(self._one(number, incoming))
             group.add(task)
@@ -115,9 +116,9 @@ class _Run:
             await asyncio.wait(group)
         progressed(self.read)
 
-    def _events(self, parse: Callable[[int, bytes], Incoming | None]) -> Iterator[tuple[int, Incoming]]:
+    async def _events(self, parse: Callable[[int, bytes], Incoming | None]) -> AsyncIterator[tuple[int, Incoming]]:
         try:
-            for number, line in self.lines:
+            async for number, line in self.lines:
                 self.read += 1
                 try:
                     incoming = parse(number, line)

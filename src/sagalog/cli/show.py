@@ -15,6 +15,9 @@ from .journals import journal_option, reading
 from .list import summary
 from .text import clean, line, moment
 
+_LONGEST_STATE = 4_000
+_MOST = 20
+
 
 @click.command("show")
 @click.argument("correlation_id", metavar="ID")
@@ -25,8 +28,9 @@ def show_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> Non
     """Show one instance: state, timers, outbox, undo stack, held events, repairs.
 
     \b
-    Example:
+    Examples:
       sagalog show 4711 --journal sqlite:///orders.db
+      sagalog show 4711 --saga order --json | jq .record.state
     """
     asyncio.run(_show(correlation_id, url, saga, as_json))
 
@@ -70,7 +74,9 @@ def _lines(view: SagaView, record: SagaRecord) -> list[str]:
     if record.incarnation > 1:
         out.append(f"life    {record.incarnation}: it was finished before and started again")
     state = "(not JSON)" if record.state_is_base64 else msgspec.json.format(bytes(record.state)).decode()
-    out.append("state   " + clean(state).replace("\n", "\n        "))
+    out.append("state   " + clean(state[:_LONGEST_STATE]).replace("\n", "\n        "))
+    if len(state) > _LONGEST_STATE:
+        out.append(f"        ... cut at {_LONGEST_STATE:,} of {len(state):,} characters: --json shows all")
     for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at):
         left = timer.due_at - now
         when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"
@@ -80,7 +86,14 @@ def _lines(view: SagaView, record: SagaRecord) -> list[str]:
         undo = ", an undo" if entry.undo else ""
         out.append(f"outbox  {entry.id} {line(entry.command.type)}: not accepted yet{undo}{stuck}")
     out.extend(f"undo    {line(undo.command.type)}, of command {undo.of}" for undo in reversed(record.undo))
-    out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held)
+    out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held[:_MOST])
+    if len(record.held) > _MOST:
+        out.append(f"held    ... {len(record.held) - _MOST:,} more: --json shows all")
+    if record.owes_replay:
+        out.append("        a running worker replays what is held, as soon as it comes to it")
     out.append(f"inbox   {len(record.inbox)} message{'' if len(record.inbox) == 1 else 's'} consumed")
-    out.extend(f"repair  {moment(audit.at)} {audit.action} {line(audit.note)}".rstrip() for audit in record.audit)
+    for audit in record.audit:
+        who = f" by {line(audit.by)}" if audit.by else ""
+        note = f": {line(audit.note)}" if audit.note else ""
+        out.append(f"repair  {moment(audit.at)} {line(audit.action)}{who}{note}")
     return out

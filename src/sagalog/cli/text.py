@@ -2,6 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
+from ..changes import ABSENT, Change
 from ..text import clean, line, moment
 
-__all__ = ["clean", "line", "moment"]
+
+def cut(text: str, most: int) -> str:
+    """Return `text`, cut to so many characters where it is longer, with a mark."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def change_lines(changes: list[Change], *, most: int, width: int = 60) -> list[str]:
+    """Return one line for each change of a state, the first `most` of them, long values cut."""
+    lines = [f"{change.path or 'state'}: {_value(change, width)}" for change in changes[:most]]
+    more = len(changes) - most
+    return [*lines, f"and {more:,} more changes"] if more > 0 else lines
+
+
+def _value(change: Change, width: int) -> str:
+    before, after = _json(change.before, width), _json(change.after, width)
+    if change.before is ABSENT:
+        return f"new, {after}"
+    return f"gone, was {before}" if change.after is ABSENT else f"{before} -> {after}"
+
+
+def _json(value: Any, width: int) -> str:
+    return "" if value is ABSENT else cut(msgspec.json.encode(value).decode(), width)
+
+
+__all__ = ["change_lines", "clean", "cut", "line", "moment"]

@@ -7,13 +7,19 @@ import gc
 import os
 import signal
 import sys
+import tempfile
 import time
 from asyncio.subprocess import Process
+from pathlib import Path
 
 import click
 import msgspec
 
+from ..errors import DefinitionError
 from ..runner import SagaRunner
+from ..telemetry.http import Address, HttpServer
+from ..telemetry.probes import probes, with_metrics
+from ..telemetry.several import probes_of_all
 from .targets import load_runner
 from .text import clean
 
@@ -27,34 +33,66 @@ _LONGEST_PAUSE = 30.0
     "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. postgresql://host/orders."
 )
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Workers on this machine.")
-def worker_(target: str, url: str | None, processes: int) -> None:
+@click.option(
+    "--http",
+    "address",
+    metavar="HOST:PORT",
+    help="Answer /live, /ready and /metrics there, for all processes together.",
+)
+def worker_(target: str, url: str | None, processes: int, address: str | None) -> None:
     """Run a worker: fire timers, deliver commands, take over what dead workers left.
 
     Any number of workers on any number of machines may share one journal. SIGTERM or Ctrl-C stops it: what is under way
-    is finished, the rest is left to the others. SIGUSR1 makes it print its health as one line of JSON.
+    is finished, the rest is left to the others. SIGUSR1 makes it print what it has done as one line of JSON.
 
     \b
     Examples:
       sagalog worker shop.sagas:runner --journal postgresql://shop@db/shop --processes 4
+      sagalog worker shop.sagas:runner --http 0.0.0.0:8080
       kill -USR1 $(pgrep -f 'sagalog worker')
     """
     runner = load_runner(target).using(journal=url)
+    try:
+        where = None if address is None else Address.parse(address)
+    except DefinitionError as error:
+        raise click.UsageError(str(error)) from error
     if processes == 1:
         gc.set_threshold(50_000, 20, 50)  # this process does nothing else
-        sys.exit(asyncio.run(_work(runner)))
+        sys.exit(asyncio.run(_work(runner, where)))
     if runner.in_memory:
         raise click.UsageError("a journal in memory belongs to one process: name another with --journal")
     environment = {**os.environ, **({"SAGALOG_JOURNAL": url} if url else {})}  # not an argument: it may hold a password
     command = [sys.executable, "-m", "sagalog", "worker", target]
-    sys.exit(asyncio.run(_Supervisor(command, environment, processes).run()))
+    sys.exit(asyncio.run(_supervise(command, environment, processes, where)))
 
 
-async def _work(runner: SagaRunner) -> int:
+async def _work(runner: SagaRunner, where: Address | None) -> int:
+    if where is None:
+        return await _run(runner)
+    runner = with_metrics(runner)
+    async with probes(runner, where) as server:  # before the runner starts: a slow start is told from a dead worker
+        if not where.path:
+            click.echo(f"worker {os.getpid()} answers at http://{server.address}/ready", err=True)
+        return await _run(runner)
+
+
+async def _supervise(command: list[str], environment: dict[str, str], processes: int, where: Address | None) -> int:
+    if where is None:
+        return await _Supervisor([command] * processes, environment).run()
+    with tempfile.TemporaryDirectory(prefix="sagalog-") as folder:  # for its owner only
+        sockets = [Address(path=str(Path(folder) / str(number))) for number in range(1, processes + 1)]
+        commands = [[*command, "--http", str(socket)] for socket in sockets]
+        async with HttpServer(where, probes_of_all(sockets)) as server:
+            click.echo(f"{processes} workers answer at http://{server.address}/ready", err=True)
+            return await _Supervisor(commands, environment).run()
+
+
+async def _run(runner: SagaRunner) -> int:
     loop = asyncio.get_running_loop()
     started = time.monotonic()
     names = ", ".join(saga.name for saga in runner.sagas)
 
-    def health() -> None:
+    def tell() -> None:
         fields = {
             "pid": os.getpid(),
             "up_seconds": round(time.monotonic() - started, 1),
@@ -64,7 +102,7 @@ async def _work(runner: SagaRunner) -> int:
         click.echo(msgspec.json.encode(fields), err=True)
 
     async with runner:
-        loop.add_signal_handler(signal.SIGUSR1, health)
+        loop.add_signal_handler(signal.SIGUSR1, tell)
         click.echo(f"worker {os.getpid()} runs: {clean(names)}", err=True)
         await runner.serve()
     counters = runner.counters
@@ -77,12 +115,11 @@ async def _work(runner: SagaRunner) -> int:
 
 
 class _Supervisor:
-    """Keeps so many workers running: one that ends is started again, after a pause that grows while they fail."""
+    """Keeps a worker running for each command: one that ends is started again, after a pause that grows while they fail."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], processes: int) -> None:
-        self._command = command
+    def __init__(self, commands: list[list[str]], environment: dict[str, str]) -> None:
+        self._commands = commands
         self._environment = environment
-        self._count = processes
         self._running: set[Process] = set()
         self._stopping = asyncio.Event()
         self._broken = False
@@ -92,7 +129,7 @@ class _Supervisor:
         for number in _STOPS:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGUSR1, self._send, signal.SIGUSR1)
-        await asyncio.gather(*(self._keep() for _ in range(self._count)))
+        await asyncio.gather(*(self._keep(command) for command in self._commands))
         return 1 if self._broken else 0
 
     def _stop(self) -> None:
@@ -104,14 +141,12 @@ class _Supervisor:
             if process.returncode is None:
                 process.send_signal(number)
 
-    async def _keep(self) -> None:
+    async def _keep(self, command: list[str]) -> None:
         pause = 0.1
         while not self._stopping.is_set():
             started = time.monotonic()
             # A session of its own: Ctrl-C reaches the supervisor only, which then tells each worker once.
-            process = await asyncio.create_subprocess_exec(
-                *self._command, env=self._environment, start_new_session=True
-            )
+            process = await asyncio.create_subprocess_exec(*command, env=self._environment, start_new_session=True)
             self._running.add(process)
             if self._stopping.is_set():  # meanwhile
                 process.send_signal(signal.SIGTERM)

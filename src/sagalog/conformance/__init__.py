@@ -13,7 +13,10 @@ Install `sagalog[conformance]`.
 import pytest
 
 pytest.register_assert_rewrite(
-    "sagalog.conformance.journal", "sagalog.conformance.store", "sagalog.conformance.killing"
+    *(
+        f"{__name__}.{part}"
+        for part in ("records", "replaying", "writing", "finding", "reopening", "store", "killing", "machine")
+    )
 )
 
 from .capability import Capability  # noqa: E402

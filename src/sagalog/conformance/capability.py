@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -32,8 +33,17 @@ def may(capability: Capability) -> Callable[[F], F]:
     return mark
 
 
-def skip_missing(request: pytest.FixtureRequest, capabilities: Collection[Capability]) -> None:
-    """Skip a `may` test whose capability is not named, with that name."""
-    needed = getattr(request.function, "sagalog_capability", None)
-    if needed is not None and needed not in capabilities:
-        pytest.skip(f"the capability {needed.name} is not named: {needed.value}")
+class Capable:
+    """A suite that skips the `may` tests whose capability is not named, and says so; each test has a `place` of its own."""
+
+    capabilities: Collection[Capability]
+
+    @pytest.fixture(autouse=True)
+    def _capable(self, request: pytest.FixtureRequest) -> None:
+        needed = getattr(request.function, "sagalog_capability", None)
+        if needed is not None and needed not in self.capabilities:
+            pytest.skip(f"the capability {needed.name} is not named: {needed.value}")
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Any:
+        return tmp_path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +11,13 @@ import pytest_asyncio
 
 from ..errors import ConflictError
 from ..store import SagaStateStore
-from .capability import Capability, may, skip_missing
+from .capability import Capability, Capable, may
 
 KEYS = ["1", "a::b", "a/b", "\u00e9", "e\u0301", "\U0001f6a2", "A", "a", "%", " ", "a\x00b"]
 
 
 @pytest.mark.asyncio
-class StoreConformance:
+class StoreConformance(Capable):
     """Subclass it with `make`, and name the capabilities that the store has. `place` is as for `JournalConformance`."""
 
     capabilities: Collection[Capability] = frozenset({Capability.REOPEN})
@@ -27,14 +26,6 @@ class StoreConformance:
     def make(cls, place: Any, saga_name: str) -> SagaStateStore:
         """Return the store of a saga's instances at `place`. Called for two sagas at one place, and to reopen them."""
         raise NotImplementedError(f"{cls.__name__}.make(place, saga_name) has to return the store to be tested")
-
-    @pytest.fixture(autouse=True)
-    def _capable(self, request: pytest.FixtureRequest) -> None:
-        skip_missing(request, self.capabilities)
-
-    @pytest.fixture
-    def place(self, tmp_path: Path) -> Any:
-        return tmp_path
 
     @pytest_asyncio.fixture
     async def store(self, place: Any) -> AsyncIterator[SagaStateStore]:

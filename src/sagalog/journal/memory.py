@@ -10,7 +10,7 @@ from operator import itemgetter
 from typing import Self
 
 from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrder
-from .protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, checked
+from .protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, checked
 
 
 class InMemoryJournal:
@@ -154,6 +154,16 @@ class InMemoryJournal:
             del self._records[persistence_id], self._highest[persistence_id]
             self._due.pop(persistence_id, None)
             self._log = [entry for entry in self._log if entry[1].persistence_id != persistence_id]
+
+    async def examine(self) -> list[Finding]:
+        return [
+            Finding(
+                "durable",
+                "fail",
+                "in memory: nothing survives the process",
+                "name a file or a server, e.g. sqlite:///orders.db",
+            )
+        ]
 
     async def open(self) -> None:
         """Nothing: there is nothing to connect to."""

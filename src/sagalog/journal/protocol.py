@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import msgspec
 
-from ..errors import InvalidEventError
+from ..errors import InvalidEventError, SequenceOutOfOrder
 
 MAX_SEQUENCE_NR = 2**63 - 1
 MAX_ID_BYTES = 1024  # of a persistence id in UTF-8, so that an id that one journal takes is taken by all
@@ -91,7 +91,7 @@ class Journal(Protocol):
         """
 
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
-        """Forget an id altogether, records and number, if its newest record is a tombstone of that number."""
+        """Forget an id altogether, records and number, if its newest kept record is a tombstone of that number."""
 
     async def open(self) -> None:
         """Connect and check what is there, where the constructor did not; doing it twice is nothing. The runner calls it.
@@ -171,6 +171,44 @@ async def latest_page(
     return []
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """One thing that was looked after: how it is, and what to do if it is not well."""
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    text: str
+    remedy: str = ""
+
+
+@runtime_checkable
+class ExaminesItself(Protocol):
+    """A journal that can say how far what it acknowledges is durable, and what it found at the other end."""
+
+    async def examine(self) -> list[Finding]:
+        """Look, change nothing, and tell. Raises as any other call where nobody answers."""
+
+
+class CommitCounts(msgspec.Struct):
+    """What a journal has committed since it was opened: transactions with records in them, and how long they took."""
+
+    commits: int = 0
+    records: int = 0
+    seconds: float = 0.0
+
+    def add(self, records: int, seconds: float) -> None:
+        """Count one transaction; by one thread only."""
+        self.commits += 1
+        self.records += records
+        self.seconds += seconds
+
+
+@runtime_checkable
+class CountsCommits(Protocol):
+    """A journal that stores what waits together in one transaction (group commit), and counts."""
+
+    commit_counts: CommitCounts
+
+
 async def all_ids(journal: Journal, prefix: str, *, deleted: bool = False) -> AsyncIterator[str]:
     """Yield every live id (with `deleted` every tombstone) that starts so, page by page."""
     after = ""
@@ -185,12 +223,12 @@ def checked(message: PersistentRepr) -> PersistentRepr:
 
     Raises InvalidEventError for ids that are not valid Unicode (lone surrogates), and for what is not bytes.
     """
-    texts = (message.persistence_id, message.manifest, message.writer_uuid, *message.tags)
-    if not all(text.isascii() for text in texts):
-        for text in texts:
+    persistence_id = message.persistence_id
+    if not persistence_id.isascii() or len(persistence_id) > MAX_ID_BYTES:
+        check_id(persistence_id)
+    for text in (message.manifest, message.writer_uuid, *message.tags):
+        if not text.isascii():
             check_text(text)
-    if len(message.persistence_id) * 4 > MAX_ID_BYTES:
-        check_id(message.persistence_id)
     if type(message.payload) is bytes:
         return message
     if not isinstance(message.payload, (bytearray, memoryview)):
@@ -221,6 +259,11 @@ def in_sequence(messages: Sequence[PersistentRepr]) -> tuple[list[PersistentRepr
             losers[message.persistence_id] = None
         following[message.persistence_id] = number + 1
     return [message for message in messages if message.persistence_id not in losers], tuple(losers)
+
+
+def out_of_order(messages: Sequence[PersistentRepr], losers: Collection[str]) -> SequenceOutOfOrder:
+    """Return the error that names the losers of a call, each once, in the order of the call."""
+    return SequenceOutOfOrder(tuple(one for one in dict.fromkeys(m.persistence_id for m in messages) if one in losers))
 
 
 def check_text(text: str) -> None:

@@ -3,6 +3,8 @@
 from .clock import Clock, EventClock, ManualClock, SystemClock
 from .counters import Counters
 from .dispatch import CommandContext
+from .health import Health
+from .hooks import Delivery, Handling, Hook, Look, Save
 from .receive import Incoming, Receipt
 from .repair import Repaired
 from .runner import SagaRunner
@@ -12,8 +14,13 @@ __all__ = [
     "Clock",
     "CommandContext",
     "Counters",
+    "Delivery",
     "EventClock",
+    "Handling",
+    "Health",
+    "Hook",
     "Incoming",
+    "Look",
     "ManualClock",
     "NoInstance",
     "Receipt",
@@ -21,5 +28,6 @@ __all__ = [
     "RetryPolicy",
     "RunnerSettings",
     "SagaRunner",
+    "Save",
     "SystemClock",
 ]

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
+from ..logs import log
 from ..record import SagaRecord, decode_record
 from ..step import Draft
 from ..store import SavedState
-from .engine import log
 
 if TYPE_CHECKING:
     from .mailbox import Instance
@@ -54,7 +54,6 @@ async def load(instance: Instance) -> None:
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = True
-    hosted.unreadable.pop(instance.correlation_id, None)
 
 
 def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
@@ -73,8 +72,14 @@ def unreadable(instance: Instance, reason: str) -> SagaParkedError:
     if instance.correlation_id not in hosted.unreadable:
         hosted.engine.counters.parked += 1
         log.error(
-            "saga %s, id %s is parked, and left as it is stored: %s", hosted.name, instance.correlation_id, reason
+            "saga %s, id %s is parked, and left as it is stored: %s",
+            hosted.name,
+            instance.correlation_id,
+            reason,
+            extra=instance.about(),
         )
+        if hosted.engine.hooks is not None:
+            hosted.engine.hooks.parked(instance, reason)
     hosted.unreadable[instance.correlation_id] = reason
     instance.loaded = False
     return SagaParkedError(hosted.name, instance.correlation_id, reason)
@@ -86,6 +91,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     Raises ConflictError and JournalUnavailableError (certainly not stored), OutcomeUnknownError, PayloadTooLargeError.
     """
     record = draft.record
+    if claim and record is not None and record.outbox and not record.stuck:
+        claim = not instance.hosted.engine.dispatcher.leaves(instance, record.outbox[0])
     if record is None or not (draft.changed or ((claim or renew) and record.outbox and not record.stuck)):
         return False
     hosted = instance.hosted
@@ -99,7 +106,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
         engine.counters.takeovers += 1
     try:
-        version = await hosted.save(instance.correlation_id, record, payload, instance.version, due_at)
+        saving = hosted.save(instance.correlation_id, record, payload, instance.version, due_at)
+        version = await (saving if draft.watch is None else draft.watch.saving(saving))
     except (ConflictError, JournalUnavailableError):
         raise
     except BaseException:
@@ -107,10 +115,9 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         instance.loaded = False
         raise
     engine.counters.saves += 1
-    if record.outbox:
-        instance.owned = (instance.owned | fresh_entries(None if claim else instance.record, record)) & _ids(record)
-    else:
-        instance.owned = _NONE
+    if hosted.unreadable:
+        hosted.unreadable.pop(instance.correlation_id, None)
+    instance.owned = _owned(instance, record, all_of_it=claim)
     instance.record, instance.version, instance.loaded = record, version, True
     instance.lease_end = lease_end
     if recorded:
@@ -118,6 +125,14 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     if due_at is not None:
         engine.due_loop.notice(due_at, now)
     return True
+
+
+def _owned(instance: Instance, record: SagaRecord, *, all_of_it: bool) -> frozenset[str]:
+    """Return what of the saved outbox is ours to deliver: all but what was another worker's and is not claimed now."""
+    if all_of_it:
+        return _ids(record)
+    others = _ids(instance.record) - instance.owned
+    return _ids(record) - others if others else _ids(record)
 
 
 def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
@@ -140,5 +155,7 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
     if not record.outbox or record.stuck:
         return None
+    if instance.left is not None and instance.left in record.outbox:
+        return now  # whoever can deliver it may claim it at once
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
-    return start + timedelta(seconds=instance.hosted.engine.settings.lease_seconds)
+    return start + instance.hosted.engine.lease

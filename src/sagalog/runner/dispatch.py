@@ -19,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ..errors import CodecError, CommandRefused, DefinitionError, SagalogError
+from ..logs import log
 from ..record import FINAL, Command, Status
 from ..step import Draft, refusal
-from .engine import Engine, log
+from .engine import Engine
 from .envelope import Envelope, Upkeep
 
 if TYPE_CHECKING:
+    from .hooks import WatchedHandler
     from .mailbox import Instance
 
-Reply = Callable[[Any, str], Awaitable[Any]]
+Reply = Callable[[Any, str, str], Awaitable[Any]]
 
 
 class CommandContext(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +67,8 @@ class CommandHandler:
         call = getattr(function, "__call__", None)  # noqa: B004  (an object with an async __call__)
         self.asynchronous = asynchronous or inspect.iscoroutinefunction(call)
 
-    def __call__(self, command: Any, context: CommandContext) -> Any:
+    def __call__(self, command: Any, context: CommandContext | None) -> Any:
+        """Call it. `context` is needed where `takes_context` says so."""
         return self.function(command, context) if self.takes_context else self.function(command)
 
 
@@ -119,6 +122,8 @@ class Dispatcher:
         if instance.delivering or instance.retry is not None or self._engine.stopping.is_set():
             return
         entry = instance.undelivered()
+        if entry is not None and entry == instance.left:
+            return
         if entry is not None and entry.id in instance.owned:
             self._check_lease(instance)
         if entry is None:
@@ -133,17 +138,17 @@ class Dispatcher:
         """Deliver to plain functions that answer None, without a task; the first that is otherwise goes on in one."""
         # Nothing is awaited here, so the lease that `release` looked at still holds.
         while (entry := instance.undelivered()) is not None and entry.id in instance.owned:
-            handler, command, context = self._prepare(instance, entry)
+            handler, command = self._prepare(instance, entry)
             if handler is None or handler.asynchronous:
                 self._enqueue(instance)
                 return
             try:
-                answer = handler(command, context)
+                answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
             except Exception as error:
-                self._engine.spawn(self._deliver(instance, (entry, context, None, error)))
+                self._engine.spawn(self._deliver(instance, (entry, None, error)))
                 return
             if answer is not None:
-                self._engine.spawn(self._deliver(instance, (entry, context, answer, None)))
+                self._engine.spawn(self._deliver(instance, (entry, answer, None)))
                 return
             self._accepted(instance, entry)
         instance.delivering = False
@@ -190,34 +195,67 @@ class Dispatcher:
             instance.loaded = False
         instance.poke(Envelope(upkeep=Upkeep.RECORD))
 
-    def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | None, Any, CommandContext]:
-        hosted = instance.hosted
-        context = CommandContext(
+    def _context(self, instance: Instance, entry: Command) -> CommandContext:
+        return CommandContext(
             f"{instance.persistence_id}/{entry.id}",
-            hosted.name,
+            instance.hosted.name,
             instance.correlation_id,
             1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1,
             entry.undo,
         )
-        cls = hosted.registry.get(entry.command.type)
-        handler = None if cls is None else self._handlers.get(cls)
-        if handler is None:
-            return None, None, context
-        try:
-            return handler, hosted.registry.unpack(entry.command), context
-        except CodecError:
-            return None, None, context
 
-    async def _deliver(
-        self, instance: Instance, begun: tuple[Command, CommandContext, Any, Exception | None] | None
-    ) -> None:
+    def _prepare(self, instance: Instance, entry: Command) -> tuple[CommandHandler | WatchedHandler | None, Any]:
+        """Return the handler of a command, and the command; no handler where there is none, or it cannot be read."""
+        try:
+            handler, command = self._handler_of(instance, entry)
+        except (CodecError, DefinitionError):
+            return None, None
+        hooks = self._engine.hooks
+        return handler if hooks is None else hooks.watched(handler, entry), command
+
+    def _handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
+        command = instance.hosted.registry.unpack(entry.command)
+        handler = self._handlers.get(type(command))
+        if handler is None:
+            raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
+        return handler, command
+
+    def leaves(self, instance: Instance, entry: Command) -> bool:
+        """Say whether this worker cannot deliver `entry`, the first of the outbox: then it is left to one that can.
+
+        Trying again here helps nobody, and keeping the lease, or parking the instance for good, would keep out a worker
+        with newer code.
+        """
+        try:
+            self._handler_of(instance, entry)
+        except (CodecError, DefinitionError) as error:
+            hosted = instance.hosted
+            instance.left = entry
+            instance.owned -= {entry.id}
+            hosted.left.add(instance.correlation_id, self._engine.now())
+            self._engine.counters.dispatch_errors += 1
+            if self._engine.hooks is not None:
+                self._engine.hooks.delivered(instance, entry, "failed", error)
+            log.warning(
+                "saga %s, id %s: command %s is left to another worker: %s",
+                hosted.name,
+                instance.correlation_id,
+                entry.command.type,
+                error,
+                extra=instance.about(command_id=f"{instance.persistence_id}/{entry.id}"),
+            )
+            return True
+        instance.left = None
+        return False
+
+    async def _deliver(self, instance: Instance, begun: tuple[Command, Any, Exception | None] | None) -> None:
         """Deliver until the outbox is empty, a command has to wait, or the runner stops. `begun`: one was called."""
         try:
             while True:
                 if begun is not None:
-                    entry, context, answer, error = begun
+                    entry, answer, error = begun
                     begun = None
-                    accepted = await self._conclude(instance, entry, context, answer, error)
+                    accepted = await self._conclude(instance, entry, answer, error)
                 else:
                     following = self._deliverable(instance)
                     if following is None:
@@ -231,45 +269,37 @@ class Dispatcher:
         self.release(instance)
 
     async def _attempt(self, instance: Instance, entry: Command) -> bool:
-        handler, command, context = self._prepare(instance, entry)
+        handler, command = self._prepare(instance, entry)
         if handler is None:
-            return await self._conclude(instance, entry, context, None, self._why_not(instance, entry))
+            self.leaves(instance, entry)
+            self._record_later(instance)  # what was accepted before it
+            return False
         renewal = self._renew_later(instance)
         try:
-            answer = handler(command, context)
+            answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
             if isinstance(answer, Awaitable):
                 answer = await answer
-            return await self._conclude(instance, entry, context, answer, None)
+            return await self._conclude(instance, entry, answer, None)
         except Exception as error:
-            return await self._conclude(instance, entry, context, None, error)
+            return await self._conclude(instance, entry, None, error)
         finally:
             renewal[0].cancel()
 
-    def _why_not(self, instance: Instance, entry: Command) -> Exception:
-        registry = instance.hosted.registry
-        if registry.get(entry.command.type) is None:
-            return CodecError(f"the command type {entry.command.type!r} is unknown to this version of the code")
-        try:
-            registry.unpack(entry.command)
-        except CodecError as error:
-            return error
-        return DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
-
-    async def _conclude(
-        self, instance: Instance, entry: Command, context: CommandContext, answer: Any, error: Exception | None
-    ) -> bool:
+    async def _conclude(self, instance: Instance, entry: Command, answer: Any, error: Exception | None) -> bool:
         """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""
+        command_id = f"{instance.persistence_id}/{entry.id}"
         if error is None:
             try:
                 index = 0
+                trace = "" if self._engine.hooks is None else self._engine.hooks.trace_of(command_id)
                 if isinstance(answer, AsyncIterable):
                     async for event in answer:
-                        await self._reply(event, f"{context.id}/reply/{index}")
+                        await self._reply(event, f"{command_id}/reply/{index}", trace)
                         index += 1
                 elif answer is not None:
                     events = answer if isinstance(answer, (list, tuple)) or inspect.isgenerator(answer) else (answer,)
                     for event in events:
-                        await self._reply(event, f"{context.id}/reply/{index}")
+                        await self._reply(event, f"{command_id}/reply/{index}", trace)
                         index += 1
             except Exception as raised:
                 error = raised
@@ -278,22 +308,26 @@ class Dispatcher:
             return True
         if isinstance(error, CommandRefused):
             try:
-                await self._refuse(instance, entry, context, error)
+                await self._refuse(instance, entry, command_id, error)
             except Exception as failed:
                 error = failed
             else:
                 return True
         return self._failed(instance, entry, error)
 
-    async def _refuse(
-        self, instance: Instance, entry: Command, context: CommandContext, refused: CommandRefused
-    ) -> None:
+    async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
         command = instance.hosted.registry.unpack(entry.command)
+        hooks = self._engine.hooks
+        trace = "" if hooks is None else hooks.trace_of(command_id)
         self._engine.counters.refused += 1
-        await instance.submit(Envelope(refusal(command, context.id, refused.reason)))
+        await instance.submit(Envelope(refusal(command, command_id, refused.reason, trace)))
+        if hooks is not None:
+            hooks.delivered(instance, entry, "refused", refused)
 
     def _accepted(self, instance: Instance, entry: Command) -> None:
         self._engine.counters.commands += 1
+        if self._engine.hooks is not None:
+            self._engine.hooks.delivered(instance, entry, "accepted")
         if instance.attempts is not None:
             instance.attempts.pop(entry.id, None)
         record = instance.record
@@ -303,6 +337,8 @@ class Dispatcher:
     def _failed(self, instance: Instance, entry: Command, error: Exception) -> bool:
         engine = self._engine
         engine.counters.dispatch_errors += 1
+        if engine.hooks is not None:
+            engine.hooks.delivered(instance, entry, "failed", error)
         if instance.attempts is None:
             instance.attempts = {}
         failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
@@ -314,12 +350,15 @@ class Dispatcher:
             entry.command.type,
             failures,
             error if isinstance(error, SagalogError) else type(error).__name__,  # others may quote payloads
+            extra=instance.about(command_id=f"{instance.persistence_id}/{entry.id}"),
         )
         if wait is None:
             reason = f"command {entry.command.type} was not accepted in {failures} attempts: {type(error).__name__}"
             del instance.attempts[entry.id]  # after a repair all attempts are there again
             instance.poke(Envelope(repair=_stick(entry.id, reason)))
             engine.counters.parked += 1
+            if engine.hooks is not None:
+                engine.hooks.parked(instance, reason)
             return False
         instance.retry = engine.loop.call_later(wait, self._again, instance)
         if wait > engine.settings.lease_seconds / 2:

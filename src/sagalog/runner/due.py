@@ -13,10 +13,11 @@ import asyncio
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError
+from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError, SagaParkedError
+from ..logs import about, log
 from ..record import decode_record
 from .clock import ServerClock
-from .engine import Engine, log
+from .engine import Engine
 from .envelope import Envelope, Upkeep
 from .scanned import ScannedStore
 
@@ -35,6 +36,8 @@ class DueLoop:
         self._looking = {one.name: asyncio.Lock() for one in hosted}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
+        self.looked_at = engine.loop.time()  # when the journal last gave an answer to a look, in the loop's time
+        self.trouble = ""  # why the last look failed
         self._scans = [engine.spawn(self._scan(one)) for one in hosted if one.scanned is not None]
 
     def notice(self, due_at: datetime, now: datetime) -> None:
@@ -54,18 +57,23 @@ class DueLoop:
                 try:
                     await engine.clock.synchronize()
                 except SagalogError as error:
-                    log.warning("asking the journal's server for its time failed: %s", error)
+                    log.warning("asking the journal's server for its time failed: %s", error, extra=about())
             now = engine.now()
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming
+            trouble = ""
             for hosted in self._hosted:
                 try:
                     following = await self.look(hosted, engine.now(), upcoming)
                 except (JournalError, OutcomeUnknownError) as error:
-                    log.warning("saga %s: looking for due work failed: %s", hosted.name, error)
+                    trouble = str(error)
+                    log.warning(
+                        "saga %s: looking for due work failed: %s", hosted.name, error, extra=about(saga=hosted.name)
+                    )
                     continue
                 if following is not None and following < self._next:
                     self._next = following
+            self.trouble = trouble
             await self._sleep(self._next)
 
     async def scanned(self) -> None:
@@ -95,19 +103,38 @@ class DueLoop:
 
     async def _look(self, hosted: Hosted, now: datetime, upcoming: datetime | None) -> datetime | None:
         settings = self._engine.settings
-        until = now + timedelta(seconds=settings.lease_seconds)
+        until = now + self._engine.lease
         seen: set[str] = set()
+        hooks = self._engine.hooks
         while not self._engine.stopping.is_set():
-            claimed = await hosted.due.claim(now, until, limit=_PAGE)
+            left = hosted.left.ids(now)
+            claimed = (
+                [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=_PAGE)
+            )
+            self.looked_at = self._engine.loop.time()
+            if hooks is not None and (claimed or not seen):  # the end of what was due is no news
+                hooks.looked(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
             if not claimed:
-                following = await hosted.due.due(upcoming, limit=1) if upcoming is not None else []
-                return following[0][1] if following else None
+                return await self._following(hosted, upcoming, left)
             # What is due again right after its claim waits for the lease: not again and again.
-            ready = [key for key, _ in claimed if key not in seen]
+            ready = [key for key, _ in claimed if key not in seen and key not in left]
             seen.update(ready)
             places = asyncio.Semaphore(settings.max_dispatch)
             await asyncio.gather(*(self._claim(hosted, key, places) for key in ready))
         return None
+
+    async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
+        """Say whether all that is due is left to other workers: a claim would only keep it from them."""
+        if not left:
+            return False
+        waiting = await hosted.due.due(now, limit=_PAGE)
+        return len(waiting) < _PAGE and all(key in left for key, _ in waiting)
+
+    async def _following(self, hosted: Hosted, upcoming: datetime | None, left: frozenset[str]) -> datetime | None:
+        if upcoming is None:
+            return None
+        following = await hosted.due.due(upcoming, limit=1 + len(left))
+        return next((at for key, at in following if key not in left), None)
 
     async def _claim(self, hosted: Hosted, correlation_id: str, places: asyncio.Semaphore) -> None:
         async with places:
@@ -121,8 +148,12 @@ class DueLoop:
                 await self._purge(hosted, correlation_id)
             except RunnerStoppedError:
                 return
+            except SagaParkedError:  # said already; another worker's code may be able to read it
+                hosted.left.add(correlation_id, self._engine.now())
             except SagalogError as error:
-                log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error)
+                log.warning(
+                    "saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error, extra=instance.about()
+                )
 
     async def _purge(self, hosted: Hosted, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""
@@ -147,7 +178,12 @@ class DueLoop:
                 await self._scan_once(hosted, scanned)
                 return
             except JournalError as error:
-                log.warning("saga %s: looking through its store failed, trying again: %s", hosted.name, error)
+                log.warning(
+                    "saga %s: looking through its store failed, trying again: %s",
+                    hosted.name,
+                    error,
+                    extra=about(saga=hosted.name),
+                )
                 await asyncio.sleep(engine.settings.due_poll_seconds)
 
     async def _scan_once(self, hosted: Hosted, scanned: ScannedStore) -> None:

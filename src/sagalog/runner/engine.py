@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
-from datetime import datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RunnerStoppedError
+from ..logs import about, log, trace_of
 from .clock import Clock, EventClock
 from .counters import Counters
+from .hooks import Hooks
 from .settings import RunnerSettings
 
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
     from .due import DueLoop
-
-log = logging.getLogger("sagalog")
 
 
 class Engine:
@@ -26,18 +25,17 @@ class Engine:
     dispatcher: Dispatcher
     due_loop: DueLoop
 
-    def __init__(self, settings: RunnerSettings, clock: Clock, counters: Counters) -> None:
+    def __init__(self, settings: RunnerSettings, clock: Clock, counters: Counters, hooks: Hooks | None = None) -> None:
         self.settings = settings
         self.clock = clock
         self.event_time = isinstance(clock, EventClock)
         self.counters = counters
+        self.hooks = hooks
+        self.now = clock.now
+        self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    def now(self) -> datetime:
-        """Return the clock's time."""
-        return self.clock.now()
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""
@@ -49,7 +47,7 @@ class Engine:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a background task failed: %s", type(error).__name__, exc_info=error)
+            log.error("a background task failed: %s", type(error).__name__, exc_info=trace_of(error), extra=about())
 
     async def wait_for_tasks(self) -> None:
         """Return when no background task is left, also none that another one started."""

@@ -50,10 +50,11 @@ class Envelope(msgspec.Struct, gc=False, eq=False):
 
     def finish(self) -> None:
         """What was decided holds: wake the caller."""
-        if isinstance(self.decided, Outcome):
-            self.outcome = self.decided
-        elif self.decided is not None:
-            self.error = self.decided
+        decided = self.decided
+        if isinstance(decided, Outcome):
+            self.outcome = decided
+        else:
+            self.error = decided
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 

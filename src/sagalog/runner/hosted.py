@@ -13,6 +13,7 @@ from ..errors import DefinitionError, PayloadTooLargeError
 from ..record import SagaRecord, encode_record
 from ..saga import Saga
 from ..store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
+from .left import Left
 from .mailbox import Instance
 from .scanned import ScannedStore
 
@@ -29,6 +30,8 @@ class Hosted:
         self.prefix = f"saga::{saga.name}::"
         self.registry = type(saga).registry()
         self.engine = engine
+        self._cache_size = engine.settings.cache_size
+        self._most_bytes = engine.settings.max_payload_bytes
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
         self.scanned = scanned
@@ -37,6 +40,7 @@ class Hosted:
         self.instances: dict[str, Instance] = {}
         # Instances whose record this code cannot read, and why. They stay as they are in the store.
         self.unreadable: dict[str, str] = {}
+        self.left = Left(engine.settings.lease_seconds)
 
     def instance(self, correlation_id: str) -> Instance:
         """Return the instance of that id, made (not loaded) where it is not in memory."""
@@ -50,7 +54,9 @@ class Hosted:
     def shrink(self) -> None:
         """Forget idle instances beyond the cache's size, those used longest ago first; busy ones are passed over."""
         instances = self.instances
-        for _ in range(min(8, len(instances) - self.engine.settings.cache_size)):
+        if len(instances) <= self._cache_size:
+            return
+        for _ in range(min(8, len(instances) - self._cache_size)):
             oldest, candidate = next(iter(instances.items()))
             del instances[oldest]
             if candidate.idle:
@@ -81,9 +87,10 @@ class Hosted:
     def encode(self, record: SagaRecord) -> bytes:
         """Return the bytes to save. Raises PayloadTooLargeError; what was stored stays."""
         payload = encode_record(record)
-        limit = self.engine.settings.max_payload_bytes
-        if len(payload) > limit:
-            raise PayloadTooLargeError(f"the record of an instance of saga {self.name!r}", len(payload), limit)
+        if len(payload) > self._most_bytes:
+            raise PayloadTooLargeError(
+                f"the record of an instance of saga {self.name!r}", len(payload), self._most_bytes
+            )
         return payload
 
     def save(

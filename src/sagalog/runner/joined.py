@@ -56,9 +56,11 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         engine.now(),
         engine.settings.retention,
     )
+    if engine.hooks is not None:
+        engine.hooks.watch(instance, draft)
     replayed = await replay_held(instance, draft)
     try:
-        outcome = advance(draft, message)
+        outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
     except UnreadableStateError as error:
@@ -67,10 +69,15 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         raise NoInstanceError(hosted.name, instance.correlation_id, type(message.event).__name__)
     record = draft.record
     if not draft.changed or record is None:
+        if draft.watch is not None:
+            draft.watch.settled()
         return outcome
     payload = hosted.encode(record)
     _, due_at = due_moments(instance, record, engine.now())
-    stored = await hosted.save_within(connection, instance.correlation_id, record, payload, version, due_at)
+    saving = hosted.save_within(connection, instance.correlation_id, record, payload, version, due_at)
+    stored = await (saving if draft.watch is None else draft.watch.saving(saving))
+    if draft.watch is not None:
+        draft.watch.settled()
     tell_parked(instance, replayed)
     fresh = fresh_entries(before, record)
     for earlier in instance.joined:  # of the same transaction

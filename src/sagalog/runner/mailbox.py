@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..errors import JournalUnavailableError, NoInstanceError, PayloadTooLargeError, SagaParkedError
+from ..logs import about, log, trace_of
 from ..record import Command, SagaRecord
-from .engine import log
 from .envelope import Envelope, Upkeep
 from .turn import take_turn
 
@@ -38,6 +38,7 @@ class Instance:
         "hosted",
         "joined",
         "lease_end",
+        "left",
         "loaded",
         "mailbox",
         "next_attempt_at",
@@ -69,6 +70,7 @@ class Instance:
         self.lease_end: datetime | None = None  # of the last save; afterwards others may have taken over
         self.accepted: frozenset[str] = _NONE  # accepted, not yet recorded
         self.delivering = False
+        self.left: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
         self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
@@ -85,6 +87,16 @@ class Instance:
             or self.accepted
             or self.joined
             or self.unknown is not None
+        )
+
+    def about(self, *, message_id: str | None = None, command_id: str | None = None) -> dict[str, str | int | None]:
+        """Return the fields of a log record about this instance; `sequence_nr` is that of its newest known record."""
+        return about(
+            saga=self.hosted.name,
+            correlation_id=self.correlation_id,
+            sequence_nr=self.version or None,
+            message_id=message_id,
+            command_id=command_id,
         )
 
     def forget(self) -> None:
@@ -104,9 +116,10 @@ class Instance:
 
     async def submit(self, envelope: Envelope) -> None:
         """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it."""
-        self.mailbox.append(envelope)
-        if not self.busy:
-            await self._turns(envelope)
+        if self.busy:
+            self.mailbox.append(envelope)
+        else:
+            await self._turns([envelope], envelope)
         if envelope.open:
             envelope.future = self.hosted.engine.loop.create_future()
             await envelope.future
@@ -121,18 +134,20 @@ class Instance:
     def _ensure_turn(self) -> None:
         if not self.busy:
             self.busy = True
-            self.hosted.engine.spawn(self._turns(None))
+            self.hosted.engine.spawn(self._turns([], None))
 
-    async def _turns(self, own: Envelope | None) -> None:
+    async def _turns(self, batch: list[Envelope], own: Envelope | None) -> None:
+        """Take turns until the mailbox is empty; whoever brought `own` may go as soon as that is answered."""
         self.busy = True
-        batch: list[Envelope] = []
         try:
-            while self.mailbox:
-                batch = self._batch()
+            while batch or self.mailbox:
+                if not batch:
+                    batch = self._batch()
                 try:
                     await take_turn(self, batch)
                 except Exception as error:
                     self._failed(batch, error)
+                batch = []
                 if own is not None and (not own.open or own in self.waiting):
                     break
         except BaseException:
@@ -175,7 +190,14 @@ class Instance:
                 envelope.fail(error)
         if not told and not expected and not isinstance(error, SagaParkedError):
             name, key = self.hosted.name, self.correlation_id
-            log.error("saga %s, id %s: upkeep failed: %s", name, key, type(error).__name__, exc_info=error)
+            log.error(
+                "saga %s, id %s: upkeep failed: %s",
+                name,
+                key,
+                type(error).__name__,
+                exc_info=trace_of(error),
+                extra=self.about(),
+            )
 
     def expire(self, envelope: Envelope) -> None:
         """End the wait of an event for its starting event."""

@@ -77,6 +77,8 @@ class Receiver:
         self._anonymous = count(1)
         self._waiters: deque[asyncio.Future[None]] = deque()
         self._waits = engine.settings.no_instance is NoInstance.WAIT
+        self._most = engine.settings.max_in_flight
+        self._most_bytes = engine.settings.max_payload_bytes
         self.in_flight = 0
         self._drained: asyncio.Future[None] | None = None
 
@@ -85,9 +87,7 @@ class Receiver:
         engine = self._engine
         targets = self._targets(event)
         message = self._message(event, message_id, at)
-        while (
-            self.in_flight >= engine.settings.max_in_flight or engine.dispatcher.backlog > engine.settings.max_in_flight
-        ):
+        while self.in_flight >= self._most or engine.dispatcher.backlog > self._most:
             await self._room()
         if engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
@@ -134,9 +134,11 @@ class Receiver:
         finally:
             self._leave()
 
-    async def reply(self, event: Any, message_id: str) -> Receipt:
+    async def reply(self, event: Any, message_id: str, trace: str = "") -> Receipt:
         """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
-        return await self._deliver(self._targets(event), self._message(event, message_id, None))
+        targets, message = self._targets(event), self._message(event, message_id, None)
+        message.trace = trace
+        return await self._deliver(targets, message)
 
     async def _room(self) -> None:
         if self._engine.stopping.is_set():
@@ -200,13 +202,12 @@ class Receiver:
             )
         elif not message_id.isascii():
             _check_text(message_id, "a message id")
-        limit = self._engine.settings.max_payload_bytes
         try:
             size = len(codec.encode(event))
         except CodecError as error:
             raise InvalidEventError(f"{error}; nothing was stored") from error
-        if size > limit:
-            raise PayloadTooLargeError(f"{type(event).__name__}, message {message_id!r}", size, limit)
+        if size > self._most_bytes:
+            raise PayloadTooLargeError(f"{type(event).__name__}, message {message_id!r}", size, self._most_bytes)
         if at is not None:
             if at.tzinfo is None:
                 raise InvalidEventError(f"at= of {type(event).__name__} must be an aware datetime; nothing was stored")
@@ -215,7 +216,8 @@ class Receiver:
                     "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
                 )
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
-        return Message(message_id, event, at=at)
+        hooks = self._engine.hooks
+        return Message(message_id, event, at=at, trace="" if hooks is None else hooks.ask("caller"))
 
     async def _deliver(self, targets: list[tuple[Hosted, str]], message: Message) -> Receipt:
         if len(targets) == 1:

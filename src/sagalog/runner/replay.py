@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ..errors import CodecError, PayloadTooLargeError
+from ..logs import log
 from ..step import Draft, Outcome, UnreadableStateError, advance, unhold
 from .commit import unreadable
-from .engine import log
 
 if TYPE_CHECKING:
     from .mailbox import Instance
@@ -60,7 +60,8 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
         counted = draft.fired, draft.started
         record.held = held[number + 1 :]
         try:
-            outcome = advance(draft, unhold(first, draft.registry))
+            message = unhold(first, draft.registry)
+            outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
             if not isinstance(outcome, Outcome):
                 outcome = await outcome
             record = draft.touch()
@@ -85,4 +86,7 @@ def tell_parked(instance: Instance, replayed: Replayed) -> None:
     """Count and log that the instance is parked again, once that is saved."""
     if replayed.parked:
         instance.hosted.engine.counters.parked += 1
-        log.error("saga %s, id %s is parked again: %s", instance.hosted.name, instance.correlation_id, replayed.parked)
+        name, key, engine = instance.hosted.name, instance.correlation_id, instance.hosted.engine
+        log.error("saga %s, id %s is parked again: %s", name, key, replayed.parked, extra=instance.about())
+        if engine.hooks is not None:
+            engine.hooks.parked(instance, replayed.parked)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 from .. import repair
@@ -16,15 +16,19 @@ from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
+from ..logs import about, log, trace_of
 from ..saga import Saga
 from ..store import JournalSagaStateStore, SagaStateStore
 from .clock import Clock, ServerClock, SystemClock
 from .counters import Counters
 from .dispatch import CommandHandlers, Dispatcher
 from .due import DueLoop
-from .engine import Engine, log
+from .engine import Engine
 from .envelope import Envelope, Upkeep
+from .health import NOT_STARTED, Health, examine
+from .hooks import Hook, Hooks, checked_hooks
 from .hosted import Hosted
+from .load import Load, load_of
 from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired, apply
 from .settings import RunnerSettings
@@ -43,7 +47,8 @@ class SagaRunner:
     `journal` is a URL (opened at start, closed at stop), a Journal, one saga's own SagaStateStore, or a mapping from
     saga names to such stores. `dispatch` is a function for all commands, or a mapping from command types to functions;
     `handles` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
-    None or events; CommandRefused means no for ever, any other error means later.
+    None or events; CommandRefused means no for ever, any other error means later. `hooks` are told what it does, for
+    metrics and traces.
     """
 
     def __init__(
@@ -54,11 +59,13 @@ class SagaRunner:
         dispatch: Dispatch | None = None,
         clock: Clock | None = None,
         settings: RunnerSettings | None = None,
+        hooks: Iterable[Hook] = (),
     ) -> None:
         self.settings = settings or RunnerSettings()
         self.clock: Clock = clock or SystemClock()
         self.counters = Counters()
         self.sagas = _instances(sagas)
+        self.hooks = checked_hooks(hooks)
         self._source = journal
         self._handlers = CommandHandlers()
         self._handlers.add(dispatch)
@@ -67,6 +74,7 @@ class SagaRunner:
         self.reporter: Report | None = None
         self._journal: Journal | None = None
         self._engine: Engine | None = None
+        self._hooks: Hooks | None = None
         self._hosted: dict[str, Hosted] = {}
         self._receiver: Receiver | None = None
         self._due: asyncio.Task[None] | None = None
@@ -99,13 +107,20 @@ class SagaRunner:
         """Nothing of it can be shared with another process."""
         return isinstance(self._source, InMemoryJournal) or self._source == "memory://"
 
-    def using(self, *, journal: str | Journal | SagaStateStore | None = None, clock: Clock | None = None) -> SagaRunner:
-        """Return a runner like this one, not started, on another journal or clock."""
+    def using(
+        self,
+        *,
+        journal: str | Journal | SagaStateStore | None = None,
+        clock: Clock | None = None,
+        hooks: Iterable[Hook] = (),
+    ) -> SagaRunner:
+        """Return a runner like this one, not started, on another journal or clock, with further hooks."""
         other = SagaRunner(
             self._source if journal is None else journal,
             sagas=self.sagas,
             clock=clock or self.clock,
             settings=self.settings,
+            hooks=(*self.hooks, *hooks),
         )
         other._handlers = self._handlers
         other.reader, other.reporter = self.reader, self.reporter
@@ -152,7 +167,8 @@ class SagaRunner:
             except BaseException:
                 await self._close_journal()
                 raise
-        engine = Engine(self.settings, await self._agreed_clock(), self.counters)
+        self._hooks = hooks = Hooks(self.hooks) if self.hooks else None
+        engine = Engine(self.settings, await self._agreed_clock(), self.counters, hooks)
         hosted = [Hosted(saga, self._store(saga), engine) for saga in self.sagas]
         self._hosted = {one.name: one for one in hosted}
         self._receiver = Receiver(engine, hosted)
@@ -161,6 +177,9 @@ class SagaRunner:
         self._engine = engine
         self._stopped = asyncio.Event()
         self._due = engine.loop.create_task(engine.due_loop.run())
+        self._due.add_done_callback(_due_loop_ended)
+        if hooks is not None:
+            hooks.tell("started", self)
 
     async def _agreed_clock(self) -> Clock:
         """Return the clock to use: the server's, where there is one and nothing else was asked for."""
@@ -200,13 +219,14 @@ class SagaRunner:
                 instance.waiting = ()
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
-                await asyncio.shield(due)
+                await asyncio.wait([due])  # if it has failed, it was logged, and stopping goes on
                 await receiver.drained()
                 await engine.wait_for_tasks()
         except TimeoutError:
             log.warning(
                 "stopping: command handlers still run after %.0f s; cancelled, their commands stay in the outbox",
                 self.settings.stop_seconds,
+                extra=about(),
             )
             due.cancel()
             engine.cancel_tasks()
@@ -219,7 +239,9 @@ class SagaRunner:
                     instance.poke(Envelope(upkeep=Upkeep.RECORD))
         await engine.wait_for_tasks()
         await self._close_journal()
-        self._engine = self._receiver = self._due = None
+        if engine.hooks is not None:
+            engine.hooks.tell("stopped", self)
+        self._engine = self._receiver = self._due = self._hooks = None
         self._hosted = {}
         if self._stopped is not None:
             self._stopped.set()
@@ -255,6 +277,26 @@ class SagaRunner:
                 loop.remove_signal_handler(number)
         await self.stop()
 
+    async def health(self, *, timeout_seconds: float = 2.0, behind_seconds: float | None = None) -> Health:
+        """Say whether this runner is alive and keeps up, and if not, why; answers within `timeout_seconds`.
+
+        Ready means: the journal answers, and no work has been due for longer than `behind_seconds` (default: six leases)
+        without a worker claiming it. Changes nothing and raises nothing.
+        """
+        engine, due = self._engine, self._due
+        if engine is None or due is None:
+            return NOT_STARTED
+        return await examine(
+            engine, list(self._hosted.values()), due, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds
+        )
+
+    def load(self) -> Load:
+        """Return what this runner has on its hands now; nothing, unless it is started. May be called by another thread."""
+        engine, receiver = self._engine, self._receiver
+        if engine is None or receiver is None:
+            return Load()
+        return load_of(receiver, engine.dispatcher, list(self._hosted.values()))
+
     def _running(self) -> Engine:
         if self._engine is None:
             raise RunnerStoppedError(_NOT_STARTED)
@@ -284,8 +326,10 @@ class SagaRunner:
         if connection is not None:
             if at is not None:
                 raise DefinitionError("at= and connection= do not go together")
-            return receiver.handle_within(event, message_id, connection)
-        return receiver.handle(event, message_id, at)
+            work = receiver.handle_within(event, message_id, connection)
+        else:
+            work = receiver.handle(event, message_id, at)
+        return work if self._hooks is None else self._hooks.receiving(type(event).__name__, work)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
@@ -329,7 +373,7 @@ class SagaRunner:
         while True:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here
-                now += timedelta(seconds=self.settings.lease_seconds)
+                now += engine.lease
             for hosted in self._hosted.values():
                 await engine.due_loop.look(hosted, now)
             await engine.wait_for_tasks()
@@ -367,6 +411,12 @@ class SagaRunner:
             raise InvalidEventError(
                 f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._hosted))}"
             ) from None
+
+
+def _due_loop_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        name = type(error).__name__
+        log.critical("the loop that looks for due work failed: %s", name, exc_info=trace_of(error), extra=about())
 
 
 class _NotStarted:

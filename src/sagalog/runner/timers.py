@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from ..errors import CodecError
 from ..step import Draft, Message
 
 
 def due_timer(draft: Draft, until: datetime) -> Message | None:
-    """Return the earliest timer due at `until` or before, as a message. Raises CodecError for an unreadable one.
+    """Return the earliest timer due at `until` or before, as a message.
 
     Its id names the step that set it, so a replaced timer, and one of an earlier incarnation, is never taken for it.
+    Raises CodecError for one that this code cannot read, or has no handler for: newer code may.
     """
     record = draft.record
     if record is None or not record.timers:
@@ -20,4 +22,6 @@ def due_timer(draft: Draft, until: datetime) -> Message | None:
     if timer.due_at > until:
         return None
     event = None if timer.send else draft.registry.unpack(timer.event)
-    return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at)
+    if event is not None and not draft.saga.handles_event(event):
+        raise CodecError(f"timer {name}: no handler takes {timer.event.type}")
+    return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at, trace=timer.trace)

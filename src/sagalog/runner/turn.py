@@ -28,10 +28,10 @@ from ..errors import (
     RepairError,
     RunnerStoppedError,
 )
+from ..logs import log
 from ..record import FINAL, SagaRecord
 from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 from .commit import commit, load, unreadable
-from .engine import log
 from .envelope import Envelope, Upkeep
 from .replay import NOTHING, replay_held, tell_parked
 from .settings import NoInstance
@@ -42,7 +42,9 @@ if TYPE_CHECKING:
 
     from .mailbox import Instance
 
-_NO_UPKEEP: set[Upkeep | None] = {None}
+# Looked up once: Python 3.11 finds a member of an enum by a call.
+_HANDLED = Outcome.HANDLED
+_NO_INSTANCE = Outcome.NO_INSTANCE
 _MOST_TIMERS = 1000  # of one turn: a timer that sets itself again at once must not hold its instance for ever
 
 
@@ -76,29 +78,35 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         accepted, draft.changed = draft.changed, False
         replayed = await replay_held(instance, draft) if _owes_replay(draft.record) else NOTHING
         at = done  # batch[done:at] is handled in this draft
+        upkeep: list[Upkeep] = []  # asked for among these
         failure: _HandlerFailed | None = None
         try:
             while at < len(batch):
-                more = _step(instance, draft, batch[at], fresh=fresh)
+                envelope = batch[at]
+                more = _step(instance, draft, envelope, fresh=fresh)
                 if more is not None:
                     await more
+                if envelope.upkeep is not None:
+                    upkeep.append(envelope.upkeep)
                 at += 1
                 if instance.waiting and _live(draft.record):
                     batch[at:at] = instance.waiting  # they came before whatever is behind
                     instance.waiting = ()
         except (_HandlerFailed, _CacheTooOld) as raised:
             if unseen or isinstance(raised, _CacheTooOld):
-                _take_back(instance, batch[done:at])
+                _take_back(instance, batch[done:at], draft)
                 instance.loaded = False
                 continue
             failure = raised
         # That commands were accepted is recorded with a step, or when upkeep asks for it: not for a mere duplicate.
-        upkeep = {envelope.upkeep for envelope in batch[done:at]}
-        draft.changed = draft.changed or (accepted and upkeep != _NO_UPKEEP)
+        claim = renew = False
+        if upkeep:
+            draft.changed = draft.changed or accepted
+            claim, renew = Upkeep.CLAIM in upkeep, Upkeep.RENEW in upkeep
         try:
-            saved = await commit(instance, draft, claim=Upkeep.CLAIM in upkeep, renew=Upkeep.RENEW in upkeep)
+            saved = await commit(instance, draft, claim=claim, renew=renew)
         except (ConflictError, OutcomeUnknownError) as error:
-            _take_back(instance, batch[done:at])
+            _take_back(instance, batch[done:at], draft)
             instance.loaded = False
             if unseen and isinstance(error, ConflictError):
                 continue  # it was there already: nothing lost
@@ -111,7 +119,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 await asyncio.sleep(random.uniform(0, 0.005 * min(lost, 20)))  # noqa: S311
             continue
         except PayloadTooLargeError as error:
-            _take_back(instance, batch[done:at])
+            _take_back(instance, batch[done:at], draft)
             done += await _isolate_too_large(instance, batch[done:at], error)
             continue
         _answer(instance, batch[done:at], draft, saved=saved)
@@ -158,6 +166,8 @@ def _draft(instance: Instance) -> Draft:
         engine.now(),
         engine.settings.retention,
     )
+    if engine.hooks is not None:
+        engine.hooks.watch(instance, draft)
     if instance.accepted:
         draft.accept(instance.accepted)
     return draft
@@ -172,6 +182,9 @@ def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) 
     if message is None or message.at is not None or envelope.park is not None:
         return _long_step(instance, draft, envelope, fresh=fresh)
     outcome = _advance(instance, draft, message)
+    if outcome is _HANDLED:
+        envelope.decided = _HANDLED
+        return None
     if isinstance(outcome, Outcome):
         _decide(instance, draft, envelope, outcome, fresh=fresh)
         return None
@@ -219,7 +232,7 @@ async def _long_step(instance: Instance, draft: Draft, envelope: Envelope, *, fr
 
 
 def _decide(instance: Instance, draft: Draft, envelope: Envelope, outcome: Outcome, *, fresh: bool) -> None:
-    if outcome is not Outcome.NO_INSTANCE:
+    if outcome is not _NO_INSTANCE:
         envelope.decided = outcome
     elif fresh:
         _no_instance(instance, draft, envelope)
@@ -229,10 +242,12 @@ def _decide(instance: Instance, draft: Draft, envelope: Envelope, outcome: Outco
 
 def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     try:
-        outcome = advance(draft, message)
+        outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
     except Exception as error:
         raise _failure(instance, message, error) from error
-    return outcome if isinstance(outcome, Outcome) else _advance_async(instance, message, outcome)
+    if outcome is _HANDLED or isinstance(outcome, Outcome):
+        return outcome
+    return _advance_async(instance, message, outcome)
 
 
 async def _advance_async(instance: Instance, message: Message, outcome: Awaitable[Outcome]) -> Outcome:
@@ -284,8 +299,10 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope) -> None:
         instance.waiting = (*instance.waiting, envelope)
 
 
-def _take_back(instance: Instance, handled: list[Envelope]) -> None:
+def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> None:
     """Nothing was stored: all of it is to be handled again, in the same order."""
+    if draft.watch is not None:
+        draft.watch.taken_back()
     for envelope in handled:
         envelope.decided = None
     instance.waiting = tuple(envelope for envelope in instance.waiting if envelope not in handled)
@@ -294,20 +311,31 @@ def _take_back(instance: Instance, handled: list[Envelope]) -> None:
 def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved: bool) -> None:
     """Count and wake the callers; then, and only then, the commands may leave."""
     counters = instance.hosted.engine.counters
+    if draft.watch is not None:
+        draft.watch.settled()
     for envelope in handled:
         outcome = envelope.decided
-        if envelope.message is not None and isinstance(outcome, Outcome):
-            if outcome is Outcome.HANDLED:
+        if envelope.message is not None:
+            if outcome is _HANDLED:
                 counters.handled += 1
             elif outcome is Outcome.DUPLICATE:
                 counters.duplicates += 1
             elif outcome is Outcome.HELD:
                 counters.held += 1
-            else:
+            elif isinstance(outcome, Outcome):
                 counters.ignored += 1
         if envelope.park is not None:
             counters.parked += 1
-            log.error("saga %s, id %s is parked: %s", instance.hosted.name, instance.correlation_id, envelope.park[0])
+            reason, message = envelope.park
+            log.error(
+                "saga %s, id %s is parked: %s",
+                instance.hosted.name,
+                instance.correlation_id,
+                reason,
+                extra=instance.about(message_id=message.id),
+            )
+            if draft.watch is not None:
+                draft.watch.parked(reason)
             envelope.park = None
         if outcome is not None:  # None: it waits for a starting event
             envelope.finish()
@@ -315,8 +343,10 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
     if saved:
         counters.started += draft.started
         counters.finished += draft.ended
-    if _live(instance.record) or (instance.record is not None and not instance.record.drained):
-        release(instance)
+    record = instance.record
+    if record is not None and (record.status not in FINAL or not record.drained):
+        if record.outbox:
+            instance.hosted.engine.dispatcher.release(instance)
     else:
         # Absence is never remembered: another worker may start the instance at any time.
         instance.loaded, instance.record = False, None
@@ -358,6 +388,7 @@ async def _after_failure(instance: Instance, envelope: Envelope, failure: _Handl
         event_type,
         type(error).__name__,
         envelope.failures,
+        extra=instance.about(message_id=message.id),
     )
     wait = engine.settings.handler_retry.wait_seconds(envelope.failures)
     if wait is None:

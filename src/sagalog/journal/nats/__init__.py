@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -19,14 +18,13 @@ from ...errors import (
     OutcomeUnknownError,
     SequenceOutOfOrder,
 )
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, check_id, checked, in_sequence
+from ...logs import about, log
+from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, check_id, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
 from .subjects import SHARDS, shard
-
-log = logging.getLogger("sagalog")
 
 FORMAT = "1"
 _KNOWN_IDS = 65_536
@@ -171,6 +169,7 @@ class NatsJournal:
                 "%s has one replica: acknowledged steps survive a power failure only if the server runs with "
                 "sync_interval: always",
                 where,
+                extra=about(),
             )
 
     async def __aenter__(self) -> Self:
@@ -192,11 +191,30 @@ class NatsJournal:
         await self.open()
         return await self._connection.server_time()
 
+    async def examine(self) -> list[Finding]:
+        await self.open()
+        info = await self._connection.info()
+        replicas = info["config"].get("num_replicas", 1)
+        version = (await self._connection.client()).connected_server_version
+        where = f"nats-server {version}, stream {self.stream}"
+        schema = Finding("schema", "ok", f"format {FORMAT}, as this code has it")
+        behind = [one["name"] for one in info.get("cluster", {}).get("replicas", []) if not one.get("current")]
+        if replicas == 1:
+            text = f"{where}: one replica; a step survives a power failure only with sync_interval: always"
+            return [Finding("durable", "warn", text, "run three servers and ?replicas=3, or set sync_interval"), schema]
+        if behind:
+            text = f"{where}: of {replicas} replicas, {', '.join(behind)} is behind or away"
+            return [Finding("durable", "warn", text, "bring that server back before another one fails"), schema]
+        return [Finding("durable", "ok", f"{where}, {replicas} replicas, all there"), schema]
+
     # Writing.
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         await self.open()
         records, losers = in_sequence([checked(message) for message in messages])
+        if len(records) == 1 and not losers:
+            await self._write(records)
+            return
         by_id: dict[str, list[PersistentRepr]] = {}
         for record in records:
             by_id.setdefault(record.persistence_id, []).append(record)
@@ -210,12 +228,13 @@ class NatsJournal:
             elif result is not None:
                 raise result
         if lost:
-            order = dict.fromkeys(message.persistence_id for message in messages)
-            raise SequenceOutOfOrder(tuple(one for one in order if one in lost))
+            raise out_of_order(messages, lost)
 
     async def _write(self, records: list[PersistentRepr]) -> None:
         persistence_id, before = records[0].persistence_id, records[0].sequence_nr - 1
         nr, sequence, hidden_to = self._seen.get(persistence_id, (-1, 0, 0))
+        if before == 0:  # nothing to look for: the subject has no message, or the server says so
+            nr, sequence, hidden_to = 0, 0, 0
         if nr != before:
             nr, sequence, hidden_to = self._note(persistence_id, await self._connection.last(persistence_id))
             if nr != before:
@@ -366,7 +385,7 @@ class NatsJournal:
         async for message in self._connection.read([self._connection.subjects.records(part, prefix)]):
             persistence_id = self._connection.subjects.id_of(message.subject)
             if persistence_id.startswith(prefix):
-                head = head_of(header(message))
+                head = head_of(header(message), message.subject)
                 found[persistence_id] = head.deleted == deleted and head.hidden_to < head.nr
         return sorted((one for one, wanted in found.items() if wanted), key=lambda one: (shard(one), one))
 
@@ -394,7 +413,8 @@ class NatsJournal:
                 async for message in new:
                     offset = message.metadata.sequence.stream
                     persistence_id = self._connection.subjects.id_of(message.subject)
-                    found += Stored(offset, persistence_id, head_of(header(message)), message.data).records()
+                    head = head_of(header(message), message.subject)
+                    found += Stored(offset, persistence_id, head, message.data).records()
                     if len(found) >= limit:
                         break
         return found, offset
@@ -405,7 +425,8 @@ class NatsJournal:
         async for message in self._connection.read(subjects, after=offset):
             sequence = message.metadata.sequence.stream
             persistence_id = self._connection.subjects.id_of(message.subject)
-            for record in Stored(sequence, persistence_id, head_of(header(message)), message.data).records():
+            head = head_of(header(message), message.subject)
+            for record in Stored(sequence, persistence_id, head, message.data).records():
                 if tag in record.tags:
                     yield sequence, record
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import logging
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -25,8 +25,6 @@ from ...errors import (
 )
 from .messages import EXPECTED_STREAM, HEADER, Stored, head_of
 from .subjects import Subjects
-
-log = logging.getLogger("sagalog")
 
 # 2.9 lets several writers win one compare-and-set on a replicated stream, and ignores what it does not know.
 OLDEST_SERVER = (2, 10, 0)
@@ -59,6 +57,24 @@ class Rejected(Exception):  # noqa: N818
         self.description = description
 
 
+class _Answers:
+    """The answers that one call waits for; `future` has them when the last is there."""
+
+    __slots__ = ("future", "keys", "messages", "missing")
+
+    def __init__(self, keys: range, future: asyncio.Future[list[Msg]]) -> None:
+        self.keys = keys
+        self.messages: list[Any] = [None] * len(keys)
+        self.missing = len(keys)
+        self.future = future
+
+    def add(self, key: int, message: Msg) -> None:
+        self.messages[key - self.keys.start] = message
+        self.missing -= 1
+        if self.missing == 0 and not self.future.done():
+            self.future.set_result(self.messages)
+
+
 class Connection:
     """One connection, made at first use and made again by the client when it is lost."""
 
@@ -74,7 +90,9 @@ class Connection:
         self._opening = asyncio.Lock()
         self._connected = asyncio.Event()
         self._closed = False
-        self._answers: dict[str, asyncio.Future[Msg]] = {}
+        self._answers: dict[int, _Answers] = {}
+        self._deadlines: deque[tuple[float, _Answers]] = deque()  # all wait equally long: the first comes first
+        self._alarm: asyncio.TimerHandle | None = None
         self._inbox = ""
         self._number = 0
 
@@ -155,29 +173,41 @@ class Connection:
         return client
 
     async def _answered(self, message: Msg) -> None:
-        future = self._answers.pop(message.subject.rpartition(".")[2], None)
-        if future is not None and not future.done():
-            future.set_result(message)
+        key = int(message.subject.rpartition(".")[2])
+        answers = self._answers.pop(key, None)
+        if answers is not None:
+            answers.add(key, message)
 
-    def _expect(self) -> tuple[str, asyncio.Future[Msg]]:
+    def _expect(self, count: int) -> _Answers:
+        """Wait for so many answers, at `_reply_to` of each key; a TimeoutError comes if one is missing in time."""
         loop = asyncio.get_running_loop()
-        self._number += 1
-        key = str(self._number)
-        future: asyncio.Future[Msg] = loop.create_future()
-        self._answers[key] = future
-        alarm = loop.call_later(self._timeout, self._late, key)
+        first = self._number + 1
+        self._number += count
+        answers = _Answers(range(first, first + count), loop.create_future())
+        for key in answers.keys:
+            self._answers[key] = answers
+        self._deadlines.append((loop.time() + self._timeout, answers))
+        if self._alarm is None:
+            self._alarm = loop.call_later(self._timeout, self._late)
+        return answers
 
-        def done(_: object) -> None:
-            alarm.cancel()
-            self._answers.pop(key, None)
+    def _reply_to(self, key: int) -> str:
+        return f"{self._inbox}.{key}"
 
-        future.add_done_callback(done)
-        return f"{self._inbox}.{key}", future
+    def _late(self) -> None:
+        """End the waits whose time is up. One timer for all: most are answered long before."""
+        loop = asyncio.get_running_loop()
+        while self._deadlines and (self._deadlines[0][1].future.done() or self._deadlines[0][0] <= loop.time()):
+            answers = self._deadlines.popleft()[1]
+            self._give_up(answers)
+        self._alarm = loop.call_at(self._deadlines[0][0], self._late) if self._deadlines else None
 
-    def _late(self, key: str) -> None:
-        future = self._answers.pop(key, None)
-        if future is not None and not future.done():
-            future.set_exception(TimeoutError())
+    def _give_up(self, answers: _Answers) -> None:
+        if answers.missing:
+            for key in answers.keys:
+                self._answers.pop(key, None)
+            if not answers.future.done():
+                answers.future.set_exception(TimeoutError())
 
     # Publishing.
 
@@ -209,13 +239,11 @@ class Connection:
             size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
             if size > client.max_payload:
                 raise PayloadTooLargeError("a record, for this NATS server (max_payload),", size, client.max_payload)
-        answers: list[asyncio.Future[Msg]] = []
+        answers = self._expect(len(messages))
         try:
-            for subject, body, headers in messages:
-                inbox, future = self._expect()
-                answers.append(future)
-                await client.publish(subject, body, reply=inbox, headers={**headers})
-            return [_acknowledgement(message) for message in await asyncio.gather(*answers)]
+            for key, (subject, body, headers) in zip(answers.keys, messages, strict=True):
+                await client.publish(subject, body, reply=self._reply_to(key), headers=headers)
+            return [_acknowledgement(message) for message in await answers.future]
         except TimeoutError:
             raise OutcomeUnknownError(
                 f"{self.where}: no answer in {self._timeout:g} s; what was published may be stored"
@@ -223,8 +251,7 @@ class Connection:
         except nats.errors.Error as error:
             raise OutcomeUnknownError(f"{self.where}: publishing broke off ({type(error).__name__})") from None
         finally:
-            for future in answers:
-                future.cancel()  # those that are answered stay so
+            answers.future.cancel()  # one that is answered stays so
 
     # Requests to JetStream.
 
@@ -235,14 +262,15 @@ class Connection:
         pause = 0.01
         while True:
             client = await self.client()
-            inbox, future = self._expect()
+            answers = self._expect(1)
+            inbox = self._reply_to(answers.keys.start)
             try:
                 await client.publish(f"$JS.API.{action}", msgspec.json.encode(request) if request else b"", reply=inbox)
-                message = await future
+                (message,) = await answers.future
             except TimeoutError:
                 why = "no answer"
             except nats.errors.Error as broken:
-                future.cancel()
+                answers.future.cancel()
                 why = type(broken).__name__
             else:
                 if not _nobody(message):
@@ -279,7 +307,7 @@ class Connection:
             if error.code == _NO_MESSAGE:
                 return None
             raise self.refused(error) from None
-        header = _header(base64.b64decode(found["hdrs"])) if "hdrs" in found else ""
+        header = header_in(base64.b64decode(found["hdrs"])) if "hdrs" in found else ""
         data = base64.b64decode(found["data"]) if "data" in found else b""
         time = msgspec.convert(found["time"], datetime)
         return Raw(found["subject"], Subjects.id_of(found["subject"]), found["seq"], time, header, data)
@@ -400,10 +428,11 @@ class Connection:
         self._closed = True
         if self._client is not None:
             await self._client.close()
-        for future in list(self._answers.values()):
-            if not future.done():
-                future.set_exception(TimeoutError())
-        self._answers.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
+        for _, answers in self._deadlines:
+            self._give_up(answers)
+        self._deadlines.clear()
 
 
 def check_version(version: Any, where: str) -> None:
@@ -431,11 +460,12 @@ def _acknowledgement(message: Msg) -> dict[str, Any] | Rejected:
 
 
 def _stored(raw: Raw | None) -> Stored | None:
-    return None if raw is None else Stored(raw.sequence, raw.id, head_of(raw.header), raw.data)
+    return None if raw is None else Stored(raw.sequence, raw.id, head_of(raw.header, raw.subject), raw.data)
 
 
-def _header(raw: bytes) -> str:
-    for line in raw.decode().split("\r\n"):
+def header_in(raw: bytes) -> str:
+    """Return our header in the headers of a message as the server gives them; empty if there is none."""
+    for line in raw.decode(errors="replace").split("\r\n"):
         name, _, value = line.partition(":")
         if name == HEADER:
             return value.strip()

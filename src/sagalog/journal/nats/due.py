@@ -20,8 +20,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from ...errors import JournalFormatError
+from ...logs import about, log
 from .connection import IN_PROCESS, Connection, Rejected
-from .messages import EXPECTED_STREAM, HEADER, MESSAGE_ID, Due, Stored, header_of
+from .messages import EXPECTED_STREAM, HEADER, MESSAGE_ID, Due, Stored, due_of, header_of
 
 _KEPT = timedelta(minutes=15)
 _AT_ONCE = 64
@@ -119,16 +121,25 @@ class DueEntries:
         subjects = sorted(one for some in found for one in some if connection.subjects.id_of(one).startswith(prefix))
         for start in range(0, len(subjects), _AT_ONCE):
             part = subjects[start : start + _AT_ONCE]
-            messages, newest = await asyncio.gather(
-                asyncio.gather(*(connection.last_of(one) for one in part)),
-                asyncio.gather(*(connection.last(connection.subjects.id_of(one)) for one in part)),
-            )
-            entries = [
-                Entry(one.subject, one.sequence, one.time, one.id, msgspec.json.decode(one.header, type=Due), stored)
-                for one, stored in zip(messages, newest, strict=True)
-                if one is not None  # it may be gone since it was listed
-            ]
+            entries = [entry for entry in await asyncio.gather(*map(self._entry, part)) if entry is not None]
             yield sorted((entry for entry in entries if entry.due.due_at <= before), key=lambda entry: entry.due.due_at)
+
+    async def _entry(self, subject: str) -> Entry | None:
+        """Return an entry with the newest record of its id; None if it is gone since it was listed, or is damaged.
+
+        What is damaged holds up its own instance, not all that is due.
+        """
+        connection = self._connection
+        try:
+            one, newest = await asyncio.gather(
+                connection.last_of(subject), connection.last(connection.subjects.id_of(subject))
+            )
+            if one is None:
+                return None
+            return Entry(one.subject, one.sequence, one.time, one.id, due_of(one.header, subject), newest)
+        except JournalFormatError as error:
+            log.warning("what is due by %s is passed over: %s", subject, error, extra=about())
+            return None
 
     async def _claim(self, entry: Entry, until: datetime) -> bool | None:
         """Say whether the claim is ours, or somebody else's; None if somebody else is at it."""

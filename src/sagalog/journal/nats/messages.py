@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ...errors import JournalFormatError
 from ..protocol import PersistentRepr
 
 HEADER = "Sagalog"
@@ -21,8 +22,11 @@ MESSAGE_ID = "Nats-Msg-Id"
 EXPECTED_STREAM = "Nats-Expected-Stream"
 
 
-class Head(msgspec.Struct, omit_defaults=True):
-    """What the header says: of the newest record in the message."""
+class Head(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """What the header says: of the newest record in the message.
+
+    A field that this code does not know is refused: hiding records writes the header anew, and would drop it.
+    """
 
     nr: int
     count: int = 1  # of records in the message; several are packed
@@ -55,10 +59,17 @@ class Stored(msgspec.Struct):
         return self.head.hidden_to >= self.head.nr
 
     def records(self) -> list[PersistentRepr]:
-        """Return its records, oldest first."""
+        """Return its records, oldest first. Raises JournalFormatError if they are damaged."""
         head = self.head
         if head.count > 1:
-            packed = msgspec.msgpack.decode(self.data, type=list[PersistentRepr])
+            try:
+                packed = _packed.decode(self.data)
+            except ValueError:
+                raise _damaged(f"message {self.sequence}") from None
+            if [(r.persistence_id, r.sequence_nr) for r in packed] != [
+                (self.persistence_id, number) for number in range(head.nr - head.count + 1, head.nr + 1)
+            ]:
+                raise _damaged(f"message {self.sequence}")
             return [record for record in packed if record.sequence_nr > head.hidden_to]
         if self.empty:
             return []
@@ -98,9 +109,28 @@ def message_of(records: Sequence[PersistentRepr], hidden_to: int) -> tuple[str, 
     return header_of(head), newest.payload if len(records) == 1 else msgspec.msgpack.encode(list(records))
 
 
+_packed = msgspec.msgpack.Decoder(list[PersistentRepr])
 _head = msgspec.json.Decoder(Head)
+_due = msgspec.json.Decoder(Due)
 
 
-def head_of(header: str) -> Head:
-    """Return what a header says."""
-    return _head.decode(header)
+def head_of(header: str, subject: str) -> Head:
+    """Return what the header of a record says. Raises JournalFormatError."""
+    try:
+        return _head.decode(header)
+    except ValueError:  # not JSON, other fields, or a lone surrogate
+        raise _damaged(f"a message on {subject}") from None
+
+
+def due_of(header: str, subject: str) -> Due:
+    """Return what the header of a due entry says. Raises JournalFormatError."""
+    try:
+        return _due.decode(header)
+    except ValueError:
+        raise _damaged(f"a message on {subject}") from None
+
+
+def _damaged(what: str) -> JournalFormatError:
+    return JournalFormatError(
+        f"{what} of the stream is damaged, or was written by something else or by a newer version; it was left as it is"
+    )

@@ -12,6 +12,7 @@ due by now a few dozen wildcards, whatever else is pending.
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import quote, unquote
 from zlib import crc32
 
@@ -20,6 +21,7 @@ _DIGITS = 10
 _NONE = "-"
 
 
+@lru_cache(maxsize=8192)  # an id comes several times within its step, and again with the next
 def token(text: str) -> str:
     """Return `text` as one token of a subject: readable where it can be, and different for different texts."""
     return quote(text, safe=":@+=").replace(".", "%2E").replace("~", "%7E") or "%"

@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from ...errors import InvalidEventError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked, in_sequence
+from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from .connections import Connections
 from .schema import MIGRATIONS, check_name, migrate, translate
@@ -79,6 +79,7 @@ class PostgresJournal:
         )
         self._statement = write_statement(self.schema, keep)
         self._writer = Writer(self._connections.connect, self._statement, self._connections.where, pooler=pooler)
+        self.commit_counts = self._writer.counts
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:
@@ -115,6 +116,19 @@ class PostgresJournal:
         now: datetime = rows[0][0]
         return now
 
+    async def examine(self) -> list[Finding]:
+        names = ("fsync", "full_page_writes", "synchronous_commit")
+        rows = await self._connections.read(
+            "SELECT name, setting, current_setting('server_version') FROM pg_settings WHERE name = ANY($1)", list(names)
+        )
+        off = sorted(row[0] for row in rows if row[1] == "off")
+        where = f"PostgreSQL {rows[0][2]}" if rows else "PostgreSQL"
+        schema = Finding("schema", "ok", f"{self.schema}, version {len(MIGRATIONS)}, as this code has it")
+        if off:
+            text = f"{where} with {', '.join(off)} off: what is committed may be lost when the server's machine fails"
+            return [Finding("durable", "fail", text, f"set {', '.join(f'{name} = on' for name in off)}"), schema]
+        return [Finding("durable", "ok", f"{where}, {', '.join(names)} on: durable when a call returns"), schema]
+
     # Writing.
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
@@ -128,8 +142,7 @@ class PostgresJournal:
             except SequenceOutOfOrder as error:
                 losers = (*losers, *error.losers)
         if losers:
-            order = dict.fromkeys(message.persistence_id for message in messages)
-            raise SequenceOutOfOrder(tuple(one for one in order if one in losers))
+            raise out_of_order(messages, losers)
 
     async def write_within(self, connection: Any, message: PersistentRepr) -> None:
         """Store a record as part of the caller's own transaction on `connection` (asyncpg's): it holds when that commits.
@@ -169,7 +182,8 @@ class PostgresJournal:
         await self._connections.change(
             (
                 f"""WITH gone AS (DELETE FROM {self.schema}.instance
-                        WHERE persistence_id = $1 AND sequence_nr = $2 AND deleted RETURNING persistence_id)
+                        WHERE persistence_id = $1 AND sequence_nr = $2 AND deleted AND NOT hidden
+                        RETURNING persistence_id)
                     DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id""",
                 (persistence_id.encode(), sequence_nr),
             )

@@ -10,14 +10,15 @@ another worker, is held up by an application that keeps a step in its own transa
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from ...errors import JournalUnavailableError, SagalogError, SequenceOutOfOrder
-from ..protocol import PersistentRepr
+from ..protocol import CommitCounts, PersistentRepr
 from .schema import translate
 
 MOST_RECORDS = 256  # of one statement: each new id takes a place in the server's table of locks
@@ -77,11 +78,11 @@ class Call:
         self.future = future
         self.ids = {record.persistence_id for record in records}
 
-    def answer(self, losers: Iterable[str]) -> None:
+    def answer(self, losers: Collection[str]) -> None:
         """Tell the caller which ids lost, or that all is stored."""
         if self.future.done():
             return
-        lost = self.ids.intersection(losers)
+        lost = self.ids.intersection(losers) if losers else None
         if lost:
             order = dict.fromkeys(record.persistence_id for record in self.records)
             self.future.set_exception(SequenceOutOfOrder(tuple(one for one in order if one in lost)))
@@ -131,6 +132,7 @@ class Writer:
         self._queue: deque[Call] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
+        self.counts = CommitCounts()
 
     def submit(self, records: Sequence[PersistentRepr], atomic: bool) -> asyncio.Future[None]:
         """Queue a call; cancelling its future does not undo it."""
@@ -160,8 +162,9 @@ class Writer:
                 try:
                     if self._connection is None or self._connection.is_closed():
                         self._connection = await self._connect()
-                    sent = True
+                    sent, begun = True, time.perf_counter()
                     losers = await self._write(calls)
+                    self.counts.add(sum(len(call.records) for call in calls), time.perf_counter() - begun)
                 except Exception as error:
                     failure = translate(error, self._where, sent=sent)
                     for call in calls:

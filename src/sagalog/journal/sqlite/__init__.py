@@ -11,10 +11,10 @@ from typing import Any, Self, TypeVar
 
 import msgspec
 
-from ...errors import DefinitionError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, all_ids, check_text, checked
+from ...errors import DefinitionError, JournalFormatError, SequenceOutOfOrder
+from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings
-from .schema import connect, prepare, translate
+from .schema import ERRORS, connect, prepare, translate
 from .threads import ConnectionThread, Job
 from .writer import MOST_ROWS, Work, Write, Writer, delete_chain, row_of
 
@@ -30,13 +30,29 @@ def _microseconds(at: datetime | None) -> int | None:
     return None if at is None else (at - _EPOCH) // _MICROSECOND
 
 
-def _moment(microseconds: int | None) -> datetime | None:
-    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
+def _moment(microseconds: int) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=microseconds)
+    except (TypeError, OverflowError) as error:
+        raise _damaged(error) from None
 
 
 def _repr(row: tuple[Any, ...]) -> PersistentRepr:
-    tags = tuple(msgspec.json.decode(row[6])) if row[6] != "[]" else ()
-    return PersistentRepr(row[0], row[1], row[2], row[3], row[4], bool(row[5]), tags, _moment(row[7]))
+    persistence_id, number, payload, manifest, writer, deleted, tags, due_at = row[:8]
+    if type(payload) is not bytes or type(persistence_id) is not str:  # SQLite keeps any type in any column
+        raise _damaged(TypeError())
+    try:
+        tags = msgspec.json.decode(tags, type=tuple[str, ...]) if tags != "[]" else ()
+    except (TypeError, ValueError) as error:
+        raise _damaged(error) from None
+    due = None if due_at is None else _moment(due_at)
+    return PersistentRepr(persistence_id, number, payload, manifest, writer, bool(deleted), tags, due)
+
+
+def _damaged(error: Exception) -> JournalFormatError:
+    return JournalFormatError(
+        f"a row of the SQLite file is damaged ({type(error).__name__}); it was left as it is. Restore a backup."
+    )
 
 
 def _within(prefix: str) -> tuple[str, list[str]]:
@@ -70,10 +86,15 @@ class SqliteJournal:
         prepare(self.path, busy_seconds=busy_seconds)
         try:
             writing = connect(self.path, busy_seconds=busy_seconds, write=True)
-            self._reading = connect(self.path, busy_seconds=busy_seconds, write=False)
-        except sqlite3.Error as error:
+            try:
+                self._reading = connect(self.path, busy_seconds=busy_seconds, write=False)
+            except BaseException:
+                writing.close()
+                raise
+        except ERRORS as error:
             raise translate(error, self.path) from error
         writer = Writer(writing, self.path, keep)
+        self.commit_counts = writer.counts
         self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, MOST_ROWS)
         self._reader: ConnectionThread[Callable[[sqlite3.Connection], Any]] = ConnectionThread(
             "sagalog-reader", self._serve_reads, self._reading.close, 256
@@ -93,23 +114,26 @@ class SqliteJournal:
         for job in jobs:
             try:
                 job.result = job.work(self._reading)
-            except sqlite3.Error as error:
+            except ERRORS as error:
                 job.error = translate(error, self.path)
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         return self._reader.submit(work)
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
-        rows = []
-        for message in map(checked, messages):
-            if not 0 < message.sequence_nr < MAX_SEQUENCE_NR:
-                raise SequenceOutOfOrder((message.persistence_id,))
-            due_at = message.due_at
-            rows.append(row_of(message, None if due_at is None else (due_at - _EPOCH) // _MICROSECOND))
-        if len(rows) == 1:
-            await self._writer.submit(rows[0])
-        elif rows:
-            await self._writer.submit(Write(rows, atomic))
+        records, losers = in_sequence([checked(message) for message in messages])
+        if losers and atomic:
+            raise SequenceOutOfOrder(losers)
+        rows = [row_of(record, _microseconds(record.due_at)) for record in records]
+        try:
+            if len(rows) == 1:
+                await self._writer.submit(rows[0])
+            elif rows:
+                await self._writer.submit(Write(rows, atomic))
+        except SequenceOutOfOrder as error:
+            losers = (*losers, *error.losers)
+        if losers:
+            raise out_of_order(messages, losers)
 
     async def replay_messages(
         self,
@@ -249,7 +273,7 @@ class SqliteJournal:
                 (_microseconds(before), *bounds, limit),
             ).fetchall()
         )
-        return [(row[0], _EPOCH + timedelta(microseconds=row[1])) for row in rows]
+        return [(row[0], _moment(row[1])) for row in rows]
 
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
@@ -269,12 +293,13 @@ class SqliteJournal:
             return found
 
         found = await self._writer.submit(work)
-        return [(row[0], _EPOCH + timedelta(microseconds=row[1])) for row in found]
+        return [(row[0], _moment(row[1])) for row in found]
 
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             match = connection.execute(
-                "SELECT 1 FROM instance WHERE persistence_id = ? AND sequence_nr = ? AND deleted = 1",
+                """SELECT 1 FROM instance WHERE persistence_id = ? AND sequence_nr = ? AND deleted = 1
+                       AND deleted_to < sequence_nr""",
                 (persistence_id, sequence_nr),
             ).fetchone()
             if match:
@@ -282,6 +307,19 @@ class SqliteJournal:
                 connection.execute("DELETE FROM instance WHERE persistence_id = ?", (persistence_id,))
 
         await self._writer.submit(work)
+
+    async def examine(self) -> list[Finding]:
+        def work(connection: sqlite3.Connection) -> tuple[str, int]:
+            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            return mode, version
+
+        mode, version = await self._read(work)
+        schema = Finding("schema", "ok", f"version {version}, as this code has it")
+        if mode == "wal":
+            return [Finding("durable", "ok", "SQLite, WAL with synchronous=FULL: durable when a call returns"), schema]
+        remedy = "somebody changed it: run `PRAGMA journal_mode=WAL` on the file while no worker runs"
+        return [Finding("durable", "fail", f"SQLite with journal_mode={mode}", remedy), schema]
 
     async def open(self) -> None:
         """Nothing: the constructor has opened it."""

@@ -12,6 +12,9 @@ from ...errors import JournalFormatError, JournalUnavailableError, OutcomeUnknow
 APPLICATION_ID = 0x53414741  # "SAGA", in the file's header
 SCHEMA_VERSION = 1
 
+# What sqlite3 raises; the second where SQLite's message quotes a damaged file, and is not UTF-8.
+ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
 _SCHEMA = """
 CREATE TABLE instance (
     persistence_id TEXT PRIMARY KEY,
@@ -50,9 +53,10 @@ def translate(error: Exception, path: str, *, committing: bool = False) -> Sagal
 
 def _translated(error: Exception, path: str, *, committing: bool) -> SagalogError:
     name = getattr(error, "sqlite_errorname", None) or ""
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or isinstance(error, UnicodeDecodeError):
+        why = error if name else "its text is not UTF-8"
         return JournalFormatError(
-            f"{path} is damaged or not an SQLite file ({error}); it was left as it is. Restore a backup."
+            f"{path} is damaged or not an SQLite file ({why}); it was left as it is. Restore a backup."
         )
     if committing and name.startswith("SQLITE_IOERR"):
         return OutcomeUnknownError(
@@ -99,7 +103,7 @@ def prepare(path: str, *, busy_seconds: float) -> None:
             _refuse_untouched(path)
             _make_if_new(path, busy_seconds)
             return
-        except sqlite3.Error as error:
+        except ERRORS as error:
             # While another process makes the file, or is the last to close it, SQLite answers "locked" at once and
             # does not wait: changing the journal mode and recovering the log know no busy timeout.
             busy = (getattr(error, "sqlite_errorname", None) or "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))

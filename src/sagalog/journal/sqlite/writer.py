@@ -1,25 +1,27 @@
 """Group commit: everything that waits goes into one transaction, with one fsync.
 
-The fast path puts all records of a batch into a few statements of many rows each: while SQLite works, Python's lock is
-free for the event loop, and it is taken once a statement, not once a row. Compare-and-set is the WHERE of the
-update (or the primary key, for a first record); whoever lost is found afterwards and only its own row is taken back.
+A batch of records is one INSERT of many rows, and mostly nothing else: in SQLite's autocommit mode that one statement
+begins, writes and commits. Python's lock is given up once and taken once for the whole batch, however busy the event loop
+is meanwhile; with a statement for each table, a BEGIN and a COMMIT the batch would wait for it some seven times, up to
+Python's switch interval (5 ms) each. Compare-and-set and the table `instance` are kept by triggers of this connection:
+a row whose number is not the next is left out, and noted as a loser.
 """
 
 from __future__ import annotations
 
-import logging
 import sqlite3
+import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from itertools import chain
 
 import msgspec
 
 from ...errors import SequenceOutOfOrder
-from ..protocol import PersistentRepr
+from ...logs import about, log
+from ..protocol import CommitCounts, PersistentRepr
 from .schema import translate
 from .threads import Job
-
-log = logging.getLogger("sagalog")
 
 Row = tuple[str, int, bytes, str, str, int, str, int | None]  # as in `row_of`
 
@@ -41,20 +43,32 @@ Work = Row | Write | Callable[[sqlite3.Connection], object]
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 MOST_ROWS = _SIZES[-1]
 
-_RECORDS = """INSERT INTO record (record_id, persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags,
- due_at, previous_id) SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9,
- (SELECT record_id FROM instance WHERE persistence_id = column2) FROM (VALUES {}) WHERE column1 IS NOT NULL"""
-_CREATE = """INSERT INTO instance (persistence_id, sequence_nr, record_id, deleted, due_at)
- SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"""
-_UPDATE = """UPDATE instance SET sequence_nr = column2, record_id = column3, deleted = column4, due_at = column5
- FROM (VALUES {}) WHERE persistence_id = column1 AND sequence_nr = column2 - 1"""
-_LOSERS = """SELECT column1, column2 FROM (VALUES {}) LEFT JOIN instance i ON i.persistence_id = column1
- WHERE column1 IS NOT NULL AND i.record_id IS NOT column2"""
+_RECORDS = """INSERT INTO record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at,
+ previous_id) SELECT column1, column2, column3, column4, column5, column6, column7, column8,
+ (SELECT record_id FROM instance WHERE persistence_id = column1) FROM (VALUES {}) WHERE column1 IS NOT NULL"""
+
+# Not in the file: they live as long as the connection. RAISE(IGNORE) leaves out the row, and keeps what the trigger did.
+_TRIGGERS = (
+    "CREATE TEMP TABLE loser (persistence_id TEXT)",
+    """CREATE TEMP TRIGGER not_the_next BEFORE INSERT ON main.record
+       WHEN NEW.sequence_nr - 1 IS NOT
+            ifnull((SELECT sequence_nr FROM instance WHERE persistence_id = NEW.persistence_id), 0)
+       BEGIN
+           INSERT INTO loser VALUES (NEW.persistence_id);
+           SELECT RAISE(IGNORE);
+       END""",
+    """CREATE TEMP TRIGGER newest AFTER INSERT ON main.record
+       BEGIN
+           INSERT INTO instance (persistence_id, sequence_nr, record_id, deleted, due_at)
+           VALUES (NEW.persistence_id, NEW.sequence_nr, NEW.record_id, NEW.deleted, NEW.due_at)
+           ON CONFLICT (persistence_id) DO UPDATE SET sequence_nr = excluded.sequence_nr,
+               record_id = excluded.record_id, deleted = excluded.deleted, due_at = excluded.due_at;
+       END""",
+)
 
 
 def row_of(message: PersistentRepr, due_at: int | None) -> Row:
     """Return the columns of a record."""
-    tags = msgspec.json.encode(message.tags).decode() if message.tags else "[]"
     return (
         message.persistence_id,
         message.sequence_nr,
@@ -62,31 +76,29 @@ def row_of(message: PersistentRepr, due_at: int | None) -> Row:
         message.manifest,
         message.writer_uuid,
         int(message.deleted),
-        tags,
+        _tags(message.tags),
         due_at,
     )
 
 
-class _Statement:
-    """One statement over many rows, in the sizes it may have. Python's sqlite3 keeps them prepared."""
-
-    def __init__(self, template: str, columns: int) -> None:
-        row = f"({', '.join('?' * columns)})"
-        self._columns = columns
-        self._by_size = [(size, template.format(", ".join([row] * size))) for size in _SIZES]
-
-    def execute(self, connection: sqlite3.Connection, rows: Sequence[tuple[object, ...]]) -> sqlite3.Cursor:
-        """Run it over `rows`, at least one and at most MOST_ROWS."""
-        size, sql = next(entry for entry in self._by_size if entry[0] >= len(rows))
-        values = list(chain.from_iterable(rows))
-        values.extend([None] * ((size - len(rows)) * self._columns))
-        return connection.execute(sql, values)
+@lru_cache(maxsize=256)  # a saga's records all have the same
+def _tags(tags: tuple[str, ...]) -> str:
+    return msgspec.json.encode(tags).decode()
 
 
-_INSERT_RECORDS = _Statement(_RECORDS, 9)
-_CREATE_INSTANCES = _Statement(_CREATE, 5)
-_UPDATE_INSTANCES = _Statement(_UPDATE, 5)
-_FIND_LOSERS = _Statement(_LOSERS, 2)
+_BY_SIZE = [(size, _RECORDS.format(", ".join([f"({', '.join('?' * 8)})"] * size))) for size in _SIZES]
+
+
+def _insert(connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
+    """Insert rows of different ids, at least one and at most MOST_ROWS; return how many are stored."""
+    size, sql = next(entry for entry in _BY_SIZE if entry[0] >= len(rows))  # Python's sqlite3 keeps them prepared
+    values: list[object] = list(chain.from_iterable(rows))
+    values.extend([None] * ((size - len(rows)) * 8))
+    return connection.execute(sql, values).rowcount
+
+
+def _records(work: Work) -> int:
+    return 1 if isinstance(work, tuple) else len(work.rows) if isinstance(work, Write) else 0
 
 
 class Writer:
@@ -96,6 +108,10 @@ class Writer:
         self._connection = connection
         self._path = path
         self._history = history
+        self.counts = CommitCounts()
+        connection.execute("PRAGMA temp_store=MEMORY")
+        for statement in _TRIGGERS:
+            connection.execute(statement)
 
     def close(self) -> None:
         self._connection.close()
@@ -103,15 +119,31 @@ class Writer:
     def serve(self, jobs: list[Job[Work]]) -> None:
         """Carry out a batch of jobs in one transaction."""
         connection = self._connection
-        committing = False
+        owners: dict[str, Job[Work]] = {}
+        rows: list[Row] = []  # one of each id
+        others: list[Job[Work]] = []
+        for job in jobs:
+            work = job.work
+            if isinstance(work, tuple) and work[0] not in owners:
+                rows.append(work)
+                owners[work[0]] = job
+            else:
+                others.append(job)
+        committing, begun = False, time.perf_counter()
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            self._write(jobs)
-            for job in jobs:
-                if not isinstance(job.work, (tuple, Write)):
-                    job.result = job.work(connection)
-            committing = True
-            connection.execute("COMMIT")
+            if others or self._history is not None:
+                connection.execute("BEGIN IMMEDIATE")
+                self._serve_rows(rows, owners)
+                for job in others:
+                    self._serve_other(job)
+                committing = True
+                connection.execute("COMMIT")
+            else:
+                committing = True
+                self._serve_rows(rows, owners)
+            records = len(rows) + sum(_records(job.work) for job in others)
+            if records:  # not a mere claim of due work
+                self.counts.add(records, time.perf_counter() - begun)
         except Exception as error:
             # A commit that was refused (busy, full) leaves the transaction open: rolled back, nothing was stored. One
             # that broke off with a disk error may have reached the file, so `translate` calls its outcome unknown.
@@ -120,61 +152,34 @@ class Writer:
             for job in jobs:
                 job.error = failure
 
+    def _serve_rows(self, rows: list[Row], owners: dict[str, Job[Work]]) -> None:
+        for loser in self._store(rows):
+            owners[loser].error = SequenceOutOfOrder((loser,))
+
+    def _serve_other(self, job: Job[Work]) -> None:
+        work = job.work
+        if isinstance(work, tuple):
+            self._store_call(job, Write([work], atomic=False))
+        elif isinstance(work, Write):
+            self._store_call(job, work)
+        else:
+            job.result = work(self._connection)
+
     def _roll_back(self) -> None:
         if self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
             except sqlite3.Error as error:  # SQLite rolled back by itself, or the next BEGIN will say what is wrong
-                log.warning("%s: rolling back failed: %s", self._path, error)
-
-    def _write(self, jobs: list[Job[Work]]) -> None:
-        fast: list[Row] = []
-        owners: dict[str, Job[Work]] = {}
-        slow: list[tuple[Job[Work], Write]] = []
-        for job in jobs:
-            write = job.work
-            if isinstance(write, tuple):
-                if write[0] not in owners:
-                    fast.append(write)
-                    owners[write[0]] = job
-                else:
-                    slow.append((job, Write([write], atomic=False)))
-            elif isinstance(write, Write):
-                slow.append((job, write))
-        for losers in self._store(fast):
-            owners[losers].error = SequenceOutOfOrder((losers,))
-        for job, write in slow:
-            self._store_call(job, write)
-
-    def _next_id(self) -> int:
-        # Read under the write lock each time: another process may have written since.
-        (highest,) = self._connection.execute("SELECT max(record_id) FROM record").fetchone()
-        return (highest or 0) + 1
+                log.warning("%s: rolling back failed: %s", self._path, error, extra=about())
 
     def _store(self, rows: list[Row]) -> list[str]:
         """Store one record each of different ids; return the ids that lost."""
         if not rows:
             return []
-        number = self._next_id()
-        records: list[tuple[object, ...]] = []
-        creates: list[tuple[object, ...]] = []
-        updates: list[tuple[object, ...]] = []
-        for row in rows:
-            records.append((number, *row))
-            (creates if row[1] == 1 else updates).append((row[0], row[1], number, row[5], row[7]))
-            number += 1
-        _INSERT_RECORDS.execute(self._connection, records)
-        changed = 0
-        if creates:
-            changed += _CREATE_INSTANCES.execute(self._connection, creates).rowcount
-        if updates:
-            changed += _UPDATE_INSTANCES.execute(self._connection, updates).rowcount
         losers: list[str] = []
-        if changed != len(rows):
-            found = _FIND_LOSERS.execute(self._connection, [(r[1], r[0]) for r in records])
-            for persistence_id, record_id in found.fetchall():
-                losers.append(persistence_id)
-                self._connection.execute("DELETE FROM record WHERE record_id = ?", (record_id,))
+        if _insert(self._connection, rows) != len(rows):
+            losers = [row[0] for row in self._connection.execute("SELECT persistence_id FROM loser").fetchall()]
+            self._connection.execute("DELETE FROM loser")
         if self._history is not None:
             lost = set(losers)
             for row in rows:

@@ -55,7 +55,8 @@ class Run:
         """Run it; return what is wrong, or None."""
         random.seed(self.chance.random.random())  # what the runner itself draws: pauses
         logger = logging.getLogger("sagalog")
-        level, logger.level = logger.level, logging.CRITICAL + 1
+        level = logger.level
+        logger.setLevel(logging.CRITICAL + 1)
         loop = VirtualLoop()
         try:
             asyncio.set_event_loop(loop)
@@ -72,7 +73,7 @@ class Run:
             loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
             loop.close()
             asyncio.set_event_loop(None)
-            logger.level = level
+            logger.setLevel(level)  # not by its attribute: loggers remember what is enabled
 
     async def _main(self) -> None:
         self.journal = InMemoryJournal()

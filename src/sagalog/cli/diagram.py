@@ -1,0 +1,43 @@
+"""`sagalog diagram MODULE:SAGA`: draw what a saga reacts to, and what it may do then."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import msgspec
+
+from ..diagram import mermaid, outline, svg
+from .targets import load_saga
+from .text import clean
+
+
+@click.command("diagram")
+@click.argument("target", metavar="MODULE:SAGA")
+@click.option("--svg", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture to this file.")
+@click.option("--json", "as_json", is_flag=True, help="What was found, as one JSON object.")
+def diagram_(target: str, file: Path | None, as_json: bool) -> None:
+    """Draw a saga: its events, commands, timers, compensations and ends. As Mermaid text, or as a picture.
+
+    It is read from the class and from the source of its handlers; nothing is run but the import. What a handler makes
+    elsewhere and passes on is shown as "a command".
+
+    \b
+    Examples:
+      sagalog diagram shop.sagas:OrderSaga
+      sagalog diagram shop/sagas.py:OrderSaga --svg order.svg
+    """
+    found = outline(load_saga(target))
+    if found.unread:
+        click.echo(f"no source was found of {', '.join(found.unread)}: what they do is not shown", err=True)
+    if file is not None:
+        try:
+            file.write_text(svg(found), encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(clean(f"{file} cannot be written: {error.strerror}")) from error
+        click.echo(f"{file} written", err=True)
+    elif as_json:
+        click.echo(msgspec.json.encode(asdict(found)))
+    else:
+        click.echo(mermaid(found))

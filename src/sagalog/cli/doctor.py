@@ -1,0 +1,151 @@
+"""`sagalog doctor URL`: is this journal well, and is everything in it taken care of?"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from datetime import UTC, datetime, timedelta
+
+import click
+import msgspec
+
+from ..errors import SagalogError
+from ..inspect import OVERDUE_AFTER
+from ..journal import Journal
+from ..journal.protocol import ExaminesItself, Finding, TellsTime
+from ..stats import stats
+from .durations import spoken
+from .journals import reading
+from .progress import Counting
+from .text import clean, line
+
+_MOST_DUE = 1000
+_SKEW = timedelta(seconds=1)
+_OLD_COMMAND = timedelta(minutes=1)
+
+
+@click.command("doctor")
+@click.argument("url", metavar="URL", envvar="SAGALOG_JOURNAL")
+@click.option("--quick", is_flag=True, help="Do not read every record: no count of what is parked.")
+@click.option("--strict", is_flag=True, help="Warnings count as failures.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def doctor_(url: str, quick: bool, strict: bool, as_json: bool) -> None:
+    """Look after a journal: can it be reached, is it durable, do the clocks agree, is due work taken, what is parked?
+
+    One line for each: ok, warn or fail, and what to do. Nothing is changed. Exit code 1 if anything fails (with --strict:
+    or warns). The URL may come from SAGALOG_JOURNAL.
+
+    \b
+    Examples:
+      sagalog doctor sqlite:///orders.db
+      sagalog doctor postgresql://reader@db/shop --quick --strict
+    """
+    worst = asyncio.run(_doctor(url, quick, as_json))
+    sys.exit(1 if worst == "fail" or (strict and worst == "warn") else 0)
+
+
+async def _doctor(url: str, quick: bool, as_json: bool) -> str:
+    levels = set()
+    for finding in await _findings(url, quick):
+        levels.add(finding.level)
+        if as_json:
+            click.echo(msgspec.json.encode(finding))
+        else:
+            click.echo(f"{finding.level:<4}  {finding.name:<14} {clean(finding.text)}")
+            if finding.remedy:
+                click.echo(f"{'':<21}-> {clean(finding.remedy)}")
+    return next((level for level in ("fail", "warn") if level in levels), "ok")
+
+
+async def _findings(url: str, quick: bool) -> list[Finding]:
+    found: list[Finding] = []
+    try:
+        async with reading(url) as journal:
+            await journal.open()
+            found.append(Finding("reachable", "ok", "it answers"))
+            found += await journal.examine() if isinstance(journal, ExaminesItself) else [_unexamined()]
+            now, skew = await _clock(journal)
+            found.append(skew)
+            found.append(await _due(journal, now))
+            found += [] if quick else await _instances(journal, now)
+    except click.ClickException as error:
+        found.append(Finding("reachable", "fail", error.message))
+    except SagalogError as error:
+        name = "reachable" if not found else "answering"
+        found.append(Finding(name, "fail", f"{type(error).__name__}: {error}"))
+    return found
+
+
+def _unexamined() -> Finding:
+    return Finding("durable", "warn", "this journal cannot examine itself", "ask its author how far it is durable")
+
+
+async def _clock(journal: Journal) -> tuple[datetime, Finding]:
+    before = datetime.now(UTC)
+    if not isinstance(journal, TellsTime):
+        return before, Finding("clock", "ok", "this machine's: there is no server to differ from")
+    told = await journal.server_time()
+    after = datetime.now(UTC)
+    skew = told - (before + (after - before) / 2)
+    text = (
+        f"this machine is {abs(skew).total_seconds():.1f} s {'behind' if skew > timedelta() else 'ahead of'} the server"
+    )
+    if abs(skew) <= _SKEW + (after - before):
+        return told, Finding("clock", "ok", "this machine and the server agree")
+    return told, Finding("clock", "warn", text, "workers take the server's time; set this clock all the same (NTP)")
+
+
+async def _due(journal: Journal, now: datetime) -> Finding:
+    due = await journal.due_ids("saga::", now - OVERDUE_AFTER, limit=_MOST_DUE)
+    if not due:
+        return Finding("due work", "ok", f"nothing waits for more than {spoken(OVERDUE_AFTER)}")
+    count = f"{len(due):,}{' or more' if len(due) == _MOST_DUE else ''}"
+    return Finding(
+        "due work",
+        "fail",
+        f"{count} waiting since up to {spoken(now - due[0][1])}",
+        "is a worker for these sagas running? `sagalog list --overdue` says which",
+    )
+
+
+async def _instances(journal: Journal, now: datetime) -> list[Finding]:
+    with Counting("instances read") as counting:
+        figures = await stats(journal, now=now, count=counting.update)
+    live = sum(one.live for one in figures)
+    found = [
+        Finding("instances", "ok", f"{live:,} live of {', '.join(line(one.saga) for one in figures) or 'no saga'}")
+    ]
+    for name, count, level, remedy in (
+        ("parked", sum(one.parked for one in figures), "warn", "`sagalog list --status parked` says which, and why"),
+        (
+            "unreadable",
+            sum(one.unreadable for one in figures),
+            "fail",
+            "newer code reads them, or a backup: see `show`",
+        ),
+        (
+            "uncompensated",
+            sum(one.compensation_failed for one in figures),
+            "warn",
+            "`sagalog list --status compensation_failed`, then retry or skip",
+        ),
+    ):
+        if count:
+            found.append(
+                Finding(name, "warn" if level == "warn" else "fail", f"{count:,} wait for an operator", remedy)
+            )
+        else:
+            found.append(Finding(name, "ok", "none"))
+    oldest = min((one.oldest_undelivered_at for one in figures if one.oldest_undelivered_at), default=None)
+    if oldest is not None and now - oldest > _OLD_COMMAND:
+        found.append(
+            Finding(
+                "outbox",
+                "warn",
+                f"the oldest command waits for {spoken(now - oldest)}",
+                "its receiver does not accept it: see the log of the workers",
+            )
+        )
+    else:
+        found.append(Finding("outbox", "ok", "no command waits long"))
+    return found

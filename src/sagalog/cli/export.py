@@ -1,0 +1,75 @@
+"""`sagalog export`: write what a journal holds to a file of JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import click
+import msgspec
+
+from ..stats import server_now
+from ..transfer import Totals, export_lines
+from .journals import journal_option, reading
+from .progress import Counting
+from .text import clean
+
+
+@click.command("export")
+@click.argument("file", metavar="FILE")
+@journal_option
+@click.option("--saga", help="Only this saga.")
+@click.option("--latest", is_flag=True, help="Only the newest record of each instance, no history.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+@click.option("--json", "as_json", is_flag=True, help="The totals as one JSON object.")
+def export_(file: str, url: str, saga: str | None, latest: bool, force: bool, as_json: bool) -> None:
+    """Write all instances, finished ones too, with their history, to FILE (.gz: compressed, -: standard output).
+
+    One JSON object a line, with checksums; `sagalog import` reads it into any journal. Payloads are in it: keep it as
+    safe as the journal. Stop the workers first if nothing may be missing: what moves meanwhile is exported as it is then.
+
+    \b
+    Examples:
+      sagalog export orders.jsonl.gz --journal sqlite:///orders.db
+      sagalog export - --saga order --latest | jq .
+    """
+    asyncio.run(_export(file, url, saga, latest, force, as_json))
+
+
+async def _export(file: str, url: str, saga: str | None, latest: bool, force: bool, as_json: bool) -> None:
+    totals = Totals()
+    path = Path(file)
+    if file != "-" and path.exists() and not force:
+        raise click.ClickException(clean(f"{file} is there already; --force writes over it"))
+    part = path.with_name(f"{path.name}.part")  # so that a file of that name is always whole
+    async with reading(url) as journal:
+        at = await server_now(journal)
+        with Counting("instances exported") as counting, _opened(file, part) as out:
+            async for text in export_lines(journal, saga, latest=latest, at=at, totals=totals):
+                out.write(text + b"\n")
+                counting.update(totals.instances)
+    if file != "-":
+        part.replace(path)
+    if as_json:
+        click.echo(msgspec.json.encode(totals), err=file == "-")
+    else:
+        click.echo(f"{totals.instances:,} instances, {totals.records:,} records exported", err=file == "-")
+
+
+@contextmanager
+def _opened(file: str, part: Path) -> Iterator[IO[bytes]]:
+    if file == "-":
+        yield sys.stdout.buffer
+        return
+    with ExitStack() as stack:
+        try:
+            plain = stack.enter_context(part.open("wb"))
+        except OSError as error:
+            raise click.ClickException(clean(f"{part} cannot be written: {error.strerror}")) from error
+        out: Any = stack.enter_context(gzip.GzipFile(fileobj=plain, mode="wb")) if file.endswith(".gz") else plain
+        yield out

@@ -1,0 +1,114 @@
+"""`sagalog health`: ask a worker, or a journal, how it is; made for the probes of containers."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import urllib.error
+import urllib.request
+
+import click
+import msgspec
+from click.core import ParameterSource
+
+from ..runner.health import Health, examine_journal
+from .journals import reading
+from .text import clean
+
+
+@click.command("health")
+@click.argument("address", metavar="[HOST:PORT|URL]", required=False)
+@click.option("--journal", "url", envvar="SAGALOG_JOURNAL", help="Ask a journal instead of a worker.")
+@click.option("--live", is_flag=True, help="Only whether the worker is alive, not whether it is ready.")
+@click.option(
+    "--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="In seconds."
+)
+@click.option(
+    "--behind",
+    "behind_seconds",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="With --journal: due work may wait for so many seconds.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.pass_context
+def health_(
+    context: click.Context,
+    address: str | None,
+    url: str | None,
+    live: bool,
+    timeout_seconds: float,
+    behind_seconds: float,
+    as_json: bool,
+) -> None:
+    """Ask how a worker is that was started with `--http`, or whether anybody looks after what is due in a journal.
+
+    Exit code 0: well; 1: not, and the output says why; 2: the command line is wrong.
+
+    \b
+    Examples:
+      sagalog health 127.0.0.1:8080
+      sagalog health http://worker-1:8080 --live
+      sagalog health --journal postgresql://reader@db/shop --behind 60
+    """
+    by_hand = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
+    if address is not None and by_hand:
+        raise click.UsageError("name a worker or a journal, not both")
+    if address is not None:
+        well, body = _ask_worker(address, "/live" if live else "/ready", timeout_seconds)
+    elif url is None:
+        raise click.UsageError("name a worker (sagalog health 127.0.0.1:8080) or a journal (--journal URL)")
+    elif live:
+        raise click.UsageError("--live is asked of a worker: a journal does not tell")
+    else:
+        health = asyncio.run(_ask_journal(url, timeout_seconds, behind_seconds))
+        well, body = health.ready, msgspec.json.encode(health)
+    said = "live" if live else "ready"
+    if as_json:
+        click.echo(body.rstrip())
+    else:
+        click.echo(said if well else f"not {said}")
+        for reason in _reasons(body):
+            click.echo(f"  {clean(reason)}")
+    sys.exit(0 if well else 1)
+
+
+async def _ask_journal(url: str, timeout_seconds: float, behind_seconds: float) -> Health:
+    async with reading(url) as journal:
+        return await examine_journal(journal, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds)
+
+
+def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, bytes]:
+    url = address if address.startswith(("http://", "https://")) else f"http://{address}"
+    scheme, _, rest = url.partition("://")
+    if "/" not in rest.rstrip("/"):
+        url = f"{scheme}://{rest.rstrip('/')}{path}"
+    # No proxy, whatever the environment says: a probe asks the worker itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_seconds) as answer:
+            return True, answer.read()
+    except urllib.error.HTTPError as refused:
+        body = refused.read()
+        return False, body if refused.code == 503 else _unwell(f"{url} answers {refused.code}")
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, TimeoutError):
+            return False, _unwell(f"{url} does not answer within {timeout_seconds:g} s")
+        return False, _unwell(f"{url}: {reason}")
+
+
+def _unwell(reason: str) -> bytes:
+    return msgspec.json.encode({"live": False, "ready": False, "reasons": [reason]})
+
+
+class _Said(msgspec.Struct):
+    reasons: list[str] = []
+
+
+def _reasons(body: bytes) -> list[str]:
+    try:
+        return msgspec.json.decode(body, type=_Said).reasons
+    except msgspec.DecodeError:
+        return []

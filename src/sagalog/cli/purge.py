@@ -1,0 +1,108 @@
+"""`sagalog purge`: forget finished instances before their retention ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+
+import click
+import msgspec
+
+from ..inspect import SagaView, instances
+from ..journal import Journal
+from ..stats import server_now
+from .durations import Duration, spoken
+from .journals import journal_option, reading
+from .progress import Counting
+
+_AT_ONCE = 64
+
+
+@click.command("purge")
+@journal_option
+@click.option("--older-than", type=Duration(), required=True, help="Those that ended longer ago, e.g. 30d.")
+@click.option("--saga", help="Only this saga.")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def purge_(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Forget finished instances: records, history, and which messages they had handled.
+
+    Workers do so by themselves when the retention ends. Whoever sends an old message again afterwards starts the saga
+    anew, so keep them for as long as that can happen. Live instances are never touched, nor one that starts meanwhile.
+
+    \b
+    Examples:
+      sagalog purge --older-than 30d --dry-run
+      sagalog purge --older-than 90d --saga order --yes
+    """
+    asyncio.run(_purge(url, older_than, saga, dry_run, yes, as_json))
+
+
+async def _purge(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
+    purged = 0
+    async with reading(url) as journal:
+        now = await server_now(journal)
+        found = 0
+        with Counting("finished instances found") as counting:
+            async for _ in _old(journal, saga, now - older_than):
+                found += 1
+                counting.update(found)
+        if found and not dry_run:
+            _ask(found, older_than, yes)
+            purged = await _forget(journal, saga, now - older_than)
+    if as_json:
+        click.echo(msgspec.json.encode({"found": found, "purged": purged}))
+    elif dry_run:
+        click.echo(f"dry run: {found:,} finished {_instances(found)} would be forgotten; nothing was changed")
+    else:
+        click.echo(f"{purged:,} finished {_instances(purged)} forgotten")
+
+
+def _instances(count: int) -> str:
+    return "instance" if count == 1 else "instances"
+
+
+async def _old(journal: Journal, saga: str | None, before: datetime) -> AsyncIterator[SagaView]:
+    async for view in instances(journal, saga, live=False, finished=True):
+        if view.record is not None and view.record.updated_at < before:
+            yield view
+
+
+def _ask(found: int, older_than: timedelta, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask on: add --yes to purge, or --dry-run to count")
+    click.confirm(
+        f"Forget {found:,} instances that ended more than {spoken(older_than)} ago, their history, and which messages "
+        "they had handled?",
+        abort=True,
+        err=True,
+    )
+
+
+async def _forget(journal: Journal, saga: str | None, before: datetime) -> int:
+    purged = 0
+    with Counting("instances forgotten") as counting:
+        batch: list[SagaView] = []
+        async for view in _old(journal, saga, before):
+            batch.append(view)
+            if len(batch) == _AT_ONCE:
+                purged += await _forget_batch(journal, batch)
+                counting.update(purged)
+                batch = []
+        return purged + await _forget_batch(journal, batch)
+
+
+async def _forget_batch(journal: Journal, batch: list[SagaView]) -> int:
+    return sum(await asyncio.gather(*(_forget_one(journal, view) for view in batch)))
+
+
+async def _forget_one(journal: Journal, view: SagaView) -> bool:
+    persistence_id = f"saga::{view.saga}::{view.correlation_id}"
+    await journal.purge(persistence_id, view.version)
+    # A starting event may have come since: then the newest record is another, and nothing was purged.
+    return await journal.highest_sequence_nr(persistence_id) == 0

@@ -1,0 +1,239 @@
+"""What the repair commands share: which instances, a preview of what will happen, the confirmation, the final count."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from ..errors import ConflictError, SagalogError
+from ..inspect import SagaView, instances
+from ..journal import Journal
+from ..operate import RETENTION, Applied, apply
+from ..repair import Repair
+from ..stats import server_now
+from .journals import journal_option, reading
+from .progress import Counting
+from .selection import Selection
+from .show import the_one
+from .text import clean, line
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SHOWN = 10  # previews; of more, the rest is counted
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """How a repair was asked for on the command line."""
+
+    note: str
+    by: str
+    dry_run: bool
+    yes: bool
+    as_json: bool
+    retention: timedelta = RETENTION
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """One instance to be repaired, as it was shown: the version that the repair builds on, and whether it ends it."""
+
+    saga: str
+    correlation_id: str
+    repair: Repair
+    version: int
+    ends: bool
+
+
+Make = Callable[[Journal, SagaView], Awaitable[Repair]]
+
+
+def login() -> str:
+    """Return the name of whoever runs this, as the system knows it; nothing where it knows none."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return ""
+
+
+def repair_options(command: F) -> F:
+    """Give a command the options that every repair has, which it takes as `wish`, and the journal as `url`."""
+
+    def wrapped(*args: Any, note: str, by: str, dry_run: bool, yes: bool, as_json: bool, **given: Any) -> Any:
+        return command(*args, wish=Wish(note, by, dry_run, yes, as_json), **given)
+
+    wrapped.__doc__ = command.__doc__
+    wrapped.__dict__.update(command.__dict__)
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="One JSON object for each instance."),
+        click.option("--by", default=login, show_default="your login name", help="Whose repair it is, for the record."),
+        click.option("--note", default="", help="Why, for the record."),
+        click.option("--yes", is_flag=True, help="Do not ask."),
+        click.option("--dry-run", is_flag=True, help="Only say what would happen."),
+        journal_option,
+    ):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]
+
+
+def repair_all(
+    url: str, ids: tuple[str, ...], selection: Selection, wish: Wish, make: Make, *, as_shown: bool = True
+) -> None:
+    """Repair the instances that are named or selected, and exit: with 1 if any could not be repaired.
+
+    `as_shown`: what was shown and confirmed is what may be done: an instance that has moved on since is left alone.
+    """
+    others = Selection(selection.saga)
+    if ids and selection != others:
+        raise click.UsageError("name ids, or select with options, not both (--saga goes with either)")
+    if not ids and not selection:
+        raise click.UsageError("which instances? Name their ids, or select them, e.g. with --status parked")
+    sys.exit(asyncio.run(_Repairs(wish, make, as_shown=as_shown).run(url, ids, selection)))
+
+
+@dataclass(slots=True)
+class _Repairs:
+    wish: Wish
+    make: Make
+    as_shown: bool
+    previews: list[_Shown] = field(default_factory=list)
+    done: int = 0
+    failed: int = 0
+
+    async def run(self, url: str, ids: tuple[str, ...], selection: Selection) -> int:
+        async with reading(url) as journal:
+            with Counting("instances looked at") as counting:
+                for number, view in enumerate(await self._meant(journal, ids, selection), 1):
+                    await self._preview(journal, view, named=bool(ids))
+                    counting.update(number)
+            if not self.wish.dry_run and self.previews:
+                if not self.wish.yes:
+                    self._confirm()
+                await self._apply(journal)
+        self._count(bool(ids))
+        return 1 if self.failed else 0
+
+    async def _meant(self, journal: Journal, ids: tuple[str, ...], selection: Selection) -> list[SagaView]:
+        found: list[SagaView] = []
+        for one in dict.fromkeys(ids):
+            try:
+                found.append(await the_one(journal, one, selection.saga))
+            except click.ClickException as error:
+                if len(ids) == 1:
+                    raise
+                self._failed(one, selection.saga or "", error.message)
+        if ids:
+            return found
+        now, read = await server_now(journal), 0
+        with Counting("instances read") as counting:
+            async for view in instances(journal, selection.saga, finished=selection.finished):
+                read += 1
+                counting.update(read)
+                if selection.takes(view, now):
+                    found.append(view)
+        return found
+
+    async def _preview(self, journal: Journal, view: SagaView, *, named: bool) -> None:
+        try:
+            repair = await self.make(journal, view)
+            applied = await apply(journal, view.saga, view.correlation_id, repair, dry_run=True)
+        except SagalogError as error:
+            self._failed(view.correlation_id, view.saga, f"{type(error).__name__}: {error}")
+            return
+        if applied.changes:
+            ends = applied.after.finished
+            self.previews.append(_Shown(view.saga, view.correlation_id, repair, applied.version - 1, ends))
+        if not (applied.changes or named):  # selected, and needs nothing
+            return
+        if self.wish.as_json:
+            if self.wish.dry_run or not applied.changes:
+                self._print_json(applied)
+        elif not applied.changes or len(self.previews) <= _SHOWN:
+            _show(applied)
+        elif len(self.previews) == _SHOWN + 1:
+            click.echo("... (--dry-run --json shows all)")
+
+    def _confirm(self) -> None:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask on: add --yes to repair, or --dry-run to look")
+        count = len(self.previews)
+        what = self.previews[0].repair.action
+        click.confirm(f"{what.capitalize()}: {count:,} {_instances(count)}?", abort=True, err=True)
+
+    async def _apply(self, journal: Journal) -> None:
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(shown: _Shown) -> None:
+            expected = shown.version if self.as_shown and not self.wish.yes else None
+            async with places:
+                try:
+                    applied = await apply(
+                        journal,
+                        shown.saga,
+                        shown.correlation_id,
+                        shown.repair,
+                        expected_version=expected,
+                        retention=self.wish.retention,
+                    )
+                except ConflictError:
+                    self._failed(shown.correlation_id, shown.saga, "it has moved on since it was shown: look again")
+                except SagalogError as error:
+                    self._failed(shown.correlation_id, shown.saga, f"{type(error).__name__}: {error}")
+                else:
+                    self.done += applied.changes
+                    if self.wish.as_json:
+                        self._print_json(applied)
+            counting.update(self.done + self.failed)
+
+        with Counting("instances") as counting:
+            await asyncio.gather(*(one(shown) for shown in self.previews))
+
+    def _count(self, named: bool) -> None:
+        if self.wish.as_json:
+            return
+        failed = f", {self.failed:,} could not be" if self.failed else ""
+        if self.wish.dry_run:
+            count = len(self.previews)
+            click.echo(f"dry run: {count:,} {_instances(count)} would be repaired{failed}; nothing was changed")
+        elif self.done:
+            live = any(not shown.ends for shown in self.previews)
+            then = "; a running worker takes it from there" if live else ""
+            click.echo(f"{self.done:,} {_instances(self.done)} repaired{failed}{then}")
+        elif self.failed or not named:
+            click.echo(f"0 instances repaired{failed}")
+
+    def _failed(self, correlation_id: str, saga: str, why: str) -> None:
+        self.failed += 1
+        if self.wish.as_json:
+            click.echo(msgspec.json.encode({"saga": saga, "id": correlation_id, "error": why}))
+        else:
+            click.echo(f"{line(saga)} {line(correlation_id)}: {clean(why)}", err=True)
+
+    def _print_json(self, applied: Applied) -> None:
+        fields = {
+            "saga": applied.saga,
+            "id": applied.correlation_id,
+            "action": applied.action,
+            "changes": applied.changes,
+            "version": applied.version,
+            "effects": applied.effects,
+        }
+        click.echo(msgspec.json.encode(fields))
+
+
+def _show(applied: Applied) -> None:
+    click.echo(f"{line(applied.saga)} {line(applied.correlation_id)}")
+    for effect in applied.effects:
+        click.echo(f"  {line(effect)}")
+
+
+def _instances(count: int) -> str:
+    return "instance" if count == 1 else "instances"

@@ -1,0 +1,35 @@
+"""`sagalog resend`: send a command again that was sent before."""
+
+from __future__ import annotations
+
+import click
+
+from ..inspect import SagaView
+from ..journal import Journal
+from ..operate import resending
+from ..repair import Repair
+from .repairing import Wish, repair_all, repair_options
+from .selection import Selection
+
+
+@click.command("resend")
+@click.argument("correlation_id", metavar="ID")
+@click.argument("command_id", metavar="COMMAND")
+@click.option("--saga", help="Which saga, where several have this id.")
+@repair_options
+def resend_(correlation_id: str, command_id: str, saga: str | None, url: str, wish: Wish) -> None:
+    """Send a command again that was accepted before, under the same id: a receiver that has seen it knows.
+
+    COMMAND is its number as `history` shows it (such as 3/0), or its full id. Works for finished instances too, as long
+    as their history is kept.
+
+    \b
+    Examples:
+      sagalog history 4711
+      sagalog resend 4711 3/0 --note "the warehouse lost it"
+    """
+
+    async def make(journal: Journal, view: SagaView) -> Repair:
+        return await resending(journal, view.saga, view.correlation_id, command_id, note=wish.note, by=wish.by)
+
+    repair_all(url, (correlation_id,), Selection(saga), wish, make, as_shown=False)

@@ -1,0 +1,33 @@
+"""`sagalog retry`: let parked instances try again."""
+
+from __future__ import annotations
+
+import click
+
+from ..inspect import SagaView
+from ..journal import Journal
+from ..repair import Repair, retry
+from .repairing import Wish, repair_all, repair_options
+from .selection import Selection, selecting
+
+
+@click.command("retry")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@selecting
+@repair_options
+def retry_(ids: tuple[str, ...], url: str, selection: Selection, wish: Wish) -> None:
+    """Let parked instances try again what they could not do, then what was held since, in the order it came.
+
+    Also delivers a stuck command again, and takes up a failed compensation. A running worker does the rest.
+
+    \b
+    Examples:
+      sagalog retry 4711 --note "the bank is back"
+      sagalog retry --status parked --why ConnectionError --dry-run
+      sagalog retry --saga order --status parked --older-than 2h --yes
+    """
+
+    async def make(journal: Journal, view: SagaView) -> Repair:
+        return retry(note=wish.note, by=wish.by)
+
+    repair_all(url, ids, selection, wish, make, as_shown=False)

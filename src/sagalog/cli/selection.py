@@ -1,0 +1,80 @@
+"""Which instances a command is about: the options that select them, the same for every command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import click
+
+from ..inspect import SagaView
+from ..record import FINAL, Status
+from .durations import Duration
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATUSES = [*(status.value for status in Status), "parked", "unreadable"]
+_OPTIONS = ("status", "why", "id_has", "older_than", "newer_than", "overdue")
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What an instance must be to be meant; what is None or empty does not matter."""
+
+    saga: str | None = None
+    status: str | None = None
+    why: str | None = None
+    id_has: str | None = None
+    older_than: timedelta | None = None
+    newer_than: timedelta | None = None
+    overdue: bool = False
+
+    def __bool__(self) -> bool:
+        return self != Selection()
+
+    @property
+    def finished(self) -> bool:
+        """It asks for finished ones."""
+        return self.status in {status.value for status in FINAL}
+
+    def takes(self, view: SagaView, now: datetime) -> bool:
+        """Say whether an instance is meant. Its age is the time since its last step."""
+        if self.status is not None and view.status != self.status:
+            return False
+        if self.why is not None and self.why.casefold() not in view.why.casefold():
+            return False
+        if self.id_has is not None and self.id_has not in view.correlation_id:
+            return False
+        if self.overdue and not view.overdue(now):
+            return False
+        if self.older_than is None and self.newer_than is None:
+            return True
+        if view.record is None:
+            return False
+        age = now - view.record.updated_at
+        return (self.older_than is None or age > self.older_than) and (self.newer_than is None or age < self.newer_than)
+
+
+def selecting(command: F) -> F:
+    """Give a command the options of a selection, which it takes as `selection`."""
+
+    def wrapped(*args: Any, saga: str | None, **given: Any) -> Any:
+        chosen = {name: given.pop(name) for name in _OPTIONS}
+        return command(*args, selection=Selection(saga=saga, **chosen), **given)
+
+    wrapped.__doc__ = command.__doc__
+    wrapped.__dict__.update(command.__dict__)
+    options = (
+        click.option("--saga", help="Only this saga."),
+        click.option("--status", type=click.Choice(STATUSES), help="Only these."),
+        click.option("--why", metavar="TEXT", help="Only what is stuck for a reason that holds this text."),
+        click.option("--id-has", metavar="TEXT", help="Only ids that hold this text."),
+        click.option("--older-than", type=Duration(), help="Only those whose last step is longer ago, e.g. 2h."),
+        click.option("--newer-than", type=Duration(), help="Only those whose last step is not so long ago."),
+        click.option("--overdue", is_flag=True, help="Only what is due for some time, and no worker has taken it."),
+    )
+    for option in reversed(options):
+        wrapped = option(wrapped)
+    return wrapped  # type: ignore[return-value]

@@ -1,0 +1,67 @@
+"""`sagalog stats`: how all is going, saga by saga."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+import click
+import msgspec
+
+from ..stats import SagaStats, server_now, stats
+from .durations import spoken
+from .journals import journal_option, reading
+from .progress import Counting
+from .text import line
+
+
+@click.command("stats")
+@journal_option
+@click.option("--saga", help="Only this saga.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a saga.")
+def stats_(url: str, saga: str | None, as_json: bool) -> None:
+    """Count what is live, parked, overdue and undelivered, saga by saga, and what happened in the last hour.
+
+    Every record is read once. The figures of the last hour come from the records: an instance that took many steps counts
+    once, and one that was purged is forgotten.
+
+    \b
+    Examples:
+      sagalog stats --journal postgresql://reader@db/shop
+      sagalog stats --saga order --json
+    """
+    asyncio.run(_stats(url, saga, as_json))
+
+
+async def _stats(url: str, saga: str | None, as_json: bool) -> None:
+    async with reading(url) as journal:
+        now = await server_now(journal)
+        with Counting("instances read") as counting:
+            found = await stats(journal, saga, now=now, count=counting.update)
+    if as_json:
+        for figures in found:
+            click.echo(msgspec.json.encode(figures))
+        return
+    if not found:
+        click.echo("no instances")
+    for figures in found:
+        click.echo("\n".join(_lines(figures, now)))
+
+
+def _lines(figures: SagaStats, now: datetime) -> list[str]:
+    undelivered = figures.oldest_undelivered_at
+    timer = figures.oldest_overdue_timer_at
+    return [
+        line(figures.saga),
+        f"  live         {figures.live:>9,}   finished and remembered {figures.remembered:,}",
+        f"  parked       {figures.parked:>9,}   holding {figures.held:,} messages",
+        f"  unreadable   {figures.unreadable:>9,}   compensation failed {figures.compensation_failed:,}",
+        f"  overdue      {figures.overdue:>9,}   oldest overdue timer: {_age(timer, now)}",
+        f"  undelivered  {figures.undelivered:>9,}   oldest command: {_age(undelivered, now)}",
+        f"  timers       {figures.timers:>9,}",
+        f"  last hour    {figures.changed:>9,}   changed; {figures.started:,} started, {figures.ended:,} ended",
+    ]
+
+
+def _age(at: datetime | None, now: datetime) -> str:
+    return "none" if at is None else f"{spoken(now - at)} old"

@@ -1,0 +1,7 @@
+"""A saga as a picture: what it reacts to, and what it may do then, read from its class and its handlers' own code."""
+
+from .mermaid import mermaid
+from .outline import Outline, Reaction, outline
+from .svg import svg
+
+__all__ = ["Outline", "Reaction", "mermaid", "outline", "svg"]

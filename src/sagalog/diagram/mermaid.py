@@ -1,0 +1,81 @@
+"""The outline of a saga as a Mermaid flowchart, which GitHub, GitLab and many editors draw."""
+
+from __future__ import annotations
+
+from .outline import Outline
+
+_CLASSES = (
+    "classDef event fill:#3b82f61f,stroke:#3b82f6",
+    "classDef command fill:#10b9811f,stroke:#10b981",
+    "classDef undo fill:#f59e0b1f,stroke:#f59e0b,stroke-dasharray:4 3",
+    "classDef timer fill:#8b5cf61f,stroke:#8b5cf6",
+    "classDef last fill:#6b72801f,stroke:#6b7280",
+)
+
+
+class _Nodes:
+    """The nodes by what they stand for, numbered as they come, so that the text is the same every time."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self._ids: dict[tuple[str, str], str] = {}
+
+    def node(self, kind: str, name: str, shape: str = '["{}"]') -> str:
+        key = (kind, name)
+        if key not in self._ids:
+            self._ids[key] = f"{kind}{len(self._ids)}"
+            self.lines.append(f"    {self._ids[key]}{shape.format(_escaped(name))}:::{kind}")
+        return self._ids[key]
+
+    def edge(self, start: str, arrow: str, end: str, label: str = "") -> None:
+        text = f'|"{_escaped(label)}"|' if label else ""
+        edge = f"    {start} {arrow}{text} {end}"
+        if edge not in self.lines:
+            self.lines.append(edge)
+
+
+def mermaid(found: Outline) -> str:
+    """Return the text of the flowchart. Solid: what is sent or set. Dashed: undoing, cancelling, refusals."""
+    nodes = _Nodes()
+    begin = nodes.node("last", "start", '(("{}"))')
+    events = {
+        reaction.trigger: nodes.node("event", reaction.trigger) for reaction in found.reactions if not reaction.refusal
+    }
+    undone: dict[str, str] = {}
+    for reaction in found.reactions:
+        here = nodes.node("event", reaction.trigger)
+        if reaction.starts:
+            nodes.edge(begin, "-->", here)
+        for command, undo in reaction.sends.items():
+            sent = nodes.node("command", command, '[/"{}"/]')
+            nodes.edge(here, "-->", sent, "sends")
+            if undo:
+                undone[undo] = nodes.node("undo", undo, '[\\"{}"\\]')
+                nodes.edge(sent, "-.-", undone[undo], "undone by")
+        for command in reaction.schedules:
+            nodes.edge(here, "-->", nodes.node("command", command, '[/"{}"/]'), "later")
+        for name, event in reaction.sets.items():
+            timer = nodes.node("timer", name, '{{{{"{}"}}}}')
+            nodes.edge(here, "-->", timer, "sets")
+            if event in events:
+                nodes.edge(timer, "-->", events[event], "fires")
+        for name in reaction.cancels:
+            nodes.edge(here, "-.->", nodes.node("timer", name, '{{{{"{}"}}}}'), "cancels")
+        for command in reaction.chain:
+            undone[command] = nodes.node("undo", command, '[\\"{}"\\]')
+        if reaction.compensates:
+            nodes.edge(here, "-->", nodes.node("last", "compensate", '(["{}"])'))
+        if reaction.completes:
+            nodes.edge(here, "-->", nodes.node("last", "complete", '(["{}"])'))
+    for reaction in found.reactions:
+        if reaction.refusal:
+            command = nodes.node("command", reaction.trigger.removesuffix(" refused"), '[/"{}"/]')
+            nodes.edge(command, "-.->", nodes.node("event", reaction.trigger), "refused")
+    if any(reaction.compensates for reaction in found.reactions):
+        for target in undone.values():
+            nodes.edge(nodes.node("last", "compensate", '(["{}"])'), "-.->", target)
+    return "\n".join(["flowchart LR", *nodes.lines, *(f"    {one}" for one in _CLASSES)])
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isalnum() or c in " _-.,:()" else f"#{ord(c)};" for c in text)

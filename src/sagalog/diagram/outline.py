@@ -1,0 +1,188 @@
+"""What a saga may do, without running it: decorators say what it reacts to, the source of each handler names its actions.
+
+Only what is written can be found: a command that is made elsewhere and passed in is shown as "a command". Methods of the
+saga and functions of its module that a handler calls are followed.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..actions import CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..saga import Saga
+from ..versions import schema_of
+
+_UNNAMED = "a command"
+
+
+@dataclass(slots=True)
+class Reaction:
+    """One event, or the refusal of a command, and what its handler may do: names, in the order they are written."""
+
+    trigger: str
+    method: str
+    starts: bool = False
+    refusal: bool = False
+    sends: dict[str, str] = field(default_factory=dict)  # command -> its undo, or nothing
+    schedules: list[str] = field(default_factory=list)
+    sets: dict[str, str] = field(default_factory=dict)  # timer -> the event it brings
+    cancels: list[str] = field(default_factory=list)
+    compensates: bool = False
+    chain: list[str] = field(default_factory=list)  # what Compensate(...) names itself
+    completes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A saga's reactions: starting events first, then in the order of its class. `unread`: no source was found there."""
+
+    saga: str
+    reactions: tuple[Reaction, ...]
+    unread: tuple[str, ...] = ()
+
+
+def outline(saga: type[Saga[Any]]) -> Outline:
+    """Return what `saga` may do. A saga that overrides `handle` is shown as one reaction to "any event"."""
+    reactions = [
+        Reaction(schema_of(route.event).name, route.method, route.starts)
+        for route in sorted(saga.routes(), key=lambda route: (not route.starts, _line(saga, route.method)))
+    ]
+    if saga.handle is not Saga.handle:
+        reactions.append(Reaction("any event", "handle", starts=True))
+    reactions += [
+        Reaction(f"{schema_of(command).name} refused", method, refusal=True)
+        for command, method in saga.refusals().items()
+    ]
+    unread = []
+    for reaction in reactions:
+        if not _read(saga, getattr(saga, reaction.method), reaction, set()):
+            unread.append(reaction.method)
+    return Outline(saga.name, tuple(reactions), tuple(unread))
+
+
+def _line(saga: type, method: str) -> int:
+    code = getattr(getattr(saga, method), "__code__", None)
+    return code.co_firstlineno if code is not None else 0
+
+
+def _read(saga: type, function: Any, reaction: Reaction, seen: set[Any]) -> bool:
+    """Add what `function` may do; say whether its source was there."""
+    function = inspect.unwrap(function)
+    if function in seen:
+        return True
+    seen.add(function)
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError, SyntaxError):
+        return False
+    names = _names(function)
+    assigned = _assigned(tree, names)
+    for call in _calls(tree):
+        called = names(call.func)
+        if called in _ACTIONS:
+            _ACTIONS[called](reaction, call, assigned)
+        elif isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+            inner = getattr(saga, call.func.attr, None) if call.func.value.id == "self" else None
+            if inspect.isfunction(inner) and inner is not getattr(Saga, call.func.attr, None):
+                _read(saga, inner, reaction, seen)
+        elif inspect.isfunction(called) and called.__module__ == function.__module__:
+            _read(saga, called, reaction, seen)
+    return True
+
+
+def _calls(tree: ast.AST) -> Iterator[ast.Call]:
+    """Yield the calls in the order of the source."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    yield from sorted(found, key=lambda call: (call.lineno, call.col_offset))
+
+
+def _names(function: Any) -> Callable[[ast.AST], Any]:
+    """Return what finds the object that an expression like `Send` or `shop.ShipOrder` names, None where it cannot."""
+    cells = inspect.getclosurevars(function)
+    known = {**cells.builtins, **function.__globals__, **cells.nonlocals}
+
+    def named(node: ast.AST) -> Any:
+        if isinstance(node, ast.Name):
+            return known.get(node.id)
+        if isinstance(node, ast.Attribute):
+            return getattr(named(node.value), node.attr, None)
+        return None
+
+    return named
+
+
+Describe = Callable[[ast.expr | None], str]
+
+
+def _assigned(tree: ast.AST, names: Callable[[ast.AST], Any]) -> Describe:
+    """Return what names the message that an expression makes: a call of its class, or a variable set to one."""
+    variables = {
+        target.id: node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+    def describe(node: ast.expr | None) -> str:
+        if isinstance(node, ast.Name) and node.id in variables and variables[node.id] is not node:
+            node = variables[node.id]
+        made = names(node.func) if isinstance(node, ast.Call) else None
+        return schema_of(made).name if isinstance(made, type) else _UNNAMED
+
+    return describe
+
+
+def _argument(call: ast.Call, position: int, name: str) -> ast.expr | None:
+    if len(call.args) > position:
+        return call.args[position]
+    return next((keyword.value for keyword in call.keywords if keyword.arg == name), None)
+
+
+def _text(node: ast.expr | None) -> str:
+    return str(node.value) if isinstance(node, ast.Constant) else "a timer"
+
+
+def _send(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    undo = _argument(call, 1, "undo")
+    empty = undo is None or (isinstance(undo, ast.Constant) and undo.value is None)
+    reaction.sends[describe(_argument(call, 0, "command"))] = "" if empty else describe(undo)
+
+
+def _schedule(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    reaction.schedules.append(describe(_argument(call, 0, "command")))
+
+
+def _set(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    event = describe(_argument(call, 1, "event"))
+    reaction.sets[_text(_argument(call, 0, "name"))] = "an event" if event == _UNNAMED else event
+
+
+def _cancel(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    reaction.cancels.append(_text(_argument(call, 0, "name")))
+
+
+def _compensate(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    reaction.compensates = True
+    chain = _argument(call, 0, "commands")
+    if isinstance(chain, (ast.Tuple, ast.List)):
+        reaction.chain += [describe(one) for one in chain.elts]
+
+
+def _complete(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    reaction.completes = True
+
+
+_ACTIONS: dict[Any, Callable[[Reaction, ast.Call, Describe], None]] = {
+    Send: _send,
+    Schedule: _schedule,
+    SetTimer: _set,
+    CancelTimer: _cancel,
+    Compensate: _compensate,
+    Complete: _complete,
+}

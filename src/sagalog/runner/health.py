@@ -1,0 +1,122 @@
+"""Is this runner alive, and does it keep up? Asked by probes, answered without changing anything.
+
+Live says that the process can do its work at all: a new process is the only remedy if not. Ready says that it does it:
+the journal answers, and no due work is left lying. So a journal that is down makes a worker not ready, and never dead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ..errors import SagalogError
+from ..journal import Journal
+from ..journal.protocol import TellsTime
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .hosted import Hosted
+
+BEHIND_LEASES = 6  # what nobody has claimed for so long is not looked after
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True):
+    """What a runner found out about itself. `reasons` say what is wrong; there are some unless it is live and ready.
+
+    `oldest_due_seconds`: how long the oldest work that nobody has claimed yet is overdue, 0 where there is none; None
+    where the journal did not say. `journal_seconds`: how long it took to answer.
+    """
+
+    live: bool
+    ready: bool
+    reasons: tuple[str, ...] = ()
+    oldest_due_seconds: float | None = None
+    journal_seconds: float | None = None
+
+
+NOT_STARTED = Health(live=True, ready=False, reasons=("the runner is not started, or has stopped",))
+
+
+async def examine(
+    engine: Engine,
+    hosted: list[Hosted],
+    due: asyncio.Task[None],
+    *,
+    timeout_seconds: float,
+    behind_seconds: float | None,
+) -> Health:
+    """Return the health of a started runner. Raises nothing that the journal raises: it is among the reasons."""
+    if engine.stopping.is_set():
+        return Health(live=True, ready=False, reasons=("the runner is stopping",))
+    reasons: list[str] = []
+    live = not due.done()
+    if not live:
+        reasons.append("the loop that looks for due work has ended: start this process anew")
+    behind = engine.settings.lease_seconds * BEHIND_LEASES if behind_seconds is None else behind_seconds
+    oldest, took, unanswered = await _asked(_oldest(engine, hosted), timeout_seconds)
+    if unanswered:
+        reasons.append(unanswered)
+    if live and not engine.event_time:
+        loop = engine.due_loop
+        silent = engine.loop.time() - loop.looked_at
+        if loop.trouble:
+            reasons.append(f"looking for due work fails: {loop.trouble}")
+        elif silent > max(behind, 2 * engine.settings.due_poll_seconds):
+            reasons.append(f"due work has not been looked for since {silent:.0f} s")
+        reasons.extend(_behind(oldest, behind))
+    return Health(
+        live=live,
+        ready=live and not reasons,
+        reasons=tuple(reasons),
+        oldest_due_seconds=oldest,
+        journal_seconds=took,
+    )
+
+
+async def examine_journal(journal: Journal, *, timeout_seconds: float, behind_seconds: float) -> Health:
+    """Return what a journal alone tells about the workers on it: does it answer, and does somebody keep up?"""
+    oldest, took, unanswered = await _asked(_oldest_in(journal), timeout_seconds)
+    reasons = [unanswered] if unanswered else _behind(oldest, behind_seconds)
+    return Health(live=True, ready=not reasons, reasons=tuple(reasons), oldest_due_seconds=oldest, journal_seconds=took)
+
+
+def _behind(oldest: float | None, behind: float) -> list[str]:
+    if oldest is None or oldest <= behind:
+        return []
+    return [f"due work is falling behind: the oldest has been due for {oldest:.0f} s"]
+
+
+async def _asked(question: Awaitable[float], timeout_seconds: float) -> tuple[float | None, float | None, str]:
+    """Return the answer, how long it took, and why there is none."""
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return await question, time.monotonic() - begun, ""
+    except TimeoutError:
+        return None, None, f"the journal has not answered for {timeout_seconds:g} s"
+    except SagalogError as error:
+        return None, None, f"the journal does not answer: {error}"
+    except Exception as error:  # of a store that is not ours; what it says may hold anything
+        return None, None, f"the journal does not answer: {type(error).__name__}"
+
+
+async def _oldest_in(journal: Journal) -> float:
+    now = await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
+    due = await journal.due_ids("saga::", now, limit=1)
+    return (now - due[0][1]).total_seconds() if due else 0.0
+
+
+async def _oldest(engine: Engine, hosted: list[Hosted]) -> float:
+    """Ask the store of every saga how long its oldest due work has been due."""
+    oldest, now = 0.0, engine.now()
+    for one in hosted:
+        if one.scanned is not None:  # it tells from memory what is due: ask for something that is not there
+            await one.store.load("sagalog health")
+        for _, due_at in await one.due.due(now, limit=1):
+            oldest = max(oldest, (now - due_at).total_seconds())
+    return oldest

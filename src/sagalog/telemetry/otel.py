@@ -1,0 +1,135 @@
+"""Traces for OpenTelemetry: a span for each message that an instance handles, and for each delivery of a command.
+
+    caller of handle() ─► handle OrderPlaced ─► deliver ReserveStock ─► handle StockReserved (its reply)
+                                └─ sets a timer ··(link)·· fire PaymentOverdue
+
+What follows at once is a child. What waited (a timer, an event held for a repair) begins a trace of its own, with a link
+back: a trace of months would be of no use to anybody. The context is kept in the record as a W3C traceparent, so it
+survives crashes, takeovers and months; one that is damaged there only ends the trace.
+
+Only the API is needed: the spans go where the application's own tracer provider sends them.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from ..errors import MissingExtraError
+from ..runner import Delivery, Handling, Hook
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ModuleNotFoundError as error:
+    raise MissingExtraError("traces need the package opentelemetry-api: pip install 'sagalog[otel]'") from error
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import TracerProvider
+
+_NAMES = {"event": "handle", "timer": "fire", "refused": "hear of refused"}
+_WRONG = frozenset({"failed", "unavailable", "unknown"})
+_traceparent = TraceContextTextMapPropagator()
+
+
+class OpenTelemetryHook(Hook):
+    """Makes spans with `tracer_provider` (default: the global one). Names, ids and outcomes go into them, payloads never.
+
+    The caller's current context is the cause of an event; a command handler runs in the context of its delivery, so
+    that what it calls is a child of it. Raises MissingExtraError (at import) without the package.
+    """
+
+    def __init__(self, tracer_provider: TracerProvider | None = None) -> None:
+        self._tracer = trace.get_tracer("sagalog", tracer_provider=tracer_provider)
+        self._spans: WeakKeyDictionary[Handling | Delivery, Span] = WeakKeyDictionary()
+
+    def caller(self) -> str:
+        return _text(trace.get_current_span())
+
+    def handling(self, handling: Handling) -> str:
+        cause = _context(handling.cause)
+        links = []
+        if handling.waited:
+            # Its own attributes tell nothing of the cause; the link is all that leads back.
+            links = [Link(context)] if (context := trace.get_current_span(cause).get_span_context()).is_valid else []
+            cause = Context()
+        return self._begin(
+            handling,
+            f"{_NAMES[handling.kind]} {handling.type}",
+            cause,
+            links,
+            SpanKind.CONSUMER if handling.kind == "event" else SpanKind.INTERNAL,
+            {"sagalog.message_id": handling.message_id, "sagalog.sequence_nr": handling.sequence_nr},
+        )
+
+    def handled(self, handling: Handling) -> None:
+        self._end(handling)
+
+    def delivering(self, delivery: Delivery) -> str:
+        return self._begin(
+            delivery,
+            f"deliver {delivery.command}",
+            _context(delivery.cause),
+            [],
+            SpanKind.INTERNAL,
+            {
+                "sagalog.command_id": delivery.command_id,
+                "sagalog.attempt": delivery.attempt,
+                "sagalog.undo": delivery.undo,
+            },
+        )
+
+    def within(self, delivery: Delivery) -> AbstractContextManager[Any] | None:
+        span = self._spans.get(delivery)
+        if span is None:
+            return None
+        return trace.use_span(span, record_exception=False, set_status_on_exception=False)
+
+    def delivered(self, delivery: Delivery) -> None:
+        if delivery not in self._spans:  # it has no handler: nothing was called
+            self.delivering(delivery)
+        self._end(delivery)
+
+    def _begin(
+        self,
+        what: Handling | Delivery,
+        name: str,
+        cause: Context,
+        links: list[Link],
+        kind: SpanKind,
+        attributes: dict[str, str | int | bool],
+    ) -> str:
+        # The context is always given: a step may run in the task of anybody, whose current span is none of its business.
+        span = self._tracer.start_span(
+            name,
+            cause,
+            kind,
+            {"sagalog.saga": what.saga, "sagalog.correlation_id": what.correlation_id, **attributes},
+            links,
+        )
+        self._spans[what] = span
+        return _text(span)
+
+    def _end(self, what: Handling | Delivery) -> None:
+        span = self._spans.pop(what)
+        span.set_attribute("sagalog.outcome", what.outcome)
+        if what.error:
+            span.set_attribute("error.type", what.error)
+        if what.outcome in _WRONG:
+            span.set_status(Status(StatusCode.ERROR, what.error))
+        span.end()
+
+
+def _text(span: Span) -> str:
+    """Return the W3C traceparent of a span, or an empty text for none."""
+    carrier: dict[str, str] = {}
+    _traceparent.inject(carrier, trace.set_span_in_context(span, Context()))
+    return carrier.get("traceparent", "")
+
+
+def _context(traceparent: str) -> Context:
+    """Return the context that a traceparent names; an empty one for what is none."""
+    return _traceparent.extract({"traceparent": traceparent}, Context()) if traceparent else Context()

@@ -1,0 +1,277 @@
+"""Moving instances from one journal to another: an export as JSON lines, and an import that checks it and can go on.
+
+The format, version 1, one JSON object a line:
+
+    {"sagalog": "export", "version": 1, "history": "all" | "latest", "at": ...}
+    {"id": persistence id, "nr": sequence number, "payload": text (or "base64"), "manifest", "writer", "deleted",
+     "tags", "due_at"}                                            one for each record of an instance, in order
+    {"end": persistence id, "records": how many, "sha256": of their lines}
+    {"total": {"instances": ..., "records": ..., "sha256": of all those sums}}
+
+Sequence numbers are kept, because the ids of commands derive from them. A journal takes an id only from number 1, so where
+the history before is cut, the missing numbers are written as empty records and deleted again, which journals remember.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Iterable, Iterator
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from .errors import CodecError, SequenceOutOfOrder
+from .journal import Journal, PersistentRepr
+from .journal.protocol import all_ids
+
+VERSION = 1
+GAP_MANIFEST = "saga-import-gap"
+_CHUNK_RECORDS = 200
+_CHUNK_BYTES = 256 * 1024  # well below what one message of any journal may hold
+
+
+class Brought(Enum):
+    """What became of an instance at its import."""
+
+    IMPORTED = "imported"
+    THERE = "there already"  # the same records: an import that was run before
+    DIFFERS = "differs"  # something else is stored under its id; nothing of it was touched
+
+
+class Totals(msgspec.Struct):
+    """How much went through."""
+
+    instances: int = 0
+    records: int = 0
+    sha256: str = ""
+
+
+class _Line(msgspec.Struct, omit_defaults=True):
+    """Any line of the file; which one it is, its fields say."""
+
+    sagalog: str = ""
+    version: int = 0
+    history: str = ""
+    at: datetime | None = None
+    id: str = ""
+    nr: int = 0
+    payload: str | None = None
+    base64: str | None = None
+    manifest: str = ""
+    writer: str = ""
+    deleted: bool = False
+    tags: tuple[str, ...] = ()
+    due_at: datetime | None = None
+    end: str = ""
+    records: int = 0
+    sha256: str = ""
+    total: Totals | None = None
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Line)
+
+
+async def export_lines(
+    journal: Journal, saga: str | None = None, *, latest: bool = False, at: datetime, totals: Totals | None = None
+) -> AsyncIterator[bytes]:
+    """Yield the lines of an export of one saga, or of all; `totals` is kept up to date on the way.
+
+    Instances that move while this runs are exported as they are when it comes to them; one that ends or starts anew
+    meanwhile may come twice or not at all: stop the workers for a complete one.
+    """
+    counted = totals if totals is not None else Totals()
+    whole = hashlib.sha256()
+    yield _encoder.encode(_Line(sagalog="export", version=VERSION, history="latest" if latest else "all", at=at))
+    prefix = "saga::" if saga is None else f"saga::{saga}::"
+    for deleted in (False, True):
+        async for persistence_id in all_ids(journal, prefix, deleted=deleted):
+            checksum, records = hashlib.sha256(), 0
+            async for message in _records(journal, persistence_id, latest=latest):
+                encoded = _encoder.encode(_line(message))
+                checksum.update(encoded + b"\n")
+                records += 1
+                yield encoded
+            if records:
+                counted.instances += 1
+                counted.records += records
+                whole.update(checksum.digest())
+                yield _encoder.encode(_Line(end=persistence_id, records=records, sha256=checksum.hexdigest()))
+    counted.sha256 = whole.hexdigest()
+    yield _encoder.encode(_Line(total=counted))
+
+
+async def _records(journal: Journal, persistence_id: str, *, latest: bool) -> AsyncIterator[PersistentRepr]:
+    if latest:
+        message = await journal.latest_message(persistence_id)
+        if message is not None:
+            yield message
+        return
+    async for message in journal.replay_messages(persistence_id):
+        yield message
+
+
+def _line(message: PersistentRepr) -> _Line:
+    line = _Line(
+        id=message.persistence_id,
+        nr=message.sequence_nr,
+        manifest=message.manifest,
+        writer=message.writer_uuid,
+        deleted=message.deleted,
+        tags=message.tags,
+        due_at=message.due_at,
+    )
+    try:
+        line.payload = message.payload.decode()
+    except UnicodeDecodeError:
+        line.base64 = base64.b64encode(message.payload).decode()
+    return line
+
+
+def read_export(lines: Iterable[bytes]) -> Iterator[list[PersistentRepr]]:
+    """Yield the instances of an export, each as its records in order, once their number and checksum are right.
+
+    Memory: one instance. Raises CodecError, which names the line, for what is not such a file, is of a newer version, is
+    damaged, or ends too early; what was yielded before is right.
+    """
+    found = _Reader()
+    number = 0
+    for number, text in enumerate(lines, 1):
+        try:
+            instance = found.take(text.rstrip(b"\r\n"))
+        except CodecError as error:
+            raise CodecError(f"line {number:,}: {error}") from None
+        if instance:
+            yield instance
+    if found.total is None:
+        raise CodecError(f"it ends after line {number:,} without its totals: it was cut off; export it again")
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.total: Totals | None = None
+        self._begun = False
+        self._records: list[PersistentRepr] = []
+        self._checksum = hashlib.sha256()
+        self._whole = hashlib.sha256()
+        self._counted = Totals()
+
+    def take(self, text: bytes) -> list[PersistentRepr]:
+        try:
+            line = _decoder.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise CodecError("this is not a line of an export of sagas") from None
+        if not self._begun:
+            self._begin(line)
+        elif self.total is not None:
+            raise CodecError("there is more behind the totals")
+        elif line.total is not None:
+            self._end(line.total)
+        elif line.end:
+            return self._instance(line)
+        else:
+            self._add(line, text)
+        return []
+
+    def _begin(self, line: _Line) -> None:
+        if line.sagalog != "export":
+            raise CodecError("this is not an export of sagas: it does not begin with its version")
+        if line.version != VERSION:
+            raise CodecError(f"the export has version {line.version}, this code knows {VERSION}: upgrade sagalog")
+        self._begun = True
+
+    def _add(self, line: _Line, text: bytes) -> None:
+        last = self._records[-1] if self._records else None
+        if last is not None and (line.id, line.nr) != (last.persistence_id, last.sequence_nr + 1):
+            raise CodecError("a record is missing before this one")
+        if not line.id.startswith("saga::") or line.id.count("::") < 2 or line.nr < 1:
+            raise CodecError("this is not a record of a saga")
+        try:
+            payload = base64.b64decode(line.base64, validate=True) if line.base64 else (line.payload or "").encode()
+        except ValueError:
+            raise CodecError("a payload is not base64") from None
+        self._checksum.update(text + b"\n")
+        self._records.append(
+            PersistentRepr(line.id, line.nr, payload, line.manifest, line.writer, line.deleted, line.tags, line.due_at)
+        )
+
+    def _instance(self, line: _Line) -> list[PersistentRepr]:
+        records, checksum = self._records, self._checksum
+        self._records, self._checksum = [], hashlib.sha256()
+        right = records and (line.end, line.records) == (records[0].persistence_id, len(records))
+        if not right or checksum.hexdigest() != line.sha256:
+            raise CodecError("the records before do not match their number and checksum: the file is damaged")
+        self._counted.instances += 1
+        self._counted.records += len(records)
+        self._whole.update(checksum.digest())
+        return records
+
+    def _end(self, total: Totals) -> None:
+        self._counted.sha256 = self._whole.hexdigest()
+        if self._records or total != self._counted:
+            raise CodecError("the totals are not those of what came before: instances are missing")
+        self.total = total
+
+
+async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: bool = False) -> Brought:
+    """Bring one instance into a journal, under the same numbers; durable on return. What is stored is never overwritten.
+
+    If this process dies in between, the same call goes on where it stopped. Nothing of an instance is due before its
+    newest record is there. `due_at` is kept for that one only: no other counts.
+    """
+    persistence_id, first, last = records[0].persistence_id, records[0].sequence_nr, records[-1].sequence_nr
+    wanted = {one.sequence_nr: msgspec.structs.replace(one, due_at=None) for one in records}
+    wanted[last] = records[-1]
+    highest = await journal.highest_sequence_nr(persistence_id)
+    gap = False
+    if highest:
+        kept = [message async for message in journal.replay_messages(persistence_id)]
+        gap = any(message.manifest == GAP_MANIFEST for message in kept)
+        if highest > last or not kept or not all(_same(message, wanted.get(message.sequence_nr)) for message in kept):
+            return Brought.DIFFERS
+        if highest == last and not (gap and first > 1):
+            return Brought.THERE
+    if dry_run:
+        return Brought.IMPORTED
+    numbers = range(highest + 1, last + 1)
+    missing = (wanted[number] if number >= first else _gap(persistence_id, number) for number in numbers)
+    try:
+        for chunk in _chunks(missing):
+            await journal.write_messages(chunk)
+    except SequenceOutOfOrder:  # somebody else writes this id
+        return Brought.DIFFERS
+    if first > 1:
+        await journal.delete_messages_to(persistence_id, first - 1)
+    stored = await journal.latest_message(persistence_id)
+    return Brought.IMPORTED if stored is not None and _same(stored, wanted[last]) else Brought.DIFFERS
+
+
+def _gap(persistence_id: str, number: int) -> PersistentRepr:
+    return PersistentRepr(persistence_id, number, b"", GAP_MANIFEST)
+
+
+def _same(stored: PersistentRepr, wanted: PersistentRepr | None) -> bool:
+    """Say whether a stored record is that of the file, whatever became of its `due_at` since."""
+    if stored.manifest == GAP_MANIFEST:
+        return wanted is None
+    return wanted is not None and _without_due(stored) == _without_due(wanted)
+
+
+def _without_due(message: PersistentRepr) -> Any:
+    return msgspec.structs.replace(message, due_at=None)
+
+
+def _chunks(messages: Iterable[PersistentRepr]) -> Iterator[list[PersistentRepr]]:
+    chunk: list[PersistentRepr] = []
+    size = 0
+    for message in messages:
+        if chunk and (len(chunk) == _CHUNK_RECORDS or size + len(message.payload) > _CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(message)
+        size += len(message.payload)
+    if chunk:
+        yield chunk

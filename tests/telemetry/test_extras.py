@@ -1,0 +1,31 @@
+"""The monitoring systems are extras: imported when they are asked for, and named where they are missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_neither_the_library_nor_the_worker_command_imports_a_monitoring_system() -> None:
+    done = run(
+        "import sys, sagalog, sagalog.cli.worker, sagalog.cli.health\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'opentelemetry', 'prometheus_client'}))"
+    )
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "extra"),
+    [("prometheus", "prometheus_client", "prometheus"), ("otel", "opentelemetry", "otel")],
+)
+def test_a_missing_extra_is_named(module: str, package: str, extra: str) -> None:
+    done = run(f"import sys; sys.modules[{package!r}] = None; import sagalog.telemetry.{module}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("sagalog.errors.MissingExtraError: ")
+    assert f"pip install 'sagalog[{extra}]'" in done.stderr
