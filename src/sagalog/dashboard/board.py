@@ -22,8 +22,10 @@ from .overview import Overview
 from .render import environment, link, live_address
 from .search import CHOICES
 from .source import Source
+from .story import Story
 from .tally import STATUSES
 
+MOST_STORIES = 16
 _TIMES = re.compile(r"(<time[^>]*>)[^<]*")
 
 
@@ -55,6 +57,7 @@ class Board:
         self.overview = Overview(source)
         self.stopping = asyncio.Event()
         self.streams = 0
+        self.stories: dict[tuple[str, int, int | None], Story] = {}  # by instance, version and page; the oldest first
         self._templates = environment()
         self._templates.globals["ui"] = self._templates.get_template("parts.html").module
         self._task: asyncio.Task[None] | None = None

@@ -34,6 +34,7 @@ _MOST_FOLLOWED = 5_000  # records of one round
 _RECOUNT_SECONDS = 900.0
 _GUESSED_SECONDS = 60.0
 _COUNTING_SHARE = 20  # counting afresh takes at most one part in so many of the time
+_DUE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE = 5.0
 
@@ -77,7 +78,7 @@ class Overview:
         self.follows = True
         self._due_seen: dict[tuple[str, datetime], datetime | None] = {}
         self._count: _Count | None = None
-        self._count_at = 0.0
+        self._count_at = self._due_next = 0.0
         self._offset: int | None = None
 
     @property
@@ -116,8 +117,10 @@ class Overview:
             await self._count_page(journal, self._count, exact=exact)
         if isinstance(journal, Followable):
             await self._follow(journal, exact=exact)
-        if self._count is None or self._count.counted % (20 * _PAGE) == 0:
+        if time.monotonic() >= self._due_next:
+            begun = time.monotonic()
             await self._look_at_due(journal)
+            self._due_next = time.monotonic() + max(_DUE_SECONDS, 20 * (time.monotonic() - begun))
 
     async def _count_page(self, journal: Journal, count: _Count, *, exact: bool) -> None:
         if exact:

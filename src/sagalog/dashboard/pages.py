@@ -13,14 +13,15 @@ from ..inspect import SagaView, view_of
 from ..journal import Journal
 from ..record import FINAL, Audit, SagaRecord, Status
 from ..text import clean
-from .board import Board, Page
+from .board import MOST_STORIES, Board, Page
 from .diagram import diagram
 from .flow import BUCKET_SECONDS, BUCKETS, spread
 from .render import cut, pretty
 from .search import Filter, known_sagas, search
-from .story import shown, story
-from .tally import MOST_WATCHED, NEEDS_REPAIR
+from .story import Story, shown, story
+from .tally import MOST_WATCHED, NEEDS_REPAIR, name_of
 
+_MOST_LISTED = 100  # of the commands, timers and held messages of one instance
 _SHOWN = 8  # of those that want attention, on the overview
 
 
@@ -115,9 +116,11 @@ async def instance_page(board: Board, request: Request) -> Page:
         return not_found(request)
     before = request.query_params.get("before", "")
     newest = int(before) if before.isascii() and before.isdecimal() and len(before) < 19 else None
-    told = await story(journal, view, board.mask, newest=newest)
+    told = await _told(board, journal, view, newest)
     context = {"story": told, "newest": newest, "actions": actions(view), **_progress(view.record)}
-    return Page("instance.html", {**standing(board, view), **context, "done": _done(view, request)})
+    return Page(
+        "instance.html", {**standing(board, view), **context, "done": _done(view, request), "most": _MOST_LISTED}
+    )
 
 
 def actions(view: SagaView) -> list[str]:
@@ -127,6 +130,16 @@ def actions(view: SagaView) -> list[str]:
         return []
     needs = bool(record.parked) or record.status is Status.COMPENSATION_FAILED
     return [*(["retry", "skip"] if needs else []), "cancel with compensation", "cancel"]
+
+
+async def _told(board: Board, journal: Journal, view: SagaView, newest: int | None) -> Story:
+    """Return the steps; once told, those of one version are the same when an open page asks again each second."""
+    key = (name_of(view), view.version, newest)
+    told = board.stories.pop(key, None) or await story(journal, view, board.mask, newest=newest)
+    board.stories[key] = told
+    if len(board.stories) > MOST_STORIES:
+        board.stories.pop(next(iter(board.stories)))
+    return told
 
 
 def _done(view: SagaView, request: Request) -> Audit | None:

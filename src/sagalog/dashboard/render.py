@@ -17,7 +17,8 @@ from ..text import clean, moment
 from .mask import Mask
 
 HERE = Path(__file__).parent
-MOST_SHOWN = 20_000  # characters of one payload on a page; the rest is behind a link
+MOST_SHOWN = 20_000  # characters of a state on a page; the rest is behind a link
+MOST_OF_A_MESSAGE = 4_000  # characters
 _NOT_JSON = "(not JSON)"
 
 PATHS = {
@@ -78,9 +79,9 @@ def pretty(raw: bytes | msgspec.Raw, mask: Mask) -> str:
         return _NOT_JSON
 
 
-def cut(text: str) -> tuple[str, int]:
+def cut(text: str, most: int = MOST_SHOWN) -> tuple[str, int]:
     """Return the beginning of a long text, and how many characters of it are left out."""
-    return text[:MOST_SHOWN], max(0, len(text) - MOST_SHOWN)
+    return text[:most], max(0, len(text) - most)
 
 
 def environment() -> Environment:

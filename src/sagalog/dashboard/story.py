@@ -12,7 +12,7 @@ from ..inspect import SagaView, repairs_of, state_of, view_of
 from ..journal import Journal
 from ..record import Audit, Command, Handled, Held, SagaRecord, Timer
 from .mask import Mask
-from .render import cut, pretty
+from .render import MOST_OF_A_MESSAGE, cut, pretty
 from .tally import name_of, step_of
 
 STEPS = 25
@@ -75,7 +75,7 @@ class Story(msgspec.Struct):
 
 def shown(kind: str, data: msgspec.Raw, mask: Mask) -> Payload:
     """Return a stored message as it is shown."""
-    return Payload(kind, *cut(pretty(data, mask)))
+    return Payload(kind, *cut(pretty(data, mask), MOST_OF_A_MESSAGE))
 
 
 async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> Story:
