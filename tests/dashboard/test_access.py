@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -203,12 +204,16 @@ async def test_a_forged_session_is_none(operator: httpx.AsyncClient, forge: Call
     assert "Sign out" not in page.text
 
 
-async def test_a_session_ends(operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
+async def test_a_session_ends_also_for_a_browser_that_keeps_it(
+    operator: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((name, session),) = operator.cookies.items()
+    operator.cookies.clear()
+    kept = {"cookie": f"{name}={session}"}
+    assert "Sign out" in (await operator.get("/", headers=kept)).text
     later = time.time() + 13 * 3600
     monkeypatch.setattr("sagalog.dashboard.access.time.time", lambda: later)
-    assert "Sign out" not in (await operator.get("/")).text
+    assert "Sign out" not in (await operator.get("/", headers=kept)).text
 
 
 async def test_signing_out_ends_the_session_in_the_browser(operator: httpx.AsyncClient) -> None:
