@@ -47,6 +47,7 @@ async def test_what_a_saga_does_is_seen_on_pages_that_are_open(
         await runner.handle(Noted("running", "seen at once"), message_id="n1")
         await expect(page.get_by_role("region", name="State")).to_contain_text("seen at once")
         await expect(steps).not_to_have_count(seen)
+        await expect(page.locator("#said")).to_contain_text("running")  # what a screen reader is told
         await runner.handle(Placed("another"), message_id="n2")
         await expect(card).to_contain_text("3 running")
         await runner.handle(Cancelled("running"), message_id="n3")

@@ -101,7 +101,8 @@ class Overview:
             except Exception as error:  # a defect: said on every page and in the log, while the other pages go on
                 log.exception("the dashboard's counting broke")
                 self.down, pause = f"counting broke ({type(error).__name__}); the log says more", _LONGEST_PAUSE
-            await asyncio.sleep(pause if self._count is None or self.down else 0)
+            busy = self._count is not None or self.behind
+            await asyncio.sleep(0 if busy and not self.down else pause)
 
     async def look(self, journal: Journal) -> None:
         """Do one round: a page of the count, if one is under way or due, then what is new, then what is overdue."""

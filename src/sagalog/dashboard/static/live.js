@@ -8,6 +8,7 @@
   const notice = document.getElementById("stream");
   const waiting = new Map();
   let paused = false;
+  let told = null;
 
   function span(seconds) {
     if (seconds < 10) return seconds < 1 ? `${Math.round(seconds * 1000)} ms` : `${seconds.toFixed(1)} s`;
@@ -58,6 +59,14 @@
     void place.offsetWidth;
     place.classList.add("changed");
     tick();
+    tell();
+  }
+
+  // What a screen reader is told: one sentence, when it has changed. The times that run on are nothing to be told.
+  function tell() {
+    const sentence = [...document.querySelectorAll("[data-say]")].map((one) => one.dataset.say).join(". ");
+    if (sentence !== told && told !== null) document.getElementById("said").textContent = sentence;
+    told = sentence;
   }
 
   function address(place, element) {
@@ -120,6 +129,7 @@
   }
 
   setInterval(tick, 1000);
+  tell();
   tick();
   listen();
 })();
