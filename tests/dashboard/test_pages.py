@@ -280,7 +280,7 @@ async def test_a_file_that_is_not_there_is_not_made_and_is_read_when_it_is(tmp_p
         assert not file.exists()
         async with open_journal(f"sqlite:///{file}") as journal:
             await fill(journal)
-        assert "parked" in (await read(browser, "/instances")).text
+        await until(lambda: says(browser, "/instances", "handling Failing raised"))
     await app.stop()
 
 

@@ -22,8 +22,6 @@ from .text import clean
 if TYPE_CHECKING:
     from ..dashboard import Dashboard
 
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
 
 @click.command("dashboard")
 @journal_option
@@ -62,11 +60,12 @@ def dashboard_(
         import uvicorn
 
         from ..dashboard import dashboard_app
+        from ..dashboard.access import LOOPBACK
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"the dashboard needs the package {error.name}: pip install 'sagalog[dashboard]'"
         ) from error
-    loopback = host in _LOOPBACK
+    loopback = host in LOOPBACK
     if not loopback and token is None:
         raise click.UsageError(
             f"listening at {host} lets others in: give a token, by SAGALOG_DASHBOARD_TOKEN or --token"
@@ -74,7 +73,7 @@ def dashboard_(
     _check(url)
     given = token is not None
     token = token if token is not None else secrets.token_urlsafe(24)
-    names = {*_LOOPBACK, *hosts} if loopback else set(hosts)
+    names = {*LOOPBACK, *hosts} if loopback else set(hosts)
     open_reading = loopback and not given and not hosts  # behind a proxy, this machine's own address is everybody's
     try:
         app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks)

@@ -15,6 +15,8 @@ from jinja2.utils import concat
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from ..errors import JournalUnavailableError
+from ..journal import Journal
 from ..saga import Saga
 from .access import Access
 from .mask import Mask
@@ -66,6 +68,12 @@ class Board:
         """Start counting, if that has not begun: a mounted app is not told when its server starts."""
         if (self._task is None or self._task.done()) and not self.stopping.is_set():
             self._task = asyncio.get_running_loop().create_task(self.overview.run(), name="sagalog-dashboard")
+
+    async def journal(self) -> Journal:
+        """Return the journal. Raises JournalError at once while it is known to be down: nobody waits for a timeout then."""
+        if self.overview.unreachable:
+            raise JournalUnavailableError(self.overview.down)
+        return await self.source.journal()
 
     async def stop(self) -> None:
         """End the counting and every open stream, and close the journal if it was opened here."""

@@ -75,7 +75,9 @@ class Overview:
         self.counted_at: datetime | None = None  # None: the first count is under way, `tally` is what it found so far
         self.down = ""  # why the journal does not answer
         self.behind = False  # there is more that is new than one round reads
-        self.follows = True
+        self.unreachable = False  # it is the journal itself that does not answer
+        self.follows = True  # rates are known
+        self.exact = True  # counts are kept up to date by following, and not only counted afresh
         self._due_seen: dict[tuple[str, datetime], datetime | None] = {}
         self._count: _Count | None = None
         self._count_at = self._due_next = 0.0
@@ -92,11 +94,12 @@ class Overview:
         while True:
             try:
                 await self.look(await self._source.journal())
-                self.down, pause = "", _PAUSE_SECONDS
+                self.down, self.unreachable, pause = "", False, _PAUSE_SECONDS
             except SagalogError as error:
                 if not self.down:
                     log.warning("the dashboard cannot read its journal: %s", error)
-                self.down = str(error) if isinstance(error, JournalError) else f"{type(error).__name__}: {error}"
+                self.unreachable = isinstance(error, JournalError)
+                self.down = str(error) if self.unreachable else f"{type(error).__name__}: {error}"
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except Exception as error:  # a defect: said on every page and in the log, while the other pages go on
                 log.exception("the dashboard's counting broke")
@@ -108,7 +111,8 @@ class Overview:
         """Do one round: a page of the count, if one is under way or due, then what is new, then what is overdue."""
         # Exact only where one knows what has been counted: ids in order, live or not in one pass, new ones told.
         self.follows = isinstance(journal, Followable)
-        exact = self.follows and isinstance(journal, ListsLatest) and getattr(journal, "sorted_ids", False)
+        exact = self.follows and isinstance(journal, ListsLatest) and bool(getattr(journal, "sorted_ids", False))
+        self.exact = exact
         if self.follows and self._offset is None:
             assert isinstance(journal, Followable)
             self._offset = await journal.newest_offset()

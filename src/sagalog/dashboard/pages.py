@@ -59,7 +59,7 @@ async def overview_page(board: Board, request: Request) -> Page:
 
 async def instances_page(board: Board, request: Request) -> Page:
     """The instances that a filter, which is all in the link, leaves."""
-    journal = await board.source.journal()
+    journal = await board.journal()
     wanted = Filter.of(request.query_params)
     found = await search(journal, board.overview, wanted)
     query = {
@@ -110,7 +110,7 @@ def _shower(board: Board) -> Any:
 
 async def instance_page(board: Board, request: Request) -> Page:
     """Everything about one instance, with its newest steps, or those before a given one."""
-    journal = await board.source.journal()
+    journal = await board.journal()
     view = await the_instance(journal, request)
     if view is None:
         return not_found(request)
@@ -160,7 +160,7 @@ def _progress(record: SagaRecord | None) -> dict[str, Any]:
 
 async def payload(board: Board, request: Request) -> tuple[str, int]:
     """Return the whole record of one version of an instance (the newest: none is named) as text, and a status."""
-    journal = await board.source.journal()
+    journal = await board.journal()
     view = await the_instance(journal, request)
     number = request.query_params.get("version", "")
     if view is not None and number.isascii() and number.isdecimal() and int(number) != view.version:
@@ -182,7 +182,7 @@ async def saga_page(board: Board, request: Request) -> Page:
     name = request.query_params.get("name", "")
     overview = board.overview
     if name not in overview.tally.sagas() and name not in board.sagas:
-        journal = await board.source.journal()
+        journal = await board.journal()
         if name not in await known_sagas(journal, overview):
             return Page("missing.html", {"wanted": {"saga": name, "id": ""}}, 404)
     picture = diagram(overview.tally, overview.flow, name, board.events_of(name))

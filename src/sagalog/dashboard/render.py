@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,3 @@ def _iso(at: datetime) -> str:
 def _visible(value: Any) -> Any:
     """Make what a text would do unseen (control characters, changes of direction) visible; markup is of templates."""
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-Fragments = dict[str, str]
-Linker = Callable[..., str]

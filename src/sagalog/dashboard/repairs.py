@@ -49,7 +49,7 @@ async def confirm_page(board: Board, request: Request) -> Page:
 
 
 async def _asked(board: Board, request: Request, action: str, command: str, *, refused: str = "") -> Page:
-    journal = await board.source.journal()
+    journal = await board.journal()
     view = await the_instance(journal, request)
     if view is None:
         return not_found(request)
@@ -75,7 +75,7 @@ async def _asked(board: Board, request: Request, action: str, command: str, *, r
 
 async def repair_endpoint(board: Board, request: Request, form: dict[str, str]) -> Response:
     """Make a repair that was asked for and confirmed, on the version that was shown."""
-    journal = await board.source.journal()
+    journal = await board.journal()
     view = await the_instance(journal, request)
     if view is None:
         return board.response(request, not_found(request))
