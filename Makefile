@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check install
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench simulate mutants fuzz clean
+.PHONY: help demo test check bench bench-peers simulate mutants fuzz clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1	/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
 
 demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
 	@$(BIN)/sagalog demo $(ARGS)
@@ -19,15 +19,21 @@ demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
 test: .venv/test ## run all tests; ARGS="-k timer" chooses
 	$(BIN)/python -m pytest $(ARGS)
 
-check: .venv/check ## lint, types, walls between layers, and the wheel in an empty environment
+check: .venv/check ## lint, types, walls between layers, what a step costs, and the wheel in an empty environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m benchmarks guard
 	scripts/smoke_wheel $(BIN)/python
 
-bench: .venv/demo ## measure; the figures depend on the machine, so they are ratios to bare SQLite
-	$(BIN)/python -m benchmarks steps --journal sqlite --callers 1,64,1024 $(ARGS)
+# Each ends within a minute or so; `python -m benchmarks NAME --help` has the options for more.
+bench: .venv/test ## measure everything, beside what the engines themselves can do (about six minutes); results in benchmarks/results
+	$(BIN)/python -m benchmarks steps --journal sqlite postgres nats --seconds 2 $(ARGS)
+	@for name in latency hot fan timers recover grow cost; do $(BIN)/python -m benchmarks $$name $(ARGS) || exit 1; done
+
+bench-peers: .venv/test .venv-peers/installed ## measure DBOS, eventsourcing and Restate with the same work, beside Sagalog (two minutes)
+	$(BIN)/python -m benchmarks peers $(ARGS)
 
 simulate: .venv/test ## run the engine's own guarantees under simulation, for some minutes
 	SAGALOG_SIMULATION_SEEDS=40000 $(BIN)/python -m pytest tests/testing/test_simulation.py -s $(ARGS)
@@ -39,7 +45,7 @@ fuzz: .venv/test .venv/fuzz ## feed every decoder bad bytes, guided by coverage 
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean: ## remove .venv and caches
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .import_linter_cache dist
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .fuzz dist
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed: install it, or say make PYTHON=/path/to/python"; exit 1; }
@@ -51,4 +57,14 @@ clean: ## remove .venv and caches
 	@echo "installing requirements/$*.txt"
 	@$(PIP) --require-hashes -r requirements/$*.txt
 	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+# An environment of their own. Without npm, Restate is shown as missing.
+.venv-peers/installed: requirements/peers.txt benchmarks/peers/package-lock.json | .venv/bin/python
+	@echo "installing requirements/peers.txt"
+	@rm -rf .venv-peers && $(BIN)/python -m venv .venv-peers
+	@.venv-peers/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes -r requirements/peers.txt
+	@mkdir .venv-peers/node && cp benchmarks/peers/package*.json .venv-peers/node
+	@if command -v npm >/dev/null; then npm ci --silent --ignore-scripts --no-fund --no-audit --prefix .venv-peers/node; \
+	else echo "npm is not installed: Restate will be missing"; fi
 	@touch $@

@@ -6,13 +6,14 @@ Each layout gets the same records (five steps of each saga, 400 bytes), in batch
 from __future__ import annotations
 
 import argparse
-import json
 import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from .report import Case, Column, Figures
 
 Rows = list[tuple[str, int, int, bytes]]  # persistence id, sequence nr, record id, payload
 
@@ -69,35 +70,27 @@ _LAYOUTS: dict[str, tuple[str, Callable[[sqlite3.Connection, Rows], None]]] = {
 }
 
 
+COLUMNS: list[Column] = [
+    ("layout", "layout", "s"),
+    ("rows/s", "rows_per_second", ",.0f"),
+    ("spread", "rows_per_second", "spread"),
+    ("lone ms", "lone_commit_ms", ".2f"),
+    ("MB", "file_mb", ",.0f"),
+]
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--records", type=int, default=200_000)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
 
 
-def run(options: argparse.Namespace) -> None:
-    rates: dict[str, list[tuple[float, float, float]]] = {name: [] for name in _LAYOUTS}
-    for _ in range(options.runs):  # interleaved, so that a slow minute of the machine hits all of them
-        for name, (schema, write) in _LAYOUTS.items():
-            rates[name].append(_measure(schema, write, options.records))
-    results = [
-        {
-            "layout": name,
-            "rows_per_second": statistics.median(rate for rate, _, _ in found),
-            "spread": (max(r for r, _, _ in found) - min(r for r, _, _ in found))
-            / statistics.median(r for r, _, _ in found),
-            "lone_commit_ms": statistics.median(lone for _, lone, _ in found),
-            "file_mb": found[0][2],
-        }
-        for name, found in rates.items()
-    ]
-    if options.json:
-        print(json.dumps(results, indent=2))
-        return
-    print(f"{'layout':<38} {'rows/s':>8} {'spread':>7} {'lone ms':>8} {'MB':>5}")
-    for r in results:
-        rate, spread = f"{r['rows_per_second']:>8,.0f}", f"{r['spread']:>6.0%}"
-        print(f"{r['layout']:<38} {rate} {spread} {r['lone_commit_ms']:>8.2f} {r['file_mb']:>5.0f}")
+def cases(options: argparse.Namespace) -> list[Case]:
+    return [{"layout": name, "records": options.records} for name in _LAYOUTS]
+
+
+def measure(case: Case) -> Figures:
+    schema, write = _LAYOUTS[case["layout"]]
+    rate, lone, size = _measure(schema, write, case["records"])
+    return {"rows_per_second": rate, "lone_commit_ms": lone, "file_mb": size}
 
 
 def _measure(

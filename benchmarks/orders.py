@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
-from sagalog import Action, CancelTimer, Complete, Saga, Send, SetTimer, on, starts
+from sagalog import (
+    Action,
+    CancelTimer,
+    Complete,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    Saga,
+    SagaRunner,
+    Send,
+    SetTimer,
+    on,
+    starts,
+)
 
 
 @dataclass
@@ -109,3 +122,14 @@ class OrderSaga(Saga[Order]):
 
 
 EVENTS = (lambda order: Placed(order, 5), Paid, Packed, Shipped, Delivered)
+
+
+async def handle_surely(runner: SagaRunner, event: Any, message_id: str) -> int:
+    """Handle an event as a careful sender does: again under the same id while the journal is away; how often again."""
+    again = 0
+    while True:
+        try:
+            await runner.handle(event, message_id=message_id)
+            return again
+        except (JournalUnavailableError, OutcomeUnknownError):  # a server that changes its leader, for instance
+            again += 1

@@ -24,7 +24,9 @@ from click.testing import CliRunner
 from sagalog.cli.group import sagalog
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted((ROOT / "docs" / "operating").glob("*.md"))
+FOLDER = ROOT / "docs" / "operating"
+PAGES = [page for page in sorted(FOLDER.glob("*.md")) if "scripts/operating_pages.py. -->" in page.read_text()]
+PICTURE = "order.svg"  # which one of the commands draws
 SHOWN_AT = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 WORKERS = ("d2e62daa", "7c41b0f9", "a90e5d13", "31f8c2e6", "5b7d9a04")
 ENVIRONMENT = {"SAGALOG_JOURNAL": "sqlite:///orders.db", "LOGNAME": "ada", "COLUMNS": "100"}
@@ -38,7 +40,7 @@ class Page:
         self.folder = folder
         self.began = datetime.now(UTC)
         self.workers: dict[str, str] = {}
-        (folder / "shop.py").write_bytes((ROOT / "docs" / "operating" / "shop.py").read_bytes())
+        (folder / "shop.py").write_bytes((FOLDER / "shop.py").read_bytes())
         (folder / "broken.json").write_text('{"total": "forty"}\n')
         (folder / "right.json").write_text('{"total": 45, "paid": false, "street": ""}\n')
         self.run("python shop.py")
@@ -68,8 +70,8 @@ class Page:
         return f"[{self.workers.setdefault(match[1], WORKERS[len(self.workers)])}]"
 
 
-def rendered(text: str) -> str:
-    """Return a page with everything that its commands print now."""
+def rendered(text: str) -> tuple[str, str | None]:
+    """Return a page with everything that its commands print now, and the picture, if they draw it."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         page = Page(Path(folder))
 
@@ -83,13 +85,18 @@ def rendered(text: str) -> str:
                     lines += [line, *page.run(line.removeprefix("$ ")).splitlines()]
             return "```console\n" + "\n".join(lines) + "\n```"
 
-        return STEPS.sub(step, text)
+        page_now = STEPS.sub(step, text)
+        picture = Path(folder) / PICTURE
+        return page_now, picture.read_text() if picture.exists() else None
 
 
 def differences(page: Path) -> Iterator[str]:
     """Yield how a page differs from what its commands print."""
     text = page.read_text()
-    yield from difflib.unified_diff(text.splitlines(), rendered(text).splitlines(), page.name, "printed now", "", "", 2)
+    now, picture = rendered(text)
+    yield from difflib.unified_diff(text.splitlines(), now.splitlines(), page.name, "printed now", "", "", 2)
+    if picture is not None and picture != (FOLDER / PICTURE).read_text():
+        yield f"{PICTURE} differs"
 
 
 def main() -> int:
@@ -102,7 +109,10 @@ def main() -> int:
         print("\n".join(found))
         return 1 if found else 0
     for page in PAGES:
-        page.write_text(rendered(page.read_text()))
+        now, picture = rendered(page.read_text())
+        page.write_text(now)
+        if picture is not None:
+            (FOLDER / PICTURE).write_text(picture)
     return 0
 
 

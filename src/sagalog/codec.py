@@ -116,6 +116,11 @@ class TypeRegistry:
         """Return the type stored as `name`, or None."""
         return self._types.get(name)
 
+    def is_newer(self, stored: Typed) -> bool:
+        """Say whether newer code stored it: the type is known here, its version is not yet."""
+        cls = self._types.get(stored.type)
+        return cls is not None and stored.version > self._known[cls][1]
+
     def pack(self, value: Any) -> Typed:
         """Return `value` in stored form. Raises DefinitionError if its type could not be read back."""
         known = self._known.get(type(value))

@@ -142,7 +142,7 @@ async def resending(
 ) -> Repair:
     """Return the repair that sends a command of the kept history again. Raises RepairError if it is not there."""
     command = await find_command(journal, saga, correlation_id, command_id)
-    return resend(command, f"saga::{saga}::{correlation_id}", note=note, by=by)
+    return resend(command, note=note, by=by)
 
 
 async def _load(

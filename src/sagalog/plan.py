@@ -37,6 +37,8 @@ def plan_of(
             undo = registry.pack(action.undo) if action.undo is not None else None
             plan.append((action, registry.pack(action.command), undo))
         elif isinstance(action, SetTimer):
+            if ended:
+                raise DefinitionError(f"saga {saga.name!r}: a SetTimer after its end would outlive the saga")
             plan.append((action, (registry.pack(action.event), _timer_due(action, saga, now)), None))
         elif isinstance(action, Schedule):
             plan.append((action, (registry.pack(action.command), _after(now, action.after, saga, "Schedule")), None))

@@ -114,7 +114,7 @@ def edit(state: bytes, *, state_version: int, note: str = "", by: str = "") -> R
     return Repair("edit", needless, change, note, by)
 
 
-def resend(command: Command, persistence_id: str, *, note: str = "", by: str = "") -> Repair:
+def resend(command: Command, *, note: str = "", by: str = "") -> Repair:
     """Put a command that was in the outbox before (operate.find_command) back into it, under the same id.
 
     Also on an instance that has ended. Refused (RepairError) where the command waits in the outbox already, and for an
@@ -129,10 +129,6 @@ def resend(command: Command, persistence_id: str, *, note: str = "", by: str = "
             raise RepairError(f"{name} is an undo command of a compensation that failed: retry that instead")
         if command.undo and record.status not in (Status.COMPENSATING, Status.COMPENSATED):
             raise RepairError(f"{name} is an undo command, and the instance is {record.status.value}")
-        # Whoever refused it before may do so again, and that answer must not be taken for the one that is known.
-        refusal = f"{persistence_id}/{command.id}/refused"
-        record.inbox = tuple(known for known in record.inbox if known != refusal)
-        record.inherited = tuple(known for known in record.inherited if known != refusal)
         behind = _stuck(record)
         record.outbox = (*record.outbox, command)
         waits = [f"it waits behind the stuck {_command(stuck)}" for stuck in behind]
@@ -208,7 +204,7 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
 
 def _drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
     record.held = record.held[len(dropped) :]
-    record.inbox = (*record.inbox, *(held.id for held in dropped))
+    record.inbox = (*record.inbox, *(held.id for held in dropped if held.kind == "event"))
     return [f"drops the held {held.event.type}, message {held.id}; it counts as consumed" for held in dropped]
 
 

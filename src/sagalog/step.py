@@ -8,7 +8,7 @@ that fails leaves the draft as it was. One draft may take several messages: toge
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection
+from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Container
 from datetime import datetime, timedelta
 from enum import Enum
 from types import GeneratorType
@@ -53,6 +53,7 @@ class Outcome(Enum):
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
 _RUNNING = Status.RUNNING
+_MANY = 64  # message ids in an inbox, from which on it is worth to search them another way
 
 
 class Message(msgspec.Struct, gc=False, eq=False):
@@ -74,6 +75,8 @@ class Draft:
     __slots__ = (
         "_before",
         "_index",
+        "_known",
+        "_searched",
         "changed",
         "fired",
         "now",
@@ -111,6 +114,8 @@ class Draft:
         self.watch: Any = None  # who is told of each message; see runner/hooks.py
         self._index = 0
         self._before = record
+        self._searched: SagaRecord | None = None
+        self._known: set[str] | None = None
         if record is not None:
             record = copy.copy(record)
             record.handled = ()
@@ -132,12 +137,27 @@ class Draft:
         record = self.record
         if record is None:
             return False
-        if message_id in record.inbox:
+        if message_id in (record.inbox if len(record.inbox) < _MANY else self._searchable(record)):
             return True
         if record.held and any(held.id == message_id for held in record.held):
             return True
         until = record.inherited_until
         return until is not None and until > self.now and message_id in record.inherited
+
+    def _searchable(self, record: SagaRecord) -> Container[str]:
+        # The first look goes through the inbox, and mostly there is no other: making a set costs more than that.
+        if self._searched is not record:
+            self._searched, self._known = record, None
+            return record.inbox
+        if self._known is None:
+            self._known = set(record.inbox)
+        return self._known
+
+    def remember(self, record: SagaRecord, message_id: str) -> None:
+        """Note an event as consumed. Timers and refusals need no note: what they come from is in the record, or gone."""
+        record.inbox = (*record.inbox, message_id)
+        if self._known is not None and self._searched is record:
+            self._known.add(message_id)
 
     def touch(self) -> SagaRecord:
         """Mark the record as changed now and return it."""
@@ -241,10 +261,11 @@ class Draft:
         self.record = record
         record.state, record.state_is_base64 = raw, wrapped
         record.state_version = saga.state_version()
-        if message.kind != "event":
+        if message.kind == "event":
+            self.remember(record, message.id)
+        else:
             self.fired += message.kind == "timer"
             self._consume(record, message)
-        record.inbox = (*record.inbox, message.id)
         event = message.event
         handled = Handled(message.id, type(event.command if message.kind == "refused" else event).__name__)
         record.handled = (*record.handled, handled)
@@ -335,7 +356,11 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     elif record is None:
         return Outcome.IGNORED
     elif message.replayed:
-        pass
+        # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
+        if kind == "timer" and record.status is not Status.RUNNING:
+            return Outcome.IGNORED
+        if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
+            return _refused_too_late(draft, record, message, message.event.command_id[len(draft.persistence_id) + 1 :])
     elif kind == "timer":
         timer = record.timers.get(message.name)
         if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
@@ -376,7 +401,6 @@ def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry:
     record.outbox = tuple(c for c in record.outbox if c.id != entry and c.of != entry)
     record.undo = tuple(u for u in record.undo if u.of != entry)
     end_compensation(record)
-    record.inbox = (*record.inbox, message.id)
     record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED
@@ -388,7 +412,6 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
     record.outbox = tuple(c for c in record.outbox if not c.undo)
     record.undo = tuple(Undo(c.of, c.command) for c in reversed(left))
     record.status = Status.COMPENSATION_FAILED
-    record.inbox = (*record.inbox, message.id)
     record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED

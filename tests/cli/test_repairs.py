@@ -49,6 +49,10 @@ def state(key: str) -> Any:
     return json.loads(record(key).state_bytes())
 
 
+def _environment(**more: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), **more}
+
+
 def on_a_terminal(folder: Path, *arguments: str, answers: str, **environment: str) -> tuple[int, str]:
     """Run the command line on a terminal of its own; return its exit code and what the terminal shows."""
     master, slave = pty.openpty()
@@ -58,7 +62,7 @@ def on_a_terminal(folder: Path, *arguments: str, answers: str, **environment: st
         stdin=slave,
         stdout=slave,
         stderr=slave,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)]), **environment},
+        env=_environment(**environment),
     )
     os.close(slave)
     os.write(master, answers.encode())
@@ -294,3 +298,51 @@ def test_the_shell_completes_commands_and_options(sagalog: Sagalog) -> None:
     done = sagalog(_SAGALOG_COMPLETE="bash_complete", COMP_WORDS="sagalog re", COMP_CWORD="1")
     assert {"plain,resend", "plain,retry"} <= set(done.stdout.split())
     assert "_sagalog_completion" in sagalog(_SAGALOG_COMPLETE="bash_source").stdout
+
+
+OLD = """
+from dataclasses import dataclass
+from sagalog import Saga, SagaRunner, starts
+
+@dataclass
+class Began:
+    key: str
+
+@dataclass
+class State:
+    euros: int = 7
+
+class Old(Saga[State]):
+    name = "versioned"
+
+    @starts(Began, key="key")
+    def began(self, state, event):
+        pass
+
+runner = SagaRunner("sqlite:///orders.db", sagas=[Old])
+"""
+NEW = OLD.replace("Saga, SagaRunner, starts", "Saga, SagaRunner, schema, starts, upcast").replace(
+    "@dataclass\nclass State:\n    euros: int = 7\n",
+    "@schema(version=2)\n@dataclass\nclass State:\n    cents: int = 700\n\n\n"
+    "@upcast(State, from_version=1)\ndef cents(old):\n    return {'cents': old['euros'] * 100}\n",
+)
+
+
+def test_a_state_of_an_older_version_is_edited_as_the_new_code_reads_it(here: Path) -> None:
+    (here / "old.py").write_text(OLD)
+    (here / "new.py").write_text(NEW)
+    start = (
+        "import asyncio, old\nasync def main():\n    async with old.runner as r:\n        await r.handle(old.Began('x'))\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", start], cwd=here, check=True, env=_environment())
+    code, shown = on_a_terminal(
+        here, "edit", "new.py:runner", "x", answers="y\n", EDITOR=editor(here, "text = text.replace('700', '705')")
+    )
+    assert code == 0, shown
+    assert "euros: gone, was 7" in shown
+    assert "cents: new, 705" in shown
+    assert (record("x", "versioned").state_version, record("x", "versioned").state_bytes()) == (2, b'{"cents":705}')
+    refused = on_a_terminal(here, "edit", "old.py:runner", "x", answers="", EDITOR=editor(here, ""))
+    assert refused[0] == 1
+    assert "this code cannot read the state" in refused[1]

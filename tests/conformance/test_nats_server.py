@@ -323,3 +323,24 @@ async def test_a_record_that_is_stored_without_its_entry_is_never_called_not_sto
         with pytest.raises(OutcomeUnknownError, match="stored, but not when it is due"):
             await journal.write_messages([record("p", 1, due_at=datetime.now(UTC))])
         assert await journal.highest_sequence_nr("p") == 1
+
+
+# What is damaged, or not ours.
+
+
+async def test_one_damaged_message_stops_neither_the_due_work_nor_the_records_of_others(
+    url: str, js: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = datetime(2030, 1, 1, tzinfo=UTC)
+    async with open_journal(f"{url}&migrate=true") as journal:
+        for key in ("s::x::bad", "s::x::good", "s::x::worse"):
+            await journal.write_messages([record(key, 1, due_at=now)])
+        subjects = Subjects(stream_of(url))
+        await js.publish(subjects.due(now, "s::x::bad"), b"", headers={"Sagalog": "not JSON"})
+        await js.publish(subjects.record("s::x::worse"), b"", headers={"Sagalog": '{"nr":2,"newer":1}'})
+        assert await journal.due_ids("s::x::", now) == [("s::x::good", now)]
+        assert "is damaged, or was written by something else or by a newer version" in caplog.text
+        assert await journal.claim_due("s::x::", now, now + timedelta(seconds=5)) == [("s::x::good", now)]
+        assert await replay(journal, "s::x::good") == [1]
+        with pytest.raises(JournalFormatError, match="worse of the stream is damaged"):
+            await journal.latest_message("s::x::worse")

@@ -1,4 +1,4 @@
-"""`make fuzz`: every target in a process of its own, fed by coverage for some seconds. A finding is written beside."""
+"""`make fuzz`: every target in a process of its own, fed by coverage for some seconds. Findings go to `.fuzz/`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
+FINDINGS = Path(".fuzz")
 
 
 def run_one(name: str, seconds: int, corpus: str) -> None:
@@ -23,7 +24,7 @@ def run_one(name: str, seconds: int, corpus: str) -> None:
             f"-max_total_time={seconds}",
             "-max_len=4096",
             "-timeout=10",
-            f"-artifact_prefix={name}-",
+            f"-artifact_prefix={FINDINGS}/{name}-",
             "-print_final_stats=1",
             corpus,
             str(CORPUS / name),
@@ -44,6 +45,7 @@ def main() -> int:
     if options.alone:
         run_one(options.targets[0], options.seconds, options.corpus)
     failed = []
+    FINDINGS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in options.targets or sorted(one.name for one in CORPUS.iterdir()):
             found = Path(options.corpus or scratch) / name
@@ -53,7 +55,7 @@ def main() -> int:
             done = subprocess.run([*command, "--seconds", str(options.seconds)], check=False)
             if done.returncode:
                 failed.append(name)
-    print(f"found something: {', '.join(failed)}" if failed else "nothing found")
+    print(f"found something, see {FINDINGS}/: {', '.join(failed)}" if failed else "nothing found")
     return 1 if failed else 0
 
 

@@ -8,9 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sagalog import (
     CancelTimer,
@@ -28,7 +25,7 @@ from sagalog import (
     on,
     starts,
 )
-from sagalog.record import decode_record, encode_record
+from sagalog.record import encode_record
 from sagalog.step import Draft, Message, advance, refusal, unhold
 
 from ..orders import Asked, Charge, Note, Noted, OrderState, Overdue, Placed, Refund, Release, Reserve, Ship, Survey
@@ -168,6 +165,8 @@ def yielding(*parts: Any) -> Any:
         (lambda: [SetTimer("t", Survey("a"), after=timedelta(1))], DefinitionError),
         (lambda: [Compensate(), Send(Charge("a"), undo=Refund("a"))], DefinitionError),
         (lambda: [Compensate(), Complete()], DefinitionError),
+        (lambda: [Complete(), SetTimer("t", Overdue("a"), after=timedelta(1))], DefinitionError),
+        (lambda: [Compensate(), SetTimer("t", Overdue("a"), after=timedelta(1))], DefinitionError),
         (lambda: [Send(object())], DefinitionError),
         (lambda: [Send(Note("a", "\ud800"))], CodecError),
     ],
@@ -341,96 +340,15 @@ def test_the_next_incarnation_remembers_what_the_last_one_consumed_until_retenti
     assert advance(much_later, Message("m2", Noted("a"))) is Outcome.HANDLED
 
 
-class StepMachine(RuleBasedStateMachine):
-    """Any sequence of messages, acceptances and refusals keeps the promises of a record."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.record: SagaRecord | None = None
-        self.version = 0
-        self.now = NOW
-        self.sent: dict[str, str] = {}
-        self.handled: list[str] = []
-        self.count = 0
-
-    def save(self, made: Draft) -> None:
-        if made.changed and made.record is not None:
-            self.version += 1
-            self.record = decode_record(encode_record(made.record))
-            for entry in self.record.outbox:
-                assert self.sent.setdefault(entry.id, entry.command.type) == entry.command.type
-
-    @rule(
-        kind=st.sampled_from(["nothing", "send", "undo", "timer", "schedule", "complete", "compensate", "fail"]),
-        repeat=st.booleans(),
-        start=st.booleans(),
-    )
-    def event(self, kind: str, repeat: bool, start: bool) -> None:
-        if self.record is not None and self.record.status is Status.COMPENSATING and not start:
-            assert any(entry.undo for entry in self.record.outbox)
-        actions = {
-            "nothing": None,
-            "send": Send(Ship("a")),
-            "undo": Send(Charge("a"), undo=Refund("a")),
-            "timer": SetTimer("t", Overdue("a"), after=timedelta(minutes=1)),
-            "schedule": Schedule(Survey("a"), timedelta(minutes=2)),
-            "complete": Complete(),
-            "compensate": Compensate(),
-            "fail": Ship("a"),
-        }
-        Told.act = staticmethod(lambda state, event: actions[kind])
-        self.count += not repeat
-        message = Message(f"e{self.count}", Placed("a") if start else Asked("a"))
-        made = draft(self.record, self.version, self.now)
-        known = made.knows(message.id)
-        try:
-            outcome = advance(made, message)
-        except DefinitionError:
-            assert not made.changed
-            return
-        assert (outcome is Outcome.DUPLICATE) == known
-        if outcome is Outcome.HANDLED:
-            self.handled.append(message.id)
-        self.save(made)
-
-    @precondition(lambda self: self.record is not None and self.record.outbox)
-    @rule(refuse=st.booleans())
-    def deliver(self, refuse: bool) -> None:
-        assert self.record is not None
-        entry = self.record.outbox[0]
-        made = draft(self.record, self.version, self.now)
-        if refuse:
-            advance(made, refusal(REGISTRY.unpack(entry.command), f"{PID}/{entry.id}", "no"))
-        else:
-            made.accept([entry.id])
-        assert all(other.id != entry.id for other in record_of(made).outbox)
-        self.save(made)
-
-    @rule(minutes=st.integers(1, 5))
-    def time_passes(self, minutes: int) -> None:
-        self.now += timedelta(minutes=minutes)
-        made = draft(self.record, self.version, self.now)
-        for name, timer in (self.record.timers if self.record is not None else {}).items():
-            if timer.due_at <= self.now:
-                event = None if timer.send else REGISTRY.unpack(timer.event)
-                advance(made, Message(f"{PID}/{timer.id}", event, "timer", name))
-        self.save(made)
-
-    @invariant()
-    def a_record_keeps_its_promises(self) -> None:
-        record = self.record
-        if record is None:
-            return
-        assert len(self.handled) == len(set(self.handled))
-        assert len(set(record.inbox)) == len(record.inbox)
-        assert len({entry.id for entry in record.outbox}) == len(record.outbox)
-        kinds = [entry.undo for entry in record.outbox]
-        assert kinds == sorted(kinds) or record.incarnation > 1  # undo behind everything else
-        if record.status is Status.COMPENSATING:
-            assert any(kinds)
-        if record.status in (Status.COMPLETED, Status.COMPENSATED):
-            assert all(timer.send for timer in record.timers.values())
-
-
-TestStepMachine = StepMachine.TestCase
-TestStepMachine.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+def test_what_is_replayed_after_the_saga_has_ended_does_nothing_more() -> None:
+    made = acting([Send(Charge("a"), undo=Refund("a")), SetTimer("t", Overdue("a"), after=timedelta(minutes=1))])
+    timer = record_of(made).timers["t"]
+    made.park("because", Message("bad", Asked("a")))
+    for entry, command in (("1/0", Reserve("a")), ("2/0", Charge("a"))):
+        assert advance(made, refusal(command, f"{PID}/{entry}", "no")) is Outcome.HELD
+    assert advance(made, Message(f"{PID}/{timer.id}", Overdue("a"), "timer", "t")) is Outcome.HELD
+    held, record_of(made).held, record_of(made).parked = record_of(made).held[1:], (), ""
+    outcomes = [advance(made, unhold(one, made.registry)) for one in held]
+    assert outcomes == [Outcome.HANDLED, Outcome.HANDLED, Outcome.IGNORED]
+    assert record_of(made).status is Status.COMPENSATED  # by the first refusal; there was nothing left to take back
+    assert log(made) == ["placed"]

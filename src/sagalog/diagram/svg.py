@@ -132,9 +132,16 @@ def _box(kind: str, x: float, y: float, width: float, text: str) -> list[str]:
 
 
 def _arrow(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    level = x2 - _LEVEL if x2 > x1 else x2  # the label stands above the level end
-    bend = (level - x1) * 0.5
-    line = f"M{x1:.0f} {y1:.0f} C{x1 + bend:.0f} {y1:.0f} {level - bend:.0f} {y2:.0f} {level:.0f} {y2:.0f} H{x2:.0f}"
+    # Labels stand above the level part beside the right column; curves keep to the left of them.
+    if x2 > x1:
+        level = x2 - _LEVEL
+        bend = (level - x1) * 0.5
+        line = (
+            f"M{x1:.0f} {y1:.0f} C{x1 + bend:.0f} {y1:.0f} {level - bend:.0f} {y2:.0f} {level:.0f} {y2:.0f} H{x2:.0f}"
+        )
+    else:
+        level = x1 - _LEVEL - 8
+        line = f"M{x1:.0f} {y1:.0f} H{level:.0f} C{x2:.0f} {y1:.0f} {level:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
     return f'<path class="{kind}" d="{line}" marker-end="url(#tip)"/>'
 
 

@@ -36,7 +36,8 @@ NOTHING = Replayed()
 async def replay_held(instance: Instance, draft: Draft) -> Replayed:
     """Replay what the draft's record holds, in the order it came; the first that fails parks it again, with the rest.
 
-    Raises SagaParkedError for a state that this code cannot read; what is stored stays as it is.
+    Raises SagaParkedError for a state, or a held message of a newer version, that this code cannot read; what is stored
+    stays as it is.
     """
     if draft.record is None or not draft.record.owes_replay:
         return NOTHING
@@ -66,13 +67,17 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
                 outcome = await outcome
             record = draft.touch()
             record.held = held[number + 1 :]  # the message may have begun the next incarnation
-            if outcome is not Outcome.HANDLED:
-                record.inbox = (*record.inbox, first.id)
+            if outcome is not Outcome.HANDLED and first.kind == "event":
+                draft.remember(record, first.id)
             if checked:
                 instance.hosted.encode(record)
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
         except Exception as error:
+            if isinstance(error, CodecError) and draft.registry.is_newer(first.event):
+                # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
+                # unknown may be gone for good: that takes an operator.
+                raise unreadable(instance, f"held event: {error}") from error
             draft.record = before
             draft.fired, draft.started = counted
             told = isinstance(error, (CodecError, PayloadTooLargeError))  # others may quote payloads

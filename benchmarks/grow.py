@@ -1,0 +1,108 @@
+"""What many live sagas change: rate, memory, size on disk, and the time until the first event is handled.
+
+The journal is filled with live instances; then a process of its own starts on it and handles events of random ones, cold
+from disk, each replaced by a new one when it ends, so that their number stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import random
+import resource
+import tempfile
+import time
+from array import array
+from pathlib import Path
+
+from sagalog import SagaRunner, open_journal
+
+from .live import fill, template
+from .orders import EVENTS, OrderSaga, Paid, Placed, handle_surely
+from .report import Case, Column, Figures, percentile, run_child
+from .servers import JOURNALS, disk_mb, server, version_of
+
+COLUMNS: list[Column] = [
+    ("journal", "journal", "s"),
+    ("live sagas", "sagas", ",d"),
+    ("steps/s", "steps_per_second", ",.0f"),
+    ("spread", "steps_per_second", "spread"),
+    ("p99 ms", "p99_ms", ".1f"),
+    ("first event, s", "first_event_seconds", ".2f"),
+    ("peak MB", "peak_memory_mb", ",.0f"),
+    ("disk MB", "disk_mb", ",.0f"),
+    ("fill, s", "fill_seconds", ",.0f"),
+]
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--journal", choices=JOURNALS[:-1], nargs="+", default=["sqlite"])
+    parser.add_argument("--sagas", type=int, nargs="+", default=[10_000, 100_000], help="up to 10000000")
+    parser.add_argument("--callers", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=5.0)
+
+
+def cases(options: argparse.Namespace) -> list[Case]:
+    return [
+        {"journal": journal, "sagas": sagas, "callers": options.callers, "seconds": options.seconds}
+        for journal in options.journal
+        for sagas in options.sagas
+    ]
+
+
+def measure(case: Case) -> Figures:
+    if "url" in case:
+        return asyncio.run(_use(case))
+    with tempfile.TemporaryDirectory(prefix="sagalog-bench-") as folder, server(case["journal"], Path(folder)) as url:
+        begun = time.perf_counter()
+        asyncio.run(_fill(url, case["sagas"]))
+        filled = time.perf_counter() - begun
+        size = disk_mb(Path(folder))
+        return {**run_child("grow", {**case, "url": url}), "disk_mb": size, "fill_seconds": filled}
+
+
+async def _fill(url: str, sagas: int) -> None:
+    like = await template(OrderSaga, Placed("order-0", 5), "order-0")
+    async with open_journal(url) as journal:
+        await journal.open()
+        await fill(journal, like, "order-", sagas)
+
+
+async def _use(case: Case) -> Figures:
+    begun = time.perf_counter()
+    latencies: list[float] = []
+    gc.set_threshold(50_000, 20, 50)  # as `sagalog run` does
+    async with SagaRunner(case["url"], sagas=[OrderSaga], dispatch=lambda command: None) as runner:
+        await runner.handle(Paid("order-0"))
+        first = time.perf_counter() - begun
+        live = array("I", range(1, case["sagas"]))  # 4 bytes each of the memory that is told
+        fresh = iter(range(case["sagas"], 10**9))
+        chance = random.Random(1)  # the same instances in every run
+        clock = time.perf_counter
+        start = clock()
+        end = start + case["seconds"]
+
+        async def caller() -> None:
+            while clock() < end and live:
+                at = chance.randrange(len(live))
+                live[at], live[-1] = live[-1], live[at]
+                old, new = live.pop(), next(fresh)
+                events = [(f"order-{old}", index, event) for index, event in enumerate(EVENTS) if index > 0]
+                for order, index, event in [*events, (f"order-{new}", 0, EVENTS[0])]:
+                    sent = clock()
+                    await handle_surely(runner, event(order), f"{order}/{index}")
+                    latencies.append(clock() - sent)
+                live.append(new)
+
+        await asyncio.gather(*(caller() for _ in range(case["callers"])))
+        elapsed = clock() - start
+        version = await version_of(case["url"])
+    latencies.sort()
+    return {
+        "steps_per_second": len(latencies) / elapsed,
+        "p99_ms": percentile(latencies, 0.99) * 1000,
+        "first_event_seconds": first,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "server": version,
+    }

@@ -1,0 +1,318 @@
+"""Any sequence of messages leaves a record that lists and a dict would have: the step against a simple model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from sagalog import (
+    CancelTimer,
+    Compensate,
+    Complete,
+    DefinitionError,
+    Outcome,
+    SagaRecord,
+    Schedule,
+    Send,
+    SetTimer,
+)
+from sagalog.record import decode_record, encode_record
+from sagalog.runner.timers import due_timer
+from sagalog.step import Draft, Message, advance, decode_state, refusal, unhold
+
+from ..orders import Asked, Charge, Overdue, Placed, Refund, Ship, Survey
+from .test_step import NOW, PID, REGISTRY, SAGA, Told, draft
+
+MINUTE = timedelta(minutes=1)
+ACTIONS: dict[str, Any] = {
+    "send": Send(Ship("a")),
+    "send with undo": Send(Charge("a"), undo=Refund("a")),
+    "set a": SetTimer("a", Overdue("a"), after=1 * MINUTE),
+    "set b": SetTimer("b", Overdue("a"), after=3 * MINUTE),
+    "cancel a": CancelTimer("a"),
+    "schedule": Schedule(Survey("a"), 2 * MINUTE),
+    "complete": Complete(),
+    "compensate": Compensate(),
+}
+
+
+@dataclass
+class Model:
+    """What a record should say. Outbox: (id, type, undo of); timers: (id, due, scheduled command); undo: (of, type)."""
+
+    status: str = "none"
+    log: list[str] = field(default_factory=list)
+    inbox: list[str] = field(default_factory=list)
+    remembered: list[str] = field(default_factory=list)
+    outbox: list[tuple[str, str, str]] = field(default_factory=list)
+    timers: dict[str, tuple[str, datetime, bool]] = field(default_factory=dict)
+    undo: list[tuple[str, str]] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    parked: bool = False
+    incarnation: int = 0
+    version: int = 0
+    index: int = 0
+
+    @property
+    def live(self) -> bool:
+        return self.status in ("running", "compensating", "compensation_failed")
+
+    def knows(self, message_id: str) -> bool:
+        return message_id in (*self.inbox, *self.remembered, *self.held)
+
+    def next_id(self) -> str:
+        self.index += 1
+        return f"{self.version + 1}/{self.index - 1}"
+
+    def start(self) -> None:
+        self.incarnation += 1
+        self.remembered += self.inbox
+        self.status, self.log, self.inbox, self.undo = "running", [], [], []
+        self.timers = {name: timer for name, timer in self.timers.items() if timer[2]}
+
+    def send(self, kind: str, undo: str = "") -> None:
+        entry = self.next_id()
+        self.outbox.append((entry, kind, ""))
+        if undo:
+            self.undo.append((entry, undo))
+
+    def act(self, names: list[str], now: datetime) -> None:
+        for name in names:
+            match name:
+                case "send":
+                    self.send("Ship")
+                case "send with undo":
+                    self.send("Charge", "Refund")
+                case "set a" | "set b":
+                    wait = {"a": 1, "b": 3}[name[-1]] * MINUTE
+                    self.timers[name[-1]] = (self.next_id(), now + wait, False)
+                case "cancel a":
+                    self.timers.pop("a", None)
+                case "schedule":
+                    entry = self.next_id()
+                    self.timers[f"schedule/{entry}"] = (entry, now + 2 * MINUTE, True)
+                case "complete":
+                    self.status = "completed"
+                    self.timers = {name: timer for name, timer in self.timers.items() if timer[2]}
+                case "compensate":
+                    self.compensate()
+
+    def compensate(self) -> None:
+        self.timers = {}
+        for of, kind in reversed(self.undo):
+            self.outbox.append((self.next_id(), kind, of))
+        self.status = "compensating" if self.undo else "compensated"
+        self.undo = []
+
+    def forget(self, entry: str) -> None:
+        self.outbox = [one for one in self.outbox if one[0] != entry]
+        self.undo = [one for one in self.undo if one[0] != entry]
+
+    def settle(self) -> None:
+        if self.status == "compensating" and not any(of for _, _, of in self.outbox):
+            self.status, self.undo = "compensated", []
+
+
+def allowed(names: list[str]) -> bool:
+    """Behind its end a saga can neither end again, nor set a timer, nor send what could be undone."""
+    ends = [n for n, name in enumerate(names) if name in ("complete", "compensate")]
+    after = names[ends[0] + 1 :] if ends else []
+    return not any(name in ("complete", "compensate", "send with undo", "set a", "set b") for name in after)
+
+
+class StepMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.record: SagaRecord | None = None
+        self.model = Model()
+        self.now = NOW
+        self.count = 0
+        self.used: dict[str, str] = {}
+
+    def draft(self) -> Draft:
+        self.model.index = 0
+        return draft(self.record, self.model.version, self.now)
+
+    def save(self, made: Draft) -> None:
+        """As a store would: the bytes, and one number more."""
+        if made.changed and made.record is not None:
+            self.model.version += 1
+            payload = encode_record(made.record)
+            self.record = decode_record(payload)
+            assert encode_record(self.record) == payload
+            for entry in self.record.outbox:  # an id names one command for ever
+                assert self.used.setdefault(entry.id, entry.command.type) == entry.command.type
+
+    @rule(names=st.lists(st.sampled_from(sorted(ACTIONS)), max_size=4), starts=st.booleans(), again=st.booleans())
+    def event(self, names: list[str], starts: bool, again: bool) -> None:
+        self.count += not again
+        message_id = f"e{self.count}"
+        Told.act = staticmethod(lambda state, event: [ACTIONS[name] for name in names])
+        made, model = self.draft(), self.model
+        expected = Outcome.HANDLED
+        if model.knows(message_id):
+            expected = Outcome.DUPLICATE
+        elif not model.live and not starts:
+            expected = Outcome.NO_INSTANCE
+        elif model.live and model.parked:
+            expected = Outcome.HELD
+        elif model.live and model.status != "running":
+            expected = Outcome.NO_INSTANCE
+        message = Message(message_id, Placed("a") if starts else Asked("a"))
+        if expected is Outcome.HANDLED and not starts and not allowed(names):
+            try:
+                advance(made, message)
+            except DefinitionError:
+                assert not made.changed
+                return
+            raise AssertionError(f"{names} are accepted together")
+        assert advance(made, message) is expected
+        if expected is Outcome.HELD:
+            model.held.append(message_id)
+        elif expected is Outcome.HANDLED:
+            if not model.live:
+                model.start()
+            model.inbox.append(message_id)
+            if starts:
+                model.log.append("placed")
+                model.send("Reserve", "Release")
+            else:
+                model.act(names, self.now)
+        self.save(made)
+
+    @precondition(lambda self: self.record is not None and self.record.outbox)
+    @rule()
+    def accept(self) -> None:
+        made, model = self.draft(), self.model
+        made.accept([model.outbox[0][0]])
+        del model.outbox[0]
+        model.settle()
+        self.save(made)
+
+    @precondition(lambda self: self.record is not None and self.record.outbox)
+    @rule()
+    def refuse(self) -> None:
+        made, model = self.draft(), self.model
+        entry, _, of = model.outbox[0]
+        assert self.record is not None
+        command = REGISTRY.unpack(self.record.outbox[0].command)
+        outcome = advance(made, refusal(command, f"{PID}/{entry}", "no"))
+        refused = f"{PID}/{entry}/refused"
+        if model.status in ("running", "completed") and not of and model.parked:
+            assert outcome is Outcome.HELD
+            model.forget(entry)
+            model.held.append(refused)
+        else:
+            assert outcome is Outcome.HANDLED
+            if of:
+                model.undo = [(of, kind) for _, kind, of in reversed(model.outbox) if of]
+                model.outbox = [one for one in model.outbox if not one[2]]
+                model.status = "compensation_failed"
+            else:
+                compensates = model.status in ("running", "completed")
+                model.forget(entry)
+                if compensates:
+                    model.compensate()
+                else:
+                    model.outbox = [one for one in model.outbox if one[2] != entry]
+                    model.settle()
+        self.save(made)
+
+    @rule(minutes=st.integers(1, 3))
+    def time_passes(self, minutes: int) -> None:
+        self.now += minutes * MINUTE
+        made, model = self.draft(), self.model
+        while (message := due_timer(made, self.now)) is not None:
+            name = min(model.timers, key=lambda name: model.timers[name][1])
+            entry, due, scheduled = model.timers.pop(name)
+            assert (message.name, message.id, message.at) == (name, f"{PID}/{entry}", due)
+            outcome = advance(made, message)
+            if scheduled:
+                model.outbox.append((entry, "Survey", ""))
+            elif model.parked:
+                assert outcome is Outcome.HELD
+                model.held.append(message.id)
+            else:
+                model.log.append("overdue")
+        self.save(made)
+
+    @precondition(lambda self: self.model.live and not self.model.parked and self.model.status == "running")
+    @rule()
+    def park(self) -> None:
+        self.count += 1
+        made = self.draft()
+        made.park("because", Message(f"e{self.count}", Asked("a")))
+        self.model.parked = True
+        self.model.held.append(f"e{self.count}")
+        self.save(made)
+
+    @precondition(lambda self: self.model.parked)
+    @rule()
+    def repair(self) -> None:
+        """Replay the held messages; the events of the test do nothing this time."""
+        Told.act = staticmethod(lambda state, event: None)
+        made, model = self.draft(), self.model
+        assert self.record is not None
+        held = [unhold(one, REGISTRY) for one in self.record.held]
+        made.touch().parked = ""
+        for message in held:  # as runner/replay.py does
+            made.touch().held = ()
+            if advance(made, message) is not Outcome.HANDLED and message.kind == "event":
+                made.remember(made.touch(), message.id)
+        made.touch().held = ()
+        model.parked, model.held = False, []
+        for message in held:
+            running = model.status == "running"
+            begins = message.kind == "event" and isinstance(message.event, Placed) and (running or not model.live)
+            if begins and not running:
+                model.start()
+            if message.kind == "event":
+                model.inbox.append(message.id)
+            if begins:
+                model.log.append("placed")
+                model.send("Reserve", "Release")
+            elif message.kind == "timer" and running:
+                model.log.append("overdue")
+            elif message.kind == "refused" and model.status in ("running", "completed"):
+                model.compensate()
+        self.save(made)
+
+    @invariant()
+    def the_record_is_what_the_model_says(self) -> None:
+        record, model = self.record, self.model
+        if record is None:
+            assert model.status == "none"
+            return
+        state = decode_state(SAGA, record)
+        assert (
+            Model(
+                record.status.value,
+                state.log,
+                list(record.inbox),
+                list(record.inherited),
+                [(entry.id, entry.command.type, entry.of) for entry in record.outbox],
+                {name: (timer.id, timer.due_at, timer.send) for name, timer in record.timers.items()},
+                [(undo.of, undo.command.type) for undo in record.undo],
+                [held.id for held in record.held],
+                bool(record.parked),
+                record.incarnation,
+                model.version,
+                model.index,
+            )
+            == model
+        )
+
+
+TestStepMachine = StepMachine.TestCase
+TestStepMachine.settings = settings(
+    max_examples=100,
+    stateful_step_count=30,
+    deadline=None,
+    print_blob=True,
+    phases=(Phase.reuse, Phase.generate, Phase.shrink),
+)
