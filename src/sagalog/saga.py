@@ -265,11 +265,6 @@ class Saga(Generic[S]):
         return to_current(payload, cls.__state, version)
 
     @classmethod
-    def starting_types(cls) -> tuple[type, ...]:
-        """Return the event types that may start an instance, as decorated."""
-        return tuple(event for event, route in cls.__routes.items() if route.starts)
-
-    @classmethod
     def event_types(cls) -> tuple[type, ...]:
         """Return the event types that decorated handlers take."""
         return tuple(cls.__routes)

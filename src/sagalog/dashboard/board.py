@@ -84,13 +84,12 @@ class Board:
         await self.source.close()
 
     def events_of(self, saga: str) -> dict[str, bool]:
-        """Return the stored names of the events that a saga's code handles, and whether each may start it."""
+        """Return the class names of the events that a saga's code handles, and whether each may start it."""
         known = self.sagas.get(saga)
         if known is None:
             return {}
-        starting = known.starting_types()
         # By class name, as steps name what they handled.
-        return {event.__name__: event in starting for event in known.event_types()}
+        return {route.event.__name__: route.starts for route in known.routes()}
 
     def response(self, request: Request, page: Page) -> HTMLResponse:
         """Return a page as HTML."""
