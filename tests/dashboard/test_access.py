@@ -48,6 +48,7 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "a guessed form token": {"form_token": "0" * 64},
     "another site": {"headers": {"origin": "https://evil.example"}},
     "another port": {"headers": {"origin": "http://localhost:9999"}},
+    "no address at all": {"headers": {"origin": "http://["}},
     "a sandboxed frame": {"headers": {"origin": "null"}},
     "a cross-site fetch": {"headers": {"sec-fetch-site": "cross-site"}},
     "another site of the same domain": {"headers": {"sec-fetch-site": "same-site"}},

@@ -120,6 +120,10 @@ async def test_what_is_not_there_is_not_found(client: httpx.AsyncClient) -> None
         await read(client, "/instance", 404, **query)
     await read(client, "/saga", 404, name="nothing")
     await read(client, "/instance/payload", 404, saga="order", id="parked", version="77")
+    for number in ("-1", "x", "²", "9" * 18, "9" * 40):
+        await read(client, "/instance", saga="order", id="parked", before=number, done=number)
+        where = {"saga": "order", "id": "parked", "version": number}
+        assert (await client.get("/instance/payload", params=where)).status_code == (404 if number == "9" * 18 else 200)
     await read(client, "/nothing", 404)
     await read(client, "/instance", saga="order", id="parked", before="not a number")
 

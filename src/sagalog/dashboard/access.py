@@ -108,7 +108,7 @@ def began_here(request: Request) -> bool:
     """Say whether a request began on our own pages, as far as its headers tell."""
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin")
-    return site == "same-origin" and (origin is None or urlsplit(origin).netloc == request.headers.get("host"))
+    return site == "same-origin" and (origin is None or origin.partition("://")[2] == request.headers.get("host"))
 
 
 async def read_form(request: Request) -> dict[str, str]:

@@ -16,7 +16,7 @@ from ..text import clean
 from .board import MOST_STORIES, Board, Page
 from .diagram import diagram
 from .flow import BUCKET_SECONDS, BUCKETS, spread
-from .render import cut, pretty
+from .render import cut, pretty, whole_number
 from .search import Filter, known_sagas, search
 from .story import Story, shown, story
 from .tally import MOST_WATCHED, NEEDS_REPAIR, name_of
@@ -114,8 +114,7 @@ async def instance_page(board: Board, request: Request) -> Page:
     view = await the_instance(journal, request)
     if view is None:
         return not_found(request)
-    before = request.query_params.get("before", "")
-    newest = int(before) if before.isascii() and before.isdecimal() and len(before) < 19 else None
+    newest = whole_number(request.query_params.get("before", ""))
     told = await _told(board, journal, view, newest)
     context = {"story": told, "newest": newest, "actions": actions(view), **_progress(view.record)}
     return Page(
@@ -144,10 +143,10 @@ async def _told(board: Board, journal: Journal, view: SagaView, newest: int | No
 
 def _done(view: SagaView, request: Request) -> Audit | None:
     """Return the repair that was just made, which the link tells by its step."""
-    done, record = request.query_params.get("done", ""), view.record
-    if record is None or not record.audit or not done.isascii() or not done.isdecimal() or len(done) > 18:
-        return None
-    return record.audit[-1] if int(done) <= view.version else None
+    done, record = whole_number(request.query_params.get("done", "")), view.record
+    return (
+        record.audit[-1] if record is not None and record.audit and done is not None and done <= view.version else None
+    )
 
 
 def _progress(record: SagaRecord | None) -> dict[str, Any]:
@@ -162,10 +161,10 @@ async def payload(board: Board, request: Request) -> tuple[str, int]:
     """Return the whole record of one version of an instance (the newest: none is named) as text, and a status."""
     journal = await board.journal()
     view = await the_instance(journal, request)
-    number = request.query_params.get("version", "")
-    if view is not None and number.isascii() and number.isdecimal() and int(number) != view.version:
-        name = f"saga::{view.saga}::{view.correlation_id}"
-        kept = [one async for one in journal.replay_messages(name, int(number), int(number))]
+    number = whole_number(request.query_params.get("version", ""))
+    if view is not None and number not in (None, view.version):
+        assert number is not None
+        kept = [one async for one in journal.replay_messages(name_of(view), number, number)]
         view = view_of(kept[0]) if kept else None
     if view is None:
         return "There is no such instance, or that step of it is not kept.\n", 404

@@ -78,6 +78,11 @@ def pretty(raw: bytes | msgspec.Raw, mask: Mask) -> str:
         return _NOT_JSON
 
 
+def whole_number(text: str) -> int | None:
+    """Return the number that a link or a form holds, if it is one that a step can have."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
+
+
 def cut(text: str, most: int = MOST_SHOWN) -> tuple[str, int]:
     """Return the beginning of a long text, and how many characters of it are left out."""
     return text[:most], max(0, len(text) - most)

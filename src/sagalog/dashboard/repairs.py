@@ -13,7 +13,7 @@ from ..repair import Repair, cancel, retry, skip
 from .access import read_form
 from .board import Board, Page
 from .pages import not_found, standing, the_instance
-from .render import link
+from .render import link, whole_number
 
 _MOST_NOTED = 500  # characters
 
@@ -79,8 +79,7 @@ async def repair_endpoint(board: Board, request: Request, form: dict[str, str]) 
     view = await the_instance(journal, request)
     if view is None:
         return board.response(request, not_found(request))
-    action, command, version = form.get("action", ""), form.get("command", ""), form.get("version", "")
-    shown = int(version) if version.isascii() and version.isdecimal() and len(version) < 19 else 0
+    action, command, shown = form.get("action", ""), form.get("command", ""), whole_number(form.get("version", "")) or 0
     note, by = form.get("note", "")[:_MOST_NOTED], form.get("by", "")[:_MOST_NOTED]
     try:
         repair = await _repair(journal, view, action, command, note, by)
