@@ -28,15 +28,15 @@ check: .venv/check ## lint, types, walls between layers, what a step costs, and 
 	scripts/smoke_wheel $(BIN)/python
 
 # Each ends within a minute or so; `python -m benchmarks NAME --help` has the options for more.
-bench: .venv/test ## measure everything, beside what the engines themselves can do (about six minutes); results in benchmarks/results
+bench: .venv/test ## measure everything, beside what the engines themselves can do (about three minutes); results in benchmarks/results
 	$(BIN)/python -m benchmarks steps --journal sqlite postgres nats --seconds 2 $(ARGS)
 	@for name in latency hot fan timers recover grow cost; do $(BIN)/python -m benchmarks $$name $(ARGS) || exit 1; done
 
 bench-peers: .venv/test .venv-peers/installed ## measure DBOS, eventsourcing and Restate with the same work, beside Sagalog (two minutes)
 	$(BIN)/python -m benchmarks peers $(ARGS)
 
-simulate: .venv/test ## run the engine's own guarantees under simulation, for some minutes
-	SAGALOG_SIMULATION_SEEDS=40000 $(BIN)/python -m pytest tests/testing/test_simulation.py -s $(ARGS)
+simulate: .venv/test ## run the engine's own guarantees under simulation on all cores, for some minutes
+	$(BIN)/sagalog simulate tests.testing.shop_world:Shop --first-seed random --seeds 40000 --untried-ok $(ARGS)
 
 mutants: .venv/test ## plant bugs in the engine, one at a time: the simulation has to find each
 	$(BIN)/python -m pytest tests/testing/test_mutants.py -v $(ARGS)

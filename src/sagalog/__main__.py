@@ -2,4 +2,5 @@
 
 from .cli import main
 
-main()
+if __name__ == "__main__":  # processes that `sagalog simulate` starts import this, too
+    main()

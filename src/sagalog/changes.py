@@ -52,10 +52,10 @@ def _compare(path: str, before: Any, after: Any, depth: int, found: list[Change]
 def _compare_lists(path: str, before: list[Any], after: list[Any], depth: int, found: list[Change]) -> None:
     shorter = min(len(before), len(after))
     start = 0
-    while start < shorter and before[start] == after[start]:
+    while start < shorter and _equal(before[start], after[start], depth):
         start += 1
     end = 0
-    while end < shorter - start and before[-1 - end] == after[-1 - end]:
+    while end < shorter - start and _equal(before[-1 - end], after[-1 - end], depth):
         end += 1
     old, new = before[start : len(before) - end], after[start : len(after) - end]
     for index in range(max(len(old), len(new))):
@@ -66,6 +66,17 @@ def _compare_lists(path: str, before: list[Any], after: list[Any], depth: int, f
             depth + 1,
             found,
         )
+
+
+def _equal(before: Any, after: Any, depth: int) -> bool:
+    """Say whether two values are the same JSON: to Python, false and 0 are equal."""
+    if type(before) is not type(after):
+        return False
+    if depth < _DEEPEST and isinstance(before, dict):
+        return before.keys() == after.keys() and all(_equal(before[name], after[name], depth + 1) for name in before)
+    if depth < _DEEPEST and isinstance(before, list):
+        return len(before) == len(after) and all(map(_equal, before, after, [depth + 1] * len(before)))
+    return bool(before == after)
 
 
 def _member(path: str, name: str) -> str:

@@ -57,7 +57,7 @@ class SagaView(msgspec.Struct, frozen=True):
 
     @property
     def sent(self) -> list[tuple[str, str]]:
-        """The commands of this step: entry id and type. Those of a timer (`Schedule`) have the id of their own step."""
+        """The commands of this step: entry id and type. A scheduled one is not among them: it is handled, when due."""
         if self.record is None:
             return []
         return [(c.id, c.command.type) for c in self.record.outbox if c.id.startswith(f"{self.version}/")]

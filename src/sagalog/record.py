@@ -131,8 +131,8 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
 
     @property
     def finished(self) -> bool:
-        """It has ended, and owes nothing: only its memory of message ids is kept."""
-        return self.status in FINAL and self.drained and not self.held
+        """It has ended, owes nothing, and waits for no operator: only its memory of message ids is kept."""
+        return self.status in FINAL and self.drained and not self.held and not self.parked
 
     @property
     def owes_replay(self) -> bool:
@@ -141,8 +141,13 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
 
     @property
     def next_timer_at(self) -> datetime | None:
-        """When the first timer is due."""
-        return min([timer.due_at for timer in self.timers.values()]) if self.timers else None
+        """When the first timer that may fire is due.
+
+        Those of a parked instance wait for its repair: an event that is held may cancel them. Scheduled commands leave.
+        """
+        if not self.timers:
+            return None
+        return min([t.due_at for t in self.timers.values() if t.send or not self.parked], default=None)
 
 
 _encoder = msgspec.json.Encoder()

@@ -146,7 +146,7 @@ def _not_parked(record: SagaRecord) -> str:
 
 
 def _ended(record: SagaRecord) -> str:
-    if record.status not in FINAL:
+    if record.status not in FINAL or record.parked:  # for a last command that nobody accepts, say
         return ""
     return f"it has ended, it is {record.status.value}; what is in its outbox is still delivered"
 
@@ -180,7 +180,7 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
         undo = list(reversed(record.undo))
         if record.status is Status.COMPENSATION_FAILED:
             effects += _resume(record, next_id)
-        else:
+        elif record.status in (Status.RUNNING, Status.COMPLETED):
             compensate(record, next_id)
             effects.append(_sends(entry.command.type for entry in undo) if undo else "there is nothing to undo")
     record.parked = record.stuck = ""
@@ -196,10 +196,12 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
         effects.append(f"does not undo what was done: {_all(u.command.type for u in reversed(record.undo))} not sent")
     if record.outbox:
         effects.append(f"still delivers {_all(c.command.type for c in record.outbox)}: their step is saved")
-    record.status = Status.CANCELLED
+    if record.status not in FINAL:
+        record.status = Status.CANCELLED
+        effects.append("ends the instance as it stands")
     record.timers, record.undo = {}, ()
     record.parked = record.stuck = ""
-    return [*effects, "ends the instance as it stands"]
+    return effects
 
 
 def _drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:

@@ -192,6 +192,7 @@ class Draft:
         )
         if old is not None:
             record.incarnation = old.incarnation + 1
+            record.handled = old.handled  # the same step may have ended the last one
             record.audit = old.audit
             record.outbox = old.outbox  # not yet delivered commands of the last incarnation still go out
             record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
@@ -211,9 +212,12 @@ class Draft:
         self.touch()
 
     def park(self, reason: str, message: Message) -> None:
-        """Park the instance with the message that it could not handle; a new one is made where none is live."""
+        """Park the instance with the message that it could not handle; a new one is made for an event, if none is live.
+
+        The refusal of a command of one that has ended stays with that one: only it can take back what it did.
+        """
         before = self.record
-        record = self.record = self._live()
+        record = self.record = self._to_park(message.kind)
         try:
             self.hold(message)
         except BaseException:
@@ -225,13 +229,13 @@ class Draft:
     def park_again(self, reason: str, held: tuple[Held, ...]) -> None:
         """Park the instance with messages that were held before; a new one is made where none is live any more."""
         before = self.record
-        record = self.record = self._live()
+        record = self.record = self._to_park(held[0].kind)
         self.started += record is not before
         record.parked, record.held = reason, held
         self.touch()
 
-    def _live(self) -> SagaRecord:
-        if self.record is not None and self.record.status not in FINAL:
+    def _to_park(self, kind: str) -> SagaRecord:
+        if self.record is not None and (self.record.status not in FINAL or kind != "event"):
             return self.record
         record, state = self.start()
         record.state, record.state_is_base64 = embed_state(self.saga.encode_state(state), known_json=False)
@@ -343,7 +347,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":
-        if record is None or record.status in FINAL:
+        if record is None or (record.status in FINAL and not record.parked):
             if not draft.saga.may_start(message.event):
                 return Outcome.NO_INSTANCE
             record, state = draft.start()
@@ -365,6 +369,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         timer = record.timers.get(message.name)
         if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
+        if record.parked and not timer.send:
+            return Outcome.IGNORED  # it waits for the repair: an event that is held may cancel it
         if timer.send:
             _drop_timer(record, message.name)
             sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace)
@@ -373,9 +379,6 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             draft.fired += 1
             draft.touch()
             return Outcome.HANDLED
-        if record.parked:
-            draft.hold(message)
-            return Outcome.HELD
     else:
         entry = message.event.command_id[len(draft.persistence_id) + 1 :]
         command = next((c for c in record.outbox if c.id == entry), None)

@@ -92,3 +92,11 @@ def filled(tmp_path: Path) -> Path:
 
     asyncio.run(fill())
     return tmp_path / "orders.db"
+
+
+@pytest.fixture
+def here(filled: Path, sagalog: Sagalog, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the journal, as the working directory."""
+    monkeypatch.chdir(filled.parent)
+    monkeypatch.setenv("LOGNAME", "ada")
+    return filled.parent

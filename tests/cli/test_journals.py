@@ -15,8 +15,6 @@ from sagalog import JournalSagaStateStore, SqliteJournal
 from sagalog.cli.durations import spoken
 from sagalog.cli.group import sagalog as command
 
-from .test_repairs import here  # noqa: F401
-
 pytestmark = pytest.mark.usefixtures("here")
 URL = ("--journal", "sqlite:///orders.db")
 

@@ -23,14 +23,6 @@ from .conftest import ROOT, Sagalog
 URL = ("--journal", "sqlite:///orders.db")
 
 
-@pytest.fixture
-def here(filled: Path, sagalog: Sagalog, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the journal, as the working directory."""
-    monkeypatch.chdir(filled.parent)
-    monkeypatch.setenv("LOGNAME", "ada")
-    return filled.parent
-
-
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(command, [*arguments, *URL])
 
@@ -270,10 +262,18 @@ def test_ids_and_names_cannot_control_the_terminal(here: Path) -> None:
         OrderSaga.fail_times = 0
 
     asyncio.run(park())
-    for arguments in (("skip", evil, "--dry-run"), ("retry", evil, "--yes", "--note", "\x1b[2J"), ("history", evil)):
+    for arguments in (
+        ("skip", evil, "--dry-run"),
+        ("skip", evil, "--dry-run", "--json"),
+        ("retry", evil, "--yes", "--note", "\x1b[2J"),
+        ("history", evil),
+        ("history", evil, "--json"),
+        ("show", evil, "--json"),
+        ("list", "--json"),
+    ):
         done = run(*arguments)
         printed = done.stdout + done.stderr
-        assert r"\x1b" in printed
+        assert r"\x1b" in printed or r"\u001b" in printed
         assert all(c.isprintable() or c == "\n" for c in printed)
 
 

@@ -244,6 +244,36 @@ async def test_an_entry_whose_record_never_came_is_not_due_and_one_of_an_older_r
         assert await journal.claim_due("", now, now + timedelta(seconds=5)) == [("q", now)]
 
 
+async def test_a_write_that_loses_does_not_hide_when_its_id_is_due(url: str) -> None:
+    """Its entry is stored before it is refused, and in the same second as the one that counts."""
+    now = datetime.now(UTC).replace(microsecond=500)
+    async with open_journal(f"{url}&migrate=true") as journal:
+        await write(journal, "p", 1, 2)
+        await journal.write_messages([record("p", 3, due_at=now)])
+        for at in (now, now + timedelta(microseconds=7)):
+            with pytest.raises(SequenceOutOfOrder):
+                await journal.write_messages([record("p", 1, due_at=at)])
+        later = now + timedelta(seconds=1)
+        assert await journal.due_ids("", later) == [("p", now)]
+        until = later + timedelta(seconds=5)
+        assert await journal.claim_due("", later, until) == [("p", now)]
+        with pytest.raises(SequenceOutOfOrder):
+            await journal.write_messages([record("p", 1, due_at=until)])
+        assert await journal.claim_due("", later, until) == []
+        assert await journal.claim_due("", until, until + timedelta(seconds=5)) == [("p", until)]
+
+
+async def test_entries_that_nobody_needs_go_away_together(url: str, js: Any) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    async with open_journal(f"{url}&migrate=true") as journal:
+        for number in range(1, 6):
+            await journal.write_messages([record("p", number, due_at=now + timedelta(milliseconds=number))])
+        await write(journal, "p", 6)
+        assert await journal.claim_due("", now + timedelta(seconds=1), now + timedelta(seconds=9)) == []
+        left = await js.stream_info(stream_of(url), subjects_filter=f"{stream_of(url)}.due.>")
+        assert not left.state.subjects
+
+
 async def test_the_leader_tells_the_time(url: str) -> None:
     async with open_journal(f"{url}&migrate=true") as journal:
         assert isinstance(journal, NatsJournal)
@@ -265,7 +295,7 @@ def test_wildcards_of_what_is_due_cover_exactly_the_seconds_up_to_now(recent: bo
     wildcards = subjects.due_by(now, "saga::order::", recent=recent)
 
     def covered(at: datetime) -> int:
-        parts = subjects.due(at, "saga::order::a").split(".")
+        parts = subjects.due(at, "saga::order::a", 1).split(".")
         return sum(
             all(w in ("*", p) for w, p in zip(wildcard.split("."), parts, strict=True)) for wildcard in wildcards
         )
@@ -336,9 +366,11 @@ async def test_one_damaged_message_stops_neither_the_due_work_nor_the_records_of
         for key in ("s::x::bad", "s::x::good", "s::x::worse"):
             await journal.write_messages([record(key, 1, due_at=now)])
         subjects = Subjects(stream_of(url))
-        await js.publish(subjects.due(now, "s::x::bad"), b"", headers={"Sagalog": "not JSON"})
+        await js.publish(subjects.due(now, "s::x::good", 1) + "x", b"")
+        await js.publish(subjects.record("s::x::bad"), b"", headers={"Sagalog": "not JSON"})
         await js.publish(subjects.record("s::x::worse"), b"", headers={"Sagalog": '{"nr":2,"newer":1}'})
         assert await journal.due_ids("s::x::", now) == [("s::x::good", now)]
+        assert "is passed over: it was written by something else" in caplog.text
         assert "is damaged, or was written by something else or by a newer version" in caplog.text
         assert await journal.claim_due("s::x::", now, now + timedelta(seconds=5)) == [("s::x::good", now)]
         assert await replay(journal, "s::x::good") == [1]

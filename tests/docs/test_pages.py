@@ -53,8 +53,7 @@ def test_the_tests_on_the_testing_page_pass_and_fail_as_shown(tmp_path: Path) ->
         "\n\ndef test_late():\n    order = Scenario(OrderSaga).given(OrderPlaced('A-1'))\n"
         "    order.after(timedelta(minutes=15)).when(PaymentReceived('A-1')).then(sent=[ShipOrder('A-1')])\n"
     )
-    (tmp_path / "test_order.py").write_text("\n".join(blocks("testing.md", "python")) + late)
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    _write_the_testing_page(tmp_path, late)
     done = run(tmp_path, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     assert "1 failed, 6 passed" in done.stdout, done.stdout[-3000:]
     said = "\n".join(line.removeprefix("E").strip() for line in done.stdout.splitlines() if line.startswith("E  "))
@@ -68,3 +67,23 @@ def test_the_operating_pages_show_what_their_commands_print() -> None:
     assert done.returncode == 0, (
         f"run scripts/operating_pages.py, and look at what it changes:\n{done.stdout}{done.stderr}"
     )
+
+
+def test_the_bug_on_the_testing_page_is_found_as_shown_and_told_again_by_its_last_line(tmp_path: Path) -> None:
+    _write_the_testing_page(tmp_path)
+    (shown,) = blocks("testing.md", "console")
+    command, _, expected = shown.partition("\n")
+    found = run(tmp_path, sys.executable, "-m", *command.removeprefix("$ ").split())
+    assert (found.returncode, found.stdout.strip()) == (1, expected.strip())
+    again = expected.strip().rpartition("to tell it again: ")[2]
+    told = run(tmp_path, sys.executable, "-m", *again.split())
+    assert told.returncode == 1
+    assert expected.strip().partition("\n\nto tell it again")[0] in told.stdout
+
+
+def _write_the_testing_page(folder: Path, more: str = "") -> None:
+    own = [code for code in blocks("testing.md", "python") if not code.startswith("# ")]
+    (folder / "test_order.py").write_text("\n".join(own) + more)
+    (other,) = [code for code in blocks("testing.md", "python") if code.startswith("# ")]
+    (folder / other.partition("\n")[0].removeprefix("# ")).write_text(other)
+    (folder / "pytest.ini").write_text("[pytest]\n")

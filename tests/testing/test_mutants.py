@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+import random
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from sagalog import JournalSagaStateStore
+from sagalog import Compensate, Complete, JournalSagaStateStore
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import commit as commit_phase
-from sagalog.runner import due, turn
+from sagalog.runner import due, repair, turn
 from sagalog.runner.dispatch import Dispatcher
+from sagalog.runner.hosted import Hosted
+from sagalog.runner.mailbox import Instance
 from sagalog.step import Draft
-from sagalog.testing.simulation import SimulationError, simulate
+from sagalog.testing.simulation import SimulationError, World, simulate
 
-from ..orders import OrderSaga
+from ..orders import Closed, Noted, OrderSaga, Placed
 from .shop_world import Shop
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -146,9 +150,129 @@ def the_next_life_forgets_what_the_last_one_knew(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Draft, "start", start)
 
 
+@mutant
+def a_lease_that_ended_is_ignored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatcher, "_check_lease", lambda self, instance: None)
+
+
+@mutant
+def a_stale_record_is_trusted_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
+    real = turn.load
+
+    async def load(instance: Any) -> None:
+        cached = instance.record
+        await real(instance)
+        instance.record = cached or instance.record
+
+    patch.setattr(turn, "load", load)
+
+
+@mutant
+def a_cached_record_outlives_the_retention(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(turn, "_may_be_of_a_forgotten_life", lambda instance: False)
+
+
+@mutant
+def a_repair_forgets_what_is_held(patch: pytest.MonkeyPatch) -> None:
+    real = repair._replay
+
+    async def replay(draft: Any, record: Any) -> Any:
+        record.held = record.held[:1]
+        return await real(draft, record)
+
+    patch.setattr(repair, "_replay", replay)
+
+
+@mutant
+def a_repair_leaves_no_trace(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.accept
+
+    def accept(self: Any, entries: Any) -> None:
+        if self.record is not None:
+            self.record.audit = ()
+        real(self, entries)
+
+    patch.setattr(Draft, "accept", accept)
+
+
+@mutant
+def timers_outlive_their_incarnation(patch: pytest.MonkeyPatch) -> None:
+    real = Draft._apply
+
+    def apply(self: Any, record: Any, action: Any, packed: Any, undo: Any) -> None:
+        timers = record.timers
+        real(self, record, action, packed, undo)
+        if isinstance(action, (Complete, Compensate)):
+            record.timers = timers
+
+    patch.setattr(Draft, "_apply", apply)
+
+
+@mutant
+def a_failed_command_counts_as_accepted(patch: pytest.MonkeyPatch) -> None:
+    def failed(self: Any, instance: Any, entry: Any, error: Any) -> bool:
+        self._accepted(instance, entry)
+        return True
+
+    patch.setattr(Dispatcher, "_failed", failed)
+
+
+@mutant
+def events_are_handled_backwards(patch: pytest.MonkeyPatch) -> None:
+    real = Instance._batch
+    patch.setattr(Instance, "_batch", lambda self: real(self)[::-1])
+
+
+@mutant
+def a_tombstone_is_purged_at_once(patch: pytest.MonkeyPatch) -> None:
+    real = Hosted.save
+
+    def save(self: Any, correlation_id: str, record: Any, payload: bytes, version: int, due_at: Any) -> Any:
+        early = copy.copy(record)
+        early.updated_at = record.updated_at - self.engine.settings.retention
+        return real(self, correlation_id, early, payload, version, due_at)
+
+    patch.setattr(Hosted, "save", save)
+    patch.setattr(Hosted, "retention_ended", lambda self, record, now: record.finished)
+
+
+@mutant
+def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
+    real = turn._take_back
+
+    def take_back(instance: Any, handled: Any) -> None:
+        parks = [envelope.park for envelope in handled]
+        real(instance, handled)
+        for envelope, park in zip(handled, parks, strict=True):
+            envelope.park = park
+
+    patch.setattr(turn, "_take_back", take_back)
+
+
+@mutant
+def a_stopped_runner_goes_on(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Dispatcher, "stop", lambda self: None)
+
+
+class Again(World):
+    """The same order id, life after life, each after the last one is forgotten."""
+
+    def events(self, chance: random.Random) -> Iterator[Any]:
+        for _ in range(6):
+            yield Placed("o")
+            yield chance.random() * 3
+            yield Noted("o", "x")
+            yield chance.random() * 3
+            yield Closed("o")
+            yield 8000
+
+
+WORLDS = {"a cached record outlives the retention": Again}
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
     with pytest.raises(SimulationError) as caught:
-        simulate([OrderSaga], Shop, seeds=range(600))
-    print(str(caught.value)[:300])
+        simulate([OrderSaga], WORLDS.get(name, Shop), seeds=range(2000))
+    print(f"seed {caught.value.seed}: {str(caught.value).partition(chr(10))[0]}")

@@ -228,16 +228,15 @@ class StepMachine(RuleBasedStateMachine):
         self.now += minutes * MINUTE
         made, model = self.draft(), self.model
         while (message := due_timer(made, self.now)) is not None:
-            name = min(model.timers, key=lambda name: model.timers[name][1])
+            may_fire = [name for name, timer in model.timers.items() if timer[2] or not model.parked]
+            name = min(may_fire, key=lambda name: model.timers[name][1])
             entry, due, scheduled = model.timers.pop(name)
             assert (message.name, message.id, message.at) == (name, f"{PID}/{entry}", due)
             outcome = advance(made, message)
             if scheduled:
                 model.outbox.append((entry, "Survey", ""))
-            elif model.parked:
-                assert outcome is Outcome.HELD
-                model.held.append(message.id)
             else:
+                assert outcome is Outcome.HANDLED
                 model.log.append("overdue")
         self.save(made)
 

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import msgspec
 
 from ..errors import CodecError
 from ..inspect import SagaView, instances
@@ -20,7 +19,7 @@ from ..step import UnreadableStateError, decode_state, unhold
 from .journals import journal_option, reading
 from .progress import Counting
 from .targets import load_runner
-from .text import line
+from .text import json_line, line
 
 _EXAMPLES = 3
 
@@ -141,4 +140,4 @@ class _Check:
                 {"saga": saga, "reason": reason, "ids": ids} for (saga, reason), ids in sorted(self._found.items())
             ],
         }
-        click.echo(msgspec.json.encode(fields))
+        click.echo(json_line(fields))

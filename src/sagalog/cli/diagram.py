@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import click
-import msgspec
 
 from ..diagram import mermaid, outline, svg
 from .targets import load_saga
-from .text import clean
+from .text import clean, json_line
 
 
 @click.command("diagram")
@@ -38,6 +37,6 @@ def diagram_(target: str, file: Path | None, as_json: bool) -> None:
             raise click.ClickException(clean(f"{file} cannot be written: {error.strerror}")) from error
         click.echo(f"{file} written", err=True)
     elif as_json:
-        click.echo(msgspec.json.encode(asdict(found)))
+        click.echo(json_line(asdict(found)))
     else:
         click.echo(mermaid(found))

@@ -7,7 +7,6 @@ import sys
 from datetime import UTC, datetime, timedelta
 
 import click
-import msgspec
 
 from ..errors import SagalogError
 from ..inspect import OVERDUE_AFTER
@@ -17,7 +16,7 @@ from ..stats import stats
 from .durations import spoken
 from .journals import reading
 from .progress import Counting
-from .text import clean, line
+from .text import clean, json_line, line
 
 _MOST_DUE = 1000
 _SKEW = timedelta(seconds=1)
@@ -49,7 +48,7 @@ async def _doctor(url: str, quick: bool, as_json: bool) -> str:
     for finding in await _findings(url, quick):
         levels.add(finding.level)
         if as_json:
-            click.echo(msgspec.json.encode(finding))
+            click.echo(json_line(finding))
         else:
             click.echo(f"{finding.level:<4}  {finding.name:<14} {clean(finding.text)}")
             if finding.remedy:

@@ -18,7 +18,7 @@ from .journals import reading
 from .repairing import Wish, repair_options
 from .show import the_one
 from .targets import load_runner
-from .text import change_lines, clean, line
+from .text import change_lines, clean, json_line, line
 
 
 @click.command("edit")
@@ -137,7 +137,7 @@ def _show(applied: Applied, wish: Wish) -> None:
             "version": applied.version,
             "effects": applied.effects,
         }
-        click.echo(msgspec.json.encode(fields))
+        click.echo(json_line(fields))
         return
     click.echo(f"{line(applied.saga)} {line(applied.correlation_id)}")
     for text in (*applied.effects, *change_lines(changes, most=50)):

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-import msgspec
 
 from ..stats import server_now
 from ..transfer import Totals, export_lines
 from .journals import journal_option, reading
 from .progress import Counting
-from .text import clean
+from .text import clean, json_line
 
 
 @click.command("export")
@@ -56,7 +55,7 @@ async def _export(file: str, url: str, saga: str | None, latest: bool, force: bo
     if file != "-":
         part.replace(path)
     if as_json:
-        click.echo(msgspec.json.encode(totals), err=file == "-")
+        click.echo(json_line(totals), err=file == "-")
     else:
         click.echo(f"{totals.instances:,} instances, {totals.records:,} records exported", err=file == "-")
 

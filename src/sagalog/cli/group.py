@@ -28,6 +28,7 @@ COMMANDS = {
     "retry": "Let parked instances try again.",
     "run": "Feed events from a file through a runner.",
     "show": "Show one instance: state, timers, outbox, held events.",
+    "simulate": "Attack a saga with crashes, races and lost answers, in virtual time.",
     "skip": "Drop what parks an instance, and go on.",
     "stats": "Count what is live, parked, overdue and undelivered, saga by saga.",
     "worker": "Run one or more workers for due work, timers and commands.",

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import click
-import msgspec
 
 from ..inspect import ABSENT, SagaView, Step, steps
 from ..record import Handled
 from .journals import journal_option, reading
 from .show import the_one
-from .text import change_lines, line, moment
+from .text import change_lines, json_line, line, moment
 
 
 @click.command("history")
@@ -38,7 +37,7 @@ async def _history(correlation_id: str, url: str, saga: str | None, as_json: boo
         parked = ""
         async for step in steps(journal, view.saga, view.correlation_id):
             if as_json:
-                click.echo(msgspec.json.encode(_fields(step)))
+                click.echo(json_line(_fields(step)))
             else:
                 for text in _lines(step, parked):
                     click.echo(text)

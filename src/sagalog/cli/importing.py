@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from ..errors import CodecError
 from ..journal import open_journal
 from ..transfer import Brought, bring, read_export
 from .journals import journal_option
 from .progress import Counting
-from .text import clean, line
+from .text import clean, json_line, line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +79,7 @@ async def _import(file: str, url: str, skip_existing: bool, dry_run: bool, as_js
 def _print(counts: Counter[Brought], records: int, dry_run: bool, as_json: bool, broken: str) -> None:
     if as_json:
         fields: dict[str, Any] = {one.name.lower(): counts[one] for one in Brought}
-        click.echo(msgspec.json.encode({**fields, "records": records, "dry_run": dry_run, "broken": broken}))
+        click.echo(json_line({**fields, "records": records, "dry_run": dry_run, "broken": broken}))
         return
     click.echo(
         f"{'dry run: ' if dry_run else ''}{counts[Brought.IMPORTED]:,} instances, {records:,} records "

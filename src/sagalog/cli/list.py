@@ -6,13 +6,12 @@ import asyncio
 from typing import Any
 
 import click
-import msgspec
 
 from ..inspect import SagaView, instances
 from ..stats import server_now
 from .journals import journal_option, reading
 from .selection import Selection, selecting
-from .text import line, moment
+from .text import json_line, line, moment
 
 
 @click.command("list")
@@ -43,7 +42,7 @@ async def _list(url: str, selection: Selection, everything: bool, limit: int | N
             if not selection.takes(view, now):
                 continue
             if as_json:
-                click.echo(msgspec.json.encode(summary(view)))
+                click.echo(json_line(summary(view)))
             else:
                 if shown == 0:
                     click.echo(f"{'SAGA':<16} {'ID':<28} {'STATUS':<19} {'STEPS':>5}  {'UPDATED (UTC)':<19}  WHY")

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import click
-import msgspec
 
 from ..inspect import SagaView, instances
 from ..journal import Journal
@@ -16,6 +15,7 @@ from ..stats import server_now
 from .durations import Duration, spoken
 from .journals import journal_option, reading
 from .progress import Counting
+from .text import json_line
 
 _AT_ONCE = 64
 
@@ -54,7 +54,7 @@ async def _purge(url: str, older_than: timedelta, saga: str | None, dry_run: boo
             _ask(found, older_than, yes)
             purged = await _forget(journal, saga, now - older_than)
     if as_json:
-        click.echo(msgspec.json.encode({"found": found, "purged": purged}))
+        click.echo(json_line({"found": found, "purged": purged}))
     elif dry_run:
         click.echo(f"dry run: {found:,} finished {_instances(found)} would be forgotten; nothing was changed")
     else:

@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from ..errors import ConflictError, SagalogError
 from ..inspect import SagaView, instances
@@ -23,7 +22,7 @@ from .journals import journal_option, reading
 from .progress import Counting
 from .selection import Selection
 from .show import the_one
-from .text import clean, line
+from .text import clean, json_line, line
 
 F = TypeVar("F", bound=Callable[..., Any])
 _SHOWN = 10  # previews; of more, the rest is counted
@@ -213,7 +212,7 @@ class _Repairs:
     def _failed(self, correlation_id: str, saga: str, why: str) -> None:
         self.failed += 1
         if self.wish.as_json:
-            click.echo(msgspec.json.encode({"saga": saga, "id": correlation_id, "error": why}))
+            click.echo(json_line({"saga": saga, "id": correlation_id, "error": why}))
         else:
             click.echo(f"{line(saga)} {line(correlation_id)}: {clean(why)}", err=True)
 
@@ -226,7 +225,7 @@ class _Repairs:
             "version": applied.version,
             "effects": applied.effects,
         }
-        click.echo(msgspec.json.encode(fields))
+        click.echo(json_line(fields))
 
 
 def _show(applied: Applied) -> None:

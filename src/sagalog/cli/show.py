@@ -13,7 +13,7 @@ from ..journal import Journal
 from ..record import SagaRecord
 from .journals import journal_option, reading
 from .list import summary
-from .text import clean, line, moment
+from .text import clean, json_line, line, moment
 
 _LONGEST_STATE = 4_000
 _MOST = 20
@@ -55,7 +55,7 @@ async def _show(correlation_id: str, url: str, saga: str | None, as_json: bool) 
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, saga)
     if as_json:
-        click.echo(msgspec.json.encode({**summary(view), "record": view.record}))
+        click.echo(json_line({**summary(view), "record": view.record}))
         return
     click.echo(f"saga    {line(view.saga)}\nid      {line(view.correlation_id)}\nstatus  {view.status}")
     if view.record is None:

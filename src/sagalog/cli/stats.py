@@ -6,13 +6,12 @@ import asyncio
 from datetime import datetime
 
 import click
-import msgspec
 
 from ..stats import SagaStats, server_now, stats
 from .durations import spoken
 from .journals import journal_option, reading
 from .progress import Counting
-from .text import line
+from .text import json_line, line
 
 
 @click.command("stats")
@@ -40,7 +39,7 @@ async def _stats(url: str, saga: str | None, as_json: bool) -> None:
             found = await stats(journal, saga, now=now, count=counting.update)
     if as_json:
         for figures in found:
-            click.echo(msgspec.json.encode(figures))
+            click.echo(json_line(figures))
         return
     if not found:
         click.echo("no instances")

@@ -1,4 +1,4 @@
-"""MODULE:NAME on the command line: finding a runner or a saga, from an importable module or a file."""
+"""MODULE:NAME on the command line: finding what is meant, in an importable module or a file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ from ..saga import Saga
 
 def load_runner(target: str) -> SagaRunner:
     """Return the runner that `target` names. Raises click.BadParameter saying what is wrong and what to do."""
-    found = _load(target, "MODULE:RUNNER, e.g. shop.sagas:runner or shop/sagas.py:runner", "SagaRunner", _is_runner)
+    found = _named(target, "MODULE:RUNNER", "shop.sagas:runner", "SagaRunner", _is_runner)
     assert isinstance(found, SagaRunner)
     return found
 
 
 def load_saga(target: str) -> type[Saga[Any]]:
     """Return the saga class that `target` names; of a runner, its only one. Raises click.BadParameter as `load_runner`."""
-    usage = "MODULE:SAGA, e.g. shop.sagas:OrderSaga or shop/sagas.py:OrderSaga"
-    found = _load(target, usage, "Saga", lambda one: _is_saga(one) or (_is_runner(one) and len(one.sagas) == 1))
+    found = _named(
+        target,
+        "MODULE:SAGA",
+        "shop.sagas:OrderSaga",
+        "Saga",
+        lambda one: _is_saga(one) or (_is_runner(one) and len(one.sagas) == 1),
+    )
     return type(found.sagas[0]) if isinstance(found, SagaRunner) else found
 
 
@@ -38,19 +43,26 @@ def _is_saga(found: Any) -> bool:
     return isinstance(found, type) and issubclass(found, Saga) and found is not Saga
 
 
-def _load(target: str, usage: str, kind: str, wanted: Callable[[Any], bool]) -> Any:
-    module_name, separator, attribute = target.rpartition(":")
-    if not separator or not module_name or not attribute:
-        raise click.BadParameter(f"{target!r} is not {usage}")
-    module = _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name)
+def _named(target: str, form: str, example: str, kind: str, wanted: Callable[[Any], bool]) -> Any:
+    module, attribute = load_module(target, form, example)
     found = getattr(module, attribute, None)
     if found is None:
         known = [name for name, value in vars(module).items() if wanted(value)]
         hint = f"it has {', '.join(known)}" if known else f"it has no {kind}"
-        raise click.BadParameter(f"{module_name} has no {attribute!r}; {hint}")
+        raise click.BadParameter(f"{target.rpartition(':')[0]} has no {attribute!r}; {hint}")
     if not wanted(found):
         raise click.BadParameter(f"{target} is a {type(found).__name__}, not a {kind}")
     return found
+
+
+def load_module(target: str, form: str, example: str) -> tuple[ModuleType, str]:
+    """Return the module that `target` names, and the name behind the colon."""
+    module_name, separator, attribute = target.rpartition(":")
+    if not separator or not module_name or not attribute:
+        module, _, name = example.partition(":")
+        file = f"{module.replace('.', '/')}.py:{name}"
+        raise click.BadParameter(f"{target!r} is not {form}, e.g. {example} or {file}")
+    return _load_file(Path(module_name)) if module_name.endswith(".py") else _load_module(module_name), attribute
 
 
 def _load_file(path: Path) -> ModuleType:

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from ..changes import ABSENT, Change
 from ..text import clean, line, moment
+
+_UNPRINTABLE = re.compile(r"[^ -~]")
+
+
+def json_line(value: Any) -> str:
+    r"""Return `value` as one line of JSON; what is not printable stands in it as \u202e, so that no terminal obeys it."""
+    text = msgspec.json.format(
+        msgspec.json.encode(value), indent=-1
+    ).decode()  # a stored state may have lines of its own
+    return text if text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be")
+    return (
+        match[0]
+        if match[0].isprintable()
+        else "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+    )
 
 
 def cut(text: str, most: int) -> str:
@@ -30,7 +50,7 @@ def _value(change: Change, width: int) -> str:
 
 
 def _json(value: Any, width: int) -> str:
-    return "" if value is ABSENT else cut(msgspec.json.encode(value).decode(), width)
+    return "" if value is ABSENT else cut(json_line(value), width)
 
 
-__all__ = ["change_lines", "clean", "cut", "line", "moment"]
+__all__ = ["change_lines", "clean", "cut", "json_line", "line", "moment"]

@@ -134,7 +134,9 @@ class DueLoop:
         if upcoming is None:
             return None
         following = await hosted.due.due(upcoming, limit=1 + len(left))
-        return next((at for key, at in following if key not in left), None)
+        first = next((at for key, at in following if key not in left), None)
+        again = hosted.left.first_until
+        return first if again is None else again if first is None else min(first, again)
 
     async def _claim(self, hosted: Hosted, correlation_id: str, places: asyncio.Semaphore) -> None:
         async with places:

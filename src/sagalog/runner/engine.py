@@ -35,17 +35,17 @@ class Engine:
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order they were begun, so that a seed is a story
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""
         task = self.loop.create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed: %s", type(error).__name__, exc_info=trace_of(error), extra=about())
 

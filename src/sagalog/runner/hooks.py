@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 from ..errors import ConflictError, DefinitionError, JournalUnavailableError
 from ..logs import about, log
 from ..record import Command
-from ..step import Draft, Message, Outcome, advance
+from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 
 if TYPE_CHECKING:
     from .dispatch import CommandContext, CommandHandler
@@ -321,7 +321,7 @@ class Watch:
         try:
             outcome = advance(draft, message)
         except BaseException as error:
-            self._end(handling, "failed", error)
+            self._fail(handling, error)
             raise
         if not isinstance(outcome, Outcome):
             return self._awaited(handling, outcome)
@@ -333,11 +333,16 @@ class Watch:
         try:
             outcome = await work
         except BaseException as error:
-            self._end(handling, "failed", error)
+            self._fail(handling, error)
             raise
         handling.outcome = outcome.value
         self._open.append(handling)
         return outcome
+
+    def _fail(self, handling: Handling, error: BaseException) -> None:
+        self._end(handling, "failed", error)
+        if isinstance(error, UnreadableStateError):  # it ends the whole turn
+            self.taken_back()
 
     def _end(self, handling: Handling, outcome: str = "", error: BaseException | None = None) -> None:
         handling.outcome = outcome or handling.outcome
@@ -379,10 +384,13 @@ class Watch:
         for handling in self._drain():
             self._end(handling)
 
-    def taken_back(self) -> None:
-        """Nothing of it was stored, and all is decided again."""
+    def taken_back(self, message_id: str | None = None) -> None:
+        """Nothing of it (or of that message) was stored, and all is decided again."""
         for handling in self._drain():
-            self._end(handling, "repeated")
+            if message_id is None or handling.message_id == message_id:
+                self._end(handling, "repeated")
+            else:
+                self._open.append(handling)
 
     def _drain(self) -> list[Handling]:
         handled, self._open = self._open, []

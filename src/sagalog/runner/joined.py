@@ -66,6 +66,8 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
     except UnreadableStateError as error:
         raise unreadable(instance, str(error)) from error
     if outcome is Outcome.NO_INSTANCE and engine.settings.no_instance is not NoInstance.IGNORE:
+        if draft.watch is not None:
+            draft.watch.settled()
         raise NoInstanceError(hosted.name, instance.correlation_id, type(message.event).__name__)
     record = draft.record
     if not draft.changed or record is None:

@@ -29,3 +29,8 @@ class Left:
         if self._until:
             self._until = {one: until for one, until in self._until.items() if until > now}
         return frozenset(self._until)
+
+    @property
+    def first_until(self) -> datetime | None:
+        """When the first of them is to be looked at again."""
+        return min(self._until.values(), default=None)

@@ -48,6 +48,8 @@ async def replay_held(instance: Instance, draft: Draft) -> Replayed:
         instance.hosted.encode(draft.record)
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: look after each.
+        if draft.watch is not None:
+            draft.watch.taken_back()
         draft.record, draft.fired, draft.started = before, fired, started
         replayed = await _replay(instance, draft, checked=True)
     return replayed
@@ -80,6 +82,8 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
                 raise unreadable(instance, f"held event: {error}") from error
             draft.record = before
             draft.fired, draft.started = counted
+            if draft.watch is not None:
+                draft.watch.taken_back(first.id)
             told = isinstance(error, (CodecError, PayloadTooLargeError))  # others may quote payloads
             reason = f"replaying {first.event.type} failed: {error if told else type(error).__name__}"
             draft.park_again(reason, held[number:])

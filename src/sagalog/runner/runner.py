@@ -238,6 +238,7 @@ class SagaRunner:
                 if instance.accepted:
                     instance.poke(Envelope(upkeep=Upkeep.RECORD))
         await engine.wait_for_tasks()
+        engine.dispatcher.stop()  # again: deliveries that ended meanwhile have asked for a later record
         await self._close_journal()
         if engine.hooks is not None:
             engine.hooks.tell("stopped", self)

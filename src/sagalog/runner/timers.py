@@ -15,12 +15,14 @@ def due_timer(draft: Draft, until: datetime) -> Message | None:
     Raises CodecError for one that this code cannot read, or has no handler for: newer code may.
     """
     record = draft.record
-    if record is None or not record.timers:
+    due_at = None if record is None else record.next_timer_at
+    if record is None or due_at is None or due_at > until:
         return None
-    name = min(record.timers, key=lambda name: record.timers[name].due_at)
-    timer = record.timers[name]
-    if timer.due_at > until:
-        return None
+    name, timer = next(
+        (name, timer)
+        for name, timer in record.timers.items()
+        if timer.due_at == due_at and (timer.send or not record.parked)
+    )
     event = None if timer.send else draft.registry.unpack(timer.event)
     if event is not None and not draft.saga.handles_event(event):
         raise CodecError(f"timer {name}: no handler takes {timer.event.type}")

@@ -67,6 +67,8 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
     may_start_unseen = True
     while done < len(batch):
         unseen = fresh = False
+        if instance.loaded and _may_be_of_a_forgotten_life(instance):
+            instance.loaded = False
         if not instance.loaded:
             unseen = may_start_unseen and _may_start_unseen(instance, batch[done])
             may_start_unseen = False  # if it does not work out, the next round looks
@@ -127,6 +129,15 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         done = at
         if failure is not None:
             done += await _after_failure(instance, batch[done], failure)
+
+
+def _may_be_of_a_forgotten_life(instance: Instance) -> bool:
+    """Say whether the cached record is so old that its instance may have ended elsewhere and been purged since.
+
+    Numbers begin anew after a purge, so the version alone would not tell a new life from the one that is cached.
+    """
+    record, engine = instance.record, instance.hosted.engine
+    return record is not None and engine.now() - record.updated_at >= engine.settings.retention / 2
 
 
 def _may_start_unseen(instance: Instance, first: Envelope) -> bool:
@@ -300,11 +311,15 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope) -> None:
 
 
 def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> None:
-    """Nothing was stored: all of it is to be handled again, in the same order."""
+    """Nothing was stored, or nobody knows: all of it is to be handled again, in the same order.
+
+    That one was to be parked is decided again, too: it may be stored as held already, and repaired since; its timer may
+    be cancelled, its instance may have ended.
+    """
     if draft.watch is not None:
         draft.watch.taken_back()
     for envelope in handled:
-        envelope.decided = None
+        envelope.decided = envelope.park = None
     instance.waiting = tuple(envelope for envelope in instance.waiting if envelope not in handled)
 
 

@@ -3,13 +3,14 @@
     write_messages ─► entry, record (one piece, one stream: what is stored behind is never there without what is before)
     claim_due      ─► entries up to now ─► compare each with the newest record of its id ─► claim, or drop
 
-An entry says for which record number it was written. If that record is the newest, the id is due. If a newer one is
-there, the entry is outdated: the newer record brought its own. If the record is not there (yet), its write failed, or is
-still on its way from a process that was frozen or cut off; the entry is kept for a quarter of an hour, which is longer
-than NATS keeps a connection that is silent.
+An entry says, by its subject alone, for which record number it was written. If that record is the newest, and due then,
+the id is due. If a newer one is there, the entry is outdated: the newer record brought its own. If the record is not there
+(yet), its write failed, or is still on its way from a process that was frozen or cut off; the entry is kept for a quarter
+of an hour, which is longer than NATS keeps a connection that is silent.
 
 A claim writes an entry for `until` under a message id made of the entry that it replaces: JetStream stores one of those
-only, so of two workers one is told that it was second.
+only, so of two workers one is told that it was second. A write that lost leaves an entry behind, too; it names another
+record or another moment, and as no entry takes the place of another, it does no harm.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import msgspec
 from ...errors import JournalFormatError
 from ...logs import about, log
 from .connection import IN_PROCESS, Connection, Rejected
-from .messages import EXPECTED_STREAM, HEADER, MESSAGE_ID, Due, Stored, due_of, header_of
+from .messages import EXPECTED_STREAM, MESSAGE_ID, Stored
+from .subjects import DueEntry
 
 _KEPT = timedelta(minutes=15)
 _AT_ONCE = 64
@@ -31,26 +33,17 @@ _SWEEP_SECONDS = 20.0
 _RECENT = timedelta(seconds=9)
 
 
-class Entry(msgspec.Struct):
-    """A due entry as it is in the stream."""
+class _Group(msgspec.Struct):
+    """The entries of one id in one second, and the newest record of that id."""
 
-    subject: str
-    sequence: int
-    stored_at: datetime
-    persistence_id: str
-    due: Due
-    newest: Stored | None = None  # of its id
+    entries: list[DueEntry]
+    newest: Stored | None
+    valid: list[DueEntry] = []  # these say when the id is due
+    outdated: list[DueEntry] = []  # nobody will ever need these
 
     @property
-    def valid(self) -> bool:
-        """The id is due at this entry's moment."""
-        return self.newest is not None and self.newest.head.nr == self.due.nr and self.newest.head.due_at is not None
-
-    def outdated(self, now: datetime) -> bool:
-        """Nobody will ever need it."""
-        if self.newest is not None and self.newest.head.nr >= self.due.nr:
-            return not self.valid
-        return now - self.stored_at > _KEPT
+    def stem(self) -> str:
+        return self.entries[0].stem
 
 
 def _earliest(one: tuple[str, datetime]) -> tuple[datetime, str]:
@@ -69,16 +62,18 @@ class DueEntries:
         """Return the entry for a record, to be published before it."""
         if any(due_at < moment for moment, _ in self._swept.values()):
             self._swept.clear()  # long ago: look everywhere
-        headers = {HEADER: header_of(Due(nr, due_at)), EXPECTED_STREAM: self._connection.stream}
-        return self._connection.subjects.due(due_at, persistence_id), b"", headers
+        return (
+            self._connection.subjects.due(due_at, persistence_id, nr),
+            b"",
+            {EXPECTED_STREAM: self._connection.stream},
+        )
 
     async def due(self, prefix: str, before: datetime, limit: int) -> list[tuple[str, datetime]]:
         """Return what is due at `before`, earliest first."""
         found: dict[str, datetime] = {}
-        async for entries in self._entries(prefix, before):
-            for entry in entries:
-                if entry.valid:
-                    found.setdefault(entry.persistence_id, entry.due.due_at)
+        async for groups in self._groups(prefix, before):
+            for entry in _in_order(groups):
+                found.setdefault(entry.persistence_id, entry.due_at)
             if len(found) >= limit:
                 break
         return sorted(found.items(), key=_earliest)[:limit]
@@ -86,17 +81,19 @@ class DueEntries:
     async def claim(self, prefix: str, before: datetime, until: datetime, limit: int) -> list[tuple[str, datetime]]:
         """Claim what is due at `before`, and drop the entries that are outdated."""
         claimed: dict[str, datetime] = {}
-        loop, now = asyncio.get_running_loop(), datetime.now(UTC)
-        async for entries in self._entries(prefix, before):
-            valid = [entry for entry in entries if entry.valid][: limit - len(claimed)]
-            done = [entry for entry in entries if entry.outdated(now)]
+        loop = asyncio.get_running_loop()
+        # What the stream holds up to here is in the lists that follow.
+        listed_to = (await self._connection.info())["state"]["last_seq"]
+        async for groups in self._groups(prefix, before):
+            valid = _in_order(groups)[: limit - len(claimed)]
+            done = {entry.subject for group in groups for entry in group.outdated}
             won = await asyncio.gather(*(self._claim(entry, until) for entry in valid))
             for entry, mine in zip(valid, won, strict=True):
                 if mine:
-                    claimed.setdefault(entry.persistence_id, entry.due.due_at)
+                    claimed.setdefault(entry.persistence_id, entry.due_at)
                 if mine is not None:
-                    done.append(entry)
-            await asyncio.gather(*(self._connection.purge(entry.subject, entry.sequence) for entry in done))
+                    done.add(entry.subject)
+            await asyncio.gather(*(self._drop(group, done, listed_to) for group in groups))
             if len(claimed) >= limit:
                 self._swept.pop(prefix, None)  # the rest may be old when it is its turn
                 break
@@ -107,8 +104,16 @@ class DueEntries:
             self._swept[prefix] = (max(moment, before), until_time)
         return sorted(claimed.items(), key=_earliest)
 
-    async def _entries(self, prefix: str, before: datetime) -> AsyncIterator[list[Entry]]:
-        """Yield the entries up to `before`, each with the newest record of its id, some at a time, by their second.
+    async def _drop(self, group: _Group, done: set[str], listed_to: int) -> None:
+        """Remove the entries that are done with: all of a second in one go where none of them stays."""
+        subjects = [entry.subject for entry in group.entries if entry.subject in done]
+        if len(subjects) == len(group.entries):
+            subjects = [f"{group.stem}.*"]
+        for subject in subjects:
+            await self._connection.purge(subject, listed_to)
+
+    async def _groups(self, prefix: str, before: datetime) -> AsyncIterator[list[_Group]]:
+        """Yield the entries up to `before`, some at a time, by their second.
 
         What was due long ago is looked for now and then only: it is what a write left behind that took very long.
         """
@@ -118,36 +123,64 @@ class DueEntries:
         wildcards = connection.subjects.due_by(before, prefix, recent=recent)
         found = await asyncio.gather(*(connection.subjects_of(wildcard) for wildcard in wildcards))
         # The digits of the second come first in a subject, so their order is the order of time.
-        subjects = sorted(one for some in found for one in some if connection.subjects.id_of(one).startswith(prefix))
-        for start in range(0, len(subjects), _AT_ONCE):
-            part = subjects[start : start + _AT_ONCE]
-            entries = [entry for entry in await asyncio.gather(*map(self._entry, part)) if entry is not None]
-            yield sorted((entry for entry in entries if entry.due.due_at <= before), key=lambda entry: entry.due.due_at)
+        stems: dict[str, list[DueEntry]] = {}
+        for subject in sorted(one for some in found for one in some):
+            entry = connection.subjects.due_entry(subject)
+            if entry is None:
+                log.warning(
+                    "what is due by %s is passed over: it was written by something else", subject, extra=about()
+                )
+            elif entry.persistence_id.startswith(prefix) and entry.due_at <= before:
+                stems.setdefault(entry.stem, []).append(entry)
+        lists = list(stems.values())
+        for start in range(0, len(lists), _AT_ONCE):
+            groups = await asyncio.gather(*map(self._group, lists[start : start + _AT_ONCE]))
+            yield [group for group in groups if group is not None]
 
-    async def _entry(self, subject: str) -> Entry | None:
-        """Return an entry with the newest record of its id; None if it is gone since it was listed, or is damaged.
+    async def _group(self, entries: list[DueEntry]) -> _Group | None:
+        """Return the entries of an id with its newest record, None if that is damaged.
 
         What is damaged holds up its own instance, not all that is due.
         """
-        connection = self._connection
+        persistence_id = entries[0].persistence_id
         try:
-            one, newest = await asyncio.gather(
-                connection.last_of(subject), connection.last(connection.subjects.id_of(subject))
-            )
-            if one is None:
-                return None
-            return Entry(one.subject, one.sequence, one.time, one.id, due_of(one.header, subject), newest)
+            group = _Group(entries, await self._connection.last(persistence_id), [], [])
         except JournalFormatError as error:
-            log.warning("what is due by %s is passed over: %s", subject, error, extra=about())
+            log.warning("what is due of %s is passed over: %s", persistence_id, error, extra=about())
             return None
+        for entry in entries:
+            if group.newest is None or group.newest.head.nr < entry.nr:
+                if await self._given_up(entry):
+                    group.outdated.append(entry)
+            elif self._says(entry, group.newest):
+                group.valid.append(entry)
+            else:
+                group.outdated.append(entry)
+        return group
 
-    async def _claim(self, entry: Entry, until: datetime) -> bool | None:
+    def _says(self, entry: DueEntry, newest: Stored) -> bool:
+        """Say whether an entry tells when its id is due, as its newest record has it, or as it was claimed."""
+        due_at = newest.head.due_at
+        if due_at is None or newest.head.nr != entry.nr:
+            return False
+        return entry.claimed or entry.subject == self._connection.subjects.due(due_at, entry.persistence_id, entry.nr)
+
+    async def _given_up(self, entry: DueEntry) -> bool:
+        """Say whether the record of an entry will never come."""
+        one = await self._connection.last_of(entry.subject)
+        return one is not None and datetime.now(UTC) - one.time > _KEPT
+
+    async def _claim(self, entry: DueEntry, until: datetime) -> bool | None:
         """Say whether the claim is ours, or somebody else's; None if somebody else is at it."""
-        subject, body, headers = self.message(entry.persistence_id, entry.due.nr, until)
-        headers[MESSAGE_ID] = f"claim/{entry.sequence}"
-        (answer,) = await self._connection.publish((subject, body, headers))
+        subject = self._connection.subjects.due(until, entry.persistence_id, entry.nr, claim=True)
+        headers = {EXPECTED_STREAM: self._connection.stream, MESSAGE_ID: f"claim/{entry.subject}"}
+        (answer,) = await self._connection.publish((subject, b"", headers))
         if isinstance(answer, Rejected):
             if answer.code == IN_PROCESS:
                 return None
             raise self._connection.refused(answer)
         return not answer.get("duplicate", False)
+
+
+def _in_order(groups: list[_Group]) -> list[DueEntry]:
+    return sorted((entry for group in groups for entry in group.valid), key=lambda entry: entry.due_at)

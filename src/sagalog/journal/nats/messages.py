@@ -38,13 +38,6 @@ class Head(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     hidden_to: int = 0  # records up to this number were deleted
 
 
-class Due(msgspec.Struct):
-    """What a due entry says: `nr` is the record that it was written for."""
-
-    nr: int
-    due_at: datetime
-
-
 class Stored(msgspec.Struct):
     """A message as it is in the stream."""
 
@@ -111,7 +104,6 @@ def message_of(records: Sequence[PersistentRepr], hidden_to: int) -> tuple[str, 
 
 _packed = msgspec.msgpack.Decoder(list[PersistentRepr])
 _head = msgspec.json.Decoder(Head)
-_due = msgspec.json.Decoder(Due)
 
 
 def head_of(header: str, subject: str) -> Head:
@@ -119,14 +111,6 @@ def head_of(header: str, subject: str) -> Head:
     try:
         return _head.decode(header)
     except ValueError:  # not JSON, other fields, or a lone surrogate
-        raise _damaged(f"a message on {subject}") from None
-
-
-def due_of(header: str, subject: str) -> Due:
-    """Return what the header of a due entry says. Raises JournalFormatError."""
-    try:
-        return _due.decode(header)
-    except ValueError:
         raise _damaged(f"a message on {subject}") from None
 
 

@@ -1,22 +1,29 @@
 """Which subjects a journal uses in its stream, and how any id becomes one.
 
     <stream>.record.<shard>.<family>.<id>                    the records of an id; the newest message is its truth
-    <stream>.due.<d>.<d>.<d>. ... .<family>.<id>             an id is due in that second since 1970, in ten digits
+    <stream>.due.<d>.<d>.<d>. ... .<family>.<id>.<entry>     an id is due in that second since 1970, in ten digits
     <stream>.mark.<reading>                                  how far a replica has to be for that reading
 
 `shard` cuts the ids into parts that can be listed one after the other, each in one go. `family` is what an id has up to
 its second `::`, so that one saga is listed without the others. A due time as single digits makes everything that is
-due by now a few dozen wildcards, whatever else is pending.
+due by now a few dozen wildcards, whatever else is pending. `entry` is <record number>-<microsecond>, and ends in `c` for
+a claim: a subject says all that a due entry has to say, and no entry ever takes the place of another.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from urllib.parse import quote, unquote
 from zlib import crc32
 
+import msgspec
+
 SHARDS = 64
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_ENTRY = re.compile(r"([0-9]{1,19})-([0-9]{1,6})(c?)")
+_NUMERALS = frozenset("0123456789")
 _DIGITS = 10
 _NONE = "-"
 
@@ -43,6 +50,21 @@ def shard(persistence_id: str) -> int:
     return crc32(persistence_id.encode()) % SHARDS
 
 
+class DueEntry(msgspec.Struct, frozen=True):
+    """What the subject of a due entry says: it was written for record `nr`, or `claimed` it from another entry."""
+
+    subject: str
+    persistence_id: str
+    nr: int
+    due_at: datetime
+    claimed: bool
+
+    @property
+    def stem(self) -> str:
+        """What the entries of its id in its second have in common."""
+        return self.subject.rpartition(".")[0]
+
+
 class Subjects:
     """The subjects of one stream."""
 
@@ -59,9 +81,19 @@ class Subjects:
         known = family(prefix)
         return f"{self.root}.record.{'*' if part is None else part}.{'*' if known == _NONE else known}.*"
 
-    def due(self, at: datetime, persistence_id: str) -> str:
-        """Return the subject that says that an id is due at that moment."""
-        return f"{self.root}.due.{'.'.join(_second(at))}.{family(persistence_id)}.{token(persistence_id)}"
+    def due(self, at: datetime, persistence_id: str, nr: int, *, claim: bool = False) -> str:
+        """Return the subject that says that an id, with that record as its newest, is due at that moment."""
+        where = f"{self.root}.due.{'.'.join(_second(at))}.{family(persistence_id)}.{token(persistence_id)}"
+        return f"{where}.{nr}-{at.microsecond}{'c' if claim else ''}"
+
+    def due_entry(self, subject: str) -> DueEntry | None:
+        """Return what such a subject says, None for one that is of somebody else."""
+        *digits, _, persistence_id, last = ("", "", *subject.removeprefix(f"{self.root}.due.").split("."))
+        found = _ENTRY.fullmatch(last)
+        if found is None or len(digits) != _DIGITS + 2 or not _NUMERALS.issuperset(digits[2:]):
+            return None
+        due_at = _EPOCH + timedelta(seconds=int("".join(digits)), microseconds=int(found[2]))
+        return DueEntry(subject, untoken(persistence_id), int(found[1]), due_at, bool(found[3]))
 
     def due_by(self, before: datetime, prefix: str, *, recent: bool = False) -> list[str]:
         """Return the wildcards for what is due in the second of `before` or in an earlier one.
@@ -69,7 +101,7 @@ class Subjects:
         `recent`: only those of the same ten seconds, and of the ten before.
         """
         known = family(prefix)
-        ids = "*.*" if known == _NONE else f"{known}.*"
+        ids = "*.*.*" if known == _NONE else f"{known}.*.*"
         digits = _second(before)
         found = []
         if recent:
@@ -88,7 +120,7 @@ class Subjects:
 
     @staticmethod
     def id_of(subject: str) -> str:
-        """Return the id in a subject of either kind."""
+        """Return the id in the subject of a record."""
         return untoken(subject.rpartition(".")[2])
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+from contextvars import Context, ContextVar
 from typing import Any
+
+# Set in the context of all that a worker's own code does: says whether its process still is there.
+process: ContextVar[asyncio.Event | None] = ContextVar("process", default=None)
 
 
 class _NoSelector(selectors.BaseSelector):
@@ -46,12 +50,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _NoSelector()
         super().__init__(self._virtual)
+        # asyncio takes as due what is nearer than this; a nanosecond is less than a float can tell after 194 days.
+        self._clock_resolution = 1e-6
 
     def create_task(self, coro: Any, **keywords: Any) -> asyncio.Task[Any]:
         if self.ending:
             coro.close()
             coro = _nothing()
         return super().create_task(coro, **keywords)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        dead = process.get()
+        if dead is not None and dead.is_set():  # a dead process sets no timers, also not those that set themselves anew
+            return asyncio.TimerHandle(when, callback, args, self, context)
+        return super().call_at(when, callback, *args, context=context)
 
     def time(self) -> float:
         return self._virtual.now

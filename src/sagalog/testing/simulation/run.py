@@ -1,57 +1,92 @@
 """One simulated run: workers on one journal, a world that sends events to any of them, and everything that goes wrong.
 
-seed ─► VirtualLoop: world ─► workers (the real SagaRunner) ─► FaultyJournal ─► verdict
+seed ─► VirtualLoop: world ─► workers (the real SagaRunner) ─► FaultyJournal ─► Ledger ─► verdict
+
+While events are sent, and for some time after, anything may go wrong. Then there is peace, and everything that was
+begun has to come to its end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import random
 from collections import Counter
-from datetime import timedelta
+from collections.abc import Coroutine
+from contextvars import copy_context
+from datetime import datetime, timedelta
 from typing import Any
 
-from ...errors import CommandRefused, JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError
-from ...journal.memory import InMemoryJournal
-from ...runner import CommandContext, RetryPolicy, RunnerSettings, SagaRunner
+from ...errors import (
+    JournalUnavailableError,
+    NoInstanceError,
+    OutcomeUnknownError,
+    RunnerStoppedError,
+    SagalogError,
+    SagaParkedError,
+)
+from ...runner import NoInstance, RetryPolicy, RunnerSettings
 from ...saga import Saga
-from .faults import EPOCH, Chance, FaultyJournal, Health, LoopClock
+from .branches import branches_of
+from .chance import SENDING_FAULTS, Chance, Without
+from .clock import EPOCH
+from .ledger import Landed, Ledger
 from .loop import VirtualLoop
-from .verdict import Delivered, Verdict
+from .operator import Operator
+from .outside import Outside
+from .peace import Peace
+from .trouble import Trouble
+from .verdict import judge
+from .worker import Worker
 from .world import World
 
 _WORKERS = 2
-HANDLER_FAULTS = ("handler fails", "handler fails after it did it", "dies in a command handler", "handler slow")
 _PATIENCE = 20.0  # seconds, of a sender, before it sends again
-SETTINGS = RunnerSettings(
-    due_poll_seconds=30.0,
-    handler_retry=RetryPolicy(attempts=5, base_seconds=0.1, cap_seconds=5.0),
-    dispatch_retry=RetryPolicy(base_seconds=0.1, cap_seconds=5.0),
-    retention=timedelta(days=3650),
-)
+_TRIES = 5  # of a sender that is told that there is no instance
 
 
 class Run:
     """Everything about one seed. `story` is what happened, a line each."""
 
-    def __init__(
-        self, sagas: list[Saga[Any]], world: World, seed: int, off: frozenset[str], skip: frozenset[int]
-    ) -> None:
+    def __init__(self, sagas: list[Saga[Any]], world: World, seed: int, without: Without = Without()) -> None:  # noqa: B008
         self.sagas = sagas
         self.world = world
-        self.skip = skip  # events that do not happen, by number
-        self.chance = Chance(seed, off, likely=random.Random(seed).choice([0.02, 0.1, 0.3]))
+        self.without = without
+        self.chance = Chance(seed, without)
+        self.settings = _settings(world, self.chance.random)
         self.story: list[str] = []
         self.counters: Counter[str] = Counter()
+        self.branches: dict[str, dict[str, int]] = {}
         self.events = 0
         self.days = 0.0
+        self.skew = 0.0  # seconds that a clock was wrong, at most
+        self.away_until = 0.0  # of the command handlers
+        self.raising: dict[tuple[str, type], float] = {}  # event handlers that fail, and until when
+        self.workers: list[Worker] = []  # that senders turn to
+        self._all_workers: list[Worker] = []  # what dead ones wait for must not be collected as garbage meanwhile
+        self._ticks = itertools.count(1)
+        self._names = itertools.count(1)
+        self._wrong: BaseException | None = None
+
+    def tick(self) -> int:
+        """Return the next number: it orders what happens."""
+        return next(self._ticks)
 
     def tell(self, what: str) -> None:
         """Add a line to the story."""
         self.story.append(f"{asyncio.get_running_loop().time():>12.3f}  {what}")
 
-    def execute(self) -> AssertionError | None:
+    def blame(self, what: str) -> None:
+        """Something is wrong: the run ends."""
+        self.give_up(AssertionError(what))
+
+    def give_up(self, error: BaseException) -> None:
+        """End the run with that error, unless there was one before."""
+        self._wrong = self._wrong or error
+        self._over.set()
+
+    def execute(self) -> AssertionError | SagalogError | None:
         """Run it; return what is wrong, or None."""
         random.seed(self.chance.random.random())  # what the runner itself draws: pauses
         logger = logging.getLogger("sagalog")
@@ -62,10 +97,10 @@ class Run:
             asyncio.set_event_loop(loop)
             loop.run_until_complete(self._main())
             return None
-        except AssertionError as error:
+        except (AssertionError, SagalogError) as error:
             return error
         finally:
-            self.days = loop.time() / 86_400
+            told = len(self.story)
             loop.ending = True
             left = asyncio.all_tasks(loop)
             for task in left:
@@ -74,134 +109,144 @@ class Run:
             loop.close()
             asyncio.set_event_loop(None)
             logger.setLevel(level)  # not by its attribute: loggers remember what is enabled
+            del self.story[told:]
 
     async def _main(self) -> None:
-        self.journal = InMemoryJournal()
-        self.verdict = Verdict(self.sagas, self.journal)
-        self.workers: list[_Worker] = []
-        self._dead: list[_Worker] = []
-        self._number = 0
+        self._over = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.outside = Outside(self.tick)
+        ours = copy_context()  # what follows from a write is not done by the worker that wrote, which may be dead
+        self.ledger = Ledger(self.tick, lambda one: ours.run(self._landed, one), lambda at: ours.run(self._due, at))
+        self.operator = Operator(self)
+        work = asyncio.ensure_future(self._live())
+        over = asyncio.ensure_future(self._over.wait())
+        await asyncio.wait([work, over], return_when=asyncio.FIRST_COMPLETED)
+        if self._wrong is not None:
+            raise self._wrong
+        await work
+
+    async def _live(self) -> None:
         for _ in range(_WORKERS):
-            await self._start_worker()
+            await self.start_worker()
+        trouble = Trouble(self)
         sending: list[asyncio.Task[None]] = []
         for number, event in enumerate(self.world.events(self.chance.random)):
             if isinstance(event, (int, float)):
-                await asyncio.sleep(event)
-            elif number not in self.skip:
+                await trouble.during(event)
+            elif number not in self.without.events:
                 self.events = number + 1
-                sending.append(asyncio.ensure_future(self._send(event, f"m{number}")))
-                await asyncio.sleep(self.chance.random.random() * 0.05)
-        await asyncio.gather(*sending)
-        self.chance.quiet = True
-        await self._settle()
-        await self.verdict.judge(self.world)
+                sending.append(self.spawn(self._send(event, f"m{number}")))
+                await asyncio.sleep(self.chance.upto(0.05))
+                trouble.strike()
+        peace = Peace(self, trouble)
+        await peace.wait_for(sending)
+        await peace.settle()
+        self.days = asyncio.get_running_loop().time() / 86_400
+        await peace.outlive_retention()
         for worker in self.workers:
-            self.counters.update({name: getattr(worker.runner.counters, name) for name in _COUNTED})
+            worker.count()
+        self.branches = branches_of(self.sagas, self.ledger)
+        judge(self)
 
-    async def _settle(self) -> None:
-        """Let time pass until nothing is left to do; workers that died have been replaced by then.
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Do something beside; what it raises ends the run."""
 
-        A day behind the last timer, whatever is left will stay.
-        """
-        clock, pause = LoopClock(timedelta()), 1.0
-        while unfinished := await self.verdict.unfinished():
-            if clock.now() > max(EPOCH, *unfinished.values()) + timedelta(days=1):
-                raise AssertionError(f"never finished: {', '.join(sorted(unfinished))}")
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 3600.0)
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                self.give_up(error)
 
-    async def _start_worker(self) -> None:
-        self._number += 1
-        worker = _Worker(self, f"worker {self._number}")
-        await worker.runner.start()
+        task = asyncio.ensure_future(guarded())
+        self._tasks.append(task)
+        return task
+
+    async def start_worker(self) -> None:
+        """Start another worker; if it dies, one more takes its place."""
+        worker = Worker(self, f"worker {next(self._names)}")
+        await worker.does(worker.runner.start())
         self.workers.append(worker)
-        worker.watch = asyncio.ensure_future(self._replace(worker))
+        self._all_workers.append(worker)
+        self.spawn(self._replace(worker))
 
-    async def _replace(self, worker: _Worker) -> None:
+    async def _replace(self, worker: Worker) -> None:
         await worker.health.dead.wait()
-        self.workers.remove(worker)
-        self._dead.append(worker)  # its tasks wait for ever, and must not be collected as garbage meanwhile
-        self.counters.update({name: getattr(worker.runner.counters, name) for name in _COUNTED})
-        await asyncio.sleep(self.chance.random.random() * 5)
-        await self._start_worker()
+        self.retire(worker)
+        await asyncio.sleep(self.chance.upto(5))
+        await self.start_worker()
+
+    def retire(self, worker: Worker) -> None:
+        """Senders do not turn to this worker any more."""
+        if worker in self.workers:
+            self.workers.remove(worker)
+            worker.count()
+
+    def _landed(self, landed: Landed) -> None:
+        persistence_id = landed.message.persistence_id
+        if landed.record is not None and landed.record.parked:
+            self.tell(f"{persistence_id} is parked: {landed.record.parked}")
+        if self.operator.needs_repair(persistence_id):
+            self.operator.notice(persistence_id)
+
+    def _due(self, moment: datetime) -> None:
+        for worker in self.workers:
+            worker.poll_at((moment - EPOCH).total_seconds())
 
     async def _send(self, event: Any, message_id: str) -> None:
         """Send an event until it is accepted, as a broker does: to any worker, and again where no answer comes."""
-        draw = self.chance.random
-        if self.chance.strikes("delivery late") is not None:
-            await asyncio.sleep(draw.random() * 30)
-        copies = 2 if self.chance.strikes("delivered twice") is not None else 1
-        await asyncio.gather(*(self._deliver(event, message_id) for _ in range(copies)))
-        if self.chance.strikes("delivered again, later") is not None:
-            await asyncio.sleep(draw.random() * 100)
-            await self._deliver(event, message_id)
+        fault = self.chance.strikes(SENDING_FAULTS)
+        if fault == "delivery late":
+            await asyncio.sleep(self.chance.upto(30))
+        patience = self.chance.upto(0.1) if fault == "sender does not wait" else _PATIENCE
+        copies = 2 if fault == "delivered twice" else 1
+        await asyncio.gather(*(self._deliver(event, message_id, patience) for _ in range(copies)))
+        if fault == "delivered again, later":
+            await asyncio.sleep(self.chance.upto(100))
+            await self._deliver(event, message_id, _PATIENCE)
 
-    async def _deliver(self, event: Any, message_id: str) -> None:
-        while True:
+    async def _deliver(self, event: Any, message_id: str, patience: float) -> None:
+        lost, pause = 0, 0.5
+        while lost < _TRIES:
             if not self.workers:
                 await asyncio.sleep(0.5)
                 continue
             worker = self.chance.random.choice(self.workers)
+            sent = self.outside.attempt(message_id, event, worker.name)
             try:
-                receipt = await asyncio.wait_for(worker.runner.handle(event, message_id=message_id), _PATIENCE)
-            except (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError, TimeoutError) as error:
+                receipt = await asyncio.wait_for(
+                    worker.does(worker.runner.handle(event, message_id=message_id)), patience
+                )
+            except (
+                JournalUnavailableError,
+                NoInstanceError,
+                OutcomeUnknownError,
+                RunnerStoppedError,
+                SagaParkedError,
+                TimeoutError,
+            ) as error:
+                lost += isinstance(error, NoInstanceError)
+                patience = _PATIENCE
                 self.tell(
                     f"{message_id} {type(event).__name__} is not accepted by {worker.name}: {type(error).__name__}"
                 )
-                await asyncio.sleep(self.chance.random.random())
+                pause = min(pause * 2, 10.0)
+                await asyncio.sleep(self.chance.upto(pause))
                 continue
             said = ", ".join(outcome.value for outcome in receipt.outcomes.values())
             self.tell(f"{message_id} {event!r} is accepted by {worker.name}: {said}")
-            self.verdict.accepted(message_id, event, receipt)
+            self.outside.told(sent, receipt)
             return
 
 
-_COUNTED = ("handled", "duplicates", "held", "conflicts", "commands", "refused", "takeovers", "timers", "parked")
-
-
-class _Worker:
-    """A real runner, whose journal and command handlers go wrong."""
-
-    def __init__(self, run: Run, name: str) -> None:
-        self.run = run
-        self.name = name
-        self.watch: asyncio.Task[None] | None = None
-        self.health = Health(name, run.tell)
-        journal = FaultyJournal(run.journal, run.chance, self.health, run.tell)
-        skewed = run.chance.strikes("clock wrong") is not None
-        clock = LoopClock(timedelta(seconds=run.chance.random.uniform(-2, 2) if skewed else 0))
-        self.runner = SagaRunner(journal, sagas=run.sagas, dispatch=self._answer, clock=clock, settings=SETTINGS)
-
-    async def _answer(self, command: Any, context: CommandContext) -> Any:
-        run, chance = self.run, self.run.chance
-        await self.health.gate()
-        await asyncio.sleep(chance.random.random() * 0.02)
-        await self.health.gate()
-        fault = chance.strikes(*HANDLER_FAULTS)
-        if fault == "handler fails":
-            raise ConnectionError("simulated")
-        if fault == "handler slow":
-            await asyncio.sleep(chance.random.random() * 20)
-        answer: Any = None
-        refused: CommandRefused | None = None
-        known = run.verdict.answers.get(context.id)
-        if known is None:  # the receiver knows ids that it has seen
-            try:
-                answer = run.world.answer(command, chance.random)
-            except CommandRefused as error:
-                refused = error
-            run.verdict.answers[context.id] = (answer, refused)
-        else:
-            answer, refused = known
-        run.tell(
-            f"{context.id} {command!r} reaches its handler{' and is refused' if refused else ''}, from {self.name}"
-        )
-        await run.verdict.delivered(Delivered(context.id, command, context.undo, refused is not None))
-        if fault == "handler fails after it did it":
-            raise ConnectionError("simulated")
-        if fault == "dies in a command handler":
-            self.health.die(f"while {context.id} is carried out")
-            await self.health.gate()
-        if refused is not None:
-            raise refused
-        return answer
+def _settings(world: World, draw: random.Random) -> RunnerSettings:
+    waits = NoInstance(world.no_instance) is NoInstance.WAIT
+    return RunnerSettings(
+        # Polls that find nothing are left out (see LoopClock); but events that wait for a starting one need them.
+        due_poll_seconds=5.0 if waits else 86_400.0,
+        handler_retry=RetryPolicy(attempts=5, base_seconds=0.1, cap_seconds=5.0),
+        dispatch_retry=RetryPolicy(attempts=draw.choice([None, 8]), base_seconds=0.1, cap_seconds=5.0),
+        retention=draw.choice([timedelta(days=7), timedelta(hours=1)]),
+        cache_size=draw.choice([20_000, 1]),
+        max_batch=draw.choice([256, 256, 1]),
+        no_instance=world.no_instance,
+    )

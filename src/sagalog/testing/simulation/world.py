@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
 
 import msgspec
+
+from ...runner import NoInstance
+from ...saga import Saga
 
 
 class World:
     """Subclass it. One object is made for each simulated run; `chance` is that run's own randomness.
 
-    `check` speaks of the commands of one instance as the outside saw them: each once, under its id, in the order of
-    their first delivery; refused ones are not among them.
+    `check` and `check_all` see each life of a correlation id as an instance of its own. They speak of its commands as
+    the outside saw them: each once, under its id, in the order of their first delivery; refused ones are not among them.
     """
+
+    sagas: ClassVar[Sequence[Saga[Any] | type[Saga[Any]]]] = ()  # for `sagalog simulate MODULE:WORLD`
+    repairs: ClassVar[Sequence[str]] = (
+        "retry",
+    )  # what its operator does about parked instances: also "skip", "cancel"
+    may_park: ClassVar[bool] = False  # whether an instance may stay parked in spite of them
+    no_instance: ClassVar[NoInstance | str] = NoInstance.IGNORE  # the runner's setting
+    horizon: ClassVar[timedelta] = timedelta(days=400)  # after the last event: then what still runs is judged as it is
 
     def events(self, chance: random.Random) -> Iterable[Any]:
         """Yield the events that happen, in their order; a number between them lets so many seconds pass."""
@@ -27,25 +39,20 @@ class World:
     def check(self, instance: Finished) -> None:
         """Raise AssertionError if what became of an instance must never be."""
 
+    def check_all(self, instances: list[Finished]) -> None:
+        """Raise AssertionError if what became of all instances together must never be."""
+
 
 class Finished(msgspec.Struct):
-    """One instance when nothing is left to do."""
+    """One instance when nothing is left to do. `status` is `parked`, or that of its record."""
 
     saga: str
     correlation_id: str
     status: str
     state: Any
     commands: list[Any]
+    repairs: list[str] = []  # by an operator, in their order: "retry", "skip", "cancel", "cancel with compensation"
 
     def has(self, command: type) -> bool:
         """Say whether such a command was carried out."""
         return any(isinstance(one, command) for one in self.commands)
-
-
-class Report(msgspec.Struct):
-    """What was simulated: runs, virtual days, and how often each thing happened."""
-
-    seeds: int = 0
-    days: float = 0.0
-    seconds: float = 0.0
-    happened: Mapping[str, int] = {}

@@ -1,70 +1,37 @@
-"""A worker's view of the journal, which goes wrong: answers are lost, writes land late, the worker dies or stalls."""
+"""A worker's connection to the journal, which goes wrong: answers are lost, writes land late, the worker dies or stalls."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from datetime import datetime
+from typing import Self
 
-from ...errors import JournalUnavailableError, OutcomeUnknownError
+from ...errors import ConflictError, JournalUnavailableError, OutcomeUnknownError
 from ...journal import MAX_SEQUENCE_NR, PersistentRepr
-from ...journal.memory import InMemoryJournal
+from .chance import CLAIM_FAULTS, PURGE_FAULTS, READ_FAULTS, WRITE_FAULTS, Chance, Tell
+from .ledger import Ledger, at_once
 
-EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
-FAULTS = (
-    "dies before a write",
-    "dies after a write",
-    "write refused",
-    "answer lost, not stored",
-    "answer lost, stored",
-    "answer lost, stored late",
-    "answer late",
-    "worker stalls",
-    "read refused",
-)
-Tell = Callable[[str], None]
-
-
-class Chance:
-    """Every decision of one simulated run, from its seed; `off` says which faults never happen."""
-
-    def __init__(self, seed: int, off: frozenset[str], likely: float) -> None:
-        self.random = random.Random(seed)
-        self.off = off
-        self.likely = likely
-        self.quiet = False  # towards the end nothing goes wrong any more
-        self.happened: Counter[str] = Counter()
-
-    def strikes(self, *faults: str) -> str | None:
-        """Return one of the faults, or (mostly) none. Draws the same whether they are off or not."""
-        struck = self.random.random() < self.likely
-        fault = self.random.choice(faults)
-        if not struck or self.quiet or fault in self.off:
-            return None
-        self.happened[fault] += 1
-        return fault
-
-
-class WorkerDied(BaseException):
-    """Never raised to anybody: what a dead worker waits for does not come."""
+_AWAY = "simulated: the journal is away; nothing was stored"
 
 
 class Health:
-    """Whether a worker runs, stalls, or is dead; what it does meanwhile waits."""
+    """Whether a worker runs, stalls, is dead, or was stopped; what it does meanwhile waits at the gate."""
 
-    def __init__(self, name: str, tell: Tell) -> None:
+    def __init__(self, name: str, tell: Tell, blame: Tell) -> None:
         self.name = name
+        self.blame = blame
+        self.slow = 1.0
         self.dead = asyncio.Event()
+        self.stopping = False
+        self.stopped = False
         self._awake = asyncio.Event()
         self._awake.set()
         self._tell = tell
 
     def die(self, when: str) -> None:
         """Nothing that this worker waits for will ever come."""
-        if not self.dead.is_set():
+        if not self.dead.is_set() and not self.stopped:
             self._tell(f"{self.name} dies {when}")
             self.dead.set()
             self._awake.clear()
@@ -90,60 +57,78 @@ class FaultyJournal:
 
     sorted_ids = True
 
-    def __init__(self, inner: InMemoryJournal, chance: Chance, health: Health, tell: Tell) -> None:
+    def __init__(
+        self, inner: Ledger, chance: Chance, health: Health, tell: Tell, poll_again: Callable[[], None]
+    ) -> None:
+        self._poll_again = poll_again
         self._inner = inner
         self._chance = chance
         self._health = health
         self._tell = tell
 
     async def _travel(self) -> None:
-        await asyncio.sleep(self._chance.random.random() ** 3 * 0.02)
+        if self._health.stopped:
+            self._health.blame(f"{self._health.name} uses the journal after it has stopped")
+        await asyncio.sleep(self._chance.random.random() ** 3 * 0.02 * self._health.slow)
+        await self._health.gate()
+
+    async def _death(self, when: str) -> None:
+        self._health.die(when)
         await self._health.gate()
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        chance, health = self._chance, self._health
         await self._travel()
-        fault = self._chance.strikes(*FAULTS[:8])
+        fault = chance.strikes(WRITE_FAULTS)
         what = ", ".join(f"{m.persistence_id}#{m.sequence_nr}" for m in messages)
+        if fault == "stalls before a write":
+            health.stall(chance.upto(20))
+            await health.gate()
         if fault == "dies before a write":
-            self._health.die(f"before it writes {what}")
-            await self._health.gate()
+            await self._death(f"before it writes {what}")
         if fault == "write refused":
-            self._tell(f"{self._health.name}: {what} is refused")
-            raise JournalUnavailableError("simulated: the journal is away; nothing was stored")
+            self._tell(f"{health.name}: {what} is refused")
+            raise JournalUnavailableError(_AWAY)
         if fault == "answer lost, not stored":
-            self._tell(f"{self._health.name}: {what} is lost, and its answer")
+            self._tell(f"{health.name}: {what} is lost, and its answer")
             raise OutcomeUnknownError("simulated: no answer")
-        if fault == "answer lost, stored late":
-            self._tell(f"{self._health.name}: {what} is on its way, its answer lost")
-            late = self._chance.random.random() * 3
-            asyncio.get_running_loop().call_later(late, self._land_late, list(messages), atomic, what)
+        if fault in ("answer lost, stored late", "dies during a write"):
+            asyncio.get_running_loop().call_later(chance.upto(3), self._land_late, list(messages), what)
+            if fault == "dies during a write":
+                await self._death(f"while {what} is on its way")
+            self._tell(f"{health.name}: {what} is on its way, its answer lost")
             raise OutcomeUnknownError("simulated: no answer")
         await self._inner.write_messages(messages, atomic=atomic)
-        self._tell(f"{self._health.name} stores {what}")
+        self._tell(f"{health.name} stores {what}")
+        if fault == "write arrives twice":
+            asyncio.get_running_loop().call_later(chance.upto(3), self._land_late, list(messages), what)
         if fault == "dies after a write":
-            self._health.die(f"after it has written {what}")
-        if fault == "worker stalls":
-            self._health.stall(self._chance.random.random() * 20)
+            health.die(f"after it has written {what}")
+        if fault == "stalls after a write":
+            health.stall(chance.upto(20))
         if fault == "answer late":
-            await asyncio.sleep(self._chance.random.random() * 8)
+            await asyncio.sleep(chance.upto(8))
         await self._travel()
         if fault == "answer lost, stored":
-            self._tell(f"{self._health.name}: {what} is stored, its answer lost")
+            self._tell(f"{health.name}: {what} is stored, its answer lost")
             raise OutcomeUnknownError("simulated: no answer")
 
-    def _land_late(self, messages: list[PersistentRepr], atomic: bool, what: str) -> None:
-        writing = self._inner.write_messages(messages, atomic=atomic)
+    def _land_late(self, messages: list[PersistentRepr], what: str) -> None:
         try:
-            writing.send(None)  # in memory nothing waits
-        except StopIteration:
+            at_once(self._inner.write_messages(messages))
             self._tell(f"{what} lands late")
-        except Exception as error:
-            self._tell(f"{what} comes too late: {type(error).__name__}")
+        except ConflictError:
+            self._tell(f"{what} comes too late")
 
     async def _read(self) -> None:
         await self._travel()
-        if self._chance.strikes("read refused") is not None and self._chance.random.random() < 0.3:
-            raise JournalUnavailableError("simulated: the journal is away")
+        fault = self._chance.strikes(READ_FAULTS, share=0.3)
+        if fault == "read refused":
+            raise JournalUnavailableError(_AWAY)
+        if fault == "read late":
+            await asyncio.sleep(self._chance.upto(8))
+        if fault == "dies during a read":
+            await self._death("while it reads")
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
         await self._read()
@@ -156,14 +141,27 @@ class FaultyJournal:
         return await self._inner.highest_sequence_nr(persistence_id)
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
-        await self._read()
+        try:
+            await self._read()
+        except JournalUnavailableError:
+            self._poll_again()
+            raise
         return await self._inner.due_ids(prefix, before, limit=limit)
 
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
-        await self._read()
+        await self._travel()
+        fault = self._chance.strikes(CLAIM_FAULTS, share=0.5)
+        if fault in ("claim refused", "claimed, answer lost"):
+            self._poll_again()
+        if fault == "claim refused":
+            raise JournalUnavailableError(_AWAY)
         found = await self._inner.claim_due(prefix, before, until, limit=limit)
+        if fault == "claimed, answer lost":
+            raise OutcomeUnknownError("simulated: no answer")
+        if fault == "dies after a claim":
+            await self._death("after it has claimed what is due")
         await self._travel()
         return found
 
@@ -175,7 +173,15 @@ class FaultyJournal:
 
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
         await self._travel()
+        fault = self._chance.strikes(PURGE_FAULTS, in_peace=True)  # most instances outlive the troubles
+        if fault == "purge refused":
+            raise JournalUnavailableError(_AWAY)
         await self._inner.purge(persistence_id, sequence_nr)
+        self._tell(f"{self._health.name} purges {persistence_id}, if it is #{sequence_nr} still")
+        if fault == "purged, answer lost":
+            raise OutcomeUnknownError("simulated: no answer")
+        if fault == "dies during a purge":
+            await self._death(f"while it purges {persistence_id}")
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         await self._travel()
@@ -204,20 +210,3 @@ class FaultyJournal:
         return self
 
     async def __aexit__(self, *_: object) -> None: ...
-
-
-class LoopClock:
-    """The virtual time of the loop, wrong by `ahead`."""
-
-    def __init__(self, ahead: timedelta) -> None:
-        self._ahead = ahead
-
-    def now(self) -> datetime:
-        return EPOCH + timedelta(seconds=asyncio.get_running_loop().time()) + self._ahead
-
-    async def sleep_until(self, moment: datetime) -> None:
-        while (left := (moment - self.now()).total_seconds()) > 0:
-            await asyncio.sleep(left)
-
-
-__all__ = ["EPOCH", "FAULTS", "Any", "Chance", "FaultyJournal", "Health", "LoopClock"]

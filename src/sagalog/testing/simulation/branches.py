@@ -1,0 +1,49 @@
+"""Which branches of the user's sagas were run: read from the records that were stored."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from ...record import FINAL, SagaRecord, Status
+from ...saga import Saga
+from .ledger import Ledger
+
+
+def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, int]]:
+    """Return for each saga what its instances did, and with 0 what its handlers and timers never did."""
+    found: dict[str, Counter[str]] = {saga.name: Counter() for saga in sagas}
+    for saga in sagas:
+        counts = found[saga.name]
+        counts.update({event.__name__: 0 for event in saga.event_types()})
+        counts.update({f"{command.__name__} refused": 0 for command in saga.refusals()})
+    for persistence_id, lives in ledger.lives.items():
+        counts = found[persistence_id.split("::", 2)[1]]
+        for life in lives:
+            before: SagaRecord | None = None
+            for one in life:
+                if one.record is not None:
+                    _count(counts, persistence_id, before, one.record)
+                    before = one.record
+    return {saga: dict(counts) for saga, counts in found.items()}
+
+
+def _count(counts: Counter[str], persistence_id: str, before: SagaRecord | None, record: SagaRecord) -> None:
+    timers = before.timers.items() if before is not None else ()
+    pending = {f"{persistence_id}/{timer.id}": (name, timer) for name, timer in timers}
+    for name, timer in record.timers.items():
+        if not timer.send:
+            counts.setdefault(f"timer {name}", 0)
+    for handled in record.handled:
+        name, fired = pending.get(handled.id, ("", None))
+        if fired is not None and fired.send:
+            counts[f"scheduled {handled.type}"] += 1
+            continue
+        if fired is not None:
+            counts[f"timer {name}"] += 1
+        counts[f"{handled.type} refused" if handled.id.endswith("/refused") else handled.type] += 1
+    ended = (*FINAL, Status.COMPENSATION_FAILED)
+    if record.status in ended and (before is None or before.status is not record.status):
+        counts[f"ends {record.status.value}"] += 1
+    if record.parked and not (before is not None and before.parked):
+        counts["is parked"] += 1

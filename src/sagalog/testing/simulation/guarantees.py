@@ -1,0 +1,136 @@
+"""Rules about the records of one persistence id: each follows from the one before, as one step of one saga can."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from ...record import FINAL, SagaRecord, Status
+from .ledger import Landed
+from .outside import Outside, Sent
+
+
+def _record(landed: Landed) -> SagaRecord:
+    assert landed.record is not None
+    return landed.record
+
+
+def check_first(persistence_id: str, first: Landed) -> None:
+    """A life begins with its first incarnation."""
+    record = _record(first)
+    assert record.incarnation == 1, f"{persistence_id} begins with incarnation {record.incarnation}"
+    assert not record.audit, f"{persistence_id} begins with a repair"
+
+
+def check_pair(persistence_id: str, before: Landed, after: Landed) -> None:
+    """Nothing is forgotten from one record to the next, and nothing comes from nowhere."""
+    a, b = _record(before), _record(after)
+    here = f"{persistence_id}#{after.message.sequence_nr}"
+    assert b.audit[: len(a.audit)] == a.audit, f"{here} forgets repairs"
+    if a.incarnation == b.incarnation:
+        _check_same_life(here, a, b)
+    else:
+        _check_next_life(here, a, b, after.message.sequence_nr)
+    _check_timers(persistence_id, here, a, b)
+    _check_held(here, a, b)
+
+
+def _check_same_life(here: str, a: SagaRecord, b: SagaRecord) -> None:
+    assert b.inbox[: len(a.inbox)] == a.inbox, f"{here} forgets consumed messages: it was not made from the one before"
+    assert b.started_at == a.started_at, f"{here} is of another beginning than the one before"
+    assert b.inherited == a.inherited, f"{here} forgets what earlier lives consumed"
+    if a.status in FINAL and b.status is not a.status:
+        told = any(one.id.endswith("/refused") for one in b.handled) or b.audit != a.audit
+        allowed = told and a.status is Status.COMPLETED
+        assert allowed, f"{here}: it was {a.status}, and is {b.status}"
+    if a.status in (Status.COMPENSATING, Status.COMPENSATION_FAILED):
+        assert b.status is not Status.RUNNING, f"{here}: it was {a.status}, and runs again"
+
+
+def _check_next_life(here: str, a: SagaRecord, b: SagaRecord, number: int) -> None:
+    assert b.incarnation > a.incarnation, f"{here} is of an earlier incarnation than the one before"
+    # By another message, or by the acceptance of its last undo command.
+    ended_in_this_step = len(b.handled) + len(b.held) >= 2 or a.status is Status.COMPENSATING
+    assert a.status in FINAL or ended_in_this_step, f"{here} begins anew, and the life before had not ended"
+    assert set(a.inbox) <= {*b.inherited, *b.inbox}, f"{here} begins anew, and forgets what was consumed"
+    for name, timer in b.timers.items():
+        assert timer.send or timer.id.startswith(f"{number}/"), f"{here} begins anew, with the old timer {name}"
+
+
+def _check_timers(persistence_id: str, here: str, a: SagaRecord, b: SagaRecord) -> None:
+    left = {timer.id for timer in b.timers.values()}
+    known = {*(one.id for one in b.handled), *b.inbox, *(held.id for held in b.held)}
+    decided = bool(b.handled) or b.audit != a.audit or b.status is not a.status or b.incarnation != a.incarnation
+    handled = {one.id for one in b.handled}
+    for name, timer in a.timers.items():
+        fired = f"{persistence_id}/{timer.id}" in known
+        assert timer.id in left or fired or decided, f"{here} drops the timer {name}, and nobody asked for it"
+        assert timer.id in left or fired or not timer.send, f"{here} drops a scheduled command"
+        if f"{persistence_id}/{timer.id}" in handled:
+            assert b.updated_at >= timer.due_at, f"timer {name} of {persistence_id} fired early"
+            assert timer.id not in left, f"{here}: timer {name} fired, and is pending still"
+    ended = b.status in FINAL and any(not timer.send for timer in b.timers.values())
+    assert not ended, f"{here} has ended, with a timer pending"
+
+
+def _check_held(here: str, a: SagaRecord, b: SagaRecord) -> None:
+    held, known = [one.id for one in b.held], {*b.inbox, *b.inherited}
+    before = [one.id for one in a.held]
+    lost = [one.id for one in a.held if one.kind == "event" and one.id not in held and one.id not in known]
+    assert not lost, f"{here} loses held messages: {', '.join(lost)}"
+    kept = [one for one in before if one in held]
+    assert held[: len(kept)] == kept, f"{here} holds its messages in another order"
+    replayed = [one.id for one in b.handled if one.id in before]
+    assert replayed == [one for one in before if one in replayed], f"{here} replays out of order: {replayed}"
+    assert not held or b.parked, f"{here} holds messages, and is not parked"
+
+
+def check_ended(persistence_id: str, last: Landed) -> None:
+    """A compensation comes to an end, and says so."""
+    record = _record(last)
+    idle = record.status is Status.COMPENSATING and not record.stuck and not any(one.undo for one in record.outbox)
+    assert not idle, f"{persistence_id} compensates for ever: nothing is left to undo, and it does not say so"
+
+
+def check_twice(persistence_id: str, lives: list[list[Landed]], retention: timedelta, skew: float) -> None:
+    """A message id changes an instance at most once, until retention ends."""
+    seen: dict[str, Landed] = {}
+    for life in lives:
+        for one in life:
+            for handled in one.record.handled if one.record is not None else ():
+                earlier = seen.setdefault(handled.id, one)
+                if earlier is one:
+                    continue
+                age = _record(one).updated_at - _record(earlier).updated_at
+                forgotten = earlier not in life and age >= retention - timedelta(seconds=2 * skew)
+                assert forgotten, f"{persistence_id} was changed twice by {handled.id}"
+
+
+def check_order(persistence_id: str, lives: list[list[Landed]], outside: Outside, *, waits: bool) -> None:
+    """What was accepted before another was sent, or reached the same worker before it, was handled before it."""
+    saga = persistence_id.split("::", 2)[1]
+    handled = [
+        outside.sent[one.id]
+        for life in lives
+        for landed in life
+        if landed.record is not None
+        for one in landed.record.handled
+        if one.id in outside.sent
+    ]
+    latest: Sent | None = None
+    arrived: dict[str, Sent] = {}
+    for sent in handled:
+        accepted = sent.known.get(saga)
+        assert latest is None or accepted is None or latest.began < accepted, (
+            f"{persistence_id} handled {latest.message_id if latest else ''} before {sent.message_id}, which was accepted "
+            "before the other was sent"
+        )
+        if latest is None or sent.began > latest.began:
+            latest = sent
+        if len(sent.attempts) == 1 and not waits:
+            worker = sent.attempts[0][0]
+            before = arrived.get(worker)
+            assert before is None or before.began < sent.began, (
+                f"{persistence_id} handled {before.message_id if before else ''} before {sent.message_id}, which came to "
+                f"{worker} before it"
+            )
+            arrived[worker] = sent

@@ -1,0 +1,90 @@
+"""The journal that all workers share, and beside it every record that ever landed there, which nobody can cut or purge."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ...errors import CodecError
+from ...journal import PersistentRepr
+from ...journal.memory import InMemoryJournal
+from ...record import SagaRecord, decode_record
+
+
+class Landed(msgspec.Struct):
+    """One record as it was stored. `tick` orders it among all that happened; `record` is None for a newer version's."""
+
+    tick: int
+    message: PersistentRepr
+    record: SagaRecord | None
+
+
+class Ledger(InMemoryJournal):
+    """Keeps, for each persistence id, its lives: the records from number 1 on, up to a purge."""
+
+    def __init__(
+        self, tick: Callable[[], int], landed: Callable[[Landed], None], due: Callable[[datetime], None]
+    ) -> None:
+        super().__init__()
+        self.lives: dict[str, list[list[Landed]]] = defaultdict(list)
+        self.purged: set[str] = set()  # ids of which nothing is left
+        self._tick = tick
+        self._landed = landed
+        self._tell_due = due
+
+    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
+        (message,) = messages  # the runner writes one record a step
+        await super().write_messages(messages, atomic=atomic)
+        try:
+            record = decode_record(message.payload)
+        except CodecError:
+            record = None
+        lives = self.lives[message.persistence_id]
+        if message.sequence_nr == 1:
+            lives.append([])
+        lives[-1].append(Landed(self._tick(), message, record))
+        self.purged.discard(message.persistence_id)
+        if message.due_at is not None:
+            self._tell_due(message.due_at)
+        self._landed(lives[-1][-1])
+
+    async def claim_due(
+        self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
+    ) -> list[tuple[str, datetime]]:
+        found = await super().claim_due(prefix, before, until, limit=limit)
+        if found:
+            self._tell_due(until)
+        return found
+
+    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+        await super().purge(persistence_id, sequence_nr)
+        if await self.latest_message(persistence_id) is None:
+            self.purged.add(persistence_id)
+
+    def newest(self, persistence_id: str) -> Landed | None:
+        """Return the newest record that this code can read, unless it is purged."""
+        if persistence_id in self.purged or persistence_id not in self.lives:
+            return None
+        return next((one for one in reversed(self.lives[persistence_id][-1]) if one.record is not None), None)
+
+    def readable(self) -> list[tuple[str, SagaRecord]]:
+        """Return the newest record of each id that is not purged."""
+        found = []
+        for persistence_id in sorted(self.lives):
+            newest = self.newest(persistence_id)
+            if newest is not None and newest.record is not None:
+                found.append((persistence_id, newest.record))
+        return found
+
+
+def at_once(work: Coroutine[Any, Any, None]) -> None:
+    """Run a call to the journal in memory, which waits for nothing."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return
+    raise AssertionError("the journal in memory waited for something")

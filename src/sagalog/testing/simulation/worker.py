@@ -1,0 +1,168 @@
+"""One worker: a real runner, whose journal, clock, command handlers and event handlers go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Coroutine
+from contextvars import copy_context
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ...errors import CommandRefused
+from ...runner import CommandContext, SagaRunner
+from ...saga import Saga
+from .chance import COMMAND_FAULTS, SAGA_FAULTS, START_FAULTS
+from .clock import LoopClock
+from .journal import FaultyJournal, Health
+from .loop import process
+from .outside import Delivery
+
+if TYPE_CHECKING:
+    from .run import Run
+
+T = TypeVar("T")
+_MOST_SKEW = 60.0  # seconds that a clock may be wrong
+_COUNTED = (
+    "handled",
+    "duplicates",
+    "held",
+    "conflicts",
+    "commands",
+    "refused",
+    "takeovers",
+    "timers",
+    "parked",
+    "purged",
+)
+
+
+class Worker:
+    """It is in the run's `workers` as long as senders may turn to it."""
+
+    def __init__(self, run: Run, name: str) -> None:
+        self._run = run
+        self.name = name
+        self.repairing = 0
+        self.health = Health(name, run.tell, run.blame)
+        self._context = copy_context()
+        self._context.run(process.set, self.health.dead)
+        fault = run.chance.strikes(START_FAULTS)
+        if fault == "worker slow":
+            self.health.slow = 50.0
+        ahead = run.chance.random.uniform(-2, 2) if fault == "clock wrong" else 0.0
+        self.clock = LoopClock(timedelta(seconds=ahead))
+        self._tell_skew()
+        self.runner = SagaRunner(
+            FaultyJournal(run.ledger, run.chance, self.health, run.tell, self._poll_again),
+            sagas=[_raising(saga, run) for saga in run.sagas],
+            dispatch=self._answer,
+            clock=self.clock,
+            settings=run.settings,
+        )
+
+    def does(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Do something as this worker's process does it."""
+        return asyncio.get_running_loop().create_task(work, context=self._context)
+
+    def count(self) -> None:
+        """Add what its runner has done to the run's counts."""
+        counters = self.runner.counters
+        self._run.counters.update({name: getattr(counters, name) for name in _COUNTED})
+
+    def jump(self, direction: int) -> None:
+        """Set its clock forwards (1) or backwards (-1) by up to a minute."""
+        ahead = self.clock.ahead.total_seconds() + direction * self._run.chance.upto(_MOST_SKEW)
+        self.clock.ahead = timedelta(seconds=max(-_MOST_SKEW, min(_MOST_SKEW, ahead)))
+        self._run.tell(f"the clock of {self.name} jumps: it is {self.clock.ahead.total_seconds():+.1f} s off now")
+        self._tell_skew()
+        self.clock.nudge()
+
+    def poll_at(self, seconds: float) -> None:
+        """Let its due loop look at that virtual time, or shortly after, as its clock sees it."""
+        loop = asyncio.get_running_loop()
+        late = max(0.0, seconds - self.clock.ahead.total_seconds() - loop.time())
+        loop.call_later(late + self._run.chance.upto(1), self.clock.nudge)
+
+    def _poll_again(self) -> None:
+        self.poll_at(asyncio.get_running_loop().time())
+
+    def _tell_skew(self) -> None:
+        self._run.skew = max(self._run.skew, abs(self.clock.ahead.total_seconds()))
+
+    async def _answer(self, command: Any, context: CommandContext) -> Any:
+        run, chance = self._run, self._run.chance
+        lives = run.ledger.lives.get(f"saga::{context.saga}::{context.correlation_id}", ())
+        now = asyncio.get_running_loop().time()
+        delivery = Delivery(context.id, command, context.undo, max(0, len(lives) - 1), run.tick(), now)
+        await self.health.gate()
+        await asyncio.sleep(chance.upto(0.02) * self.health.slow)
+        await self.health.gate()
+        fault = chance.strikes(COMMAND_FAULTS)
+        if fault == "command handlers fail for a while":
+            run.away_until = asyncio.get_running_loop().time() + chance.upto(60)
+            run.tell("the command handlers fail for a while")
+        if fault == "command handler fails" or asyncio.get_running_loop().time() < run.away_until:
+            raise ConnectionError("simulated")
+        if fault == "command handler slow":
+            await asyncio.sleep(chance.upto(20))
+        answer, refused = self._carry_out(command, delivery)
+        run.tell(
+            f"{context.id} {command!r} reaches its handler{' and is refused' if refused else ''}, from {self.name}"
+        )
+        run.outside.deliveries.append(delivery)
+        if fault == "command handler fails after it did it":
+            raise ConnectionError("simulated")
+        if fault == "dies in a command handler":
+            self.health.die(f"while {context.id} is carried out")
+            await self.health.gate()
+        run.outside.ended(delivery)
+        if refused is not None:
+            raise refused
+        return answer
+
+    def _carry_out(self, command: Any, delivery: Delivery) -> tuple[Any, CommandRefused | None]:
+        """Let the world answer, once for each id: a receiver knows the ids that it has seen."""
+        key = (delivery.id, delivery.life)
+        known = self._run.outside.answers.get(key)
+        if known is None:
+            try:
+                known = (self._run.world.answer(command, self._run.chance.random), None)
+            except CommandRefused as error:
+                known = (None, error)
+            except Exception as error:  # the world is wrong, not the runner, which would try again for ever
+                self._run.give_up(error)
+                raise
+            if known[0] is not None and not isinstance(known[0], (list, tuple)):
+                known = ([known[0]], None)
+            self._run.outside.answers[key] = known
+        answer, refused = known
+        delivery.replies, delivery.refused = tuple(answer or ()), refused is not None
+        return known
+
+
+def _raising(saga: Saga[Any], run: Run) -> Saga[Any]:
+    """Return a saga like this one, whose handlers now and then raise."""
+
+    def handle(state: Any, event: Any) -> Any:
+        _raise(run, saga.name, event)
+        return saga.handle(state, event)
+
+    def refused(state: Any, event: Any) -> Any:
+        _raise(run, saga.name, event.command)
+        return saga.refused(state, event)
+
+    ours = copy.copy(saga)
+    vars(ours).update(handle=handle, refused=refused)
+    return ours
+
+
+def _raise(run: Run, saga: str, event: Any) -> None:
+    now = asyncio.get_running_loop().time()
+    fault = run.chance.strikes(SAGA_FAULTS, share=0.5)
+    kind = (saga, type(event))
+    if fault == "event handler raises for a while":
+        run.raising[kind] = now + run.chance.upto(10)
+        run.tell(f"handling {type(event).__name__} in saga {saga} fails for a while")
+    if fault is not None or now < run.raising.get(kind, 0):
+        raise RuntimeError("simulated")

@@ -1,0 +1,154 @@
+"""What the simulation found in the engine, each told again in the smallest way."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sagalog import CommandRefused, ManualClock, RetryPolicy, RunnerSettings, SagaRunner
+from sagalog.journal.memory import InMemoryJournal
+from sagalog.record import SagaRecord, decode_record
+
+from ..orders import Cancelled, Charge, Closed, Noted, OrderSaga, Paid, Placed, Release, Ship
+
+ONCE = RetryPolicy(attempts=1)
+
+
+async def newest(journal: InMemoryJournal, order: str) -> SagaRecord:
+    latest = await journal.latest_message(f"saga::order::{order}")
+    assert latest is not None
+    return decode_record(latest.payload)
+
+
+async def test_a_finished_instance_whose_last_command_is_stuck_can_be_repaired() -> None:
+    journal, away = InMemoryJournal(), True
+
+    def dispatch(command: object) -> None:
+        if isinstance(command, Ship) and away:
+            raise ConnectionError
+
+    settings = RunnerSettings(dispatch_retry=ONCE)
+    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=dispatch, settings=settings) as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Closed("a"))
+        await runner.settle()
+        assert (await newest(journal, "a")).parked
+        away = False
+        assert (await runner.retry("order", "a")).parked == ""
+        await runner.settle()
+        record = await newest(journal, "a")
+        assert (record.status, record.outbox) == ("completed", ())
+
+
+async def test_a_cancel_of_one_that_compensates_does_not_call_it_compensated_before_it_is() -> None:
+    journal, away = InMemoryJournal(), True
+
+    def dispatch(command: object) -> None:
+        if isinstance(command, Charge) and away:
+            raise ConnectionError
+
+    settings = RunnerSettings(dispatch_retry=ONCE)
+    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=dispatch, settings=settings) as runner:
+        for event in (Placed("a"), Paid("a"), Cancelled("a")):
+            await runner.handle(event)
+        await runner.settle()
+        away = False
+        assert (await runner.cancel("order", "a")).status == "compensating"
+        await runner.settle()
+        assert (await newest(journal, "a")).status == "compensated"
+
+
+async def test_a_skipped_last_undo_ends_the_compensation() -> None:
+    journal = InMemoryJournal()
+
+    def dispatch(command: object) -> None:
+        if isinstance(command, Release):
+            raise ConnectionError
+
+    settings = RunnerSettings(dispatch_retry=ONCE)
+    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=dispatch, settings=settings) as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Cancelled("a"))
+        await runner.settle()
+        assert (await runner.skip("order", "a")).status == "compensated"
+
+
+async def test_a_timer_of_a_parked_instance_waits_for_the_repair_which_may_cancel_it() -> None:
+    journal, clock = InMemoryJournal(), ManualClock()
+    settings = RunnerSettings(handler_retry=ONCE)
+
+    class Order(OrderSaga):
+        broken = True
+
+        def handle(self, state, event):  # type: ignore[no-untyped-def]
+            if isinstance(event, Noted) and Order.broken:
+                raise RuntimeError
+            return super().handle(state, event)
+
+    async with SagaRunner(
+        journal, sagas=[Order], dispatch=lambda command: None, clock=clock, settings=settings
+    ) as runner:
+        await runner.handle(Placed("a"))
+        assert (await runner.handle(Noted("a", "x"))).held
+        assert (await runner.handle(Paid("a"))).held
+        clock.advance(timedelta(hours=1))
+        await runner.settle()
+        Order.broken = False
+        await runner.retry("order", "a")
+        await runner.settle()
+        record = await newest(journal, "a")
+        assert (record.status, record.timers, record.held) == ("running", {}, ())
+
+
+async def test_a_refusal_that_a_finished_instance_cannot_handle_stays_with_it() -> None:
+    journal = InMemoryJournal()
+
+    class Order(OrderSaga):
+        broken = True
+
+        def refused(self, state, refused):  # type: ignore[no-untyped-def]
+            if Order.broken:
+                raise RuntimeError
+            return super().refused(state, refused)
+
+    released: list[object] = []
+
+    def dispatch(command: object) -> None:
+        if isinstance(command, Charge):
+            raise CommandRefused("no")
+        released.append(type(command))
+
+    settings = RunnerSettings(handler_retry=ONCE)
+    async with SagaRunner(journal, sagas=[Order], dispatch=dispatch, settings=settings) as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle_many([Paid("a"), Closed("a")])
+        await runner.settle()
+        record = await newest(journal, "a")
+        assert (record.incarnation, record.status, len(record.held)) == (1, "completed", 1)
+        Order.broken = False
+        await runner.retry("order", "a")
+        await runner.settle()
+        assert Release in released
+        assert (await newest(journal, "a")).status == "compensated"
+
+
+async def test_a_cached_record_is_not_trusted_when_its_life_may_be_over_and_forgotten() -> None:
+    journal, clock = InMemoryJournal(), ManualClock()
+
+    def runner() -> SagaRunner:
+        return SagaRunner(journal, sagas=[OrderSaga], dispatch=lambda command: None, clock=clock)
+
+    async with runner() as one, runner() as two:
+        await one.handle(Placed("a", 1))
+        await one.settle()  # it has the record in memory now
+        version = (await journal.latest_message("saga::order::a")).sequence_nr  # type: ignore[union-attr]
+        await two.handle(Closed("a"))
+        await two.settle()
+        clock.advance(timedelta(days=8))
+        await two.settle()
+        assert await journal.latest_message("saga::order::a") is None
+        await two.handle(Placed("a", 7))
+        await two.settle()
+        assert (await journal.latest_message("saga::order::a")).sequence_nr == version  # type: ignore[union-attr]
+        await one.handle(Noted("a", "x"))
+        state = OrderSaga().decode_state((await newest(journal, "a")).state_bytes())
+        assert (state.total, state.log) == (7, ["placed", "x"])
