@@ -72,7 +72,8 @@ class Step(msgspec.Struct, frozen=True):
     held: list[Held]
 
 
-def _view(message: PersistentRepr) -> SagaView:
+def view_of(message: PersistentRepr) -> SagaView:
+    """Return what a journal's record says about an instance; never raises for what is in it."""
     _, saga, correlation_id = message.persistence_id.split("::", 2)
     record, unreadable = None, ""
     if message.payload:
@@ -112,14 +113,14 @@ async def instances(
 
 async def _views(journal: Journal, ids: list[str]) -> list[SagaView]:
     found = await asyncio.gather(*(journal.latest_message(persistence_id) for persistence_id in ids))
-    return [_view(message) for message in found if message is not None]
+    return [view_of(message) for message in found if message is not None]
 
 
 async def find(journal: Journal, correlation_id: str, saga: str | None = None) -> list[SagaView]:
     """Return the instances of that correlation id: at most one where a saga is named, else one of each saga that has it."""
     names = [saga] if saga is not None else await saga_names(journal)
     found = [await journal.latest_message(f"saga::{name}::{correlation_id}") for name in names]
-    return [_view(message) for message in found if message is not None]
+    return [view_of(message) for message in found if message is not None]
 
 
 async def saga_names(journal: Journal) -> list[str]:
@@ -141,7 +142,7 @@ async def saga_names(journal: Journal) -> list[str]:
 async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[SagaView]:
     """Yield the steps that are kept of an instance, oldest first."""
     async for message in journal.replay_messages(f"saga::{saga}::{correlation_id}"):
-        yield _view(message)
+        yield view_of(message)
 
 
 async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[Step]:
@@ -152,7 +153,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
     before: SagaView | None = None
     async for view in history(journal, saga, correlation_id):
         known = before.record if before is not None else None
-        yield Step(view, _changed(known, view), _repairs(known, view), _held(known, view))
+        yield Step(view, _changed(known, view), repairs_of(known, view), _held(known, view))
         if view.record is not None:
             before = view
 
@@ -190,7 +191,8 @@ def _held(before: SagaRecord | None, view: SagaView) -> list[Held]:
     return [held for held in view.record.held if held.id not in known]
 
 
-def _repairs(before: SagaRecord | None, view: SagaView) -> list[Audit]:
+def repairs_of(before: SagaRecord | None, view: SagaView) -> list[Audit]:
+    """Return the repairs that a step made; `before`: the record before it, if that is kept."""
     if view.record is None:
         return []
     if before is not None:
@@ -208,8 +210,10 @@ __all__ = [
     "find",
     "history",
     "instances",
+    "repairs_of",
     "saga_names",
     "state_changes",
     "state_of",
     "steps",
+    "view_of",
 ]

@@ -12,6 +12,7 @@ from .text import clean
 COMMANDS = {
     "cancel": "End instances, with what they did undone or as they stand.",
     "check": "Say which sagas of a journal this code could not go on with.",
+    "dashboard": "Serve all sagas of a journal in a browser, live, with repairs.",
     "demo": "Watch a few hundred orders survive a kill -9.",
     "diagram": "Draw a saga: its events, commands, timers, compensations and ends.",
     "doctor": "Say whether a journal is well: reachable, durable, on time, nothing left undone.",

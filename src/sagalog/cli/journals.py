@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import click
 
-from ..journal import Journal, open_journal
+from ..journal import Journal, open_existing
 
 journal_option: Callable[[Any], Any] = click.option(
     "--journal",
@@ -23,11 +22,7 @@ journal_option: Callable[[Any], Any] = click.option(
 @asynccontextmanager
 async def reading(url: str) -> AsyncIterator[Journal]:
     """Open an existing journal, and close it."""
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///").partition("?")[0])
-        if not path.exists():
-            raise click.ClickException(f"{path} does not exist; nothing was made. Is the journal's URL right?")
-    journal = open_journal(url)
+    journal = open_existing(url)
     try:
         yield journal
     finally:

@@ -1,33 +1,16 @@
-"""Text from the journal on a terminal: ids and payloads may hold anything, escape sequences included."""
+"""Text on a terminal: what comes from the journal is cleaned before it is printed."""
 
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from ..changes import ABSENT, Change
+from ..text import clean, line, moment
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
-
-
-def clean(text: str) -> str:
-    r"""Return `text` with control and other unprintable characters written as \x1b, \u202e and so on."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape", "replace").decode() for c in text)
-
-
-def line(text: str) -> str:
-    """Return `text` cleaned, on one line."""
-    return clean(text).replace("\n", "\\n")
-
-
-def moment(at: datetime | None) -> str:
-    """Return a moment to the second, in UTC."""
-    return "" if at is None else at.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def json_line(value: Any) -> str:
@@ -68,3 +51,6 @@ def _value(change: Change, width: int) -> str:
 
 def _json(value: Any, width: int) -> str:
     return "" if value is ABSENT else cut(json_line(value), width)
+
+
+__all__ = ["change_lines", "clean", "cut", "json_line", "line", "moment"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from ..errors import DefinitionError, MissingExtraError
+from ..errors import DefinitionError, JournalUnavailableError, MissingExtraError
 from .protocol import MAX_SEQUENCE_NR, Journal, PersistentRepr
 
 _BACKENDS = {
@@ -65,4 +66,16 @@ def open_journal(url: str, **settings: Any) -> Journal:
     return journal
 
 
-__all__ = ["MAX_SEQUENCE_NR", "Journal", "PersistentRepr", "migrate_journal", "open_journal"]
+def open_existing(url: str) -> Journal:
+    """Return the journal as `open_journal` does, for looking: a file that is not there is not made.
+
+    Raises JournalUnavailableError for it, and what `open_journal` raises.
+    """
+    if url.startswith("sqlite:///"):
+        path = Path(url.removeprefix("sqlite:///").partition("?")[0])
+        if not path.exists():
+            raise JournalUnavailableError(f"{path} does not exist; nothing was made. Is the journal's URL right?")
+    return open_journal(url)
+
+
+__all__ = ["MAX_SEQUENCE_NR", "Journal", "PersistentRepr", "migrate_journal", "open_existing", "open_journal"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from itertools import count
+from operator import itemgetter
 from typing import Self
 
 from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrder
@@ -111,13 +113,28 @@ class InMemoryJournal:
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
     ) -> list[str]:
+        found = await self.latest_by_prefix(prefix, after=after, limit=limit, deleted=deleted)
+        return [message.persistence_id for message in found]
+
+    async def latest_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
+    ) -> list[PersistentRepr]:
         self._check_open()
         found = sorted(
             key
             for key, records in self._records.items()
-            if records and records[-1].deleted is deleted and key.startswith(prefix) and key > after
+            if records and deleted in (None, records[-1].deleted) and key.startswith(prefix) and key > after
         )
-        return found[:limit]
+        return [self._records[key][-1] for key in found[:limit]]
+
+    async def newest_offset(self) -> int:
+        self._check_open()
+        return self._log[-1][0] if self._log else 0
+
+    async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
+        self._check_open()
+        found = self._log[bisect_right(self._log, offset, key=itemgetter(0)) :][:limit]
+        return [message for _, message in found], found[-1][0] if found else offset
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         self._check_open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -127,6 +128,47 @@ class TellsTime(Protocol):
 
     async def server_time(self) -> datetime:
         """Return the server's time now, aware."""
+
+
+@runtime_checkable
+class ListsLatest(Protocol):
+    """A journal that gives the newest records of many ids in one go."""
+
+    async def latest_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
+    ) -> list[PersistentRepr]:
+        """Return the newest record of each id that `ids_by_prefix` would return, in its order; None: live or not."""
+
+
+@runtime_checkable
+class Followable(Protocol):
+    """A journal whose new records, of whatever id, can be read without looking at the old ones."""
+
+    async def newest_offset(self) -> int:
+        """Return an offset such that every record that is written from now on comes after it."""
+
+    async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
+        """Return some `limit` records behind `offset`, in write order, and the offset to go on from.
+
+        A record that was removed meanwhile (by a history setting, a purge) is not among them.
+        """
+
+
+async def latest_page(
+    journal: Journal, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
+) -> list[PersistentRepr]:
+    """Return the newest record of each id of a page, in one go where the journal can. Fewer than asked may be the end.
+
+    An id whose record went between two lookups is left out, so that only an empty page is the end for sure.
+    """
+    if isinstance(journal, ListsLatest):
+        return await journal.latest_by_prefix(prefix, after=after, limit=limit, deleted=deleted)
+    while ids := await journal.ids_by_prefix(prefix, after=after, limit=limit, deleted=deleted):
+        found = [one for one in await asyncio.gather(*map(journal.latest_message, ids)) if one is not None]
+        if found:
+            return found
+        after = ids[-1]
+    return []
 
 
 class Finding(msgspec.Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any, Self
 
@@ -397,6 +398,26 @@ class NatsJournal:
     ) -> list[tuple[str, datetime]]:
         await self.open()
         return await self._due.claim(prefix, before, until, limit)
+
+    async def newest_offset(self) -> int:
+        await self.open()
+        newest: int = (await self._connection.info())["state"]["last_seq"]
+        return newest
+
+    async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
+        found: list[PersistentRepr] = []
+        if await self.newest_offset() > offset:
+            # Without a mark: a replica that is behind gives the beginning of what is new, and the rest another time.
+            records = [self._connection.subjects.records(None, "")]
+            async with aclosing(self._connection.stored_after(records, offset)) as new:
+                async for message in new:
+                    offset = message.metadata.sequence.stream
+                    persistence_id = self._connection.subjects.id_of(message.subject)
+                    head = head_of(header(message), message.subject)
+                    found += Stored(offset, persistence_id, head, message.data).records()
+                    if len(found) >= limit:
+                        break
+        return found, offset
 
     async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
         await self.open()

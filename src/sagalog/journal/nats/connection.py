@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -341,7 +341,11 @@ class Connection:
         finally:
             await self.purge(mark, answer["seq"])
 
-    async def _consume(self, subjects: Sequence[str], after: int | None, *, until: str | None) -> AsyncIterator[Msg]:
+    def stored_after(self, subjects: Sequence[str], after: int) -> AsyncGenerator[Msg]:
+        """Yield the messages behind that stream sequence that the replica which answers has now, in stored order."""
+        return self._consume(subjects, after, until=None)
+
+    async def _consume(self, subjects: Sequence[str], after: int | None, *, until: str | None) -> AsyncGenerator[Msg]:
         """Yield messages until none is pending and one of the subject `until` was among them."""
         client = await self.client()
         start = {"deliver_policy": "last_per_subject", "headers_only": True}

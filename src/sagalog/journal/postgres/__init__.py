@@ -246,6 +246,35 @@ class PostgresJournal:
         )
         return [row[0].decode() for row in rows]
 
+    async def latest_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
+    ) -> list[PersistentRepr]:
+        rows = await self._connections.read(
+            f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
+                USING (persistence_id, sequence_nr) WHERE i.persistence_id >= $1 AND i.persistence_id < $2
+                AND i.persistence_id > $3 AND i.deleted = coalesce($4, i.deleted) AND NOT i.hidden
+                ORDER BY i.persistence_id LIMIT $5""",
+            *_within(prefix),
+            after.encode(),
+            deleted,
+            limit,
+        )
+        return [_repr(row) for row in rows]
+
+    async def newest_offset(self) -> int:
+        rows = await self._connections.read("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
+        oldest: int = rows[0][0]
+        return (oldest << 20) - 1  # an ordinal begins with its transaction's id: see the schema
+
+    async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
+        rows = await self._connections.read(
+            f"""SELECT {_COLUMNS}, r.ordinal FROM {self.schema}.record r WHERE r.ordinal > $1
+                AND r.xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY r.ordinal LIMIT $2""",
+            offset,
+            limit,
+        )
+        return [_repr(row) for row in rows], rows[-1][8] if rows else offset
+
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         rows = await self._connections.read(
             f"""SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $3

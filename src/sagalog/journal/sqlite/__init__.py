@@ -234,6 +234,36 @@ class SqliteJournal:
         )
         return [row[0] for row in rows]
 
+    async def latest_by_prefix(
+        self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
+    ) -> list[PersistentRepr]:
+        within, bounds = _within(prefix)
+        rows = await self._read(
+            lambda c: c.execute(
+                f"""SELECT {_COLUMNS} FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id > ?
+                       AND {within.format(column="i.persistence_id")} AND i.deleted = ifnull(?, i.deleted)
+                       AND i.deleted_to < i.sequence_nr ORDER BY i.persistence_id LIMIT ?""",  # noqa: S608
+                (after, *bounds, deleted, limit),
+            ).fetchall()
+        )
+        return [_repr(row) for row in rows]
+
+    async def newest_offset(self) -> int:
+        row = await self._read(lambda c: c.execute("SELECT max(record_id) FROM record").fetchone())
+        return row[0] or 0
+
+    async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
+        rows = await self._read(
+            lambda c: c.execute(
+                f"SELECT {_COLUMNS}, r.record_id FROM record r WHERE record_id > ? ORDER BY record_id LIMIT ?",  # noqa: S608
+                (offset, limit),
+            ).fetchall()
+        )
+        if rows:
+            return [_repr(row) for row in rows], rows[-1][8]
+        # Where the newest record was purged, its number is given once more: follow on from what is left.
+        return [], min(offset, await self.newest_offset())
+
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         within, bounds = _within(prefix)
         rows = await self._read(

@@ -1,0 +1,141 @@
+"""`sagalog dashboard`: serve the dashboard of a journal, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import signal
+import socket
+import sys
+import webbrowser
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import DefinitionError, MissingExtraError
+from ..journal import open_existing
+from .journals import journal_option
+from .text import clean
+
+if TYPE_CHECKING:
+    from ..dashboard import Dashboard
+
+
+@click.command("dashboard")
+@journal_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
+@click.option(
+    "--token",
+    envvar="SAGALOG_DASHBOARD_TOKEN",
+    help="What one signs in with, at least 16 characters. Better from SAGALOG_DASHBOARD_TOKEN: others see arguments.",
+)
+@click.option("--mask", "masks", multiple=True, metavar="FIELD", help="Hide a payload field, e.g. password or card.*")
+@click.option(
+    "--allowed-host", "hosts", multiple=True, metavar="NAME", help="A name that it is asked for by, behind a proxy."
+)
+@click.option("--open", "open_browser", is_flag=True, help="Open it in a browser.")
+def dashboard_(
+    url: str,
+    host: str,
+    port: int,
+    token: str | None,
+    masks: tuple[str, ...],
+    hosts: tuple[str, ...],
+    open_browser: bool,
+) -> None:
+    """Serve the dashboard: all sagas in a browser, live, with repairs.
+
+    It listens on this machine only, unless --host says otherwise; then a token must be given. On this machine and with no
+    token given, reading is open, and one is made for changes and printed. SIGTERM or Ctrl-C stops it.
+
+    \b
+    Examples:
+      sagalog dashboard --journal sqlite:///orders.db --open
+      sagalog dashboard --journal postgresql://shop@db/shop --mask password --mask 'card.*'
+    """
+    try:
+        import uvicorn
+
+        from ..dashboard import dashboard_app
+        from ..dashboard.access import LOOPBACK
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"the dashboard needs the package {error.name}: pip install 'sagalog[dashboard]'"
+        ) from error
+    loopback = host in LOOPBACK
+    if not loopback and token is None:
+        raise click.UsageError(
+            f"listening at {host} lets others in: give a token, by SAGALOG_DASHBOARD_TOKEN or --token"
+        )
+    _check(url)
+    given = token is not None
+    token = token if token is not None else secrets.token_urlsafe(24)
+    names = {*LOOPBACK, *hosts} if loopback else set(hosts)
+    open_reading = loopback and not given and not hosts  # behind a proxy, this machine's own address is everybody's
+    try:
+        app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks)
+    except DefinitionError as error:
+        raise click.UsageError(str(error)) from error
+    listening = _listen(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listening.getsockname()[1]}/"
+    click.echo(clean(f"dashboard at {address}"), err=True)
+    if not given:
+        click.echo(f"to make changes, sign in with this token: {token}", err=True)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", server_header=False, timeout_graceful_shutdown=5)
+    server = _server(uvicorn.Server, config, app)
+    if open_browser:
+        webbrowser.open(address)
+    server.run(sockets=[listening])
+    click.echo("dashboard stopped", err=True)
+    sys.exit(0 if server.started else 1)
+
+
+def _check(url: str) -> None:
+    """Refuse a journal that is named wrongly or is not there, before anything listens. A server may be down."""
+    if url.startswith("memory://"):
+        raise click.UsageError("a journal in memory belongs to one process: mount dashboard_app in that one instead")
+    asyncio.run(_look(url))
+
+
+async def _look(url: str) -> None:
+    await open_existing(url).close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+        listening.listen()  # from here on who comes waits, and is not turned away
+    except OSError as error:
+        listening.close()
+        raise click.ClickException(f"{host} port {port} cannot be listened at: {error.strerror}") from error
+    return listening
+
+
+def _server(base: type[Any], config: Any, app: Dashboard) -> Any:
+    class Server(base):  # type: ignore[misc]
+        """Ends the open streams before it waits for its connections, and then comes back instead of dying of the signal."""
+
+        should_exit: bool
+        force_exit: bool
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self.stop)
+            yield
+
+        def stop(self) -> None:
+            app.stopping()
+            if self.should_exit:
+                self.force_exit = True  # asked a second time
+            self.should_exit = True
+
+    return Server(config)

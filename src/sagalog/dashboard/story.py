@@ -1,0 +1,153 @@
+"""What happened to one instance, step by step: read backwards, a page of steps at a time."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ..changes import ABSENT, changes
+from ..inspect import SagaView, repairs_of, state_of, view_of
+from ..journal import Journal
+from ..record import Audit, Command, Handled, Held, SagaRecord, Timer
+from .mask import Mask
+from .render import MOST_OF_A_MESSAGE, cut, pretty
+from .tally import name_of, step_of
+
+STEPS = 25
+MOST_CHANGES = 40
+MOST_OF_A_CHANGE = 300  # characters
+
+
+class Payload(msgspec.Struct, frozen=True):
+    """A message as it is shown: its type and JSON, cut where it is long; `left_out` characters are missing then."""
+
+    type: str
+    text: str
+    left_out: int
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A command that a step put into the outbox."""
+
+    id: str
+    payload: Payload
+    undo: bool
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A change of the state as it is shown; None where nothing was, or is."""
+
+    path: str
+    before: str | None
+    after: str | None
+
+
+class Step(msgspec.Struct):
+    """One record: what it handled, sent and set, and what it took out of the outbox."""
+
+    version: int
+    status: str
+    at: datetime | None
+    writer: str
+    unreadable: str
+    handled: tuple[Handled, ...]
+    sent: list[Sent]
+    timers: dict[str, Timer]  # that it set, by name
+    stopped: list[str]  # timers that it cancelled, or that fired
+    accepted: list[str]  # commands that it no longer has to deliver
+    held: list[Held]  # messages that it kept for the repair
+    repairs: list[Audit]
+    before: SagaRecord | None
+    record: SagaRecord | None
+    changes: list[Shown] = []
+    begins: bool = False  # a new incarnation
+    parks: str = ""
+
+
+class Story(msgspec.Struct):
+    """Some steps, the newest first. `older`: the step to go on from, 0 where the kept history begins."""
+
+    steps: list[Step]
+    older: int
+
+
+def shown(kind: str, data: msgspec.Raw, mask: Mask) -> Payload:
+    """Return a stored message as it is shown."""
+    return Payload(kind, *cut(pretty(data, mask), MOST_OF_A_MESSAGE))
+
+
+async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> Story:
+    """Return the steps up to and including `newest` (all of them: None), STEPS at most."""
+    top = view.version if newest is None else max(0, min(newest, view.version))
+    found: dict[int, SagaView] = {}
+    async for message in journal.replay_messages(name_of(view), max(1, top - STEPS), top):
+        found[message.sequence_nr] = view_of(message)
+    numbers = sorted(found, reverse=True)
+    steps = [_step(found[number], found.get(number - 1), mask) for number in numbers[:STEPS]]
+    return Story(steps, numbers[STEPS] if len(numbers) > STEPS else 0)
+
+
+def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
+    record = view.record
+    if record is None:
+        return Step(
+            view.version, view.status, None, view.writer, view.unreadable, (), [], {}, [], [], [], [], None, None
+        )
+    before = previous.record if previous is not None else None
+    begins = record.incarnation > 1 and before is not None and before.incarnation < record.incarnation
+    return Step(
+        view.version,
+        view.status,
+        record.updated_at,
+        view.writer,
+        "",
+        record.handled,
+        [Sent(entry.id, _payload(entry, mask), entry.undo) for entry in record.outbox if _of(entry.id, view)],
+        {name: timer for name, timer in record.timers.items() if _of(timer.id, view)},
+        [] if before is None else [name for name, timer in before.timers.items() if record.timers.get(name) != timer],
+        [] if before is None else _gone(before.outbox, record.outbox),
+        [held for held in record.held if before is not None and held not in before.held],
+        repairs_of(before, view),
+        before,
+        record,
+        _changes(record, before, mask) if before is not None or view.version == 1 else [],
+        begins,
+        record.parked if record.parked and (before is None or before.parked != record.parked) else "",
+    )
+
+
+def _of(entry: str, view: SagaView) -> bool:
+    return step_of(entry)[0] == view.version
+
+
+def _payload(entry: Command, mask: Mask) -> Payload:
+    return shown(entry.command.type, entry.command.data, mask)
+
+
+def _gone(before: tuple[Command, ...], after: tuple[Command, ...]) -> list[str]:
+    left = {entry.id for entry in after}
+    return [f"{entry.command.type} ({entry.id})" for entry in before if entry.id not in left]
+
+
+def _changes(record: SagaRecord, before: SagaRecord | None, mask: Mask) -> list[Shown]:
+    if before is not None and bytes(before.state) == bytes(record.state):
+        return []
+    after = mask.veiled(state_of(record))
+    old = mask.veiled(state_of(before)) if before is not None else {} if isinstance(after, dict) else ABSENT
+    found = changes(old, after)
+    shown = [Shown(one.path or "all of it", _short(one.before), _short(one.after)) for one in found[:MOST_CHANGES]]
+    if len(found) > MOST_CHANGES:
+        shown.append(Shown(f"and {len(found) - MOST_CHANGES:,} more", None, None))
+    return shown
+
+
+def _short(value: Any) -> str | None:
+    if value is ABSENT:
+        return None
+    try:
+        text = msgspec.json.encode(value, enc_hook=str).decode()
+    except RecursionError:
+        return "(nested too deeply to show)"
+    return text if len(text) <= MOST_OF_A_CHANGE else f"{text[:MOST_OF_A_CHANGE]}… ({len(text):,} characters)"

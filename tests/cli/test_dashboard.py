@@ -1,0 +1,136 @@
+"""`sagalog dashboard`: what it serves, what it refuses, and how it stops."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from .conftest import ROOT, Sagalog
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
+TOKEN = "a token of the tests"
+
+
+@contextmanager
+def dashboard(
+    folder: Path, *arguments: str, **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
+    command = [
+        sys.executable,
+        "-m",
+        "sagalog",
+        "dashboard",
+        "--journal",
+        "sqlite:///orders.db",
+        "--port",
+        "0",
+        *arguments,
+    ]
+    with subprocess.Popen(
+        command, cwd=folder, env={**ENVIRONMENT, **environment}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stderr is not None
+            said = [process.stderr.readline()]
+            address = re.search(r"http://\S+", said[0])
+            assert address is not None, said + process.stderr.readlines()
+            yield process, address[0], said
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def test_on_this_machine_reading_is_open_and_a_token_for_changes_is_printed(filled: Path) -> None:
+    with dashboard(filled.parent) as (process, address, _):
+        assert process.stderr is not None
+        token = process.stderr.readline().rpartition(" ")[2].strip()
+        assert len(token) >= 32
+        assert httpx.get(f"{address}instances").status_code == 200
+        assert httpx.post(f"{address}repair", data={"x": "y"}).status_code == 403
+        signed_in = httpx.post(f"{address}login", data={"token": token})
+        assert signed_in.status_code == 303
+        assert httpx.get(address, headers={"host": "evil.example"}).status_code == 421
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_at_once_also_while_pages_are_open(filled: Path, number: signal.Signals) -> None:
+    with dashboard(filled.parent) as (process, address, _):
+        with httpx.stream("GET", f"{address}live", timeout=20) as stream:
+            lines = stream.iter_lines()
+            assert next(line for line in lines if line.startswith("event: "))
+            ended = threading.Event()
+            threading.Thread(target=lambda: (list(lines), ended.set()), daemon=True).start()
+            process.send_signal(number)
+            assert process.wait(20) == 0
+            assert ended.wait(20)  # told that it ends, not cut off
+        assert process.stderr is not None
+        assert process.stderr.read().endswith("dashboard stopped\n")
+
+
+def test_with_a_token_given_reading_is_closed_and_the_token_is_not_printed(filled: Path) -> None:
+    with dashboard(filled.parent, SAGALOG_DASHBOARD_TOKEN=TOKEN) as (process, address, said):
+        assert httpx.get(address).status_code == 303
+        assert httpx.get(f"{address}live").status_code == 401
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        assert process.stderr is not None
+        assert TOKEN not in "".join([*said, process.stderr.read()])
+
+
+def test_fields_are_masked_and_names_of_a_proxy_allowed(filled: Path) -> None:
+    arguments = ("--mask", "total", "--mask", "order.*", "--allowed-host", "sagas.example")
+    with dashboard(filled.parent, *arguments) as (process, address, _):
+        assert process.stderr is not None
+        token = process.stderr.readline().rpartition(" ")[2].strip()
+        with httpx.Client(base_url=address, headers={"host": "sagas.example"}) as browser:
+            where = {"saga": "order", "id": "running"}
+            assert (
+                browser.get("instance/payload", params=where).status_code == 303
+            )  # a proxy: nobody is on this machine
+            signed_in = browser.post("login", data={"token": token}).headers["set-cookie"].partition(";")[0]
+            page = browser.get("instance/payload", params=where, headers={"cookie": signed_in})
+        assert '"total": "••••"' in page.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--host", "0.0.0.0"), 2, "lets others in: give a token"),
+        (("--token", "short"), 2, "at least 16 characters"),
+        (("--mask", "a..b"), 2, "a mask is a field's name or a path"),
+        (("--journal", "sqlite:///nothing.db"), 1, "does not exist; nothing was made"),
+        (("--journal", "memory://"), 2, "belongs to one process"),
+        (("--journal", "odd://x"), 1, "no journal for odd:// URLs"),
+        (("--host", "203.0.113.7", "--token", TOKEN), 1, "cannot be listened at"),
+    ],
+)
+def test_what_cannot_be_served_is_said_and_nothing_listens(
+    sagalog: Sagalog, filled: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    done = sagalog("dashboard", "--journal", "sqlite:///orders.db", "--port", "0", *arguments)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert not (filled.parent / "nothing.db").exists()
+
+
+def test_without_its_extra_it_says_what_to_install(sagalog: Sagalog, filled: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "without"
+    missing.mkdir()
+    (missing / "jinja2.py").write_text("raise ModuleNotFoundError('no', name='jinja2')")
+    done = sagalog(
+        "dashboard",
+        "--journal",
+        "sqlite:///orders.db",
+        PYTHONPATH=os.pathsep.join([str(missing), ENVIRONMENT["PYTHONPATH"]]),
+    )
+    assert done.returncode == 1
+    assert "needs the package jinja2: pip install 'sagalog[dashboard]'" in done.stderr
