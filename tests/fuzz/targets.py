@@ -34,13 +34,14 @@ from sagalog import (
     schema,
     upcast,
 )
-from sagalog.cli.history import _text
+from sagalog.cli.history import _lines as history_lines
 from sagalog.cli.lines import LineError, Lines, reader
 from sagalog.cli.show import _lines
 from sagalog.codec import Typed, TypeRegistry, decode
 from sagalog.errors import JournalFormatError
-from sagalog.inspect import _view
+from sagalog.inspect import steps, view_of
 from sagalog.journal import _BACKENDS
+from sagalog.journal.memory import InMemoryJournal
 from sagalog.journal.nats.connection import header_in
 from sagalog.journal.nats.messages import Stored, head_of
 from sagalog.journal.nats.subjects import Subjects, token, untoken
@@ -62,11 +63,20 @@ def target(function: Target) -> Target:
     return function
 
 
+async def _show(message: PersistentRepr) -> None:
+    journal = InMemoryJournal()
+    await journal.write_messages([message])
+    async for step in steps(journal, "order", "a"):
+        for text in history_lines(step, ""):
+            assert text.isprintable()
+
+
 @target
 def record(data: bytes) -> None:
     """A stored record, and all that is decoded out of it; also as it is shown."""
-    view = _view(PersistentRepr("saga::order::a", 1, data))
-    _text(view)
+    stored = PersistentRepr("saga::order::a", 1, data)
+    view = view_of(stored)
+    asyncio.run(_show(stored))
     try:
         found = decode_record(data)
     except CodecError:
