@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
@@ -114,21 +114,20 @@ class JournalSagaStateStore:
         latest = await self._journal.latest_message(self.prefix + correlation_id)
         return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
 
-    def save(
+    async def save(
         self,
         correlation_id: str,
         payload: bytes,
         *,
         expected_version: int | None = None,
         due_at: datetime | None = None,
-    ) -> Coroutine[Any, Any, int]:
-        write = self._write_next if expected_version else self._write
-        return write(correlation_id, expected_version, payload, due_at, deleted=False)  # type: ignore[arg-type]
+    ) -> int:
+        if expected_version:
+            return await self._write_next(correlation_id, expected_version, payload, due_at, deleted=False)
+        return await self._write(correlation_id, expected_version, payload, due_at, deleted=False)
 
-    def create(
-        self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None
-    ) -> Coroutine[Any, Any, int]:
-        return self._write_next(correlation_id, 0, payload, due_at, deleted=False)
+    async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
+        return await self._write_next(correlation_id, 0, payload, due_at, deleted=False)
 
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None

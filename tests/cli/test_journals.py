@@ -146,7 +146,10 @@ def test_the_doctor_finds_work_that_nobody_takes() -> None:
     ("url", "row"),
     [
         ("memory://", "fail  durable        in memory: nothing survives the process"),
-        ("sqlite:///nowhere.db", "fail  reachable      nowhere.db does not exist; nothing was made"),
+        (
+            "sqlite:///nowhere.db",
+            "fail  reachable      JournalUnavailableError: nowhere.db does not exist; nothing was made",
+        ),
         ("oracle://x", "fail  reachable      DefinitionError: no journal for oracle://"),
         (
             "postgresql://nobody:secret@127.0.0.1:1/x?connect_seconds=0.2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import random
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -270,8 +271,14 @@ class Again(World):
 WORLDS = {"a cached record outlives the retention": Again}
 
 
+# It takes some hundred seeds to meet these: half a minute each.
+RARE = {"an undecidable save parks again", "a lease that ended is ignored"}
+
+
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in RARE and not os.environ.get("SAGALOG_MUTANTS"):
+        pytest.skip("half a minute by itself: `make mutants` plants it")
     MUTANTS[name](monkeypatch)
     with pytest.raises(SimulationError) as caught:
         simulate([OrderSaga], WORLDS.get(name, Shop), seeds=range(2000))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..errors import JournalError, OutcomeUnknownError, SagalogError
 from ..journal import Journal
+from ..logs import about, log, trace_of
 from ..saga import Saga
 from . import pages, repairs
 from .access import SESSION_SECONDS, Access, Guard, began_here, read_form
@@ -25,8 +25,6 @@ from .live import Build, stream
 from .mask import Mask
 from .render import HERE, PATHS, link
 from .source import Source
-
-log = logging.getLogger("sagalog")
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -176,7 +174,7 @@ async def _login(request: Request) -> Response:
     form = await read_form(request)
     session = board.access.begin(form.get("token", ""))
     if session is None:
-        log.warning("a wrong token was given to the dashboard")
+        log.warning("a wrong token was given to the dashboard", extra=about())
         return board.response(request, _login_page(form.get("next", ""), "That is not the token."))
     answer = RedirectResponse(_local(request, form.get("next", "")), 303)
     answer.set_cookie(
@@ -237,7 +235,7 @@ async def _broken(request: Request, error: Exception) -> Response:
     """Say that something went wrong; what exactly stands in the log, unless it is an error of ours with its own words."""
     ours = isinstance(error, SagalogError)
     if not ours:
-        log.error("the dashboard failed on %s", request.url.path, exc_info=error)
+        log.error("the dashboard failed on %s", request.url.path, exc_info=trace_of(error), extra=about())
     why = f"{type(error).__name__}: {error}" if ours else type(error).__name__
     context = {"heading": "Something went wrong", "text": "The log of the dashboard says more.", "why": why}
     return _board(request).response(request, Page("error.html", context, 500, live=False))

@@ -10,7 +10,6 @@ followed is only ever counted afresh.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -21,11 +20,10 @@ from ..errors import JournalError, SagalogError
 from ..inspect import OVERDUE_AFTER, SagaView, view_of
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import Followable, ListsLatest, latest_page
+from ..logs import about, log, trace_of
 from .flow import Flow
 from .source import Source
 from .tally import MOST_WATCHED, Tally, Undelivered, name_of, step_of
-
-log = logging.getLogger("sagalog")
 
 PREFIX = "saga::"
 MOST_OVERDUE = 1_000
@@ -97,12 +95,12 @@ class Overview:
                 self.down, self.unreachable, pause = "", False, _PAUSE_SECONDS
             except SagalogError as error:
                 if not self.down:
-                    log.warning("the dashboard cannot read its journal: %s", error)
+                    log.warning("the dashboard cannot read its journal: %s", error, extra=about())
                 self.unreachable = isinstance(error, JournalError)
                 self.down = str(error) if self.unreachable else f"{type(error).__name__}: {error}"
                 pause = min(pause * 2, _LONGEST_PAUSE)
             except Exception as error:  # a defect: said on every page and in the log, while the other pages go on
-                log.exception("the dashboard's counting broke")
+                log.error("the dashboard's counting broke", exc_info=trace_of(error), extra=about())
                 self.down, pause = f"counting broke ({type(error).__name__}); the log says more", _LONGEST_PAUSE
             busy = self._count is not None or self.behind
             await asyncio.sleep(0 if busy and not self.down else pause)
