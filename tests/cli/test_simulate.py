@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from .conftest import Sagalog
+from .conftest import ROOT, Sagalog
 
 WORLD = """
 from sagalog.testing.simulation import World
@@ -28,6 +33,12 @@ class Wrong(Shop):
         assert "cancelled" not in instance.state.log, "it was cancelled \\x1b[2J"
 
 class Nothing(World): ...
+
+class Endless(Shop):
+    def events(self, chance):
+        yield from super().events(chance)
+        with open("begun", "a") as file:
+            file.write("x")
 """
 
 
@@ -91,3 +102,21 @@ def test_what_cannot_be_simulated_is_told(sagalog: Sagalog, target: str, said: s
     done = sagalog("simulate", target)
     assert done.returncode == 2
     assert said in re.sub(r"[\s│]+", " ", done.stderr)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_ctrl_c_says_what_was_done_so_far(tmp_path: Path, processes: str) -> None:
+    command = [sys.executable, "-m", "sagalog", "simulate", "worlds:Endless", "--seeds", "1000000"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
+    with subprocess.Popen(
+        [*command, "--processes", processes], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+    ) as run:
+        begun = tmp_path / "begun"
+        while not begun.exists() or begun.stat().st_size < 60:
+            assert run.poll() is None
+            time.sleep(0.01)
+        run.send_signal(signal.SIGINT)
+        assert run.stdout is not None
+        said = run.stdout.read()
+        assert run.wait(30) == 130
+    assert re.search(r"[1-9]\d* seeds from 0, .*: nothing went wrong", said), said

@@ -134,7 +134,7 @@ class _Simulation:
         for saga, counts in report.sagas.items():
             self._table(f"saga {saga}", counts)
         days = f"{report.days:,.0f} virtual days in {report.seconds:,.0f} s"
-        rate = f"{report.days / report.seconds:,.0f} a second" if report.seconds else "-"
+        rate = f"{report.days / report.seconds:,.1f} a second" if report.seconds else "-"
         click.echo(f"{report.seeds:,} seeds from {first}, {days} ({rate}): nothing went wrong")
         if report.never:
             click.echo(f"never tried: {clean(', '.join(report.never))}")
