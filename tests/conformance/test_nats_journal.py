@@ -12,8 +12,6 @@ class TestNatsJournal(JournalConformance):
 
     capabilities = frozenset(Capability) - {Capability.ATOMIC, Capability.TRANSACTIONS, Capability.ORDERED}
 
-    exact_due = False  # an entry is stored before its record, also before one that loses
-
     @pytest.fixture
     def place(self, nats_stream: str) -> str:
         return nats_stream

@@ -31,7 +31,6 @@ class JournalConformance(Replaying, Writing, Finding, Reopening, Capable):
 
     capabilities: Collection[Capability] = frozenset(Capability)
     sequences = 30  # of calls, compared with a dict
-    exact_due = True  # False: a write that lost may let its id come up as due once, without need
 
     @classmethod
     def make(cls, place: Any) -> Journal:
@@ -58,6 +57,5 @@ class JournalConformance(Replaying, Writing, Finding, Reopening, Capable):
             atomic=Capability.ATOMIC in have,
             ordered=Capability.ORDERED in have,
             reopens=Capability.REOPEN in have,
-            exact_due=self.exact_due,
             examples=self.sequences,
         )
