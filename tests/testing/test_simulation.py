@@ -20,7 +20,7 @@ from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserv
 from .shop_world import Shop
 
 FIRST = int(os.environ.get("SAGALOG_SIMULATION_SEED", random.randrange(10**6)))
-SEEDS = int(os.environ.get("SAGALOG_SIMULATION_SEEDS", "400"))
+SEEDS = int(os.environ.get("SAGALOG_SIMULATION_SEEDS", "1000"))
 
 
 OURS = {"order: Asked", "order: Failing"}  # which the world of these tests leaves out
