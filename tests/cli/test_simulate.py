@@ -90,7 +90,7 @@ def test_the_same_counts_on_one_process_and_on_two(sagalog: Sagalog) -> None:
     ("target", "said"),
     [
         ("worlds", "is not MODULE:SAGA or MODULE:WORLD"),
-        ("worlds:Nowhere", "has the worlds Nothing, Shop, Wrong"),
+        ("worlds:Nowhere", "has the worlds Endless, Nothing, Shop, Wrong"),
         ("worlds:Nothing", "does not say which sagas live in it"),
         ("worlds:OrderSaga", "choose one with --world"),
         ("tests.orders:OrderSaga", "has no World"),
