@@ -109,14 +109,19 @@ def test_ctrl_c_says_what_was_done_so_far(tmp_path: Path, processes: str) -> Non
     command = [sys.executable, "-m", "sagalog", "simulate", "worlds:Endless", "--seeds", "1000000"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
     with subprocess.Popen(
-        [*command, "--processes", processes], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
+        [*command, "--processes", processes],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Who starts the tests in the background has SIGINT ignored, and so would have all that they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as run:
         begun = tmp_path / "begun"
         while not begun.exists() or begun.stat().st_size < 60:
             assert run.poll() is None
             time.sleep(0.01)
         run.send_signal(signal.SIGINT)
-        assert run.stdout is not None
-        said = run.stdout.read()
-        assert run.wait(30) == 130
+        said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
     assert re.search(r"[1-9]\d* seeds from 0, .*: nothing went wrong", said), said
