@@ -35,6 +35,7 @@ _NO_RESPONDERS = 503
 _NO_STREAM = 10059
 FULL = (10047, 10077, 10122, 10023)
 _FETCH = 500
+MOST_LISTED = 100_000  # subjects in one answer of the server
 
 
 class Raw(msgspec.Struct):
@@ -313,7 +314,7 @@ class Connection:
         return Raw(found["subject"], Subjects.id_of(found["subject"]), found["seq"], time, header, data)
 
     async def subjects_of(self, wildcard: str) -> list[str]:
-        """Return the subjects that match and have messages, as the stream's leader knows them; at most 100,000."""
+        """Return the subjects that match and have messages, as the stream's leader knows them; at most MOST_LISTED."""
         state = (await self.info(subjects_filter=wildcard))["state"]
         return list(state.get("subjects") or ())
 

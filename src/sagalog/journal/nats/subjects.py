@@ -95,6 +95,11 @@ class Subjects:
         due_at = _EPOCH + timedelta(seconds=int("".join(digits)), microseconds=int(found[2]))
         return DueEntry(subject, untoken(persistence_id), int(found[1]), due_at, bool(found[3]))
 
+    def due_second(self, subject: str) -> str:
+        """Return the wildcard for all due entries of the second, and of the saga, that such a subject is of."""
+        tokens = subject.removeprefix(f"{self.root}.due.").split(".")
+        return ".".join([self.root, "due", *tokens[: _DIGITS + 1], ">"])
+
     def due_by(self, before: datetime, prefix: str, *, recent: bool = False) -> list[str]:
         """Return the wildcards for what is due in the second of `before` or in an earlier one.
 
