@@ -89,6 +89,18 @@ class Writing:
             assert latest.persistence_id == key
         assert sorted([key async for key in journal.all_persistence_ids()]) == sorted(IDS)
 
+    async def test_records_that_are_asked_for_at_once_are_each_their_own(self, journal: Journal) -> None:
+        for n, key in enumerate(IDS):
+            due_at = NOW + timedelta(microseconds=n) if n % 2 else None
+            stored = record(key, 1, PAYLOADS[n % len(PAYLOADS)], manifest=f"m{n}", tags=(f"t{n}",), due_at=due_at)
+            await journal.write_messages([stored])
+        await write(journal, IDS[0], 2)
+        await journal.write_messages([record(IDS[1], 2, b"end", deleted=True)])
+        one_by_one = [await journal.latest_message(key) for key in ["unknown", *IDS, IDS[0]]]
+        at_once = await asyncio.gather(*(journal.latest_message(key) for key in ["unknown", *IDS, IDS[0]]))
+        assert at_once == one_by_one
+        assert [found.persistence_id for found in at_once if found is not None] == [*IDS, IDS[0]]
+
     @may(Capability.ORDERED)
     async def test_ids_are_listed_in_order(self, journal: Journal) -> None:
         for key in IDS:

@@ -5,54 +5,23 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import msgspec
-
-from ...errors import DefinitionError, JournalFormatError, SequenceOutOfOrder
+from ...errors import DefinitionError, SequenceOutOfOrder
 from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings
+from .due import due, postpone
+from .reader import Read, Reader
+from .rows import COLUMNS, microseconds, record_of
 from .schema import ERRORS, connect, prepare, translate
-from .threads import ConnectionThread, Job
+from .threads import ConnectionThread
 from .writer import MOST_ROWS, Work, Write, Writer, delete_chain, row_of
 
 T = TypeVar("T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
 _PAGE = 256
 _SETTINGS: Known = {"history": history_setting, "busy_seconds": float}
-
-
-def _microseconds(at: datetime | None) -> int | None:
-    return None if at is None else (at - _EPOCH) // _MICROSECOND
-
-
-def _moment(microseconds: int) -> datetime:
-    try:
-        return _EPOCH + timedelta(microseconds=microseconds)
-    except (TypeError, OverflowError) as error:
-        raise _damaged(error) from None
-
-
-def _repr(row: tuple[Any, ...]) -> PersistentRepr:
-    persistence_id, number, payload, manifest, writer, deleted, tags, due_at = row[:8]
-    if type(payload) is not bytes or type(persistence_id) is not str:  # SQLite keeps any type in any column
-        raise _damaged(TypeError())
-    try:
-        tags = msgspec.json.decode(tags, type=tuple[str, ...]) if tags != "[]" else ()
-    except (TypeError, ValueError) as error:
-        raise _damaged(error) from None
-    due = None if due_at is None else _moment(due_at)
-    return PersistentRepr(persistence_id, number, payload, manifest, writer, bool(deleted), tags, due)
-
-
-def _damaged(error: Exception) -> JournalFormatError:
-    return JournalFormatError(
-        f"a row of the SQLite file is damaged ({type(error).__name__}); it was left as it is. Restore a backup."
-    )
 
 
 def _within(prefix: str) -> tuple[str, list[str]]:
@@ -87,7 +56,7 @@ class SqliteJournal:
         try:
             writing = connect(self.path, busy_seconds=busy_seconds, write=True)
             try:
-                self._reading = connect(self.path, busy_seconds=busy_seconds, write=False)
+                reading = connect(self.path, busy_seconds=busy_seconds, write=False)
             except BaseException:
                 writing.close()
                 raise
@@ -96,9 +65,8 @@ class SqliteJournal:
         writer = Writer(writing, self.path, keep)
         self.commit_counts = writer.counts
         self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, MOST_ROWS)
-        self._reader: ConnectionThread[Callable[[sqlite3.Connection], Any]] = ConnectionThread(
-            "sagalog-reader", self._serve_reads, self._reading.close, 256
-        )
+        reader = Reader(reading, self.path)
+        self._reader: ConnectionThread[Read] = ConnectionThread("sagalog-reader", reader.serve, reader.close, 256)
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> SqliteJournal:
@@ -110,13 +78,6 @@ class SqliteJournal:
         only_known("sqlite", _SETTINGS, others)
         return cls(path[1:], **{**given, **settings})
 
-    def _serve_reads(self, jobs: list[Job[Callable[[sqlite3.Connection], Any]]]) -> None:
-        for job in jobs:
-            try:
-                job.result = job.work(self._reading)
-            except ERRORS as error:
-                job.error = translate(error, self.path)
-
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         return self._reader.submit(work)
 
@@ -124,7 +85,7 @@ class SqliteJournal:
         records, losers = in_sequence([checked(message) for message in messages])
         if losers and atomic:
             raise SequenceOutOfOrder(losers)
-        rows = [row_of(record, _microseconds(record.due_at)) for record in records]
+        rows = [row_of(record, microseconds(record.due_at)) for record in records]
         try:
             if len(rows) == 1:
                 await self._writer.submit(rows[0])
@@ -163,12 +124,12 @@ class SqliteJournal:
             marks = ", ".join("?" * len(ids))
             rows = await self._read(
                 lambda c, ids=ids, marks=marks: c.execute(  # type: ignore[misc]
-                    f"SELECT {_COLUMNS} FROM record r WHERE record_id IN ({marks}) ORDER BY sequence_nr",  # noqa: S608
+                    f"SELECT {COLUMNS} FROM record r WHERE record_id IN ({marks}) ORDER BY sequence_nr",  # noqa: S608
                     ids,
                 ).fetchall()
             )
             for row in rows:
-                yield _repr(row)
+                yield record_of(row)
 
     async def highest_sequence_nr(self, persistence_id: str) -> int:
         row = await self._read(
@@ -196,7 +157,7 @@ class SqliteJournal:
         while True:
             rows = await self._read(
                 lambda c, after=offset: c.execute(  # type: ignore[misc]
-                    f"""SELECT {_COLUMNS}, r.record_id FROM record r JOIN instance i USING (persistence_id)
+                    f"""SELECT {COLUMNS}, r.record_id FROM record r JOIN instance i USING (persistence_id)
                          WHERE r.record_id > ? AND r.sequence_nr > i.deleted_to
                            AND EXISTS (SELECT 1 FROM json_each(r.tags) WHERE value = ?)
                          ORDER BY r.record_id LIMIT {_PAGE}""",  # noqa: S608
@@ -204,7 +165,7 @@ class SqliteJournal:
                 ).fetchall()
             )
             for row in rows:
-                yield row[8], _repr(row)
+                yield row[8], record_of(row)
             if len(rows) < _PAGE:
                 return
             offset = rows[-1][8]
@@ -212,13 +173,8 @@ class SqliteJournal:
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
         if not persistence_id.isascii():
             check_text(persistence_id)
-        row = await self._read(
-            lambda c: c.execute(
-                f"SELECT {_COLUMNS} FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?",  # noqa: S608
-                (persistence_id,),
-            ).fetchone()
-        )
-        return _repr(row) if row else None
+        row = await self._reader.submit(persistence_id)
+        return record_of(row) if row else None
 
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
@@ -240,13 +196,13 @@ class SqliteJournal:
         within, bounds = _within(prefix)
         rows = await self._read(
             lambda c: c.execute(
-                f"""SELECT {_COLUMNS} FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id > ?
+                f"""SELECT {COLUMNS} FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id > ?
                        AND {within.format(column="i.persistence_id")} AND i.deleted = ifnull(?, i.deleted)
                        AND i.deleted_to < i.sequence_nr ORDER BY i.persistence_id LIMIT ?""",  # noqa: S608
                 (after, *bounds, deleted, limit),
             ).fetchall()
         )
-        return [_repr(row) for row in rows]
+        return [record_of(row) for row in rows]
 
     async def newest_offset(self) -> int:
         row = await self._read(lambda c: c.execute("SELECT max(record_id) FROM record").fetchone())
@@ -255,45 +211,28 @@ class SqliteJournal:
     async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
         rows = await self._read(
             lambda c: c.execute(
-                f"SELECT {_COLUMNS}, r.record_id FROM record r WHERE record_id > ? ORDER BY record_id LIMIT ?",  # noqa: S608
+                f"SELECT {COLUMNS}, r.record_id FROM record r WHERE record_id > ? ORDER BY record_id LIMIT ?",  # noqa: S608
                 (offset, limit),
             ).fetchall()
         )
         if rows:
-            return [_repr(row) for row in rows], rows[-1][8]
+            return [record_of(row) for row in rows], rows[-1][8]
         # Where the newest record was purged, its number is given once more: follow on from what is left.
         return [], min(offset, await self.newest_offset())
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
-        within, bounds = _within(prefix)
-        rows = await self._read(
-            lambda c: c.execute(  # by the index on due_at: the + keeps the other one out
-                f"""SELECT persistence_id, due_at FROM instance WHERE due_at <= ?
-                       AND {within.format(column="+persistence_id")} ORDER BY due_at LIMIT ?""",  # noqa: S608
-                (_microseconds(before), *bounds, limit),
-            ).fetchall()
-        )
-        return [(row[0], _moment(row[1])) for row in rows]
+        return await self._read(lambda c: due(c, _within(prefix), before, limit))
 
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
-        within, bounds = _within(prefix)
-        condition = f"due_at <= ? AND {within.format(column='+persistence_id')}"
-
-        def work(connection: sqlite3.Connection) -> list[tuple[str, int]]:
-            found = connection.execute(
-                f"SELECT persistence_id, due_at FROM instance WHERE {condition} ORDER BY due_at LIMIT ?",  # noqa: S608
-                (_microseconds(before), *bounds, limit),
-            ).fetchall()
-            again = _microseconds(until)
-            connection.executemany(
-                "UPDATE instance SET due_at = ? WHERE persistence_id = ?", [(again, row[0]) for row in found]
-            )
+        def work(connection: sqlite3.Connection) -> list[tuple[str, datetime]]:
+            found = due(connection, _within(prefix), before, limit)
+            postpone(connection, [persistence_id for persistence_id, _ in found], until)
             return found
 
-        found = await self._writer.submit(work)
-        return [(row[0], _moment(row[1])) for row in found]
+        found: list[tuple[str, datetime]] = await self._writer.submit(work)
+        return found
 
     async def purge(self, persistence_id: str, sequence_nr: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
