@@ -10,6 +10,7 @@ time get different instances; if two have the same one all the same, they are to
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -119,8 +120,8 @@ class DueLoop:
             # What is due again right after its claim waits for the lease: not again and again.
             ready = [key for key, _ in claimed if key not in seen and key not in left]
             seen.update(ready)
-            places = asyncio.Semaphore(settings.max_dispatch)
-            await asyncio.gather(*(self._claim(hosted, key, places) for key in ready))
+            keys = iter(ready)
+            await asyncio.gather(*(self._claim_each(hosted, keys) for _ in ready[: settings.max_dispatch]))
         return None
 
     async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
@@ -138,24 +139,27 @@ class DueLoop:
         again = hosted.left.first_until
         return first if again is None else again if first is None else min(first, again)
 
-    async def _claim(self, hosted: Hosted, correlation_id: str, places: asyncio.Semaphore) -> None:
-        async with places:
+    async def _claim_each(self, hosted: Hosted, keys: Iterator[str]) -> None:
+        for key in keys:  # shared with others who do the same
             if self._engine.stopping.is_set():
                 return
-            instance = hosted.instance(correlation_id)
-            if not instance.busy:
-                instance.loaded = instance.loaded and instance.delivering  # another worker may have dealt with it
-            try:
-                await instance.submit(Envelope(upkeep=Upkeep.CLAIM))
-                await self._purge(hosted, correlation_id)
-            except RunnerStoppedError:
-                return
-            except SagaParkedError:  # said already; another worker's code may be able to read it
-                hosted.left.add(correlation_id, self._engine.now())
-            except SagalogError as error:
-                log.warning(
-                    "saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error, extra=instance.about()
-                )
+            await self._claim(hosted, key)
+
+    async def _claim(self, hosted: Hosted, correlation_id: str) -> None:
+        instance = hosted.instance(correlation_id)
+        if not instance.busy:
+            instance.loaded = instance.loaded and instance.delivering  # another worker may have dealt with it
+        try:
+            await instance.submit(Envelope(upkeep=Upkeep.CLAIM))
+            await self._purge(hosted, correlation_id)
+        except RunnerStoppedError:
+            return
+        except SagaParkedError:  # said already; another worker's code may be able to read it
+            hosted.left.add(correlation_id, self._engine.now())
+        except SagalogError as error:
+            log.warning(
+                "saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error, extra=instance.about()
+            )
 
     async def _purge(self, hosted: Hosted, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""

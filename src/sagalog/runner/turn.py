@@ -74,7 +74,8 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
             may_start_unseen = False  # if it does not work out, the next round looks
             if not unseen:
                 await load(instance)
-                release(instance)
+                if batch[done].upkeep is not Upkeep.CLAIM:  # which decides who delivers
+                    release(instance)
                 fresh = True
         draft = _draft(instance)
         accepted, draft.changed = draft.changed, False
