@@ -25,7 +25,7 @@ from sagalog import (
 )
 from sagalog.conformance.records import record, replay, write
 from sagalog.journal import migrate_journal
-from sagalog.journal.postgres import PostgresJournal
+from sagalog.journal.postgres import PostgresJournal, connections
 from sagalog.journal.postgres.schema import MIGRATIONS, check
 
 from ..servers.postgres import Postgres
@@ -215,6 +215,24 @@ async def test_reads_and_writes_wait_for_a_server_that_comes_back(through: Journ
         assert await through.highest_sequence_nr("p") == 1
         await write(through, "p", 2)
     assert await replay(through, "p") == [1, 2]
+
+
+async def test_a_connection_that_breaks_off_while_the_schema_is_checked_is_made_again(
+    through: Journal, postgres_server: Postgres, postgres_proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, cuts = connections.check, iter([True, True])
+
+    async def cut_twice(*arguments: Any) -> None:
+        if next(cuts, False):
+            postgres_proxy.cut()
+        await real(*arguments)
+
+    monkeypatch.setattr(connections, "check", cut_twice)
+    url = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
+    async with open_journal(url) as journal:
+        await journal.open()
+        assert next(cuts, None) is None
+        assert await journal.highest_sequence_nr("p") == 1
 
 
 async def test_a_server_that_stays_away_is_told_in_time(

@@ -55,19 +55,21 @@ class Connections:
         if self._pool is None:
             async with self._opening:
                 if self._pool is None:
-                    connection = await self.connect()
-                    try:
-                        if self._migrate:
-                            await migrate(connection, self._schema, self.where)
-                        await check(connection, self._schema, self.where)
-                    except Exception as error:
-                        raise translate(error, self.where) from error
-                    finally:
-                        connection.terminate()
+                    await self._trying(self._look)
                     self._pool = await asyncpg.create_pool(
                         self._dsn, min_size=0, max_size=8, reset=_no_reset, **self._options
                     )
         return self._pool
+
+    async def _look(self) -> None:
+        """Check the schema, or migrate it, over a connection of its own, which may break off here too."""
+        connection = await asyncpg.connect(self._dsn, **self._options)
+        try:
+            if self._migrate:
+                await migrate(connection, self._schema, self.where)
+            await check(connection, self._schema, self.where)
+        finally:
+            connection.terminate()
 
     async def connect(self) -> Any:
         """Return a new connection; try again for a while where the server is away."""
