@@ -255,6 +255,21 @@ def _now() -> Any:
     return datetime.now(UTC)
 
 
+async def test_a_claim_reads_what_is_due_and_not_all_ids_where_statistics_are_missing(
+    postgres_schema: str, admin: Any
+) -> None:
+    async with PostgresJournal.from_url(postgres_schema.partition("://")[2]) as journal:
+        await admin.execute(
+            f"""INSERT INTO {journal.schema}.instance (persistence_id, sequence_nr, deleted, due_at)
+                SELECT ('saga::order::' || n)::bytea, 1, false, now() + interval '1 day'
+                FROM generate_series(1, 20000) n"""
+        )
+        rows = await admin.fetch(f"EXPLAIN {journal._claim}", b"saga::order::", _now(), _now(), 500)
+    reads = "\n".join(row[0] for row in rows).partition("CTE Scan")[0]
+    assert "Index Scan using instance_due" in reads
+    assert "instance_pkey" not in reads
+
+
 @pytest.mark.parametrize(("history", "kept"), [("all", [1, 2, 3, 4, 5]), ("0", [5]), ("2", [3, 4, 5])])
 async def test_history_is_kept_as_long_as_the_setting_says(postgres_schema: str, history: str, kept: list[int]) -> None:
     async with open_journal(f"{postgres_schema}&history={history}") as journal:

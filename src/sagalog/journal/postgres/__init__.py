@@ -14,10 +14,13 @@ from ...errors import InvalidEventError, SequenceOutOfOrder
 from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from .connections import Connections
+from .lookups import Lookups
 from .schema import MIGRATIONS, check_name, migrate, translate
 from .writer import Writer, write, write_statement
 
 _COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
+# Not as a range of ids: where the statistics are old, PostgreSQL reads all of it rather than the few that are due.
+_STARTS_SO = "CASE WHEN substring(persistence_id FROM 1 FOR length($1::bytea)) = $1 THEN true ELSE false END"
 _PAGE = 256
 _SETTINGS: Known = {
     "schema": str,
@@ -79,6 +82,14 @@ class PostgresJournal:
         )
         self._statement = write_statement(self.schema, keep)
         self._writer = Writer(self._connections.connect, self._statement, self._connections.where, pooler=pooler)
+        self._newest = f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
+                           USING (persistence_id, sequence_nr) WHERE i.persistence_id = ANY($1)"""
+        self._claim = f"""WITH due AS MATERIALIZED (
+                SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $2 AND {_STARTS_SO}
+                ORDER BY due_at, persistence_id LIMIT $4 FOR UPDATE SKIP LOCKED)
+            UPDATE {self.schema}.instance i SET due_at = $3 FROM due
+            WHERE i.persistence_id = due.persistence_id RETURNING due.persistence_id, due.due_at"""
+        self._lookups = Lookups(self._connections.read, self._newest)
         self.commit_counts = self._writer.counts
 
     @classmethod
@@ -162,7 +173,7 @@ class PostgresJournal:
     async def latest_within(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as the caller's transaction sees it, its own writes included."""
         try:
-            row = await connection.fetchrow(self._latest, persistence_id.encode())
+            row = await connection.fetchrow(self._newest, [persistence_id.encode()])
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error, self._connections.where) from error
         return _repr(row) if row else None
@@ -190,11 +201,6 @@ class PostgresJournal:
         )
 
     # Reading.
-
-    @property
-    def _latest(self) -> str:
-        return f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
-                   USING (persistence_id, sequence_nr) WHERE i.persistence_id = $1"""
 
     async def replay_messages(
         self,
@@ -227,8 +233,8 @@ class PostgresJournal:
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
         check_text(persistence_id)
-        rows = await self._connections.read(self._latest, persistence_id.encode())
-        return _repr(rows[0]) if rows else None
+        row = await self._lookups.row(persistence_id.encode())
+        return _repr(row) if row else None
 
     def all_persistence_ids(self) -> AsyncIterator[str]:
         return all_ids(self, "")
@@ -277,9 +283,9 @@ class PostgresJournal:
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         rows = await self._connections.read(
-            f"""SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $3
-                AND persistence_id >= $1 AND persistence_id < $2 ORDER BY due_at, persistence_id LIMIT $4""",
-            *_within(prefix),
+            f"""SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $2 AND {_STARTS_SO}
+                ORDER BY due_at, persistence_id LIMIT $3""",
+            prefix.encode(),
             before,
             limit,
         )
@@ -288,17 +294,7 @@ class PostgresJournal:
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
-        rows = await self._connections.change(
-            (
-                f"""WITH due AS MATERIALIZED (
-                        SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $3
-                        AND persistence_id >= $1 AND persistence_id < $2 ORDER BY due_at, persistence_id LIMIT $5
-                        FOR UPDATE SKIP LOCKED)
-                    UPDATE {self.schema}.instance i SET due_at = $4 FROM due
-                    WHERE i.persistence_id = due.persistence_id RETURNING due.persistence_id, due.due_at""",
-                (*_within(prefix), before, until, limit),
-            )
-        )
+        rows = await self._connections.change((self._claim, (prefix.encode(), before, until, limit)))
         return sorted([(row[0].decode(), row[1]) for row in rows], key=lambda one: one[1])
 
     async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
