@@ -12,13 +12,15 @@ def count_batches(journal: Journal) -> list[int]:
     """Return a list that grows by the size of each batch from now on; it stays empty where a journal has none (NATS)."""
     sizes: list[int] = []
     if isinstance(journal, SqliteJournal):
-        serve = journal._writer._serve
+        committing: Any = journal._writer._writer
+        serve = committing.serve
 
-        def counting(jobs: list[Any]) -> None:
+        def counting(jobs: list[Any], **how: bool) -> bool:
             sizes.append(len(jobs))
-            serve(jobs)
+            done: bool = serve(jobs, **how)
+            return done
 
-        journal._writer._serve = counting
+        committing.serve = counting
     elif type(journal).__name__ == "PostgresJournal":
         writer: Any = journal._writer  # type: ignore[attr-defined]
         take: Callable[[], Any] = writer._batch

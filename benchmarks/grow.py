@@ -1,8 +1,8 @@
 """What many live sagas change: rate, memory, size on disk, and the time until the first event is handled.
 
 The journal is filled with live instances; then a process of its own starts on it and handles events of random ones, cold
-from disk, each replaced by a new one when it ends, so that their number stays. The rate of the first seconds is shown by
-itself: caches are empty then, of the worker, of the system and of the servers.
+from disk, each replaced by a new one when it ends, so that their number stays. The rate of the first seconds and that
+of the rest are shown by themselves, too: caches are empty at first, of the worker, of the system and of the servers.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ COLUMNS: list[Column] = [
     ("steps/s", "steps_per_second", ",.0f"),
     ("spread", "steps_per_second", "spread"),
     ("cold steps/s", "cold_steps_per_second", ",.0f"),
+    ("warm steps/s", "warm_steps_per_second", ",.0f"),
     ("p99 ms", "p99_ms", ".1f"),
     ("first event, s", "first_event_seconds", ".2f"),
     ("peak MB", "peak_memory_mb", ",.0f"),
@@ -44,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--journal", choices=JOURNALS[:-1], nargs="+", default=["sqlite"])
     parser.add_argument("--sagas", type=int, nargs="+", default=[10_000, 100_000], help="up to 10000000")
     parser.add_argument("--callers", type=int, default=256)
-    parser.add_argument("--seconds", type=float, default=20.0, help="the first 3 of them are shown as cold, too")
+    parser.add_argument("--seconds", type=float, default=60.0, help="the first 3 are shown as cold, too")
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -113,6 +114,7 @@ async def _use(case: Case) -> Figures:
     return {
         "steps_per_second": len(latencies) / elapsed,
         "cold_steps_per_second": cold_steps / cold_seconds,
+        "warm_steps_per_second": (len(latencies) - cold_steps) / (elapsed - cold_seconds),
         "p99_ms": percentile(sorted(latencies), 0.99) * 1000,
         "first_event_seconds": first,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

@@ -80,7 +80,7 @@ async def test_a_read_only_file_refuses_writes_and_says_so(tmp_path: Path) -> No
     """Through SQLite's own read-only switch: a root user may write any file."""
     async with SqliteJournal(tmp_path / "journal.db") as journal:
         await write(journal, "p", 1)
-        connection = journal._writer._serve.__self__._connection  # type: ignore[attr-defined]
+        connection = journal._writer._writer._connection
         connection.execute("PRAGMA query_only=ON")
         with pytest.raises(JournalUnavailableError, match="read-only"):
             await write(journal, "p", 2)
@@ -102,7 +102,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 async def test_a_full_disk_refuses_a_batch_and_works_again_when_there_is_room(tmp_path: Path) -> None:
     async with SqliteJournal(tmp_path / "journal.db") as journal:
         await write(journal, "p", 1)
-        connection = journal._writer._serve.__self__._connection  # type: ignore[attr-defined]
+        connection = journal._writer._writer._connection
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count={pages}")
         big = b"x" * 100_000

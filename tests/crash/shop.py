@@ -204,19 +204,20 @@ class Journal(SqliteJournal):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        serve = self._writer._serve
-        connection = serve.__self__._connection  # type: ignore[attr-defined]
+        writer: Any = self._writer._writer
+        serve, connection = writer.serve, writer._connection
         connection.set_trace_callback(self._statement)
         if random.random() < 0.5:  # often enough that some kills meet a checkpoint
             connection.execute("PRAGMA wal_autocheckpoint=20")
         # What earlier workers owe, and until when it was theirs: who saves such an instance later takes it over.
         self.inherited = dict(connection.execute("SELECT persistence_id, due_at FROM instance WHERE NOT deleted"))
 
-        def guarded(jobs: Any) -> None:
+        def guarded(jobs: Any, **how: bool) -> bool:
             with killer.writing:
-                serve(jobs)
+                done: bool = serve(jobs, **how)
+                return done
 
-        self._writer._serve = guarded
+        writer.serve = guarded
 
     def _statement(self, sql: str) -> None:
         if sql == "COMMIT":

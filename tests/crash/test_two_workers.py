@@ -108,7 +108,7 @@ def test_workers_that_make_the_file_at_the_same_time_all_get_it(zygote: Zygote, 
 async def test_a_disk_that_fills_up_refuses_events_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     """The limit is SQLite's own, so the error is the one of a full disk (SQLITE_FULL)."""
     journal = SqliteJournal(tmp_path / "shop.db")
-    connection = journal._writer._serve.__self__._connection  # type: ignore[attr-defined]
+    connection = journal._writer._writer._connection
     ledger = shop.Ledger(tmp_path / "ledger")
     shop.killer = shop.Killer(ledger, "", 0)
 

@@ -94,7 +94,8 @@ async def test_conflicts_between_workers_are_counted_once_for_two_runners_of_one
     async with listening(shared, hook) as one, listening(shared, hook) as two:
         assert value(hook, "sagalog_runners") == 2
         await one.handle(Placed("a"))
-        await asyncio.gather(*((one, two)[n % 2].handle(Noted("a", str(n))) for n in range(20)))
+        await two.handle(Noted("a", "0"))  # so that what `one` remembers is old
+        await asyncio.gather(*((one, two)[n % 2].handle(Noted("a", str(n))) for n in range(1, 20)))
         conflicts = one.counters.conflicts + two.counters.conflicts
         assert value(hook, "sagalog_steps_total", saga="order", outcome="conflict") == conflicts > 0
         handled = value(hook, "sagalog_messages_total", saga="order", type="Noted", outcome="handled")

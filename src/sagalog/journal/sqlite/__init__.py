@@ -1,4 +1,4 @@
-"""The embedded journal: one SQLite file in WAL mode, one writer thread, readers that never wait for it."""
+"""The embedded journal: one SQLite file in WAL mode, one connection that writes, readers that never wait for it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any, Self, TypeVar
 from ...errors import DefinitionError, SequenceOutOfOrder
 from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
 from ..settings import Known, check_history, history_setting, only_known, split_settings
+from .committer import Committer
 from .due import due, postpone
 from .reader import Read, Reader
 from .rows import COLUMNS, microseconds, record_of
 from .schema import ERRORS, connect, prepare, translate
 from .threads import ConnectionThread
-from .writer import MOST_ROWS, Work, Write, Writer, delete_chain, row_of
+from .writer import Write, Writer, delete_chain, row_of
 
 T = TypeVar("T")
 _PAGE = 256
-_SETTINGS: Known = {"history": history_setting, "busy_seconds": float}
+_SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float}
 
 
 def _within(prefix: str) -> tuple[str, list[str]]:
@@ -39,7 +40,8 @@ class SqliteJournal:
     """A journal in one SQLite file, which several processes may share. Durable: WAL with synchronous=FULL.
 
     `history`: "all" keeps every record until the saga's tombstone is purged, n keeps at least the n before the newest
-    (fewer than 2n), 0 only the newest. `busy_seconds`: how long to wait for another process's lock.
+    (fewer than 2n), 0 only the newest. `busy_seconds`: how long to wait for another process's lock. `on_loop_ms`: commits
+    that can be expected to take no longer are made on the event loop's own thread; 0 leaves all to the writer's thread.
 
     Raises JournalFormatError for a file of another program, a newer version or a damaged one, which it leaves
     untouched, and JournalUnavailableError where it cannot be opened.
@@ -47,7 +49,9 @@ class SqliteJournal:
 
     sorted_ids = True
 
-    def __init__(self, path: str | Path, *, history: str | int = "all", busy_seconds: float = 5.0) -> None:
+    def __init__(
+        self, path: str | Path, *, history: str | int = "all", busy_seconds: float = 5.0, on_loop_ms: float = 2.0
+    ) -> None:
         keep = check_history(history)
         self.path = str(path)
         if self.path in ("", ":memory:"):
@@ -62,15 +66,15 @@ class SqliteJournal:
                 raise
         except ERRORS as error:
             raise translate(error, self.path) from error
-        writer = Writer(writing, self.path, keep)
+        writer = Writer(writing, self.path, keep, busy_seconds=busy_seconds)
         self.commit_counts = writer.counts
-        self._writer: ConnectionThread[Work] = ConnectionThread("sagalog-writer", writer.serve, writer.close, MOST_ROWS)
+        self._writer = Committer(writer, quick_seconds=on_loop_ms / 1000)
         reader = Reader(reading, self.path)
         self._reader: ConnectionThread[Read] = ConnectionThread("sagalog-reader", reader.serve, reader.close, 256)
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> SqliteJournal:
-        """Open `sqlite:///relative.db` or `sqlite:////absolute.db`; `?history=10` and `?busy_seconds=5` are settings."""
+        """Open `sqlite:///relative.db` or `sqlite:////absolute.db`; settings: `?history=10&busy_seconds=5&on_loop_ms=2`."""
         path, _, query = rest.partition("?")
         if not path.startswith("/") or path == "/":
             raise DefinitionError("an SQLite journal is named as sqlite:///relative.db or sqlite:////absolute/path.db")

@@ -77,14 +77,22 @@ def _translated(error: Exception, path: str, *, committing: bool) -> SagalogErro
     return JournalUnavailableError(f"{path}: {error} ({name or type(error).__name__}). Nothing was stored.")
 
 
+def is_busy(error: Exception) -> bool:
+    """Say whether somebody else holds the lock."""
+    return (getattr(error, "sqlite_errorname", None) or "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def connect(path: str, *, busy_seconds: float, write: bool) -> sqlite3.Connection:
-    """Open one connection with our settings. Transactions are begun and ended by hand."""
+    """Open one connection with our settings. Transactions and, where it writes, checkpoints are begun by hand.
+
+    `busy_seconds`: how long its statements wait for another process's lock.
+    """
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA cache_size=-{65536 if write else 8192}")
         if write:
-            connection.execute("PRAGMA wal_autocheckpoint=8000")
+            connection.execute("PRAGMA wal_autocheckpoint=0")
         else:
             connection.execute("PRAGMA query_only=ON")
     except BaseException:
@@ -106,8 +114,7 @@ def prepare(path: str, *, busy_seconds: float) -> None:
         except ERRORS as error:
             # While another process makes the file, or is the last to close it, SQLite answers "locked" at once and
             # does not wait: changing the journal mode and recovering the log know no busy timeout.
-            busy = (getattr(error, "sqlite_errorname", None) or "").startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-            if not busy or time.monotonic() > deadline:
+            if not is_busy(error) or time.monotonic() > deadline:
                 raise translate(error, path) from error
             time.sleep(random.uniform(0.005, 0.03))  # noqa: S311
 

@@ -17,10 +17,10 @@ from itertools import chain
 
 import msgspec
 
-from ...errors import SequenceOutOfOrder
+from ...errors import OutcomeUnknownError, SequenceOutOfOrder
 from ...logs import about, log
 from ..protocol import CommitCounts, PersistentRepr
-from .schema import translate
+from .schema import is_busy, translate
 from .threads import Job
 
 Row = tuple[str, int, bytes, str, str, int, str, int | None]  # as in `row_of`
@@ -42,6 +42,7 @@ Work = Row | Write | Callable[[sqlite3.Connection], object]
 # So a batch of any size costs a handful of statements, and as many times Python's lock is waited for.
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 MOST_ROWS = _SIZES[-1]
+LOG_PAGES = 8000  # some 32 MB, then a checkpoint
 
 _RECORDS = """INSERT INTO record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at,
  previous_id) SELECT column1, column2, column3, column4, column5, column6, column7, column8,
@@ -104,20 +105,27 @@ def _records(work: Work) -> int:
 class Writer:
     """The one connection that writes. `history`: how many records before the newest are kept, None for all."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str, history: int | None) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, history: int | None, *, busy_seconds: float) -> None:
         self._connection = connection
+        self._busy_ms = int(busy_seconds * 1000)
         self._path = path
         self._history = history
         self.counts = CommitCounts()
+        self._checkpointed_at = connection.total_changes
+        self._pages_a_change = 2.0  # in the log; a guess until the first checkpoint tells
         connection.execute("PRAGMA temp_store=MEMORY")
         for statement in _TRIGGERS:
             connection.execute(statement)
+        connection.execute("PRAGMA busy_timeout=0")  # who has time to wait for a lock says so
 
     def close(self) -> None:
         self._connection.close()
 
-    def serve(self, jobs: list[Job[Work]]) -> None:
-        """Carry out a batch of jobs in one transaction."""
+    def serve(self, jobs: list[Job[Work]], *, patient: bool = False) -> bool:
+        """Carry out a batch of jobs in one transaction.
+
+        Another process's lock is waited for if `patient`; else it means False, and nothing was done.
+        """
         connection = self._connection
         owners: dict[str, Job[Work]] = {}
         rows: list[Row] = []  # one of each id
@@ -131,6 +139,8 @@ class Writer:
                 others.append(job)
         committing, begun = False, time.perf_counter()
         try:
+            if patient:
+                connection.execute(f"PRAGMA busy_timeout={self._busy_ms}")
             if others or self._history is not None:
                 connection.execute("BEGIN IMMEDIATE")
                 self._serve_rows(rows, owners)
@@ -145,12 +155,41 @@ class Writer:
             if records:  # not a mere claim of due work
                 self.counts.add(records, time.perf_counter() - begun)
         except Exception as error:
+            self._roll_back()
+            if not patient and is_busy(error):
+                return False
             # A commit that was refused (busy, full) leaves the transaction open: rolled back, nothing was stored. One
             # that broke off with a disk error may have reached the file, so `translate` calls its outcome unknown.
             failure = translate(error, self._path, committing=committing)
-            self._roll_back()
             for job in jobs:
                 job.error = failure
+        except BaseException:  # Ctrl-C: what is open must not become part of the next batch
+            self._roll_back()
+            for job in jobs:
+                job.error = OutcomeUnknownError(f"{self._path}: interrupted while committing; it may be stored")
+            raise
+        finally:
+            if patient:
+                connection.execute("PRAGMA busy_timeout=0")
+        return True
+
+    @property
+    def log_is_long(self) -> bool:
+        """Whether it is time to copy the write-ahead log into the file."""
+        changes = self._connection.total_changes - self._checkpointed_at
+        return changes * self._pages_a_change > LOG_PAGES
+
+    def checkpoint(self) -> None:
+        """Copy the write-ahead log into the file, as far as readers let it, so that it is written from its start again."""
+        changes = self._connection.total_changes
+        try:
+            _, pages, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:  # nothing is lost: the log holds it, and the next one tries again
+            log.warning("%s: the log could not be copied into the file: %s", self._path, error, extra=about())
+        else:
+            if pages > 0:
+                self._pages_a_change = pages / (changes - self._checkpointed_at)
+        self._checkpointed_at = changes
 
     def _serve_rows(self, rows: list[Row], owners: dict[str, Job[Work]]) -> None:
         for loser in self._store(rows):
@@ -166,11 +205,11 @@ class Writer:
             job.result = work(self._connection)
 
     def _roll_back(self) -> None:
-        if self._connection.in_transaction:
-            try:
+        try:
+            if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
-            except sqlite3.Error as error:  # SQLite rolled back by itself, or the next BEGIN will say what is wrong
-                log.warning("%s: rolling back failed: %s", self._path, error, extra=about())
+        except sqlite3.Error as error:  # SQLite rolled back by itself, or the next BEGIN will say what is wrong
+            log.warning("%s: rolling back failed: %s", self._path, error, extra=about())
 
     def _store(self, rows: list[Row]) -> list[str]:
         """Store one record each of different ids; return the ids that lost."""
