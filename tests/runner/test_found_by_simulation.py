@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
-from sagalog import CommandRefused, ManualClock, RetryPolicy, RunnerSettings, SagaRunner
+from sagalog import (
+    CommandRefused,
+    JournalSagaStateStore,
+    ManualClock,
+    RetryPolicy,
+    RunnerSettings,
+    SagaRunner,
+)
 from sagalog.journal.memory import InMemoryJournal
 from sagalog.record import SagaRecord, decode_record
 
-from ..orders import Cancelled, Charge, Closed, Noted, OrderSaga, Paid, Placed, Release, Ship
+from ..orders import Cancelled, Charge, Closed, Failing, Noted, OrderSaga, Paid, Placed, Release, Ship
+from .conftest import Gate
 
 ONCE = RetryPolicy(attempts=1)
 
@@ -152,3 +161,67 @@ async def test_a_cached_record_is_not_trusted_when_its_life_may_be_over_and_forg
         await one.handle(Noted("a", "x"))
         state = OrderSaga().decode_state((await newest(journal, "a")).state_bytes())
         assert (state.total, state.log) == (7, ["placed", "x"])
+
+
+async def test_a_refusal_that_is_held_behind_a_cancellation_comes_too_late_and_parks_nothing() -> None:
+    journal, undone, answered = InMemoryJournal(), [], asyncio.Event()
+
+    class Order(OrderSaga):
+        broken = True
+
+        def handle(self, state, event):  # type: ignore[no-untyped-def]
+            if isinstance(event, Noted) and Order.broken:
+                raise RuntimeError
+            return super().handle(state, event)
+
+    async def dispatch(command: object) -> None:
+        if isinstance(command, Charge):
+            await answered.wait()
+            raise CommandRefused("no")
+        undone.append(type(command).__name__)
+
+    async with SagaRunner(
+        journal, sagas=[Order], dispatch=dispatch, settings=RunnerSettings(handler_retry=ONCE)
+    ) as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Paid("a"))
+        assert (await runner.handle(Noted("a", "x"))).held
+        assert (await runner.handle(Cancelled("a"))).held
+        answered.set()
+        await runner.settle()
+        held = (await newest(journal, "a")).held
+        assert [one.kind for one in held] == ["event", "event", "refused"]
+        Order.broken = False
+        await runner.retry("order", "a")
+        await runner.settle()
+        record = await newest(journal, "a")
+        assert (record.status, record.parked) == ("compensated", "")
+        assert "Release" in undone
+        assert "Refund" not in undone
+
+
+async def test_a_failure_that_parks_is_decided_anew_where_another_worker_was_first() -> None:
+    journal = InMemoryJournal()
+    gate = Gate(JournalSagaStateStore(journal, "order"))
+    settings = RunnerSettings(handler_retry=ONCE)
+
+    def runner(source: object) -> SagaRunner:
+        return SagaRunner(source, sagas=[OrderSaga], dispatch=lambda command: None, settings=settings)  # type: ignore[arg-type]
+
+    async with runner(gate) as one, runner(journal) as two:
+        await one.handle(Placed("a"))
+        await one.settle()
+
+        async def first(key: str, payload: bytes) -> None:
+            if decode_record(payload).parked:  # `one` is about to park it
+                gate.before = None
+                await two.handle(Closed("a"))
+
+        gate.before = first
+        OrderSaga.fail_times = 1
+        receipt = await one.handle(Failing("a"))
+        assert gate.before is None
+        await two.settle()
+        record = await newest(journal, "a")
+        assert (record.status, record.parked, record.incarnation) == ("completed", "", 1)
+        assert not receipt.held

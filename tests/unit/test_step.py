@@ -340,6 +340,15 @@ def test_the_next_incarnation_remembers_what_the_last_one_consumed_until_retenti
     assert advance(much_later, Message("m2", Noted("a"))) is Outcome.HANDLED
 
 
+def test_one_step_may_end_an_instance_and_start_it_anew_and_remembers_what_both_consumed() -> None:
+    made = acting(Complete())
+    before = [one.id for one in record_of(made).handled]
+    advance(made, Message("m3", Placed("a")))
+    record = record_of(made)
+    assert (record.incarnation, record.status) == (2, Status.RUNNING)
+    assert [one.id for one in record.handled] == [*before, "m3"]
+
+
 def test_what_is_replayed_after_the_saga_has_ended_does_nothing_more() -> None:
     made = acting([Send(Charge("a"), undo=Refund("a")), SetTimer("t", Overdue("a"), after=timedelta(minutes=1))])
     timer = record_of(made).timers["t"]
