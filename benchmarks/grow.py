@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import random
 import resource
 import tempfile
 import time
@@ -25,6 +24,7 @@ from .report import Case, Column, Figures, percentile, run_child
 from .servers import JOURNALS, disk_mb, server, version_of
 
 _COLD_SECONDS = 3.0
+_STRIDE = 2_654_435_761  # a prime near the golden ratio of 2**32
 
 COLUMNS: list[Column] = [
     ("journal", "journal", "s"),
@@ -43,7 +43,10 @@ COLUMNS: list[Column] = [
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--journal", choices=JOURNALS[:-1], nargs="+", default=["sqlite"])
-    parser.add_argument("--sagas", type=int, nargs="+", default=[10_000, 100_000], help="up to 10000000")
+    parser.add_argument("--sagas", type=int, nargs="+", default=[10_000, 100_000], help="up to 1000000")
+    parser.add_argument(
+        "--also-on-sqlite", type=int, nargs="*", default=[], help="more than servers are filled with here"
+    )
     parser.add_argument("--callers", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=60.0, help="the first 3 are shown as cold, too")
 
@@ -52,7 +55,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
     return [
         {"journal": journal, "sagas": sagas, "callers": options.callers, "seconds": options.seconds}
         for journal in options.journal
-        for sagas in options.sagas
+        for sagas in options.sagas + (options.also_on_sqlite if journal == "sqlite" else [])
     ]
 
 
@@ -81,9 +84,11 @@ async def _use(case: Case) -> Figures:
     async with SagaRunner(case["url"], sagas=[OrderSaga], dispatch=lambda command: None) as runner:
         await runner.handle(Paid("order-0"))
         first = time.perf_counter() - begun
-        live = array("I", range(1, case["sagas"]))  # 4 bytes each of the memory that is told
-        fresh = iter(range(case["sagas"], 10**9))
-        chance = random.Random(1)  # the same instances in every run
+        # Without a list of them, whose memory would be told as the worker's: each of the first ones once, in an order
+        # that jumps about in the file, then those that replaced them.
+        sagas: int = case["sagas"]
+        olds = (n * _STRIDE % sagas if n < sagas else n for n in range(1, 10**9))
+        fresh = iter(range(sagas, 10**9))
         clock = time.perf_counter
         start = clock()
         cold_seconds = min(_COLD_SECONDS, case["seconds"] / 2)
@@ -97,16 +102,13 @@ async def _use(case: Case) -> Figures:
         end = start + case["seconds"]
 
         async def caller() -> None:
-            while clock() < end and live:
-                at = chance.randrange(len(live))
-                live[at], live[-1] = live[-1], live[at]
-                old, new = live.pop(), next(fresh)
+            while clock() < end:
+                old, new = next(olds), next(fresh)
                 events = [(f"order-{old}", index, event) for index, event in enumerate(EVENTS) if index > 0]
                 for order, index, event in [*events, (f"order-{new}", 0, EVENTS[0])]:
                     sent = clock()
                     await handle_surely(runner, event(order), f"{order}/{index}")
                     latencies.append(clock() - sent)
-                live.append(new)
 
         await asyncio.gather(*(caller() for _ in range(case["callers"])))
         elapsed = clock() - start

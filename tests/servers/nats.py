@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from .processes import end, free_port, wait_for_port
+from .processes import end, free_ports, wait_for_port
 
 
 def binary() -> str:
@@ -26,9 +26,8 @@ class Nats:
 
     def __init__(self, folder: Path, servers: int = 3, *, extra: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.ports = [free_port() for _ in range(servers)]
-        self._monitors = [free_port() for _ in range(servers)]
-        routes = [free_port() for _ in range(servers)]
+        ports = free_ports(3 * servers)
+        self.ports, self._monitors, routes = ports[:servers], ports[servers : 2 * servers], ports[2 * servers :]
         self.url = "nats://" + ",".join(f"127.0.0.1:{port}" for port in self.ports)
         self._processes: list[subprocess.Popen[bytes] | None] = [None] * servers
         self._folder = folder

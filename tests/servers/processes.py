@@ -25,6 +25,14 @@ def free_port() -> int:
             return port
 
 
+def free_ports(count: int) -> list[int]:
+    """Return so many different ones."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
+
+
 def as_somebody(folder: Path) -> list[str]:
     """Return what to put before a command that refuses to run as root; `folder` becomes writable for it."""
     if os.getuid() != 0:
