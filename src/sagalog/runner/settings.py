@@ -49,7 +49,8 @@ class RunnerSettings:
     """Bounds and delays of a runner."""
 
     lease_seconds: float = 5.0  # undelivered commands of a silent worker are taken over after this
-    retention: timedelta = timedelta(days=7)  # how long a finished instance's message ids stay known
+    # How long a finished instance's message ids stay known, and its command ids are not used again.
+    retention: timedelta = timedelta(days=7)
     max_payload_bytes: int = 1024 * 1024  # of one event, and of one stored record
     max_in_flight: int = 4096  # events at work at once; `handle` waits beyond that
     max_batch: int = 256  # messages of one instance that share one save
