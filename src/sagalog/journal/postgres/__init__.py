@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -16,7 +17,7 @@ from ..settings import Known, check_history, history_setting, split_settings, ye
 from .connections import Connections
 from .lookups import Lookups
 from .schema import MIGRATIONS, check_name, migrate, translate
-from .writer import Writer, write, write_statement
+from .writer import Writer, write, write_statements
 
 _COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
 # Not as a range of ids: where the statistics are old, PostgreSQL reads all of it rather than the few that are due.
@@ -80,8 +81,8 @@ class PostgresJournal:
             connect_seconds=connect_seconds,
             timeout_seconds=timeout_seconds,
         )
-        self._statement = write_statement(self.schema, keep)
-        self._writer = Writer(self._connections.connect, self._statement, self._connections.where, pooler=pooler)
+        self._statements = write_statements(self.schema, keep)
+        self._writer = Writer(self._connections.connect, self._statements, self._connections.where, pooler=pooler)
         self._newest = f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
                            USING (persistence_id, sequence_nr) WHERE i.persistence_id = ANY($1)"""
         self._claim = f"""WITH due AS MATERIALIZED (
@@ -143,7 +144,8 @@ class PostgresJournal:
     # Writing.
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
-        await self._connections.pool()
+        if not self._connections.checked:
+            await self._connections.pool()
         records, losers = in_sequence([_storable(message) for message in messages])
         if losers and atomic:
             raise SequenceOutOfOrder(losers)
@@ -163,7 +165,7 @@ class PostgresJournal:
         records, losers = in_sequence([_storable(message)])
         try:
             async with connection.transaction():  # a savepoint: above READ COMMITTED a conflict is an error
-                if losers or await write(connection, self._statement, records):
+                if losers or await write(connection, self._statements, records):
                     raise SequenceOutOfOrder((message.persistence_id,))
         except asyncpg.SerializationError as error:
             raise SequenceOutOfOrder((message.persistence_id,)) from error
@@ -331,10 +333,14 @@ class PostgresJournal:
 
 def _storable(message: PersistentRepr) -> PersistentRepr:
     message = checked(message)
-    for text in (message.manifest, message.writer_uuid, *message.tags):
-        if "\x00" in text:
-            raise InvalidEventError("PostgreSQL keeps no NUL in a manifest, a writer's id or a tag; nothing was stored")
+    _refuse_nul((message.manifest, message.writer_uuid, *message.tags))
     return message
+
+
+@lru_cache(maxsize=256)  # a saga's records all have the same
+def _refuse_nul(texts: tuple[str, ...]) -> None:
+    if any("\x00" in text for text in texts):
+        raise InvalidEventError("PostgreSQL keeps no NUL in a manifest, a writer's id or a tag; nothing was stored")
 
 
 __all__ = ["PostgresJournal"]

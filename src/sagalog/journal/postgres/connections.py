@@ -48,6 +48,11 @@ class Connections:
         self._opening = asyncio.Lock()
         self._closed = False
 
+    @property
+    def checked(self) -> bool:
+        """Whether the schema was looked at: `pool` need not be asked any more."""
+        return self._pool is not None
+
     async def pool(self) -> asyncpg.Pool:
         """Return the pool for reads and small changes; the first call connects and checks the schema."""
         if self._closed:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,9 +26,13 @@ from .schema import translate
 MOST_RECORDS = 256  # of one statement: each new id takes a place in the server's table of locks
 
 _WRITE = """
-WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bigint[], $4::boolean[], $5::timestamptz[])
-        AS input (persistence_id, first_nr, last_nr, deleted, due_at)
+WITH fresh AS MATERIALIZED (
+    SELECT persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags,
+           timestamptz 'epoch' + due * interval '1 microsecond' AS due_at
+    FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::text[], $5::text[], $6::boolean[], $7::jsonb[], $8::bigint[])
+        AS given (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due)
+), input AS MATERIALIZED (
+    {input}
 ), free AS MATERIALIZED (
     SELECT * FROM input WHERE CASE WHEN first_nr = 1
         THEN pg_try_advisory_xact_lock(hashtextextended('{s} ' || encode(persistence_id, 'hex'), 0)) ELSE false END
@@ -48,23 +54,33 @@ WITH input AS MATERIALIZED (
     SELECT * FROM created UNION ALL SELECT * FROM updated
 ), stored AS (
     INSERT INTO {s}.record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at)
-    SELECT r.* FROM unnest($6::bytea[], $7::bigint[], $8::bytea[], $9::text[], $10::text[], $11::boolean[],
-                           $12::jsonb[], $13::timestamptz[])
-        AS r (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at)
-        JOIN won USING (persistence_id)
+    SELECT fresh.* FROM fresh JOIN won USING (persistence_id)
 ){pruned}
 SELECT persistence_id FROM input EXCEPT SELECT persistence_id FROM won
 """
+_ONE_EACH = "SELECT persistence_id, sequence_nr AS first_nr, sequence_nr AS last_nr, deleted, due_at FROM fresh"
+_SEVERAL = """SELECT DISTINCT ON (persistence_id) persistence_id,
+           min(sequence_nr) OVER (PARTITION BY persistence_id) AS first_nr, sequence_nr AS last_nr, deleted, due_at
+    FROM fresh ORDER BY persistence_id, sequence_nr DESC"""
 _PRUNED = """, pruned AS (
     DELETE FROM {s}.record old USING won
     WHERE old.persistence_id = won.persistence_id AND old.sequence_nr < won.sequence_nr - {keep}
 )"""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
-def write_statement(schema: str, history: int | None) -> str:
-    """Return the statement. `history`: how many records before the newest are kept, None for all."""
+class Statements(NamedTuple):
+    """The statement for batches with one record of each id, and for those with several of one."""
+
+    one_each: str
+    several: str
+
+
+def write_statements(schema: str, history: int | None) -> Statements:
+    """Return the statements. `history`: how many records before the newest are kept, None for all."""
     pruned = "" if history is None else _PRUNED.format(s=schema, keep=int(history))
-    return _WRITE.format(s=schema, pruned=pruned)
+    return Statements(*(_WRITE.format(s=schema, input=given, pruned=pruned) for given in (_ONE_EACH, _SEVERAL)))
 
 
 class Call:
@@ -95,37 +111,37 @@ class Call:
             self.future.set_exception(error)
 
 
-async def write(connection: Any, statement: str, records: Iterable[PersistentRepr]) -> list[str]:
+async def write(connection: Any, statements: Statements, records: Sequence[PersistentRepr]) -> list[str]:
     """Run the statement for records whose numbers are without gaps within each id; return the ids that lost."""
-    groups: dict[str, list[Any]] = {}
-    rows: list[tuple[Any, ...]] = []
-    for record in records:
-        persistence_id = record.persistence_id.encode()
-        group = groups.setdefault(record.persistence_id, [persistence_id, record.sequence_nr, 0, False, None])
-        group[2], group[3], group[4] = record.sequence_nr, record.deleted, record.due_at
-        tags = msgspec.json.encode(record.tags).decode() if record.tags else "[]"
-        rows.append(
-            (
-                persistence_id,
-                record.sequence_nr,
-                record.payload,
-                record.manifest,
-                record.writer_uuid,
-                record.deleted,
-                tags,
-                record.due_at,
-            )
-        )
-    found = await connection.fetch(statement, *zip(*groups.values(), strict=True), *zip(*rows, strict=True))
+    ids = [record.persistence_id for record in records]
+    found = await connection.fetch(
+        statements.one_each if len(set(ids)) == len(ids) else statements.several,
+        [one.encode() for one in ids],
+        [record.sequence_nr for record in records],
+        [record.payload for record in records],
+        [record.manifest for record in records],
+        [record.writer_uuid for record in records],
+        [record.deleted for record in records],
+        [_tags(record.tags) for record in records],
+        # Not as timestamps, which asyncpg encodes twenty times as slowly.
+        [None if record.due_at is None else (record.due_at - _EPOCH) // _MICROSECOND for record in records],
+    )
     return [row[0].decode() for row in found]
+
+
+@lru_cache(maxsize=256)  # a saga's records all have the same
+def _tags(tags: tuple[str, ...]) -> str:
+    return msgspec.json.encode(tags).decode()
 
 
 class Writer:
     """Carries out calls in batches over one connection, which `connect` gives and which is made again when it ended."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Any]], statement: str, where: str, *, pooler: bool) -> None:
+    def __init__(
+        self, connect: Callable[[], Awaitable[Any]], statements: Statements, where: str, *, pooler: bool
+    ) -> None:
         self._connect = connect
-        self._statement = statement
+        self._statements = statements
         self._where = where
         self._pooler = pooler
         self._connection: Any = None
@@ -202,10 +218,10 @@ class Writer:
         if calls[0].atomic:
             transaction = connection.transaction()
             await transaction.start()
-            losers = await write(connection, self._statement, records)
+            losers = await write(connection, self._statements, records)
             await (transaction.rollback() if losers else transaction.commit())
             return losers
         if self._pooler:  # a transaction holds on to one server connection from the parsing to the end
             async with connection.transaction():
-                return await write(connection, self._statement, records)
-        return await write(connection, self._statement, records)
+                return await write(connection, self._statements, records)
+        return await write(connection, self._statements, records)
