@@ -18,7 +18,7 @@ from sagalog import (
     Status,
 )
 
-from ..orders import Cancelled, Closed, Noted, Paid, Placed, Reserve, World
+from ..orders import Asked, Cancelled, Closed, Noted, Paid, Placed, Reserve, World
 from .conftest import Bench, Gate
 
 
@@ -298,6 +298,25 @@ async def test_idle_instances_beyond_the_cache_leave_memory_and_still_work(bench
         await runner.settle()
     assert len(bench.world.seen) == 401
     assert len({command_id for command_id, _ in bench.world.seen}) == 401
+
+
+async def test_large_idle_instances_leave_memory_by_their_size(bench: Bench) -> None:
+    async with bench.runner(cache_bytes=20_000) as runner:
+        (hosted,) = runner._hosted.values()
+        await runner.handle_many([Placed(f"o{n}") for n in range(50)])
+        await runner.settle()
+        small = len(hosted.instances)
+        assert small > 20
+        await runner.handle_many([Asked(f"o{n}", "big") for n in range(50)])  # 3 kB each
+        await runner.settle()
+        assert 0 < len(hosted.instances) <= 20_000 // 3_000
+        await runner.handle_many([Noted(f"o{n}", "x") for n in range(50)])
+        await runner.settle()
+        assert hosted._bytes == sum(one.size for one in hosted.instances.values()) <= 20_000
+        await runner.handle_many([Closed(f"o{n}") for n in range(50)])
+        await runner.settle()
+        assert (len(hosted.instances), hosted._bytes) == (0, 0)
+    assert len(bench.world.seen) == 150
 
 
 async def test_an_event_that_may_not_start_meets_the_policy_raise(bench: Bench) -> None:

@@ -46,6 +46,7 @@ async def load(instance: Instance) -> None:
         )
     instance.record = record = decoded(instance, saved)
     instance.version = saved.version if saved is not None else 0
+    hosted.weigh(instance, len(saved.payload) if saved is not None else 0)
     outbox = _ids(record)
     unknown, instance.unknown = instance.unknown, None
     for maybe in (*instance.joined, *([unknown] if unknown is not None else ())):
@@ -119,6 +120,7 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         hosted.unreadable.pop(instance.correlation_id, None)
     instance.owned = _owned(instance, record, all_of_it=claim)
     instance.record, instance.version, instance.loaded = record, version, True
+    hosted.weigh(instance, len(payload))
     instance.lease_end = lease_end
     if recorded:
         instance.accepted -= recorded

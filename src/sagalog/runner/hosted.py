@@ -31,6 +31,8 @@ class Hosted:
         self.registry = type(saga).registry()
         self.engine = engine
         self._cache_size = engine.settings.cache_size
+        self._cache_bytes = engine.settings.cache_bytes
+        self._bytes = 0  # the sizes of all in memory
         self._most_bytes = engine.settings.max_payload_bytes
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
@@ -52,15 +54,16 @@ class Hosted:
         return found
 
     def shrink(self) -> None:
-        """Forget idle instances beyond the cache's size, those used longest ago first; busy ones are passed over."""
+        """Forget idle instances beyond the cache's bounds, those used longest ago first; busy ones are passed over."""
         instances = self.instances
-        if len(instances) <= self._cache_size:
-            return
-        for _ in range(min(8, len(instances) - self._cache_size)):
+        for _ in range(8):  # each turn brings one in, so a few are enough
+            if not instances or (len(instances) <= self._cache_size and self._bytes <= self._cache_bytes):
+                return
             oldest, candidate = next(iter(instances.items()))
             del instances[oldest]
             if candidate.idle:
                 candidate.forget()
+                self.weigh(candidate, 0)
             else:
                 instances[oldest] = candidate
 
@@ -68,6 +71,12 @@ class Hosted:
         """Take an idle instance out of memory."""
         if self.instances.get(instance.correlation_id) is instance:
             del self.instances[instance.correlation_id]
+            self.weigh(instance, 0)
+
+    def weigh(self, instance: Instance, size: int) -> None:
+        """Note how large the record is that an instance keeps in memory, as stored."""
+        self._bytes += size - instance.size
+        instance.size = size
 
     def active(self) -> Iterator[Instance]:
         """Yield the instances that still have something to do."""

@@ -46,6 +46,7 @@ class Instance:
         "persistence_id",
         "record",
         "retry",
+        "size",
         "unknown",
         "version",
         "waiting",
@@ -62,6 +63,7 @@ class Instance:
         self.loaded = False
         self.record: SagaRecord | None = None
         self.version = 0
+        self.size = 0  # of the cached record, in bytes as it is stored
         self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a save without an answer: read back first
         self.joined: tuple[tuple[int, bytes, frozenset[str]], ...] = ()  # saved in transactions of callers, still open
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others

@@ -55,7 +55,8 @@ class RunnerSettings:
     max_in_flight: int = 4096  # events at work at once; `handle` waits beyond that
     max_batch: int = 256  # messages of one instance that share one save
     max_dispatch: int = 256  # commands on their way at once
-    cache_size: int = 20_000  # idle instances kept in memory
+    cache_size: int = 20_000  # idle instances of a saga kept in memory, at most
+    cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory they take several times as much
     due_poll_seconds: float = 1.0  # how often other workers' due work is looked for
     stop_seconds: float = 30.0  # how long a graceful stop waits for command handlers
     no_instance: NoInstance | str = NoInstance.IGNORE
@@ -76,8 +77,9 @@ class RunnerSettings:
                 raise DefinitionError(f"{name} must be greater than 0, and is {getattr(self, name)}")
         if self.retention < timedelta(0):
             raise DefinitionError("retention must not be negative")
-        if self.cache_size < 0 or self.stop_seconds < 0 or self.no_instance_wait_seconds < 0:
-            raise DefinitionError("cache_size, stop_seconds and no_instance_wait_seconds must not be negative")
+        for name in ("cache_size", "cache_bytes", "stop_seconds", "no_instance_wait_seconds"):
+            if getattr(self, name) < 0:
+                raise DefinitionError(f"{name} must not be negative, and is {getattr(self, name)}")
         try:
             object.__setattr__(self, "no_instance", NoInstance(self.no_instance))
         except ValueError:
