@@ -56,9 +56,9 @@ class Hosted:
     def shrink(self) -> None:
         """Forget idle instances beyond the cache's bounds, those used longest ago first; busy ones are passed over."""
         instances = self.instances
-        for _ in range(8):  # each turn brings one in, so a few are enough
-            if not instances or (len(instances) <= self._cache_size and self._bytes <= self._cache_bytes):
-                return
+        left = 8  # each turn brings one in, so a few are enough
+        while (len(instances) > self._cache_size or self._bytes > self._cache_bytes) and instances and left:
+            left -= 1
             oldest, candidate = next(iter(instances.items()))
             del instances[oldest]
             if candidate.idle:
