@@ -30,7 +30,7 @@ from sagalog import (
     on,
     starts,
 )
-from sagalog.inspect import instances
+from sagalog.operating.inspect import instances
 
 REMIND_AFTER = timedelta(days=30)
 

@@ -3,7 +3,11 @@
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
+from .decision.message import Outcome
+from .decision.record import SagaRecord, Status
+from .definition.actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
+from .definition.saga import Actions, Saga, on, on_refused, starts
+from .definition.schema import schema, upcast
 from .errors import (
     CodecError,
     CommandRefused,
@@ -25,7 +29,7 @@ from .errors import (
 )
 from .journal import Journal, PersistentRepr, open_journal
 from .journal.memory import InMemoryJournal
-from .record import SagaRecord, Status
+from .journal.store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
 from .runner import (
     Clock,
     CommandContext,
@@ -47,10 +51,6 @@ from .runner import (
     Save,
     SystemClock,
 )
-from .saga import Actions, Saga, on, on_refused, starts
-from .step import Outcome
-from .store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
-from .versions import schema, upcast
 
 if _TYPE_CHECKING:
     from .journal.sqlite import SqliteJournal

@@ -19,7 +19,7 @@ class SagaPlugin(Plugin):
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
         """Follow the calls that decorate a handler."""
-        return _check_state if fullname == "sagalog.saga.Handles.__call__" else None
+        return _check_state if fullname == "sagalog.definition.saga.Handles.__call__" else None
 
 
 def _check_state(context: MethodContext) -> Type:
@@ -29,7 +29,7 @@ def _check_state(context: MethodContext) -> Type:
     owner, state = (get_proper_type(kind) for kind in function.arg_types[:2])
     if not isinstance(owner, Instance) or isinstance(state, AnyType):
         return context.default_return_type
-    base = next((info for info in owner.type.mro if info.fullname == "sagalog.saga.Saga"), None)
+    base = next((info for info in owner.type.mro if info.fullname == "sagalog.definition.saga.Saga"), None)
     if base is not None:
         (declared,) = map_instance_to_supertype(owner, base).args
         if not is_subtype(declared, state):

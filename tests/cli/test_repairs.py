@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from sagalog import SagaRunner, SqliteJournal
 from sagalog.cli.group import sagalog as command
-from sagalog.record import SagaRecord, decode_record
+from sagalog.decision.record import SagaRecord, decode_record
 
 from ..orders import Failing, Noted, OrderSaga, Placed
 from .conftest import ROOT, Sagalog

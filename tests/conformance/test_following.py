@@ -55,7 +55,7 @@ async def test_a_record_that_takes_the_place_of_a_purged_one_is_still_followed(j
     await journal.write_messages([record("stays", 1)])
     await journal.write_messages([record("gone", 1, deleted=True)])
     _, offset = await journal.records_after(0)
-    await journal.purge("gone", 1)
+    await journal.purge([("gone", 1)])
     _, offset = await journal.records_after(offset)
     await journal.write_messages([record("new", 1)])
     assert names((await journal.records_after(offset))[0]) == [("new", 1)]

@@ -18,7 +18,7 @@ from sagalog import (
     open_journal,
 )
 from sagalog.conformance import StoreConformance
-from sagalog.store import DueStore, TombstoneStore
+from sagalog.journal.store import DueStore, TombstoneStore
 
 from ..runner.conftest import FourMethodStore
 

@@ -10,15 +10,15 @@ import msgspec
 import pytest
 
 from sagalog import PersistentRepr, SagaRecord, Status, open_journal
-from sagalog.codec import Typed
 from sagalog.dashboard import overview as module
 from sagalog.dashboard import tally as tally_module
 from sagalog.dashboard.overview import Overview
 from sagalog.dashboard.source import Source
 from sagalog.dashboard.tally import Tally
-from sagalog.inspect import instances
+from sagalog.decision.record import FINAL, FORMAT, Command, Handled, Timer, encode_record
+from sagalog.definition.codec import Typed
 from sagalog.journal import Journal
-from sagalog.record import FINAL, FORMAT, Command, Handled, Timer, encode_record
+from sagalog.operating.inspect import instances
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 NOTHING = Typed("T", msgspec.Raw(b"{}"))
@@ -126,7 +126,7 @@ async def test_a_count_that_is_made_afresh_replaces_the_old_one_and_forgets_what
         while overview.counted_at is None:
             await overview.look(journal)
         assert overview.tally.count("completed") == 1
-        await journal.purge("saga::a::1", 1)
+        await journal.purge([("saga::a::1", 1)])
         await _count_afresh(overview, journal)
         assert overview.tally.count("completed") == 0
 

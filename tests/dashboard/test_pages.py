@@ -17,7 +17,7 @@ from starlette.routing import Mount
 
 from sagalog import InMemoryJournal, PersistentRepr, SagaRecord, SagaRunner, Status, open_journal
 from sagalog.dashboard.mask import MASKED, Mask
-from sagalog.record import FORMAT, encode_record
+from sagalog.decision.record import FORMAT, encode_record
 
 from ..orders import Noted, OrderSaga, Placed
 from ..servers.proxy import Proxy

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from sagalog import InMemoryJournal, SagaRunner
-from sagalog.inspect import find
+from sagalog.operating.inspect import find
 
 from ..orders import Noted, OrderSaga, World
 from .conftest import QUICK

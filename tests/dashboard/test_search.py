@@ -11,8 +11,8 @@ import pytest
 
 from sagalog import InMemoryJournal, PersistentRepr, SagaRecord, Status
 from sagalog.dashboard import search as module
+from sagalog.decision.record import FORMAT, encode_record
 from sagalog.journal import Journal
-from sagalog.record import FORMAT, encode_record
 
 from .conftest import board_of, browsing
 from .test_overview import NOW

@@ -37,18 +37,20 @@ from sagalog import (
 from sagalog.cli.history import _lines as history_lines
 from sagalog.cli.lines import LineError, Lines, reader
 from sagalog.cli.show import _lines
-from sagalog.codec import Typed, TypeRegistry, decode
+from sagalog.decision.advance import UnreadableStateError, decode_state
+from sagalog.decision.draft import Draft
+from sagalog.decision.message import unhold
+from sagalog.decision.record import decode_record, encode_record
+from sagalog.decision.timers import due_timer
+from sagalog.definition.codec import Typed, TypeRegistry, decode
 from sagalog.errors import JournalFormatError
-from sagalog.inspect import steps, view_of
 from sagalog.journal import _BACKENDS
 from sagalog.journal.memory import InMemoryJournal
 from sagalog.journal.nats.connection import header_in
 from sagalog.journal.nats.messages import Stored, head_of
 from sagalog.journal.nats.subjects import Subjects, token, untoken
 from sagalog.journal.settings import check_history
-from sagalog.record import decode_record, encode_record
-from sagalog.runner.timers import due_timer
-from sagalog.step import Draft, UnreadableStateError, decode_state, unhold
+from sagalog.operating.inspect import steps, view_of
 
 from ..orders import OrderSaga
 

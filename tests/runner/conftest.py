@@ -22,7 +22,7 @@ from sagalog import (
     SqliteJournal,
     open_journal,
 )
-from sagalog.record import decode_record
+from sagalog.decision.record import decode_record
 
 from ..orders import OrderSaga, World
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sagalog import JournalSagaStateStore, JournalUnavailableError, NoInstanceError, Status
-from sagalog.record import decode_record
+from sagalog.decision.record import decode_record
 
 from ..orders import Cancelled, Charge, Closed, Noted, Overdue, Paid, Placed, Refund, Release, Reserve, Reserved, Ship
 from .conftest import Bench, Gate

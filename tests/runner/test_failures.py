@@ -24,7 +24,7 @@ from sagalog import (
     schema,
     starts,
 )
-from sagalog.record import decode_record
+from sagalog.decision.record import decode_record
 
 from ..orders import Asked, Charge, Closed, Failing, Noted, OrderSaga, OrderState, Overdue, Paid, Placed
 from .conftest import Bench, Gate

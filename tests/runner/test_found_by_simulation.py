@@ -13,8 +13,8 @@ from sagalog import (
     RunnerSettings,
     SagaRunner,
 )
+from sagalog.decision.record import SagaRecord, decode_record
 from sagalog.journal.memory import InMemoryJournal
-from sagalog.record import SagaRecord, decode_record
 
 from ..orders import Cancelled, Charge, Closed, Failing, Noted, OrderSaga, Paid, Placed, Release, Ship
 from .conftest import Gate

@@ -17,8 +17,8 @@ from sagalog import (
     SqliteJournal,
     open_journal,
 )
-from sagalog.operate import apply
-from sagalog.repair import retry
+from sagalog.decision.repair import retry
+from sagalog.operating.apply import apply
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Paid, Placed, World
 from ..servers.processes import eventually

@@ -22,13 +22,13 @@ from sagalog import (
     SagaParkedError,
     Send,
     Status,
-    operate,
     starts,
 )
-from sagalog.codec import Typed, encode
-from sagalog.operate import resending
-from sagalog.record import Held, encode_record
-from sagalog.repair import cancel, edit, retry, skip
+from sagalog.decision.record import Held, encode_record
+from sagalog.decision.repair import cancel, edit, retry, skip
+from sagalog.definition.codec import Typed, encode
+from sagalog.operating.apply import apply as apply_repair
+from sagalog.operating.apply import resending
 
 from ..orders import (
     Cancelled,
@@ -48,7 +48,7 @@ from ..orders import (
 from .conftest import Bench, Gate
 
 # Its clock is the bench's: an operator's and a worker's agree, as those of a server do.
-apply = partial(operate.apply, now=ManualClock().now())
+apply = partial(apply_repair, now=ManualClock().now())
 
 
 async def park(bench: Bench, runner: Any, *later: Any, fails: int = 3) -> None:

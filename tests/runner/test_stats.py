@@ -3,10 +3,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from sagalog import JournalSagaStateStore
-from sagalog.inspect import steps
-from sagalog.operate import apply
-from sagalog.repair import retry
-from sagalog.stats import stats
+from sagalog.decision.repair import retry
+from sagalog.operating.apply import apply
+from sagalog.operating.inspect import steps
+from sagalog.operating.stats import stats
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Paid, Placed, Reserve
 from .conftest import Bench

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sagalog import CodecError, InMemoryJournal, Journal, JournalUnavailableError, PersistentRepr, SqliteJournal
-from sagalog.transfer import Brought, Totals, bring, export_lines, read_export
+from sagalog.operating.transfer import Brought, Totals, bring, export_lines, read_export
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Placed
 from .conftest import Bench
@@ -108,7 +108,7 @@ async def test_an_import_that_dies_goes_on_where_it_stopped(writes: int, monkeyp
     await some_orders(source)
     assert source.journal is not None
     instance = next(iter(read_export(await exported(source.journal))))[2:]
-    monkeypatch.setattr("sagalog.transfer._CHUNK_RECORDS", 1)
+    monkeypatch.setattr("sagalog.operating.transfer._CHUNK_RECORDS", 1)
     target = InMemoryJournal()
     real, left = target.write_messages, iter(range(writes))
 

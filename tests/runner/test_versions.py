@@ -24,13 +24,13 @@ from sagalog import (
     Send,
     SetTimer,
     on,
-    operate,
-    repair,
     schema,
     starts,
     upcast,
 )
-from sagalog.step import decode_state
+from sagalog.decision import repair
+from sagalog.decision.advance import decode_state
+from sagalog.operating.apply import apply as apply_repair
 
 from ..orders import Cancelled, Closed, Failing, Noted, Placed, World
 from .conftest import Bench
@@ -442,7 +442,7 @@ async def test_a_repair_from_outside_is_not_undone_by_an_old_worker_that_takes_i
         await old.handle(Failing("a"))
         await new.handle(NewRemind("a", "held"))
     assert side.bench.journal is not None
-    await operate.apply(side.bench.journal, "order", "a", repair.skip())
+    await apply_repair(side.bench.journal, "order", "a", repair.skip())
     side.bench.advance(seconds=6)
     before = await side.stored()
     async with side.old() as old:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 
 from sagalog import JournalSagaStateStore, RetryPolicy, SagaRunner, SqliteJournal
-from sagalog.record import decode_record
+from sagalog.decision.record import decode_record
 from sagalog.telemetry.otel import OpenTelemetryHook
 
 from ..orders import Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve, Reserved

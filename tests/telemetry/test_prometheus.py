@@ -19,7 +19,7 @@ from sagalog import (
     SagaRunner,
     SqliteJournal,
 )
-from sagalog.record import decode_record, encode_record
+from sagalog.decision.record import decode_record, encode_record
 from sagalog.telemetry.prometheus import READ, TOLD, PrometheusHook
 
 from ..orders import Asked, Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve

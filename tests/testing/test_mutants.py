@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from sagalog import Compensate, Complete, JournalSagaStateStore
+from sagalog.decision import draft
+from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import commit as commit_phase
 from sagalog.runner import due, replay, turn
 from sagalog.runner.dispatch import Dispatcher
 from sagalog.runner.hosted import Hosted
 from sagalog.runner.mailbox import Instance
-from sagalog.step import Draft
 from sagalog.testing.simulation import SimulationError, World, simulate
 
 from ..orders import Closed, Noted, OrderSaga, Placed
@@ -133,10 +134,8 @@ def a_refused_command_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_cancelled_timer_fires_all_the_same(patch: pytest.MonkeyPatch) -> None:
-    from sagalog import step
-
-    real = step._drop_timer
-    patch.setattr(step, "_drop_timer", lambda record, name: None if len(record.inbox) == 2 else real(record, name))
+    real = draft.drop_timer
+    patch.setattr(draft, "drop_timer", lambda record, name: None if len(record.inbox) == 2 else real(record, name))
 
 
 @mutant

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagalog import CodecError, DefinitionError, schema
-from sagalog.codec import Typed, TypeRegistry, decode, encode
+from sagalog.definition.codec import Typed, TypeRegistry, decode, encode
 
 
 class Colour(Enum):

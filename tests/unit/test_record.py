@@ -11,8 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagalog import CodecError, SagaRecord, Status
-from sagalog.codec import Typed
-from sagalog.record import Audit, Command, Handled, Held, Timer, Undo, decode_record, embed_state, encode_record
+from sagalog.decision.record import (
+    Audit,
+    Command,
+    Handled,
+    Held,
+    Timer,
+    Undo,
+    decode_record,
+    embed_state,
+    encode_record,
+)
+from sagalog.definition.codec import Typed
 
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 moments = st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1))  # noqa: DTZ001

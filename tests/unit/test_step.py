@@ -25,8 +25,10 @@ from sagalog import (
     on,
     starts,
 )
-from sagalog.record import encode_record
-from sagalog.step import Draft, Message, advance, refusal, unhold
+from sagalog.decision.advance import advance
+from sagalog.decision.draft import Draft
+from sagalog.decision.message import Message, refusal, unhold
+from sagalog.decision.record import encode_record
 
 from ..orders import Asked, Charge, Note, Noted, OrderState, Overdue, Placed, Refund, Release, Reserve, Ship, Survey
 

@@ -21,9 +21,11 @@ from sagalog import (
     Send,
     SetTimer,
 )
-from sagalog.record import decode_record, encode_record
-from sagalog.runner.timers import due_timer
-from sagalog.step import Draft, Message, advance, decode_state, refusal, unhold
+from sagalog.decision.advance import advance, decode_state
+from sagalog.decision.draft import Draft
+from sagalog.decision.message import Message, refusal, unhold
+from sagalog.decision.record import decode_record, encode_record
+from sagalog.decision.timers import due_timer
 
 from ..orders import Asked, Charge, Overdue, Placed, Refund, Ship, Survey
 from .test_step import NOW, PID, REGISTRY, SAGA, Told, draft

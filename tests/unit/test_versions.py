@@ -14,9 +14,11 @@ import pydantic
 import pytest
 
 from sagalog import CodecError, DefinitionError, Outcome, Saga, Send, SetTimer, on, schema, starts, upcast
-from sagalog.codec import Typed, TypeRegistry
-from sagalog.record import Held
-from sagalog.step import Draft, Message, UnreadableStateError, advance, decode_state, unhold
+from sagalog.decision.advance import UnreadableStateError, advance, decode_state
+from sagalog.decision.draft import Draft
+from sagalog.decision.message import Message, unhold
+from sagalog.decision.record import Held
+from sagalog.definition.codec import Typed, TypeRegistry
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

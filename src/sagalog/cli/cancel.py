@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import click
 
-from ..inspect import SagaView
+from ..decision.repair import Repair, cancel
 from ..journal import Journal
-from ..operate import RETENTION
-from ..repair import Repair, cancel
+from ..operating.apply import RETENTION
+from ..operating.inspect import SagaView
 from .durations import Duration
 from .repairing import Wish, repair_all, repair_options
 from .selection import Selection, selecting

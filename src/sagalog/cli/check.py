@@ -10,12 +10,13 @@ from typing import Any
 
 import click
 
+from ..decision.advance import UnreadableStateError, decode_state
+from ..decision.message import unhold
+from ..decision.record import SagaRecord
+from ..definition.saga import Saga
 from ..errors import CodecError
-from ..inspect import SagaView, instances
-from ..record import SagaRecord
+from ..operating.inspect import SagaView, instances
 from ..runner import SagaRunner
-from ..saga import Saga
-from ..step import UnreadableStateError, decode_state, unhold
 from .journals import journal_option, reading
 from .progress import Counting
 from .targets import load_runner

@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from ..errors import SagalogError
-from ..inspect import OVERDUE_AFTER
 from ..journal import Journal
 from ..journal.protocol import ExaminesItself, Finding, TellsTime
-from ..stats import stats
+from ..operating.inspect import OVERDUE_AFTER
+from ..operating.stats import stats
 from .durations import spoken
 from .journals import reading
 from .progress import Counting

@@ -9,11 +9,11 @@ from typing import Any
 import click
 import msgspec
 
+from ..decision.repair import edit
+from ..definition.saga import Saga
 from ..errors import CodecError, ConflictError
-from ..inspect import SagaView, state_changes
-from ..operate import Applied, apply
-from ..repair import edit
-from ..saga import Saga
+from ..operating.apply import Applied, apply
+from ..operating.inspect import SagaView, state_changes
 from .journals import reading
 from .repairing import Wish, repair_options
 from .show import the_one

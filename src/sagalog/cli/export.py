@@ -12,8 +12,8 @@ from typing import IO, Any
 
 import click
 
-from ..stats import server_now
-from ..transfer import Totals, export_lines
+from ..operating.stats import server_now
+from ..operating.transfer import Totals, export_lines
 from .journals import journal_option, reading
 from .progress import Counting
 from .text import clean, json_line

@@ -6,8 +6,8 @@ import asyncio
 
 import click
 
-from ..inspect import ABSENT, SagaView, Step, steps
-from ..record import Handled
+from ..decision.record import Handled
+from ..operating.inspect import ABSENT, SagaView, Step, steps
 from .journals import journal_option, reading
 from .show import the_one
 from .text import change_lines, json_line, line, moment

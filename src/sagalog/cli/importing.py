@@ -14,7 +14,7 @@ import click
 
 from ..errors import CodecError
 from ..journal import open_journal
-from ..transfer import Brought, bring, read_export
+from ..operating.transfer import Brought, bring, read_export
 from .journals import journal_option
 from .progress import Counting
 from .text import clean, json_line, line

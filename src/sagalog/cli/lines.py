@@ -15,11 +15,11 @@ from typing import IO, Any
 import click
 import msgspec
 
-from ..codec import Typed, TypeRegistry
+from ..definition.codec import Typed, TypeRegistry
+from ..definition.schema import schema_of
 from ..errors import InvalidEventError, SagalogError
 from ..runner import Incoming, SagaRunner
 from ..runner.runner import Reader
-from ..versions import schema_of
 
 
 class LineError(SagalogError):

@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ..inspect import SagaView, instances
-from ..stats import server_now
+from ..operating.inspect import SagaView, instances
+from ..operating.stats import server_now
 from .journals import journal_option, reading
 from .selection import Selection, selecting
 from .text import json_line, line, moment

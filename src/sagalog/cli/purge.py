@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 import click
 
-from ..inspect import SagaView, instances
 from ..journal import Journal
-from ..stats import server_now
+from ..operating.inspect import SagaView, instances
+from ..operating.stats import server_now
 from .durations import Duration, spoken
 from .journals import journal_option, reading
 from .progress import Counting
@@ -103,6 +103,6 @@ async def _forget_batch(journal: Journal, batch: list[SagaView]) -> int:
 
 async def _forget_one(journal: Journal, view: SagaView) -> bool:
     persistence_id = f"saga::{view.saga}::{view.correlation_id}"
-    await journal.purge(persistence_id, view.version)
+    await journal.purge([(persistence_id, view.version)])
     # A starting event may have come since: then the newest record is another, and nothing was purged.
     return await journal.highest_sequence_nr(persistence_id) == 0

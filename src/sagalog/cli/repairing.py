@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 
 import click
 
+from ..decision.repair import Repair
 from ..errors import ConflictError, SagalogError
-from ..inspect import SagaView, instances
 from ..journal import Journal
-from ..operate import RETENTION, Applied, apply
-from ..repair import Repair
-from ..stats import server_now
+from ..operating.apply import RETENTION, Applied, apply
+from ..operating.inspect import SagaView, instances
+from ..operating.stats import server_now
 from .journals import journal_option, reading
 from .progress import Counting
 from .selection import Selection

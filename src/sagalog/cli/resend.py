@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ..inspect import SagaView
+from ..decision.repair import Repair
 from ..journal import Journal
-from ..operate import resending
-from ..repair import Repair
+from ..operating.apply import resending
+from ..operating.inspect import SagaView
 from .repairing import Wish, repair_all, repair_options
 from .selection import Selection
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ..inspect import SagaView
-from ..record import FINAL, Status
+from ..decision.record import FINAL, Status
+from ..operating.inspect import SagaView
 from .durations import Duration
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import click
 import msgspec
 
-from ..inspect import SagaView, find
+from ..decision.record import SagaRecord
 from ..journal import Journal
-from ..record import SagaRecord
+from ..operating.inspect import SagaView, find
 from .journals import journal_option, reading
 from .list import summary
 from .text import clean, json_line, line, moment

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..saga import Saga
+from ..definition.saga import Saga
 from ..testing.simulation import World
 from .targets import load_module
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from ..inspect import SagaView
+from ..decision.repair import Repair, skip
 from ..journal import Journal
-from ..repair import Repair, skip
+from ..operating.inspect import SagaView
 from .repairing import Wish, repair_all, repair_options
 from .selection import Selection, selecting
 

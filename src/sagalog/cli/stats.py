@@ -7,7 +7,7 @@ from datetime import datetime
 
 import click
 
-from ..stats import SagaStats, server_now, stats
+from ..operating.stats import SagaStats, server_now, stats
 from .durations import spoken
 from .journals import journal_option, reading
 from .progress import Counting

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
+from ..definition.saga import Saga
 from ..runner import SagaRunner
-from ..saga import Saga
 
 
 def load_runner(target: str) -> SagaRunner:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..changes import ABSENT, Change
+from ..operating.json_diff import ABSENT, Change
 from ..text import clean, line, moment
 
 _UNPRINTABLE = re.compile(r"[^ -~]")

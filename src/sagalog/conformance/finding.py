@@ -26,22 +26,22 @@ class Finding:
         assert await five.ids_by_prefix("", deleted=True) == []
 
     async def test_purge_forgets_a_tombstone_of_that_number_and_nothing_else(self, five: Journal) -> None:
-        await five.purge("p", 5)  # live
+        await five.purge([("p", 5)])  # live
         assert await five.highest_sequence_nr("p") == 5
         await five.write_messages([record("p", 6, b"", deleted=True)])
-        await five.purge("p", 5)  # another number
+        await five.purge([("p", 5)])  # another number
         assert await five.highest_sequence_nr("p") == 6
-        await five.purge("p", 6)
+        await five.purge([("p", 6)])
         assert await five.highest_sequence_nr("p") == 0
         assert await replay(five, "p") == []
-        await five.purge("p", 6)
+        await five.purge([("p", 6)])
         await write(five, "p", 1)
         assert await replay(five, "p") == [1]
 
     async def test_purge_leaves_an_id_whose_tombstone_was_deleted(self, five: Journal) -> None:
         await five.write_messages([record("p", 6, b"", deleted=True)])
         await five.delete_messages_to("p", 6)
-        await five.purge("p", 6)
+        await five.purge([("p", 6)])
         assert await five.highest_sequence_nr("p") == 6
 
     async def test_due_ids_come_earliest_first_and_by_their_newest_record(self, journal: Journal) -> None:
@@ -102,7 +102,7 @@ class Finding:
         for key in ("a", "b", "c"):
             await journal.write_messages([record(key, 1, deleted=key == "a", tags=("red",))])
         offsets = {m.persistence_id: offset async for offset, m in journal.events_by_tag("red")}
-        await journal.purge("a", 1)
+        await journal.purge([("a", 1)])
         assert [m.persistence_id async for _, m in journal.events_by_tag("red", offsets["b"])] == ["c"]
 
     async def test_ids_by_prefix_come_in_pages_that_change_does_not_disturb(self, journal: Journal) -> None:

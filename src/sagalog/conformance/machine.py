@@ -110,7 +110,7 @@ class JournalMachine(RuleBasedStateMachine):
         """Forget an id whose newest record is a tombstone of that number; nothing else."""
         key = self._prefix + name
         number = self._highest.get(key, 0) - back
-        self._run(self._journal.purge(key, number))
+        self._run(self._journal.purge([(key, number)]))
         kept = self._kept.get(key)
         if kept and kept[-1].deleted and kept[-1].sequence_nr == number:
             del self._kept[key], self._highest[key]

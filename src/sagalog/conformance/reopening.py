@@ -39,7 +39,7 @@ class Reopening:
             five.ids_by_prefix(""),
             five.due_ids("", NOW),
             five.claim_due("", NOW, NOW),
-            five.purge("p", 1),
+            five.purge([("p", 1)]),
             replay(five, "p"),
         ]
         for call in calls:

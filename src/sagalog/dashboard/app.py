@@ -14,10 +14,10 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
+from ..definition.saga import Saga
 from ..errors import JournalError, OutcomeUnknownError, SagalogError
 from ..journal import Journal
 from ..logs import about, log, trace_of
-from ..saga import Saga
 from . import pages, repairs
 from .access import SESSION_SECONDS, Access, Guard, began_here, read_form
 from .board import Board, Page

@@ -15,9 +15,9 @@ from jinja2.utils import concat
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
+from ..definition.saga import Saga
 from ..errors import JournalUnavailableError
 from ..journal import Journal
-from ..saga import Saga
 from .access import Access
 from .mask import Mask
 from .overview import Overview

@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import msgspec
 
-from ..inspect import SagaView
-from ..record import FINAL
+from ..decision.record import FINAL
+from ..operating.inspect import SagaView
 from .tally import name_of
 
 BUCKET_SECONDS = 5

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 import msgspec
 
 from ..errors import JournalError, SagalogError
-from ..inspect import OVERDUE_AFTER, SagaView, view_of
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import Followable, ListsLatest, latest_page
 from ..logs import about, log, trace_of
+from ..operating.inspect import OVERDUE_AFTER, SagaView, view_of
 from .flow import Flow
 from .source import Source
 from .tally import MOST_WATCHED, Tally, Undelivered, name_of, step_of

@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from ..decision.record import FINAL, Audit, SagaRecord, Status
 from ..errors import InvalidEventError
-from ..inspect import SagaView, view_of
 from ..journal import Journal
-from ..record import FINAL, Audit, SagaRecord, Status
+from ..operating.inspect import SagaView, view_of
 from ..text import clean
 from .board import MOST_STORIES, Board, Page
 from .diagram import diagram

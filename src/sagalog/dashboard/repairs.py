@@ -5,11 +5,11 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from ..decision.repair import Repair, cancel, retry, skip
 from ..errors import ConflictError, NoInstanceError, RepairError, SagaParkedError
-from ..inspect import SagaView
 from ..journal import Journal
-from ..operate import Applied, apply, resending
-from ..repair import Repair, cancel, retry, skip
+from ..operating.apply import Applied, apply, resending
+from ..operating.inspect import SagaView
 from .access import read_form
 from .board import Board, Page
 from .pages import not_found, standing, the_instance

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ..inspect import SagaView, view_of
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import ListsLatest, latest_page
+from ..operating.inspect import SagaView, view_of
 from .overview import PREFIX, Overview
 from .tally import NEEDS_REPAIR, STATUSES, WATCHED
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
-from ..changes import ABSENT, changes
-from ..inspect import SagaView, repairs_of, state_of, view_of
+from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
 from ..journal import Journal
-from ..record import Audit, Command, Handled, Held, SagaRecord, Timer
+from ..operating.inspect import SagaView, repairs_of, state_of, view_of
+from ..operating.json_diff import ABSENT, changes
 from .mask import Mask
 from .render import MOST_OF_A_MESSAGE, cut, pretty
 from .tally import name_of, step_of

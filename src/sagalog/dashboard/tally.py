@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from ..inspect import SagaView
-from ..record import FINAL, Status
+from ..decision.record import FINAL, Status
+from ..operating.inspect import SagaView
 
 MOST_WATCHED = 10_000
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..actions import CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
-from ..saga import Saga
-from ..versions import schema_of
+from ..definition.actions import CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..definition.saga import Saga
+from ..definition.schema import schema_of
 
 _UNNAMED = "a command"
 

@@ -9,8 +9,10 @@ from itertools import count
 from operator import itemgetter
 from typing import Self
 
-from ..errors import DefinitionError, JournalUnavailableError, SequenceOutOfOrder
-from .protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, checked
+from msgspec import structs
+
+from ..errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from .protocol import MAX_SEQUENCE_NR, Finding, MovedDue, PersistentRepr, all_ids, checked
 
 
 class InMemoryJournal:
@@ -21,6 +23,7 @@ class InMemoryJournal:
     def __init__(self) -> None:
         self._records: dict[str, list[PersistentRepr]] = {}
         self._highest: dict[str, int] = {}
+        self._epochs: dict[str, int] = {}
         self._due: dict[str, datetime] = {}
         self._log: list[tuple[int, PersistentRepr]] = []
         self._offsets = count(1)
@@ -51,22 +54,56 @@ class InMemoryJournal:
         expected: dict[str, int] = {}
         for message in messages:
             key = message.persistence_id
-            if message.sequence_nr != expected.get(key, self._highest.get(key, 0)) + 1:
+            if message.sequence_nr != expected.get(key, self._highest.get(key, 0)) + 1 or self._of_another(message):
                 losers.append(key)
             expected[key] = message.sequence_nr
         lost = tuple(dict.fromkeys(losers))
         if not (atomic and lost):
             for message in messages:
                 if message.persistence_id not in lost:
-                    self._records.setdefault(message.persistence_id, []).append(message)
-                    self._highest[message.persistence_id] = message.sequence_nr
-                    self._log.append((next(self._offsets), message))
-                    if message.due_at is None:
-                        self._due.pop(message.persistence_id, None)
-                    else:
-                        self._due[message.persistence_id] = message.due_at
+                    self._store(message)
         if lost:
             raise SequenceOutOfOrder(lost)
+
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
+        if self._closed:
+            return [JournalUnavailableError("the journal is closed")] * len(records)
+        answers: list[SagalogError | None] = []
+        highest = self._highest
+        for record in records:
+            try:
+                record = checked(record)
+            except InvalidEventError as error:
+                answers.append(error)
+                continue
+            number = record.sequence_nr
+            if number != highest.get(record.persistence_id, 0) + 1 or self._of_another(record):
+                answers.append(SequenceOutOfOrder((record.persistence_id,)))
+                continue
+            self._store(record)
+            answers.append(None)
+        return answers
+
+    def _of_another(self, message: PersistentRepr) -> bool:
+        if not message.epoch:
+            return False
+        known = self._epochs.get(message.persistence_id, 0)
+        return known not in (0, message.epoch)
+
+    def _store(self, message: PersistentRepr) -> None:
+        key = message.persistence_id
+        epoch = self._epochs.get(key, 0)
+        if not epoch and message.epoch:
+            epoch = self._epochs[key] = message.epoch
+        if message.epoch != epoch:
+            message = structs.replace(message, epoch=epoch)
+        self._records.setdefault(key, []).append(message)
+        self._highest[key] = message.sequence_nr
+        self._log.append((next(self._offsets), message))
+        if message.due_at is None:
+            self._due.pop(key, None)
+        else:
+            self._due[key] = message.due_at
 
     async def replay_messages(
         self,
@@ -83,7 +120,7 @@ class InMemoryJournal:
                 max -= 1
                 yield message
 
-    async def highest_sequence_nr(self, persistence_id: str) -> int:
+    async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         self._check_open()
         return self._highest.get(persistence_id, 0)
 
@@ -109,6 +146,11 @@ class InMemoryJournal:
         self._check_open()
         records = self._records.get(persistence_id)
         return records[-1] if records else None
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        self._check_open()
+        found = [self._records.get(persistence_id) for persistence_id in persistence_ids]
+        return [records[-1] if records else None for records in found]
 
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
@@ -148,12 +190,32 @@ class InMemoryJournal:
         self._due.update((persistence_id, until) for persistence_id, _ in found)
         return found
 
-    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
-        latest = await self.latest_message(persistence_id)
-        if latest is not None and latest.deleted and latest.sequence_nr == sequence_nr:
+    async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
+        self._check_open()
+        answers = []
+        for persistence_id, sequence_nr, due_at in moves:
+            records = self._records.get(persistence_id)
+            moved = bool(records) and records is not None and records[-1].sequence_nr == sequence_nr
+            answers.append(moved)
+            if moved and due_at is not None:
+                self._due[persistence_id] = due_at
+            elif moved:
+                self._due.pop(persistence_id, None)
+        return answers
+
+    async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
+        self._check_open()
+        gone = set()
+        for persistence_id, sequence_nr in tombstones:
+            records = self._records.get(persistence_id)
+            if records and records[-1].deleted and records[-1].sequence_nr == sequence_nr:
+                gone.add(persistence_id)
+        for persistence_id in gone:
             del self._records[persistence_id], self._highest[persistence_id]
+            self._epochs.pop(persistence_id, None)
             self._due.pop(persistence_id, None)
-            self._log = [entry for entry in self._log if entry[1].persistence_id != persistence_id]
+        if gone:
+            self._log = [entry for entry in self._log if entry[1].persistence_id not in gone]
 
     async def examine(self) -> list[Finding]:
         return [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from datetime import datetime
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import msgspec
 
-from ..errors import InvalidEventError, SequenceOutOfOrder
+from ..errors import InvalidEventError, SagalogError, SequenceOutOfOrder
 
 MAX_SEQUENCE_NR = 2**63 - 1
 MAX_ID_BYTES = 1024  # of a persistence id in UTF-8, so that an id that one journal takes is taken by all
@@ -19,6 +19,11 @@ class PersistentRepr(msgspec.Struct, frozen=True):
     """One record. A record with `deleted` ends the life of its id: the id is no longer live, its payload is the tombstone.
 
     `due_at` (aware) says when the id next needs attention; only that of the latest record counts.
+
+    `epoch` names the unbroken run of numbers that a record belongs to: it is stored with the first record of an id that
+    nothing is known of, and stays that of the id until it is purged. A later write that states one (not 0) is out of
+    order where another is stored, so that a writer that slept through a purge is never taken for the next one
+    although its number is. Journals give it back with every record that they read.
     """
 
     persistence_id: str
@@ -29,6 +34,15 @@ class PersistentRepr(msgspec.Struct, frozen=True):
     deleted: bool = False
     tags: tuple[str, ...] = ()
     due_at: datetime | None = None
+    epoch: int = 0  # 0 to 2**63 - 1
+
+
+class MovedDue(NamedTuple):
+    """The wish to let an id be due at another moment (None: never), if its newest record is still that number."""
+
+    persistence_id: str
+    sequence_nr: int
+    due_at: datetime | None
 
 
 @runtime_checkable
@@ -47,6 +61,16 @@ class Journal(Protocol):
         are stored, unless `atomic` asks for all or nothing.
         """
 
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
+        """Store each record by itself, those that can be in as few transactions as possible; the engine's write.
+
+        The ids are distinct. Returns what became of each, in the order given: None: it is stored, and durable.
+        ConflictError: its number is not the next one, or its epoch is not the stored one; JournalUnavailableError,
+        PayloadTooLargeError, InvalidEventError: certainly not stored. OutcomeUnknownError: it may be stored. Where the
+        connection breaks in the middle of a batch, only those whose fate is open are unknown. Raises nothing of all
+        this; a caller that is cancelled meanwhile knows nothing of any of them.
+        """
+
     def replay_messages(
         self,
         persistence_id: str,
@@ -56,8 +80,11 @@ class Journal(Protocol):
     ) -> AsyncIterator[PersistentRepr]:
         """Yield the records that are kept, in order; both bounds inclusive; none for a reversed range or max=0."""
 
-    async def highest_sequence_nr(self, persistence_id: str) -> int:
-        """Return the highest number ever written, also if deleted; 0 for an unknown id."""
+    async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
+        """Return the highest number ever written, also if deleted; 0 for an unknown id.
+
+        `from_sequence_nr` is a hint that the number is not below it, for a journal that can search less by it.
+        """
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         """Hide the records up to and including that number for good. The highest number is remembered."""
@@ -70,6 +97,9 @@ class Journal(Protocol):
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record in one lookup, also a tombstone (`deleted`); None if nothing is kept."""
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> Sequence[PersistentRepr | None]:
+        """Return what `latest_message` would for each id, in the order given, in one lookup."""
 
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
@@ -90,8 +120,14 @@ class Journal(Protocol):
         So workers that ask at the same time get different ids, and what a worker claims and leaves comes up again.
         """
 
-    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
-        """Forget an id altogether, records and number, if its newest kept record is a tombstone of that number."""
+    async def move_due(self, moves: Sequence[MovedDue]) -> Sequence[bool]:
+        """Let ids be due at another moment, without a record; say of each, in the order given, whether it was moved.
+
+        One whose newest record is another by now is left as it is. So a lease is prolonged at the price of one number.
+        """
+
+    async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
+        """Forget ids altogether, records and numbers: of each (id, number) whose newest kept record is that tombstone."""
 
     async def open(self) -> None:
         """Connect and check what is there, where the constructor did not; doing it twice is nothing. The runner calls it.
@@ -152,6 +188,19 @@ class Followable(Protocol):
 
         A record that was removed meanwhile (by a history setting, a purge) is not among them.
         """
+
+
+async def one_by_one(journal: Any, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
+    """Write the records of a batch each by itself, all at once."""
+
+    async def one(record: PersistentRepr) -> SagalogError | None:
+        try:
+            await journal.write_messages((record,))
+        except SagalogError as error:
+            return error
+        return None
+
+    return list(await asyncio.gather(*map(one, records)))
 
 
 async def latest_page(

@@ -13,11 +13,11 @@ import random
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ..decision.draft import Draft
+from ..decision.record import SagaRecord, decode_record
 from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
+from ..journal.store import SavedState
 from ..logs import log
-from ..record import SagaRecord, decode_record
-from ..step import Draft
-from ..store import SavedState
 
 if TYPE_CHECKING:
     from .mailbox import Instance

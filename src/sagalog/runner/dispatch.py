@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ..decision.draft import Draft
+from ..decision.message import refusal
+from ..decision.record import FINAL, Command, Status
 from ..errors import CodecError, CommandRefused, DefinitionError, SagalogError
 from ..logs import log
-from ..record import FINAL, Command, Status
-from ..step import Draft, refusal
 from .engine import Engine
 from .envelope import Envelope, Upkeep
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from ..decision.record import decode_record
 from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError, SagaParkedError
 from ..logs import about, log
-from ..record import decode_record
 from .clock import ServerClock
 from .engine import Engine
 from .envelope import Envelope, Upkeep

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ..step import Draft, Message, Outcome
+from ..decision.draft import Draft
+from ..decision.message import Message, Outcome
 
 
 class Upkeep(Enum):

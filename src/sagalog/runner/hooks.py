@@ -16,10 +16,12 @@ from datetime import datetime
 from inspect import isgenerator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
+from ..decision.advance import UnreadableStateError, advance
+from ..decision.draft import Draft
+from ..decision.message import Message, Outcome
+from ..decision.record import Command
 from ..errors import ConflictError, DefinitionError, JournalUnavailableError
 from ..logs import about, log
-from ..record import Command
-from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 
 if TYPE_CHECKING:
     from .dispatch import CommandContext, CommandHandler

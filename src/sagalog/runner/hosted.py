@@ -9,10 +9,10 @@ from collections.abc import Coroutine, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from ..decision.record import SagaRecord, encode_record
+from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
-from ..record import SagaRecord, encode_record
-from ..saga import Saga
-from ..store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
+from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
 from .left import Left
 from .mailbox import Instance
 from .scanned import ScannedStore

@@ -14,8 +14,10 @@ import asyncio
 import random
 from typing import Any
 
+from ..decision.advance import UnreadableStateError, advance
+from ..decision.draft import Draft
+from ..decision.message import Message, Outcome
 from ..errors import ConflictError, NoInstanceError
-from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 from .commit import decoded, due_moments, fresh_entries, unreadable
 from .envelope import Envelope, Upkeep
 from .mailbox import Instance

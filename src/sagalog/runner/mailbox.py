@@ -12,9 +12,9 @@ import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from ..decision.record import Command, SagaRecord
 from ..errors import JournalUnavailableError, NoInstanceError, PayloadTooLargeError, SagaParkedError
 from ..logs import about, log, trace_of
-from ..record import Command, SagaRecord
 from .envelope import Envelope, Upkeep
 from .turn import take_turn
 

@@ -17,10 +17,10 @@ from uuid import uuid4
 
 import msgspec
 
-from .. import codec
+from ..decision.message import Message, Outcome
+from ..definition import codec
+from ..definition.saga import Saga
 from ..errors import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError, RunnerStoppedError
-from ..saga import Saga
-from ..step import Message, Outcome
 from .engine import Engine
 from .envelope import Envelope
 from .hosted import Hosted

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..decision.draft import Draft
+from ..decision.record import Status
+from ..decision.repair import Repair
 from ..errors import NoInstanceError
-from ..record import Status
-from ..repair import Repair
-from ..step import Draft
 from .envelope import Envelope
 from .hosted import Hosted
 from .replay import NOTHING, replay_held, tell_parked

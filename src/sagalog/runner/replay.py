@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ..decision.advance import UnreadableStateError, advance
+from ..decision.draft import Draft
+from ..decision.message import Outcome, unhold
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
-from ..step import Draft, Outcome, UnreadableStateError, advance, unhold
 from .commit import unreadable
 
 if TYPE_CHECKING:

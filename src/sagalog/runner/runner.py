@@ -11,14 +11,14 @@ from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mappin
 from datetime import datetime
 from typing import Any, Self, TypeVar
 
-from .. import repair
+from ..decision import repair
+from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
+from ..journal.store import JournalSagaStateStore, SagaStateStore
 from ..logs import about, log, trace_of
-from ..saga import Saga
-from ..store import JournalSagaStateStore, SagaStateStore
 from .clock import Clock, ServerClock, SystemClock
 from .counters import Counters
 from .dispatch import CommandHandlers, Dispatcher

@@ -18,6 +18,11 @@ import random
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+from ..decision.advance import UnreadableStateError, advance
+from ..decision.draft import Draft
+from ..decision.message import Message, Outcome
+from ..decision.record import FINAL, SagaRecord
+from ..decision.timers import due_timer
 from ..errors import (
     CodecError,
     ConflictError,
@@ -29,13 +34,10 @@ from ..errors import (
     RunnerStoppedError,
 )
 from ..logs import log
-from ..record import FINAL, SagaRecord
-from ..step import Draft, Message, Outcome, UnreadableStateError, advance
 from .commit import commit, load, unreadable
 from .envelope import Envelope, Upkeep
 from .replay import NOTHING, replay_held, tell_parked
 from .settings import NoInstance
-from .timers import due_timer
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -9,11 +9,13 @@ from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Self, TypeVar
 
+from ..decision.advance import advance
+from ..decision.draft import Draft
+from ..decision.message import Message, Outcome, refusal
+from ..decision.record import FINAL, SagaRecord, Status, decode_record, encode_record
+from ..decision.timers import due_timer
+from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError
-from ..record import FINAL, SagaRecord, Status, decode_record, encode_record
-from ..runner.timers import due_timer
-from ..saga import Saga
-from ..step import Draft, Message, Outcome, advance, refusal
 from .story import Story, shown
 
 S = TypeVar("S")

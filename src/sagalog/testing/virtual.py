@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, Self
 
+from ..definition.saga import Saga
 from ..runner import CommandContext, ManualClock, Receipt, RunnerSettings, SagaRunner
-from ..saga import Saga
 
 
 class VirtualRunner:

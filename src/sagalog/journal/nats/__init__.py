@@ -16,10 +16,21 @@ from ...errors import (
     JournalFormatError,
     JournalUnavailableError,
     OutcomeUnknownError,
+    SagalogError,
     SequenceOutOfOrder,
 )
 from ...logs import about, log
-from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, check_id, checked, in_sequence, out_of_order
+from ..protocol import (
+    MAX_SEQUENCE_NR,
+    Finding,
+    MovedDue,
+    PersistentRepr,
+    check_id,
+    checked,
+    in_sequence,
+    one_by_one,
+    out_of_order,
+)
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from .connection import WRONG_LAST, Connection, Rejected, header
 from .due import DueEntries
@@ -311,7 +322,20 @@ class NatsJournal:
         if gone:
             await self._connection.purge(subject, gone)
 
-    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
+        return await one_by_one(self, records)
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        return list(await asyncio.gather(*map(self.latest_message, persistence_ids)))
+
+    async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
+        return [False for _ in moves]
+
+    async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
+        for persistence_id, sequence_nr in tombstones:
+            await self._purge_one(persistence_id, sequence_nr)
+
+    async def _purge_one(self, persistence_id: str, sequence_nr: int) -> None:
         await self.open()
         stored = await self._connection.last(persistence_id)
         if stored is not None and stored.head.deleted and stored.head.nr == sequence_nr and not stored.empty:
@@ -329,7 +353,7 @@ class NatsJournal:
         records = stored.records() if stored is not None else []
         return records[-1] if records else None
 
-    async def highest_sequence_nr(self, persistence_id: str) -> int:
+    async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         await self.open()
         return self._note(persistence_id, await self._connection.last(persistence_id))[0]
 

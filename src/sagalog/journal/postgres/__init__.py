@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from functools import lru_cache
@@ -11,8 +12,19 @@ from urllib.parse import urlencode
 import asyncpg
 import msgspec
 
-from ...errors import InvalidEventError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
+from ...errors import InvalidEventError, SagalogError, SequenceOutOfOrder
+from ..protocol import (
+    MAX_SEQUENCE_NR,
+    Finding,
+    MovedDue,
+    PersistentRepr,
+    all_ids,
+    check_text,
+    checked,
+    in_sequence,
+    one_by_one,
+    out_of_order,
+)
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from .connections import Connections
 from .lookups import Lookups
@@ -191,7 +203,20 @@ class PostgresJournal:
             (f"DELETE FROM {self.schema}.record WHERE persistence_id = $1 AND sequence_nr <= $2", (key, highest)),
         )
 
-    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
+        return await one_by_one(self, records)
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        return list(await asyncio.gather(*map(self.latest_message, persistence_ids)))
+
+    async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
+        return [False for _ in moves]
+
+    async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
+        for persistence_id, sequence_nr in tombstones:
+            await self._purge_one(persistence_id, sequence_nr)
+
+    async def _purge_one(self, persistence_id: str, sequence_nr: int) -> None:
         await self._connections.change(
             (
                 f"""WITH gone AS (DELETE FROM {self.schema}.instance
@@ -227,7 +252,7 @@ class PostgresJournal:
                 return
             following, left = rows[-1][1] + 1, left - len(rows)
 
-    async def highest_sequence_nr(self, persistence_id: str) -> int:
+    async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         rows = await self._connections.read(
             f"SELECT sequence_nr FROM {self.schema}.instance WHERE persistence_id = $1", persistence_id.encode()
         )

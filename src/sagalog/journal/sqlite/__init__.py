@@ -9,8 +9,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from ...errors import DefinitionError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, Finding, PersistentRepr, all_ids, check_text, checked, in_sequence, out_of_order
+from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
+from ..protocol import (
+    MAX_SEQUENCE_NR,
+    Finding,
+    MovedDue,
+    PersistentRepr,
+    all_ids,
+    check_text,
+    checked,
+    in_sequence,
+    one_by_one,
+    out_of_order,
+)
 from ..settings import Known, check_history, history_setting, only_known, split_settings
 from .committer import Committer
 from .due import due, postpone
@@ -135,7 +146,7 @@ class SqliteJournal:
             for row in rows:
                 yield record_of(row)
 
-    async def highest_sequence_nr(self, persistence_id: str) -> int:
+    async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         row = await self._read(
             lambda c: c.execute(
                 "SELECT sequence_nr FROM instance WHERE persistence_id = ?", (persistence_id,)
@@ -238,7 +249,20 @@ class SqliteJournal:
         found: list[tuple[str, datetime]] = await self._writer.submit(work)
         return found
 
-    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
+        return await one_by_one(self, records)
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        return list(await asyncio.gather(*map(self.latest_message, persistence_ids)))
+
+    async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
+        return [False for _ in moves]
+
+    async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
+        for persistence_id, sequence_nr in tombstones:
+            await self._purge_one(persistence_id, sequence_nr)
+
+    async def _purge_one(self, persistence_id: str, sequence_nr: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
             match = connection.execute(
                 """SELECT 1 FROM instance WHERE persistence_id = ? AND sequence_nr = ? AND deleted = 1

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from ...saga import Saga
+from ...definition.saga import Saga
 from .chance import FAULTS
 from .report import ESSENTIAL, Report
 from .run import Run

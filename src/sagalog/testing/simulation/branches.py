@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from ...record import FINAL, SagaRecord, Status
-from ...saga import Saga
+from ...decision.record import FINAL, SagaRecord, Status
+from ...definition.saga import Saga
 from .ledger import Ledger
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from ...record import Command, SagaRecord, Status
+from ...decision.record import Command, SagaRecord, Status
 from .clock import EPOCH
 from .ledger import Landed
 from .outside import Delivery

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from ...record import FINAL, SagaRecord, Status
+from ...decision.record import FINAL, SagaRecord, Status
 from .ledger import Landed
 from .outside import Outside, Sent
 

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Self
 
-from ...errors import ConflictError, JournalUnavailableError, OutcomeUnknownError
+from ...errors import ConflictError, JournalUnavailableError, OutcomeUnknownError, SagalogError
 from ...journal import MAX_SEQUENCE_NR, PersistentRepr
+from ...journal.protocol import MovedDue, one_by_one
 from .chance import CLAIM_FAULTS, PURGE_FAULTS, READ_FAULTS, WRITE_FAULTS, Chance, Tell
 from .ledger import Ledger, at_once
 
@@ -136,7 +137,7 @@ class FaultyJournal:
         await self._travel()
         return found
 
-    async def highest_sequence_nr(self, persistence_id: str) -> int:
+    async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         await self._read()
         return await self._inner.highest_sequence_nr(persistence_id)
 
@@ -171,17 +172,28 @@ class FaultyJournal:
         await self._read()
         return await self._inner.ids_by_prefix(prefix, after=after, limit=limit, deleted=deleted)
 
-    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
+    async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
         await self._travel()
         fault = self._chance.strikes(PURGE_FAULTS, in_peace=True)  # most instances outlive the troubles
         if fault == "purge refused":
             raise JournalUnavailableError(_AWAY)
-        await self._inner.purge(persistence_id, sequence_nr)
-        self._tell(f"{self._health.name} purges {persistence_id}, if it is #{sequence_nr} still")
+        await self._inner.purge(tombstones)
+        for persistence_id, sequence_nr in tombstones:
+            self._tell(f"{self._health.name} purges {persistence_id}, if it is #{sequence_nr} still")
         if fault == "purged, answer lost":
             raise OutcomeUnknownError("simulated: no answer")
         if fault == "dies during a purge":
-            await self._death(f"while it purges {persistence_id}")
+            await self._death("while it purges")
+
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
+        return await one_by_one(self, records)
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        return [await self.latest_message(one) for one in persistence_ids]
+
+    async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
+        await self._travel()
+        return await self._inner.move_due(moves)
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         await self._travel()

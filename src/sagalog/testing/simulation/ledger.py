@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
+from ...decision.record import SagaRecord, decode_record
 from ...errors import CodecError
 from ...journal import PersistentRepr
 from ...journal.memory import InMemoryJournal
-from ...record import SagaRecord, decode_record
 
 
 class Landed(msgspec.Struct):
@@ -60,10 +60,9 @@ class Ledger(InMemoryJournal):
             self._tell_due(until)
         return found
 
-    async def purge(self, persistence_id: str, sequence_nr: int) -> None:
-        await super().purge(persistence_id, sequence_nr)
-        if await self.latest_message(persistence_id) is None:
-            self.purged.add(persistence_id)
+    async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
+        await super().purge(tombstones)
+        self.purged.update(gone for gone, _ in tombstones if gone not in self._records)
 
     def newest(self, persistence_id: str) -> Landed | None:
         """Return the newest record that this code can read, unless it is purged."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ...decision.record import Status
 from ...errors import SagalogError
-from ...record import Status
 
 if TYPE_CHECKING:
     from .run import Run

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
+from ...decision.message import Outcome
 from ...errors import CommandRefused
 from ...runner import Receipt
-from ...step import Outcome
 
 KNOWN = (Outcome.HANDLED, Outcome.DUPLICATE, Outcome.HELD)
 

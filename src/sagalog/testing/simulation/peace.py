@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from ...record import SagaRecord
+from ...decision.record import SagaRecord
 from .clock import EPOCH
 
 if TYPE_CHECKING:

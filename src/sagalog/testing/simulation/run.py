@@ -18,6 +18,7 @@ from contextvars import copy_context
 from datetime import datetime, timedelta
 from typing import Any
 
+from ...definition.saga import Saga
 from ...errors import (
     JournalUnavailableError,
     NoInstanceError,
@@ -27,7 +28,6 @@ from ...errors import (
     SagaParkedError,
 )
 from ...runner import NoInstance, RetryPolicy, RunnerSettings
-from ...saga import Saga
 from .branches import branches_of
 from .chance import SENDING_FAULTS, Chance, Without
 from .clock import EPOCH

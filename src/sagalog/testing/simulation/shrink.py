@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ...saga import Saga
+from ...definition.saga import Saga
 from .chance import FAULTS, Without
 from .run import Run
 from .world import World

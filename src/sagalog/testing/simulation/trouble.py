@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from ...decision.record import FINAL, SagaRecord, encode_record
 from ...errors import ConflictError
 from ...journal import PersistentRepr
-from ...record import FINAL, SagaRecord, encode_record
 from .chance import WORKER_FAULTS
 from .clock import EPOCH
 from .ledger import at_once

@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from ...record import FINAL
+from ...decision.record import FINAL
 from ...runner import NoInstance
 from .deliveries import Deliveries
 from .guarantees import check_ended, check_first, check_order, check_pair, check_twice

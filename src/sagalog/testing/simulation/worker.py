@@ -9,9 +9,9 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...definition.saga import Saga
 from ...errors import CommandRefused
 from ...runner import CommandContext, SagaRunner
-from ...saga import Saga
 from .chance import COMMAND_FAULTS, SAGA_FAULTS, START_FAULTS
 from .clock import LoopClock
 from .journal import FaultyJournal, Health

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ...definition.saga import Saga
 from ...runner import NoInstance
-from ...saga import Saga
 
 
 class World:

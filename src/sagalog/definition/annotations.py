@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterable
 from typing import Any, get_origin, get_type_hints
 
-from .errors import DefinitionError
+from ..errors import DefinitionError
 
 
 def check_annotations(saga: str, function: Any, state: Any, event: type | None) -> None:

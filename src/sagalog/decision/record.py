@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from .codec import Typed
-from .errors import CodecError
+from ..definition.codec import Typed
+from ..errors import CodecError
 
 FORMAT = 1
 Kind = Literal["event", "timer", "refused"]  # of a message

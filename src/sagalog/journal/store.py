@@ -13,10 +13,10 @@ from uuid import uuid4
 
 import msgspec
 
-from .errors import ConflictError, DefinitionError, SequenceOutOfOrder
-from .journal import Journal, PersistentRepr
-from .journal.memory import InMemoryJournal
-from .journal.protocol import JoinsTransactions, all_ids
+from ..errors import ConflictError, DefinitionError, SequenceOutOfOrder
+from . import Journal, PersistentRepr
+from .memory import InMemoryJournal
+from .protocol import JoinsTransactions, all_ids
 
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
@@ -242,7 +242,7 @@ class JournalSagaStateStore:
         return message.sequence_nr
 
     async def purge(self, correlation_id: str, version: int) -> None:
-        await self._journal.purge(self.prefix + correlation_id, version)
+        await self._journal.purge([(self.prefix + correlation_id, version)])
 
     async def history(self, correlation_id: str) -> AsyncIterator[SavedState]:
         """Yield the records that are kept, oldest first, the tombstone last."""

@@ -23,9 +23,9 @@ from typing import Any
 
 import msgspec
 
-from .errors import CodecError, SequenceOutOfOrder
-from .journal import Journal, PersistentRepr
-from .journal.protocol import all_ids
+from ..errors import CodecError, SequenceOutOfOrder
+from ..journal import Journal, PersistentRepr
+from ..journal.protocol import all_ids
 
 VERSION = 1
 GAP_MANIFEST = "saga-import-gap"

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from .changes import ABSENT, Change, changes
-from .errors import CodecError
-from .journal import Journal, PersistentRepr
-from .journal.protocol import all_ids
-from .record import Audit, Held, SagaRecord, Status, decode_record
+from ..decision.record import Audit, Held, SagaRecord, Status, decode_record
+from ..errors import CodecError
+from ..journal import Journal, PersistentRepr
+from ..journal.protocol import all_ids
+from .json_diff import ABSENT, Change, changes
 
 OVERDUE_AFTER = timedelta(seconds=15)  # three leases: by then some worker should have taken what is due
 _AT_ONCE = 64  # records that are read ahead

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import CodecError, DefinitionError
+from ..errors import CodecError, DefinitionError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[[Any], Any])

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import CodecError, DefinitionError
-from .versions import check_upcasters, schema_of, to_current
+from ..errors import CodecError, DefinitionError
+from .schema import check_upcasters, schema_of, to_current
 
 T = TypeVar("T")
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from .errors import RepairError
+from ..errors import RepairError
+from .compensation import compensate, end_compensation, send_undo
 from .record import FINAL, Audit, Command, Held, SagaRecord, Status, embed_state
-from .step import compensate, end_compensation, send_undo
 
 NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
 _NAMED = 5  # so many are named in a sentence

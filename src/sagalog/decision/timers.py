@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from ..errors import CodecError
-from ..step import Draft, Message
+from .draft import Draft
+from .message import Message
 
 
 def due_timer(draft: Draft, until: datetime) -> Message | None:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from .errors import CodecError
+from ..decision.record import SagaRecord, decode_record
+from ..errors import CodecError
+from ..journal import Journal
+from ..journal.protocol import TellsTime
 from .inspect import SagaView, instances
-from .journal import Journal
-from .journal.protocol import TellsTime
-from .record import SagaRecord, decode_record
 
 RECENT = timedelta(hours=1)
 

@@ -14,11 +14,11 @@ from operator import attrgetter
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, get_args, get_origin
 from uuid import UUID
 
+from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
 from .actions import Action, Compensate, Refused
-from .declared import check_annotations, named_types
-from .errors import CodecError, DefinitionError, InvalidEventError
-from .versions import check_upcasters, schema_of, to_current
+from .annotations import check_annotations, named_types
+from .schema import check_upcasters, schema_of, to_current
 
 S = TypeVar("S")
 E = TypeVar("E")

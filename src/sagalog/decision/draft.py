@@ -1,72 +1,30 @@
-"""The whole transition rule: (saga, record, message, now) -> record. Pure, apart from what the user's handler does.
+"""The record in the making: one draft takes one or several messages, and together they are one step, one record.
 
-A `Draft` starts as a copy of the stored record. `advance` runs one message against it: the handler first, on a state
-decoded anew, then every action is checked and packed, and only then is the draft changed; so a handler or an action
-that fails leaves the draft as it was. One draft may take several messages: together they are one step, one record.
+Every action is checked and packed before the draft is changed, so an action that fails leaves it as it was.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import AsyncIterable, Awaitable, Callable, Collection, Container
+from collections.abc import Collection, Container
 from datetime import datetime, timedelta
-from enum import Enum
-from types import GeneratorType
 from typing import Any
 
 import msgspec
 
-from .actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
-from .codec import Typed, TypeRegistry
-from .errors import CodecError, DefinitionError
-from .plan import SCHEDULED, listed, plan_of
-from .record import (
-    FINAL,
-    FORMAT,
-    Command,
-    Handled,
-    Held,
-    Kind,
-    SagaRecord,
-    Status,
-    Timer,
-    Undo,
-    embed_state,
-)
-from .saga import Saga
-
-
-class UnreadableStateError(CodecError):
-    """The stored state cannot be decoded by this code: the instance is parked in memory, the journal left as it is."""
-
-
-class Outcome(Enum):
-    """What became of one message."""
-
-    HANDLED = "handled"
-    DUPLICATE = "duplicate"
-    HELD = "held"  # stored with a parked instance
-    IGNORED = "ignored"  # a timer that was cancelled, an event for an instance that compensates
-    NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
-
+from ..definition.actions import Action, CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..definition.codec import Typed, TypeRegistry
+from ..definition.saga import Saga
+from ..errors import DefinitionError
+from .checked import SCHEDULED, plan_of
+from .compensation import compensate, end_compensation
+from .message import Message, Outcome
+from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
 _RUNNING = Status.RUNNING
 _MANY = 64  # message ids in an inbox, from which on it is worth to search them another way
-
-
-class Message(msgspec.Struct, gc=False, eq=False):
-    """What comes to an instance: an event from outside, one of its timers, or the refusal of one of its commands."""
-
-    id: str
-    event: Any
-    kind: Kind = "event"
-    name: str = ""  # of a timer
-    reason: str = ""  # of a refusal
-    at: datetime | None = None  # the event's own time, where the clock follows events
-    replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
-    trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
 
 
 class Draft:
@@ -243,7 +201,7 @@ class Draft:
 
     def _consume(self, record: SagaRecord, message: Message) -> None:
         if message.kind == "timer":
-            _drop_timer(record, message.name)
+            drop_timer(record, message.name)
         elif message.kind == "refused":
             entry = message.event.command_id[len(self.persistence_id) + 1 :]
             record.outbox = tuple(c for c in record.outbox if c.id != entry)
@@ -288,7 +246,7 @@ class Draft:
             event, due_at = packed
             record.timers = {**record.timers, action.name: Timer(self.next_id(), due_at, event, False, self.trace)}
         elif isinstance(action, CancelTimer):
-            _drop_timer(record, action.name)
+            drop_timer(record, action.name)
         elif isinstance(action, Schedule):
             entry = self.next_id()
             command, due_at = packed
@@ -306,171 +264,11 @@ class Draft:
         compensate(self.record, self.next_id, chain, self.trace)
 
 
-def compensate(
-    record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None, trace: str = ""
-) -> None:
-    """Drop the timers and send the undo stack, last in first out; where a chain is given, that instead."""
-    record.timers = {}
-    undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
-    send_undo(record, undo, next_id, trace)
-
-
-def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str], trace: str = "") -> None:
-    """Queue the undo commands, in this order, behind what is still to be delivered. None: it is compensated.
-
-    Undelivered commands are not dropped: their step is durable, so they may be on their way already.
-    """
-    record.undo = ()
-    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of, trace) for u in undo))
-    record.status = Status.COMPENSATING if undo else Status.COMPENSATED
-
-
-def end_compensation(record: SagaRecord) -> None:
-    """Say that it is compensated, if it was compensating and no undo command is left to be accepted."""
-    if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
-        record.status = Status.COMPENSATED
-        record.undo = ()
-
-
 def _live(record: SagaRecord | None) -> bool:
     return record is not None and record.status not in FINAL
 
 
-def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
-    """Run one message against the draft. An awaitable is returned only where the handler is asynchronous.
-
-    Raises what the handler raises, DefinitionError for a result that is not made of actions, CodecError for a state
-    that cannot be decoded: in each case the draft is unchanged.
-    """
-    record = draft.record
-    if draft.knows(message.id):
-        return Outcome.DUPLICATE
-    kind = message.kind
-    if kind == "event":
-        if record is None or (record.status in FINAL and not record.parked):
-            if not draft.saga.may_start(message.event):
-                return Outcome.NO_INSTANCE
-            record, state = draft.start()
-            return _run(draft, message, record, state)
-        if record.parked:
-            draft.hold(message)
-            return Outcome.HELD
-        if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
-            return Outcome.NO_INSTANCE
-    elif record is None:
-        return Outcome.IGNORED
-    elif message.replayed:
-        # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
-        if kind == "timer" and record.status is not Status.RUNNING:
-            return Outcome.IGNORED
-        if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
-            return _refused_too_late(draft, record, message, message.event.command_id[len(draft.persistence_id) + 1 :])
-    elif kind == "timer":
-        timer = record.timers.get(message.name)
-        if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
-            return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
-        if record.parked and not timer.send:
-            return Outcome.IGNORED  # it waits for the repair: an event that is held may cancel it
-        if timer.send:
-            _drop_timer(record, message.name)
-            sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace)
-            record.outbox = (*record.outbox, sent)
-            record.handled = (*record.handled, Handled(message.id, timer.event.type))
-            draft.fired += 1
-            draft.touch()
-            return Outcome.HANDLED
-    else:
-        entry = message.event.command_id[len(draft.persistence_id) + 1 :]
-        command = next((c for c in record.outbox if c.id == entry), None)
-        if command is None:
-            return Outcome.DUPLICATE
-        if command.undo:
-            return _compensation_failed(draft, record, message)
-        if record.status not in (Status.RUNNING, Status.COMPLETED):
-            return _refused_too_late(draft, record, message, entry)
-        if record.parked:
-            draft.hold(message)
-            return Outcome.HELD
-    return _run(draft, message, record, decode_state(draft.saga, record))
-
-
-def _drop_timer(record: SagaRecord, name: str) -> None:
+def drop_timer(record: SagaRecord, name: str) -> None:
+    """Take the timer of that name out of the record. An unknown name has no effect."""
     if name in record.timers:
         record.timers = {other: timer for other, timer in record.timers.items() if other != name}
-
-
-def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry: str) -> Outcome:
-    """A command was refused that is being taken back already: there is nothing to take back, and nothing to decide."""
-    record.outbox = tuple(c for c in record.outbox if c.id != entry and c.of != entry)
-    record.undo = tuple(u for u in record.undo if u.of != entry)
-    end_compensation(record)
-    record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
-    draft.touch()
-    return Outcome.HANDLED
-
-
-def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> Outcome:
-    """Put the undo commands that are left, the refused one on top, back onto the stack, and say so."""
-    left = [c for c in record.outbox if c.undo]
-    record.outbox = tuple(c for c in record.outbox if not c.undo)
-    record.undo = tuple(Undo(c.of, c.command) for c in reversed(left))
-    record.status = Status.COMPENSATION_FAILED
-    record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
-    draft.touch()
-    return Outcome.HANDLED
-
-
-def decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
-    """Return the state, upcast if an older version is stored. Raises UnreadableStateError, which names no values."""
-    was = ""
-    try:
-        payload = record.state_bytes()
-        if record.state_version != saga.state_version():
-            payload = saga.upcast_state(payload, record.state_version)
-            was = f"upcast from schema version {record.state_version}: "
-        return saga.decode_state(payload)
-    except CodecError as error:
-        raise UnreadableStateError(f"{was}{error}") from error
-    except Exception as error:  # the user's own decoder; its message may quote the state
-        raise UnreadableStateError(f"{was}decode_state raised {type(error).__name__}") from error
-
-
-def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:
-    event = message.event
-    result = draft.saga.refused(state, event) if message.kind == "refused" else draft.saga.handle(state, event)
-    if result is None or isinstance(result, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
-        return draft.finish(message, record, state, [] if result is None else [result])
-    if type(result) is GeneratorType:  # what handlers mostly are; the checks below ask abstract classes, which is slow
-        return draft.finish(message, record, state, list(result))
-    if isinstance(result, (Awaitable, AsyncIterable)):
-        return _run_async(draft, message, record, state, result)
-    return draft.finish(message, record, state, listed(result, draft.saga))
-
-
-async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: Any, result: Any) -> Outcome:
-    if isinstance(result, AsyncIterable):
-        actions = [action async for action in result]
-    else:
-        value = await result
-        if value is None:
-            actions = []
-        elif isinstance(value, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
-            actions = [value]
-        elif isinstance(value, AsyncIterable):
-            actions = [action async for action in value]
-        else:
-            actions = listed(value, draft.saga)
-    return draft.finish(message, record, state, actions)
-
-
-def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:
-    """Return the message that tells a saga of a refused command."""
-    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason, trace=trace)
-
-
-def unhold(held: Held, registry: TypeRegistry) -> Message:
-    """Return a held message as it came. Raises CodecError if its type is not known any more."""
-    event = registry.unpack(held.event)
-    if held.kind == "refused":
-        event = Refused(event, held.id.removesuffix("/refused"), held.reason)
-    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace)

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from .actions import Action, CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
-from .codec import Typed, TypeRegistry
-from .errors import DefinitionError
-from .saga import Saga
+from ..definition.actions import Action, CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..definition.codec import Typed, TypeRegistry
+from ..definition.saga import Saga
+from ..errors import DefinitionError
 
 SCHEDULED = "schedule/"  # how the timers of scheduled commands are named
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
-from .errors import (
+from ..decision.record import Audit, Command, SagaRecord, decode_record, encode_record
+from ..decision.repair import Repair, resend
+from ..errors import (
     CodecError,
     ConflictError,
     JournalUnavailableError,
@@ -22,11 +24,9 @@ from .errors import (
     RepairError,
     SagaParkedError,
 )
-from .journal import Journal, PersistentRepr
-from .journal.protocol import TellsTime
-from .record import Audit, Command, SagaRecord, decode_record, encode_record
-from .repair import Repair, resend
-from .store import JournalSagaStateStore
+from ..journal import Journal, PersistentRepr
+from ..journal.protocol import TellsTime
+from ..journal.store import JournalSagaStateStore
 
 RETENTION = timedelta(days=7)  # as long as RunnerSettings has it, unless told otherwise
 

@@ -1,0 +1,1 @@
+"""The decision: a record and a message give the next record. Pure."""

@@ -1,0 +1,49 @@
+"""What comes to an instance, and what became of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from ..definition.actions import Refused
+from ..definition.codec import TypeRegistry
+from .record import Held, Kind
+
+
+class Outcome(Enum):
+    """What became of one message."""
+
+    HANDLED = "handled"
+    DUPLICATE = "duplicate"
+    HELD = "held"  # stored with a parked instance
+    IGNORED = "ignored"  # a timer that was cancelled, an event for an instance that compensates
+    NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
+
+
+class Message(msgspec.Struct, gc=False, eq=False):
+    """What comes to an instance: an event from outside, one of its timers, or the refusal of one of its commands."""
+
+    id: str
+    event: Any
+    kind: Kind = "event"
+    name: str = ""  # of a timer
+    reason: str = ""  # of a refusal
+    at: datetime | None = None  # the event's own time, where the clock follows events
+    replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
+    trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
+
+
+def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:
+    """Return the message that tells a saga of a refused command."""
+    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason, trace=trace)
+
+
+def unhold(held: Held, registry: TypeRegistry) -> Message:
+    """Return a held message as it came. Raises CodecError if its type is not known any more."""
+    event = registry.unpack(held.event)
+    if held.kind == "refused":
+        event = Refused(event, held.id.removesuffix("/refused"), held.reason)
+    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace)

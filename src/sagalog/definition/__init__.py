@@ -1,0 +1,1 @@
+"""What a user writes: sagas, their actions, and how values are stored."""

@@ -1,0 +1,1 @@
+"""Looking at what is stored and repairing it, without the code of any saga."""
