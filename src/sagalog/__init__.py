@@ -33,6 +33,7 @@ from .journal.store import InMemorySagaStateStore, JournalSagaStateStore, SagaSt
 from .runner import (
     Clock,
     CommandContext,
+    CommandPolicy,
     Counters,
     Delivery,
     EventClock,
@@ -62,6 +63,7 @@ __all__ = [
     "Clock",
     "CodecError",
     "CommandContext",
+    "CommandPolicy",
     "CommandRefused",
     "Compensate",
     "Complete",

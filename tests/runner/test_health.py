@@ -118,11 +118,17 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     bench = sick()
+
+    bug = ValueError("a bug, which quotes a secret")
+
+    async def die(_: datetime) -> None:
+        raise bug
+
     async with bench.runner(due_poll_seconds=0.005) as runner:
-        bench.journal.error = ValueError("a bug, which quotes a secret")  # type: ignore[union-attr]
+        assert runner._engine is not None
         assert runner._due is not None
+        runner._engine.due_loop._sleep = die  # type: ignore[method-assign]
         await asyncio.wait([runner._due])
-        bench.journal.error = None  # type: ignore[union-attr]
         health = await runner.health()
         assert (health.live, health.ready) == (False, False)
         assert health.reasons == ("the loop that looks for due work has ended: start this process anew",)
@@ -130,6 +136,22 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
     (record,) = caplog.records
     assert record.levelno == logging.CRITICAL
     assert "secret" not in logging.Formatter().format(record)
+
+
+async def test_a_store_that_raises_anything_does_not_end_the_due_loop(caplog: pytest.LogCaptureFixture) -> None:
+    bench = sick()
+    async with bench.runner(due_poll_seconds=0.005) as runner:
+        bench.journal.error = ValueError("a bug, which quotes a secret")  # type: ignore[union-attr]
+        assert runner._engine is not None
+        loop = runner._engine.due_loop
+        await until(lambda: loop.trouble != "")
+        health = await runner.health()
+        assert (health.live, health.ready) == (True, False)
+        assert "secret" not in str(health)
+        bench.journal.error = None  # type: ignore[union-attr]
+        await until(lambda: loop.trouble == "")
+        assert (await runner.health()).ready
+    assert len(caplog.records) == 1  # said once, not at each look
 
 
 async def test_a_due_loop_that_hangs_is_not_ready_although_the_journal_answers() -> None:

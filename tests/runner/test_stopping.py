@@ -264,4 +264,4 @@ async def test_a_runner_is_started_once_at_a_time(bench: Bench) -> None:
 async def test_a_command_type_has_one_handler(bench: Bench) -> None:
     runner = bench.runner(dispatch={Reserve: print})
     with pytest.raises(DefinitionError, match="Reserve has two"):
-        runner.handles(Reserve)(print)
+        runner.command(Reserve)(print)

@@ -39,3 +39,11 @@ def command_id(persistence_id: str, entry: str) -> str:
 def entry_of(persistence_id: str, command_id: str) -> str:
     """Return the entry in a command id of that instance."""
     return command_id[len(persistence_id) + 1 :]
+
+
+def reply_id(command_id: str, event: str, index: int) -> str:
+    """Return the message id of an event that a command handler answered: by its type, and its number among those.
+
+    By its place alone, the answer of a second attempt could be taken for another one of the first attempt.
+    """
+    return f"{command_id}/reply/{event}/{index}"

@@ -113,6 +113,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     audit: tuple[Audit, ...] = ()
     inherited: tuple[str, ...] = ()  # ids consumed by earlier incarnations ...
     inherited_until: datetime | None = None  # ... remembered until then
+    leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
 
     def state_bytes(self) -> bytes:
         """Return the state as the saga encoded it. Raises CodecError if it is damaged."""

@@ -1,8 +1,8 @@
 """Running sagas: receive, mailbox, step, commit, dispatch, due. One file a phase; runner.py owns start and stop."""
 
 from .clock import Clock, EventClock, ManualClock, SystemClock
+from .commands import CommandContext, CommandPolicy
 from .counters import Counters
-from .dispatch import CommandContext
 from .health import Health
 from .hooks import Delivery, Handling, Hook, Look, Save
 from .receive import Incoming, Receipt
@@ -13,6 +13,7 @@ from .settings import NoInstance, RetryPolicy, RunnerSettings
 __all__ = [
     "Clock",
     "CommandContext",
+    "CommandPolicy",
     "Counters",
     "Delivery",
     "EventClock",

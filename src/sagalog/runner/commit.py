@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..decision.draft import Draft
@@ -94,6 +94,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     record = draft.record
     if claim and record is not None and record.outbox and not record.stuck:
         claim = not instance.hosted.engine.dispatcher.leaves(instance, record.outbox[0])
+    if claim and record is not None and is_leased(instance, record):
+        claim = False  # by a worker that renews its lease: it is alive
     if record is None or not (draft.changed or ((claim or renew) and record.outbox and not record.stuck)):
         return False
     hosted = instance.hosted
@@ -101,8 +103,9 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     now = engine.now()
     if claim:  # whatever was waited for, it is due
         instance.forget()
-    payload = hosted.encode(record)
     lease_end, due_at = due_moments(instance, record, now)
+    record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
+    payload = hosted.encode(record)
     recorded = instance.accepted  # what the draft has taken out of the outbox; more may be accepted during the save
     if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
         engine.counters.takeovers += 1
@@ -124,6 +127,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     instance.lease_end = lease_end
     if recorded:
         instance.accepted -= recorded
+    if instance.attempt is not None:
+        engine.dispatcher.cut(instance)
     if due_at is not None:
         engine.due_loop.notice(due_at, now)
     return True
@@ -160,4 +165,28 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     if instance.left is not None and instance.left in record.outbox:
         return now  # whoever can deliver it may claim it at once
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
-    return start + instance.hosted.engine.lease
+    end = start + max(instance.hosted.engine.lease, timedelta(seconds=instance.lease_seconds))
+    # A step that comes in between does not shorten a lease, ours or another worker's.
+    return end if record.leased_until is None else max(end, record.leased_until)
+
+
+def is_leased(instance: Instance, record: SagaRecord) -> bool:
+    """Say whether another worker holds the first command of the outbox, as far as what is stored tells."""
+    until = record.leased_until
+    if until is None or not record.outbox or record.outbox[0].id in instance.owned:
+        return False
+    return until > instance.hosted.engine.now()
+
+
+def _leased_until(
+    instance: Instance, record: SagaRecord, lease_end: datetime | None, *, renew: bool, claim: bool
+) -> datetime | None:
+    """Return what the record says of a lease that is longer than the usual one: only renewals make such."""
+    if lease_end is None:
+        return None
+    if renew:
+        return lease_end
+    before = instance.record
+    if claim or before is None or not before.outbox or before.outbox[0].id != record.outbox[0].id:
+        return None  # it was of a command that is not the first any more
+    return record.leased_until

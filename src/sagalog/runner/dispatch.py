@@ -1,30 +1,44 @@
-"""Commands of saved records leave here: in order per instance, bounded overall, tried again until accepted.
+"""Commands of saved records leave here: in order per instance, bounded for each type, tried again until accepted.
 
     commit ─► [dispatch] ─► command handler ─► reply events ─► receive
                    └─ accepted: noted in memory, recorded by the next save of the instance, or a lazy one
 
 A command is accepted when its handler returned and its reply events are stored. If the process dies before that is
-recorded, the command is delivered again under the same id, and its replies are known by theirs.
+recorded, the command is delivered again under the same id, and its replies are known by theirs. Each type of command
+has its own places, so that one whose receiver hangs holds up no other. What another attempt cannot mend parks the
+instance at once: each attempt may have its effects.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import deque
-from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
+from collections import Counter, deque
+from collections.abc import AsyncIterable, Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from ..decision.draft import Draft
+from ..decision.ids import command_id as id_of
+from ..decision.ids import reply_id
 from ..decision.message import refusal
 from ..decision.record import FINAL, Command, Status
-from ..errors import CodecError, CommandRefused, DefinitionError, SagalogError
+from ..errors import (
+    CodecError,
+    CommandRefused,
+    DefinitionError,
+    InvalidEventError,
+    JournalUnavailableError,
+    NoInstanceError,
+    OutcomeUnknownError,
+    RunnerStoppedError,
+    SagalogError,
+)
 from ..logs import log
+from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
 from .envelope import Envelope, Upkeep
+from .failures import described, is_permanent, passes_through
 
 if TYPE_CHECKING:
     from .hooks import WatchedHandler
@@ -32,73 +46,23 @@ if TYPE_CHECKING:
 
 Reply = Callable[[Any, str, str], Awaitable[Any]]
 
-
-class CommandContext(msgspec.Struct, frozen=True, gc=False):
-    """What a command handler may know about the delivery; take it as the handler's second parameter.
-
-    `id` is the same at every delivery: the receiver's key against duplicates. `attempt` counts from 1, in this worker.
-    """
-
-    id: str
-    saga: str
-    correlation_id: str
-    attempt: int
-    undo: bool
+_LONGEST_LEASES = 12  # up to which a lease grows while a handler takes long, so that a slow command costs few writes
+_SUMMARY_SECONDS = 60.0  # of failed attempts of one command type, after the first one
 
 
-class CommandHandler:
-    """A user's handler, and how to call it: with the command, or with the command and its context."""
-
-    def __init__(self, function: Callable[..., Any], name: str) -> None:
-        if not callable(function):
-            raise DefinitionError(f"the handler of {name} is not callable")
-        try:
-            parameters = inspect.signature(function).parameters.values()
-        except (TypeError, ValueError):  # a builtin such as list.append
-            parameters = {}.values()
-        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        required = [p for p in positional if p.default is p.empty]
-        if len(required) > 2 or (
-            parameters and not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        ):
-            raise DefinitionError(f"the handler of {name} must take (command) or (command, context)")
-        self.takes_context = len(required) == 2
-        self.function = function
-        asynchronous = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-        call = getattr(function, "__call__", None)  # noqa: B004  (an object with an async __call__)
-        self.asynchronous = asynchronous or inspect.iscoroutinefunction(call)
-
-    def __call__(self, command: Any, context: CommandContext | None) -> Any:
-        """Call it. `context` is needed where `takes_context` says so."""
-        return self.function(command, context) if self.takes_context else self.function(command)
+class AnswerError(Exception):
+    """A command was carried out, and what its handler answered can never be taken."""
 
 
-class CommandHandlers:
-    """The handlers by command type; one for all the others may be given as well."""
+class _Lane:
+    """The places of one command type, and the instances that wait for one."""
 
-    def __init__(self) -> None:
-        self._by_type: dict[type, CommandHandler] = {}
-        self._rest: CommandHandler | None = None
+    __slots__ = ("places", "ready", "running")
 
-    def add(self, dispatch: Callable[..., Any] | Mapping[type, Callable[..., Any]] | None) -> None:
-        """Register a handler for all commands, or a mapping from command types to handlers."""
-        if isinstance(dispatch, Mapping):
-            for command, function in dispatch.items():
-                self.add_for(command, function)
-        elif dispatch is not None:
-            self._rest = CommandHandler(dispatch, "all commands")
-
-    def add_for(self, command: type, function: Callable[..., Any]) -> None:
-        """Register the handler of one command type. Raises DefinitionError if it has one."""
-        if not isinstance(command, type):
-            raise DefinitionError(f"a command handler is registered for a command type, not for {command!r}")
-        if command in self._by_type:
-            raise DefinitionError(f"{command.__name__} has two command handlers; keep one")
-        self._by_type[command] = CommandHandler(function, command.__name__)
-
-    def get(self, command: type) -> CommandHandler | None:
-        """Return the handler of a command type, or None."""
-        return self._by_type.get(command, self._rest)
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.ready: deque[Instance] = deque()
+        self.running = 0
 
 
 class Dispatcher:
@@ -108,15 +72,15 @@ class Dispatcher:
         self._engine = engine
         self._handlers = handlers
         self._reply = reply
-        self._ready: deque[Instance] = deque()
-        self._running = 0
+        self._lanes: dict[str, _Lane] = {}
+        self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when it was said, how many since
         self._to_record: deque[tuple[float, Instance]] = deque()
         self._tick: asyncio.TimerHandle | None = None
 
     @property
     def backlog(self) -> int:
         """How many instances wait for a free place to deliver."""
-        return len(self._ready)
+        return sum(len(lane.ready) for lane in self._lanes.values())
 
     def release(self, instance: Instance) -> None:
         """Deliver what is in the outbox of a saved record; returns at once."""
@@ -140,40 +104,88 @@ class Dispatcher:
         # Nothing is awaited here, so the lease that `release` looked at still holds.
         while (entry := instance.undelivered()) is not None and entry.id in instance.owned:
             handler, command = self._prepare(instance, entry)
-            if handler is None or handler.asynchronous:
-                self._enqueue(instance)
+            if handler is None:
+                self._give_up(instance, entry)
+                return
+            if handler.asynchronous:
+                self._enqueue(instance, entry, handler)
                 return
             try:
                 answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
-            except Exception as error:
-                self._engine.spawn(self._deliver(instance, (entry, None, error)))
+            except BaseException as error:
+                if passes_through(error):
+                    instance.delivering = False
+                    raise
+                self._engine.spawn(self._finish(instance, entry, None, error))
                 return
             if answer is not None:
-                self._engine.spawn(self._deliver(instance, (entry, answer, None)))
+                self._engine.spawn(self._finish(instance, entry, answer, None, handler))
                 return
             self._accepted(instance, entry)
         instance.delivering = False
         self._record_later(instance)
 
-    def _enqueue(self, instance: Instance) -> None:
-        self._ready.append(instance)
-        if self._running < self._engine.settings.max_dispatch:
-            self._running += 1
-            self._engine.spawn(self._work())
+    def _give_up(self, instance: Instance, entry: Command) -> None:
+        instance.delivering = False
+        self.leaves(instance, entry)
+        self._record_later(instance)  # what was accepted before it
 
-    async def _work(self) -> None:
+    def _enqueue(self, instance: Instance, entry: Command, handler: CommandHandler | WatchedHandler) -> None:
+        lane = self._lanes.get(entry.command.type)
+        if lane is None:
+            places = handler.policy.places or self._engine.settings.max_dispatch
+            lane = self._lanes[entry.command.type] = _Lane(places)
+        lane.ready.append(instance)
+        if lane.running < lane.places:
+            lane.running += 1
+            self._engine.spawn(self._work(lane))
+
+    async def _work(self, lane: _Lane) -> None:
         try:
-            while self._ready:
-                instance = self._ready.popleft()
-                if self._engine.stopping.is_set():
+            while lane.ready:
+                instance = lane.ready.popleft()
+                entry = self._deliverable(instance)
+                if entry is None:
                     instance.delivering = False
+                    self._record_later(instance)
+                    self.release(instance)
                     continue
-                await self._deliver(instance, None)
+                handler, command = self._prepare(instance, entry)
+                if handler is None:
+                    self._give_up(instance, entry)
+                    continue
+                try:
+                    accepted = await self._attempt(instance, entry, handler, None, command)
+                finally:
+                    instance.delivering = False
+                self._go_on(instance, accepted=accepted)
         finally:
-            self._running -= 1
-            if self._ready and self._running == 0:  # this one was cancelled by a handler; the others go on
-                self._running += 1
-                self._engine.spawn(self._work())
+            lane.running -= 1
+            if lane.ready and lane.running == 0 and not self._engine.stopping.is_set():  # this task was cancelled
+                lane.running += 1
+                self._engine.spawn(self._work(lane))
+
+    async def _finish(
+        self,
+        instance: Instance,
+        entry: Command,
+        answer: Any,
+        error: BaseException | None,
+        handler: CommandHandler | WatchedHandler | None = None,
+    ) -> None:
+        try:
+            if handler is not None and isinstance(answer, (Awaitable, AsyncIterable)):  # as of a lambda
+                accepted = await self._attempt(instance, entry, handler, answer)
+            else:
+                accepted = await self._conclude(instance, entry, answer, error)
+        finally:
+            instance.delivering = False
+        self._go_on(instance, accepted=accepted)
+
+    def _go_on(self, instance: Instance, *, accepted: bool) -> None:
+        if accepted:
+            self._record_later(instance)
+            self.release(instance)
 
     def _deliverable(self, instance: Instance) -> Command | None:
         if self._engine.stopping.is_set():
@@ -221,6 +233,10 @@ class Dispatcher:
             raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
         return handler, command
 
+    def _handler_for(self, instance: Instance, entry: Command) -> CommandHandler | None:
+        cls = instance.hosted.registry.get(entry.command.type)
+        return None if cls is None else self._handlers.get(cls)
+
     def leaves(self, instance: Instance, entry: Command) -> bool:
         """Say whether this worker cannot deliver `entry`, the first of the outbox: then it is left to one that can.
 
@@ -249,60 +265,56 @@ class Dispatcher:
         instance.left = None
         return False
 
-    async def _deliver(self, instance: Instance, begun: tuple[Command, Any, Exception | None] | None) -> None:
-        """Deliver until the outbox is empty, a command has to wait, or the runner stops. `begun`: one was called."""
-        try:
-            while True:
-                if begun is not None:
-                    entry, answer, error = begun
-                    begun = None
-                    accepted = await self._conclude(instance, entry, answer, error)
-                else:
-                    following = self._deliverable(instance)
-                    if following is None:
-                        break
-                    accepted = await self._attempt(instance, following)
-                if not accepted:
-                    return
-        finally:
-            instance.delivering = False
-        self._record_later(instance)
-        self.release(instance)
-
-    async def _attempt(self, instance: Instance, entry: Command) -> bool:
-        handler, command = self._prepare(instance, entry)
-        if handler is None:
-            self.leaves(instance, entry)
-            self._record_later(instance)  # what was accepted before it
-            return False
+    async def _attempt(
+        self,
+        instance: Instance,
+        entry: Command,
+        handler: CommandHandler | WatchedHandler,
+        answer: Any,
+        command: Any = None,
+    ) -> bool:
+        """Call the handler within its time (or wait for the `answer` of one that was called), and conclude."""
         renewal = self._renew_later(instance)
+        longest = handler.policy.timeout
+        seconds = self._engine.settings.command_seconds if longest is None else longest.total_seconds()
+        limit = asyncio.timeout(None if seconds == float("inf") else seconds)
         try:
-            answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
-            if isinstance(answer, Awaitable):
-                answer = await answer
+            async with limit:
+                instance.attempt = (entry.id, limit)
+                if answer is None:
+                    answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
+                if isinstance(answer, Awaitable):
+                    answer = await answer
+                if isinstance(answer, AsyncIterable):
+                    return await self._conclude(instance, entry, answer, None)
             return await self._conclude(instance, entry, answer, None)
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error):
+                raise
             return await self._conclude(instance, entry, None, error)
         finally:
+            instance.attempt = None
             renewal[0].cancel()
+            instance.lease_seconds = 0.0
 
-    async def _conclude(self, instance: Instance, entry: Command, answer: Any, error: Exception | None) -> bool:
+    def cut(self, instance: Instance) -> None:
+        """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
+        attempt, record = instance.attempt, instance.record
+        if attempt is None or record is None or any(entry.id == attempt[0] for entry in record.outbox):
+            return
+        if attempt[1].when() is None or attempt[1].when() > self._engine.loop.time():  # type: ignore[operator]
+            attempt[1].reschedule(self._engine.loop.time())
+
+    async def _conclude(self, instance: Instance, entry: Command, answer: Any, error: BaseException | None) -> bool:
         """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""
-        command_id = f"{instance.persistence_id}/{entry.id}"
+        command_id = id_of(instance.persistence_id, entry.id)
         if error is None:
             try:
-                index = 0
-                trace = "" if self._engine.hooks is None else self._engine.hooks.trace_of(command_id)
-                if isinstance(answer, AsyncIterable):
-                    async for event in answer:
-                        await self._reply(event, f"{command_id}/reply/{index}", trace)
-                        index += 1
-                elif answer is not None:
-                    events = answer if isinstance(answer, (list, tuple)) or inspect.isgenerator(answer) else (answer,)
-                    for event in events:
-                        await self._reply(event, f"{command_id}/reply/{index}", trace)
-                        index += 1
-            except Exception as raised:
+                if answer is not None:
+                    await self._take_answer(entry, command_id, answer)
+            except BaseException as raised:
+                if passes_through(raised):
+                    raise
                 error = raised
         if error is None:
             self._accepted(instance, entry)
@@ -315,6 +327,44 @@ class Dispatcher:
             else:
                 return True
         return self._failed(instance, entry, error)
+
+    async def _take_answer(self, entry: Command, command_id: str, answer: Any) -> None:
+        """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
+        trace = "" if self._engine.hooks is None else self._engine.hooks.trace_of(command_id)
+        counts: Counter[str] = Counter()
+
+        async def store(event: Any) -> None:
+            name = type(event).__name__
+            await self._store_reply(entry, event, reply_id(command_id, name, counts[name]), trace)
+            counts[name] += 1
+
+        if isinstance(answer, AsyncIterable):
+            async for event in answer:
+                await store(event)
+            return
+        events = answer if isinstance(answer, (list, tuple)) or inspect.isgenerator(answer) else (answer,)
+        for event in events:
+            await store(event)
+
+    async def _store_reply(self, entry: Command, event: Any, message_id: str, trace: str) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._reply(event, message_id, trace)
+                return
+            except NoInstanceError:
+                # Whoever the answer is for has ended, or never was: asking the receiver again would not change that.
+                self._engine.counters.ignored += 1
+                return
+            except (DefinitionError, CodecError, InvalidEventError) as error:
+                raise AnswerError(f"its answer, a {type(event).__name__}, cannot be taken: {error}") from error
+            except (JournalUnavailableError, OutcomeUnknownError):
+                # The command is carried out: only its answer is tried again, under the same id.
+                failures += 1
+                wait = self._engine.settings.dispatch_retry.wait_seconds(failures)
+                if wait is None:
+                    raise
+                await self._engine.back_off(wait)
 
     async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
         command = instance.hosted.registry.unpack(entry.command)
@@ -335,32 +385,30 @@ class Dispatcher:
         if record is not None and entry in record.outbox:
             instance.accepted |= {entry.id}
 
-    def _failed(self, instance: Instance, entry: Command, error: Exception) -> bool:
+    def _failed(self, instance: Instance, entry: Command, error: BaseException) -> bool:
         engine = self._engine
+        if isinstance(error, RunnerStoppedError) and engine.stopping.is_set():
+            return False  # it stays in the outbox, for whoever comes next
+        if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
+            return True  # an operator has dropped it meanwhile
         engine.counters.dispatch_errors += 1
         if engine.hooks is not None:
             engine.hooks.delivered(instance, entry, "failed", error)
         if instance.attempts is None:
             instance.attempts = {}
         failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
-        wait = engine.settings.dispatch_retry.wait_seconds(failures)
-        log.warning(
-            "saga %s, id %s: command %s was not accepted (attempt %d): %s",
-            instance.hosted.name,
-            instance.correlation_id,
-            entry.command.type,
-            failures,
-            error if isinstance(error, SagalogError) else type(error).__name__,  # others may quote payloads
-            extra=instance.about(command_id=f"{instance.persistence_id}/{entry.id}"),
-        )
+        carried_out = isinstance(error, AnswerError)
+        # What we raise names no payloads; what others raise may quote them.
+        told = str(error) if isinstance(error, (SagalogError, AnswerError)) else described(error)
+        wait = None
+        if not (carried_out or is_permanent(error)):
+            handler = self._handler_for(instance, entry)
+            retry = (handler.policy.retry if handler is not None else None) or engine.settings.dispatch_retry
+            wait = retry.wait_seconds(failures)
         if wait is None:
-            reason = f"command {entry.command.type} was not accepted in {failures} attempts: {type(error).__name__}"
-            del instance.attempts[entry.id]  # after a repair all attempts are there again
-            instance.poke(Envelope(repair=_stick(entry.id, reason)))
-            engine.counters.parked += 1
-            if engine.hooks is not None:
-                engine.hooks.parked(instance, reason)
+            self._park(instance, entry, error, told, failures, carried_out=carried_out)
             return False
+        self._complain(instance, entry, told, failures)
         instance.retry = engine.loop.call_later(wait, self._again, instance)
         if wait > engine.settings.lease_seconds / 2:
             # Others may take over only after our next attempt, so that a dead broker does not cost a write a lease.
@@ -368,28 +416,84 @@ class Dispatcher:
             instance.poke(Envelope(upkeep=Upkeep.RENEW))
         return False
 
+    def _park(
+        self, instance: Instance, entry: Command, error: BaseException, told: str, failures: int, *, carried_out: bool
+    ) -> None:
+        engine, name = self._engine, entry.command.type
+        if carried_out:
+            reason = f"command {name} was carried out, but {told}; `retry` carries it out again, `skip` drops it"
+        elif is_permanent(error):
+            reason = f"command {name} was not accepted, and another attempt does not help: {told}"
+        else:
+            reason = f"command {name} was not accepted in {failures} attempts: {told}"
+        assert instance.attempts is not None
+        del instance.attempts[entry.id]  # after a repair all attempts are there again
+        instance.poke(Envelope(repair=_stick(entry.id, reason)))
+        engine.counters.parked += 1
+        log.error(
+            "saga %s, id %s is parked: %s",
+            instance.hosted.name,
+            instance.correlation_id,
+            reason,
+            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
+        )
+        if engine.hooks is not None:
+            engine.hooks.parked(instance, reason)
+
+    def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
+        """Say that an attempt failed: the first of a type at once, the others together, now and then."""
+        now, key = self._engine.loop.time(), (instance.hosted.name, entry.command.type)
+        said = self._failures.get(key)
+        if said is not None and now - said[0] < _SUMMARY_SECONDS:
+            said[1] += 1
+            return
+        others = int(said[1]) if said is not None else 0
+        self._failures[key] = [now, 0.0]
+        log.warning(
+            "saga %s, id %s: command %s was not accepted (attempt %d%s): %s",
+            instance.hosted.name,
+            instance.correlation_id,
+            entry.command.type,
+            failures,
+            f"; {others} more failed since this was said last" if others else "",
+            told,
+            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
+        )
+
     def _again(self, instance: Instance) -> None:
         instance.retry = instance.next_attempt_at = None
         self.release(instance)
 
     def _renew_later(self, instance: Instance) -> list[asyncio.TimerHandle]:
-        """Keep the lease while a handler takes long; the handle in the list is always the current one."""
-        every = self._engine.settings.lease_seconds / 2
+        """Keep the lease while a handler takes long; the handle in the list is always the current one.
+
+        Each renewal is twice as long as the one before, up to a bound, because each is a write.
+        """
+        lease = self._engine.settings.lease_seconds
         handle: list[asyncio.TimerHandle] = []
 
         def renew() -> None:
+            instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), _LONGEST_LEASES * lease)
             instance.poke(Envelope(upkeep=Upkeep.RENEW))
-            handle[0] = self._engine.loop.call_later(every, renew)
+            handle[0] = self._engine.loop.call_later(instance.lease_seconds / 2, renew)
 
-        handle.append(self._engine.loop.call_later(every, renew))
+        handle.append(self._engine.loop.call_later(lease / 2, renew))
         return handle
 
     def _watch(self, instance: Instance, entry: Command) -> None:
-        """Wait for the worker that saved `entry`; claim it once its lease must have ended."""
+        """Wait for the worker that saved `entry`; claim it once its lease must have ended.
+
+        That is a lease after it was first seen here, or later where the record says so: a worker that renews, or waits
+        for its next attempt, is alive.
+        """
         engine = self._engine
         now, lease = engine.loop.time(), engine.settings.lease_seconds
         if instance.foreign is None or instance.foreign[0] != entry.id:
             instance.foreign = (entry.id, now + lease)
+        until = instance.record.leased_until if instance.record is not None else None
+        if until is not None:
+            renewed = now + (until - engine.now()).total_seconds()
+            instance.foreign = (entry.id, max(instance.foreign[1], renewed))
         left = instance.foreign[1] - now
 
         def look() -> None:
@@ -397,13 +501,15 @@ class Dispatcher:
             if engine.stopping.is_set():
                 return
             if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
+                if not instance.busy:
+                    instance.loaded = False  # it may be renewed by now: what is stored decides
                 instance.poke(Envelope(upkeep=Upkeep.CLAIM))
             else:
                 if not instance.busy:
                     instance.loaded = False  # read back: it may be accepted and recorded by now
                 instance.poke(Envelope(upkeep=Upkeep.RECORD))
 
-        waited = lease - left
+        waited = max(0.0, lease - left)
         # Sooner than the lease, because the entries behind it wait; less and less often, because it costs a load.
         instance.retry = engine.loop.call_later(max(0.0, min(left, max(lease / 8, waited))), look)
 
@@ -435,9 +541,10 @@ class Dispatcher:
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None
-        for instance in self._ready:
-            instance.delivering = False
-        self._ready.clear()
+        for lane in self._lanes.values():
+            for instance in lane.ready:
+                instance.delivering = False
+            lane.ready.clear()
 
 
 def _stick(entry: str, reason: str) -> Callable[[Draft], Awaitable[None]]:

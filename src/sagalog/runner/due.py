@@ -10,22 +10,29 @@ time get different instances; if two have the same one all the same, they are to
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..decision.record import decode_record
-from ..errors import CodecError, JournalError, OutcomeUnknownError, RunnerStoppedError, SagalogError, SagaParkedError
+from ..errors import CodecError, JournalError, RunnerStoppedError, SagalogError, SagaParkedError
 from ..logs import about, log
 from .clock import ServerClock
 from .engine import Engine
 from .envelope import Envelope, Upkeep
+from .failures import described
 from .scanned import ScannedStore
 
 if TYPE_CHECKING:
     from .hosted import Hosted
 
 _PAGE = 500
+_MOST_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
+_AT_ONCE = 256
+_SLOW_SECONDS = 0.25  # then the next one is begun beside it
+_COMPLAIN_SECONDS = 60.0
+_PURGES = 100  # at once, by themselves: housekeeping holds up no timer
 
 
 class DueLoop:
@@ -39,6 +46,11 @@ class DueLoop:
         self._next: datetime | None = None
         self.looked_at = engine.loop.time()  # when the journal last gave an answer to a look, in the loop's time
         self.trouble = ""  # why the last look failed
+        self._at_work: dict[str, set[str]] = {one.name: set() for one in hosted}
+        self._complained = ("", "", 0.0)
+        self._full = False  # somebody has to be told when there is room again
+        self._ended: deque[tuple[Hosted, str]] = deque()  # claimed, and not live: perhaps to be purged
+        self._sweeping = False
         self._scans = [engine.spawn(self._scan(one)) for one in hosted if one.scanned is not None]
 
     def notice(self, due_at: datetime, now: datetime) -> None:
@@ -66,16 +78,22 @@ class DueLoop:
             for hosted in self._hosted:
                 try:
                     following = await self.look(hosted, engine.now(), upcoming)
-                except (JournalError, OutcomeUnknownError) as error:
-                    trouble = str(error)
-                    log.warning(
-                        "saga %s: looking for due work failed: %s", hosted.name, error, extra=about(saga=hosted.name)
-                    )
+                except Exception as error:  # whatever a store raises: the others, and the next look, go on
+                    trouble = str(error) if isinstance(error, SagalogError) else described(error)
+                    self._complain(hosted.name, trouble)
                     continue
                 if following is not None and following < self._next:
                     self._next = following
             self.trouble = trouble
             await self._sleep(self._next)
+
+    def _complain(self, saga: str, trouble: str) -> None:
+        """Say that a look failed: at once where the reason is new, else once a minute."""
+        now = self._engine.loop.time()
+        if (saga, trouble) == self._complained[:2] and now - self._complained[2] < _COMPLAIN_SECONDS:
+            return
+        self._complained = (saga, trouble, now)
+        log.warning("saga %s: looking for due work failed: %s", saga, trouble, extra=about(saga=saga))
 
     async def scanned(self) -> None:
         """Return when the stores that cannot find due instances have been looked through."""
@@ -103,25 +121,31 @@ class DueLoop:
             return await self._look(hosted, now, upcoming)
 
     async def _look(self, hosted: Hosted, now: datetime, upcoming: datetime | None) -> datetime | None:
-        settings = self._engine.settings
         until = now + self._engine.lease
         seen: set[str] = set()
         hooks = self._engine.hooks
+        at_work = self._at_work[hosted.name]
         while not self._engine.stopping.is_set():
+            room = min(_PAGE, _MOST_AT_WORK - len(at_work))
+            if room <= 0:
+                self._full = True
+                return None  # what ends wakes the loop up
             left = hosted.left.ids(now)
-            claimed = (
-                [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=_PAGE)
-            )
+            claimed = [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=room)
             self.looked_at = self._engine.loop.time()
             if hooks is not None and (claimed or not seen):  # the end of what was due is no news
                 hooks.looked(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
             if not claimed:
                 return await self._following(hosted, upcoming, left)
             # What is due again right after its claim waits for the lease: not again and again.
-            ready = [key for key, _ in claimed if key not in seen and key not in left]
+            ready = [key for key, _ in claimed if key not in seen and key not in left and key not in at_work]
             seen.update(ready)
+            at_work.update(ready)
+            # Nobody waits for them here: one that hangs, or is tried again for long, holds up no other.
             keys = iter(ready)
-            await asyncio.gather(*(self._claim_each(hosted, keys) for _ in ready[: settings.max_dispatch]))
+            for _ in ready[:_AT_ONCE]:
+                self._engine.spawn(self._claim_each(hosted, keys))
+            await asyncio.sleep(0)
         return None
 
     async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
@@ -142,8 +166,11 @@ class DueLoop:
     async def _claim_each(self, hosted: Hosted, keys: Iterator[str]) -> None:
         for key in keys:  # shared with others who do the same
             if self._engine.stopping.is_set():
-                return
-            await self._claim(hosted, key)
+                self._at_work[hosted.name].discard(key)
+                continue
+            # One after the other as long as it goes fast; what takes long gets a task of its own, and the others go on.
+            work = self._engine.spawn(self._claim(hosted, key))
+            await asyncio.wait([work], timeout=_SLOW_SECONDS)
 
     async def _claim(self, hosted: Hosted, correlation_id: str) -> None:
         instance = hosted.instance(correlation_id)
@@ -151,7 +178,11 @@ class DueLoop:
             instance.loaded = instance.loaded and instance.delivering  # another worker may have dealt with it
         try:
             await instance.submit(Envelope(upkeep=Upkeep.CLAIM))
-            await self._purge(hosted, correlation_id)
+            if not hosted.instance(correlation_id).loaded:  # a finished one is not kept in memory
+                self._ended.append((hosted, correlation_id))
+                if not self._sweeping:
+                    self._sweeping = True
+                    self._engine.spawn(self._sweep())
         except RunnerStoppedError:
             return
         except SagaParkedError:  # said already; another worker's code may be able to read it
@@ -160,18 +191,41 @@ class DueLoop:
             log.warning(
                 "saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error, extra=instance.about()
             )
+        finally:
+            self._at_work[hosted.name].discard(correlation_id)
+            if self._full:
+                self._full = False
+                self._wake.set()
+
+    async def _sweep(self) -> None:
+        """Forget the tombstones whose retention has ended, some at a time."""
+        try:
+            while self._ended and not self._engine.stopping.is_set():
+                some = [self._ended.popleft() for _ in range(min(_PURGES, len(self._ended)))]
+                await asyncio.gather(*(self._purge(hosted, key) for hosted, key in some))
+        finally:
+            self._sweeping = False
 
     async def _purge(self, hosted: Hosted, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""
-        if hosted.instance(correlation_id).loaded:  # live: a finished one is not kept in memory
+        if hosted.instance(correlation_id).loaded:
             return
-        saved = await hosted.load(correlation_id)
-        if saved is None:
-            return
-        ended = not saved.payload or hosted.retention_ended(decode_record(saved.payload), self._engine.now())
-        if ended and (saved.payload or saved.tombstone):
-            await hosted.purge(correlation_id, saved)
-            self._engine.counters.purged += 1
+        try:
+            saved = await hosted.load(correlation_id)
+            if saved is None:
+                return
+            ended = not saved.payload or hosted.retention_ended(decode_record(saved.payload), self._engine.now())
+            if ended and (saved.payload or saved.tombstone):
+                await hosted.purge(correlation_id, saved)
+                self._engine.counters.purged += 1
+        except SagalogError as error:  # it comes up as due again
+            log.warning(
+                "saga %s, id %s: it could not be purged: %s",
+                hosted.name,
+                correlation_id,
+                error,
+                extra=about(saga=hosted.name, correlation_id=correlation_id),
+            )
 
     async def _scan(self, hosted: Hosted) -> None:
         """Look once through a store that cannot find due instances: what an earlier process left is due now."""

@@ -24,7 +24,7 @@ from ..errors import ConflictError, DefinitionError, JournalUnavailableError
 from ..logs import about, log
 
 if TYPE_CHECKING:
-    from .dispatch import CommandContext, CommandHandler
+    from .commands import CommandContext, CommandHandler
     from .mailbox import Instance
     from .receive import Receipt
     from .runner import SagaRunner
@@ -273,7 +273,7 @@ class Hooks:
         delivery = self._deliveries.get(command_id)
         return "" if delivery is None else delivery.trace
 
-    def delivered(self, instance: Instance, entry: Command, outcome: str, error: Exception | None = None) -> None:
+    def delivered(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
         """Tell what became of an attempt."""
         command_id = f"{instance.persistence_id}/{entry.id}"
         delivery = self._deliveries.pop(command_id, None)
@@ -402,13 +402,14 @@ class Watch:
 class WatchedHandler:
     """A command handler that runs, with whatever it returns, in the contexts of the hooks."""
 
-    __slots__ = ("_entry", "_handler", "_hooks", "asynchronous", "takes_context")
+    __slots__ = ("_entry", "_handler", "_hooks", "asynchronous", "policy", "takes_context")
 
     def __init__(self, hooks: Hooks, handler: CommandHandler, entry: Command) -> None:
         self._hooks = hooks
         self._handler = handler
         self._entry = entry
         self.asynchronous = handler.asynchronous
+        self.policy = handler.policy
         self.takes_context = True  # the hooks do
 
     def __call__(self, command: Any, context: CommandContext | None) -> Any:

@@ -30,6 +30,7 @@ class Instance:
 
     __slots__ = (
         "accepted",
+        "attempt",
         "attempts",
         "busy",
         "correlation_id",
@@ -38,6 +39,7 @@ class Instance:
         "hosted",
         "joined",
         "lease_end",
+        "lease_seconds",
         "left",
         "loaded",
         "mailbox",
@@ -72,6 +74,8 @@ class Instance:
         self.lease_end: datetime | None = None  # of the last save; afterwards others may have taken over
         self.accepted: frozenset[str] = _NONE  # accepted, not yet recorded
         self.delivering = False
+        self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
+        self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
         self.left: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
         self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from ..decision import repair
@@ -20,8 +20,9 @@ from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore, SagaStateStore
 from ..logs import about, log, trace_of
 from .clock import Clock, ServerClock, SystemClock
+from .commands import CommandHandlers, CommandPolicy
 from .counters import Counters
-from .dispatch import CommandHandlers, Dispatcher
+from .dispatch import Dispatcher
 from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Upkeep
@@ -31,7 +32,7 @@ from .hosted import Hosted
 from .load import Load, load_of
 from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired, apply
-from .settings import RunnerSettings
+from .settings import RetryPolicy, RunnerSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
@@ -46,7 +47,7 @@ class SagaRunner:
 
     `journal` is a URL (opened at start, closed at stop), a Journal, one saga's own SagaStateStore, or a mapping from
     saga names to such stores. `dispatch` is a function for all commands, or a mapping from command types to functions;
-    `handles` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
+    `command` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
     None or events; CommandRefused means no for ever, any other error means later. `hooks` are told what it does, for
     metrics and traces.
     """
@@ -126,11 +127,24 @@ class SagaRunner:
         other.reader, other.reporter = self.reader, self.reporter
         return other
 
-    def handles(self, command: type) -> Callable[[F], F]:
-        """Register the decorated function as the handler of a command type."""
+    def command(
+        self,
+        command: type,
+        *,
+        timeout: timedelta | None = None,
+        retry: RetryPolicy | None = None,
+        places: int | None = None,
+    ) -> Callable[[F], F]:
+        """Register the decorated function as the handler of a command type.
+
+        `timeout`: how long one attempt may take (default: `command_seconds` of the settings); then it is cancelled and
+        counts as failed. `retry`: how often and when it is tried again (default: `dispatch_retry`). `places`: how many
+        attempts of this type run at once in this worker (default: `max_dispatch`).
+        """
+        policy = CommandPolicy(timeout, retry, places)
 
         def register(function: F) -> F:
-            self._handlers.add_for(command, function)
+            self._handlers.add_for(command, function, policy)
             return function
 
         return register

@@ -54,7 +54,8 @@ class RunnerSettings:
     max_payload_bytes: int = 1024 * 1024  # of one event, and of one stored record
     max_in_flight: int = 4096  # events at work at once; `handle` waits beyond that
     max_batch: int = 256  # messages of one instance that share one save
-    max_dispatch: int = 256  # commands on their way at once
+    max_dispatch: int = 256  # commands of one type on their way at once
+    command_seconds: float = 300.0  # how long one attempt at a command may take (inf: without end)
     cache_size: int = 20_000  # idle instances of a saga kept in memory, at most
     cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory they take several times as much
     due_poll_seconds: float = 1.0  # how often other workers' due work is looked for
@@ -71,6 +72,7 @@ class RunnerSettings:
             "max_in_flight",
             "max_batch",
             "max_dispatch",
+            "command_seconds",
             "due_poll_seconds",
         ):
             if getattr(self, name) <= 0:

@@ -1,0 +1,107 @@
+"""Command handlers: how a user's function is called, for how long, and how many of its calls run at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+
+from ..errors import DefinitionError
+from .settings import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class CommandPolicy:
+    """How commands of one type are delivered. None: as `RunnerSettings` says.
+
+    `timeout`: how long one attempt may take; then it is cancelled and counts as failed. `retry`: how often and when it
+    is tried again. `places`: how many attempts of this type run at once in this worker.
+    """
+
+    timeout: timedelta | None = None
+    retry: RetryPolicy | None = None
+    places: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and (not isinstance(self.timeout, timedelta) or self.timeout <= timedelta(0)):
+            raise DefinitionError(f"timeout= of a command is a timedelta greater than 0, not {self.timeout!r}")
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
+            raise DefinitionError(f"retry= of a command is a RetryPolicy, not a {type(self.retry).__name__}")
+        if self.places is not None and (type(self.places) is not int or self.places < 1):
+            raise DefinitionError(f"places= of a command is a whole number of at least 1, not {self.places!r}")
+
+
+DEFAULT_POLICY = CommandPolicy()
+
+
+class CommandContext(msgspec.Struct, frozen=True, gc=False):
+    """What a command handler may know about the delivery; take it as the handler's second parameter.
+
+    `id` is the same at every delivery: the receiver's key against duplicates. `attempt` counts from 1, in this worker.
+    """
+
+    id: str
+    saga: str
+    correlation_id: str
+    attempt: int
+    undo: bool
+
+
+class CommandHandler:
+    """A user's handler, and how to call it: with the command, or with the command and its context."""
+
+    def __init__(self, function: Callable[..., Any], name: str, policy: CommandPolicy = DEFAULT_POLICY) -> None:
+        self.policy = policy
+        if not callable(function):
+            raise DefinitionError(f"the handler of {name} is not callable")
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # a builtin such as list.append
+            parameters = {}.values()
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        required = [p for p in positional if p.default is p.empty]
+        if len(required) > 2 or (
+            parameters and not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        ):
+            raise DefinitionError(f"the handler of {name} must take (command) or (command, context)")
+        self.takes_context = len(required) == 2
+        self.function = function
+        asynchronous = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        call = getattr(function, "__call__", None)  # noqa: B004  (an object with an async __call__)
+        self.asynchronous = asynchronous or inspect.iscoroutinefunction(call)
+
+    def __call__(self, command: Any, context: CommandContext | None) -> Any:
+        """Call it. `context` is needed where `takes_context` says so."""
+        return self.function(command, context) if self.takes_context else self.function(command)
+
+
+class CommandHandlers:
+    """The handlers by command type; one for all the others may be given as well."""
+
+    def __init__(self) -> None:
+        self._by_type: dict[type, CommandHandler] = {}
+        self._rest: CommandHandler | None = None
+
+    def add(self, dispatch: Callable[..., Any] | Mapping[type, Callable[..., Any]] | None) -> None:
+        """Register a handler for all commands, or a mapping from command types to handlers."""
+        if isinstance(dispatch, Mapping):
+            for command, function in dispatch.items():
+                self.add_for(command, function)
+        elif dispatch is not None:
+            self._rest = CommandHandler(dispatch, "all commands")
+
+    def add_for(self, command: type, function: Callable[..., Any], policy: CommandPolicy = DEFAULT_POLICY) -> None:
+        """Register the handler of one command type. Raises DefinitionError if it has one."""
+        if not isinstance(command, type):
+            raise DefinitionError(f"a command handler is registered for a command type, not for {command!r}")
+        if command in self._by_type:
+            raise DefinitionError(f"{command.__name__} has two command handlers; keep one")
+        self._by_type[command] = CommandHandler(function, command.__name__, policy)
+
+    def get(self, command: type) -> CommandHandler | None:
+        """Return the handler of a command type, or None."""
+        return self._by_type.get(command, self._rest)
