@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ..decision.draft import Draft
 from ..decision.ids import command_id as id_of
 from ..decision.ids import reply_id
-from ..decision.message import refusal
+from ..decision.message import Outcome, refusal
 from ..decision.record import FINAL, Command, Status
 from ..errors import (
     CodecError,
@@ -371,7 +371,17 @@ class Dispatcher:
         hooks = self._engine.hooks
         trace = "" if hooks is None else hooks.trace_of(command_id)
         self._engine.counters.refused += 1
-        await instance.submit(Envelope(refusal(command, command_id, refused.reason, trace)))
+        envelope = Envelope(refusal(command, command_id, refused.reason, trace))
+        await instance.submit(envelope)
+        record = instance.record
+        if (
+            envelope.outcome is Outcome.DUPLICATE
+            and record is not None
+            and any(c.id == entry.id for c in record.outbox)
+        ):
+            raise AnswerError(
+                "its refusal is taken for another message of the same id"
+            )  # or it would be asked for ever
         if hooks is not None:
             hooks.delivered(instance, entry, "refused", refused)
 
