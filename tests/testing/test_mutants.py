@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from sagalog import Compensate, Complete, JournalSagaStateStore
-from sagalog.decision import draft
 from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import commit as commit_phase
@@ -134,8 +133,13 @@ def a_refused_command_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_cancelled_timer_fires_all_the_same(patch: pytest.MonkeyPatch) -> None:
-    real = draft.drop_timer
-    patch.setattr(draft, "drop_timer", lambda record, name: None if len(record.inbox) == 2 else real(record, name))
+    real = Draft.drop_timer
+
+    def drop(self: Any, record: Any, name: str) -> None:
+        if len(record.inbox) != 2:
+            real(self, record, name)
+
+    patch.setattr(Draft, "drop_timer", drop)
 
 
 @mutant

@@ -14,8 +14,9 @@ from ..definition.actions import CancelTimer, Compensate, Complete, Schedule, Se
 from ..definition.saga import Saga
 from ..errors import CodecError
 from .checked import listed
-from .compensation import end_compensation
-from .draft import Draft, drop_timer
+from .compensation import compensate_earlier, end_compensation
+from .draft import Draft
+from .ids import entry_of
 from .message import Message, Outcome
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
 
@@ -33,7 +34,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     that cannot be decoded: in each case the draft is unchanged.
     """
     record = draft.record
-    if draft.knows(message.id):
+    if draft.knows(message.id, message.kind):
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":
@@ -45,6 +46,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
+        if record.started_by and not message.replayed and _started_again(draft, record, message):
+            return Outcome.ALREADY_STARTED
         if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
             return Outcome.NO_INSTANCE
     elif record is None:
@@ -54,7 +57,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if kind == "timer" and record.status is not Status.RUNNING:
             return Outcome.IGNORED
         if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
-            return _refused_too_late(draft, record, message, message.event.command_id[len(draft.persistence_id) + 1 :])
+            return _refused_too_late(draft, record, message, entry_of(draft.persistence_id, message.event.command_id))
     elif kind == "timer":
         timer = record.timers.get(message.name)
         if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
@@ -62,18 +65,20 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked and not timer.send:
             return Outcome.IGNORED  # it waits for the repair: an event that is held may cancel it
         if timer.send:
-            drop_timer(record, message.name)
-            sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace)
-            record.outbox = (*record.outbox, sent)
-            record.handled = (*record.handled, Handled(message.id, timer.event.type))
+            draft.drop_timer(record, message.name)
+            sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace, life=timer.life)
+            draft.append(record, "outbox", sent)
+            draft.append(record, "handled", Handled(message.id, timer.event.type))
             draft.fired += 1
             draft.touch()
             return Outcome.HANDLED
     else:
-        entry = message.event.command_id[len(draft.persistence_id) + 1 :]
+        entry = entry_of(draft.persistence_id, message.event.command_id)
         command = next((c for c in record.outbox if c.id == entry), None)
         if command is None:
             return Outcome.DUPLICATE
+        if command.life != record.incarnation:
+            return _refused_of_earlier(draft, record, message, command)
         if command.undo:
             return _compensation_failed(draft, record, message)
         if record.status not in (Status.RUNNING, Status.COMPLETED):
@@ -84,23 +89,50 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     return _run(draft, message, record, decode_state(draft.saga, record))
 
 
+def _started_again(draft: Draft, record: SagaRecord, message: Message) -> bool:
+    """Say whether an event of the type that began this incarnation came once more, and is not to be handled again."""
+    again = getattr(draft.saga, "again", None)
+    if again is None or type(message.event).__name__ != record.started_by or not draft.saga.may_start(message.event):
+        return False
+    return bool(again(message.event) != "handle")
+
+
+def _refused_of_earlier(draft: Draft, record: SagaRecord, message: Message, command: Command) -> Outcome:
+    """A command of an earlier incarnation was refused: that one is taken back, and this one is left alone.
+
+    An undo command of it cannot be carried out: then an operator is needed, as for any compensation that fails.
+    """
+    if command.undo:
+        record.parked = f"the compensation of an earlier incarnation failed: {command.command.type} was refused"
+        record.stuck = command.id
+    else:
+        record.outbox = tuple(c for c in record.outbox if c.id != command.id)
+        record.undo = tuple(u for u in record.undo if u.of != command.id)
+        compensate_earlier(record, command.life, draft.next_id, draft.trace)
+    draft.append(record, "handled", Handled(message.id, type(message.event.command).__name__))
+    draft.touch()
+    return Outcome.HANDLED
+
+
 def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry: str) -> Outcome:
     """A command was refused that is being taken back already: there is nothing to take back, and nothing to decide."""
     record.outbox = tuple(c for c in record.outbox if c.id != entry and c.of != entry)
     record.undo = tuple(u for u in record.undo if u.of != entry)
     end_compensation(record)
-    record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
+    draft.append(record, "handled", Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED
 
 
 def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> Outcome:
     """Put the undo commands that are left, the refused one on top, back onto the stack, and say so."""
-    left = [c for c in record.outbox if c.undo]
-    record.outbox = tuple(c for c in record.outbox if not c.undo)
-    record.undo = tuple(Undo(c.of, c.command) for c in reversed(left))
+    life = record.incarnation
+    left = [c for c in record.outbox if c.undo and c.life == life]
+    record.outbox = tuple(c for c in record.outbox if not c.undo or c.life != life)
+    earlier = tuple(u for u in record.undo if u.life != life)
+    record.undo = (*earlier, *(Undo(c.of, c.command, life) for c in reversed(left)))
     record.status = Status.COMPENSATION_FAILED
-    record.handled = (*record.handled, Handled(message.id, type(message.event.command).__name__))
+    draft.append(record, "handled", Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED
 

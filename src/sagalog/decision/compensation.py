@@ -11,10 +11,27 @@ from .record import Command, SagaRecord, Status, Undo
 def compensate(
     record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None, trace: str = ""
 ) -> None:
-    """Drop the timers and send the undo stack, last in first out; where a chain is given, that instead."""
-    record.timers = {}
-    undo = [Undo("", command) for command in chain] if chain else list(reversed(record.undo))
+    """Drop the timers and send the undo stack, last in first out; where a chain is given, that instead.
+
+    What earlier incarnations scheduled, and how to take back what they did, is theirs, and stays.
+    """
+    life = record.incarnation
+    record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
+    undo = [Undo("", command, life) for command in chain] if chain else undo_of(record, life)
     send_undo(record, undo, next_id, trace)
+
+
+def undo_of(record: SagaRecord, life: int) -> list[Undo]:
+    """Return the undo stack of an incarnation, last in first out."""
+    return [undo for undo in reversed(record.undo) if undo.life == life]
+
+
+def compensate_earlier(record: SagaRecord, life: int, next_id: Callable[[], str], trace: str = "") -> None:
+    """Take back what an incarnation did that had ended when one of its commands was refused."""
+    undo = undo_of(record, life)
+    record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
+    record.undo = tuple(u for u in record.undo if u.life != life)
+    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of, trace, life) for u in undo))
 
 
 def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str], trace: str = "") -> None:
@@ -22,13 +39,23 @@ def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str], 
 
     Undelivered commands are not dropped: their step is durable, so they may be on their way already.
     """
-    record.undo = ()
-    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of, trace) for u in undo))
+    life = record.incarnation
+    record.undo = tuple(u for u in record.undo if u.life != life)
+    record.outbox = (*record.outbox, *(Command(next_id(), u.command, True, u.of, trace, life) for u in undo))
     record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
 def end_compensation(record: SagaRecord) -> None:
     """Say that it is compensated, if it was compensating and no undo command is left to be accepted."""
-    if record.status is Status.COMPENSATING and not any(c.undo for c in record.outbox):
+    life = record.incarnation
+    if record.status is Status.COMPENSATING and not any(c.undo and c.life == life for c in record.outbox):
         record.status = Status.COMPENSATED
-        record.undo = ()
+        record.undo = tuple(u for u in record.undo if u.life != life)
+
+
+def forget_earlier(record: SagaRecord) -> None:
+    """Drop the undo stacks of earlier incarnations of which nothing is under way any more: none can be needed."""
+    if not record.undo or all(u.life == record.incarnation for u in record.undo):
+        return
+    owing = {c.life for c in record.outbox} | {t.life for t in record.timers.values()} | {record.incarnation}
+    record.undo = tuple(u for u in record.undo if u.life in owing)

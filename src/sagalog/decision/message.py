@@ -21,6 +21,9 @@ class Outcome(Enum):
     HELD = "held"  # stored with a parked instance
     IGNORED = "ignored"  # a timer that was cancelled, an event for an instance that compensates
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
+    ALREADY_STARTED = (
+        "already_started"  # an event of this type began this incarnation; its handler says `again="ignore"`
+    )
 
 
 class Message(msgspec.Struct, gc=False, eq=False):
@@ -33,6 +36,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
     reason: str = ""  # of a refusal
     at: datetime | None = None  # the event's own time, where the clock follows events
     replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
+    own: bool = False  # no sender gave its id, so nobody can bring it again
     trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
 
 

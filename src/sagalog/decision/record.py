@@ -42,6 +42,7 @@ class Command(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     undo: bool = False
     of: str = ""  # the command that this one takes back
     trace: str = ""  # of the step that sends it, as a hook gave it: opaque here
+    life: int = 1  # the incarnation that sends it
 
 
 class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -52,6 +53,7 @@ class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
     event: Typed
     send: bool = False  # a scheduled command: moved to the outbox when due, not handed to the saga
     trace: str = ""  # of the step that set it
+    life: int = 1  # the incarnation that set it
 
 
 class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -59,6 +61,7 @@ class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
 
     of: str
     command: Typed
+    life: int = 1  # the incarnation that sent it
 
 
 class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -70,6 +73,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     reason: str = ""  # of a refusal
     name: str = ""  # of a timer
     trace: str = ""  # that it brought
+    waits: bool = False  # to begin the next incarnation, once this one has ended
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -113,6 +117,8 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     audit: tuple[Audit, ...] = ()
     inherited: tuple[str, ...] = ()  # ids consumed by earlier incarnations ...
     inherited_until: datetime | None = None  # ... remembered until then
+    started_by: str = ""  # the type of the event that began this incarnation
+    recent: tuple[str, ...] = ()  # the last ids that no sender gave, so that a save without an answer can be looked up
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
 
     def state_bytes(self) -> bytes:
@@ -137,8 +143,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
 
     @property
     def owes_replay(self) -> bool:
-        """It is repaired and still holds messages: they come before anything else of this instance."""
-        return bool(self.held) and not self.parked
+        """It is repaired and still holds messages: they come before anything else of this instance.
+
+        A starting event that was held for the next incarnation waits until this one has ended.
+        """
+        return bool(self.held) and not self.parked and (not self.held[0].waits or self.status in FINAL)
 
     @property
     def next_timer_at(self) -> datetime | None:

@@ -15,15 +15,10 @@ def due_timer(draft: Draft, until: datetime) -> Message | None:
     Its id names the step that set it, so a replaced timer, and one of an earlier incarnation, is never taken for it.
     Raises CodecError for one that this code cannot read, or has no handler for: newer code may.
     """
-    record = draft.record
-    due_at = None if record is None else record.next_timer_at
-    if record is None or due_at is None or due_at > until:
+    found = draft.next_timer()
+    if found is None or found[1].due_at > until:
         return None
-    name, timer = next(
-        (name, timer)
-        for name, timer in record.timers.items()
-        if timer.due_at == due_at and (timer.send or not record.parked)
-    )
+    name, timer = found
     event = None if timer.send else draft.registry.unpack(timer.event)
     if event is not None and not draft.saga.handles_event(event):
         raise CodecError(f"timer {name}: no handler takes {timer.event.type}")

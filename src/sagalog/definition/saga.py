@@ -129,6 +129,7 @@ class Saga(Generic[S]):
 
     name: ClassVar[str]
     messages: ClassVar[tuple[type, ...]] = ()
+    remembered_messages: ClassVar[int] = 1000
 
     __routes: ClassVar[dict[type, Route]] = {}
     __refusals: ClassVar[dict[type, str]] = {}

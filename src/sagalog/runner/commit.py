@@ -100,13 +100,13 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
         return False
     hosted = instance.hosted
     engine = hosted.engine
+    draft.frozen()
     now = engine.now()
     if claim:  # whatever was waited for, it is due
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     payload = hosted.encode(record)
-    recorded = instance.accepted  # what the draft has taken out of the outbox; more may be accepted during the save
     if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
         engine.counters.takeovers += 1
     try:
@@ -125,8 +125,8 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     instance.record, instance.version, instance.loaded = record, version, True
     hosted.weigh(instance, len(payload))
     instance.lease_end = lease_end
-    if recorded:
-        instance.accepted -= recorded
+    if draft.accepted:  # more may have been accepted since the draft was begun
+        instance.accepted -= draft.accepted
     if instance.attempt is not None:
         engine.dispatcher.cut(instance)
     if due_at is not None:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 Reply = Callable[[Any, str, str], Awaitable[Any]]
 
+_GIVE_WAY_SECONDS = 0.005  # so long plain functions are called one after the other
+_REPLIES_AT_ONCE = 256
 _LONGEST_LEASES = 12  # up to which a lease grows while a handler takes long, so that a slow command costs few writes
 _SUMMARY_SECONDS = 60.0  # of failed attempts of one command type, after the first one
 
@@ -102,6 +104,7 @@ class Dispatcher:
     def _deliver_plain(self, instance: Instance) -> None:
         """Deliver to plain functions that answer None, without a task; the first that is otherwise goes on in one."""
         # Nothing is awaited here, so the lease that `release` looked at still holds.
+        give_way_at = self._engine.loop.time() + _GIVE_WAY_SECONDS
         while (entry := instance.undelivered()) is not None and entry.id in instance.owned:
             handler, command = self._prepare(instance, entry)
             if handler is None:
@@ -122,6 +125,11 @@ class Dispatcher:
                 self._engine.spawn(self._finish(instance, entry, answer, None, handler))
                 return
             self._accepted(instance, entry)
+            if self._engine.loop.time() > give_way_at:
+                instance.delivering = False
+                self._record_later(instance)
+                self._engine.loop.call_soon(self.release, instance)
+                return
         instance.delivering = False
         self._record_later(instance)
 
@@ -335,15 +343,25 @@ class Dispatcher:
 
         async def store(event: Any) -> None:
             name = type(event).__name__
-            await self._store_reply(entry, event, reply_id(command_id, name, counts[name]), trace)
+            message_id = reply_id(command_id, name, counts[name])
             counts[name] += 1
+            await self._store_reply(entry, event, message_id, trace)
 
         if isinstance(answer, AsyncIterable):
             async for event in answer:
                 await store(event)
             return
-        events = answer if isinstance(answer, (list, tuple)) or inspect.isgenerator(answer) else (answer,)
-        for event in events:
+        if isinstance(answer, (list, tuple)):
+            # Those that come together share a step, in their order.
+            for first in range(0, len(answer), _REPLIES_AT_ONCE):
+                stored = await asyncio.gather(
+                    *map(store, answer[first : first + _REPLIES_AT_ONCE]), return_exceptions=True
+                )
+                for error in stored:
+                    if error is not None:
+                        raise error
+            return
+        for event in answer if inspect.isgenerator(answer) else (answer,):
             await store(event)
 
     async def _store_reply(self, entry: Command, event: Any, message_id: str, trace: str) -> None:
@@ -391,9 +409,8 @@ class Dispatcher:
             self._engine.hooks.delivered(instance, entry, "accepted")
         if instance.attempts is not None:
             instance.attempts.pop(entry.id, None)
-        record = instance.record
-        if record is not None and entry in record.outbox:
-            instance.accepted |= {entry.id}
+        if entry.id in instance.owned:
+            instance.accepted.add(entry.id)
 
     def _failed(self, instance: Instance, entry: Command, error: BaseException) -> bool:
         engine = self._engine

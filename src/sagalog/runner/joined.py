@@ -71,7 +71,7 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         if draft.watch is not None:
             draft.watch.settled()
         raise NoInstanceError(hosted.name, instance.correlation_id, type(message.event).__name__)
-    record = draft.record
+    record = draft.frozen()
     if not draft.changed or record is None:
         if draft.watch is not None:
             draft.watch.settled()

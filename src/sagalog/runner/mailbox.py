@@ -34,6 +34,7 @@ class Instance:
         "attempts",
         "busy",
         "correlation_id",
+        "cursor",
         "delivering",
         "foreign",
         "hosted",
@@ -72,7 +73,8 @@ class Instance:
         # belong until then to the worker that saved them.
         self.owned: frozenset[str] = _NONE
         self.lease_end: datetime | None = None  # of the last save; afterwards others may have taken over
-        self.accepted: frozenset[str] = _NONE  # accepted, not yet recorded
+        self.accepted: set[str] = set()  # accepted, not yet recorded
+        self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
         self.delivering = False
         self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
         self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
@@ -115,10 +117,14 @@ class Instance:
         """Return the first outbox entry that is not accepted yet, whoever may deliver it; None if delivery waits."""
         if self.record is None or self.record.stuck:
             return None
-        for entry in self.record.outbox:
-            if entry.id not in self.accepted:
-                return entry
-        return None
+        outbox = self.record.outbox
+        if self.cursor[0] is not outbox:
+            self.cursor = (outbox, 0)
+        index = self.cursor[1]
+        while index < len(outbox) and outbox[index].id in self.accepted:
+            index += 1
+        self.cursor = (outbox, index)
+        return outbox[index] if index < len(outbox) else None
 
     async def submit(self, envelope: Envelope) -> None:
         """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it."""

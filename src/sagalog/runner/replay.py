@@ -9,7 +9,7 @@ worker that dies in between leaves all of it to the next.
 
 from __future__ import annotations
 
-import copy
+import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,12 +17,17 @@ import msgspec
 from ..decision.advance import UnreadableStateError, advance
 from ..decision.draft import Draft
 from ..decision.message import Outcome, unhold
+from ..decision.record import FINAL, Audit, Held
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .commit import unreadable
+from .failures import described
 
 if TYPE_CHECKING:
     from .mailbox import Instance
+
+
+_GIVE_WAY = 64  # so many are replayed in one go
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -43,11 +48,11 @@ async def replay_held(instance: Instance, draft: Draft) -> Replayed:
     """
     if draft.record is None or not draft.record.owes_replay:
         return NOTHING
-    before = copy.copy(draft.record)
+    before = draft.copied()
     fired, started = draft.fired, draft.started
     try:
         replayed = await _replay(instance, draft, checked=False)
-        instance.hosted.encode(draft.record)
+        instance.hosted.encode(draft.frozen() or draft.record)
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: look after each.
         if draft.watch is not None:
@@ -60,21 +65,28 @@ async def replay_held(instance: Instance, draft: Draft) -> Replayed:
 async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replayed:
     record = draft.touch()
     held = record.held
+    record.held = ()  # each is asked for among the consumed ones, not among the held
     for number, first in enumerate(held):
-        before = copy.copy(draft.record)
+        before = draft.copied() if checked else None
         counted = draft.fired, draft.started
-        record.held = held[number + 1 :]
+        if number % _GIVE_WAY == _GIVE_WAY - 1:
+            await asyncio.sleep(0)
         try:
             message = unhold(first, draft.registry)
             outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
             if not isinstance(outcome, Outcome):
                 outcome = await outcome
             record = draft.touch()
-            record.held = held[number + 1 :]  # the message may have begun the next incarnation
+            if outcome is Outcome.NO_INSTANCE and record.status not in FINAL and draft.saga.may_start(message.event):
+                # It begins the next incarnation, and this one has not ended yet: it was accepted, so it waits.
+                record.held = (msgspec.structs.replace(first, waits=True), *held[number + 1 :])
+                return Replayed(number)
             if outcome is not Outcome.HANDLED and first.kind == "event":
                 draft.remember(record, first.id)
+                if outcome is not Outcome.DUPLICATE:
+                    _tell_ignored(instance, draft, first, outcome)
             if checked:
-                instance.hosted.encode(record)
+                instance.hosted.encode(draft.frozen() or record)
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
         except Exception as error:
@@ -82,15 +94,31 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
                 # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
                 # unknown may be gone for good: that takes an operator.
                 raise unreadable(instance, f"held event: {error}") from error
-            draft.record = before
-            draft.fired, draft.started = counted
+            if before is not None:
+                draft.record = before
+                draft.fired, draft.started = counted
             if draft.watch is not None:
                 draft.watch.taken_back(first.id)
             told = isinstance(error, (CodecError, PayloadTooLargeError))  # others may quote payloads
-            reason = f"replaying {first.event.type} failed: {error if told else type(error).__name__}"
+            reason = f"replaying {first.event.type} failed: {error if told else described(error)}"
             draft.park_again(reason, held[number:])
             return Replayed(number, reason)
     return Replayed(len(held))
+
+
+def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome) -> None:
+    """Say that a message which was held could not be handled any more: what was replayed before it has ended the saga."""
+    record = draft.touch()
+    note = f"{held.event.type} ({held.id}) was held, and found no live instance"
+    draft.append(record, "audit", Audit(draft.now, "replay", note))
+    log.warning(
+        "saga %s, id %s: %s was held, and is ignored now: %s",
+        instance.hosted.name,
+        instance.correlation_id,
+        held.event.type,
+        outcome.value,
+        extra=instance.about(message_id=held.id),
+    )
 
 
 def tell_parked(instance: Instance, replayed: Replayed) -> None:

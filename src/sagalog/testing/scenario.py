@@ -194,7 +194,7 @@ class Scenario(Generic[S]):
 
     def _save(self, draft: Draft) -> None:
         if draft.changed and draft.record is not None:
-            self._record = decode_record(encode_record(draft.record))
+            self._record = decode_record(encode_record(draft.frozen() or draft.record))
             self._version += 1
 
     def _deliver(self) -> None:
