@@ -70,6 +70,7 @@ class InMemoryJournal:
             return [JournalUnavailableError("the journal is closed")] * len(records)
         answers: list[SagalogError | None] = []
         highest = self._highest
+        seen: set[str] = set()
         for record in records:
             try:
                 record = checked(record)
@@ -77,6 +78,10 @@ class InMemoryJournal:
                 answers.append(error)
                 continue
             number = record.sequence_nr
+            if record.persistence_id in seen:
+                answers.append(InvalidEventError("an id comes twice in one batch; its second record was not stored"))
+                continue
+            seen.add(record.persistence_id)
             if number != highest.get(record.persistence_id, 0) + 1 or self._of_another(record):
                 answers.append(SequenceOutOfOrder((record.persistence_id,)))
                 continue

@@ -64,7 +64,8 @@ class Journal(Protocol):
     async def write_batch(self, records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
         """Store each record by itself, those that can be in as few transactions as possible; the engine's write.
 
-        The ids are distinct. Returns what became of each, in the order given: None: it is stored, and durable.
+        Returns what became of each, in the order given. None: it is stored, and durable. The ids are distinct: where
+        one comes again, its second record and those after it are answered with InvalidEventError, and not stored.
         ConflictError: its number is not the next one, or its epoch is not the stored one; JournalUnavailableError,
         PayloadTooLargeError, InvalidEventError: certainly not stored. OutcomeUnknownError: it may be stored. Where the
         connection breaks in the middle of a batch, only those whose fate is open are unknown. Raises nothing of all
