@@ -286,6 +286,22 @@ def checked(message: PersistentRepr) -> PersistentRepr:
     return msgspec.structs.replace(message, payload=bytes(message.payload))
 
 
+def checked_batch(records: Sequence[PersistentRepr]) -> list[PersistentRepr | InvalidEventError]:
+    """Return for each record of a batch what `checked` would, or the error to answer it with; an id counts once."""
+    seen: set[str] = set()
+    found: list[PersistentRepr | InvalidEventError] = []
+    for record in records:
+        try:
+            found.append(checked(record))
+        except InvalidEventError as error:
+            found.append(error)
+        else:
+            if record.persistence_id in seen:
+                found[-1] = InvalidEventError("an id comes twice in one batch; its second record was not stored")
+            seen.add(record.persistence_id)
+    return found
+
+
 def check_id(persistence_id: str) -> None:
     """Raise InvalidEventError for an id that no journal takes."""
     check_text(persistence_id)
