@@ -16,8 +16,45 @@ import pytest
 from .servers.nats import Nats
 from .servers.postgres import Postgres
 from .servers.proxy import Proxy
+from .servers.watchdog import Watchdog
 
 _schemas = count(1)
+_watchdog = pytest.StashKey[Watchdog]()
+_LONG_SECONDS = {  # for folders whose tests are long by nature, on a busy machine; others say it by their own mark
+    "benchmarks": 300,
+    "crash": 600,
+    "testing": 600,
+    "types": 300,
+}
+GRACE_SECONDS = 60.0  # from the time limit of a test to the end of the whole run, if the limit could not end the test
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():  # its standard error is that of the terminal
+        config.stash[_watchdog] = Watchdog()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[_watchdog].stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        seconds = _LONG_SECONDS.get(item.path.parent.name)
+        if seconds is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(seconds))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tell the watchdog how long this test may take, its fixtures included."""
+    mark = item.get_closest_marker("timeout")
+    given = item.config.getoption("timeout") or item.config.getini("timeout")
+    seconds = float((mark.args[0] if mark is not None and mark.args else given) or 0)
+    if item.config.getoption("usepdb"):
+        seconds = 0.0
+    item.config.stash[_watchdog].expect(item.nodeid, seconds and seconds + GRACE_SECONDS)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,10 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"{__name__}.{part}"
-        for part in ("records", "replaying", "writing", "finding", "reopening", "store", "killing", "machine")
+        for part in (
+            *("records", "replaying", "writing", "batching", "fencing", "finding", "reopening", "breaking"),
+            *("store", "killing", "machine"),
+        )
     )
 )
 

@@ -21,6 +21,7 @@ class Capability(Enum):
     ORDERED = "ids are listed in the order of their code points"
     TAGS = "records can be found by tag, in the order they were written"
     TRANSACTIONS = "a record can be written within the caller's own transaction"
+    BREAKABLE = "the tests can break its connection to the store: `breakable` says how"
 
 
 def may(capability: Capability) -> Callable[[F], F]:

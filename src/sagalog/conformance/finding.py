@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from ..journal.protocol import Journal
+from ..journal.protocol import Journal, MovedDue
 from .capability import Capability, may
 from .records import IDS, NOW, record, replay, write
 
@@ -96,6 +96,49 @@ class Finding:
         while page := await journal.claim_due("s::", NOW, NOW + timedelta(minutes=1), limit=50):
             claimed += [key for key, _ in page]
         assert sorted(claimed) == keys
+
+    async def test_a_moved_due_moment_counts_instead_of_the_one_in_the_record(self, journal: Journal) -> None:
+        later = NOW + timedelta(minutes=1)
+        keys = ["s::early", "s::late", "s::never", "s::new", "s::left"]
+        await journal.write_batch([record(key, 1, due_at=NOW if key != "s::new" else None) for key in keys])
+        moves = [
+            MovedDue("s::late", 1, later),
+            MovedDue("unknown", 1, NOW),
+            MovedDue("s::never", 1, None),
+            MovedDue("s::left", 2, None),
+            MovedDue("s::left", 0, None),
+            MovedDue("s::new", 1, NOW + timedelta(microseconds=1)),
+            MovedDue("s::early", 1, NOW - timedelta(minutes=1)),
+        ]
+        assert list(await journal.move_due(moves)) == [True, False, True, False, False, True, True]
+        expected = [
+            ("s::early", NOW - timedelta(minutes=1)),
+            ("s::left", NOW),
+            ("s::new", NOW + timedelta(microseconds=1)),
+            ("s::late", later),
+        ]
+        assert await journal.due_ids("", later) == expected
+        assert await journal.claim_due("", later, later + timedelta(minutes=1)) == expected
+        assert [found and found.sequence_nr for found in await journal.latest_messages(keys)] == [1] * 5
+        assert await journal.highest_sequence_nr("unknown") == 0
+
+    async def test_what_was_claimed_is_moved_and_what_has_a_newer_record_is_left(self, journal: Journal) -> None:
+        until = NOW + timedelta(minutes=1)
+        await journal.write_batch([record("a", 1, due_at=NOW), record("b", 1, due_at=NOW)])
+        await journal.claim_due("", NOW, until)
+        await journal.write_batch([record("b", 2, due_at=NOW)])
+        assert list(await journal.move_due([MovedDue("b", 1, None), MovedDue("a", 1, NOW)])) == [False, True]
+        assert sorted(await journal.due_ids("", NOW)) == [("a", NOW), ("b", NOW)]
+        await journal.write_batch([record("a", 2)])  # a new record counts instead of what was moved
+        assert await journal.due_ids("", until) == [("b", NOW)]
+
+    async def test_what_is_hidden_or_purged_cannot_be_moved_and_a_tombstone_can(self, five: Journal) -> None:
+        await five.delete_messages_to("p", 5)
+        await five.write_batch([record("end", 1, deleted=True), record("gone", 1, deleted=True)])
+        await five.purge([("gone", 1)])
+        moves = [MovedDue("p", 5, NOW), MovedDue("end", 1, NOW), MovedDue("gone", 1, NOW)]
+        assert list(await five.move_due(moves)) == [False, True, False]
+        assert await five.due_ids("", NOW) == [("end", NOW)]
 
     @may(Capability.TAGS)
     async def test_offsets_of_a_tag_do_not_move_when_others_are_purged(self, journal: Journal) -> None:

@@ -13,7 +13,10 @@ import pytest
 import pytest_asyncio
 
 from ..journal.protocol import Journal
+from .batching import Batching
+from .breaking import Breaking
 from .capability import Capability, Capable
+from .fencing import Fencing
 from .finding import Finding
 from .records import write
 from .reopening import Reopening
@@ -22,7 +25,7 @@ from .writing import Writing
 
 
 @pytest.mark.asyncio
-class JournalConformance(Replaying, Writing, Finding, Reopening, Capable):
+class JournalConformance(Replaying, Writing, Batching, Fencing, Finding, Reopening, Breaking, Capable):
     """Subclass it with `make`, and name the capabilities that the journal has (all, unless said otherwise).
 
     `place` says where the journal under test is kept: a new, empty folder for each test. Override that fixture where

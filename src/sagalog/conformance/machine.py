@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import msgspec
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from ..errors import SequenceOutOfOrder
-from ..journal.protocol import Journal, PersistentRepr, all_ids
+from ..errors import ConflictError, SequenceOutOfOrder
+from ..journal.protocol import Journal, MovedDue, PersistentRepr, all_ids
 
 T = TypeVar("T")
 
@@ -22,7 +23,9 @@ _NAMES = st.sampled_from(["a", "b", "a::b", "é.*>", "z" * 200])
 _NUMBERS = st.integers(0, 8)
 _DUE = st.none() | st.integers(0, 30)
 _WRONG = st.sampled_from([0, 0, 0, 0, -1, 1])  # mostly the right number
-_ENTRY = st.tuples(_NAMES, _WRONG, st.booleans(), _DUE)
+_EPOCH = st.sampled_from([0, 0, 1, 1, 1, 2])  # none stated, mostly the right one, another
+_ENTRY = st.tuples(_NAMES, _WRONG, st.booleans(), _DUE, _EPOCH)
+Entry = tuple[str, int, bool, int | None, int]
 
 
 def _moment(seconds: int | None) -> datetime | None:
@@ -30,7 +33,7 @@ def _moment(seconds: int | None) -> datetime | None:
 
 
 class JournalMachine(RuleBasedStateMachine):
-    """Calls a journal, and a model of it: the kept records, the highest number and the due moment of each id.
+    """Calls a journal, and a model of it: the kept records, highest number, epoch and due moment of each id.
 
     Its ids have a prefix that no other run has, so that many runs may share one place.
     """
@@ -45,6 +48,8 @@ class JournalMachine(RuleBasedStateMachine):
         self._prefix = f"machine::{uuid4().hex}::"
         self._kept: dict[str, list[PersistentRepr]] = {}
         self._highest: dict[str, int] = {}
+        self._epochs: dict[str, int] = {}
+        self._purges = 0  # each run of numbers has an epoch that no other has
         self._due: dict[str, datetime] = {}
         self._journal = make()
         self._run(self._journal.open())
@@ -60,20 +65,19 @@ class JournalMachine(RuleBasedStateMachine):
     # What changes it.
 
     @rule(entries=st.lists(_ENTRY, min_size=1, max_size=4), all_or_nothing=st.booleans())
-    def write(self, entries: Sequence[tuple[str, int, bool, int | None]], all_or_nothing: bool) -> None:
-        """Write records of one or several ids in one call, some with a number that is not the next."""
+    def write(self, entries: Sequence[Entry], all_or_nothing: bool) -> None:
+        """Write records of one or several ids in one call, some with a number or an epoch that is not theirs."""
         atomic = all_or_nothing and self.atomic
         following: dict[str, int] = {}
         records: list[PersistentRepr] = []
         losers: dict[str, None] = {}
-        for name, wrong, deleted, due in entries:
-            key = self._prefix + name
-            number = following.get(key, self._highest.get(key, 0)) + 1
-            if wrong:
+        for entry in entries:
+            key = self._prefix + entry[0]
+            record, wins = self._record(entry, following.get(key, self._highest.get(key, 0)) + 1)
+            if not wins:
                 losers[key] = None
-            following[key] = number + wrong
-            payload = f"{name}-{number}".encode()
-            records.append(PersistentRepr(key, number + wrong, payload, "m", "w", deleted, ("red",), _moment(due)))
+            following[key] = record.sequence_nr
+            records.append(record)
         lost: tuple[str, ...] = ()
         try:
             self._run(self._journal.write_messages(records, atomic=atomic))
@@ -88,9 +92,36 @@ class JournalMachine(RuleBasedStateMachine):
             if record.persistence_id not in losers:
                 self._store(record)
 
+    @rule(entries=st.lists(_ENTRY, max_size=4, unique_by=lambda entry: entry[0]))
+    def write_batch(self, entries: Sequence[Entry]) -> None:
+        """Write a batch of different ids; each is told for itself."""
+        planned = [self._record(entry, self._highest.get(self._prefix + entry[0], 0) + 1) for entry in entries]
+        answers = self._run(self._journal.write_batch([record for record, _ in planned]))
+        assert len(answers) == len(planned)
+        for (record, wins), answer in zip(planned, answers, strict=True):
+            if wins:
+                assert answer is None
+                self._store(record)
+            else:
+                assert isinstance(answer, ConflictError)
+
+    def _record(self, entry: Entry, number: int) -> tuple[PersistentRepr, bool]:
+        """Return the record of an entry, and whether it has the number and the epoch that are next."""
+        name, wrong, deleted, due, epoch = entry
+        key = self._prefix + name
+        known = self._epochs.get(key)
+        if known is None or epoch == 1:
+            epoch = known or self._purges + 1
+        elif epoch == 2:
+            epoch = known + 1_000
+        payload = f"{name}-{number}".encode()
+        record = PersistentRepr(key, number + wrong, payload, "m", "w", deleted, ("red",), _moment(due), epoch)
+        return record, not wrong and epoch in (0, known or epoch)
+
     def _store(self, record: PersistentRepr) -> None:
         key = record.persistence_id
-        self._kept.setdefault(key, []).append(record)
+        epoch = self._epochs.setdefault(key, record.epoch)
+        self._kept.setdefault(key, []).append(msgspec.structs.replace(record, epoch=epoch))
         self._highest[key] = record.sequence_nr
         self._due.pop(key, None)
         if record.due_at is not None:
@@ -113,7 +144,8 @@ class JournalMachine(RuleBasedStateMachine):
         self._run(self._journal.purge([(key, number)]))
         kept = self._kept.get(key)
         if kept and kept[-1].deleted and kept[-1].sequence_nr == number:
-            del self._kept[key], self._highest[key]
+            del self._kept[key], self._highest[key], self._epochs[key]
+            self._purges += 1
             self._due.pop(key, None)
 
     @rule(before=st.integers(0, 40), until=st.integers(1, 30), limit=st.integers(1, 6))
@@ -123,6 +155,22 @@ class JournalMachine(RuleBasedStateMachine):
         found = self._run(self._journal.claim_due(self._prefix, at, again, limit=limit))
         self._agree(found, at, limit)
         self._due.update((key, again) for key, _ in found)
+
+    @rule(moves=st.lists(st.tuples(_NAMES, st.integers(0, 1), _DUE), max_size=3, unique_by=lambda move: move[0]))
+    def move_due(self, moves: Sequence[tuple[str, int, int | None]]) -> None:
+        """Let ids be due at another moment, where their newest record is still that number."""
+        wanted = [
+            MovedDue(self._prefix + n, self._highest.get(self._prefix + n, 0) - back, _moment(d))
+            for n, back, d in moves
+        ]
+        answers = self._run(self._journal.move_due(wanted))
+        for (key, number, due_at), moved in zip(wanted, answers, strict=True):
+            kept = self._kept.get(key)
+            assert moved is bool(kept and kept[-1].sequence_nr == number)
+            if moved:
+                self._due.pop(key, None)
+                if due_at is not None:
+                    self._due[key] = due_at
 
     @precondition(lambda self: self.reopens)
     @rule()
@@ -157,7 +205,11 @@ class JournalMachine(RuleBasedStateMachine):
 
         assert self._run(replayed()) == [record for record in kept if first <= record.sequence_nr <= last][:most]
         assert self._run(self._journal.latest_message(key)) == (kept[-1] if kept else None)
-        assert self._run(self._journal.highest_sequence_nr(key)) == self._highest.get(key, 0)
+        newest = self._run(self._journal.latest_messages([key, self._prefix + "nobody", key]))
+        assert list(newest) == [kept[-1] if kept else None, None, kept[-1] if kept else None]
+        highest = self._highest.get(key, 0)
+        assert self._run(self._journal.highest_sequence_nr(key)) == highest
+        assert self._run(self._journal.highest_sequence_nr(key, min(first, highest))) == highest
 
     @rule(limit=st.integers(1, 4), deleted=st.booleans())
     def ids(self, limit: int, deleted: bool) -> None:

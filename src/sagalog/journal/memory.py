@@ -12,7 +12,7 @@ from typing import Self
 from msgspec import structs
 
 from ..errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
-from .protocol import MAX_SEQUENCE_NR, Finding, MovedDue, PersistentRepr, all_ids, checked
+from .protocol import MAX_SEQUENCE_NR, Finding, MovedDue, PersistentRepr, all_ids, checked, checked_batch
 
 
 class InMemoryJournal:
@@ -70,11 +70,9 @@ class InMemoryJournal:
             return [JournalUnavailableError("the journal is closed")] * len(records)
         answers: list[SagalogError | None] = []
         highest = self._highest
-        for record in records:
-            try:
-                record = checked(record)
-            except InvalidEventError as error:
-                answers.append(error)
+        for record in checked_batch(records):
+            if isinstance(record, InvalidEventError):
+                answers.append(record)
                 continue
             number = record.sequence_nr
             if number != highest.get(record.persistence_id, 0) + 1 or self._of_another(record):

@@ -64,7 +64,8 @@ class Journal(Protocol):
     async def write_batch(self, records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
         """Store each record by itself, those that can be in as few transactions as possible; the engine's write.
 
-        The ids are distinct. Returns what became of each, in the order given: None: it is stored, and durable.
+        Returns what became of each, in the order given. None: it is stored, and durable. The ids are distinct: where
+        one comes again, its second record and those after it are answered with InvalidEventError, and not stored.
         ConflictError: its number is not the next one, or its epoch is not the stored one; JournalUnavailableError,
         PayloadTooLargeError, InvalidEventError: certainly not stored. OutcomeUnknownError: it may be stored. Where the
         connection breaks in the middle of a batch, only those whose fate is open are unknown. Raises nothing of all
@@ -283,6 +284,22 @@ def checked(message: PersistentRepr) -> PersistentRepr:
     if not isinstance(message.payload, (bytearray, memoryview)):
         raise InvalidEventError(f"a payload is bytes, not {type(message.payload).__name__}; nothing was stored")
     return msgspec.structs.replace(message, payload=bytes(message.payload))
+
+
+def checked_batch(records: Sequence[PersistentRepr]) -> list[PersistentRepr | InvalidEventError]:
+    """Return for each record of a batch what `checked` would, or the error to answer it with; an id counts once."""
+    seen: set[str] = set()
+    found: list[PersistentRepr | InvalidEventError] = []
+    for record in records:
+        try:
+            found.append(checked(record))
+        except InvalidEventError as error:
+            found.append(error)
+        else:
+            if record.persistence_id in seen:
+                found[-1] = InvalidEventError("an id comes twice in one batch; its second record was not stored")
+            seen.add(record.persistence_id)
+    return found
 
 
 def check_id(persistence_id: str) -> None:
