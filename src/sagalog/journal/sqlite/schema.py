@@ -7,7 +7,8 @@ import sqlite3
 import time
 from pathlib import Path
 
-from ...errors import JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from .file import OPENING, check_kind, check_not_inherited, make_private
 
 APPLICATION_ID = 0x53414741  # "SAGA", in the file's header
 SCHEMA_VERSION = 1
@@ -103,20 +104,36 @@ def connect(path: str, *, busy_seconds: float, write: bool) -> sqlite3.Connectio
 
 def prepare(path: str, *, busy_seconds: float) -> None:
     """Check the file, or make it where there is none. Raises JournalFormatError and leaves a strange file untouched."""
+    if "\0" in path:
+        raise DefinitionError(f"a path cannot hold a zero character: {path!r}")
     if not Path(path).parent.is_dir():
         raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
+    check_not_inherited(path)
     deadline = time.monotonic() + busy_seconds
     while True:
         try:
-            _refuse_untouched(path)
+            with OPENING:
+                if check_kind(path):
+                    _refuse_untouched(path)
+                else:
+                    make_private(path)
             _make_if_new(path, busy_seconds)
             return
+        except OSError as error:
+            raise JournalUnavailableError(
+                f"{path} cannot be made ({error.strerror}): check that its folder may be written. Nothing was stored."
+            ) from error
         except ERRORS as error:
             # While another process makes the file, or is the last to close it, SQLite answers "locked" at once and
             # does not wait: changing the journal mode and recovering the log know no busy timeout.
             if not is_busy(error) or time.monotonic() > deadline:
                 raise translate(error, path) from error
             time.sleep(random.uniform(0.005, 0.03))  # noqa: S311
+
+
+def uri(path: str, parameters: str) -> str:
+    """Return the name of a file as SQLite takes it together with parameters."""
+    return f"{Path(path).absolute().as_uri()}?{parameters}"
 
 
 def _make_if_new(path: str, busy_seconds: float) -> None:
@@ -140,17 +157,17 @@ def _make_if_new(path: str, busy_seconds: float) -> None:
 def _refuse_untouched(path: str) -> None:
     """Refuse a file by its header alone, where that is enough: without a lock, and without SQLite's files beside it.
 
-    A new file, one whose header is still in the write-ahead log, and a strange one without an application id of its
-    own look alike here; a connection tells them apart.
+    SQLite reads it, as it may be in use in this process (file.py says why). A new file, one whose header is still in
+    the write-ahead log, and a strange one without an application id of its own look alike here; a connection that
+    locks tells them apart.
     """
-    file = Path(path)
-    if not file.is_file() or file.stat().st_size == 0:
-        return
-    with file.open("rb") as opened:
-        header = opened.read(100)
-    if not header.startswith(b"SQLite format 3\x00") or len(header) < 100:
-        raise JournalFormatError(f"{path} is damaged or not an SQLite file; it was left as it is.")
-    _check_mark(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"), tables=0)
+    connection = sqlite3.connect(uri(path, "mode=ro&immutable=1"), uri=True, isolation_level=None)
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
+    _check_mark(path, application, version, tables=0)
 
 
 def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
