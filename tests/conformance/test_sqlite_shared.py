@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -12,14 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from sagalog import JournalUnavailableError, SqliteJournal, open_journal
+from sagalog import SqliteJournal, open_journal
 from sagalog.conformance.records import replay, write
 from sagalog.journal import open_existing
 
 
 def looked_at_from_outside(path: Path) -> int:
     """Open and close the file in another process, as any command does; return the highest number of 'p'."""
-    code = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('select max(sequence_nr) from record').fetchone()[0])"
+    code = """
+import sqlite3, sys
+print(sqlite3.connect(sys.argv[1]).execute('select max(sequence_nr) from record').fetchone()[0])
+"""
     done = subprocess.run(
         [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=30, check=True
     )

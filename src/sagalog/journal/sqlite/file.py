@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 from contextlib import suppress
 
 from ...errors import JournalFormatError, JournalUnavailableError
 
 _Identity = tuple[int, int] | None  # device and inode; None: not there
 
+CHECK_SECONDS = 0.05  # a look takes three calls of the system, some microseconds
 OPENING = threading.Lock()  # held while a file is made or opened, so that a new one is not opened too early
 _open: dict[tuple[int, int], int] = {}  # how many journals of this process have the file open
 _inherited: dict[tuple[int, int], int] = {}  # the same of the process that this one was forked from
@@ -86,6 +88,7 @@ class OpenedFile:
         self._names = (path, real + "-wal", real + "-shm")
         self._identities = tuple(map(_identity, self._names))
         self._lost = ""
+        self._looked_at = time.monotonic()
         self._closed = False
         mine = self._identities[0]
         if mine is not None:
@@ -127,6 +130,7 @@ class OpenedFile:
     def lost(self) -> str:
         """What happened to the file under us; empty if all is well. It stays lost: what it misses is unknown."""
         if not self._lost:
+            self._looked_at = time.monotonic()
             for name, then in zip(self._names, self._identities, strict=True):
                 if then is None:
                     continue
@@ -137,8 +141,9 @@ class OpenedFile:
         return self._lost
 
     def check_there(self) -> None:
-        """Raise JournalUnavailableError if the file or its log has been removed or replaced."""
-        if lost := self.lost:
+        """Raise JournalUnavailableError if the file or its log was removed or replaced, until CHECK_SECONDS ago."""
+        fresh = time.monotonic() - self._looked_at < CHECK_SECONDS
+        if lost := self._lost if fresh else self.lost:
             raise JournalUnavailableError(
                 f"{lost}: nothing that is written from now on would be found again, so nothing is. Restart this process "
                 "once the file is in its place. Nothing was stored."
