@@ -54,6 +54,7 @@ def _sqlite(path: Path, work: Work) -> Rate:
     connection = connect(str(path), busy_seconds=5, write=True)
     # As often as the journal does it by hand: a log that only grows is slower to write.
     connection.execute("PRAGMA wal_autocheckpoint=8000")
+    connection.execute("INSERT INTO label VALUES (1, 'saga-state', 'saga-writer', '[\"saga::order\"]')")
     payload = b"x" * work.size
     number = commits = 0
     start = time.perf_counter()
@@ -61,19 +62,19 @@ def _sqlite(path: Path, work: Work) -> Rate:
         rows = range(number, number + batch)
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
-            """INSERT INTO record (record_id, persistence_id, sequence_nr, previous_id, payload, manifest, writer_uuid,
-               deleted, tags, due_at) VALUES (?, ?, ?, ?, ?, 'saga-state', 'saga-writer', 0, '["saga::order"]', 1)""",
-            [
-                (n + 1, work.order(n), work.step(n), n - work.callers + 1 if work.step(n) > 1 else None, payload)
-                for n in rows
-            ],
-        )
-        connection.executemany(
             """INSERT INTO instance (persistence_id, sequence_nr, record_id, deleted, deleted_to, due_at)
                VALUES (?, ?, ?, 0, 0, 1) ON CONFLICT DO UPDATE SET sequence_nr = excluded.sequence_nr,
                record_id = excluded.record_id, due_at = excluded.due_at + ?4
                WHERE sequence_nr = excluded.sequence_nr - 1""",
             [(work.order(n), work.step(n), n + 1, n) for n in rows],
+        )
+        connection.executemany(
+            """INSERT INTO record (record_id, instance_id, sequence_nr, previous_id, payload, label_id, deleted, due_at)
+               VALUES (?, (SELECT instance_id FROM instance WHERE persistence_id = ?), ?, ?, ?, 1, 0, 1)""",
+            [
+                (n + 1, work.order(n), work.step(n), n - work.callers + 1 if work.step(n) > 1 else None, payload)
+                for n in rows
+            ],
         )
         connection.execute("COMMIT")
         number += batch

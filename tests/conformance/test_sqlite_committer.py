@@ -122,7 +122,7 @@ async def test_an_interrupted_commit_is_unknown_and_its_transaction_is_not_the_n
         """As KeyboardInterrupt, which pytest would take for its own."""
 
     def interrupted(*arguments: Any) -> None:
-        writer._connection.execute("BEGIN IMMEDIATE")
+        assert writer._connection.in_transaction  # as the label is new
         store(*arguments)
         raise CtrlC
 
@@ -130,7 +130,7 @@ async def test_an_interrupted_commit_is_unknown_and_its_transaction_is_not_the_n
     monkeypatch.setattr(writer, "_serve_rows", interrupted)
     told: list[str] = []
     loop.set_exception_handler(lambda _, context: told.append(type(context["exception"]).__name__))
-    future = journal._writer.submit(("p", 1, b"{}", "", "", 0, "[]", None))
+    future = journal._writer.submit(("p", 1, b"{}", ("", "", "[]"), 0, None, 0))
     with pytest.raises(CtrlC):
         journal._writer._commit_here(loop)  # what the loop calls
     monkeypatch.undo()
@@ -171,7 +171,7 @@ def test_a_journal_that_another_loop_closes_answers_whoever_was_about_to_commit(
         closing = threading.Thread(target=lambda: asyncio.run(journal.close()))
         closing.start()
         closing.join(10)
-        job = Job[Work](("p", 1, b"{}", "", "", 0, "[]", None), loop)
+        job = Job[Work](("p", 1, b"{}", ("", "", "[]"), 0, None, 0), loop)
         committer._here[loop] = [job]  # as if this loop had taken it at the moment of closing
         if busy:
             committer._connection.acquire()

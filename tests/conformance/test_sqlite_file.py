@@ -51,10 +51,10 @@ def test_a_journal_of_a_newer_version_is_refused_and_not_touched(tmp_path: Path)
 
     asyncio.run(make())
     connection = sqlite3.connect(tmp_path / "journal.db")
-    connection.execute("PRAGMA user_version=2")
+    connection.execute("PRAGMA user_version=3")
     connection.commit()
     connection.close()
-    refused(tmp_path / "journal.db", JournalFormatError, "schema version 2, this code knows version 1.*Upgrade")
+    refused(tmp_path / "journal.db", JournalFormatError, "schema version 3, this code knows version 2.*Upgrade")
 
 
 @pytest.mark.parametrize(
@@ -154,6 +154,12 @@ async def test_damage_found_while_reading_is_told_and_not_repaired(tmp_path: Pat
         ("sqlite:///a.db?colour=red", "unknown setting 'colour'"),
         ("sqlite:///a.db?history=some", "history is"),
         ("sqlite:///a.db?busy_seconds=long", "busy_seconds"),
+        ("sqlite:///a.db?busy_seconds=nan", "busy_seconds"),
+        ("sqlite:///a.db?busy_seconds=-1", "busy_seconds"),
+        ("sqlite:///a.db?busy_seconds=1e300", "busy_seconds"),
+        ("sqlite:///a.db?on_loop_ms=-1", "on_loop_ms"),
+        ("sqlite:///a.db?history=99999999999999999999", "history is"),
+        ("sqlite:///a%00.db".replace("%00", "\0"), "zero character"),
         ("memory://path", "takes no path"),
     ],
 )

@@ -78,7 +78,8 @@ def run(journal: Path, events: Path) -> str:
 def commands_by_purpose(journal: Path) -> Counter[tuple[str, str]]:
     """Count, in the whole history, the commands that were ever sent, by what they are for: read with plain SQL."""
     sent: dict[str, tuple[str, str]] = {}
-    for persistence_id, payload in sqlite3.connect(journal).execute("SELECT persistence_id, payload FROM record"):
+    rows = "SELECT persistence_id, payload FROM record JOIN instance USING (instance_id)"
+    for persistence_id, payload in sqlite3.connect(journal).execute(rows):
         for entry in json.loads(payload).get("outbox", ()):
             sent[f"{persistence_id}/{entry['id']}"] = (persistence_id, entry["command"]["type"])
     return Counter(sent.values())

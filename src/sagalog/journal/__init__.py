@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from ..errors import DefinitionError, JournalUnavailableError, MissingExtraError
+from ..errors import DefinitionError, MissingExtraError
 from .protocol import MAX_SEQUENCE_NR, Journal, PersistentRepr
 
 _BACKENDS = {
@@ -19,6 +18,8 @@ _BACKENDS = {
 
 
 def _backend(url: str) -> tuple[Any, str]:
+    if not isinstance(url, str):
+        raise DefinitionError(f"a journal is named by a URL, a str, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator:
         raise DefinitionError("a journal is named by a URL such as sqlite:///orders.db or memory://")
@@ -69,13 +70,13 @@ def open_journal(url: str, **settings: Any) -> Journal:
 def open_existing(url: str) -> Journal:
     """Return the journal as `open_journal` does, for looking: a file that is not there is not made.
 
+    One that cannot be written here (a read-only mount, another user's file) is opened to read it.
     Raises JournalUnavailableError for it, and what `open_journal` raises.
     """
-    if url.startswith("sqlite:///"):
-        path = Path(url.removeprefix("sqlite:///").partition("?")[0])
-        if not path.exists():
-            raise JournalUnavailableError(f"{path} does not exist; nothing was made. Is the journal's URL right?")
-    return open_journal(url)
+    backend, rest = _backend(url)
+    for_looking = getattr(backend, "for_looking", backend.from_url)
+    journal: Journal = for_looking(rest)
+    return journal
 
 
 __all__ = ["MAX_SEQUENCE_NR", "Journal", "PersistentRepr", "migrate_journal", "open_existing", "open_journal"]

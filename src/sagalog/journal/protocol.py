@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import msgspec
@@ -12,6 +12,9 @@ import msgspec
 from ..errors import InvalidEventError, SagalogError, SequenceOutOfOrder
 
 MAX_SEQUENCE_NR = 2**63 - 1
+# Moments that every journal can store, and that stay within the years 1 to 9999 in any time zone, with a lease added.
+FIRST_MOMENT = datetime(1, 1, 3, tzinfo=UTC)
+LAST_MOMENT = datetime(9999, 12, 29, tzinfo=UTC)
 MAX_ID_BYTES = 1024  # of a persistence id in UTF-8, so that an id that one journal takes is taken by all
 
 
@@ -271,14 +274,24 @@ async def all_ids(journal: Journal, prefix: str, *, deleted: bool = False) -> As
 def checked(message: PersistentRepr) -> PersistentRepr:
     """Return a record that any journal can store: a copy of payloads that could still change.
 
-    Raises InvalidEventError for ids that are not valid Unicode (lone surrogates), and for what is not bytes.
+    Raises InvalidEventError for ids that are not valid Unicode (lone surrogates) or too long, for an epoch that is
+    out of range, for a `due_at` outside of FIRST_MOMENT to LAST_MOMENT or without a time zone, and for fields of
+    other types. Nothing was stored.
     """
     persistence_id = message.persistence_id
-    if not persistence_id.isascii() or len(persistence_id) > MAX_ID_BYTES:
+    if type(persistence_id) is not str or not persistence_id.isascii() or len(persistence_id) > MAX_ID_BYTES:
         check_id(persistence_id)
+    if type(message.sequence_nr) is not int:
+        raise InvalidEventError(f"sequence_nr is an int, not {message.sequence_nr!r}; nothing was stored")
+    if type(message.tags) is not tuple:
+        raise InvalidEventError(f"tags are a tuple of str, not {type(message.tags).__name__}; nothing was stored")
     for text in (message.manifest, message.writer_uuid, *message.tags):
-        if not text.isascii():
+        if type(text) is not str or not text.isascii():
             check_text(text)
+    if message.due_at is not None:
+        check_moment(message.due_at, "due_at")
+    if type(message.epoch) is not int or not 0 <= message.epoch <= MAX_SEQUENCE_NR:
+        raise InvalidEventError(f"epoch is an int from 0 to 2**63 - 1, not {message.epoch!r}; nothing was stored")
     if type(message.payload) is bytes:
         return message
     if not isinstance(message.payload, (bytearray, memoryview)):
@@ -300,6 +313,17 @@ def checked_batch(records: Sequence[PersistentRepr]) -> list[PersistentRepr | In
                 found[-1] = InvalidEventError("an id comes twice in one batch; its second record was not stored")
             seen.add(record.persistence_id)
     return found
+
+
+def check_moment(at: datetime, name: str) -> None:
+    """Raise InvalidEventError, naming the argument, for a moment that some journal or time zone cannot carry."""
+    if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:
+        raise InvalidEventError(f"{name} is a datetime with a time zone, not {at!r}; nothing was stored")
+    if not FIRST_MOMENT <= at <= LAST_MOMENT:
+        raise InvalidEventError(
+            f"{name} lies at the end of the calendar ({at.isoformat()}); it can be from {FIRST_MOMENT.date()} to "
+            f"{LAST_MOMENT.date()}, in UTC. Nothing was stored. Use None for never."
+        )
 
 
 def check_id(persistence_id: str) -> None:
@@ -333,7 +357,11 @@ def out_of_order(messages: Sequence[PersistentRepr], losers: Collection[str]) ->
 
 
 def check_text(text: str) -> None:
-    """Raise InvalidEventError for a text that has no UTF-8 form."""
+    """Raise InvalidEventError for what is no text, or has no UTF-8 form."""
+    if not isinstance(text, str):
+        raise InvalidEventError(
+            f"ids, manifests, writers and tags are str, not {type(text).__name__}; nothing was stored"
+        )
     try:
         text.encode()
     except UnicodeEncodeError:

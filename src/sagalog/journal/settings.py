@@ -13,7 +13,7 @@ _YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": 
 
 def history_setting(value: str) -> str | int:
     """Return how much history a URL asks for; `check_history` says whether it can be."""
-    return int(value) if value.isdigit() else value
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else value
 
 
 def yes(value: str) -> bool:
@@ -56,6 +56,12 @@ def check_history(history: str | int) -> int | None:
     """Return how many records before the newest are kept, None for all. Raises DefinitionError."""
     if history == "all":
         return None
-    if not isinstance(history, int) or isinstance(history, bool) or history < 0:
+    if not isinstance(history, int) or isinstance(history, bool) or not 0 <= history < 2**62:
         raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
     return history
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise DefinitionError for what is no length of time: not a number, negative, infinite."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1_000_000:
+        raise DefinitionError(f"{name} is a number from 0 to 1,000,000, not {value!r}")

@@ -15,12 +15,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from ...errors import JournalUnavailableError
+from .file import OpenedFile
 from .threads import ConnectionThread, Job, answer
-from .writer import MOST_ROWS, Work, Writer
+from .writer import MOST_ROWS, Batch, Row, Work, Writer
 
 MOST_HERE = 96  # records of one commit on the event loop's thread
 SLOW = 32
@@ -29,7 +29,8 @@ SLOW = 32
 class Committer:
     """Serves writes. `quick_seconds`: how long a commit may hold up the event loop; 0 leaves all to the thread."""
 
-    def __init__(self, writer: Writer, *, quick_seconds: float) -> None:
+    def __init__(self, writer: Writer, file: OpenedFile, *, quick_seconds: float) -> None:
+        self._file = file
         self._writer = writer
         self._quick_seconds = quick_seconds
         self._slow = 0 if quick_seconds > 0 else 1  # so many quick commits until the next here
@@ -44,6 +45,7 @@ class Committer:
         """Queue a write; cancelling the future does not undo it."""
         if self._closed:
             raise JournalUnavailableError("the journal is closed; nothing was stored")
+        self._file.check_process()
         loop = asyncio.get_running_loop()
         job = Job(work, loop)
         waiting = self._here.get(loop)
@@ -57,6 +59,30 @@ class Committer:
             self._here[loop] = [job]
             loop.call_soon(self._commit_here, loop)
         return job.future
+
+    async def write_batch(self, rows: list[Row]) -> set[str]:
+        """Store records of different ids, at most MOST_ROWS; return the ids that lost.
+
+        A short batch is committed here and now, without a suspension, under the same conditions as single records.
+        """
+        if self._closed:
+            raise JournalUnavailableError("the journal is closed; nothing was stored")
+        self._file.check_process()
+        job: Job[Work] = Job(Batch(rows), asyncio.get_running_loop())
+        here = len(rows) <= MOST_HERE and not self._slow and not self._thread.busy and not self._writer.log_is_long
+        if here and self._connection.acquire(blocking=False):
+            begun = time.perf_counter()
+            try:
+                served = self._writer.serve([job])
+                self._note(len(rows), time.perf_counter() - begun)
+            finally:
+                self._connection.release()
+            if served:
+                if job.error is not None:
+                    raise job.error
+                return cast("set[str]", job.result)
+        self._thread.take_over([job])
+        return cast("set[str]", await job.future)
 
     async def close(self) -> None:
         """Serve what waits, then close the connection."""
@@ -76,7 +102,7 @@ class Committer:
         begun = time.perf_counter()
         try:
             served = self._writer.serve(jobs)
-            self._note(jobs, time.perf_counter() - begun)
+            self._note(len(jobs), time.perf_counter() - begun)
         finally:
             self._connection.release()
             if served:
@@ -89,11 +115,12 @@ class Committer:
             begun = time.perf_counter()
             if not self._writer.serve(jobs):
                 self._writer.serve(jobs, patient=True)
-            self._note(jobs, time.perf_counter() - begun)
+            records = sum(len(job.work.rows) if isinstance(job.work, Batch) else 1 for job in jobs)
+            self._note(records, time.perf_counter() - begun)
 
-    def _note(self, jobs: Sequence[Job[Work]], seconds: float) -> None:
+    def _note(self, records: int, seconds: float) -> None:
         """Remember whether the disk is quick. Large batches say nothing about it."""
-        if self._quick_seconds > 0 and len(jobs) <= MOST_HERE:
+        if self._quick_seconds > 0 and records <= MOST_HERE:
             self._slow = SLOW if seconds > self._quick_seconds else max(0, self._slow - 1)
 
     def _end(self) -> None:
@@ -104,3 +131,22 @@ class Committer:
         if self._writer.log_is_long:
             with self._connection:
                 self._writer.checkpoint()
+
+
+class NoCommitter:
+    """In place of a committer where the file can only be read."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def submit(self, work: Work) -> asyncio.Future[Any]:
+        """Refuse it."""
+        raise JournalUnavailableError(f"{self._path} is read-only here: it can be looked at only. Nothing was stored.")
+
+    async def write_batch(self, rows: list[Row]) -> set[str]:
+        """Refuse it."""
+        self.submit(Batch(rows))
+        raise AssertionError
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
 
+from ..protocol import MovedDue
 from .rows import damaged, microseconds, moment
 
+_ASKED = """
+    (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS id, json_extract(value, '$[2]') AS nr,
+            json_extract(value, '$[3]') AS due_at FROM json_each(?)) asked
+    CROSS JOIN instance i ON i.persistence_id = asked.id
+    WHERE i.sequence_nr = asked.nr AND i.deleted_to < i.sequence_nr"""
 _decoder = msgspec.json.Decoder(list[tuple[str, int]])
 
 
@@ -43,3 +50,36 @@ def postpone(connection: sqlite3.Connection, ids: list[str], until: datetime) ->
     if len(plain) < len(ids):
         others = [(at, key) for key in ids if "\0" in key]
         connection.executemany("UPDATE instance SET due_at = ? WHERE persistence_id = ?", others)
+
+
+def move(connection: sqlite3.Connection, moves: Sequence[MovedDue]) -> list[bool]:
+    """Let ids be due at another moment if their newest record is still that number; say which were moved."""
+    # The ids go in and are compared as they are, except where JSON in SQLite would end them at a zero.
+    plain = [(key, one) for key, one in enumerate(moves) if "\0" not in one.persistence_id]
+    asked = msgspec.json.encode(
+        [(key, one.persistence_id, one.sequence_nr, microseconds(one.due_at)) for key, one in plain]
+    ).decode()
+    (answer,) = connection.execute(
+        f"SELECT json_group_array(json_array(asked.key, i.instance_id, asked.due_at)) FROM {_ASKED}",  # noqa: S608
+        (asked,),
+    ).fetchone()
+    found = msgspec.json.decode(answer, type=list[tuple[int, int, int | None]])
+    for key, one in enumerate(moves):
+        if "\0" in one.persistence_id:
+            row = connection.execute(
+                """SELECT instance_id FROM instance
+                    WHERE persistence_id = ? AND sequence_nr = ? AND deleted_to < sequence_nr""",
+                one[:2],
+            ).fetchone()
+            if row:
+                found.append((key, row[0], microseconds(one.due_at)))
+    connection.execute(
+        """UPDATE instance SET due_at = asked.due_at
+             FROM (SELECT json_extract(value, '$[1]') AS id, json_extract(value, '$[2]') AS due_at FROM json_each(?)) asked
+            WHERE instance_id = asked.id""",
+        (msgspec.json.encode(found).decode(),),
+    )
+    answers = [False] * len(moves)
+    for key, _, _ in found:
+        answers[key] = True
+    return answers

@@ -12,52 +12,72 @@ from typing import Any
 
 import msgspec
 
-from .rows import COLUMNS
+from .file import OpenedFile
+from .rows import COLUMNS, NEWEST
 from .schema import ERRORS, translate
 from .threads import Job
 
-Read = str | Callable[[sqlite3.Connection], Any]  # the id whose newest record is wanted, or any other work
+# The id or ids whose newest records are wanted, or any other work.
+Read = str | tuple[str, ...] | Callable[[sqlite3.Connection], Any]
 
-_NEWEST = f"SELECT {COLUMNS} FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?"  # noqa: S608
+_NEWEST = f"SELECT {COLUMNS} FROM {NEWEST} WHERE i.persistence_id = ?"  # noqa: S608
 # CROSS JOIN: by id, in this order, whatever SQLite thinks of the sizes.
 _NEWEST_OF_MANY = """
-    SELECT json_group_array(json_array(j.key, r.sequence_nr, hex(r.payload), r.manifest, r.writer_uuid, r.deleted, r.tags,
-                                       r.due_at))
+    SELECT json_group_array(json_array(j.key, r.sequence_nr, hex(r.payload), l.manifest, l.writer_uuid, r.deleted, l.tags,
+                                       r.due_at, i.epoch, r.record_id)),
+           total(typeof(r.payload) <> 'blob')
       FROM json_each(?) j CROSS JOIN instance i ON i.persistence_id = j.value CROSS JOIN record r USING (record_id)
-     WHERE typeof(r.payload) = 'blob'"""
-_decoder = msgspec.json.Decoder(list[tuple[int, int, str, str, str, int, str, int | None]])
+           CROSS JOIN label l USING (label_id)"""
+_decoder = msgspec.json.Decoder(list[tuple[int, int, str, str, str, int, str, int | None, int, int]])
 
 
 class Reader:
     """The connection that reads."""
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, file: OpenedFile) -> None:
         self._connection = connection
-        self._path = path
+        self._file = file
 
     def close(self) -> None:
         self._connection.close()
 
     def serve(self, jobs: list[Job[Read]]) -> None:
         """Carry out a batch of reads, each for itself; the result of a lookup is a row of COLUMNS or None."""
-        ids = {job.work for job in jobs if isinstance(job.work, str) and "\0" not in job.work}
-        found = self._newest_of_many(list(ids)) if len(ids) > 1 else {}
+        self._file.check_there()  # what is raised, all jobs are told
+        ids: dict[str, None] = {}
+        for job in jobs:
+            if isinstance(job.work, str):
+                ids[job.work] = None
+            elif isinstance(job.work, tuple):
+                ids.update(dict.fromkeys(job.work))
+        found = self._newest_of_many([key for key in ids if "\0" not in key]) if len(ids) > 1 else {}
         for job in jobs:
             work = job.work
             try:
                 if callable(work):
                     job.result = work(self._connection)
+                elif isinstance(work, tuple):
+                    job.result = [self._newest(key, found) for key in work]
                 else:
-                    job.result = found.get(work) or self._connection.execute(_NEWEST, (work,)).fetchone()
+                    job.result = self._newest(work, found)
             except ERRORS as error:
-                job.error = translate(error, self._path)
+                job.error = translate(error, self._file.path)
 
-    def _newest_of_many(self, ids: list[str]) -> dict[str, tuple[Any, ...]]:
-        """Return the rows of these ids. What is not there, or anything that JSON cannot carry, is looked up by itself."""
+    def _newest(self, key: str, found: dict[str, tuple[Any, ...] | None]) -> Any:
+        row = found.get(key, ...)
+        return self._connection.execute(_NEWEST, (key,)).fetchone() if row is ... else row
+
+    def _newest_of_many(self, ids: list[str]) -> dict[str, tuple[Any, ...] | None]:
+        """Return the rows of these ids. Where one is damaged, or JSON cannot carry it, all are looked up one by one."""
         try:
             asked = msgspec.json.encode(ids).decode()
-            (answer,) = self._connection.execute(_NEWEST_OF_MANY, (asked,)).fetchone()
+            (answer, damaged) = self._connection.execute(_NEWEST_OF_MANY, (asked,)).fetchone()
+            if damaged:
+                return {}
             rows = _decoder.decode(answer)
-            return {ids[key]: (ids[key], nr, bytes.fromhex(payload), *others) for key, nr, payload, *others in rows}
+            found: dict[str, tuple[Any, ...] | None] = dict.fromkeys(ids)
+            for key, number, payload, *others in rows:
+                found[ids[key]] = (ids[key], number, bytes.fromhex(payload), *others)
         except (*ERRORS, msgspec.MsgspecError, ValueError):
             return {}
+        return found

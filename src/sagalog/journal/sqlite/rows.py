@@ -7,10 +7,16 @@ from typing import Any
 
 import msgspec
 
-from ...errors import JournalFormatError
+from ...errors import InvalidEventError, JournalFormatError, PayloadTooLargeError
 from ..protocol import PersistentRepr
 
-COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
+COLUMNS = (
+    "i.persistence_id, r.sequence_nr, r.payload, l.manifest, l.writer_uuid, r.deleted, l.tags, r.due_at, i.epoch, "
+    "r.record_id"
+)
+RECORDS = "record r CROSS JOIN instance i USING (instance_id) CROSS JOIN label l USING (label_id)"
+NEWEST = "instance i CROSS JOIN record r USING (record_id) CROSS JOIN label l USING (label_id)"
+MOST_BYTES = 900_000_000  # SQLite takes 10**9 for a whole row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -18,6 +24,18 @@ _MICROSECOND = timedelta(microseconds=1)
 def microseconds(at: datetime | None) -> int | None:
     """Return a moment as it is stored: microseconds since 1970."""
     return None if at is None else (at - _EPOCH) // _MICROSECOND
+
+
+def check_instant(at: object, name: str) -> None:
+    """Raise InvalidEventError for what is no moment to compare with; it may be at the ends of the calendar."""
+    if not isinstance(at, datetime) or at.utcoffset() is None:
+        raise InvalidEventError(f"{name} is a datetime with a time zone, not {at!r}")
+
+
+def check_size(message: PersistentRepr) -> None:
+    """Raise PayloadTooLargeError for what SQLite cannot keep in a row."""
+    if len(message.payload) > MOST_BYTES:
+        raise PayloadTooLargeError(f"the record of {message.persistence_id[:100]}", len(message.payload), MOST_BYTES)
 
 
 def moment(stored: int) -> datetime:
@@ -30,15 +48,15 @@ def moment(stored: int) -> datetime:
 
 def record_of(row: tuple[Any, ...]) -> PersistentRepr:
     """Return the record in a row of COLUMNS. Raises JournalFormatError."""
-    persistence_id, number, payload, manifest, writer, deleted, tags, due_at = row[:8]
-    if type(payload) is not bytes or type(persistence_id) is not str:
+    persistence_id, number, payload, manifest, writer, deleted, tags, due_at, epoch = row[:9]
+    if type(payload) is not bytes or type(persistence_id) is not str or type(epoch) is not int:
         raise damaged(TypeError())
     try:
         tags = msgspec.json.decode(tags, type=tuple[str, ...]) if tags != "[]" else ()
     except (TypeError, ValueError) as error:
         raise damaged(error) from None
     due = None if due_at is None else moment(due_at)
-    return PersistentRepr(persistence_id, number, payload, manifest, writer, bool(deleted), tags, due)
+    return PersistentRepr(persistence_id, number, payload, manifest, writer, bool(deleted), tags, due, epoch)
 
 
 def damaged(error: Exception) -> JournalFormatError:

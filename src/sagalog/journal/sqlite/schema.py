@@ -2,46 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
 from pathlib import Path
 
-from ...errors import JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from . import layout
+from .file import OPENING, check_kind, check_not_inherited, make_private
 
 APPLICATION_ID = 0x53414741  # "SAGA", in the file's header
-SCHEMA_VERSION = 1
 
 # What sqlite3 raises; the second where SQLite's message quotes a damaged file, and is not UTF-8.
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
-
-_SCHEMA = """
-CREATE TABLE instance (
-    persistence_id TEXT PRIMARY KEY,
-    sequence_nr    INTEGER NOT NULL,
-    record_id      INTEGER NOT NULL,  -- the newest record; older ones hang on its previous_id
-    deleted        INTEGER NOT NULL,  -- 1: the newest record is a tombstone
-    deleted_to     INTEGER NOT NULL DEFAULT 0,
-    due_at         INTEGER            -- microseconds since 1970
-) WITHOUT ROWID;
-CREATE INDEX instance_due ON instance (due_at) WHERE due_at IS NOT NULL;
-CREATE TABLE record (
-    record_id      INTEGER PRIMARY KEY,
-    persistence_id TEXT NOT NULL,
-    sequence_nr    INTEGER NOT NULL,
-    previous_id    INTEGER,
-    payload        BLOB NOT NULL,
-    manifest       TEXT NOT NULL,
-    writer_uuid    TEXT NOT NULL,
-    deleted        INTEGER NOT NULL,
-    tags           TEXT NOT NULL,     -- a JSON list
-    due_at         INTEGER
-);
-CREATE VIEW saga AS                   -- for people: sqlite3 orders.db 'select * from saga'
-    SELECT i.persistence_id, i.sequence_nr, datetime(i.due_at / 1000000, 'unixepoch') AS due_at, i.deleted,
-           CAST(r.payload AS TEXT) AS record
-    FROM instance i JOIN record r ON r.record_id = i.record_id;
-"""
 
 
 def translate(error: Exception, path: str, *, committing: bool = False) -> SagalogError:
@@ -101,16 +75,46 @@ def connect(path: str, *, busy_seconds: float, write: bool) -> sqlite3.Connectio
     return connection
 
 
+def connect_read_only(path: str, *, write: bool) -> sqlite3.Connection:
+    """Open a connection to a file that cannot be written, or whose folder cannot. Never to write."""
+    assert not write
+    log = Path(f"{os.path.realpath(path)}-wal")
+    # Without a log nobody writes to the file, and nothing has to be made beside it: it may be read as it stands.
+    alone = not log.exists() or log.stat().st_size == 0
+    mode = "mode=ro&immutable=1" if alone else "mode=ro"
+    connection = sqlite3.connect(uri(path, mode), uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def is_read_only(error: JournalUnavailableError) -> bool:
+    """Say whether a file could not be opened because it, its folder or its file system may not be written."""
+    cause = error.__cause__
+    name = getattr(cause, "sqlite_errorname", None) or ""
+    return isinstance(cause, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
+
+
 def prepare(path: str, *, busy_seconds: float) -> None:
     """Check the file, or make it where there is none. Raises JournalFormatError and leaves a strange file untouched."""
+    if "\0" in path:
+        raise DefinitionError(f"a path cannot hold a zero character: {path!r}")
     if not Path(path).parent.is_dir():
         raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
+    check_not_inherited(path)
     deadline = time.monotonic() + busy_seconds
     while True:
         try:
-            _refuse_untouched(path)
-            _make_if_new(path, busy_seconds)
+            with OPENING:
+                if check_kind(path):
+                    _refuse_untouched(path)
+                else:
+                    make_private(path)
+            _bring_up_to_date(path, busy_seconds)
             return
+        except OSError as error:
+            raise JournalUnavailableError(
+                f"{path} cannot be made ({error.strerror}): check that its folder may be written. Nothing was stored."
+            ) from error
         except ERRORS as error:
             # While another process makes the file, or is the last to close it, SQLite answers "locked" at once and
             # does not wait: changing the journal mode and recovering the log know no busy timeout.
@@ -119,19 +123,24 @@ def prepare(path: str, *, busy_seconds: float) -> None:
             time.sleep(random.uniform(0.005, 0.03))  # noqa: S311
 
 
-def _make_if_new(path: str, busy_seconds: float) -> None:
+def uri(path: str, parameters: str) -> str:
+    """Return the name of a file as SQLite takes it together with parameters."""
+    return f"{Path(path).absolute().as_uri()}?{parameters}"
+
+
+def _bring_up_to_date(path: str, busy_seconds: float) -> None:
+    """Make the tables where there are none, and those of an older version anew; one transaction, or nothing."""
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
     try:
-        if _is_ours(connection, path):
+        if _look(connection, path) == (layout.VERSION, True):
             return
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("BEGIN IMMEDIATE")
-        if not _is_ours(connection, path):  # another process may have made it meanwhile
-            for statement in _SCHEMA.split(";\n"):
-                if statement.strip():
-                    connection.execute(statement)
-            connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        version, _ = _look(connection, path)  # another process may have made it meanwhile
+        for statement in layout.steps_from(version):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version={layout.VERSION}")
         connection.execute("COMMIT")
     finally:
         connection.close()
@@ -140,42 +149,65 @@ def _make_if_new(path: str, busy_seconds: float) -> None:
 def _refuse_untouched(path: str) -> None:
     """Refuse a file by its header alone, where that is enough: without a lock, and without SQLite's files beside it.
 
-    A new file, one whose header is still in the write-ahead log, and a strange one without an application id of its
-    own look alike here; a connection tells them apart.
+    SQLite reads it, as it may be in use in this process (file.py says why). A new file, one whose header is still in
+    the write-ahead log, and a strange one without an application id of its own look alike here; a connection that
+    locks tells them apart.
     """
-    file = Path(path)
-    if not file.is_file() or file.stat().st_size == 0:
-        return
-    with file.open("rb") as opened:
-        header = opened.read(100)
-    if not header.startswith(b"SQLite format 3\x00") or len(header) < 100:
-        raise JournalFormatError(f"{path} is damaged or not an SQLite file; it was left as it is.")
-    _check_mark(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"), tables=0)
+    connection = sqlite3.connect(uri(path, "mode=ro&immutable=1"), uri=True, isolation_level=None)
+    try:
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+    finally:
+        connection.close()
+    _check_mark(path, application, version, tables=0)
 
 
-def _is_ours(connection: sqlite3.Connection, path: str) -> bool:
-    """Say whether the file is a journal (or still empty). Raises JournalFormatError for anything else."""
+def check_version(connection: sqlite3.Connection, path: str) -> None:
+    """Raise JournalFormatError unless the file is a journal of this version; for one that cannot be written."""
+    version, _ = _look(connection, path)
+    if version != layout.VERSION:
+        what = f"has schema version {version}" if version else "is empty"
+        raise JournalFormatError(
+            f"{path} {what} and cannot be written here, so it cannot be brought to version {layout.VERSION}. Copy it "
+            "(with its -wal file, if there is one) to where it can."
+        )
+
+
+def _look(connection: sqlite3.Connection, path: str) -> tuple[int, bool]:
+    """Return the version of the journal's tables (0: the file is empty), and whether the file's header says so.
+
+    It does not after `.dump` and restore. Raises JournalFormatError for anything that is no journal of ours.
+    """
     begun = not connection.in_transaction
     if begun:  # one snapshot: another process may be making the tables right now
         connection.execute("BEGIN")
     try:
-        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        (others,) = connection.execute("SELECT count(*) FROM sqlite_master WHERE type <> 'table'").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if application == 0 and tables:
+            columns = {t: {row[1] for row in connection.execute(f'PRAGMA table_info("{t}")')} for t in layout.TABLES}
+            if restored := layout.version_of(columns):
+                return restored, False
     finally:
         if begun:
             connection.execute("COMMIT")
-    return _check_mark(path, application, version, tables)
+    _check_mark(path, application, version, len(tables) + others)
+    return (version, True) if application else (0, False)
 
 
-def _check_mark(path: str, application: int, version: int, tables: int) -> bool:
+def _check_mark(path: str, application: int, version: int, tables: int) -> None:
     if application == 0 and tables == 0:
-        return False
+        return
     if application != APPLICATION_ID:
         raise JournalFormatError(f"{path} belongs to another program; it was not touched. Choose another path.")
-    if version != SCHEMA_VERSION:
+    if version > layout.VERSION:
         raise JournalFormatError(
-            f"{path} has schema version {version}, this code knows version {SCHEMA_VERSION}; it was not touched. "
+            f"{path} has schema version {version}, this code knows version {layout.VERSION}; it was not touched. "
             "Upgrade sagalog."
         )
-    return True
+    if version < 1:
+        raise JournalFormatError(
+            f"{path} is marked as a journal of version {version}, which there never was; it was not touched."
+        )

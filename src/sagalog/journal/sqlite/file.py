@@ -1,0 +1,166 @@
+"""The file as the operating system sees it: whether it is still the one that was opened, and by which process.
+
+A database file must be opened and closed by SQLite alone. POSIX locks belong to the process: when it closes any
+descriptor of a file, it loses all its locks on that file, and the next process that comes takes itself for the only
+one (https://www.sqlite.org/howtocorrupt.html, section 2.2). What is done here goes by names only (stat, chmod), or
+happens before the file has content.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from contextlib import suppress
+
+from ...errors import JournalFormatError, JournalUnavailableError
+
+_Identity = tuple[int, int] | None  # device and inode; None: not there
+
+CHECK_SECONDS = 0.05  # a look takes three calls of the system, some microseconds
+OPENING = threading.Lock()  # held while a file is made or opened, so that a new one is not opened too early
+_open: dict[tuple[int, int], int] = {}  # how many journals of this process have the file open
+_inherited: dict[tuple[int, int], int] = {}  # the same of the process that this one was forked from
+_kept: list[object] = []  # connections in use; a child must not close what its parent has open
+
+
+def _forked() -> None:
+    global OPENING
+    OPENING = threading.Lock()  # another thread may have held it
+    _inherited.update(_open)
+    _open.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _identity(path: str) -> _Identity:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def make_private(path: str) -> None:
+    """Make an empty file that its owner alone may read and write, unless there is one; SQLite's others inherit that.
+
+    Nobody has locks on a file that is just being made, so it may be closed.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+
+
+def check_kind(path: str) -> bool:
+    """Say whether there is a file with content. Raises JournalFormatError for what is no file, without opening it."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return False
+    if stat.S_ISDIR(found.st_mode):
+        raise JournalUnavailableError(f"{path} is a folder: name a file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise JournalFormatError(f"{path} is not a regular file; it was left as it is. Choose another path.")
+    return found.st_size > 0
+
+
+def check_not_inherited(path: str) -> None:
+    """Refuse a file that the parent process had open when it forked this one.
+
+    SQLite would go by the locks that it remembers from the parent, which a child does not have.
+    """
+    if _inherited and _identity(path) in _inherited:
+        raise JournalUnavailableError(
+            f"{path} was open in the process that this one was forked from, and SQLite cannot open it safely in both: "
+            "fork before the journal is opened, or start processes by spawn"
+        )
+
+
+class OpenedFile:
+    """The file of a journal, its log and the log's index, as they were when they were opened."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._pid = os.getpid()
+        real = os.path.realpath(path)  # SQLite keeps the log beside the file that a link leads to
+        self._names = (path, real + "-wal", real + "-shm")
+        self._identities = tuple(map(_identity, self._names))
+        self._lost = ""
+        self._looked_at = time.monotonic()
+        self._closed = False
+        mine = self._identities[0]
+        if mine is not None:
+            _open[mine] = _open.get(mine, 0) + 1
+
+    def keep(self, *connections: object) -> None:
+        """Keep connections from being closed by the garbage collector of a forked child."""
+        _kept.extend(connections)
+
+    def close(self, *connections: object) -> None:
+        """Forget the file; its connections are closed."""
+        if self._closed or self.forked:
+            return
+        self._closed = True
+        for connection in connections:
+            _kept[:] = [one for one in _kept if one is not connection]
+        mine = self._identities[0]
+        if mine is not None:
+            left = _open.get(mine, 1) - 1
+            if left:
+                _open[mine] = left
+            else:
+                _open.pop(mine, None)
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is another process than the one that opened the file."""
+        return os.getpid() != self._pid
+
+    def check_process(self) -> None:
+        """Raise JournalUnavailableError in a child that was forked after the file had been opened."""
+        if os.getpid() != self._pid:
+            raise JournalUnavailableError(
+                f"{self.path}: this journal was opened in process {self._pid} and cannot be used in process "
+                f"{os.getpid()}, which was forked from it: open a journal after forking. Nothing was stored."
+            )
+
+    @property
+    def lost(self) -> str:
+        """What happened to the file under us; empty if all is well. It stays lost: what it misses is unknown."""
+        if not self._lost:
+            self._looked_at = time.monotonic()
+            for name, then in zip(self._names, self._identities, strict=True):
+                if then is None:
+                    continue
+                now = _identity(name)
+                if now != then:
+                    self._lost = f"{name} was {'removed or renamed' if now is None else 'replaced'} while it was open"
+                    break
+        return self._lost
+
+    def check_there(self) -> None:
+        """Raise JournalUnavailableError if the file or its log was removed or replaced, until CHECK_SECONDS ago."""
+        fresh = time.monotonic() - self._looked_at < CHECK_SECONDS
+        if lost := self._lost if fresh else self.lost:
+            raise JournalUnavailableError(
+                f"{lost}: nothing that is written from now on would be found again, so nothing is. Restart this process "
+                "once the file is in its place. Nothing was stored."
+            )
+
+    @property
+    def links(self) -> int:
+        """How many names the file has: SQLite finds the log by the name, so two of them make two logs."""
+        try:
+            return os.stat(self.path).st_nlink
+        except OSError:
+            return 1
+
+    @property
+    def log_bytes(self) -> int:
+        """The size of the log's file."""
+        try:
+            return os.stat(self._names[1]).st_size
+        except OSError:
+            return 0
