@@ -59,18 +59,22 @@ def split_server_url(scheme: str, rest: str) -> ServerUrl:
     end = _ENDS.search(rest)
     servers, others = (rest, "") if end is None else (rest[: end.start()], rest[end.start() :])
     if "@" in others or "#" in others or _BROKEN.search(servers):
-        raise DefinitionError(
-            f"this {scheme}:// URL cannot be taken apart: in a user's name or password write / as %2F, ? as %3F, # as "
-            "%23, @ as %40, and % as %25; elsewhere @ as %40"
-        )
+        raise _unclear(scheme)
     path, _, query = others.partition("?")
     return ServerUrl(tuple(_address(scheme, one) for one in servers.split(",")), path, query)
+
+
+def _unclear(scheme: str) -> DefinitionError:
+    return DefinitionError(
+        f"this {scheme}:// URL cannot be taken apart: in a user's name or password write / as %2F, ? as %3F, # as %23, "
+        "@ as %40, and % as %25; elsewhere @ as %40"
+    )
 
 
 def _address(scheme: str, server: str) -> Address:
     user_and_password, at, host_and_port = server.rpartition("@")
     if "@" in user_and_password:
-        raise DefinitionError(f"this {scheme}:// URL has two @ before a host: write one of a password as %40")
+        raise _unclear(scheme)
     user, colon, password = user_and_password.partition(":")
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]]*)(?::(.*))?", host_and_port)
     if match is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
@@ -34,6 +35,9 @@ _LIBPQ = {
 _LIBPQ |= {"sslrootcert", "sslcrl", "sslpassword", "sslnegotiation", "ssl_min_protocol_version"}
 _LIBPQ |= {"ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib"}
 
+_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
+_FILES_BESIDE = ("PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL")
+
 
 class Connections:
     """Gives connections to one database, whose schema is checked (or migrated, if so asked) before the first use."""
@@ -54,6 +58,8 @@ class Connections:
         self._schema = schema
         self._migrate = migrate
         self._patience = connect_seconds
+        self._files = [(name, path) for name, path in query if name in _FILES and path]
+        self._files += [(name, path) for name in _FILES_BESIDE if (path := os.environ.get(name))]
         self._for_server = tuple(sorted({name for name, _ in query} - _LIBPQ))
         self._options: dict[str, Any] = {"command_timeout": timeout_seconds, "timeout": connect_seconds}
         if pooler:
@@ -107,6 +113,9 @@ class Connections:
             connection.terminate()
 
     async def _connect(self, *arguments: Any, **options: Any) -> Any:
+        for name, path in self._files:
+            if not os.access(path, os.R_OK):  # which the driver tells as it tells a server that is away
+                raise DefinitionError(f"{name} is {path!r}, and there is no such file, or it cannot be read")
         try:
             return await asyncpg.connect(*arguments, **options)
         except Exception as error:

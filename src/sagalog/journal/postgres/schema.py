@@ -75,7 +75,7 @@ MIGRATIONS = [
         RETURN convert_from(bytes, 'UTF8')::jsonb;
     EXCEPTION WHEN others THEN
         BEGIN  -- jsonb has no NUL
-            RETURN regexp_replace(convert_from(bytes, 'UTF8'), '(?<!\)((?:\\)*)\u0000', '\ufffd', 'g')::jsonb;
+            RETURN regexp_replace(convert_from(bytes, 'UTF8'), '(?<!\\)((?:\\\\)*)\\u0000', '\1\\ufffd', 'g')::jsonb;
         EXCEPTION WHEN others THEN
             RETURN to_jsonb(encode(bytes, 'escape'));
         END;
@@ -95,7 +95,7 @@ _MOMENTS = {  # of Python
 
 def check_name(schema: str) -> str:
     """Return a schema's name that needs no quotes. Raises DefinitionError."""
-    if not _NAME.match(schema):
+    if not isinstance(schema, str) or not _NAME.match(schema):
         raise DefinitionError(f"a schema's name is lower-case letters, digits and '_', at most 63, not {schema!r}")
     return schema
 
