@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from ...errors import DefinitionError, JournalUnavailableError, SagalogError
 from ..owner import Owner
 from ..urls import split_server_url
-from .failures import AGAIN, passes, passes_for_reading, translate, translate_login
+from .failures import AGAIN, passes, passes_for_reading, refusal_of_tls, translate, translate_login
 from .schema import check, migrate
 
 T = TypeVar("T")
@@ -36,6 +36,7 @@ _LIBPQ |= {"sslrootcert", "sslcrl", "sslpassword", "sslnegotiation", "ssl_min_pr
 _LIBPQ |= {"ssl_max_protocol_version", "target_session_attrs", "krbsrvname", "gsslib"}
 
 _FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
+_WITHOUT_TLS = {"disable", "allow", "prefer"}
 _FILES_BESIDE = ("PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGSSLCRL")
 
 
@@ -58,6 +59,7 @@ class Connections:
         self._schema = schema
         self._migrate = migrate
         self._patience = connect_seconds
+        self._needs_tls = dict(query).get("sslmode", os.environ.get("PGSSLMODE", "prefer")) not in _WITHOUT_TLS
         self._files = [(name, path) for name, path in query if name in _FILES and path]
         self._files += [(name, path) for name in _FILES_BESIDE if (path := os.environ.get(name))]
         self._for_server = tuple(sorted({name for name, _ in query} - _LIBPQ))
@@ -119,6 +121,8 @@ class Connections:
         try:
             return await asyncpg.connect(*arguments, **options)
         except Exception as error:
+            if self._needs_tls and (refusal := refusal_of_tls(error, self.where)):
+                raise refusal from error
             if passes(error):
                 raise
             raise translate_login(error, self.where, self._for_server) from error

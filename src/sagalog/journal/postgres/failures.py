@@ -79,9 +79,17 @@ def _of_tls(error: BaseException) -> str:
                 "the URL, and the host's name"
             )
         return f"TLS fails ({error.reason or type(error).__name__}): check the files and the sslmode in the URL"
-    if type(error) is ConnectionError and "rejected SSL" in str(error):
-        return _NO_TLS
     return ""
+
+
+def refusal_of_tls(error: Exception, where: str) -> SagalogError | None:
+    """Return the error of ours for a server that has no TLS.
+
+    Only for those who ask for TLS: a server that starts, or is killed, answers the same to those who merely prefer it.
+    """
+    if type(error) is ConnectionError and "rejected SSL" in str(error):
+        return JournalUnavailableError(f"{where}: {_NO_TLS}. Nothing was stored.")
+    return None
 
 
 def translate_login(error: Exception, where: str, settings: tuple[str, ...]) -> SagalogError:
