@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -13,21 +15,26 @@ from uuid import uuid4
 
 import msgspec
 
-from ..errors import ConflictError, DefinitionError, SequenceOutOfOrder
+from ..errors import ConflictError, DefinitionError, JournalUnavailableError, SequenceOutOfOrder
 from . import Journal, PersistentRepr
 from .memory import InMemoryJournal
 from .protocol import JoinsTransactions, all_ids
 
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
+_MOST_ATTEMPTS = 14  # behind one number
 
 
 class SavedState(msgspec.Struct, frozen=True):
-    """What is stored: the payload, its version, and whether it is a tombstone (never so from `load`)."""
+    """What is stored: the payload, its version, and whether it is a tombstone (never so from `load`).
+
+    `epoch`: of the record, see PersistentRepr; 0 where the store has none.
+    """
 
     payload: bytes
     version: int
     tombstone: bool = False
+    epoch: int = 0
 
 
 @runtime_checkable
@@ -112,7 +119,7 @@ class JournalSagaStateStore:
 
     async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
         latest = await self._journal.latest_message(self.prefix + correlation_id)
-        return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
+        return None if latest is None else _saved(latest)
 
     async def save(
         self,
@@ -122,8 +129,6 @@ class JournalSagaStateStore:
         expected_version: int | None = None,
         due_at: datetime | None = None,
     ) -> int:
-        if expected_version:
-            return await self._write_next(correlation_id, expected_version, payload, due_at, deleted=False)
         return await self._write(correlation_id, expected_version, payload, due_at, deleted=False)
 
     async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
@@ -132,11 +137,25 @@ class JournalSagaStateStore:
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
     ) -> None:
-        if await self.load(correlation_id) is None:
-            if expected_version:
-                raise ConflictError(self.prefix + correlation_id, expected_version)
-            return
-        await self._write(correlation_id, expected_version, tombstone or b"", None, deleted=True)
+        persistence_id = self.prefix + correlation_id
+        pauses = _Pauses(persistence_id)
+        while True:
+            # What is live, and the number that it has, come from one read: between two of them others write.
+            latest = await self._journal.latest_message(persistence_id)
+            if latest is None or latest.deleted:
+                if expected_version:
+                    raise ConflictError(persistence_id, expected_version)
+                return
+            number = latest.sequence_nr
+            if expected_version not in (None, number):
+                raise ConflictError(persistence_id, expected_version)
+            try:
+                await self._write_next(correlation_id, number, tombstone or b"", None, deleted=True, epoch=latest.epoch)
+                return
+            except ConflictError:
+                if expected_version is not None:
+                    raise
+            await pauses.after(number)
 
     async def delete_until(
         self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
@@ -147,29 +166,50 @@ class JournalSagaStateStore:
         self, correlation_id: str, expected: int | None, payload: bytes, due_at: datetime | None, *, deleted: bool
     ) -> int:
         """Write behind whatever there is (None), behind a tombstone or nothing (0), or behind that very version."""
+        if expected:
+            return await self._write_next(correlation_id, expected, payload, due_at, deleted=deleted)
         persistence_id = self.prefix + correlation_id
-        number = expected or 0
+        pauses = _Pauses(persistence_id)
+        number, epoch = 0, 0
+        if expected is None:
+            number = await self._journal.highest_sequence_nr(persistence_id)
         while True:
+            try:
+                return await self._write_next(correlation_id, number, payload, due_at, deleted=deleted, epoch=epoch)
+            except ConflictError:
+                pass
+            await pauses.after(number)
             if expected is None:
                 number = await self._journal.highest_sequence_nr(persistence_id)
-            try:
-                return await self._write_next(correlation_id, number, payload, due_at, deleted=deleted)
-            except ConflictError:
-                if expected is None:
-                    continue
-                if expected == 0:
-                    # "Nothing live may exist" also holds after a deletion: the numbers go on behind the tombstone.
-                    latest = await self._journal.latest_message(persistence_id)
-                    highest = await self._journal.highest_sequence_nr(persistence_id)
-                    if highest != number and (latest is None or (latest.deleted and latest.sequence_nr == highest)):
-                        number = highest
-                        continue
-                raise ConflictError(persistence_id, expected) from None
+            else:
+                number, epoch = await self._behind_nothing_live(persistence_id)
+
+    async def _behind_nothing_live(self, persistence_id: str) -> tuple[int, int]:
+        """Return the number and epoch to write behind if nothing live exists; raise ConflictError if something does.
+
+        The numbers go on behind a tombstone, and behind records that were deleted. The number is read before it is seen
+        that nothing is live, never after: a record of another creator that comes in between has a higher one, so that the
+        write behind ours is refused.
+        """
+        highest = await self._journal.highest_sequence_nr(persistence_id)
+        latest = await self._journal.latest_message(persistence_id)
+        if latest is None:
+            return highest, 0
+        if not latest.deleted:
+            raise ConflictError(persistence_id, 0)
+        return latest.sequence_nr, latest.epoch
 
     async def _write_next(
-        self, correlation_id: str, version: int, payload: bytes, due_at: datetime | None, *, deleted: bool
+        self,
+        correlation_id: str,
+        version: int,
+        payload: bytes,
+        due_at: datetime | None,
+        *,
+        deleted: bool,
+        epoch: int = 0,
     ) -> int:
-        message = self._message(correlation_id, version + 1, payload, due_at, deleted=deleted)
+        message = self._message(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
         try:
             await self._journal.write_messages((message,))
         except SequenceOutOfOrder:
@@ -177,8 +217,17 @@ class JournalSagaStateStore:
         return version + 1
 
     def _message(
-        self, correlation_id: str, number: int, payload: bytes, due_at: datetime | None, *, deleted: bool
+        self,
+        correlation_id: str,
+        number: int,
+        payload: bytes,
+        due_at: datetime | None,
+        *,
+        deleted: bool,
+        epoch: int = 0,
     ) -> PersistentRepr:
+        if number == 1:
+            epoch = secrets.randbits(63) or 1  # nobody who knew an id before it was purged takes the next one for it
         return PersistentRepr(
             self.prefix + correlation_id,
             number,
@@ -188,6 +237,7 @@ class JournalSagaStateStore:
             deleted,
             self._tags,
             due_at,
+            epoch,
         )
 
     async def keys(self) -> AsyncIterator[str]:
@@ -220,7 +270,7 @@ class JournalSagaStateStore:
         """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""
         assert isinstance(self._journal, JoinsTransactions)
         latest = await self._journal.latest_within(connection, self.prefix + correlation_id)
-        return None if latest is None else SavedState(latest.payload, latest.sequence_nr, latest.deleted)
+        return None if latest is None else _saved(latest)
 
     async def save_within(
         self,
@@ -247,7 +297,35 @@ class JournalSagaStateStore:
     async def history(self, correlation_id: str) -> AsyncIterator[SavedState]:
         """Yield the records that are kept, oldest first, the tombstone last."""
         async for message in self._journal.replay_messages(self.prefix + correlation_id):
-            yield SavedState(message.payload, message.sequence_nr, message.deleted)
+            yield _saved(message)
+
+
+def _saved(message: PersistentRepr) -> SavedState:
+    return SavedState(message.payload, message.sequence_nr, message.deleted, message.epoch)
+
+
+class _Pauses:
+    """Waits between attempts of which nobody else's success is the reason, and ends them after a second or two.
+
+    A journal may count a row as lost that somebody's open transaction holds; then the same number stays the newest.
+    """
+
+    def __init__(self, persistence_id: str) -> None:
+        self._persistence_id = persistence_id
+        self._number = -1
+        self._attempts = 0
+
+    async def after(self, number: int) -> None:
+        """Wait, if it was tried behind the same number before. Raises JournalUnavailableError when it is enough."""
+        if number != self._number:
+            self._number, self._attempts = number, 0
+            return
+        self._attempts += 1
+        if self._attempts > _MOST_ATTEMPTS:
+            raise JournalUnavailableError(
+                f"{self._persistence_id!r} is held by somebody's open transaction; nothing was stored"
+            )
+        await asyncio.sleep(min(0.001 * 2**self._attempts, 0.25))
 
 
 class InMemorySagaStateStore(JournalSagaStateStore):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import asyncpg
 import msgspec
 
-from ...errors import InvalidEventError, SagalogError, SequenceOutOfOrder
+from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
 from ..protocol import (
     MAX_SEQUENCE_NR,
     Finding,
@@ -20,18 +18,20 @@ from ..protocol import (
     PersistentRepr,
     all_ids,
     check_text,
-    checked,
     in_sequence,
-    one_by_one,
     out_of_order,
 )
 from ..settings import Known, check_history, history_setting, split_settings, yes
+from ..urls import split_server_url
 from .connections import Connections
+from .failures import translate
+from .following import Horizon
 from .lookups import Lookups
-from .schema import MIGRATIONS, check_name, migrate, translate
-from .writer import Writer, write, write_statements
+from .schema import MIGRATIONS, check_name, migrate
+from .statements import MOMENT, microseconds, storable, storable_moment, write, write_statements
+from .writer import Writer
 
-_COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at"
+_COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at, i.epoch"
 # Not as a range of ids: where the statistics are old, PostgreSQL reads all of it rather than the few that are due.
 _STARTS_SO = "CASE WHEN substring(persistence_id FROM 1 FOR length($1::bytea)) = $1 THEN true ELSE false END"
 _PAGE = 256
@@ -47,7 +47,7 @@ _SETTINGS: Known = {
 
 def _repr(row: Any) -> PersistentRepr:
     tags = tuple(msgspec.json.decode(row[6])) if row[6] != "[]" else ()
-    return PersistentRepr(row[0].decode(), row[1], row[2], row[3], row[4], row[5], tags, row[7])
+    return PersistentRepr(row[0].decode(), row[1], row[2], row[3], row[4], row[5], tags, row[7], row[8])
 
 
 def _within(prefix: str) -> tuple[bytes, bytes]:
@@ -84,6 +84,11 @@ class PostgresJournal:
         timeout_seconds: float = 30.0,
     ) -> None:
         keep = check_history(history)
+        for name, seconds in (("connect_seconds", connect_seconds), ("timeout_seconds", timeout_seconds)):
+            _check_seconds(name, seconds)
+        for name, flag in (("migrate", migrate), ("pooler", pooler)):
+            if not isinstance(flag, bool):
+                raise DefinitionError(f"{name} is True or False, not {flag!r}")
         self.schema = check_name(schema)
         self._connections = Connections(
             dsn,
@@ -94,20 +99,39 @@ class PostgresJournal:
             timeout_seconds=timeout_seconds,
         )
         self._statements = write_statements(self.schema, keep)
-        self._writer = Writer(self._connections.connect, self._statements, self._connections.where, pooler=pooler)
+        self._writer = Writer(self._connections, self._statements)
         self._newest = f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
                            USING (persistence_id, sequence_nr) WHERE i.persistence_id = ANY($1)"""
         self._claim = f"""WITH due AS MATERIALIZED (
-                SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $2 AND {_STARTS_SO}
+                SELECT persistence_id, due_at FROM {self.schema}.instance
+                WHERE due_at <= {_moment("$2")} AND {_STARTS_SO}
                 ORDER BY due_at, persistence_id LIMIT $4 FOR UPDATE SKIP LOCKED)
-            UPDATE {self.schema}.instance i SET due_at = $3 FROM due
+            UPDATE {self.schema}.instance i SET due_at = {_moment("$3")} FROM due
             WHERE i.persistence_id = due.persistence_id RETURNING due.persistence_id, due.due_at"""
+        self._move = f"""WITH held AS MATERIALIZED (
+                SELECT i.persistence_id, {MOMENT.format("due")} AS due_at
+                FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS given (persistence_id, sequence_nr, due)
+                JOIN {self.schema}.instance i USING (persistence_id, sequence_nr)
+                WHERE NOT i.hidden FOR UPDATE OF i SKIP LOCKED)
+            UPDATE {self.schema}.instance i SET due_at = held.due_at FROM held
+            WHERE i.persistence_id = held.persistence_id RETURNING i.persistence_id"""
+        self._purge = f"""WITH held AS MATERIALIZED (
+                SELECT i.persistence_id
+                FROM unnest($1::bytea[], $2::bigint[]) AS given (persistence_id, sequence_nr)
+                JOIN {self.schema}.instance i USING (persistence_id, sequence_nr)
+                WHERE i.deleted AND NOT i.hidden FOR UPDATE OF i SKIP LOCKED
+            ), gone AS (
+                DELETE FROM {self.schema}.instance i USING held WHERE i.persistence_id = held.persistence_id
+                RETURNING i.persistence_id)
+            DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id"""
         self._lookups = Lookups(self._connections.read, self._newest)
+        self._horizon = Horizon(self._connections.read, self.schema)
         self.commit_counts = self._writer.counts
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:
         """Open `postgresql://user@host/database?schema=sagalog&migrate=true`; other parameters are libpq's."""
+        split_server_url("postgresql", rest)  # before anything of it may be quoted
         address, _, query = rest.partition("?")
         given, others = split_settings("postgresql", query, _SETTINGS)
         dsn = f"postgresql://{address}{'?' if others else ''}{urlencode(others)}"
@@ -158,7 +182,11 @@ class PostgresJournal:
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         if not self._connections.checked:
             await self._connections.pool()
-        records, losers = in_sequence([_storable(message) for message in messages])
+        self._connections.check_owner()
+        records, losers = in_sequence([storable(message) for message in messages])
+        if len(records) > 1:
+            losers = (*losers, *(clash := _of_two_epochs(records)))
+            records = [record for record in records if record.persistence_id not in clash]
         if losers and atomic:
             raise SequenceOutOfOrder(losers)
         if records:
@@ -174,7 +202,7 @@ class PostgresJournal:
 
         Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next.
         """
-        records, losers = in_sequence([_storable(message)])
+        records, losers = in_sequence([storable(message)])
         try:
             async with connection.transaction():  # a savepoint: above READ COMMITTED a conflict is an error
                 if losers or await write(connection, self._statements, records):
@@ -204,28 +232,27 @@ class PostgresJournal:
         )
 
     async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
-        return await one_by_one(self, records)
-
-    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
-        return list(await asyncio.gather(*map(self.latest_message, persistence_ids)))
+        try:
+            if not self._connections.checked:
+                await self._connections.pool()
+            self._connections.check_owner()
+        except SagalogError as error:
+            return [error] * len(records)
+        return await self._writer.batch(records)
 
     async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
-        return [False for _ in moves]
+        if not moves:
+            return []
+        times = [None if move.due_at is None else storable_moment(move.due_at) for move in moves]
+        keys = [move.persistence_id.encode() for move in moves]
+        rows = await self._connections.change((self._move, (keys, [move.sequence_nr for move in moves], times)))
+        moved = {row[0] for row in rows}
+        return [key in moved for key in keys]
 
     async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
-        for persistence_id, sequence_nr in tombstones:
-            await self._purge_one(persistence_id, sequence_nr)
-
-    async def _purge_one(self, persistence_id: str, sequence_nr: int) -> None:
-        await self._connections.change(
-            (
-                f"""WITH gone AS (DELETE FROM {self.schema}.instance
-                        WHERE persistence_id = $1 AND sequence_nr = $2 AND deleted AND NOT hidden
-                        RETURNING persistence_id)
-                    DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id""",
-                (persistence_id.encode(), sequence_nr),
-            )
-        )
+        if tombstones:
+            keys = [persistence_id.encode() for persistence_id, _ in tombstones]
+            await self._connections.change((self._purge, (keys, [number for _, number in tombstones])))
 
     # Reading.
 
@@ -239,8 +266,8 @@ class PostgresJournal:
         following, left = min(from_sequence_nr, MAX_SEQUENCE_NR), max
         while left > 0 and following <= to_sequence_nr:
             rows = await self._connections.read(
-                f"""SELECT {_COLUMNS} FROM {self.schema}.record r WHERE persistence_id = $1
-                    AND sequence_nr BETWEEN $2 AND $3 ORDER BY sequence_nr LIMIT $4""",
+                f"""SELECT {_COLUMNS} FROM {self.schema}.record r JOIN {self.schema}.instance i USING (persistence_id)
+                    WHERE r.persistence_id = $1 AND r.sequence_nr BETWEEN $2 AND $3 ORDER BY r.sequence_nr LIMIT $4""",
                 persistence_id.encode(),
                 following,
                 min(to_sequence_nr, MAX_SEQUENCE_NR),
@@ -260,8 +287,18 @@ class PostgresJournal:
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
         check_text(persistence_id)
+        self._connections.check_owner()
         row = await self._lookups.row(persistence_id.encode())
         return _repr(row) if row else None
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        for persistence_id in persistence_ids:
+            check_text(persistence_id)
+        if not persistence_ids:
+            return []
+        keys = [one.encode() for one in persistence_ids]
+        found = {row[0]: _repr(row) for row in await self._connections.read(self._newest, keys)}
+        return [found.get(key) for key in keys]
 
     def all_persistence_ids(self) -> AsyncIterator[str]:
         return all_ids(self, "")
@@ -295,25 +332,29 @@ class PostgresJournal:
         return [_repr(row) for row in rows]
 
     async def newest_offset(self) -> int:
-        rows = await self._connections.read("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint")
-        oldest: int = rows[0][0]
-        return (oldest << 20) - 1  # an ordinal begins with its transaction's id: see the schema
+        return await self._horizon.reached()
 
     async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
-        rows = await self._connections.read(
-            f"""SELECT {_COLUMNS}, r.ordinal FROM {self.schema}.record r WHERE r.ordinal > $1
-                AND r.xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY r.ordinal LIMIT $2""",
+        rows = await self._behind(offset, limit, "")
+        return [_repr(row) for row in rows], rows[-1][9] if rows else offset
+
+    async def _behind(self, offset: int, limit: int, condition: str, *arguments: str) -> list[Any]:
+        return await self._connections.read(
+            f"""SELECT {_COLUMNS}, r.ordinal FROM {self.schema}.record r JOIN {self.schema}.instance i
+                USING (persistence_id) WHERE r.ordinal > $1 AND r.ordinal <= $2 {condition}
+                ORDER BY r.ordinal LIMIT $3""",
             offset,
+            await self._horizon.reached(),
             limit,
+            *arguments,
         )
-        return [_repr(row) for row in rows], rows[-1][8] if rows else offset
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         rows = await self._connections.read(
-            f"""SELECT persistence_id, due_at FROM {self.schema}.instance WHERE due_at <= $2 AND {_STARTS_SO}
-                ORDER BY due_at, persistence_id LIMIT $3""",
+            f"""SELECT persistence_id, due_at FROM {self.schema}.instance
+                WHERE due_at <= {_moment("$2")} AND {_STARTS_SO} ORDER BY due_at, persistence_id LIMIT $3""",
             prefix.encode(),
-            before,
+            microseconds(before),
             limit,
         )
         return [(row[0].decode(), row[1]) for row in rows]
@@ -321,22 +362,19 @@ class PostgresJournal:
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
-        rows = await self._connections.change((self._claim, (prefix.encode(), before, until, limit)))
+        rows = await self._connections.change(
+            (self._claim, (prefix.encode(), microseconds(before), storable_moment(until), limit))
+        )
         return sorted([(row[0].decode(), row[1]) for row in rows], key=lambda one: one[1])
 
     async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
         while True:
-            rows = await self._connections.read(
-                f"""SELECT {_COLUMNS}, r.ordinal FROM {self.schema}.record r WHERE r.ordinal > $1 AND r.tags ? $2
-                    AND r.xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY r.ordinal LIMIT {_PAGE}""",
-                offset,
-                tag,
-            )
+            rows = await self._behind(offset, _PAGE, "AND r.tags ? $4", tag)
             for row in rows:
-                yield row[8], _repr(row)
+                yield row[9], _repr(row)
             if len(rows) < _PAGE:
                 return
-            offset = rows[-1][8]
+            offset = rows[-1][9]
 
     # Its life.
 
@@ -352,20 +390,28 @@ class PostgresJournal:
         await self.close()
 
     async def close(self) -> None:
+        self._connections.check_owner()
         await self._writer.close()
-        self._connections.close()
+        await self._connections.close()
 
 
-def _storable(message: PersistentRepr) -> PersistentRepr:
-    message = checked(message)
-    _refuse_nul((message.manifest, message.writer_uuid, *message.tags))
-    return message
+def _moment(parameter: str) -> str:
+    return MOMENT.format(f"{parameter}::bigint")
 
 
-@lru_cache(maxsize=256)  # a saga's records all have the same
-def _refuse_nul(texts: tuple[str, ...]) -> None:
-    if any("\x00" in text for text in texts):
-        raise InvalidEventError("PostgreSQL keeps no NUL in a manifest, a writer's id or a tag; nothing was stored")
+def _of_two_epochs(records: Sequence[PersistentRepr]) -> set[str]:
+    """Return the ids of which a call states two epochs."""
+    epochs: dict[str, int] = {}
+    return {
+        one.persistence_id
+        for one in records
+        if one.epoch and epochs.setdefault(one.persistence_id, one.epoch) != one.epoch
+    }
+
+
+def _check_seconds(name: str, seconds: float) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
+        raise DefinitionError(f"{name} is a number of seconds above 0 and below a million, not {seconds!r}")
 
 
 __all__ = ["PostgresJournal"]
