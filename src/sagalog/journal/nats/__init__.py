@@ -32,13 +32,16 @@ from ..protocol import (
     out_of_order,
 )
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
+from ..urls import split_server_url
 from .bounded import gather_bounded
 from .connection import MOST_AT_ONCE, WRONG_LAST, Connection, Message, Rejected, header
 from .due import PURGES_AT_ONCE, DueEntries
+from .login import Files, Login
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
 from .subjects import SHARDS, shard
 
 FORMAT = "1"
+_MOST_SECONDS = 86_400
 _KNOWN_IDS = 65_536
 _FEW_SUBJECTS = 20_000  # so many are listed in one go
 _SETTINGS: Known = {
@@ -48,6 +51,12 @@ _SETTINGS: Known = {
     "migrate": yes,
     "connect_seconds": float,
     "timeout_seconds": float,
+    "credentials": str,
+    "nkey": str,
+    "tls": yes,
+    "tls_ca": str,
+    "tls_cert": str,
+    "tls_key": str,
 }
 
 
@@ -70,6 +79,8 @@ class NatsJournal:
     `stream`: its name; `migrate`: make it at open. `replicas` and `history` ("all", or how many messages of an id are
     kept before the newest) are settings of the stream, used when it is made. `connect_seconds`: how long to try to
     connect before a call fails. `timeout_seconds`: after that a publish without an acknowledgement is an unknown outcome.
+    `credentials`, `nkey`: the file to log in with. `tls`, or a root's `tls_ca`, or a client's `tls_cert` and `tls_key`:
+    the connection is encrypted.
 
     JetStream acknowledges before it has called fsync unless its servers run with `sync_interval: always`: with several
     replicas a crash of one loses nothing, with one replica a power failure may lose what was acknowledged.
@@ -87,11 +98,29 @@ class NatsJournal:
         migrate: bool = False,
         connect_seconds: float = 10.0,
         timeout_seconds: float = 5.0,
+        credentials: str | None = None,
+        nkey: str | None = None,
+        tls: bool = False,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
     ) -> None:
         keep = check_history(history)
-        if not 1 <= replicas <= 5:
-            raise DefinitionError(f"replicas are 1 to 5, not {replicas}")
-        if not stream or not stream.replace("_", "").replace("-", "").isalnum() or not stream.isascii():
+        if type(replicas) is not int or not 1 <= replicas <= 5:
+            raise DefinitionError(f"replicas are 1 to 5, not {replicas!r}")
+        for name, flag in (("migrate", migrate), ("tls", tls)):
+            if not isinstance(flag, bool):
+                raise DefinitionError(f"{name} is true or false, not {flag!r}")
+        for name, seconds in (("connect_seconds", connect_seconds), ("timeout_seconds", timeout_seconds)):
+            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if not number or not 0 < seconds <= _MOST_SECONDS:
+                raise DefinitionError(f"{name} is a number of seconds over 0, up to {_MOST_SECONDS:,}, not {seconds!r}")
+        if (
+            not isinstance(stream, str)
+            or not stream
+            or not stream.replace("_", "").replace("-", "").isalnum()
+            or not stream.isascii()
+        ):
             raise DefinitionError(f"a stream's name is letters, digits, '_' and '-', not {stream!r}")
         self.stream = stream
         self._migrate = migrate
@@ -110,7 +139,8 @@ class NatsJournal:
             "allow_direct": False,  # a follower that is behind must not answer
             "metadata": {"sagalog": FORMAT},
         }
-        self._connection = Connection(url, stream, connect_seconds=connect_seconds, timeout_seconds=timeout_seconds)
+        login = Login(url, Files(credentials, nkey, tls, tls_ca, tls_cert, tls_key))
+        self._connection = Connection(login, stream, connect_seconds=connect_seconds, timeout_seconds=timeout_seconds)
         self._config["subjects"] = self._connection.subjects.all
         self._due = DueEntries(self._connection)
         self._ready = False
@@ -118,13 +148,16 @@ class NatsJournal:
         # The newest message of ids seen lately.
         self._seen: OrderedDict[str, _Known] = OrderedDict()
 
+    _scheme = "nats"
+
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> NatsJournal:
         """Open `nats://user:password@host,host2?stream=sagalog&replicas=3&migrate=true`."""
+        split_server_url("nats", rest)  # before anything of it is quoted
         address, _, query = rest.partition("?")
         given, others = split_settings("nats", query, _SETTINGS)
         only_known("nats", _SETTINGS, others)
-        return cls(f"nats://{address}", **{**given, **settings})
+        return cls(f"{cls._scheme}://{address}", **{**given, **settings})
 
     @classmethod
     async def migrate(cls, rest: str) -> str:
@@ -546,4 +579,10 @@ class NatsJournal:
                     yield sequence, record
 
 
-__all__ = ["NatsJournal"]
+class TlsNatsJournal(NatsJournal):
+    """The same, for URLs that begin with tls://."""
+
+    _scheme = "tls"
+
+
+__all__ = ["NatsJournal", "TlsNatsJournal"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ from ...errors import (
     SagalogError,
 )
 from ..owner import Owner
+from .login import Login
 from .messages import EXPECTED_STREAM, HEADER, Stored, head_of
 from .subjects import Subjects
 
@@ -104,10 +106,9 @@ class _Answers:
 class Connection:
     """One connection, made at first use and made again by the client when it is lost."""
 
-    def __init__(self, url: str, stream: str, *, connect_seconds: float, timeout_seconds: float) -> None:
-        login, at, hosts = url.partition("://")[2].split("/")[0].rpartition("@")
-        self.where = f"NATS {hosts}"
-        self._servers = [f"nats://{login}{at}{host}" for host in hosts.split(",")]
+    def __init__(self, login: Login, stream: str, *, connect_seconds: float, timeout_seconds: float) -> None:
+        self._login = login
+        self.where = f"NATS {login.place}"
         self.stream = stream
         self.subjects = Subjects(stream)
         self._patience = connect_seconds
@@ -151,13 +152,18 @@ class Connection:
 
     async def _connect(self) -> Client:
         client = Client()
+        options = self._login.options(client)
         refused = asyncio.Event()
+        untrusted: list[str] = []
 
         async def failed(error: Exception) -> None:
             said = str(error).lower()
             if "permissions violation" in said:
                 self._denied(said)
                 return
+            if isinstance(error, ssl.SSLError) or "tls" in said or "certificate" in said:
+                untrusted.append(getattr(error, "verify_message", "") or getattr(error, "reason", "") or "TLS")
+                refused.set()
             if "authorization" in said or "authentication" in said:
                 refused.set()  # the client would go on trying
 
@@ -169,7 +175,8 @@ class Connection:
 
         connecting = asyncio.ensure_future(
             client.connect(
-                self._servers,
+                self._login.servers,
+                **options,
                 connect_timeout=2,
                 reconnect_time_wait=0.05,  # type: ignore[arg-type]
                 max_reconnect_attempts=-1,
@@ -191,12 +198,21 @@ class Connection:
             connecting.result()
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await client.close()
+            if untrusted or isinstance(error, ssl.SSLError):
+                why = untrusted[0] if untrusted else type(error).__name__
+                raise JournalUnavailableError(
+                    f"{self.where}: the server and this client do not agree on TLS ({why}): check tls_ca, tls_cert and "
+                    "tls_key, and that the server wants TLS. Nothing was stored."
+                ) from None
             if refused.is_set():
                 raise JournalUnavailableError(
-                    f"{self.where}: user, password or token are wrong: check the URL. Nothing was stored."
+                    f"{self.where}: user, password or token are wrong, or the credentials or nkey file: check the URL. "
+                    "Nothing was stored."
                 ) from None
             if isinstance(error, ValueError):
-                raise DefinitionError(f"this is not a NATS URL: {type(error).__name__}") from None
+                raise DefinitionError(
+                    f"the client takes no such URL, credentials or nkey file: {type(error).__name__}"
+                ) from None
             raise self._away(type(error).__name__) from None
         try:
             check_version(client.connected_server_version, self.where)
