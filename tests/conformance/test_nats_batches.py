@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -305,3 +306,14 @@ async def test_another_event_loop_is_told_at_once(url: str) -> None:
         with pytest.raises(DefinitionError, match="another event loop"):
             await asyncio.to_thread(asyncio.run, use(journal))
         assert await journal.highest_sequence_nr("p") == 0
+
+
+async def test_a_child_after_a_fork_is_told_at_once(url: str) -> None:
+    async with open_journal(f"{url}&migrate=true") as journal:
+        assert isinstance(journal, NatsJournal)
+        owner = journal._connection._owner
+        assert owner is not None
+        own, owner._pid = owner._pid, os.getpid() + 1
+        with pytest.raises(DefinitionError, match="forked"):
+            await journal.latest_message("p")
+        owner._pid = own
