@@ -234,7 +234,7 @@ async def test_an_entry_whose_record_never_came_is_not_due_and_one_of_an_older_r
         assert isinstance(journal, NatsJournal)
         await journal.write_messages([record("p", 1, due_at=now)])
         await write(journal, "p", 2)  # due no more
-        subject, body, headers = journal._due.message("q", 1, now)  # its record is not there
+        ((subject, body, headers), *_) = journal._due.messages("q", 1, now)  # its record is not there
         await journal._connection.publish((subject, body, headers))
         assert await journal.due_ids("", now) == []
         assert await journal.claim_due("", now, now + timedelta(seconds=5)) == []
@@ -342,14 +342,17 @@ async def test_a_record_that_is_stored_without_its_entry_is_never_called_not_sto
 ) -> None:
     async with open_journal(f"{url}&migrate=true") as journal:
         assert isinstance(journal, NatsJournal)
-        publish = journal._connection.publish
+        publish_each = journal._connection.publish_each
 
-        async def refuse_entries(*messages: Any) -> Any:
-            if len(messages) == 1:
-                raise JournalUnavailableError("the leader went away in between")
-            return [Rejected(10077, "full"), *await publish(*messages[1:])]
+        async def refuse_entries(pieces: Any) -> Any:
+            answered = await publish_each([piece[1:] for piece in pieces])
+            return [[Rejected(10077, "full"), *answers] for answers in answered]
 
-        monkeypatch.setattr(journal._connection, "publish", refuse_entries)
+        async def away(*_: Any) -> Any:
+            raise JournalUnavailableError("the leader went away in between")
+
+        monkeypatch.setattr(journal._connection, "publish_each", refuse_entries)
+        monkeypatch.setattr(journal._connection, "publish", away)
         with pytest.raises(OutcomeUnknownError, match="stored, but not when it is due"):
             await journal.write_messages([record("p", 1, due_at=datetime.now(UTC))])
         assert await journal.highest_sequence_nr("p") == 1

@@ -14,6 +14,7 @@ _BACKENDS = {
     "postgresql": ("sagalog.journal.postgres", "PostgresJournal"),
     "postgres": ("sagalog.journal.postgres", "PostgresJournal"),
     "nats": ("sagalog.journal.nats", "NatsJournal"),
+    "tls": ("sagalog.journal.nats", "TlsNatsJournal"),
 }
 
 

@@ -7,12 +7,13 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
 from ...errors import (
     DefinitionError,
+    InvalidEventError,
     JournalFormatError,
     JournalUnavailableError,
     OutcomeUnknownError,
@@ -28,16 +29,19 @@ from ..protocol import (
     check_id,
     checked,
     in_sequence,
-    one_by_one,
     out_of_order,
 )
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
-from .connection import WRONG_LAST, Connection, Rejected, header
-from .due import DueEntries
+from ..urls import split_server_url
+from .bounded import gather_bounded
+from .connection import MOST_AT_ONCE, WRONG_LAST, Connection, Message, Rejected, header
+from .due import PURGES_AT_ONCE, DueEntries
+from .login import Files, Login
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
 from .subjects import SHARDS, shard
 
 FORMAT = "1"
+_MOST_SECONDS = 86_400
 _KNOWN_IDS = 65_536
 _FEW_SUBJECTS = 20_000  # so many are listed in one go
 _SETTINGS: Known = {
@@ -47,7 +51,26 @@ _SETTINGS: Known = {
     "migrate": yes,
     "connect_seconds": float,
     "timeout_seconds": float,
+    "credentials": str,
+    "nkey": str,
+    "tls": yes,
+    "tls_ca": str,
+    "tls_cert": str,
+    "tls_key": str,
 }
+
+
+class _Known(NamedTuple):
+    """The newest message of an id: its record number, its place in the stream, what it hides, and its epoch."""
+
+    nr: int
+    sequence: int
+    hidden_to: int
+    epoch: int
+
+
+_NOTHING = _Known(0, 0, 0, 0)
+_UNKNOWN = _Known(-1, 0, 0, 0)
 
 
 class NatsJournal:
@@ -56,6 +79,8 @@ class NatsJournal:
     `stream`: its name; `migrate`: make it at open. `replicas` and `history` ("all", or how many messages of an id are
     kept before the newest) are settings of the stream, used when it is made. `connect_seconds`: how long to try to
     connect before a call fails. `timeout_seconds`: after that a publish without an acknowledgement is an unknown outcome.
+    `credentials`, `nkey`: the file to log in with. `tls`, or a root's `tls_ca`, or a client's `tls_cert` and `tls_key`:
+    the connection is encrypted.
 
     JetStream acknowledges before it has called fsync unless its servers run with `sync_interval: always`: with several
     replicas a crash of one loses nothing, with one replica a power failure may lose what was acknowledged.
@@ -73,11 +98,29 @@ class NatsJournal:
         migrate: bool = False,
         connect_seconds: float = 10.0,
         timeout_seconds: float = 5.0,
+        credentials: str | None = None,
+        nkey: str | None = None,
+        tls: bool = False,
+        tls_ca: str | None = None,
+        tls_cert: str | None = None,
+        tls_key: str | None = None,
     ) -> None:
         keep = check_history(history)
-        if not 1 <= replicas <= 5:
-            raise DefinitionError(f"replicas are 1 to 5, not {replicas}")
-        if not stream or not stream.replace("_", "").replace("-", "").isalnum() or not stream.isascii():
+        if type(replicas) is not int or not 1 <= replicas <= 5:
+            raise DefinitionError(f"replicas are 1 to 5, not {replicas!r}")
+        for name, flag in (("migrate", migrate), ("tls", tls)):
+            if not isinstance(flag, bool):
+                raise DefinitionError(f"{name} is true or false, not {flag!r}")
+        for name, seconds in (("connect_seconds", connect_seconds), ("timeout_seconds", timeout_seconds)):
+            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if not number or not 0 < seconds <= _MOST_SECONDS:
+                raise DefinitionError(f"{name} is a number of seconds over 0, up to {_MOST_SECONDS:,}, not {seconds!r}")
+        if (
+            not isinstance(stream, str)
+            or not stream
+            or not stream.replace("_", "").replace("-", "").isalnum()
+            or not stream.isascii()
+        ):
             raise DefinitionError(f"a stream's name is letters, digits, '_' and '-', not {stream!r}")
         self.stream = stream
         self._migrate = migrate
@@ -96,21 +139,25 @@ class NatsJournal:
             "allow_direct": False,  # a follower that is behind must not answer
             "metadata": {"sagalog": FORMAT},
         }
-        self._connection = Connection(url, stream, connect_seconds=connect_seconds, timeout_seconds=timeout_seconds)
+        login = Login(url, Files(credentials, nkey, tls, tls_ca, tls_cert, tls_key))
+        self._connection = Connection(login, stream, connect_seconds=connect_seconds, timeout_seconds=timeout_seconds)
         self._config["subjects"] = self._connection.subjects.all
         self._due = DueEntries(self._connection)
         self._ready = False
         self._opening = asyncio.Lock()
-        # The newest message of ids seen lately: its record number, its place in the stream, what it hides.
-        self._seen: OrderedDict[str, tuple[int, int, int]] = OrderedDict()
+        # The newest message of ids seen lately.
+        self._seen: OrderedDict[str, _Known] = OrderedDict()
+
+    _scheme = "nats"
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> NatsJournal:
         """Open `nats://user:password@host,host2?stream=sagalog&replicas=3&migrate=true`."""
+        split_server_url("nats", rest)  # before anything of it is quoted
         address, _, query = rest.partition("?")
         given, others = split_settings("nats", query, _SETTINGS)
         only_known("nats", _SETTINGS, others)
-        return cls(f"nats://{address}", **{**given, **settings})
+        return cls(f"{cls._scheme}://{address}", **{**given, **settings})
 
     @classmethod
     async def migrate(cls, rest: str) -> str:
@@ -223,75 +270,146 @@ class NatsJournal:
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         await self.open()
         records, losers = in_sequence([checked(message) for message in messages])
-        if len(records) == 1 and not losers:
-            await self._write(records)
-            return
         by_id: dict[str, list[PersistentRepr]] = {}
         for record in records:
             by_id.setdefault(record.persistence_id, []).append(record)
         if atomic and len(by_id) + len(losers) > 1:
             raise DefinitionError("a NATS journal cannot write several ids all or nothing; nothing was stored")
-        results = await asyncio.gather(*(self._write(group) for group in by_id.values()), return_exceptions=True)
+        results = await self._write(list(by_id.values()))
         lost = set(losers)
+        failed: list[SagalogError] = []
         for persistence_id, result in zip(by_id, results, strict=True):
             if isinstance(result, SequenceOutOfOrder):
                 lost.add(persistence_id)
             elif result is not None:
-                raise result
+                failed.append(result)
+        if failed:
+            if len(failed) < len(results) and not isinstance(failed[0], OutcomeUnknownError):
+                raise OutcomeUnknownError(f"of several ids some may be stored, and one is not: {failed[0]}")
+            raise next((one for one in failed if isinstance(one, OutcomeUnknownError)), failed[0])
         if lost:
             raise out_of_order(messages, lost)
 
-    async def _write(self, records: list[PersistentRepr]) -> None:
-        persistence_id, before = records[0].persistence_id, records[0].sequence_nr - 1
-        nr, sequence, hidden_to = self._seen.get(persistence_id, (-1, 0, 0))
-        if before == 0:  # nothing to look for: the subject has no message, or the server says so
-            nr, sequence, hidden_to = 0, 0, 0
-        if nr != before:
-            nr, sequence, hidden_to = self._note(persistence_id, await self._connection.last(persistence_id))
-            if nr != before:
-                raise SequenceOutOfOrder((persistence_id,))
-        await self._publish(persistence_id, records, sequence, hidden_to)
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
+        try:
+            await self.open()
+        except SagalogError as error:
+            return [error] * len(records)
+        results: list[SagalogError | None] = [None] * len(records)
+        places: list[int] = []
+        groups: list[list[PersistentRepr]] = []
+        for place, record in enumerate(records):
+            try:
+                record = checked(record)
+            except InvalidEventError as error:
+                results[place] = error
+                continue
+            if 0 < record.sequence_nr < MAX_SEQUENCE_NR:
+                places.append(place)
+                groups.append([record])
+            else:
+                results[place] = SequenceOutOfOrder((record.persistence_id,))
+        for place, result in zip(places, await self._write(groups), strict=True):
+            results[place] = result
+        return results
 
-    async def _publish(self, persistence_id: str, records: list[PersistentRepr], sequence: int, hidden_to: int) -> None:
-        newest = records[-1]
-        head, body = message_of(records, hidden_to)
-        headers = {HEADER: head, EXPECTED: str(sequence), EXPECTED_STREAM: self.stream}
-        message = (self._connection.subjects.record(persistence_id), body, headers)
-        entry = None
-        if newest.due_at is not None:
-            entry = self._due.message(persistence_id, newest.sequence_nr, newest.due_at)
-        self._seen.pop(persistence_id, None)
-        answers = await self._connection.publish(*([entry] if entry is not None else []), message)
-        answer = answers[-1]
-        if isinstance(answer, Rejected):
-            if answer.code in WRONG_LAST:
-                raise SequenceOutOfOrder((persistence_id,))
-            raise self._connection.refused(answer)
-        if entry is not None and isinstance(answers[0], Rejected):
-            await self._add_entry(persistence_id, entry)
-        self._remember(persistence_id, newest.sequence_nr, answer["seq"], hidden_to)
+    async def _write(self, groups: Sequence[list[PersistentRepr]], *, look: bool = False) -> list[SagalogError | None]:
+        """Write the records of each id as one message, all in a pipeline; with `look` without trust in the cache."""
+        results: list[SagalogError | None] = [None] * len(groups)
+        pieces: list[list[Message]] = []
+        sent: list[tuple[int, _Known]] = []
+        for place, known in enumerate(await self._known(groups, look=look)):
+            records = groups[place]
+            persistence_id = records[0].persistence_id
+            if isinstance(known, SagalogError):
+                results[place] = known
+                continue
+            epoch = next((one.epoch for one in records if one.epoch), 0)
+            epoch = known.epoch or epoch
+            if known.nr != records[0].sequence_nr - 1 or any(one.epoch not in (0, epoch) for one in records):
+                results[place] = SequenceOutOfOrder((persistence_id,))
+                continue
+            known = known._replace(epoch=epoch)
+            head, body = message_of(records, known.hidden_to, epoch)
+            headers = {HEADER: head, EXPECTED: str(known.sequence), EXPECTED_STREAM: self.stream}
+            newest = records[-1]
+            entries = self._due.messages(persistence_id, newest.sequence_nr, newest.due_at) if newest.due_at else []
+            self._seen.pop(persistence_id, None)
+            pieces.append([*entries, (self._connection.subjects.record(persistence_id), body, headers)])
+            sent.append((place, known))
+        outdated: list[int] = []
+        for (place, known), piece, answers in zip(
+            sent, pieces, await self._connection.publish_each(pieces), strict=True
+        ):
+            newest = groups[place][-1]
+            if isinstance(answers, SagalogError):
+                results[place] = answers
+                continue
+            answer = answers[-1]
+            if isinstance(answer, Rejected):
+                if answer.code not in WRONG_LAST:
+                    results[place] = self._connection.refused(answer)
+                    continue
+                results[place] = SequenceOutOfOrder((newest.persistence_id,))
+                if not look and known.nr:  # its place in the stream may be another, and its number still the same
+                    outdated.append(place)
+                continue
+            if any(isinstance(one, Rejected) for one in answers[:-1]):
+                results[place] = await self._add_entry(newest.persistence_id, piece[:-1])
+            if results[place] is None:
+                self._remember(newest.persistence_id, known._replace(nr=newest.sequence_nr, sequence=answer["seq"]))
+        if outdated:
+            again = await self._write([groups[place] for place in outdated], look=True)
+            for place, result in zip(outdated, again, strict=True):
+                results[place] = result
+        return results
 
-    async def _add_entry(self, persistence_id: str, entry: tuple[str, bytes, dict[str, str]]) -> None:
+    async def _known(self, groups: Sequence[list[PersistentRepr]], *, look: bool) -> list[_Known | SagalogError]:
+        """Return what is stored of each id, as far as it is not known already that its next number can be."""
+        found: list[_Known | SagalogError] = []
+        missing: list[int] = []
+        for place, records in enumerate(groups):
+            before = records[0].sequence_nr - 1
+            # Before the first there is nothing to look for: the subject has no message, or the server says so.
+            known = self._seen.get(records[0].persistence_id, _UNKNOWN) if before else _NOTHING
+            found.append(known)
+            if before and (look or known.nr != before):
+                missing.append(place)
+
+        async def last(place: int) -> None:
+            persistence_id = groups[place][0].persistence_id
+            try:
+                found[place] = self._note(persistence_id, await self._connection.last(persistence_id))
+            except SagalogError as error:
+                found[place] = error
+
+        await gather_bounded(last, missing, MOST_AT_ONCE)
+        return found
+
+    async def _add_entry(self, persistence_id: str, entries: Sequence[Message]) -> OutcomeUnknownError | None:
         """Store the entry of a record that is stored without it: nobody may be told so before both are there."""
         try:
-            (answer,) = await self._connection.publish(entry)
-        except JournalUnavailableError as error:
-            raise OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {error}") from error
-        if isinstance(answer, Rejected):
-            raise OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answer.description}")
+            answers = await self._connection.publish(*entries)
+        except SagalogError as error:
+            return OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {error}")
+        for answer in answers:
+            if isinstance(answer, Rejected):
+                return OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answer.description}")
+        return None
 
-    def _note(self, persistence_id: str, stored: Stored | None) -> tuple[int, int, int]:
+    def _note(self, persistence_id: str, stored: Stored | None) -> _Known:
         if stored is None:
             self._seen.pop(persistence_id, None)
-            return 0, 0, 0
-        return self._remember(persistence_id, stored.head.nr, stored.sequence, stored.head.hidden_to)
+            return _NOTHING
+        head = stored.head
+        return self._remember(persistence_id, _Known(head.nr, stored.sequence, head.hidden_to, head.epoch))
 
-    def _remember(self, persistence_id: str, nr: int, sequence: int, hidden_to: int) -> tuple[int, int, int]:
-        self._seen[persistence_id] = (nr, sequence, hidden_to)
+    def _remember(self, persistence_id: str, known: _Known) -> _Known:
+        self._seen[persistence_id] = known
         self._seen.move_to_end(persistence_id)
         if len(self._seen) > _KNOWN_IDS:
             self._seen.popitem(last=False)
-        return nr, sequence, hidden_to
+        return known
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         await self.open()
@@ -322,26 +440,29 @@ class NatsJournal:
         if gone:
             await self._connection.purge(subject, gone)
 
-    async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
-        return await one_by_one(self, records)
-
-    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
-        return list(await asyncio.gather(*map(self.latest_message, persistence_ids)))
-
     async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
-        return [False for _ in moves]
+        await self.open()
+
+        async def move(one: MovedDue) -> bool:
+            newest = await self._connection.last(one.persistence_id)
+            if newest is None or newest.empty or newest.head.nr != one.sequence_nr:
+                return False
+            return await self._due.move(newest, one.due_at)
+
+        return await gather_bounded(move, moves, MOST_AT_ONCE)
 
     async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
-        for persistence_id, sequence_nr in tombstones:
-            await self._purge_one(persistence_id, sequence_nr)
-
-    async def _purge_one(self, persistence_id: str, sequence_nr: int) -> None:
         await self.open()
-        stored = await self._connection.last(persistence_id)
-        if stored is not None and stored.head.deleted and stored.head.nr == sequence_nr and not stored.empty:
-            self._seen.pop(persistence_id, None)
-            # A record written meanwhile has a later place in the stream, and stays.
-            await self._connection.purge(self._connection.subjects.record(persistence_id), stored.sequence)
+
+        async def forget(one: tuple[str, int]) -> None:
+            persistence_id, sequence_nr = one
+            stored = await self._connection.last(persistence_id)
+            if stored is not None and stored.head.deleted and stored.head.nr == sequence_nr and not stored.empty:
+                self._seen.pop(persistence_id, None)
+                # A record written meanwhile has a later place in the stream, and stays.
+                await self._connection.purge(self._connection.subjects.record(persistence_id), stored.sequence)
+
+        await gather_bounded(forget, tombstones, PURGES_AT_ONCE)
 
     # Reading.
 
@@ -353,9 +474,12 @@ class NatsJournal:
         records = stored.records() if stored is not None else []
         return records[-1] if records else None
 
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        return await gather_bounded(self.latest_message, persistence_ids, MOST_AT_ONCE)
+
     async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         await self.open()
-        return self._note(persistence_id, await self._connection.last(persistence_id))[0]
+        return self._note(persistence_id, await self._connection.last(persistence_id)).nr
 
     async def replay_messages(
         self,
@@ -455,4 +579,10 @@ class NatsJournal:
                     yield sequence, record
 
 
-__all__ = ["NatsJournal"]
+class TlsNatsJournal(NatsJournal):
+    """The same, for URLs that begin with tls://."""
+
+    _scheme = "tls"
+
+
+__all__ = ["NatsJournal", "TlsNatsJournal"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +24,10 @@ from ...errors import (
     JournalUnavailableError,
     OutcomeUnknownError,
     PayloadTooLargeError,
+    SagalogError,
 )
+from ..owner import Owner
+from .login import Login
 from .messages import EXPECTED_STREAM, HEADER, Stored, head_of
 from .subjects import Subjects
 
@@ -32,10 +37,23 @@ WRONG_LAST = (10071, 10164)  # compare-and-set failed
 IN_PROCESS = 10158  # the same message id is just being stored for somebody else
 _NO_MESSAGE = 10037
 _NO_RESPONDERS = 503
+_BUSY = (_NO_RESPONDERS, 429)  # "too many requests": nothing was done
+_TOO_MANY = 10167
+_PASSING = (_NO_RESPONDERS, _TOO_MANY)  # certainly not stored, and another time it is
+_NO_JETSTREAM = (10039, 10076)
 _NO_STREAM = 10059
+_DENIED = -1
 FULL = (10047, 10077, 10122, 10023)
 _FETCH = 500
+_PAGE, _PAGE_BYTES = 256, 2**22  # of what is published before the first answers are waited for
+# Of answers under way: the server cuts off whoever has 64 MB waiting, and the client drops what is over 128 MB.
+_ANSWERS_BYTES = 2**25
+MOST_AT_ONCE = 64
 MOST_LISTED = 100_000  # subjects in one answer of the server
+
+
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
+Message = tuple[str, bytes, dict[str, str]]  # subject, body, headers
 
 
 class Raw(msgspec.Struct):
@@ -58,31 +76,39 @@ class Rejected(Exception):  # noqa: N818
         self.description = description
 
 
+Answers = list[dict[str, Any] | Rejected] | SagalogError
+_MISSING = Rejected(0, "no answer")
+
+
 class _Answers:
     """The answers that one call waits for; `future` has them when the last is there."""
 
-    __slots__ = ("future", "keys", "messages", "missing")
+    __slots__ = ("future", "keys", "messages", "missing", "subjects")
 
-    def __init__(self, keys: range, future: asyncio.Future[list[Msg]]) -> None:
+    def __init__(self, keys: range, subjects: Sequence[str], future: asyncio.Future[list[Any]]) -> None:
         self.keys = keys
+        self.subjects = subjects
         self.messages: list[Any] = [None] * len(keys)
         self.missing = len(keys)
         self.future = future
 
-    def add(self, key: int, message: Msg) -> None:
+    def add(self, key: int, message: Msg | Rejected) -> None:
         self.messages[key - self.keys.start] = message
-        self.missing -= 1
-        if self.missing == 0 and not self.future.done():
+        self.leave_out(1)
+
+    def leave_out(self, count: int) -> None:
+        """Wait for so many less."""
+        self.missing -= count
+        if self.missing <= 0 and not self.future.done():
             self.future.set_result(self.messages)
 
 
 class Connection:
     """One connection, made at first use and made again by the client when it is lost."""
 
-    def __init__(self, url: str, stream: str, *, connect_seconds: float, timeout_seconds: float) -> None:
-        login, at, hosts = url.partition("://")[2].split("/")[0].rpartition("@")
-        self.where = f"NATS {hosts}"
-        self._servers = [f"nats://{login}{at}{host}" for host in hosts.split(",")]
+    def __init__(self, login: Login, stream: str, *, connect_seconds: float, timeout_seconds: float) -> None:
+        self._login = login
+        self.where = f"NATS {login.place}"
         self.stream = stream
         self.subjects = Subjects(stream)
         self._patience = connect_seconds
@@ -91,16 +117,23 @@ class Connection:
         self._opening = asyncio.Lock()
         self._connected = asyncio.Event()
         self._closed = False
+        self._owner: Owner | None = None
         self._answers: dict[int, _Answers] = {}
         self._deadlines: deque[tuple[float, _Answers]] = deque()  # all wait equally long: the first comes first
         self._alarm: asyncio.TimerHandle | None = None
         self._inbox = ""
         self._number = 0
+        self._asking = asyncio.Semaphore(1)
+        self._at_once = 1
+        self._ahead = timedelta()  # the server's clock
 
     async def client(self) -> Client:
         """Return the client, connected. Raises JournalUnavailableError when that takes too long."""
         if self._closed:
             raise JournalUnavailableError("the journal is closed; nothing was stored")
+        if self._owner is None:
+            self._owner = Owner()
+        self._owner.check()
         if self._client is None:
             async with self._opening:
                 if self._client is None:
@@ -119,10 +152,18 @@ class Connection:
 
     async def _connect(self) -> Client:
         client = Client()
+        options = self._login.options(client)
         refused = asyncio.Event()
+        untrusted: list[str] = []
 
         async def failed(error: Exception) -> None:
             said = str(error).lower()
+            if "permissions violation" in said:
+                self._denied(said)
+                return
+            if isinstance(error, ssl.SSLError) or "tls" in said or "certificate" in said:
+                untrusted.append(getattr(error, "verify_message", "") or getattr(error, "reason", "") or "TLS")
+                refused.set()
             if "authorization" in said or "authentication" in said:
                 refused.set()  # the client would go on trying
 
@@ -134,7 +175,8 @@ class Connection:
 
         connecting = asyncio.ensure_future(
             client.connect(
-                self._servers,
+                self._login.servers,
+                **options,
                 connect_timeout=2,
                 reconnect_time_wait=0.05,  # type: ignore[arg-type]
                 max_reconnect_attempts=-1,
@@ -156,18 +198,30 @@ class Connection:
             connecting.result()
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await client.close()
+            if untrusted or isinstance(error, ssl.SSLError):
+                why = untrusted[0] if untrusted else type(error).__name__
+                raise JournalUnavailableError(
+                    f"{self.where}: the server and this client do not agree on TLS ({why}): check tls_ca, tls_cert and "
+                    "tls_key, and that the server wants TLS. Nothing was stored."
+                ) from None
             if refused.is_set():
                 raise JournalUnavailableError(
-                    f"{self.where}: user, password or token are wrong: check the URL. Nothing was stored."
+                    f"{self.where}: user, password or token are wrong, or the credentials or nkey file: check the URL. "
+                    "Nothing was stored."
                 ) from None
             if isinstance(error, ValueError):
-                raise DefinitionError(f"this is not a NATS URL: {type(error).__name__}") from None
+                raise DefinitionError(
+                    f"the client takes no such URL, credentials or nkey file: {type(error).__name__}"
+                ) from None
             raise self._away(type(error).__name__) from None
         try:
             check_version(client.connected_server_version, self.where)
         except JournalFormatError:
             await client.close()
             raise
+        largest = client.max_payload * 3 // 2  # in base64, with its header
+        self._at_once = max(1, min(MOST_AT_ONCE, _ANSWERS_BYTES // largest))
+        self._asking = asyncio.Semaphore(self._at_once)
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._answered)
         self._connected.set()
@@ -179,12 +233,13 @@ class Connection:
         if answers is not None:
             answers.add(key, message)
 
-    def _expect(self, count: int) -> _Answers:
-        """Wait for so many answers, at `_reply_to` of each key; a TimeoutError comes if one is missing in time."""
+    def _expect(self, subjects: Sequence[str]) -> _Answers:
+        """Wait for an answer from each subject, at `_reply_to` of its key; a TimeoutError if one is missing in time."""
         loop = asyncio.get_running_loop()
+        count = len(subjects)
         first = self._number + 1
         self._number += count
-        answers = _Answers(range(first, first + count), loop.create_future())
+        answers = _Answers(range(first, first + count), subjects, loop.create_future())
         for key in answers.keys:
             self._answers[key] = answers
         self._deadlines.append((loop.time() + self._timeout, answers))
@@ -203,6 +258,18 @@ class Connection:
             self._give_up(answers)
         self._alarm = loop.call_at(self._deadlines[0][0], self._late) if self._deadlines else None
 
+    def _denied(self, said: str) -> None:
+        """Answer what waits for a subject that this user may not publish to: nobody else will."""
+        found = _VIOLATION.search(said)
+        if found is None:
+            return
+        kind, subject = found.groups()
+        for key, answers in list(self._answers.items()):
+            # Without the inbox no answer at all arrives.
+            if kind == "subscription" or answers.subjects[key - answers.keys.start].lower() == subject:
+                del self._answers[key]
+                answers.add(key, Rejected(_DENIED, f"this user has no permission for {kind} to {found[2]!r}"))
+
     def _give_up(self, answers: _Answers) -> None:
         if answers.missing:
             for key in answers.keys:
@@ -212,47 +279,108 @@ class Connection:
 
     # Publishing.
 
-    async def publish(self, *messages: tuple[str, bytes, dict[str, str]]) -> list[dict[str, Any] | Rejected]:
-        """Publish messages, stored in this order; return JetStream's acknowledgement, or refusal, of each.
+    async def publish(self, *messages: Message) -> list[dict[str, Any] | Rejected]:
+        """Publish messages as one piece; return JetStream's acknowledgement, or refusal, of each.
 
-        They leave in one piece, with nothing in between at which a new connection could begin: if a later one arrives,
-        so have those before it. While the stream has no leader they are sent again: nobody has them. Raises
-        OutcomeUnknownError where an answer is missing, JournalUnavailableError where nothing was stored.
+        Raises OutcomeUnknownError where an answer is missing, JournalUnavailableError where nothing was stored.
         """
+        (answers,) = await self._publish_page([messages])
+        if isinstance(answers, SagalogError):
+            raise answers
+        return answers
+
+    async def publish_each(self, pieces: Sequence[Sequence[Message]]) -> list[Answers]:
+        """Publish many pieces, each stored in its order; return the answers of each, or the error that is its own.
+
+        They are sent in pages. Where one of a page is not answered or refused for the connection's sake, the pages
+        behind it are not sent.
+        """
+        found: list[Answers] = []
+        page: list[Sequence[Message]] = []
+        size = 0
+        broken: JournalUnavailableError | None = None
+        for place, piece in enumerate(pieces, 1):
+            page.append(piece)
+            size += sum(len(body) for _, body, _ in piece)
+            if len(page) < _PAGE and size < _PAGE_BYTES and place < len(pieces):
+                continue
+            some: list[Answers] = [broken] * len(page) if broken else await self._publish_page(page)
+            found += some
+            if broken is None and any(isinstance(one, (OutcomeUnknownError, JournalUnavailableError)) for one in some):
+                broken = self._away("the part of the batch before this record has no answer")
+            page, size = [], 0
+        return found
+
+    async def _publish_page(self, pieces: Sequence[Sequence[Message]]) -> list[Answers]:
+        """Publish pieces, and those again that nobody has: while the stream has no leader, or too much to do."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._patience
         pause = 0.02
+        found: list[Answers] = [[] for _ in pieces]
+        todo = list(range(len(pieces)))
         while True:
-            answers = await self._publish_once(messages)
-            last = answers[-1]
-            if not isinstance(last, Rejected) or last.code != _NO_RESPONDERS:
-                return answers
-            if loop.time() > deadline:
-                raise self._away(last.description)
+            again: list[int] = []
+            why = ""
+            for place, one in zip(todo, await self._publish_once([pieces[n] for n in todo]), strict=True):
+                found[place] = one
+                last = None if isinstance(one, SagalogError) else one[-1]
+                if isinstance(last, Rejected) and last.code in _PASSING:
+                    again.append(place)
+                    why = last.description
+            if not again:
+                return found
+            error: SagalogError | None = self._away(why) if loop.time() > deadline else None
+            if error is None and len(again) and pause > 0.02:
+                try:
+                    await self.info()  # a stream that was deleted has nobody who answers, either
+                except SagalogError as told:
+                    error = told
+            if error is not None:
+                for place in again:
+                    found[place] = error
+                return found
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
+            todo = again
 
-    async def _publish_once(
-        self, messages: Sequence[tuple[str, bytes, dict[str, str]]]
-    ) -> list[dict[str, Any] | Rejected]:
-        client = await self.client()
-        for _, body, headers in messages:
-            size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
-            if size > client.max_payload:
-                raise PayloadTooLargeError("a record, for this NATS server (max_payload),", size, client.max_payload)
-        answers = self._expect(len(messages))
+    async def _publish_once(self, pieces: Sequence[Sequence[Message]]) -> list[Answers]:
         try:
-            for key, (subject, body, headers) in zip(answers.keys, messages, strict=True):
-                await client.publish(subject, body, reply=self._reply_to(key), headers=headers)
-            return [_acknowledgement(message) for message in await answers.future]
+            client = await self.client()
+        except SagalogError as error:
+            return [error] * len(pieces)
+        found: list[Answers] = [_too_large(piece, client.max_payload) or [] for piece in pieces]
+        places = [place for place, one in enumerate(found) if not isinstance(one, SagalogError)]
+        if not places:
+            return found
+        answers = self._expect([subject for place in places for subject, _, _ in pieces[place]])
+        keys = iter(answers.keys)
+        begun = 0
+        why = f"no answer in {self._timeout:g} s"
+        try:
+            try:
+                for place in places:
+                    begun += 1
+                    for subject, body, headers in pieces[place]:
+                        await client.publish(subject, body, reply=self._reply_to(next(keys)), headers=headers)
+            except nats.errors.Error as error:
+                why = f"publishing broke off ({type(error).__name__})"
+                answers.leave_out(sum(len(pieces[place]) for place in places[begun - 1 :]))
+            await answers.future
         except TimeoutError:
-            raise OutcomeUnknownError(
-                f"{self.where}: no answer in {self._timeout:g} s; what was published may be stored"
-            ) from None
-        except nats.errors.Error as error:
-            raise OutcomeUnknownError(f"{self.where}: publishing broke off ({type(error).__name__})") from None
+            pass
         finally:
             answers.future.cancel()  # one that is answered stays so
+        position = 0
+        for number, place in enumerate(places):
+            some = answers.messages[position : position + len(pieces[place])]
+            position += len(some)
+            if some[-1] is not None:
+                found[place] = [_acknowledgement(one) if one is not None else _MISSING for one in some]
+            elif number < begun:
+                found[place] = OutcomeUnknownError(f"{self.where}: {why}; what was published may be stored")
+            else:
+                found[place] = self._away(why)
+        return found
 
     # Requests to JetStream.
 
@@ -262,24 +390,21 @@ class Connection:
         deadline = loop.time() + self._patience
         pause = 0.01
         while True:
-            client = await self.client()
-            answers = self._expect(1)
-            inbox = self._reply_to(answers.keys.start)
             try:
-                await client.publish(f"$JS.API.{action}", msgspec.json.encode(request) if request else b"", reply=inbox)
-                (message,) = await answers.future
+                message = await self._ask_once(f"$JS.API.{action}", msgspec.json.encode(request) if request else b"")
             except TimeoutError:
-                why = "no answer"
+                why = "no answer"  # also where the server's queue of requests was full: it drops what is in it
             except nats.errors.Error as broken:
-                answers.future.cancel()
                 why = type(broken).__name__
             else:
+                if isinstance(message, Rejected):
+                    raise message
                 if not _nobody(message):
                     answer: dict[str, Any] = msgspec.json.decode(message.data)
                     error = answer.get("error")
                     if error is None:
                         return answer
-                    if error.get("code") != _NO_RESPONDERS:
+                    if error.get("code") not in _BUSY or error.get("err_code") in _NO_JETSTREAM:
                         raise Rejected(error.get("err_code", 0), error.get("description", ""))
                     why = error.get("description", "unavailable")  # no leader yet
                 else:
@@ -288,6 +413,18 @@ class Connection:
                 raise self._away(why)
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.5)
+
+    async def _ask_once(self, subject: str, request: bytes) -> Msg | Rejected:
+        client = await self.client()
+        async with self._asking:
+            answers = self._expect([subject])
+            try:
+                await client.publish(subject, request, reply=self._reply_to(answers.keys.start))
+                (message,) = await answers.future
+            finally:
+                answers.future.cancel()
+        answered: Msg | Rejected = message
+        return answered
 
     async def last(self, persistence_id: str) -> Stored | None:
         """Return the newest message of an id, as the stream's leader has it."""
@@ -368,14 +505,15 @@ class Connection:
         name, pending = made["name"], made["num_pending"]
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
-        request = msgspec.json.encode({"batch": _FETCH, "no_wait": True})
+        batch = _FETCH if after is None else self._at_once  # heads alone are small
+        request = msgspec.json.encode({"batch": batch, "no_wait": True})
         asked = 0
         deadline = asyncio.get_running_loop().time() + self._patience
         try:
             while pending or until is not None:
                 if not asked:
                     await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{name}", request, reply=inbox)
-                    asked = _FETCH
+                    asked = batch
                 message = await subscription.next_msg(timeout=self._timeout)
                 if message.headers and "Status" in message.headers:
                     status = message.headers["Status"]
@@ -406,12 +544,23 @@ class Connection:
     async def info(self, **request: Any) -> dict[str, Any]:
         """Return what the stream's leader says of it: config and state."""
         try:
-            return await self.ask(f"STREAM.INFO.{self.stream}", **request)
+            info = await self.ask(f"STREAM.INFO.{self.stream}", **request)
         except Rejected as error:
             raise self.refused(error) from None
+        if "ts" in info:
+            self._ahead = msgspec.convert(info["ts"], datetime) - datetime.now(UTC)
+        return info
+
+    def now(self) -> datetime:
+        """Return the server's time, as far as its last answer tells."""
+        return datetime.now(UTC) + self._ahead
 
     def refused(self, error: Rejected) -> JournalUnavailableError | JournalFormatError:
         """Return our error for an answer that says no; nothing was stored."""
+        if error.code == _DENIED:
+            return JournalUnavailableError(
+                f"{self.where}: {error.description}: give the user that permission. Nothing was stored."
+            )
         if error.code == _NO_STREAM:
             return JournalFormatError(
                 f"{self.where} has no stream {self.stream!r}: make it with `sagalog migrate --journal URL`, or open the "
@@ -427,6 +576,8 @@ class Connection:
     async def close(self) -> None:
         """Close the connection; what is not answered stays unknown."""
         self._closed = True
+        if self._owner is not None:
+            self._owner.check()
         if self._client is not None:
             await self._client.close()
         if self._alarm is not None:
@@ -446,11 +597,21 @@ def check_version(version: Any, where: str) -> None:
         )
 
 
+def _too_large(piece: Sequence[Message], limit: int) -> PayloadTooLargeError | None:
+    for _, body, headers in piece:
+        size = len(body) + sum(len(name) + len(value) + 4 for name, value in headers.items()) + 12
+        if size > limit:
+            return PayloadTooLargeError("a record, for this NATS server (max_payload),", size, limit)
+    return None
+
+
 def _nobody(message: Msg) -> bool:
     return bool(message.headers) and (message.headers or {}).get("Status") == "503"
 
 
-def _acknowledgement(message: Msg) -> dict[str, Any] | Rejected:
+def _acknowledgement(message: Msg | Rejected) -> dict[str, Any] | Rejected:
+    if isinstance(message, Rejected):
+        return message
     if _nobody(message):
         return Rejected(_NO_RESPONDERS, "JetStream does not answer: is it on, and has the cluster a leader?")
     answer: dict[str, Any] = msgspec.json.decode(message.data)

@@ -11,26 +11,45 @@ of an hour, which is longer than NATS keeps a connection that is silent.
 A claim writes an entry for `until` under a message id made of the entry that it replaces: JetStream stores one of those
 only, so of two workers one is told that it was second. A write that lost leaves an entry behind, too; it names another
 record or another moment, and as no entry takes the place of another, it does no harm.
+
+Usually a look lists only what is due lately. So behind an entry that is late when it is written goes a mark, before its
+record: a look that finds a mark behind what the last full one has listed lists everything again. The place in the stream
+decides, not a clock, so that an entry which comes in the middle of a look is found by the next one.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from ...errors import JournalFormatError
+from ...errors import JournalFormatError, SagalogError
 from ...logs import about, log
-from .connection import IN_PROCESS, MOST_LISTED, Connection, Rejected
-from .messages import EXPECTED_STREAM, MESSAGE_ID, Stored
+from ..protocol import MAX_SEQUENCE_NR
+from .bounded import gather_bounded
+from .connection import IN_PROCESS, MOST_AT_ONCE, MOST_LISTED, Connection, Message, Rejected
+from .messages import EXPECTED_STREAM, MESSAGE_ID, Stored, in_utc
 from .subjects import DueEntry
 
 _KEPT = timedelta(minutes=15)
-_AT_ONCE = 64
+_PAGE = 512  # ids whose newest records are looked up, and which are claimed, in one go
+PURGES_AT_ONCE = 16
+_GIVE_WAY = 1000
+_HELD = 65_536
+_LATE = timedelta(seconds=2)  # clocks differ
 _SWEEP_SECONDS = 20.0
 _RECENT = timedelta(seconds=9)
+
+
+class _Swept(msgspec.Struct):
+    """Up to which moment all was claimed that the stream held up to a place, and until when that may be relied on."""
+
+    moment: datetime
+    until_time: float  # of the loop
+    listed_to: int
 
 
 class _Second(msgspec.Struct):
@@ -56,7 +75,7 @@ class _Group(msgspec.Struct):
     second: _Second
     entries: list[DueEntry]
     newest: Stored | None
-    valid: list[DueEntry] = []  # these say when the id is due
+    valid: list[tuple[DueEntry, datetime]] = []  # these say when the id is due
     outdated: list[DueEntry] = []  # nobody will ever need these
 
 
@@ -69,25 +88,74 @@ class DueEntries:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        # By prefix: up to which moment all was claimed, and until when (of the loop) that may be relied on.
-        self._swept: dict[str, tuple[datetime, float]] = {}
+        self._swept: dict[str, _Swept] = {}  # by prefix
+        self._held: OrderedDict[str, str] = OrderedDict()  # by id, the entry that this process claimed or moved last
 
-    def message(self, persistence_id: str, nr: int, due_at: datetime) -> tuple[str, bytes, dict[str, str]]:
-        """Return the entry for a record, to be published before it."""
-        if any(due_at < moment for moment, _ in self._swept.values()):
-            self._swept.clear()  # long ago: look everywhere
-        return (
-            self._connection.subjects.due(due_at, persistence_id, nr),
-            b"",
-            {EXPECTED_STREAM: self._connection.stream},
-        )
+    def messages(self, persistence_id: str, nr: int, due_at: datetime) -> list[Message]:
+        """Return the entry for a record, to be published before it; and where looks may have passed that moment, a mark."""
+        subject = self._connection.subjects.due(in_utc(due_at), persistence_id, nr)
+        return [self._message(subject), *self._late_mark(due_at, persistence_id)]
+
+    def _message(self, subject: str) -> Message:
+        return subject, b"", {EXPECTED_STREAM: self._connection.stream}
+
+    def _late_mark(self, at: datetime, persistence_id: str) -> list[Message]:
+        if at - self._connection.now() > _LATE:
+            return []
+        return [self._message(self._connection.subjects.late(persistence_id))]
+
+    async def move(self, newest: Stored, due_at: datetime | None) -> bool:
+        """Let an id be due at another moment; False if somebody else claimed or moved it meanwhile."""
+        old = await self._entries_of(newest)
+        if due_at is not None:
+            subject = self._connection.subjects.due(in_utc(due_at), newest.persistence_id, newest.head.nr, claim=True)
+            if any(one.subject == subject for one in old):
+                old = [one for one in old if one.subject != subject]
+            else:
+                headers = {EXPECTED_STREAM: self._connection.stream}
+                if old:
+                    headers[MESSAGE_ID] = f"claim/{old[-1].subject}"
+                piece = [(subject, b"", headers), *self._late_mark(due_at, newest.persistence_id)]
+                answer = (await self._connection.publish(*piece))[0]
+                if isinstance(answer, Rejected):
+                    if answer.code == IN_PROCESS:
+                        return False
+                    raise self._connection.refused(answer)
+                if answer.get("duplicate", False):
+                    return False
+            self._hold(newest.persistence_id, subject)
+        else:
+            self._held.pop(newest.persistence_id, None)
+        for one in old:
+            await self._connection.purge(one.subject, MAX_SEQUENCE_NR - 1)
+        return True
+
+    async def _entries_of(self, newest: Stored) -> list[DueEntry]:
+        """Return the entries that say when an id is due: usually the one that was last heard of, or its record's own."""
+        subjects = self._connection.subjects
+        candidates = [self._held.get(newest.persistence_id)]
+        if newest.head.due_at is not None:
+            candidates.append(subjects.due(newest.head.due_at, newest.persistence_id, newest.head.nr))
+        for candidate in candidates:
+            entry = subjects.due_entry(candidate) if candidate is not None else None
+            if entry is not None and self._says(entry, newest) and await self._connection.last_of(entry.subject):
+                return [entry]
+        listed = await self._connection.subjects_of(subjects.due_of(newest.persistence_id))
+        found = [subjects.due_entry(one) for one in sorted(listed)]
+        return [one for one in found if one is not None and self._says(one, newest)]
+
+    def _hold(self, persistence_id: str, subject: str) -> None:
+        self._held[persistence_id] = subject
+        self._held.move_to_end(persistence_id)
+        if len(self._held) > _HELD:
+            self._held.popitem(last=False)
 
     async def due(self, prefix: str, before: datetime, limit: int) -> list[tuple[str, datetime]]:
         """Return what is due at `before`, earliest first."""
         found: dict[str, datetime] = {}
         async for groups in self._groups(prefix, before):
-            for entry in _in_order(groups):
-                found.setdefault(entry.persistence_id, entry.due_at)
+            for entry, at in _in_order(groups):
+                found.setdefault(entry.persistence_id, at)
             if len(found) >= limit:
                 break
         return sorted(found.items(), key=_earliest)[:limit]
@@ -101,11 +169,11 @@ class DueEntries:
         listed_to = (await self._connection.info())["state"]["last_seq"]
         async for groups in self._groups(prefix, before):
             valid = _in_order(groups)[: limit - len(claimed)]
-            won = await asyncio.gather(*(self._claim(entry, until) for entry in valid))
+            won = await self._claim([entry for entry, _ in valid], until)
             done = {entry.subject for group in groups for entry in group.outdated}
-            for entry, mine in zip(valid, won, strict=True):
+            for (entry, at), mine in zip(valid, won, strict=True):
                 if mine:
-                    claimed.setdefault(entry.persistence_id, entry.due_at)
+                    claimed.setdefault(entry.persistence_id, at)
                 if mine is not None:
                     done.add(entry.subject)
             for group in groups:
@@ -115,29 +183,55 @@ class DueEntries:
                 self._swept.pop(prefix, None)  # the rest may be old when it is its turn
                 break
         else:
-            moment, until_time = self._swept.get(prefix, (before, 0.0))
-            if until_time < loop.time():
-                until_time = loop.time() + _SWEEP_SECONDS
-            self._swept[prefix] = (max(moment, before), until_time)
+            swept = self._swept.get(prefix)
+            if swept is None or swept.until_time < loop.time() or swept.listed_to < await self._late(prefix):
+                self._swept[prefix] = _Swept(before, loop.time() + _SWEEP_SECONDS, listed_to)
+            else:
+                self._swept[prefix] = _Swept(max(swept.moment, before), swept.until_time, swept.listed_to)
+        if claimed and until - self._connection.now() <= _LATE:
+            await self._connection.publish(*self._late_mark(until, next(iter(claimed))))
         gone = [subject for second in seconds.values() for subject in second.to_remove()]
-        await asyncio.gather(*(self._connection.purge(subject, listed_to) for subject in gone))
+        await gather_bounded(lambda subject: self._connection.purge(subject, listed_to), gone, PURGES_AT_ONCE)
         return sorted(claimed.items(), key=_earliest)
+
+    async def _late(self, prefix: str) -> int:
+        """Return the place in the stream of the newest mark of something that was late when it was written."""
+        newest = await self._connection.last_of(self._connection.subjects.late_by(prefix)[0])
+        return newest.sequence if newest is not None else 0
+
+    async def _only_recent(self, prefix: str, before: datetime) -> bool:
+        """Say whether what was due long ago has been claimed, and nothing was written there since it was listed."""
+        swept = self._swept.get(prefix)
+        if swept is None or swept.until_time <= asyncio.get_running_loop().time():
+            return False
+        if not timedelta() <= before - swept.moment <= _RECENT:
+            return False
+        late = await self._late(prefix)
+        if late <= swept.listed_to:
+            return True
+        subject, alone = self._connection.subjects.late_by(prefix)
+        if alone:
+            await self._connection.purge(subject, late - 1)  # the newest says it all
+        return False
 
     async def _groups(self, prefix: str, before: datetime) -> AsyncIterator[list[_Group]]:
         """Yield the entries up to `before`, some at a time, by their second.
 
-        What was due long ago is looked for now and then only: it is what a write left behind that took very long.
+        What was due long ago is looked for now and then only, and when something was written that was late.
         """
-        moment, until_time = self._swept.get(prefix, (before, 0.0))
-        recent = until_time > asyncio.get_running_loop().time() and moment <= before <= moment + _RECENT
         connection = self._connection
+        recent = await self._only_recent(prefix, before)
+        if not recent:
+            self._swept.pop(prefix, None)  # until this look, which sees all, has come to its end
         wildcards = connection.subjects.due_by(before, prefix, recent=recent)
-        found = await asyncio.gather(*(connection.subjects_of(wildcard) for wildcard in wildcards))
+        found = await gather_bounded(connection.subjects_of, wildcards, MOST_AT_ONCE)
         # The digits of the second come first in a subject, so their order is the order of time.
         stems: dict[str, list[DueEntry]] = {}
         seconds: dict[str, _Second] = {}
         complete = all(len(some) < MOST_LISTED for some in found)
-        for subject in sorted(one for some in found for one in some):
+        for number, subject in enumerate(sorted(one for some in found for one in some), 1):
+            if number % _GIVE_WAY == 0:
+                await asyncio.sleep(0)
             wildcard = connection.subjects.due_second(subject)
             second = seconds.setdefault(wildcard, _Second(wildcard, complete, 0, []))
             second.listed += 1
@@ -146,17 +240,19 @@ class DueEntries:
                 log.warning(
                     "what is due by %s is passed over: it was written by something else", subject, extra=about()
                 )
-            elif entry.persistence_id.startswith(prefix) and entry.due_at <= before:
+            elif entry.persistence_id.startswith(prefix) and (entry.due_at <= before or entry.at_an_end):
                 stems.setdefault(entry.stem, []).append(entry)
         lists = list(stems.values())
-        for start in range(0, len(lists), _AT_ONCE):
-            some = lists[start : start + _AT_ONCE]
-            groups = await asyncio.gather(
-                *(self._group(seconds[connection.subjects.due_second(one[0].subject)], one) for one in some)
+        for start in range(0, len(lists), _PAGE):
+            some = lists[start : start + _PAGE]
+            groups = await gather_bounded(
+                lambda one: self._group(seconds[connection.subjects.due_second(one[0].subject)], one, before),
+                some,
+                MOST_AT_ONCE,
             )
             yield [group for group in groups if group is not None]
 
-    async def _group(self, second: _Second, entries: list[DueEntry]) -> _Group | None:
+    async def _group(self, second: _Second, entries: list[DueEntry], before: datetime) -> _Group | None:
         """Return the entries of an id with its newest record, None if that is damaged.
 
         What is damaged holds up its own instance, not all that is due.
@@ -172,7 +268,9 @@ class DueEntries:
                 if await self._given_up(entry):
                     group.outdated.append(entry)
             elif self._says(entry, group.newest):
-                group.valid.append(entry)
+                at = entry.due_at if entry.claimed else group.newest.head.due_at
+                if at is not None and at <= before:
+                    group.valid.append((entry, at))
             else:
                 group.outdated.append(entry)
         return group
@@ -180,26 +278,44 @@ class DueEntries:
     def _says(self, entry: DueEntry, newest: Stored) -> bool:
         """Say whether an entry tells when its id is due, as its newest record has it, or as it was claimed."""
         due_at = newest.head.due_at
-        if due_at is None or newest.head.nr != entry.nr:
+        if newest.empty or newest.head.nr != entry.nr:
             return False
-        return entry.claimed or entry.subject == self._connection.subjects.due(due_at, entry.persistence_id, entry.nr)
+        if entry.claimed or due_at is None:
+            return entry.claimed
+        return entry.subject == self._connection.subjects.due(due_at, entry.persistence_id, entry.nr)
 
     async def _given_up(self, entry: DueEntry) -> bool:
         """Say whether the record of an entry will never come."""
         one = await self._connection.last_of(entry.subject)
         return one is not None and datetime.now(UTC) - one.time > _KEPT
 
-    async def _claim(self, entry: DueEntry, until: datetime) -> bool | None:
-        """Say whether the claim is ours, or somebody else's; None if somebody else is at it."""
-        subject = self._connection.subjects.due(until, entry.persistence_id, entry.nr, claim=True)
-        headers = {EXPECTED_STREAM: self._connection.stream, MESSAGE_ID: f"claim/{entry.subject}"}
-        (answer,) = await self._connection.publish((subject, b"", headers))
-        if isinstance(answer, Rejected):
-            if answer.code == IN_PROCESS:
-                return None
-            raise self._connection.refused(answer)
-        return not answer.get("duplicate", False)
+    async def _claim(self, entries: Sequence[DueEntry], until: datetime) -> list[bool | None]:
+        """Say of each whether the claim is ours, or somebody else's; None if somebody else is at it."""
+        pieces = []
+        for entry in entries:
+            subject = self._connection.subjects.due(in_utc(until), entry.persistence_id, entry.nr, claim=True)
+            headers = {EXPECTED_STREAM: self._connection.stream, MESSAGE_ID: f"claim/{entry.subject}"}
+            pieces.append([(subject, b"", headers)])
+        found: list[bool | None] = []
+        failed: SagalogError | None = None
+        answered = await self._connection.publish_each(pieces)
+        for entry, piece, answers in zip(entries, pieces, answered, strict=True):
+            answer = answers if isinstance(answers, SagalogError) else answers[0]
+            if isinstance(answer, SagalogError):
+                failed = failed or answer
+                found.append(None)
+            elif isinstance(answer, Rejected):
+                if answer.code != IN_PROCESS:
+                    failed = failed or self._connection.refused(answer)
+                found.append(None)
+            else:
+                found.append(not answer.get("duplicate", False))
+                if found[-1]:
+                    self._hold(entry.persistence_id, piece[0][0])
+        if failed is not None and True not in found:
+            raise failed
+        return found
 
 
-def _in_order(groups: list[_Group]) -> list[DueEntry]:
-    return sorted((entry for group in groups for entry in group.valid), key=lambda entry: entry.due_at)
+def _in_order(groups: list[_Group]) -> list[tuple[DueEntry, datetime]]:
+    return sorted((entry for group in groups for entry in group.valid), key=lambda one: one[1])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -36,6 +36,7 @@ class Head(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     tags: tuple[str, ...] = ()
     due_at: datetime | None = None
     hidden_to: int = 0  # records up to this number were deleted
+    epoch: int = 0
 
 
 class Stored(msgspec.Struct):
@@ -76,8 +77,20 @@ class Stored(msgspec.Struct):
                 head.deleted,
                 head.tags,
                 head.due_at,
+                head.epoch,
             )
         ]
+
+
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+
+
+def in_utc(at: datetime) -> datetime:
+    """Return the same moment in UTC, or the end of the calendar that it is beyond there."""
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:
+        return _FIRST if at.year == 1 else _LAST
 
 
 def header_of(value: Any) -> str:
@@ -86,7 +99,7 @@ def header_of(value: Any) -> str:
     return text if text.isascii() else json.dumps(json.loads(text))
 
 
-def message_of(records: Sequence[PersistentRepr], hidden_to: int) -> tuple[str, bytes]:
+def message_of(records: Sequence[PersistentRepr], hidden_to: int, epoch: int) -> tuple[str, bytes]:
     """Return the header and the body for records of one id, oldest first."""
     newest = records[-1]
     head = Head(
@@ -96,10 +109,14 @@ def message_of(records: Sequence[PersistentRepr], hidden_to: int) -> tuple[str, 
         newest.writer_uuid,
         newest.deleted,
         newest.tags,
-        newest.due_at,
+        None if newest.due_at is None else in_utc(newest.due_at),
         hidden_to,
+        epoch,
     )
-    return header_of(head), newest.payload if len(records) == 1 else msgspec.msgpack.encode(list(records))
+    if len(records) == 1:
+        return header_of(head), newest.payload
+    packed = [msgspec.structs.replace(record, epoch=epoch) for record in records]
+    return header_of(head), msgspec.msgpack.encode(packed)
 
 
 _packed = msgspec.msgpack.Decoder(list[PersistentRepr])

@@ -3,6 +3,7 @@
     <stream>.record.<shard>.<family>.<id>                    the records of an id; the newest message is its truth
     <stream>.due.<d>.<d>.<d>. ... .<family>.<id>.<entry>     an id is due in that second since 1970, in ten digits
     <stream>.mark.<reading>                                  how far a replica has to be for that reading
+    <stream>.mark.late.<family>                              an entry was written whose moment had come already
 
 `shard` cuts the ids into parts that can be listed one after the other, each in one go. `family` is what an id has up to
 its second `::`, so that one saga is listed without the others. A due time as single digits makes everything that is
@@ -58,6 +59,11 @@ class DueEntry(msgspec.Struct, frozen=True):
     nr: int
     due_at: datetime
     claimed: bool
+
+    @property
+    def at_an_end(self) -> bool:
+        """Its moment may be one that digits cannot say, before 1970 or after 2286."""
+        return not 1 <= self.due_at.timestamp() < 10**_DIGITS - 1
 
     @property
     def stem(self) -> str:
@@ -118,6 +124,20 @@ class Subjects:
                 found.append(".".join([self.root, "due", *digits[:place], str(lower), *left, ids]))
         found.append(".".join([self.root, "due", *digits, ids]))
         return found
+
+    def due_of(self, persistence_id: str) -> str:
+        """Return the wildcard for all due entries of an id, which a server finds slowly."""
+        where = f"{family(persistence_id)}.{token(persistence_id)}"
+        return ".".join([self.root, "due", *["*"] * _DIGITS, where, "*"])
+
+    def late(self, persistence_id: str) -> str:
+        """Return the subject of the marks of what was late when it was written, for the family of an id."""
+        return f"{self.root}.mark.late.{family(persistence_id)}"
+
+    def late_by(self, prefix: str) -> tuple[str, bool]:
+        """Return the subject, or wildcard, of the marks that concern a prefix; and whether it is of one family only."""
+        known = family(prefix)
+        return f"{self.root}.mark.late.{'*' if known == _NONE else known}", known != _NONE
 
     def mark(self, reading: str) -> str:
         """Return the subject of the mark of one reading."""

@@ -1,0 +1,161 @@
+"""How a NATS journal finds its servers and logs in there; each way against a server that wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from sagalog import DefinitionError, JournalUnavailableError, open_journal
+from sagalog.conformance.records import record, replay, write
+from sagalog.journal.nats import NatsJournal
+from sagalog.journal.nats.login import Files, Login
+
+from ..servers.nats import Nats
+from ..servers.nats_login import certificates, nkey, with_credentials
+
+Start = Callable[[str], Nats]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers: list[Nats] = []
+
+    def one(extra: str) -> Nats:
+        server = Nats(tmp_path / f"nats{len(servers)}", 1, extra=extra)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield one
+    for server in servers:
+        server.stop()
+
+
+async def works(url: str) -> None:
+    async with open_journal(f"{url}{'&' if '?' in url else '?'}migrate=true&connect_seconds=5") as journal:
+        await write(journal, "p", 1)
+        assert await replay(journal, "p") == [1]
+
+
+async def is_refused(url: str, message: str) -> None:
+    journal = open_journal(f"{url}{'&' if '?' in url else '?'}migrate=true&connect_seconds=3")
+    with pytest.raises(JournalUnavailableError, match=message):
+        await journal.open()
+    await journal.close()
+
+
+async def test_a_password_is_decoded_and_each_server_has_its_own(start: Start) -> None:
+    password = "p/a?s#s@w%o:r,d"
+    users = f'authorization {{ users: [{{user: "sh@p", password: "{password}"}}] }}\n'
+    server = start(users)
+    login = f"{quote('sh@p', safe='')}:{quote(password, safe='')}"
+    await works(f"nats://{login}@127.0.0.1:{server.ports[0]}")
+    for away in ("other:pass@127.0.0.1:1,", "127.0.0.1:1,", "nats://other:pass@127.0.0.1:1,nats://"):
+        rest = f"{away}{login}@127.0.0.1:{server.ports[0]}".removeprefix("nats://")
+        await works(f"nats://{rest}?stream=s{len(rest)}")
+
+
+async def test_a_token_logs_in(start: Start) -> None:
+    server = start('authorization { token: "a/b" }\n')
+    await works(f"nats://a%2Fb@127.0.0.1:{server.ports[0]}")
+    await is_refused(f"nats://wrong@127.0.0.1:{server.ports[0]}", "user, password or token are wrong")
+
+
+async def test_a_client_certificate_is_shown_and_the_root_is_checked(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "certificates"
+    certificates(folder)
+    server = start(
+        f'tls {{ cert_file: "{folder}/server.pem", key_file: "{folder}/server.key", '
+        f'ca_file: "{folder}/ca.pem", verify: true }}\n'
+    )
+    host = f"127.0.0.1:{server.ports[0]}"
+    client = f"tls_cert={folder}/client.pem&tls_key={folder}/client.key"
+    for scheme in ("nats", "tls"):
+        await works(f"{scheme}://{host}?tls_ca={folder}/ca.pem&{client}&stream={scheme}")
+    await is_refused(f"nats://{host}?{client}", "do not agree on TLS")
+    await is_refused(f"nats://{host}?tls_ca={folder}/ca.pem", "do not agree on TLS")
+
+
+async def test_an_nkey_seed_logs_in(start: Start, tmp_path: Path) -> None:
+    pytest.importorskip("nkeys")
+    user, seed = nkey("user")
+    server = start(f"authorization {{ users: [{{ nkey: {user.public_key.decode()} }}] }}\n")
+    (tmp_path / "user.nk").write_bytes(seed + b"\n")
+    await works(f"{server.url}?nkey={tmp_path}/user.nk")
+    (tmp_path / "other.nk").write_bytes(nkey("user")[1])
+    await is_refused(f"{server.url}?nkey={tmp_path}/other.nk", "or the credentials or nkey file")
+
+
+async def test_a_credentials_file_logs_in(start: Start, tmp_path: Path) -> None:
+    pytest.importorskip("nkeys")
+    server = start(with_credentials(tmp_path / "user.creds"))
+    await works(f"{server.url}?credentials={tmp_path}/user.creds")
+
+
+@pytest.mark.parametrize("denied", ["$JS.API.STREAM.INFO.*", "$JS.API.STREAM.MSG.GET.*", "sagalog.>"])
+async def test_a_missing_permission_is_told_as_that_at_once(start: Start, denied: str) -> None:
+    users = f'{{user: a, password: a}}, {{user: b, password: b, permissions: {{publish: {{deny: "{denied}"}}}}}}'
+    server = start(f"authorization {{ users: [{users}] }}\n")
+    await works(f"nats://a:a@127.0.0.1:{server.ports[0]}")
+    journal = open_journal(f"nats://b:b@127.0.0.1:{server.ports[0]}?timeout_seconds=60&connect_seconds=60")
+    with pytest.raises(JournalUnavailableError, match="has no permission for publish to"):
+        await journal.latest_message("p")
+        await journal.write_messages([record("p", 2)])
+    await journal.close()
+
+
+@pytest.mark.parametrize("mark", ["/", "?", "#", "@", "%", "?stream="])
+async def test_a_password_that_is_not_encoded_is_never_shown(mark: str) -> None:
+    for url in (f"nats://shop:hunter2{mark}secret@host", f"nats://shop:{mark}hunter2@127.0.0.1:1?connect_seconds=0.1"):
+        try:
+            journal = open_journal(url)
+            await journal.open()
+        except (DefinitionError, JournalUnavailableError) as error:
+            assert "hunter2" not in str(error)
+            assert "secret" not in str(error)
+        else:
+            pytest.fail("there is no such server")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"connect_seconds": float("nan")},
+        {"connect_seconds": -1},
+        {"timeout_seconds": float("inf")},
+        {"timeout_seconds": "5"},
+        {"timeout_seconds": True},
+        {"replicas": True},
+        {"replicas": 3.0},
+        {"migrate": "yes"},
+        {"stream": None},
+        {"tls": 1},
+        {"tls_ca": "missing.pem"},
+        {"tls_cert": __file__},
+        {"tls_ca": __file__},
+        {"credentials": 5},
+        {"nkey": "missing\0"},
+    ],
+)
+def test_an_odd_setting_is_refused_by_its_name(settings: dict[str, object]) -> None:
+    (name,) = settings
+    with pytest.raises(DefinitionError, match="stream" if name == "stream" else name):
+        NatsJournal("nats://host", **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("url", ["nats://host:bad", "nats://", "nats://a,,b", "http://host", "host", "nats://h:0"])
+def test_an_odd_url_is_refused(url: str) -> None:
+    with pytest.raises(DefinitionError):
+        NatsJournal(url)
+    with pytest.raises(DefinitionError):
+        NatsJournal(None)  # type: ignore[arg-type]
+
+
+def test_several_servers_are_all_kept() -> None:
+    login = Login("nats://u:p@a,nats://b:5,[::1]:6", Files())
+    assert login.servers == ["nats://a", "nats://b:5", "nats://[::1]:6"]
+    assert Login("tls://a,b", Files()).servers == ["tls://a", "tls://b"]
+    assert Login("nats://a,tls://b", Files()).place == "a,b"
