@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from sagalog.cli import group
 
 from .conftest import Sagalog
 from .test_dashboard import ENVIRONMENT
@@ -85,3 +88,13 @@ def test_an_odd_value_is_refused_and_its_option_named(
 ) -> None:
     done = sagalog(*arguments.split(), SAGALOG_JOURNAL="sqlite:///orders.db")
     assert (done.returncode, f"Invalid value for '{option}'" in done.stderr) == (2, True), done.stderr
+
+
+def test_ctrl_c_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sagalog.cli.stats._stats", interrupted)
+    done = CliRunner().invoke(group.sagalog, ["stats", "--journal", "sqlite:///any.db"])
+    assert done.exit_code == 130
+    assert "stopped" in done.output
