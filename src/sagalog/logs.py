@@ -10,8 +10,26 @@ import logging
 from types import TracebackType
 
 from .errors import SagalogError
+from .text import line
 
 log = logging.getLogger("sagalog")
+_FIELDS = ("saga", "correlation_id", "message_id", "command_id")
+
+
+class OneLine(logging.Filter):
+    """Makes what a record quotes fit for one line: an id may hold a line break, and then a line of its own making."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(one if isinstance(one, (int, float)) else line(str(one)) for one in record.args)
+        for name in _FIELDS:
+            value = getattr(record, name, None)
+            if isinstance(value, str):
+                setattr(record, name, line(value))
+        return True
+
+
+log.addFilter(OneLine())
 
 
 def about(
@@ -39,5 +57,5 @@ class WithheldError(Exception):
 def trace_of(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
     """Return an error for `exc_info=`: where it was raised, without what it and its causes say, unless it is ours."""
     said = str(error) if isinstance(error, SagalogError) else "its message is withheld, it may quote a payload"
-    shown = WithheldError(f"{type(error).__name__}: {said}")
+    shown = WithheldError(line(f"{type(error).__name__}: {said}"))
     return type(shown), shown, error.__traceback__

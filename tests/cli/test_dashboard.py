@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -50,21 +51,59 @@ def dashboard(
                 process.kill()
 
 
-def test_on_this_machine_reading_is_open_and_a_token_for_changes_is_printed(filled: Path) -> None:
+def test_on_this_machine_a_token_is_made_and_printed_and_reading_needs_it(filled: Path) -> None:
     with dashboard(filled.parent) as (process, address, _):
         assert process.stderr is not None
         token = process.stderr.readline().rpartition(" ")[2].strip()
         assert len(token) >= 32
-        assert httpx.get(f"{address}instances").status_code == 200
+        assert httpx.get(f"{address}instances").status_code == 303
         assert httpx.post(f"{address}repair", data={"x": "y"}).status_code == 403
         signed_in = httpx.post(f"{address}login", data={"token": token})
         assert signed_in.status_code == 303
         assert httpx.get(address, headers={"host": "evil.example"}).status_code == 421
 
 
+def test_reading_is_open_where_that_is_asked_for_but_not_behind_a_proxy_that_hides(filled: Path) -> None:
+    with dashboard(filled.parent, "--open-reading") as (_, address, _said):
+        assert httpx.get(f"{address}instances").status_code == 200
+        host, port = address.removeprefix("http://").rstrip("/").split(":")
+        with socket.create_connection((host, int(port))) as nginx:  # as nginx asks, unless told otherwise
+            nginx.sendall(f"GET / HTTP/1.0\r\nHost: {host}:{port}\r\nConnection: close\r\n\r\n".encode())
+            assert b" 303 " in nginx.recv(100)
+
+
+@pytest.mark.parametrize("asked", ["", "sagas/"])
+def test_below_the_path_of_a_proxy_all_links_hold_it(filled: Path, asked: str) -> None:
+    with dashboard(filled.parent, "--open-reading", "--root-path", "/sagas") as (_, address, _said):
+        page = httpx.get(f"{address}{asked}instances?status=all")
+        assert page.status_code == 200
+        links = re.findall(r'(?:href|src|action|data-stream)="([^"#]+)"', page.text)
+        assert links
+        assert all(link.startswith("/sagas/") and not link.startswith("/sagas/sagas") for link in links), links
+        assert httpx.get(f"{address}{asked}static/live.js").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "half", [b"", b"GET / HTTP/1.1\r\n", b"POST /login HTTP/1.1\r\nContent-Length: 9\r\nHost: localhost\r\n\r\n"]
+)
+def test_half_sent_requests_do_not_keep_others_out(filled: Path, half: bytes) -> None:
+    with dashboard(filled.parent) as (_, address, _said), ExitStack() as silent:
+        host, port = address.removeprefix("http://").rstrip("/").split(":")
+        for _number in range(300):
+            one = silent.enter_context(socket.create_connection((host, int(port))))
+            one.sendall(half)
+        assert httpx.get(f"{address}login", timeout=5).status_code == 200
+        ended = 0
+        for one in [silent.enter_context(socket.create_connection((host, int(port))))]:
+            one.sendall(half)
+            one.settimeout(20)
+            ended += one.recv(1) in (b"", b"H")
+        assert ended == 1
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_stops_at_once_also_while_pages_are_open(filled: Path, number: signal.Signals) -> None:
-    with dashboard(filled.parent) as (process, address, _):
+    with dashboard(filled.parent, "--open-reading") as (process, address, _):
         with httpx.stream("GET", f"{address}live", timeout=20) as stream:
             lines = stream.iter_lines()
             assert next(line for line in lines if line.startswith("event: "))
@@ -106,6 +145,8 @@ def test_fields_are_masked_and_names_of_a_proxy_allowed(filled: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("--host", "0.0.0.0"), 2, "lets others in: give a token"),
+        (("--root-path", "sagas"), 2, "begins with a slash"),
+        (("--open-reading", "--allowed-host", "x.example"), 2, "for this machine only"),
         (("--token", "short"), 2, "at least 16 characters"),
         (("--mask", "a..b"), 2, "a mask is a field's name or a path"),
         (("--journal", "sqlite:///nothing.db"), 1, "does not exist; nothing was made"),

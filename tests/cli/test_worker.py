@@ -123,6 +123,28 @@ def test_workers_share_what_is_due_and_stop_when_told(sagalog: Sagalog, tmp_path
     assert sum(one["timers"] for one in health) <= 200
 
 
+@pytest.mark.parametrize("when", ["running", "starting"])
+def test_workers_end_with_a_supervisor_that_is_killed(tmp_path: Path, when: str) -> None:
+    (tmp_path / "ticking.py").write_text(TICKING)
+    with worker(tmp_path, "ticking:runner", "--processes", "2") as workers:
+        assert workers.stderr is not None
+        pids = [int(workers.stderr.readline().split()[1]) for _ in range(2 if when == "running" else 1)]
+        workers.kill()
+        assert "stopped: " in workers.stderr.read()  # which comes to its end when the last of them has closed it
+        for pid in pids:
+            with pytest.raises(ProcessLookupError):
+                while True:
+                    os.kill(pid, 0)
+                    time.sleep(0.01)
+
+
+@pytest.mark.parametrize("address", ["bad", "h:99999", "a b:1"])
+def test_an_address_that_is_none_names_its_option(sagalog: Sagalog, tmp_path: Path, address: str) -> None:
+    (tmp_path / "ticking.py").write_text(TICKING)
+    done = sagalog("worker", "ticking:runner", "--http", address)
+    assert (done.returncode, "--http" in done.stderr) == (2, True), done.stderr
+
+
 def test_one_worker_alone_stops_at_ctrl_c(sagalog: Sagalog, tmp_path: Path, url: str) -> None:
     begin(sagalog, tmp_path, url, 1)
     with worker(tmp_path, "ticking:runner", "--journal", url) as alone:

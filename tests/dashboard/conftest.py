@@ -68,7 +68,8 @@ async def browsing(
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
         async with asyncio.timeout(20):
-            while "Counted at" not in (await client.get("/login")).text:
+            await client.get("/login")
+            while app._board.overview.counted_at is None:
                 await asyncio.sleep(0.01)
         if signed_in:
             answer = await client.post("/login", data={"token": TOKEN})

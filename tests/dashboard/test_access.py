@@ -152,6 +152,15 @@ async def test_a_wrong_token_opens_nothing_and_is_not_shown_again(client: httpx.
         assert "wrong token of mine" not in answer.text
 
 
+async def test_before_signing_in_nothing_of_the_journal_is_shown(journal: InMemoryJournal) -> None:
+    async with browsing(board_of(journal, open_reading=False, hosts=[])) as browser:
+        for page in ("/login", "/nothing", "/login?next=%2Fnothing"):
+            text = (await browser.get(page)).text
+            assert "order" not in text
+            assert "Counted" not in text
+        assert "order" not in (await browser.post("/login", data={"token": "wrong"})).text
+
+
 async def test_signing_in_from_another_site_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post("/login", data={"token": TOKEN}, headers={"origin": "https://evil.example"})
     assert answer.status_code == 403

@@ -67,7 +67,7 @@ def _figures(tally: Tally) -> object:
         {key: number for key, number in tally.counts.items() if number},
         tally.live(),
         {status: sorted(ids.entries) for status, ids in tally.watched.items()},
-        {name: entry.command_id for name, entry in tally.undelivered.entries.items()},
+        {name: (entry.command_id, entry.number) for name, entry in tally.undelivered.entries.items()},
     )
 
 
@@ -79,7 +79,7 @@ async def _truth(journal: Journal) -> object:
         live += not view.finished
         if view.record is not None and view.record.outbox:
             oldest = min(view.record.outbox, key=lambda entry: entry.id)
-            entry = tally_module.Undelivered(oldest.id, "", NOW, exact=True)
+            entry = tally_module.Undelivered(oldest.id, "", NOW, exact=True, number=len(view.record.outbox))
             tally.undelivered.put(f"saga::{view.saga}::{view.correlation_id}", entry)
     figures = _figures(tally)
     assert figures[1] == live  # type: ignore[index]

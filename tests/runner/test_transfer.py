@@ -167,9 +167,39 @@ def _changed(lines: list[bytes], number: int, **fields: Any) -> list[bytes]:
         (lambda lines: _changed(lines, 1, id="other::x"), "line 2: this is not a record of a saga"),
         (lambda lines: _changed(lines, 1, payload=None, base64="%"), "not base64"),
         (lambda lines: [lines[0], lines[-1]], "the totals are not those of what came before"),
+        (lambda lines: _changed(lines, 1, nr=10**15), "line 2: the record has number 1,000,000,000,000,000"),
+        (lambda lines: _changed(lines, 1, nr=10**30), "line 2: the record has number"),
+        (lambda lines: _changed(lines, 1, nr="1"), "line 2: this is not a line"),
+        (lambda lines: _changed(lines, 1, id="saga::<script>::x"), "line 2: this is not a record of a saga"),
+        (lambda lines: _changed(lines, 1, id="saga::a\n::x"), "line 2: this is not a record of a saga"),
+        (lambda lines: _changed(lines, 1, id="saga::order::" + "x" * 2000), "line 2: this is not a record of a saga"),
+        (lambda lines: _changed(lines, 1, due_at="9999-12-31T23:59:59-14:00"), "line 2: "),
+        (lambda lines: _changed(lines, 1, due_at="2030-01-01T00:00:00"), "line 2: its time to be due"),
+        (lambda lines: _changed(lines, 1, tags=["x"] * 1000), "line 2: "),
+        (lambda lines: _changed(lines, 1, manifest="x" * 10_000), "line 2: a manifest"),
+        (lambda lines: _changed(lines, 1, manifest="saga-import-gap"), "line 2: this is not a record"),
+        (lambda lines: [lines[0], b"[" * 2_000_000], "line 2: this is not a line"),
+        (lambda lines: [lines[0], b'{"x":' * 200_000 + b"1" + b"}" * 200_000], "line 2: this is not a line"),
         (lambda lines: [*lines, lines[1]], "there is more behind the totals"),
     ],
 )
 async def test_a_damaged_export_is_refused_and_the_line_is_named(damage: Any, message: str) -> None:
     with pytest.raises(CodecError, match=message):
         list(read_export(damage(await _lines())))
+
+
+def test_a_line_without_end_is_refused_before_it_is_in_memory() -> None:
+    class Endless:
+        given = 0
+
+        def __iter__(self) -> Any:
+            raise AssertionError("it would be read whole")
+
+        def readline(self, most: int) -> bytes:
+            self.given += most
+            return b"x" * most
+
+    lines = Endless()
+    with pytest.raises(CodecError, match=r"line 1: it is longer than 67,108,864 bytes"):
+        list(read_export(lines))  # type: ignore[arg-type]
+    assert lines.given < 70_000_000

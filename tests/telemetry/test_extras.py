@@ -22,7 +22,11 @@ def test_neither_the_library_nor_the_worker_command_imports_a_monitoring_system(
 
 @pytest.mark.parametrize(
     ("module", "package", "extra"),
-    [("prometheus", "prometheus_client", "prometheus"), ("otel", "opentelemetry", "otel")],
+    [
+        ("prometheus", "prometheus_client", "prometheus"),
+        ("otel", "opentelemetry", "otel"),
+        ("connections", "uvicorn", "http"),
+    ],
 )
 def test_a_missing_extra_is_named(module: str, package: str, extra: str) -> None:
     done = run(f"import sys; sys.modules[{package!r}] = None; import sagalog.telemetry.{module}")

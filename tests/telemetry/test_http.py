@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import httpx
 import pytest
 
 from sagalog import DefinitionError
-from sagalog.telemetry import http
+from sagalog.telemetry import connections
 from sagalog.telemetry.http import Address, Answer, HttpServer, ask
 
 SECRET = "4111-1111"
@@ -54,14 +55,18 @@ async def test_an_answer_that_fails_is_a_500_that_says_nothing(caplog: pytest.Lo
     assert SECRET not in caplog.text
 
 
+HOST = b"Host: x\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     ("request_", "status"),
     [
         (b"nonsense\r\n\r\n", b"400"),
-        (b"GET /fine HTTP/2\r\n\r\n", b"400"),
-        (b"GET /fine\x00 HTTP/1.1\r\n\r\n", b"404"),
-        (b"GET \xff\xfe HTTP/1.1\r\n\r\n", b"404"),
-        (b"GET /fine HTTP/1.1\r\n" + b"X: " + b"y" * 20_000 + b"\r\n\r\n", b"400"),
+        (b"GET /fine HTTP/2\r\n" + HOST, b"400"),
+        (b"GET /fine\x00 HTTP/1.1\r\n" + HOST, b"400"),
+        (b"GET \xff\xfe HTTP/1.1\r\n" + HOST, b"400"),
+        (b"GET /%00%ff HTTP/1.1\r\nConnection: close\r\n" + HOST, b"404"),
+        (b"GET /fine HTTP/1.1\r\n" + b"X: " + b"y" * 300_000, b"400"),
     ],
 )
 async def test_what_is_no_request_is_refused(request_: bytes, status: bytes) -> None:
@@ -75,17 +80,81 @@ async def test_what_is_no_request_is_refused(request_: bytes, status: bytes) -> 
         assert (await ask(server.address, "/fine", timeout_seconds=5)).status == 200
 
 
-async def test_who_sends_nothing_is_hung_up_on_and_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "_PATIENCE", 0.05)
-    monkeypatch.setattr(http, "_MOST_CONNECTIONS", 3)
+async def silent_ones(address: Address, count: int, half: bytes) -> list[asyncio.StreamWriter]:
+    writers = []
+    for _ in range(count):
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(half)
+        writers.append(writer)
+    return writers
+
+
+@pytest.mark.parametrize(
+    "half", [b"", b"GET /fine HTTP/1.1\r\n", b"POST /fine HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"]
+)
+async def test_connections_that_send_nothing_whole_never_keep_a_probe_out(half: bytes) -> None:
     async with HttpServer(ANYWHERE, ROUTES) as server:
-        idle = [await asyncio.open_connection(server.address.host, server.address.port) for _ in range(3)]
-        one_too_many = await raw(server.address, b"")
-        assert one_too_many == b""
-        for reader, writer in idle:
-            assert await reader.read() == b""
+        writers = await silent_ones(server.address, 2 * connections.MOST_WAITING, half)
+        for _ in range(5):
+            assert (await ask(server.address, "/fine", timeout_seconds=2)).status == 200
+            writers += await silent_ones(server.address, 20, half)
+        assert server._state is not None
+        assert len(server._state.connections) <= connections.MOST_WAITING + 1
+        for writer in writers:
             writer.close()
-        assert (await ask(server.address, "/fine", timeout_seconds=5)).status == 200
+
+
+@pytest.mark.parametrize("trickle", [b"", b"X"])
+async def test_who_sends_no_whole_request_in_time_is_hung_up_on(
+    trickle: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = HttpServer(ANYWHERE, ROUTES)
+    monkeypatch.setattr(server, "_connection", connections.patient_connections(request_seconds=0.05))
+    async with server:
+        reader, writer = await asyncio.open_connection(server.address.host, server.address.port)
+        gone = asyncio.ensure_future(reader.read())
+        while not gone.done():
+            writer.write(trickle)
+            await asyncio.sleep(0.01)
+        assert gone.exception() is not None or gone.result() == b""
+        writer.close()
+
+
+async def test_who_does_not_take_the_answer_is_hung_up_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def huge() -> Answer:
+        return Answer(200, b"x" * 20_000_000)
+
+    server = HttpServer(ANYWHERE, {"/": huge})
+    monkeypatch.setattr(server, "_connection", connections.patient_connections(stalled_seconds=0.05))
+    async with server:
+        with socket.create_connection((server.address.host, server.address.port)) as one:
+            one.sendall(b"GET / HTTP/1.1\r\n" + HOST)
+            assert server._state is not None
+            async with asyncio.timeout(10):
+                while not server._state.total_requests and not server._state.tasks:
+                    await asyncio.sleep(0.005)
+                while server._state.connections:
+                    await asyncio.sleep(0.005)
+
+
+async def test_a_crowd_that_asks_at_once_costs_one_look() -> None:
+    looks, go_on = 0, asyncio.Event()
+
+    async def slow() -> Answer:
+        nonlocal looks
+        looks += 1
+        await go_on.wait()
+        return Answer(200, b"")
+
+    async with HttpServer(ANYWHERE, {"/": slow}) as server:
+        asked = [asyncio.ensure_future(ask(server.address, "/", timeout_seconds=5)) for _ in range(30)]
+        assert server._state is not None
+        while len(server._state.tasks) < 30:
+            await asyncio.sleep(0.005)
+        asked.pop().cancel()  # who hangs up does not take it from the others
+        go_on.set()
+        assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
+    assert looks == 1
 
 
 async def test_a_unix_socket_does_too_also_where_a_dead_process_left_one(tmp_path: Path) -> None:
@@ -120,7 +189,21 @@ async def test_an_address_that_is_taken_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "8080", ":8080", "host:", "host:http", "host:99999", "unix:", "host:-1", "h:\uff18"]
+    "text",
+    [
+        "",
+        "8080",
+        ":8080",
+        "host:",
+        "host:http",
+        "host:99999",
+        "unix:",
+        "host:-1",
+        "h:\uff18",
+        "a b:1",
+        "http://h:80",
+        "h:000080",
+    ],
 )
 def test_what_is_no_address_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(DefinitionError, match=r"127\.0\.0\.1:8080"):

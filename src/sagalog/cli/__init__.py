@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -12,6 +13,33 @@ def main() -> None:
     except ImportError:
         print("the command line needs its extra: pip install 'sagalog[cli]'", file=sys.stderr)
         sys.exit(2)
+    from ..text import line
     from .group import sagalog
 
-    sagalog(prog_name="sagalog")
+    try:
+        sagalog(prog_name="sagalog")
+    except OSError as error:  # a full disk, mostly: of standard output or of a file
+        where = f" ({line(str(error.filename))})" if error.filename is not None else ""
+        _last_word(f"Error: {error.strerror or type(error).__name__}{where}")
+        sys.exit(1)
+    finally:
+        _let_go_of_stdout()
+
+
+def _last_word(text: str) -> None:
+    try:
+        print(text, file=sys.stderr)
+    except OSError:
+        pass  # it is full, too
+
+
+def _let_go_of_stdout() -> None:
+    """Write what is left, or drop it: otherwise Python tries once more at its end, fails, and says so at length."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     "--allowed-host", "hosts", multiple=True, metavar="NAME", help="A name that it is asked for by, behind a proxy."
 )
 @click.option("--open", "open_browser", is_flag=True, help="Open it in a browser.")
+@click.option(
+    "--open-reading", is_flag=True, help="Read without signing in, where neither others nor a proxy reach this machine."
+)
+@click.option("--root-path", default="", metavar="PATH", help="The path that a proxy serves it under, e.g. /sagas.")
 def dashboard_(
     url: str,
     host: str,
@@ -45,26 +49,32 @@ def dashboard_(
     masks: tuple[str, ...],
     hosts: tuple[str, ...],
     open_browser: bool,
+    open_reading: bool,
+    root_path: str,
 ) -> None:
     """Serve the dashboard: all sagas in a browser, live, with repairs.
 
-    It listens on this machine only, unless --host says otherwise; then a token must be given. On this machine and with no
-    token given, reading is open, and one is made for changes and printed. SIGTERM or Ctrl-C stops it.
+    It listens on this machine only, unless --host says otherwise; then a token must be given. Otherwise one is made and
+    printed. Reading needs it too, unless --open-reading: a proxy on this machine may let in everybody, unseen.
+    SIGTERM or Ctrl-C stops it.
 
     \b
     Examples:
       sagalog dashboard --journal sqlite:///orders.db --open
       sagalog dashboard --journal postgresql://shop@db/shop --mask password --mask 'card.*'
     """
+    from ..dashboard import dashboard_app
+    from ..dashboard.access import LOOPBACK
+    from ..telemetry.connections import BACKLOG, patient_connections
+
     try:
         import uvicorn
-
-        from ..dashboard import dashboard_app
-        from ..dashboard.access import LOOPBACK
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             f"the dashboard needs the package {error.name}: pip install 'sagalog[dashboard]'"
         ) from error
+    if root_path and (not root_path.startswith("/") or root_path.endswith("/") or not root_path.isprintable()):
+        raise click.UsageError("--root-path begins with a slash and does not end with one: /sagas")
     loopback = host in LOOPBACK
     if not loopback and token is None:
         raise click.UsageError(
@@ -74,7 +84,8 @@ def dashboard_(
     given = token is not None
     token = token if token is not None else secrets.token_urlsafe(24)
     names = {*LOOPBACK, *hosts} if loopback else set(hosts)
-    open_reading = loopback and not given and not hosts  # behind a proxy, this machine's own address is everybody's
+    if open_reading and (not loopback or hosts):
+        raise click.UsageError("--open-reading is for this machine only: not with --host or --allowed-host")
     try:
         app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks)
     except DefinitionError as error:
@@ -82,16 +93,40 @@ def dashboard_(
     listening = _listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"
+    app_at: Any = _below(app, root_path) if root_path else app
     click.echo(clean(f"dashboard at {address}"), err=True)
     if not given:
-        click.echo(f"to make changes, sign in with this token: {token}", err=True)
-    config = uvicorn.Config(app, log_level="warning", lifespan="on", server_header=False, timeout_graceful_shutdown=5)
+        click.echo(f"sign in with this token: {token}", err=True)
+    config = uvicorn.Config(
+        app_at,
+        http=patient_connections(),
+        interface="asgi3",
+        backlog=BACKLOG,
+        log_level="warning",
+        lifespan="on",
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
     server = _server(uvicorn.Server, config, app)
     if open_browser:
         webbrowser.open(address)
     server.run(sockets=[listening])
     click.echo("dashboard stopped", err=True)
     sys.exit(0 if server.started else 1)
+
+
+def _below(app: Dashboard, root_path: str) -> Any:
+    """Return the app below a path, whether the proxy takes that path off or not."""
+
+    async def below(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if path != root_path and not path.startswith(root_path + "/"):
+                path = root_path + path
+            scope = {**scope, "root_path": root_path, "path": path}
+        await app(scope, receive, send)
+
+    return below
 
 
 def _check(url: str) -> None:

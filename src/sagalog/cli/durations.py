@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LONGEST = timedelta(days=36_525)  # so that every moment before or after now is in the calendar
 _PART = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
@@ -25,9 +26,25 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
         if not parts or "".join(number + unit for number, unit in parts) != text:
             self.fail(f"{text!r} is not a duration: write it as 90s, 15m, 2h, 7d or 1h30m", param, ctx)
         try:
-            return sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
+            total = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
         except OverflowError:
-            self.fail(f"{text!r} is too long", param, ctx)
+            total = timedelta.max
+        if total > _LONGEST:
+            self.fail(f"{text!r} is too long: the longest is {_LONGEST.days}d, a hundred years", param, ctx)
+        return total
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds, at least some and at most a day; what is no number (nan) is none."""
+
+    def __init__(self, least: float) -> None:
+        super().__init__(min=least, max=86_400)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if seconds != seconds:  # nan is neither below nor above
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return seconds
 
 
 def spoken(duration: timedelta) -> str:

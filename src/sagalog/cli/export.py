@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -60,6 +61,12 @@ async def _export(file: str, url: str, saga: str | None, latest: bool, force: bo
         click.echo(f"{totals.instances:,} instances, {totals.records:,} records exported", err=file == "-")
 
 
+def _private(part: Path) -> int:
+    """Return a new file that only its owner may read: payloads are in it."""
+    part.unlink(missing_ok=True)  # one that was left keeps its rights, and may be a link
+    return os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+
+
 @contextmanager
 def _opened(file: str, part: Path) -> Iterator[IO[bytes]]:
     if file == "-":
@@ -67,7 +74,7 @@ def _opened(file: str, part: Path) -> Iterator[IO[bytes]]:
         return
     with ExitStack() as stack:
         try:
-            plain = stack.enter_context(part.open("wb"))
+            plain = stack.enter_context(os.fdopen(_private(part), "wb"))
         except OSError as error:
             raise click.ClickException(clean(f"{part} cannot be written: {error.strerror}")) from error
         out: Any = stack.enter_context(gzip.GzipFile(fileobj=plain, mode="wb")) if file.endswith(".gz") else plain

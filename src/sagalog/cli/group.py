@@ -54,6 +54,9 @@ class _Lazy(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            click.echo("stopped; what was done so far is stored", err=True)
+            raise click.exceptions.Exit(130) from stopped
         except SagalogError as error:
             raise click.ClickException(clean(f"{type(error).__name__}: {error}")) from error
 

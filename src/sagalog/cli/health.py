@@ -12,6 +12,7 @@ import msgspec
 from click.core import ParameterSource
 
 from ..runner.health import Health, examine_journal
+from .durations import Seconds
 from .journals import reading
 from .text import clean
 
@@ -20,13 +21,11 @@ from .text import clean
 @click.argument("address", metavar="[HOST:PORT|URL]", required=False)
 @click.option("--journal", "url", envvar="SAGALOG_JOURNAL", help="Ask a journal instead of a worker.")
 @click.option("--live", is_flag=True, help="Only whether the worker is alive, not whether it is ready.")
-@click.option(
-    "--timeout", "timeout_seconds", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="In seconds."
-)
+@click.option("--timeout", "timeout_seconds", type=Seconds(0.1), default=5.0, show_default=True, help="In seconds.")
 @click.option(
     "--behind",
     "behind_seconds",
-    type=click.FloatRange(min=0),
+    type=Seconds(0),
     default=30.0,
     show_default=True,
     help="With --journal: due work may wait for so many seconds.",
@@ -88,9 +87,9 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout_seconds) as answer:
-            return True, answer.read()
+            return True, answer.read(_MOST_ANSWER)
     except urllib.error.HTTPError as refused:
-        body = refused.read()
+        body = refused.read(_MOST_ANSWER)
         return False, body if refused.code == 503 else _unwell(f"{url} answers {refused.code}")
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -101,6 +100,9 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
 
 def _unwell(reason: str) -> bytes:
     return msgspec.json.encode({"live": False, "ready": False, "reasons": [reason]})
+
+
+_MOST_ANSWER = 1 << 20  # bytes
 
 
 class _Said(msgspec.Struct):

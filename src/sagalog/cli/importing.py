@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import sys
+import zlib
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ async def _import(file: str, url: str, skip_existing: bool, dry_run: bool, as_js
                         click.echo(f"{line(instance[0].persistence_id)}: something else is stored there", err=True)
             except CodecError as error:
                 broken = str(error)
-            except (OSError, EOFError) as error:  # a compressed file that is damaged or cut off
+            except (OSError, EOFError, zlib.error) as error:  # a compressed file that is damaged or cut off
                 broken = f"it cannot be read to its end: {error}"
     finally:
         await journal.close()

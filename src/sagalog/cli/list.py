@@ -49,7 +49,7 @@ async def _list(url: str, selection: Selection, everything: bool, limit: int | N
                 updated = moment(view.record.updated_at) if view.record is not None else ""
                 click.echo(
                     f"{line(view.saga):<16} {line(view.correlation_id):<28} {view.status:<19} {view.version:>5}  "
-                    f"{updated:<19}  {line(view.why)}".rstrip()
+                    f"{updated:<19}  {_first_line(view.why)}".rstrip()
                 )
             shown += 1
             if limit is not None and shown >= limit:
@@ -58,6 +58,12 @@ async def _list(url: str, selection: Selection, everything: bool, limit: int | N
         click.echo(
             f"{shown:,} instance{'' if shown == 1 else 's'}" + ("" if finished else " (--all: finished ones too)")
         )
+
+
+def _first_line(why: str) -> str:
+    """Return how a reason begins; `show` has all of it."""
+    first, _, more = why.strip().partition("\n")
+    return line(first) + (" ..." if more else "")
 
 
 def summary(view: SagaView) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _lines(view: SagaView, record: SagaRecord) -> list[str]:
     now = datetime.now(UTC)
     out = []
     if record.parked:
-        out.append(f"why     {line(record.parked)}")
+        out.append("why     " + clean(record.parked).replace("\n", "\n        "))
     out.append(f"steps   {view.version}, since {moment(record.started_at)}, last {moment(record.updated_at)} UTC")
     if record.incarnation > 1:
         out.append(f"life    {record.incarnation}: it was finished before and started again")

@@ -22,6 +22,7 @@ from ..telemetry.probes import probes, with_metrics
 from ..telemetry.several import probes_of_all
 from .targets import load_runner
 from .text import clean
+from .tied import TIE, end_with_supervisor
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST_PAUSE = 30.0
@@ -51,11 +52,12 @@ def worker_(target: str, url: str | None, processes: int, address: str | None) -
       sagalog worker shop.sagas:runner --http 0.0.0.0:8080
       kill -USR1 $(pgrep -f 'sagalog worker')
     """
+    end_with_supervisor()
     runner = load_runner(target).using(journal=url)
     try:
         where = None if address is None else Address.parse(address)
     except DefinitionError as error:
-        raise click.UsageError(str(error)) from error
+        raise click.BadParameter(clean(str(error)), param_hint="--http") from error
     if processes == 1:
         gc.set_threshold(50_000, 20, 50)  # this process does nothing else
         sys.exit(asyncio.run(_work(runner, where)))
@@ -119,7 +121,9 @@ class _Supervisor:
 
     def __init__(self, commands: list[list[str]], environment: dict[str, str]) -> None:
         self._commands = commands
-        self._environment = environment
+        # Its other end closes with this process, however it ends.
+        self._tie, self._held = os.pipe()
+        self._environment = {**environment, TIE: str(self._tie)}
         self._running: set[Process] = set()
         self._stopping = asyncio.Event()
         self._broken = False
@@ -146,7 +150,9 @@ class _Supervisor:
         while not self._stopping.is_set():
             started = time.monotonic()
             # A session of its own: Ctrl-C reaches the supervisor only, which then tells each worker once.
-            process = await asyncio.create_subprocess_exec(*command, env=self._environment, start_new_session=True)
+            process = await asyncio.create_subprocess_exec(
+                *command, env=self._environment, start_new_session=True, pass_fds=(self._tie,)
+            )
             self._running.add(process)
             if self._stopping.is_set():  # meanwhile
                 process.send_signal(signal.SIGTERM)

@@ -6,6 +6,15 @@ Source ─► Overview (counts in the background, follows) ─┐
 
 from __future__ import annotations
 
-from .app import Dashboard, dashboard_app
+from ..errors import MissingExtraError
+
+try:
+    from .app import Dashboard, dashboard_app
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("sagalog"):
+        raise
+    raise MissingExtraError(
+        f"the dashboard needs the package {error.name}: pip install 'sagalog[dashboard]'"
+    ) from error
 
 __all__ = ["Dashboard", "dashboard_app"]

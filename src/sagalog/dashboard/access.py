@@ -6,6 +6,7 @@ and a signature made with a key from the token: nothing is kept here, and anothe
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 import time
@@ -25,7 +26,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SESSION_SECONDS = 12 * 3600
 SHORTEST_TOKEN = 16
 MOST_FORM_BYTES = 64 * 1024
-_PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+FORM_SECONDS = 10.0  # to send one
+_PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -81,9 +83,8 @@ class Access:
         return session if int(start.partition(".")[0]) > time.time() else None
 
     def may_read(self, request: Request) -> bool:
-        """Say whether the pages may be shown. What a proxy passes on is never from this machine only."""
-        passed_on = any(name in request.headers for name in _PASSED_ON)
-        return (self.open_reading and not passed_on) or self.session(request) is not None
+        """Say whether the pages may be shown."""
+        return (self.open_reading and _from_here(request)) or self.session(request) is not None
 
     def form_token(self, session: str) -> str:
         """Return what every form of this session carries."""
@@ -104,6 +105,18 @@ class Access:
         return hmac.new(self._key, f"{purpose} {text}".encode("utf-8", "replace"), sha256).hexdigest()
 
 
+def _from_here(request: Request) -> bool:
+    """Say whether a request is of this machine, as far as can be told; a proxy that hides itself well cannot be.
+
+    Proxies add headers, ask for another name, or speak HTTP/1.0 as nginx does unless told otherwise; browsers do none.
+    """
+    if any(name in request.headers for name in _PASSED_ON) or request.scope.get("http_version") == "1.0":
+        return False
+    if request.client is not None and request.client.host not in LOOPBACK:
+        return False
+    return urlsplit(f"//{request.headers.get('host', '')}").hostname in LOOPBACK
+
+
 def began_here(request: Request) -> bool:
     """Say whether a request began on our own pages, as far as its headers tell."""
     site = request.headers.get("sec-fetch-site", "same-origin")
@@ -116,10 +129,14 @@ async def read_form(request: Request) -> dict[str, str]:
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "This is not a form")
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MOST_FORM_BYTES:
-            raise HTTPException(413, "The form is too large")
+    try:
+        async with asyncio.timeout(FORM_SECONDS):  # whatever server it is mounted in
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MOST_FORM_BYTES:
+                    raise HTTPException(413, "The form is too large")
+    except TimeoutError:
+        raise HTTPException(408, "The form took too long to arrive") from None
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=20))
     except ValueError:  # not UTF-8, or too many fields

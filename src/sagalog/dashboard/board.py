@@ -118,6 +118,7 @@ class Board:
         overview = self.overview
         names = sorted({*overview.tally.sagas(), *self.sagas})
         return {
+            "reads": self.access.may_read(request),  # who may not is shown no name and no number
             "link": partial(link, request),
             "live": live_address(request) if page.live and page.status == 200 else "",
             "session": session,

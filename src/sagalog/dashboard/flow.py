@@ -73,7 +73,10 @@ class Flow:
         record = after.record
         if record is None or len(record.handled) != 1 or len(self.transitions) >= _MOST_TRANSITIONS:
             return
-        event = record.handled[0].type
+        handled = record.handled[0]
+        # What was refused is a command, and no event that the saga waited for.
+        refused = handled.id.startswith(f"{name_of(after)}/") and handled.id.endswith("/refused")
+        event = f"{handled.type}, refused" if refused else handled.type
         own = f"{after.version}/"
         found = [("command", entry.command.type) for entry in record.outbox if entry.id.startswith(own)]
         # Scheduled commands have names of the engine's own; a timer has the one that the saga gave it.

@@ -200,7 +200,9 @@ class Overview:
             return
         oldest = min(record.outbox, key=lambda entry: step_of(entry.id))
         known = tally.undelivered.entries.get(name)
+        number = len(record.outbox)
         if known is not None and known.command_id == oldest.id:
+            tally.undelivered.put(name, msgspec.structs.replace(known, number=number))
             return
         step = step_of(oldest.id)[0]
         since, exact = record.updated_at, step == view.version
@@ -209,7 +211,7 @@ class Overview:
                 sent = view_of(message).record
                 if sent is not None:
                     since, exact = sent.updated_at, True
-        tally.undelivered.put(name, Undelivered(oldest.id, oldest.command.type, since, exact))
+        tally.undelivered.put(name, Undelivered(oldest.id, oldest.command.type, since, exact, number))
 
     async def _look_at_due(self, journal: Journal) -> None:
         before = self._clock() - OVERDUE_AFTER

@@ -42,7 +42,7 @@ async def overview_page(board: Board, request: Request) -> Page:
         "reasons": reasons.most_common(_SHOWN),
         "undelivered": [(*name.split("::", 2)[1:], entry) for name, entry in undelivered[:_SHOWN]],
         "undelivered_cut": tally.undelivered.cut,
-        "undelivered_number": len(undelivered),
+        "undelivered_number": sum(entry.number for _, entry in undelivered),  # commands, as `stats` counts them,
         "overdue": [(*one.name.split("::", 2)[1:], one.since) for one in overdue[:_SHOWN]],
         "overdue_number": len(overdue),
         "most_watched": MOST_WATCHED,

@@ -49,12 +49,13 @@ class Watched(Generic[T]):
 
 
 class Undelivered(msgspec.Struct, frozen=True):
-    """The oldest command of an instance that nobody has recorded as accepted."""
+    """The oldest command of an instance that nobody has recorded as accepted, and how many it has of them."""
 
     command_id: str
     type: str
     since: datetime
     exact: bool  # `since` is when its step was taken; else the step is not kept, and it is at least that old
+    number: int = 1
 
 
 def name_of(view: SagaView) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
+from ..decision import ids as saga_ids
 from ..decision.record import Audit, Held, SagaRecord, Status, decode_record
-from ..errors import CodecError
+from ..errors import CodecError, JournalFormatError, SagalogError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import all_ids
 from .json_diff import ABSENT, Change, changes
@@ -53,7 +54,7 @@ class SagaView(msgspec.Struct, frozen=True):
 
     def overdue(self, now: datetime) -> bool:
         """Say whether it needs attention for longer than workers should take to give it."""
-        return not self.finished and self.due_at is not None and self.due_at + OVERDUE_AFTER < now
+        return not self.finished and self.due_at is not None and self.due_at < now - OVERDUE_AFTER
 
     @property
     def sent(self) -> list[tuple[str, str]]:
@@ -74,13 +75,15 @@ class Step(msgspec.Struct, frozen=True):
 
 def view_of(message: PersistentRepr) -> SagaView:
     """Return what a journal's record says about an instance; never raises for what is in it."""
-    _, saga, correlation_id = message.persistence_id.split("::", 2)
+    _, saga, correlation_id = [*message.persistence_id.split("::", 2), "", ""][:3]
     record, unreadable = None, ""
     if message.payload:
         try:
             record = decode_record(message.payload)
         except CodecError as error:
             unreadable = str(error)
+        except (ValueError, OverflowError, TypeError, RecursionError) as error:  # what no decoder was made for
+            unreadable = f"its record is damaged ({type(error).__name__})"
     return SagaView(
         saga,
         correlation_id,
@@ -112,15 +115,26 @@ async def instances(
 
 
 async def _views(journal: Journal, ids: list[str]) -> list[SagaView]:
-    found = await asyncio.gather(*(journal.latest_message(persistence_id) for persistence_id in ids))
-    return [view_of(message) for message in found if message is not None]
+    found = await asyncio.gather(*(_view(journal, persistence_id) for persistence_id in ids))
+    return [view for view in found if view is not None]
+
+
+async def _view(journal: Journal, persistence_id: str) -> SagaView | None:
+    """Return one instance; a row that its journal cannot read is shown as such, and does not hide the others."""
+    try:
+        message = await journal.latest_message(persistence_id)
+    except (JournalFormatError, CodecError, ValueError, OverflowError) as error:
+        why = str(error) if isinstance(error, SagalogError) else f"its row is damaged ({type(error).__name__})"
+        _, saga, correlation_id = persistence_id.split("::", 2)
+        return SagaView(saga, correlation_id, 0, None, unreadable=why)
+    return view_of(message) if message is not None else None
 
 
 async def find(journal: Journal, correlation_id: str, saga: str | None = None) -> list[SagaView]:
     """Return the instances of that correlation id: at most one where a saga is named, else one of each saga that has it."""
     names = [saga] if saga is not None else await saga_names(journal)
-    found = [await journal.latest_message(f"saga::{name}::{correlation_id}") for name in names]
-    return [view_of(message) for message in found if message is not None]
+    found = [await _view(journal, saga_ids.persistence_id(name, correlation_id)) for name in names]
+    return [view for view in found if view is not None]
 
 
 async def saga_names(journal: Journal) -> list[str]:

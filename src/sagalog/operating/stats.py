@@ -7,11 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from ..decision.record import SagaRecord, decode_record
-from ..errors import CodecError
+from ..decision.record import SagaRecord
 from ..journal import Journal
 from ..journal.protocol import TellsTime
-from .inspect import SagaView, instances
+from .inspect import SagaView, instances, view_of
 
 RECENT = timedelta(hours=1)
 
@@ -83,9 +82,9 @@ def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
     figures.undelivered += len(record.outbox)
     figures.held += len(record.held)
     figures.timers += len(record.timers)
-    figures.changed += record.updated_at + RECENT > now
-    figures.started += record.started_at + RECENT > now
-    figures.ended += view.finished and record.updated_at + RECENT > now
+    figures.changed += record.updated_at > now - RECENT
+    figures.started += record.started_at > now - RECENT
+    figures.ended += view.finished and record.updated_at > now - RECENT
     timer = record.next_timer_at
     if timer is not None and timer < now:
         figures.oldest_overdue_timer_at = min(figures.oldest_overdue_timer_at or timer, timer)
@@ -93,11 +92,12 @@ def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
 
 async def _sent_at(journal: Journal, view: SagaView, record: SagaRecord) -> datetime:
     """Return when the oldest command of an outbox was sent, as far as that is still known."""
-    number = min(int(command.id.partition("/")[0]) for command in record.outbox)
+    steps = [step for command in record.outbox if (step := command.id.partition("/")[0]).isdecimal()]
+    if not steps:
+        return record.updated_at
+    number = min(map(int, steps))
     persistence_id = f"saga::{view.saga}::{view.correlation_id}"
     async for message in journal.replay_messages(persistence_id, number, number, 1):
-        try:
-            return decode_record(message.payload).updated_at
-        except CodecError:  # damaged: then it is as if it were not kept
-            break
+        if (kept := view_of(message).record) is not None:  # else it is as if it were not kept
+            return kept.updated_at
     return record.updated_at

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -25,12 +26,18 @@ import msgspec
 
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
-from ..journal.protocol import all_ids
+from ..journal.protocol import MAX_ID_BYTES, all_ids
 
 VERSION = 1
 GAP_MANIFEST = "saga-import-gap"
 _CHUNK_RECORDS = 200
 _CHUNK_BYTES = 256 * 1024  # well below what one message of any journal may hold
+_MOST_LINE = 64 * 1024 * 1024  # bytes: base64 of the largest record that a journal takes, with room
+_MOST_INSTANCE = 512 * 1024 * 1024  # bytes of one instance, which is checked as a whole before anything is stored
+_MOST_RECORDS = 1_000_000  # of one instance
+_MOST_GAP = 10_000_000  # records, of a whole file, that are missing before the first of an instance: each is written
+_MOST_TEXT = 4096  # characters of a manifest, a writer, a tag
+_SAGA_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class Brought(Enum):
@@ -139,8 +146,10 @@ def read_export(lines: Iterable[bytes]) -> Iterator[list[PersistentRepr]]:
     """
     found = _Reader()
     number = 0
-    for number, text in enumerate(lines, 1):
+    for number, text in enumerate(_bounded(lines), 1):
         try:
+            if len(text) > _MOST_LINE:
+                raise CodecError(f"it is longer than {_MOST_LINE:,} bytes, more than a record of a saga can be")
             instance = found.take(text.rstrip(b"\r\n"))
         except CodecError as error:
             raise CodecError(f"line {number:,}: {error}") from None
@@ -150,8 +159,19 @@ def read_export(lines: Iterable[bytes]) -> Iterator[list[PersistentRepr]]:
         raise CodecError(f"it ends after line {number:,} without its totals: it was cut off; export it again")
 
 
+def _bounded(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield lines; of one in a file, no more than shows that it is too long: a few megabytes may unpack to gigabytes."""
+    readline = getattr(lines, "readline", None)
+    if readline is None:
+        yield from lines
+        return
+    while text := readline(_MOST_LINE + 1):
+        yield text
+
+
 class _Reader:
     def __init__(self) -> None:
+        self._bytes = self._gaps = 0
         self.total: Totals | None = None
         self._begun = False
         self._records: list[PersistentRepr] = []
@@ -162,7 +182,7 @@ class _Reader:
     def take(self, text: bytes) -> list[PersistentRepr]:
         try:
             line = _decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
             raise CodecError("this is not a line of an export of sagas") from None
         if not self._begun:
             self._begin(line)
@@ -187,8 +207,21 @@ class _Reader:
         last = self._records[-1] if self._records else None
         if last is not None and (line.id, line.nr) != (last.persistence_id, last.sequence_nr + 1):
             raise CodecError("a record is missing before this one")
-        if not line.id.startswith("saga::") or line.id.count("::") < 2 or line.nr < 1:
+        if not is_saga_id(line.id) or line.nr < 1:
             raise CodecError("this is not a record of a saga")
+        if last is None:
+            self._gaps += line.nr - 1
+            if self._gaps > _MOST_GAP:
+                raise CodecError(f"the record has number {line.nr:,}: more than {_MOST_GAP:,} before are missing")
+        if any(len(text) > _MOST_TEXT or not _storable(text) for text in (line.manifest, line.writer, *line.tags)):
+            raise CodecError("a manifest, a writer or a tag is not one that a journal takes")
+        if len(line.tags) > 100 or not line.manifest or line.manifest == GAP_MANIFEST:
+            raise CodecError("this is not a record that a saga has written")
+        if _odd(line.due_at):
+            raise CodecError("its time to be due is without a zone, or beyond the calendar")
+        self._bytes += len(text)
+        if self._bytes > _MOST_INSTANCE or len(self._records) >= _MOST_RECORDS:
+            raise CodecError(f"one instance has more than {_MOST_INSTANCE:,} bytes or {_MOST_RECORDS:,} records")
         try:
             payload = base64.b64decode(line.base64, validate=True) if line.base64 else (line.payload or "").encode()
         except ValueError:
@@ -200,7 +233,7 @@ class _Reader:
 
     def _instance(self, line: _Line) -> list[PersistentRepr]:
         records, checksum = self._records, self._checksum
-        self._records, self._checksum = [], hashlib.sha256()
+        self._records, self._checksum, self._bytes = [], hashlib.sha256(), 0
         right = records and (line.end, line.records) == (records[0].persistence_id, len(records))
         if not right or checksum.hexdigest() != line.sha256:
             raise CodecError("the records before do not match their number and checksum: the file is damaged")
@@ -214,6 +247,33 @@ class _Reader:
         if self._records or total != self._counted:
             raise CodecError("the totals are not those of what came before: instances are missing")
         self.total = total
+
+
+def is_saga_id(persistence_id: str) -> bool:
+    """Say whether a text is the persistence id of a saga's instance: a valid name, an id that every journal takes."""
+    prefix, _, rest = persistence_id.partition("::")
+    name, separator, correlation_id = rest.partition("::")
+    known = prefix == "saga" and separator and _SAGA_NAME.fullmatch(name) and correlation_id
+    return bool(known) and _storable(persistence_id) and len(persistence_id.encode()) <= MAX_ID_BYTES
+
+
+def _storable(text: str) -> bool:
+    """Say whether a text can be encoded: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _odd(at: datetime | None) -> bool:
+    """Say whether a moment is one that not every journal can carry."""
+    if at is None:
+        return False
+    try:
+        return at.utcoffset() is None or not 1970 <= at.astimezone(UTC).year <= 9000
+    except (OverflowError, ValueError):
+        return True
 
 
 async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: bool = False) -> Brought:
