@@ -6,6 +6,7 @@ from typing import Any as _Any
 from .decision.message import Outcome
 from .decision.record import SagaRecord, Status
 from .definition.actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
+from .definition.context import StepContext
 from .definition.saga import Actions, Saga, on, on_refused, starts
 from .definition.schema import schema, upcast
 from .errors import (
@@ -114,6 +115,7 @@ __all__ = [
     "SetTimer",
     "SqliteJournal",
     "Status",
+    "StepContext",
     "SystemClock",
     "on",
     "on_refused",

@@ -19,7 +19,7 @@ class SagaPlugin(Plugin):
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
         """Follow the calls that decorate a handler."""
-        return _check_state if fullname == "sagalog.definition.saga.Handles.__call__" else None
+        return _check_state if fullname == "sagalog.definition.routes.Handles.__call__" else None
 
 
 def _check_state(context: MethodContext) -> Type:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
+from dataclasses import make_dataclass
 from typing import Any
 
 import pytest
@@ -273,12 +274,14 @@ async def test_a_timer_event_of_an_unknown_type_is_left_alone_until_the_code_kno
 
 
 async def test_an_undeclared_command_is_refused_with_the_remedy(bench: Bench) -> None:
+    hidden = {"made here": make_dataclass("Hidden", [("order_id", str)])}  # no other worker could ever find it
+
     class Undeclared(Saga[OrderState]):
         name = "order"
 
         @starts(Placed, key="order_id")
         def placed(self, state: OrderState, event: Placed):
-            return Send(globals()["Cha" + "rge"]("a"))
+            return Send(hidden["made here"]("a"))
 
     async with bench.runner(sagas=[Undeclared]) as runner:
         with pytest.raises(DefinitionError, match=r"messages = \(...\)"):

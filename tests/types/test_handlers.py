@@ -12,7 +12,7 @@ import pytest
 
 HEAD = """
 from __future__ import annotations
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -63,6 +63,24 @@ class Good(Saga[State]):
         return [CancelTimer(refused.command.id)]
 
 
+class Timely(Saga[State]):
+    name = "timely"
+    messages = Ship | Paid
+
+    @starts(Placed, key="id", again="ignore")
+    def placed(self, state: State, event: Placed, context: StepContext) -> Generator[Action, None, Action]:
+        yield SetTimer("t", Paid(event.id), at=context.now + timedelta(1))
+        return Complete()
+
+    @on(Paid, key="id")
+    async def paid(self, state: State, event: Paid, context: StepContext) -> Action | None:
+        return None
+
+    @on_refused(Ship)
+    def refused_ship(self, state: State, refused: Refused[Ship], context: StepContext) -> Actions:
+        return None
+
+
 class Wider(Saga[State]):
     name = "wider"
 
@@ -109,6 +127,20 @@ class WrongState(Saga[State]):
 
     @starts(Placed, key="id")  # state
     def placed(self, state: OtherState, event: Placed) -> None: ...
+
+
+class WrongContext(Saga[State]):
+    name = "wrong-context"
+
+    @starts(Placed, key="id")  # event
+    def placed(self, state: State, event: Placed, context: int) -> None: ...
+
+
+class WrongStateBesideContext(Saga[State]):
+    name = "wrong-state-2"
+
+    @starts(Placed, key="id")  # state
+    def placed(self, state: OtherState, event: Placed, context: StepContext) -> None: ...
 
 
 class WrongResult(Saga[State]):

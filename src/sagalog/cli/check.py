@@ -47,7 +47,7 @@ class _Check:
     def __init__(self, runner: SagaRunner) -> None:
         self._runner = runner
         self._sagas: dict[str, Saga[Any]] = {saga.name: saga for saga in runner.sagas}
-        self._registries = {saga.name: type(saga).registry() for saga in runner.sagas}
+        self._registries = {saga.name: type(saga).registry(saga) for saga in runner.sagas}
         self._read: Counter[str] = Counter()
         self._parked = 0
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)

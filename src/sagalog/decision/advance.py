@@ -6,14 +6,14 @@ draft only when all of it was checked.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable
-from types import GeneratorType
+from collections.abc import Awaitable
+from datetime import UTC
 from typing import Any
 
-from ..definition.actions import CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..definition.context import StepContext
 from ..definition.saga import Saga
 from ..errors import CodecError
-from .checked import listed
+from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
 from .ids import entry_of
@@ -153,28 +153,26 @@ def decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
 
 
 def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:
-    event = message.event
-    result = draft.saga.refused(state, event) if message.kind == "refused" else draft.saga.handle(state, event)
-    if result is None or isinstance(result, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
-        return draft.finish(message, record, state, [] if result is None else [result])
-    if type(result) is GeneratorType:  # what handlers mostly are; the checks below ask abstract classes, which is slow
-        return draft.finish(message, record, state, list(result))
-    if isinstance(result, (Awaitable, AsyncIterable)):
-        return _run_async(draft, message, record, state, result)
-    return draft.finish(message, record, state, listed(result, draft.saga))
-
-
-async def _run_async(draft: Draft, message: Message, record: SagaRecord, state: Any, result: Any) -> Outcome:
-    if isinstance(result, AsyncIterable):
-        actions = [action async for action in result]
+    saga, event = draft.saga, message.event
+    if saga.takes_context():
+        context = _context_of(draft, message)
+        call = saga.refused_in if message.kind == "refused" else saga.handle_in
+        result = call(state, event, context)
     else:
-        value = await result
-        if value is None:
-            actions = []
-        elif isinstance(value, (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)):
-            actions = [value]
-        elif isinstance(value, AsyncIterable):
-            actions = [action async for action in value]
-        else:
-            actions = listed(value, draft.saga)
-    return draft.finish(message, record, state, actions)
+        result = saga.refused(state, event) if message.kind == "refused" else saga.handle(state, event)
+    actions = actions_of(result, saga)
+    if isinstance(actions, list):
+        return draft.finish(message, record, state, actions)
+    return _run_async(draft, message, record, state, actions)
+
+
+async def _run_async(
+    draft: Draft, message: Message, record: SagaRecord, state: Any, actions: Awaitable[list[Any]]
+) -> Outcome:
+    return draft.finish(message, record, state, await actions)
+
+
+def _context_of(draft: Draft, message: Message) -> StepContext:
+    correlation_id = draft.persistence_id.removeprefix(f"saga::{draft.saga.name}::")
+    at = None if message.at is None else message.at.astimezone(UTC)
+    return StepContext(draft.now.astimezone(UTC), correlation_id, message.id, at, message.trace)

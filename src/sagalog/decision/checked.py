@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+from collections.abc import AsyncIterable, Awaitable, Coroutine, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from types import GeneratorType
 from typing import Any
 
 from ..definition.actions import Action, CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
@@ -14,14 +15,62 @@ from ..errors import DefinitionError
 SCHEDULED = "schedule/"  # how the timers of scheduled commands are named
 
 
-def listed(result: Any, saga: Saga[Any]) -> list[Any]:
-    """Return the actions that a handler returned or yields, run to its end."""
+# Schedule and SetTimer take moments that every journal and every zone can carry; a day at both ends is left for zones.
+FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)
+LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)
+
+_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)
+
+
+def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]:
+    """Return what a handler asked for, whatever it gave; an awaitable of that where the handler is asynchronous.
+
+    A handler gives None, an action, or an iterable of actions, and a generator may also return some: they come last.
+    Raises DefinitionError for anything else. An awaitable is closed or awaited by whoever asked.
+    """
+    if result is None:
+        return []
+    if isinstance(result, _ACTIONS):
+        return [result]
+    if type(result) is GeneratorType or type(result) is list:  # mostly; the checks below ask abstract classes: slow
+        return _run_through(result, saga)
+    if isinstance(result, (Awaitable, AsyncIterable)):
+        return _awaited(result, saga)
+    return _run_through(result, saga)
+
+
+def _run_through(result: Any, saga: Saga[Any]) -> list[Any]:
     if not isinstance(result, Iterable) or isinstance(result, (str, bytes, dict)):
         raise DefinitionError(
             f"a handler of saga {saga.name!r} returned a {type(result).__name__}: return or yield actions (Send, "
             "SetTimer, ...), or None"
         )
-    return list(result)
+    if type(result) is list:
+        return result
+    returned: list[Any] = []
+    actions = list(_with_return(result, returned))
+    if returned and returned[0] is not None:
+        last = actions_of(returned[0], saga)
+        if not isinstance(last, list):
+            if isinstance(returned[0], Coroutine):
+                returned[0].close()
+            raise DefinitionError(
+                f"a handler of saga {saga.name!r} yields, and returns a {type(returned[0]).__name__}: make it async def"
+            )
+        actions.extend(last)
+    return actions
+
+
+def _with_return(result: Iterable[Any], returned: list[Any]) -> Iterator[Any]:
+    value: Any = yield from result  # type: ignore[func-returns-value]  # a generator's, None for the rest
+    returned.append(value)
+
+
+async def _awaited(result: Any, saga: Saga[Any]) -> list[Any]:
+    if isinstance(result, AsyncIterable):
+        return [action async for action in result]
+    actions = actions_of(await result, saga)
+    return actions if isinstance(actions, list) else await actions
 
 
 def plan_of(
@@ -46,9 +95,20 @@ def plan_of(
             if ended:
                 raise DefinitionError(f"saga {saga.name!r}: one step ends it once, by Complete() or by Compensate()")
             ended = True
-            chain = [registry.pack(command) for command in action.commands] if isinstance(action, Compensate) else None
+            chain = None
+            if isinstance(action, Compensate):
+                if not isinstance(action.commands, (tuple, list)):
+                    raise DefinitionError(
+                        f"saga {saga.name!r}: Compensate(commands=...) takes a tuple of commands, not a "
+                        f"{type(action.commands).__name__}"
+                    )
+                chain = [registry.pack(command) for command in action.commands]
             plan.append((action, chain, None))
         elif isinstance(action, CancelTimer):
+            if not isinstance(action.name, str):
+                raise DefinitionError(
+                    f"saga {saga.name!r}: CancelTimer takes the name of a timer, not a {type(action.name).__name__}"
+                )
             plan.append((action, None, None))
         else:
             raise DefinitionError(
@@ -72,13 +132,31 @@ def _timer_due(action: SetTimer, saga: Saga[Any], now: datetime) -> datetime:
         raise DefinitionError(f"saga {saga.name!r}: SetTimer({name!r}) takes either after= or at=")
     if action.after is not None:
         return _after(now, action.after, saga, f"SetTimer({name!r})")
-    if not isinstance(action.at, datetime) or action.at.tzinfo is None:
+    if not isinstance(action.at, datetime) or action.at.utcoffset() is None:
         raise DefinitionError(f"saga {saga.name!r}: SetTimer({name!r}) needs an aware datetime as at=")
-    return action.at
+    try:
+        # Two moments of one zone are compared by their clock faces, which is wrong while clocks are changed.
+        return _carried(action.at.astimezone(UTC), saga, f"SetTimer({name!r})")
+    except OverflowError:
+        raise _outside(saga, f"SetTimer({name!r})") from None
 
 
 def _after(now: datetime, after: timedelta, saga: Saga[Any], what: str) -> datetime:
+    if not isinstance(after, timedelta):
+        raise DefinitionError(f"saga {saga.name!r}: {what} needs a timedelta as after=, not a {type(after).__name__}")
     try:
-        return now + after
-    except (OverflowError, TypeError):
-        raise DefinitionError(f"saga {saga.name!r}: {what} needs a timedelta that ends before the year 10000") from None
+        return _carried(now.astimezone(UTC) + after, saga, what)
+    except OverflowError:
+        raise _outside(saga, what) from None
+
+
+def _carried(moment: datetime, saga: Saga[Any], what: str) -> datetime:
+    if not FIRST_MOMENT <= moment <= LAST_MOMENT:
+        raise _outside(saga, what)
+    return moment
+
+
+def _outside(saga: Saga[Any], what: str) -> DefinitionError:
+    return DefinitionError(
+        f"saga {saga.name!r}: {what} needs a moment in the years 1 to 9998, which every journal can carry"
+    )

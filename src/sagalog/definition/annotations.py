@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import types
 from collections.abc import Iterable
 from typing import Any, get_origin, get_type_hints
@@ -9,19 +10,47 @@ from typing import Any, get_origin, get_type_hints
 from ..errors import DefinitionError
 
 
+def takes_context(saga: str, function: Any) -> bool:
+    """Say whether a handler takes the context of its step as third parameter, whatever its name.
+
+    Raises DefinitionError if it can be called neither as (self, state, event) nor as (self, state, event, context).
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+    if not callable(function):
+        raise DefinitionError(f"{saga}.{name} must be a method that takes (self, state, event)")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return False
+    parameters = list(signature.parameters.values())
+    given = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [one for one in parameters if one.kind in given]
+    required = [one for one in positional if one.default is one.empty]
+    several = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in parameters)
+    keywords = [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY and one.default is one.empty]
+    if keywords or len(required) > 4 or (len(positional) < 3 and not several):
+        raise DefinitionError(
+            f"{saga}.{name}() must take (self, state, event) or (self, state, event, context), and takes "
+            f"({', '.join(str(one) for one in parameters)})"
+        )
+    if len(positional) < 4:
+        return False
+    fourth = positional[3]
+    # A fourth with a default is some setting of the handler's own, unless it says that it is the context.
+    return fourth.default is fourth.empty or fourth.name == "context" or "StepContext" in str(fourth.annotation)
+
+
 def check_annotations(saga: str, function: Any, state: Any, event: type | None) -> None:
     """Raise DefinitionError if a handler is annotated with another state or event type than it will get.
 
     Annotations that cannot be resolved yet (local types, names imported for type checkers only) are passed over.
     """
-    code = getattr(function, "__code__", None)
+    code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return
     names = code.co_varnames[1 : code.co_argcount]
-    if len(names) != 2:
-        raise DefinitionError(
-            f"{saga}.{function.__name__}() must take (self, state, event), and takes {code.co_argcount} arguments"
-        )
+    if len(names) < 2:
+        return
     try:
         hints = get_type_hints(function)
     except Exception:  # whatever an annotation may raise when it is evaluated
@@ -63,11 +92,12 @@ def named_types(function: Any) -> Iterable[type]:
         else:
             candidates = [value]
         for candidate in candidates:
-            if isinstance(candidate, type) and _is_message(candidate):
+            if isinstance(candidate, type) and is_message(candidate):
                 yield candidate
 
 
-def _is_message(cls: type) -> bool:
+def is_message(cls: type) -> bool:
+    """Say whether `cls` has fields to be stored: a dataclass, a msgspec Struct, attrs, or a pydantic model."""
     if (cls.__module__ or "").partition(".")[0] == "sagalog":
         return False
     return any(

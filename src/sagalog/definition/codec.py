@@ -1,17 +1,21 @@
 """Typed values to bytes and back: JSON with a type name and a schema version, through msgspec.
 
+Whatever is packed is read back at once, and compared: what could not be read later is refused before it is stored.
 A name in stored data is only ever looked up in a `TypeRegistry` that was filled from code: nothing is imported by
 name, nothing is unpickled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
 
-from ..errors import CodecError, DefinitionError
+from ..errors import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError
+from .sameness import difference
 from .schema import check_upcasters, schema_of, to_current
+from .storable import check_storable, takes_anything, type_name
 
 T = TypeVar("T")
 
@@ -27,7 +31,7 @@ class Typed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
 def _encode_foreign(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)  # pydantic
     if callable(dump):
-        return dump(mode="json")
+        return dump(mode="json", warnings=False)  # a warning would show the value
     raise NotImplementedError(f"values of type {type(value).__name__} have no JSON form")
 
 
@@ -40,6 +44,7 @@ def _decode_foreign(expected: type, value: Any) -> Any:
 
 _encoder = msgspec.json.Encoder(enc_hook=_encode_foreign)
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+_plain: dict[Any, bool] = {}  # whether a type names none for its values
 
 
 def encode(value: Any) -> bytes:
@@ -82,18 +87,77 @@ def decode_version(data: bytes | msgspec.Raw, cls: type[T], version: int) -> T:
         raise CodecError(f"{known.name}, upcast from version {version} to {known.version}: {error}") from None
 
 
+def round_trip(value: Any, cls: Any = None) -> tuple[bytes, Any]:
+    """Return the JSON of `value`, and what that gives when it is read as a `cls` (default: its own type): an equal copy.
+
+    Raises CodecError, which names type and field and holds no values, if it cannot be read or would come back changed:
+    a value of another type than its field declares, a float that is not finite, a subclass where its base is declared,
+    an attribute that is no field.
+    """
+    kind = type(value) if cls is None else cls
+    data = encode(value)
+    decoder = _decoders.get(kind)
+    try:
+        if decoder is None:
+            decoder = _decoders[kind] = msgspec.json.Decoder(kind, dec_hook=_decode_foreign)
+        back = decoder.decode(data)
+    except Exception as error:
+        raise CodecError(f"{_a(value)} cannot be stored, for it could not be read back: {_reason(error)}") from None
+    try:
+        changed = difference(value, back, plain=_plain[kind] if kind in _plain else _note_plain(kind))
+    except RecursionError:
+        changed = " is nested too deep"
+    if changed is not None:
+        raise CodecError(
+            f"{_a(value)} cannot be stored, for it would not come back the same: {type_name(type(value))}{changed}"
+        )
+    return data, back
+
+
+def check_event(event: Any, limit_bytes: int, message_id: str = "") -> bytes:
+    """Return the JSON of an event from outside, which is known to be readable; decode it for a copy of the event.
+
+    Raises InvalidEventError for one that could not be read back, PayloadTooLargeError for one of over `limit_bytes`.
+    """
+    try:
+        data = round_trip(event)[0]
+    except CodecError as error:
+        raise InvalidEventError(f"{error}; nothing was stored") from error
+    if len(data) > limit_bytes:
+        what = f"{type(event).__name__}, message {message_id!r}" if message_id else type(event).__name__
+        raise PayloadTooLargeError(what, len(data), limit_bytes)
+    return data
+
+
+def _note_plain(kind: Any) -> bool:
+    return _plain.setdefault(kind, takes_anything(kind))
+
+
+def _a(value: Any) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOUaeiou' else 'a'} {name}"
+
+
 class TypeRegistry:
-    """The message types that may be rebuilt from stored names. Two types under one name are refused."""
+    """The message types that may be rebuilt from stored names. Two declared types under one name are refused.
+
+    Declared types are stored under their own names. Those that the saga's code only `reached` are stored as
+    `module:Class`, so that they never stand in each other's way; see docs/design/0013-declared-types.md.
+    """
 
     def __init__(self) -> None:
         self._types: dict[str, type] = {}
         self._known: dict[type, tuple[str, int]] = {}
+        self._reached: dict[str, type] = {}
+        self._ambiguous: set[str] = set()
 
     def add(self, cls: type) -> None:
         """Make `cls` known under its stored name.
 
-        Raises DefinitionError if another type has that name, or if the upcasters of `cls` leave out a version.
+        Raises DefinitionError if another type has that name, if the upcasters of `cls` leave out a version, or if its
+        values could not be read back.
         """
+        check_storable(cls, "the message type")
         known = schema_of(cls)
         check_upcasters(cls)
         name = known.name
@@ -105,40 +169,91 @@ class TypeRegistry:
             )
         self._known[cls] = (name, known.version)
 
+    def add_named(self, found: Iterable[type]) -> None:
+        """Make what handlers name known under its stored name, as far as that is nobody else's, and it can be stored.
+
+        A handler also names classes that are no messages, so nothing is refused here.
+        """
+        by_name: dict[str, set[type]] = {}
+        for cls in found:
+            if cls not in self._known:
+                by_name.setdefault(schema_of(cls).name, set()).add(cls)
+        for name, classes in by_name.items():
+            if name not in self._types and len(classes) == 1:
+                try:
+                    self.add(classes.pop())
+                except DefinitionError:
+                    continue
+            else:
+                self.add_reached(classes)
+
+    def add_reached(self, found: Iterable[type]) -> None:
+        """Note the message classes that the saga's code reaches: each is known from now on as `module:Class`."""
+        for cls in found:
+            self._reached[full_name(cls)] = cls
+            name = schema_of(cls).name
+            if name in self._types or name in self._ambiguous:
+                continue
+            other = self._reached.setdefault(name, cls)
+            if other is not cls:
+                del self._reached[name]
+                self._ambiguous.add(name)
+
     def __contains__(self, cls: type) -> bool:
         return cls in self._known
 
     def names(self) -> list[str]:
-        """Return the known names, sorted."""
+        """Return the names of declared types, sorted."""
         return sorted(self._types)
 
     def get(self, name: str) -> type | None:
         """Return the type stored as `name`, or None."""
-        return self._types.get(name)
+        return self._types.get(name) or self._reached.get(name)
 
     def is_newer(self, stored: Typed) -> bool:
         """Say whether newer code stored it: the type is known here, its version is not yet."""
-        cls = self._types.get(stored.type)
-        return cls is not None and stored.version > self._known[cls][1]
+        cls = self.get(stored.type)
+        return cls is not None and stored.version > schema_of(cls).version
 
     def pack(self, value: Any) -> Typed:
-        """Return `value` in stored form. Raises DefinitionError if its type could not be read back."""
-        known = self._known.get(type(value))
-        if known is None:
+        """Return `value` in stored form, which is known to be readable.
+
+        Raises DefinitionError if its type is not declared, CodecError if the value would not come back as it is.
+        """
+        known = self._known.get(type(value)) or self._learn(type(value))
+        return Typed(known[0], msgspec.Raw(round_trip(value)[0]), known[1])
+
+    def _learn(self, cls: type) -> tuple[str, int]:
+        name = full_name(cls)
+        if self._reached.get(name) is not cls:
             raise DefinitionError(
-                f"{type(value).__name__} is not declared, so it could not be read back after a restart: add it to "
-                "the saga's `messages = (...)`"
+                f"{cls.__name__} is not declared, so it could not be read back after a restart: add it, or its "
+                "module, to the saga's `messages = (...)`"
             )
-        return Typed(known[0], msgspec.Raw(encode(value)), known[1])
+        check_storable(cls, "the message type")
+        check_upcasters(cls)
+        known = self._known[cls] = (name, schema_of(cls).version)
+        return known
 
     def unpack(self, stored: Typed) -> Any:
         """Return the value, upcast if it was stored with an older version.
 
         Raises CodecError for an unknown type, a newer version, one that no upcaster takes, or damaged data.
         """
-        cls = self._types.get(stored.type)
+        cls = self.get(stored.type)
         if cls is None:
+            if stored.type in self._ambiguous:
+                raise CodecError(
+                    f"several message types are called {stored.type!r}: add the one that was stored to the saga's "
+                    "`messages = (...)`"
+                )
             raise CodecError(f"the message type {stored.type!r} is unknown to this version of the code")
-        if stored.version != self._known[cls][1]:
+        known = self._known.get(cls)
+        if stored.version != (known[1] if known is not None else schema_of(cls).version):
             return decode_version(stored.data, cls, stored.version)
         return decode(stored.data, cls)
+
+
+def full_name(cls: type) -> str:
+    """Return `module:Class`, under which a type is stored that is reached and not declared."""
+    return f"{cls.__module__}:{cls.__qualname__}"

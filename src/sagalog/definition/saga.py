@@ -8,131 +8,42 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
-from operator import attrgetter
-from typing import Any, ClassVar, Generic, TypeAlias, TypeVar, get_args, get_origin
+from dataclasses import replace
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 from uuid import UUID
 
 from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
-from .actions import Action, Compensate, Refused
-from .annotations import check_annotations, named_types
+from .actions import Compensate, Refused
+from .annotations import check_annotations, named_types, takes_context
+from .context import StepContext
+from .reach import declared, reached
+from .routes import Actions, Again, Handles, Key, Route, on, on_refused, starts
 from .schema import check_upcasters, schema_of, to_current
+from .storable import check_storable
 
 S = TypeVar("S")
-E = TypeVar("E")
-H = TypeVar("H")
-F = TypeVar("F", bound=Callable[..., Any])
-
-Actions: TypeAlias = (
-    Action | Iterable[Action] | AsyncIterable[Action] | Awaitable["Action | Iterable[Action] | None"] | None
-)
-Key: TypeAlias = str | Callable[[E], str | int | UUID | None]
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One decorated handler: which event, how its correlation id is found, and whether it may start the saga."""
-
-    event: type
-    key: Callable[[Any], Any]
-    attribute: str | None  # that holds the key; None: key is the user's function, whose None means "not for this saga"
-    starts: bool
-    while_compensating: bool
-    method: str
-
-
-class Handles(Generic[E]):
-    """What `starts` and `on` give: it marks the method it decorates as the handler of an event.
-
-    Type checkers see here that the method takes that event. That its state is the saga's, they see with the plugin
-    `sagalog.mypy`; classes are checked for both when they are made, as far as annotations can be resolved then.
-    """
-
-    def __init__(self, event: type[E], key: Key[E], *, starts: bool, while_compensating: bool) -> None:
-        self.event = event
-        self.read, self.attribute = _key_reader(event, key)
-        self.starts = starts
-        self.while_compensating = while_compensating
-
-    def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]:
-        route = Route(
-            self.event,
-            self.read,
-            self.attribute,
-            self.starts,
-            self.while_compensating,
-            getattr(function, "__name__", ""),
-        )
-        function.__dict__.setdefault("__sagalog_routes__", []).append(route)
-        return function
-
-
-def starts(event: type[E], *, key: Key[E], while_compensating: bool = False) -> Handles[E]:
-    """Handle `event`, and let it start a saga where none is live. `key`: attribute with the correlation id, or a function.
-
-    Handlers are found by the exact type of an event, not by its base classes.
-    """
-    return Handles(event, key, starts=True, while_compensating=while_compensating)
-
-
-def on(event: type[E], *, key: Key[E], while_compensating: bool = False) -> Handles[E]:
-    """Handle `event` for a live saga. Events that come while it compensates are ignored unless asked for."""
-    return Handles(event, key, starts=False, while_compensating=while_compensating)
-
-
-def on_refused(command: type[E]) -> Callable[[F], F]:
-    """Handle the refusal of a `command` that this saga sent: the handler receives `Refused[command]`."""
-    if not isinstance(command, type):
-        raise DefinitionError(f"@on_refused takes a command type, not {command!r}")
-
-    def mark(function: F) -> F:
-        function.__dict__.setdefault("__sagalog_refused__", []).append(command)
-        return function
-
-    return mark
-
-
-def _key_reader(event: Any, key: Any) -> tuple[Callable[[Any], Any], str | None]:
-    if not isinstance(event, type):
-        raise DefinitionError(f"an event is declared by its type, not by {event!r}")
-    if isinstance(key, str):
-        known = _attributes(event)
-        if key not in known:
-            have = ", ".join(sorted(known)) or "none"
-            raise DefinitionError(f"{event.__name__} has no attribute {key!r} to use as key (it has: {have})")
-        return attrgetter(key), key
-    if callable(key):
-        return key, None
-    raise DefinitionError(f"key must be the name of an attribute of {event.__name__} or a function, not {key!r}")
-
-
-def _attributes(cls: type) -> set[str]:
-    names: set[str] = set()
-    for base in cls.__mro__[:-1]:
-        names.update(n for n in base.__dict__.get("__annotations__", {}) if not n.startswith("__"))
-        names.update(n for n, v in base.__dict__.items() if isinstance(v, property))
-        slots = base.__dict__.get("__slots__", ())
-        names.update(n for n in ([slots] if isinstance(slots, str) else slots) if not n.startswith("__"))
-    return names
+__all__ = ["Actions", "Again", "Handles", "Key", "Route", "Saga", "on", "on_refused", "starts"]
 
 
 class Saga(Generic[S]):
     """Base of a durable saga with state `S`: subclass it as `class OrderSaga(Saga[OrderState])`.
 
-    `name` is stored with every instance and must not change (`[A-Za-z0-9_.-]+`). `messages` lists types that appear in
-    stored data and that the handlers do not name themselves: commands built elsewhere, events of timers.
+    `name` is stored with every instance and must not change (`[A-Za-z0-9_.-]+`). `messages` declares types that appear
+    in stored data and that the handlers do not name themselves: commands built elsewhere, events of timers. It holds
+    types, unions of types, and modules, which stand for all message classes that they define.
     """
 
     name: ClassVar[str]
-    messages: ClassVar[tuple[type, ...]] = ()
+    messages: ClassVar[Any] = ()
     remembered_messages: ClassVar[int] = 1000
 
     __routes: ClassVar[dict[type, Route]] = {}
     __refusals: ClassVar[dict[type, str]] = {}
+    __contextual: ClassVar[frozenset[str]] = frozenset()  # methods that take the context of their step
     __state: ClassVar[type | None] = None
     __state_version: ClassVar[int] = 1
 
@@ -141,8 +52,11 @@ class Saga(Generic[S]):
         cls.__state = _state_type(cls)
         routes: dict[type, Route] = {}
         refusals: dict[type, str] = {}
+        contextual: set[str] = set()
         for attribute in dir(cls):
             function = getattr(cls, attribute, None)
+            if takes_step(function) and takes_context(cls.__name__, function):
+                contextual.add(attribute)
             for route in getattr(function, "__sagalog_routes__", ()):
                 if route.event in routes:
                     raise DefinitionError(
@@ -159,12 +73,15 @@ class Saga(Generic[S]):
                     )
                 refusals[command] = attribute
                 check_annotations(cls.__name__, function, cls.__state, None)
-        cls.__routes, cls.__refusals = routes, refusals
-        for known in (*routes, *refusals, *cls.messages):
+        cls.__routes, cls.__refusals, cls.__contextual = routes, refusals, frozenset(contextual)
+        for known in (*routes, *refusals, *declared(cls.messages, cls.__name__)):
             check_upcasters(known)
+            check_storable(known, f"{cls.__name__}: the message type", final=False)
         if cls.__state is not None:
             check_upcasters(cls.__state)
             cls.__state_version = schema_of(cls.__state).version
+            if not cls.__has_own_codec():
+                check_storable(cls.__state, f"{cls.__name__}: the state", final=False)
         if "name" not in cls.__dict__ and not routes:
             return  # an abstract base
         name = getattr(cls, "name", None)
@@ -176,8 +93,15 @@ class Saga(Generic[S]):
         if cls.handle is Saga.handle and not any(route.starts for route in routes.values()):
             raise DefinitionError(f"{cls.__name__} has no starting event: decorate one handler with @starts(...)")
 
+    @classmethod
+    def __has_own_codec(cls) -> bool:
+        return cls.encode_state is not Saga.encode_state or cls.decode_state is not Saga.decode_state
+
     def initial_state(self) -> S:
-        """Return the state of a new instance: the state type without arguments, unless overridden."""
+        """Return the state of a new instance: the state type without arguments, unless overridden.
+
+        An overriding method may return the same object each time: each instance is given a copy (`fresh_state`).
+        """
         state = self.__state
         if state is None:
             raise DefinitionError(
@@ -191,6 +115,16 @@ class Saga(Generic[S]):
                 f"{state.__name__} cannot be made without arguments: give its fields defaults, or override "
                 f"initial_state() in {type(self).__name__}"
             ) from error
+
+    def fresh_state(self) -> S:
+        """Return the state of a new instance as an object that nobody else holds.
+
+        Raises CodecError for an initial state that could not be read back.
+        """
+        state = self.initial_state()
+        if type(self).initial_state is Saga.initial_state:
+            return state
+        return self.decode_state(self.pack_state(state))
 
     def correlation_id(self, event: Any) -> str | None:
         """Return which instance `event` is for, or None if it is not for this saga."""
@@ -216,6 +150,14 @@ class Saga(Generic[S]):
         route = self.__routes.get(type(event))
         return route.starts if route is not None else type(self).handle is not Saga.handle
 
+    def again(self, event: Any) -> Again:
+        """Say what a starting `event` means for a life that an event of its type has started or met already.
+
+        "handle": it is handled like any other; "ignore": it changes nothing; "raise": its sender is told.
+        """
+        route = self.__routes.get(type(event))
+        return "handle" if route is None else route.again
+
     def handles_event(self, event: Any) -> bool:
         """Say whether a handler takes events of this type. A class that overrides `handle` is asked when it comes."""
         return type(event) in self.__routes or type(self).handle is not Saga.handle
@@ -226,16 +168,55 @@ class Saga(Generic[S]):
         return route is not None and route.while_compensating
 
     def handle(self, state: S, event: Any) -> Actions:
-        """Change `state` and return the actions: an iterable, one, none, or an awaitable or async iterable of them."""
-        route = self.__routes.get(type(event))
-        if route is None:
-            raise DefinitionError(f"saga {type(self).name!r} has no handler for {type(event).__name__}")
-        return getattr(self, route.method)(state, event)  # type: ignore[no-any-return]
+        """Change `state` and return the actions: an iterable, one, none, or an awaitable or async iterable of them.
+
+        A handler that takes the context of its step is given one through `handle_in`.
+        """
+        return self.__call(self.__method(event), state, event, None)
+
+    def handle_in(self, state: S, event: Any, context: StepContext) -> Actions:
+        """Handle `event` as `handle` does, and give `context` to a handler that takes it. The engine calls this."""
+        cls = type(self)
+        if cls.handle is not Saga.handle:
+            override: Any = self.handle
+            return override(state, event, context) if "handle" in cls.__contextual else override(state, event)  # type: ignore[no-any-return]
+        return self.__call(self.__method(event), state, event, context)
 
     def refused(self, state: S, refused: Refused[Any]) -> Actions:
         """Decide what a refused command means: the handler of `on_refused`, else compensate."""
         method = self.__refusals.get(type(refused.command))
-        return getattr(self, method)(state, refused) if method else Compensate()
+        return self.__call(method, state, refused, None) if method else Compensate()
+
+    def refused_in(self, state: S, refused: Refused[Any], context: StepContext) -> Actions:
+        """Decide as `refused` does, and give `context` to a handler that takes it. The engine calls this."""
+        cls = type(self)
+        if cls.refused is not Saga.refused:
+            override: Any = self.refused
+            return override(state, refused, context) if "refused" in cls.__contextual else override(state, refused)  # type: ignore[no-any-return]
+        method = self.__refusals.get(type(refused.command))
+        return self.__call(method, state, refused, context) if method else Compensate()
+
+    @classmethod
+    def takes_context(cls) -> bool:
+        """Say whether any handler takes the context of its step; where none does, it need not be made."""
+        return bool(cls.__contextual)
+
+    def __method(self, event: Any) -> str:
+        route = self.__routes.get(type(event))
+        if route is None:
+            raise DefinitionError(f"saga {type(self).name!r} has no handler for {type(event).__name__}")
+        return route.method
+
+    def __call(self, method: str, state: S, message: Any, context: StepContext | None) -> Actions:
+        handler = getattr(self, method)
+        if method not in self.__contextual:
+            return handler(state, message)  # type: ignore[no-any-return]
+        if context is None:
+            raise DefinitionError(
+                f"{type(self).__name__}.{method}() takes the context of its step: call handle_in(state, event, "
+                "StepContext(...)), or the method itself"
+            )
+        return handler(state, message, context)  # type: ignore[no-any-return]
 
     def encode_state(self, state: S) -> bytes:
         """Return the stored form of `state`: JSON, unless overridden."""
@@ -247,6 +228,31 @@ class Saga(Generic[S]):
         if state is None:
             raise DefinitionError(f"{type(self).__name__} does not name its state type: Saga[YourState]")
         return codec.decode(payload, state)
+
+    def pack_state(self, state: S) -> bytes:
+        """Return what `encode_state` gives, once `decode_state` has read it: what cannot be read is never stored.
+
+        Raises CodecError, which names type and field and holds no values. With the saga's own pair of methods, it has
+        to be decodable; without, it has to come back equal.
+        """
+        kind = self.__state
+        if kind is not None and not self.__has_own_codec():
+            return codec.round_trip(state, kind)[0]
+        payload = self.encode_state(state)
+        if type(payload) is not bytes:
+            raise DefinitionError(
+                f"saga {type(self).name!r}: encode_state must return bytes, not {type(payload).__name__}"
+            )
+        try:
+            self.decode_state(payload)
+        except CodecError:
+            raise
+        except Exception as error:  # the user's own decoder; its message may quote the state
+            raise CodecError(
+                f"the state of saga {type(self).name!r} cannot be stored, for it could not be read back: decode_state "
+                f"raised {type(error).__name__}"
+            ) from error
+        return payload
 
     @classmethod
     def state_version(cls) -> int:
@@ -281,23 +287,43 @@ class Saga(Generic[S]):
         return dict(cls.__refusals)
 
     @classmethod
-    def registry(cls) -> codec.TypeRegistry:
-        """Return the types that may stand in stored data of this saga.
+    def registry(cls, instance: Saga[Any] | None = None) -> codec.TypeRegistry:
+        """Return the types that may stand in stored data of this saga; `instance` adds what its parts bring.
 
-        These are the decorated events, `messages`, and the message classes that the handlers' own code names
-        (`Send(ShipOrder(...))` declares ShipOrder). All come from code; stored names are only looked up here.
+        Declared are the decorated events, `messages`, and the message classes that the handlers' own code names
+        (`Send(ShipOrder(...))` declares ShipOrder). Beyond these, whatever the saga's modules and the helpers they import
+        can reach is accepted. All come from code; stored names are only looked up here.
+
+        Raises DefinitionError if one type's values could not be read back, or two declared types have one name.
         """
         if cls.__state is not None:
             check_upcasters(cls.__state)  # again: they may have been registered since the class was made
+            if not cls.__has_own_codec():
+                check_storable(cls.__state, f"{cls.__name__}: the state")
         registry = codec.TypeRegistry()
-        for known in (*cls.__routes, *cls.__refusals, *cls.messages):
+        for known in (*cls.__routes, *cls.__refusals, *declared(cls.messages, cls.__name__)):
             registry.add(known)
+        named: list[type] = []
         for attribute in dir(cls):
             function = getattr(cls, attribute, None)
             if isinstance(function, types.FunctionType) and function is not getattr(Saga, attribute, None):
-                for named in named_types(function):
-                    registry.add(named)
+                named.extend(named_types(function))
+        registry.add_named(named)
+        registry.add_reached((*cls.__routes, *cls.__refusals, *declared(cls.messages, cls.__name__), *named))
+        registry.add_reached(reached(cls, instance))
         return registry
+
+
+def takes_step(function: Any) -> bool:
+    """Say whether the engine calls `function` with a state and a message: it is decorated, or overrides such a method."""
+    if hasattr(function, "__sagalog_routes__") or hasattr(function, "__sagalog_refused__"):
+        return True
+    name = getattr(function, "__name__", "")
+    return (
+        name in ("handle", "refused")
+        and isinstance(function, types.FunctionType)
+        and (function is not getattr(Saga, name))
+    )
 
 
 def correlation_text(value: Any, event: type, saga: str) -> str | None:

@@ -179,7 +179,7 @@ class PrometheusHook(Hook, Collector):
         if counts is not None:
             self._commits.enter(counts)
         for saga in runner.sagas:
-            registry = type(saga).registry()
+            registry = type(saga).registry(saga)
             for name in registry.names():
                 self._known.add(name)
                 known = registry.get(name)

@@ -37,7 +37,7 @@ class Scenario(Generic[S]):
 
     def __init__(self, saga: Saga[S] | type[Saga[S]], *, now: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         self._saga = saga() if isinstance(saga, type) else saga
-        self._registry = type(self._saga).registry()
+        self._registry = type(self._saga).registry(self._saga)
         self._record: SagaRecord | None = None
         self._version = 0
         self._correlation_id: str | None = None

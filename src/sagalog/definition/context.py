@@ -1,0 +1,27 @@
+"""What a handler may ask about the step it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """The step at hand, for a handler that takes it as its third parameter: `def paid(self, state, event, context)`.
+
+    `now` is aware and in UTC, and comes from the runner's clock: in tests and replays of old logs it is the time there.
+    A handler that uses it instead of `datetime.now()` decides the same in each of them. A step that is tried again
+    after a failure has a later `now`.
+    """
+
+    now: datetime
+    correlation_id: str
+    message_id: str
+    message_at: datetime | None = None  # the event's own time, where its source tells it; in UTC
+    trace: str = ""  # of what caused the message, as a hook gave it
+    headers: Mapping[str, str] = field(default_factory=lambda: _NONE)  # of the message, where its source has some

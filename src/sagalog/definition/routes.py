@@ -1,0 +1,159 @@
+"""The decorators that make a method the handler of an event or of a refusal, and what they note on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, overload
+from uuid import UUID
+
+from ..errors import DefinitionError
+from .actions import Action
+from .context import StepContext
+
+S = TypeVar("S")
+E = TypeVar("E")
+H = TypeVar("H")
+F = TypeVar("F", bound=Callable[..., Any])
+
+Actions: TypeAlias = (
+    Action
+    | Iterable[Action]
+    | Generator[Action, Any, "Action | Iterable[Action] | None"]
+    | AsyncIterable[Action]
+    | Awaitable["Action | Iterable[Action] | AsyncIterable[Action] | None"]
+    | None
+)
+Key: TypeAlias = str | Callable[[E], str | int | UUID | None]
+Again: TypeAlias = Literal["handle", "ignore", "raise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One decorated handler: which event, how its correlation id is found, and whether it may start the saga."""
+
+    event: type
+    key: Callable[[Any], Any]
+    attribute: str | None  # that holds the key; None: key is the user's function, whose None means "not for this saga"
+    starts: bool
+    while_compensating: bool
+    method: str
+    again: Again = "handle"  # what it means for a life that an event of this type has met already
+
+
+class Handles(Generic[E]):
+    """What `starts` and `on` give: it marks the method it decorates as the handler of an event.
+
+    Type checkers see here that the method takes that event, and the step's context if it takes more. That its state is
+    the saga's, they see with the plugin `sagalog.mypy`; classes are checked for both when they are made, as far as
+    annotations can be resolved then.
+    """
+
+    def __init__(
+        self, event: type[E], key: Key[E], *, starts: bool, while_compensating: bool, again: Again = "handle"
+    ) -> None:
+        self.event = event
+        self.read, self.attribute = _key_reader(event, key)
+        if not isinstance(while_compensating, bool):
+            raise DefinitionError(f"while_compensating is True or False, not a {type(while_compensating).__name__}")
+        if again not in get_args(Again):
+            raise DefinitionError(
+                f'again= of {event.__name__} is "handle", "ignore" or "raise": what to do with such an event when the '
+                "saga is started already"
+            )
+        self.starts = starts
+        self.while_compensating = while_compensating
+        self.again: Again = again
+
+    @overload
+    def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[H, S, E, StepContext], Actions]
+    ) -> Callable[[H, S, E, StepContext], Actions]: ...
+
+    def __call__(self, function: Any) -> Any:
+        """Mark `function` as the handler. Raises DefinitionError for what is no plain method."""
+        _check_method(function, "@starts and @on")
+        route = Route(
+            self.event,
+            self.read,
+            self.attribute,
+            self.starts,
+            self.while_compensating,
+            getattr(function, "__name__", ""),
+            self.again,
+        )
+        function.__dict__.setdefault("__sagalog_routes__", []).append(route)
+        return function
+
+
+def starts(event: type[E], *, key: Key[E], while_compensating: bool = False, again: Again = "handle") -> Handles[E]:
+    """Handle `event`, and let it start a saga where none is live. `key`: attribute with the correlation id, or a function.
+
+    `again`: what an event of this type means for a saga that one has started already, under another message id. It is
+    handled like any other, ignored, or its sender is told by an error. Handlers are found by the exact type of an event,
+    not by its base classes.
+    """
+    return Handles(event, key, starts=True, while_compensating=while_compensating, again=again)
+
+
+def on(event: type[E], *, key: Key[E], while_compensating: bool = False) -> Handles[E]:
+    """Handle `event` for a live saga. Events that come while it compensates are ignored unless asked for."""
+    return Handles(event, key, starts=False, while_compensating=while_compensating)
+
+
+def on_refused(command: type[E]) -> Callable[[F], F]:
+    """Handle the refusal of a `command` that this saga sent: the handler receives `Refused[command]`."""
+    if not _is_class(command):
+        raise DefinitionError(f"@on_refused takes a command type, not a {type(command).__name__}")
+
+    def mark(function: F) -> F:
+        _check_method(function, "@on_refused")
+        function.__dict__.setdefault("__sagalog_refused__", []).append(command)
+        return function
+
+    return mark
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, type) and get_origin(value) is None
+
+
+def _check_method(function: Any, what: str) -> None:
+    if not callable(function) or isinstance(function, (type, staticmethod, classmethod)):
+        raise DefinitionError(f"{what} decorate a method that takes (self, state, event), not a {_kind(function)}")
+    if not hasattr(function, "__dict__"):
+        raise DefinitionError(f"{what} decorate a method written in Python, not a {_kind(function)}")
+
+
+def _kind(value: Any) -> str:
+    return "class" if isinstance(value, type) else type(value).__name__
+
+
+def _key_reader(event: Any, key: Any) -> tuple[Callable[[Any], Any], str | None]:
+    if not _is_class(event):
+        raise DefinitionError(f"an event is declared by its class, not by a {type(event).__name__}")
+    if isinstance(key, str):
+        known = _attributes(event)
+        if key not in known:
+            have = ", ".join(sorted(known)) or "none"
+            raise DefinitionError(f"{event.__name__} has no attribute {key!r} to use as key (it has: {have})")
+        return attrgetter(key), key
+    if callable(key):
+        return key, None
+    raise DefinitionError(
+        f"key= must be the name of an attribute of {event.__name__} or a function, not a {type(key).__name__}"
+    )
+
+
+def _attributes(cls: type) -> set[str]:
+    names: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        names.update(n for n in base.__dict__.get("__annotations__", {}) if not n.startswith("__"))
+        names.update(n for n, v in base.__dict__.items() if isinstance(v, property))
+        slots = base.__dict__.get("__slots__", ())
+        names.update(n for n in ([slots] if isinstance(slots, str) else slots) if not n.startswith("__"))
+    return names
