@@ -244,22 +244,9 @@ class Receiver:
         if not self._waits or hosted.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
-            expiry = self._engine.loop.call_later(
-                self._engine.settings.no_instance_wait_seconds, instance.expire, envelope
-            )
-            looking = self._engine.spawn(self._look_again(hosted, correlation_id, envelope))
-            try:
-                await instance.submit(envelope)
-            finally:
-                expiry.cancel()
-                looking.cancel()
+            envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
+            await instance.submit(envelope)
         return _receipt(message, hosted, envelope).outcomes[hosted.name]
-
-    async def _look_again(self, hosted: Hosted, correlation_id: str, envelope: Envelope) -> None:
-        """The starting event may reach another worker: look into the store now and then."""
-        while envelope.open:
-            await asyncio.sleep(self._engine.settings.due_poll_seconds)
-            hosted.instance(correlation_id).look_again()
 
 
 def _receipt(message: Message, hosted: Hosted, envelope: Envelope) -> Receipt:

@@ -228,9 +228,7 @@ class SagaRunner:
         stopped = RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
         for hosted in self._hosted.values():
             for instance in hosted.active():
-                for envelope in instance.waiting:
-                    envelope.fail(stopped)
-                instance.waiting = ()
+                instance.give_up_waiting(stopped)
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
                 await asyncio.wait([due])  # if it has failed, it was logged, and stopping goes on
@@ -380,7 +378,8 @@ class SagaRunner:
     async def settle(self) -> None:
         """Return when nothing is left to do now: mailboxes empty, due work done, commands accepted and recorded.
 
-        Commands that wait for another attempt, and parked instances, are not waited for. With an EventClock, timers
+        Commands that wait for another attempt, parked instances, and events that wait for their starting event are not
+        waited for. With an EventClock, timers
         due up to its time fire here, and commands that an earlier process left are taken over.
         """
         engine = self._running()
@@ -395,7 +394,7 @@ class SagaRunner:
             busy = False
             for hosted in self._hosted.values():
                 for instance in hosted.active():
-                    busy = True
+                    busy = busy or not instance.settled
                     if instance.accepted and not instance.busy:
                         instance.poke(Envelope(upkeep=Upkeep.RECORD))
             if not busy:

@@ -82,12 +82,20 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         draft = _draft(instance)
         accepted, draft.changed = draft.changed, False
         replayed = await replay_held(instance, draft) if _owes_replay(draft.record) else NOTHING
+        if fresh and instance.waiting and draft.record is not None:
+            # Another worker has handled a starting event, and may have ended the instance already.
+            batch[done:done] = instance.waiting
+            instance.waiting.clear()
         at = done  # batch[done:at] is handled in this draft
         upkeep: list[Upkeep] = []  # asked for among these
         failure: _HandlerFailed | None = None
         try:
             while at < len(batch):
                 envelope = batch[at]
+                if envelope.over:
+                    envelope.park = None
+                    at += 1
+                    continue
                 more = _step(instance, draft, envelope, fresh=fresh)
                 if more is not None:
                     await more
@@ -96,7 +104,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 at += 1
                 if instance.waiting and _live(draft.record):
                     batch[at:at] = instance.waiting  # they came before whatever is behind
-                    instance.waiting = ()
+                    instance.waiting.clear()
         except (_HandlerFailed, _CacheTooOld) as raised:
             if unseen or isinstance(raised, _CacheTooOld):
                 _take_back(instance, batch[done:at], draft)
@@ -309,8 +317,10 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope) -> None:
         envelope.decided = RunnerStoppedError(
             "the runner stopped before the event was handled; nothing of it was stored"
         )
+    elif envelope.deadline is None or envelope.deadline <= instance.hosted.engine.loop.time():
+        envelope.decided = instance.in_vain(envelope)
     else:
-        instance.waiting = (*instance.waiting, envelope)
+        instance.waiting[envelope] = None
 
 
 def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> None:
@@ -323,7 +333,7 @@ def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> Non
         draft.watch.taken_back()
     for envelope in handled:
         envelope.decided = envelope.park = None
-    instance.waiting = tuple(envelope for envelope in instance.waiting if envelope not in handled)
+        instance.waiting.pop(envelope, None)
 
 
 def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved: bool) -> None:
@@ -355,7 +365,7 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
             if draft.watch is not None:
                 draft.watch.parked(reason)
             envelope.park = None
-        if outcome is not None:  # None: it waits for a starting event
+        if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
             envelope.finish()
     counters.timers += draft.fired
     if saved:
