@@ -35,6 +35,7 @@ class Engine:
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
+        self.cancelled = False
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order they were begun, so that a seed is a story
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -49,13 +50,18 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed: %s", type(error).__name__, exc_info=trace_of(error), extra=about())
 
+    def is_own(self, task: asyncio.Task[Any]) -> bool:
+        """Say whether `spawn` made this task."""
+        return task in self._tasks
+
     async def wait_for_tasks(self) -> None:
         """Return when no background task is left, also none that another one started."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
     def cancel_tasks(self) -> None:
-        """Cancel what still runs in the background."""
+        """Cancel what still runs in the background; nothing is begun again."""
+        self.cancelled = True
         for task in list(self._tasks):
             task.cancel()
 

@@ -22,6 +22,7 @@ from ..decision.message import Message, Outcome
 from ..decision.record import Command
 from ..errors import ConflictError, DefinitionError, JournalUnavailableError
 from ..logs import about, log
+from .raised import ends_program
 
 if TYPE_CHECKING:
     from .commands import CommandContext, CommandHandler
@@ -190,7 +191,9 @@ class Hooks:
     def _call(self, hook: Hook, method: str, *arguments: Any) -> Any:
         try:
             return getattr(hook, method)(*arguments)
-        except Exception as error:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             self._complain(hook, method, f"raised {type(error).__name__}")
             return None
 
@@ -255,7 +258,9 @@ class Hooks:
             if context is not None:
                 try:
                     context.__enter__()
-                except Exception as error:
+                except BaseException as error:
+                    if ends_program(error):
+                        raise
                     self._complain(hook, "within", f"raised {type(error).__name__}")
                 else:
                     entered.append((hook, context))
@@ -265,7 +270,9 @@ class Hooks:
             for hook, context in reversed(entered):
                 try:
                     context.__exit__(None, None, None)
-                except Exception as error:
+                except BaseException as error:
+                    if ends_program(error):
+                        raise
                     self._complain(hook, "within", f"raised {type(error).__name__}")
 
     def trace_of(self, command_id: str) -> str:

@@ -13,9 +13,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..decision.record import Command, SagaRecord
-from ..errors import JournalUnavailableError, NoInstanceError, PayloadTooLargeError, SagaParkedError
+from ..errors import (
+    JournalUnavailableError,
+    NoInstanceError,
+    PayloadTooLargeError,
+    RunnerStoppedError,
+    SagaParkedError,
+)
 from ..logs import about, log, trace_of
 from .envelope import Envelope, Upkeep
+from .raised import as_exception, passes_through
 from .turn import take_turn
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _NONE: frozenset[str] = frozenset()
+_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
 class Instance:
@@ -37,6 +45,7 @@ class Instance:
         "delivering",
         "foreign",
         "hosted",
+        "interrupted",
         "joined",
         "lease_end",
         "lease_seconds",
@@ -62,6 +71,9 @@ class Instance:
         self.mailbox: list[Envelope] = []
         self.waiting: dict[Envelope, None] = {}  # for a starting event, in the order they came
         self.waking: asyncio.TimerHandle | None = None  # while any waits: to look again, and to tell who waited in vain
+        self.interrupted = (
+            0  # turns that nobody in particular had asked for, and that were cancelled since the last save
+        )
         self.busy = False  # a turn is running, or a task is on its way to run one
         # The cached record. It may be out of date: every save says which version it builds on.
         self.loaded = False
@@ -158,6 +170,10 @@ class Instance:
                     await take_turn(self, batch)
                 except Exception as error:
                     self._failed(batch, error)
+                except BaseException as error:
+                    if passes_through(error):
+                        raise
+                    self._failed(batch, as_exception(error, "a turn"))
                 batch = []
                 if own is not None and (not own.open or own in self.waiting):
                     break
@@ -168,7 +184,10 @@ class Instance:
             for envelope in batch:
                 if envelope.open:
                     envelope.decided = None
-            self.mailbox[:0] = again
+            if self.hosted.engine.cancelled:
+                self._failed(again, RunnerStoppedError(_STOPPED))
+            else:
+                self.mailbox[:0] = again
             if own is not None:
                 self.waiting.pop(own, None)
             raise
@@ -183,6 +202,22 @@ class Instance:
             elif not self.loaded and self.retry is None and self.idle:
                 self.hosted.drop(self)
             self.hosted.shrink()
+
+    def cancelled_by_its_handler(self, error: BaseException) -> bool:
+        """Say whether a handler must have cancelled the task that runs it, which then goes on.
+
+        Whoever calls `handle` may be cancelled at any time. But nobody cancels a task of the runner before it stops, so
+        the second time it is the handler, which would otherwise run again without end.
+        """
+        engine, task = self.hosted.engine, asyncio.current_task()
+        if task is None or not isinstance(error, asyncio.CancelledError) or not engine.is_own(task):
+            return False
+        self.interrupted += 1
+        if self.interrupted < 2 or engine.stopping.is_set():
+            return False
+        while task.uncancel():
+            pass
+        return True
 
     def _batch(self) -> list[Envelope]:
         limit = self.hosted.engine.settings.max_batch

@@ -20,11 +20,19 @@ import msgspec
 from ..decision.message import Message, Outcome
 from ..definition import codec
 from ..definition.saga import Saga
-from ..errors import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError, RunnerStoppedError
+from ..errors import (
+    CodecError,
+    DefinitionError,
+    InvalidEventError,
+    PayloadTooLargeError,
+    RunnerStoppedError,
+    SagalogError,
+)
 from .engine import Engine
 from .envelope import Envelope
 from .hosted import Hosted
 from .joined import in_transaction, take_joined_step
+from .raised import ends_program
 from .settings import NoInstance
 
 MAX_MESSAGE_ID = 1024
@@ -171,7 +179,15 @@ class Receiver:
             )
         targets = []
         for hosted in found:
-            correlation_id = hosted.saga.correlation_id(event)
+            try:
+                correlation_id = hosted.saga.correlation_id(event)
+            except BaseException as error:
+                if isinstance(error, SagalogError) or ends_program(error):
+                    raise
+                raise InvalidEventError(
+                    f"saga {hosted.name!r}: correlation_id raised {type(error).__name__} for {type(event).__name__}; "
+                    "nothing was stored"
+                ) from error
             if correlation_id is None:
                 continue
             if type(correlation_id) is not str or not correlation_id:
@@ -206,6 +222,12 @@ class Receiver:
             size = len(codec.encode(event))
         except CodecError as error:
             raise InvalidEventError(f"{error}; nothing was stored") from error
+        except BaseException as error:
+            if ends_program(error):
+                raise
+            raise InvalidEventError(
+                f"encoding a {type(event).__name__} raised {type(error).__name__}; nothing was stored"
+            ) from error
         if size > self._most_bytes:
             raise PayloadTooLargeError(f"{type(event).__name__}, message {message_id!r}", size, self._most_bytes)
         if at is not None:

@@ -20,6 +20,7 @@ from ..decision.message import Outcome, unhold
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .commit import unreadable
+from .raised import cancellations, passes_through
 
 if TYPE_CHECKING:
     from .mailbox import Instance
@@ -60,6 +61,7 @@ async def replay_held(instance: Instance, draft: Draft) -> Replayed:
 async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replayed:
     record = draft.touch()
     held = record.held
+    cancelled = cancellations()
     for number, first in enumerate(held):
         before = copy.copy(draft.record)
         counted = draft.fired, draft.started
@@ -77,7 +79,9 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
                 instance.hosted.encode(record)
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error, cancelled) and not instance.cancelled_by_its_handler(error):
+                raise
             if isinstance(error, CodecError) and draft.registry.is_newer(first.event):
                 # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
                 # unknown may be gone for good: that takes an operator.

@@ -36,6 +36,7 @@ from ..errors import (
 from ..logs import log
 from .commit import commit, load, unreadable
 from .envelope import Envelope, Upkeep
+from .raised import cancellations, ends_program, passes_through
 from .replay import NOTHING, replay_held, tell_parked
 from .settings import NoInstance
 
@@ -53,7 +54,7 @@ _MOST_TIMERS = 1000  # of one turn: a timer that sets itself again at once must 
 class _HandlerFailed(Exception):  # noqa: N818
     """Carries what a handler raised, and for which message, from the step to the turn."""
 
-    def __init__(self, message: Message, error: Exception) -> None:
+    def __init__(self, message: Message, error: BaseException) -> None:
         self.message = message
         self.error = error
 
@@ -265,7 +266,9 @@ def _decide(instance: Instance, draft: Draft, envelope: Envelope, outcome: Outco
 def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     try:
         outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
-    except Exception as error:
+    except BaseException as error:
+        if ends_program(error):
+            raise
         raise _failure(instance, message, error) from error
     if outcome is _HANDLED or isinstance(outcome, Outcome):
         return outcome
@@ -273,13 +276,16 @@ def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Aw
 
 
 async def _advance_async(instance: Instance, message: Message, outcome: Awaitable[Outcome]) -> Outcome:
+    before = cancellations()
     try:
         return await outcome
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error, before) and not instance.cancelled_by_its_handler(error):
+            raise
         raise _failure(instance, message, error) from error
 
 
-def _failure(instance: Instance, message: Message, error: Exception) -> Exception:
+def _failure(instance: Instance, message: Message, error: BaseException) -> Exception:
     if isinstance(error, UnreadableStateError):
         return unreadable(instance, str(error))
     return _HandlerFailed(message, error)
@@ -368,6 +374,7 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
         if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
             envelope.finish()
     counters.timers += draft.fired
+    instance.interrupted = 0
     if saved:
         counters.started += draft.started
         counters.finished += draft.ended
