@@ -22,7 +22,7 @@ from ..decision.message import Message, Outcome
 from ..decision.record import Command
 from ..errors import ConflictError, DefinitionError, JournalUnavailableError
 from ..logs import about, log
-from .raised import ends_program
+from .failures import ends_program
 
 if TYPE_CHECKING:
     from .commands import CommandContext, CommandHandler

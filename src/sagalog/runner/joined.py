@@ -20,8 +20,8 @@ from ..decision.message import Message, Outcome
 from ..errors import ConflictError, NoInstanceError
 from .commit import decoded, due_moments, fresh_entries, unreadable
 from .envelope import Envelope, Upkeep
+from .failures import as_exception, cancellations, passes_through
 from .mailbox import Instance
-from .raised import as_exception, cancellations, passes_through
 from .replay import replay_held, tell_parked
 from .settings import NoInstance
 

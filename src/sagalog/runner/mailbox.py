@@ -22,7 +22,7 @@ from ..errors import (
 )
 from ..logs import about, log, trace_of
 from .envelope import Envelope, Upkeep
-from .raised import as_exception, passes_through
+from .failures import as_exception, passes_through
 from .turn import take_turn
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from ..errors import (
 )
 from .engine import Engine
 from .envelope import Envelope
+from .failures import ends_program
 from .hosted import Hosted
 from .joined import in_transaction, take_joined_step
-from .raised import ends_program
 from .settings import NoInstance
 
 MAX_MESSAGE_ID = 1024

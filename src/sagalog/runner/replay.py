@@ -20,7 +20,7 @@ from ..decision.message import Outcome, unhold
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .commit import unreadable
-from .raised import cancellations, passes_through
+from .failures import cancellations, passes_through
 
 if TYPE_CHECKING:
     from .mailbox import Instance

@@ -36,7 +36,7 @@ from ..errors import (
 from ..logs import log
 from .commit import commit, load, unreadable
 from .envelope import Envelope, Upkeep
-from .raised import cancellations, ends_program, passes_through
+from .failures import cancellations, ends_program, passes_through
 from .replay import NOTHING, replay_held, tell_parked
 from .settings import NoInstance
 
