@@ -155,6 +155,8 @@ class Hook(Protocol):
 
 def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     """Return the hooks. Raises DefinitionError for what is none."""
+    if isinstance(hooks, (str, bytes)) or not isinstance(hooks, Iterable):
+        raise DefinitionError(f"hooks= takes a list of hooks, not a {type(hooks).__name__}")
     given = tuple(hooks)
     for hook in given:
         if isinstance(hook, type) or not isinstance(hook, Hook):

@@ -28,6 +28,7 @@ from ..errors import (
     RunnerStoppedError,
     SagalogError,
 )
+from .arguments import check_moment
 from .engine import Engine
 from .envelope import Envelope
 from .failures import ends_program
@@ -231,8 +232,7 @@ class Receiver:
         if size > self._most_bytes:
             raise PayloadTooLargeError(f"{type(event).__name__}, message {message_id!r}", size, self._most_bytes)
         if at is not None:
-            if at.tzinfo is None:
-                raise InvalidEventError(f"at= of {type(event).__name__} must be an aware datetime; nothing was stored")
+            check_moment(f"nothing was stored: at= of {type(event).__name__}", at, InvalidEventError)
             if not self._engine.event_time:
                 raise DefinitionError(
                     "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"

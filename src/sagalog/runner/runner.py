@@ -19,6 +19,7 @@ from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore, SagaStateStore
 from ..logs import about, log, trace_of
+from .arguments import check_text, check_type
 from .clock import Clock, ServerClock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
 from .counters import Counters
@@ -62,8 +63,14 @@ class SagaRunner:
         settings: RunnerSettings | None = None,
         hooks: Iterable[Hook] = (),
     ) -> None:
+        if settings is not None:
+            check_type("settings=", settings, RunnerSettings, "RunnerSettings(...)")
+        if clock is not None and not (
+            callable(getattr(clock, "now", None)) and callable(getattr(clock, "sleep_until", None))
+        ):
+            raise DefinitionError(f"clock= takes a clock (now, sleep_until), not a {type(clock).__name__}")
         self.settings = settings or RunnerSettings()
-        self.clock: Clock = clock or SystemClock()
+        self.clock: Clock = clock if clock is not None else SystemClock()
         self.counters = Counters()
         self.sagas = _instances(sagas)
         self.hooks = checked_hooks(hooks)
@@ -89,6 +96,12 @@ class SagaRunner:
             missing = [saga.name for saga in self.sagas if saga.name not in source]
             if missing:
                 raise DefinitionError(f"no store is given for saga {', '.join(missing)}")
+            for name in (saga.name for saga in self.sagas):
+                if not isinstance(source[name], SagaStateStore):
+                    raise DefinitionError(
+                        f"the store of saga {name!r} must be a SagaStateStore (load, save, delete, keys), not a "
+                        f"{type(source[name]).__name__}"
+                    )
         elif isinstance(source, SagaStateStore) and len(self.sagas) != 1:
             raise DefinitionError(
                 "one store holds the instances of one saga: for several sagas give a mapping {saga name: store}, or a "
@@ -151,11 +164,15 @@ class SagaRunner:
 
     def reads(self, function: Reader) -> Reader:
         """Let the decorated function turn a line of `sagalog run` (a JSON object) into an Incoming, or None: skip it."""
+        if not callable(function):
+            raise DefinitionError(f"reads takes a function, not a {type(function).__name__}")
         self.reader = function
         return function
 
     def reports(self, function: Report) -> Report:
         """Let `sagalog run` print what the decorated function returns at the end (a text; may be async)."""
+        if not callable(function):
+            raise DefinitionError(f"reports takes a function, not a {type(function).__name__}")
         self.reporter = function
         return function
 
@@ -351,6 +368,10 @@ class SagaRunner:
         each with a note that names the event by its number (from 1) and message id.
         """
         engine = self._running()
+        if isinstance(events, (str, bytes, Mapping)) or not isinstance(events, (Iterable, AsyncIterable)):
+            raise InvalidEventError(
+                f"handle_many takes an iterable of events, not a {type(events).__name__}; nothing was stored"
+            )
         window = asyncio.Semaphore(self.settings.max_in_flight)
         receipts: list[Receipt | None] = []
         errors: list[Exception] = []
@@ -405,16 +426,21 @@ class SagaRunner:
 
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""
+        _check_repair(saga, correlation_id, note, by)
         return await apply(self._named(saga), correlation_id, repair.retry(note=note, by=by))
 
     async def skip(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Drop what failed (held event, stuck command, refused undo), then go on as `retry` does."""
+        _check_repair(saga, correlation_id, note, by)
         return await apply(self._named(saga), correlation_id, repair.skip(note=note, by=by))
 
     async def cancel(
         self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = "", by: str = ""
     ) -> Repaired:
         """End an instance, by default with its undo commands sent first. Held events are dropped, known as duplicates."""
+        _check_repair(saga, correlation_id, note, by)
+        if not isinstance(compensate, bool):
+            raise DefinitionError(f"compensate= is True or False, not a {type(compensate).__name__}")
         return await apply(self._named(saga), correlation_id, repair.cancel(compensate=compensate, note=note, by=by))
 
     def _named(self, saga: str) -> Hosted:
@@ -441,8 +467,19 @@ class _NotStarted:
     handle_within = handle
 
 
+def _check_repair(saga: str, correlation_id: str, note: str, by: str) -> None:
+    end = "; nothing was stored"
+    check_text("saga", saga, error=InvalidEventError, end=end)
+    check_text("correlation_id", correlation_id, error=InvalidEventError, end=end)
+    check_text("note=", note, empty=True, error=InvalidEventError, end=end)
+    check_text("by=", by, empty=True, error=InvalidEventError, end=end)
+
+
 def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
-    made = [saga() if isinstance(saga, type) else saga for saga in sagas]
+    if isinstance(sagas, (str, bytes, Mapping)) or not isinstance(sagas, Iterable):
+        what = sagas.__name__ if isinstance(sagas, type) else f"a {type(sagas).__name__}"
+        raise DefinitionError(f"sagas= takes a list of Saga classes or instances, not {what}: sagas=[OrderSaga]")
+    made = [_made(saga) for saga in sagas]
     names: set[str] = set()
     for saga in made:
         if not isinstance(saga, Saga):
@@ -453,6 +490,17 @@ def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
     if not made:
         raise DefinitionError("a runner needs at least one saga: sagas=[OrderSaga]")
     return made
+
+
+def _made(saga: Any) -> Any:
+    if not isinstance(saga, type) or not issubclass(saga, Saga):
+        return saga
+    try:
+        return saga()
+    except TypeError as error:
+        raise DefinitionError(
+            f"{saga.__name__} cannot be made without arguments: give an instance, sagas=[{saga.__name__}(...)]"
+        ) from error
 
 
 async def _aiter(events: Iterable[Any] | AsyncIterable[Any]) -> Any:
