@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunnerStoppedError
+from ..errors import DefinitionError, RunnerStoppedError
 from ..logs import about, log, trace_of
 from .clock import Clock, EventClock
 from .counters import Counters
@@ -17,6 +17,12 @@ from .settings import RunnerSettings
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
     from .due import DueLoop
+
+_OTHER_LOOP = (
+    "this runner was started in another event loop, or before this process was forked, and can be used only there: from "
+    "another thread use asyncio.run_coroutine_threadsafe(runner.handle(...), its_loop); in a forked process start a runner "
+    "of its own; nothing was stored"
+)
 
 
 class Engine:
@@ -37,6 +43,15 @@ class Engine:
         self.stopping = asyncio.Event()
         self.cancelled = False
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order they were begun, so that a seed is a story
+
+    def check_loop(self) -> None:
+        """Raise DefinitionError unless the event loop that the runner was started in is the one that runs here."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:  # this process was forked off while the loop ran
+            here = None
+        if here is not self.loop:
+            raise DefinitionError(_OTHER_LOOP)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""

@@ -94,6 +94,7 @@ class Receiver:
     async def handle(self, event: Any, message_id: str | None, at: datetime | None) -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops."""
         engine = self._engine
+        engine.check_loop()
         targets = self._targets(event)
         message = self._message(event, message_id, at)
         while self.in_flight >= self._most or engine.dispatcher.backlog > self._most:
@@ -124,6 +125,7 @@ class Receiver:
     async def handle_within(self, event: Any, message_id: str | None, connection: Any) -> Receipt:
         """Handle an event within the transaction that is open on `connection`."""
         engine = self._engine
+        engine.check_loop()
         targets = self._targets(event)
         message = self._message(event, message_id, None)
         if engine.stopping.is_set():

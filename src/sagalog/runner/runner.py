@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -240,6 +241,7 @@ class SagaRunner:
         engine, receiver, due = self._engine, self._receiver, self._due
         if engine is None or receiver is None or due is None:
             return
+        engine.check_loop()
         engine.stopping.set()
         engine.dispatcher.stop()
         stopped = RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
@@ -290,13 +292,19 @@ class SagaRunner:
         await self.stop()
 
     async def serve(self) -> None:
-        """Run until SIGTERM, SIGINT or `stop()`, then stop gracefully. Call it inside `async with`."""
+        """Run until SIGTERM, SIGINT or `stop()`, then stop gracefully. Call it inside `async with`.
+
+        Signals are heard by the main thread only, and not on Windows; elsewhere `stop()` ends it, or a cancellation.
+        """
         engine = self._running()
         asked = asyncio.Event()
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, asked.set)
+        signals = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # In a thread, and on a loop that knows no signals (Windows), only `stop()` ends it, or its cancellation.
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, asked.set)
+                signals.append(number)
         waits = [loop.create_task(asked.wait()), loop.create_task(engine.stopping.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -316,6 +324,7 @@ class SagaRunner:
         engine, due = self._engine, self._due
         if engine is None or due is None:
             return NOT_STARTED
+        engine.check_loop()
         return await examine(
             engine, list(self._hosted.values()), due, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds
         )
@@ -330,6 +339,7 @@ class SagaRunner:
     def _running(self) -> Engine:
         if self._engine is None:
             raise RunnerStoppedError(_NOT_STARTED)
+        self._engine.check_loop()
         return self._engine
 
     # What it is for.
@@ -348,8 +358,8 @@ class SagaRunner:
         instance waits until the transaction has ended: do not wait for one inside of it.
 
         Raises:
-            InvalidEventError, DefinitionError, NoInstanceError, SagaParkedError, RunnerStoppedError,
-            JournalUnavailableError: nothing was stored for that saga.
+            InvalidEventError, DefinitionError (also in another event loop), NoInstanceError, SagaParkedError,
+            RunnerStoppedError, JournalUnavailableError: nothing was stored for that saga.
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
         receiver = self._receiver or _NotStarted
