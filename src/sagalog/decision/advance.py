@@ -148,7 +148,9 @@ def decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
         return saga.decode_state(payload)
     except CodecError as error:
         raise UnreadableStateError(f"{was}{error}") from error
-    except Exception as error:  # the user's own decoder; its message may quote the state
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the user's own decoder; its message may quote the state
         raise UnreadableStateError(f"{was}decode_state raised {type(error).__name__}") from error
 
 

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from ..errors import DefinitionError
 from ..journal.protocol import TellsTime
+from .arguments import check_duration, check_moment
 
 
 class Clock(Protocol):
@@ -66,7 +67,7 @@ class ManualClock:
     """Time that moves only when told: `advance` wakes whoever sleeps up to the new moment, in order."""
 
     def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
-        _check_aware(start)
+        check_moment("start of a clock", start)
         self._now = start
         self._sleepers: list[tuple[datetime, int, asyncio.Future[None]]] = []
         self._order = count()
@@ -82,11 +83,16 @@ class ManualClock:
 
     def advance(self, by: timedelta) -> None:
         """Move on by a duration, not negative."""
-        self.advance_to(self._now + by)
+        check_duration("what a clock is advanced by", by)
+        try:
+            moment = self._now + by
+        except OverflowError:
+            raise DefinitionError(f"a clock cannot be advanced by {by}: that is past the end of the calendar") from None
+        self.advance_to(moment)
 
     def advance_to(self, moment: datetime) -> None:
         """Move on to a moment; one that has passed changes nothing."""
-        _check_aware(moment)
+        check_moment("the moment that a clock is moved to", moment)
         self._now = max(self._now, moment)
         while self._sleepers and self._sleepers[0][0] <= self._now:
             future = heapq.heappop(self._sleepers)[2]
@@ -104,8 +110,3 @@ class EventClock(ManualClock):
 
     def __init__(self, start: datetime = datetime(1970, 1, 1, tzinfo=UTC)) -> None:
         super().__init__(start)
-
-
-def _check_aware(moment: datetime) -> None:
-    if moment.tzinfo is None:
-        raise DefinitionError("moments must be aware datetimes, e.g. datetime.now(UTC)")

@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RunnerStoppedError
+from ..errors import DefinitionError, RunnerStoppedError
 from ..logs import about, log, trace_of
 from .clock import Clock, EventClock
 from .counters import Counters
@@ -17,6 +17,12 @@ from .settings import RunnerSettings
 if TYPE_CHECKING:
     from .dispatch import Dispatcher
     from .due import DueLoop
+
+_OTHER_LOOP = (
+    "this runner was started in another event loop, or before this process was forked, and can be used only there: from "
+    "another thread use asyncio.run_coroutine_threadsafe(runner.handle(...), its_loop); in a forked process start a runner "
+    "of its own; nothing was stored"
+)
 
 
 class Engine:
@@ -35,7 +41,17 @@ class Engine:
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
+        self.cancelled = False
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order they were begun, so that a seed is a story
+
+    def check_loop(self) -> None:
+        """Raise DefinitionError unless the event loop that the runner was started in is the one that runs here."""
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:  # this process was forked off while the loop ran
+            here = None
+        if here is not self.loop:
+            raise DefinitionError(_OTHER_LOOP)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""
@@ -49,13 +65,18 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed: %s", type(error).__name__, exc_info=trace_of(error), extra=about())
 
+    def is_own(self, task: asyncio.Task[Any]) -> bool:
+        """Say whether `spawn` made this task."""
+        return task in self._tasks
+
     async def wait_for_tasks(self) -> None:
         """Return when no background task is left, also none that another one started."""
         while self._tasks:
             await asyncio.wait(list(self._tasks))
 
     def cancel_tasks(self) -> None:
-        """Cancel what still runs in the background."""
+        """Cancel what still runs in the background; nothing is begun again."""
+        self.cancelled = True
         for task in list(self._tasks):
             task.cancel()
 

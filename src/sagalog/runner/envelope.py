@@ -38,6 +38,7 @@ class Envelope(msgspec.Struct, eq=False):
     result: Any = None
     failures: int = 0
     park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
+    deadline: float | None = None  # in the loop's time: until then it may wait for its starting event
 
     @property
     def open(self) -> bool:
@@ -48,6 +49,11 @@ class Envelope(msgspec.Struct, eq=False):
     def withdrawn(self) -> bool:
         """The caller was cancelled while this waited."""
         return self.future is not None and self.future.cancelled()
+
+    @property
+    def over(self) -> bool:
+        """Nothing is to be done about it any more: it is answered, or nobody waits for it."""
+        return self.outcome is not None or self.error is not None or self.withdrawn
 
     def finish(self) -> None:
         """What was decided holds: wake the caller."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import traceback
 from pathlib import PurePath
 
-from ..errors import CodecError, DefinitionError, InvalidEventError
+from ..errors import CodecError, DefinitionError, InvalidEventError, SagalogError
 
 # What the same call would raise again: mistakes in code, and values that can never be taken. Trying again would repeat
 # the effects that the function had before it raised.
@@ -14,16 +15,40 @@ _PERMANENT = (TypeError, NameError, NotImplementedError, DefinitionError, CodecE
 _OURS = __name__.rpartition(".")[0].rpartition(".")[0]  # the package
 
 
-def passes_through(error: BaseException) -> bool:
+def ends_program(error: BaseException) -> bool:
+    """Say whether `error` is meant to end the program, and not just a user's function."""
+    return isinstance(error, (KeyboardInterrupt, SystemExit)) and threading.current_thread() is threading.main_thread()
+
+
+def cancellations() -> int:
+    """Return how often the current task was asked to end so far, to be given to `passes_through` later."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def passes_through(error: BaseException, cancelled_before: int = 0) -> bool:
     """Say whether `error` is no failure of a user's function, but ends the task or the program that runs it.
 
-    A CancelledError counts only where this task was asked to end; anybody may raise one. Any other exception that is no
-    `Exception` (a Rust panic, say) is a failure as the others are.
+    A CancelledError counts only where this task was asked to end (since `cancelled_before`); anybody may raise one. Any
+    other exception that is no `Exception` (a Rust panic, say) is a failure as the others are.
     """
     if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
-    return isinstance(error, (KeyboardInterrupt, SystemExit))
+        return cancellations() > cancelled_before
+    if isinstance(error, GeneratorExit):
+        try:
+            return asyncio.current_task() is None
+        except RuntimeError:  # the loop is gone, and its coroutines are being closed
+            return True
+    return ends_program(error)
+
+
+def as_exception(error: BaseException, what: str) -> Exception:
+    """Return `error`, or an error of ours in place of one that is no Exception and would end whoever is told of it."""
+    if isinstance(error, Exception):
+        return error
+    told = SagalogError(f"{what} raised {type(error).__name__}, which is no Exception; nothing was stored")
+    told.__cause__ = error
+    return told
 
 
 def is_permanent(error: BaseException) -> bool:

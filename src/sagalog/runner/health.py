@@ -17,6 +17,7 @@ import msgspec
 from ..errors import SagalogError
 from ..journal import Journal
 from ..journal.protocol import TellsTime
+from .arguments import check_seconds
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -51,6 +52,9 @@ async def examine(
     behind_seconds: float | None,
 ) -> Health:
     """Return the health of a started runner. Raises nothing that the journal raises: it is among the reasons."""
+    check_seconds("timeout_seconds", timeout_seconds)
+    if behind_seconds is not None:
+        check_seconds("behind_seconds", behind_seconds, zero=True)
     if engine.stopping.is_set():
         return Health(live=True, ready=False, reasons=("the runner is stopping",))
     reasons: list[str] = []

@@ -22,6 +22,7 @@ from ..decision.message import Message, Outcome
 from ..decision.record import Command
 from ..errors import ConflictError, DefinitionError, JournalUnavailableError
 from ..logs import about, log
+from .failures import ends_program
 
 if TYPE_CHECKING:
     from .commands import CommandContext, CommandHandler
@@ -154,6 +155,8 @@ class Hook(Protocol):
 
 def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     """Return the hooks. Raises DefinitionError for what is none."""
+    if isinstance(hooks, (str, bytes)) or not isinstance(hooks, Iterable):
+        raise DefinitionError(f"hooks= takes a list of hooks, not a {type(hooks).__name__}")
     given = tuple(hooks)
     for hook in given:
         if isinstance(hook, type) or not isinstance(hook, Hook):
@@ -190,7 +193,9 @@ class Hooks:
     def _call(self, hook: Hook, method: str, *arguments: Any) -> Any:
         try:
             return getattr(hook, method)(*arguments)
-        except Exception as error:
+        except BaseException as error:
+            if ends_program(error):
+                raise
             self._complain(hook, method, f"raised {type(error).__name__}")
             return None
 
@@ -255,7 +260,9 @@ class Hooks:
             if context is not None:
                 try:
                     context.__enter__()
-                except Exception as error:
+                except BaseException as error:
+                    if ends_program(error):
+                        raise
                     self._complain(hook, "within", f"raised {type(error).__name__}")
                 else:
                     entered.append((hook, context))
@@ -265,7 +272,9 @@ class Hooks:
             for hook, context in reversed(entered):
                 try:
                     context.__exit__(None, None, None)
-                except Exception as error:
+                except BaseException as error:
+                    if ends_program(error):
+                        raise
                     self._complain(hook, "within", f"raised {type(error).__name__}")
 
     def trace_of(self, command_id: str) -> str:

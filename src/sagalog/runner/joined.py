@@ -20,6 +20,7 @@ from ..decision.message import Message, Outcome
 from ..errors import ConflictError, NoInstanceError
 from .commit import decoded, due_moments, fresh_entries, unreadable
 from .envelope import Envelope, Upkeep
+from .failures import as_exception, cancellations, passes_through
 from .mailbox import Instance
 from .replay import replay_held, tell_parked
 from .settings import NoInstance
@@ -61,12 +62,18 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
     if engine.hooks is not None:
         engine.hooks.watch(instance, draft)
     replayed = await replay_held(instance, draft)
+    cancelled = cancellations()
     try:
         outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
         if not isinstance(outcome, Outcome):
             outcome = await outcome
     except UnreadableStateError as error:
         raise unreadable(instance, str(error)) from error
+    except BaseException as error:
+        if isinstance(error, Exception) or passes_through(error, cancelled):
+            raise
+        # It would end the caller's task in silence, as if that had been cancelled.
+        raise as_exception(error, f"handling {type(message.event).__name__}") from error
     if outcome is Outcome.NO_INSTANCE and engine.settings.no_instance is not NoInstance.IGNORE:
         if draft.watch is not None:
             draft.watch.settled()

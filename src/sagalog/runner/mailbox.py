@@ -13,9 +13,16 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..decision.record import Command, SagaRecord
-from ..errors import JournalUnavailableError, NoInstanceError, PayloadTooLargeError, SagaParkedError
+from ..errors import (
+    JournalUnavailableError,
+    NoInstanceError,
+    PayloadTooLargeError,
+    RunnerStoppedError,
+    SagaParkedError,
+)
 from ..logs import about, log, trace_of
 from .envelope import Envelope, Upkeep
+from .failures import as_exception, passes_through
 from .turn import take_turn
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 
 
 _NONE: frozenset[str] = frozenset()
+_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
 class Instance:
@@ -38,6 +46,7 @@ class Instance:
         "delivering",
         "foreign",
         "hosted",
+        "interrupted",
         "joined",
         "lease_end",
         "lease_seconds",
@@ -53,6 +62,7 @@ class Instance:
         "unknown",
         "version",
         "waiting",
+        "waking",
     )
 
     def __init__(self, hosted: Hosted, correlation_id: str) -> None:
@@ -60,7 +70,11 @@ class Instance:
         self.correlation_id = correlation_id
         self.persistence_id = hosted.prefix + correlation_id
         self.mailbox: list[Envelope] = []
-        self.waiting: tuple[Envelope, ...] = ()  # for a starting event
+        self.waiting: dict[Envelope, None] = {}  # for a starting event, in the order they came
+        self.waking: asyncio.TimerHandle | None = None  # while any waits: to look again, and to tell who waited in vain
+        self.interrupted = (
+            0  # turns that nobody in particular had asked for, and that were cancelled since the last save
+        )
         self.busy = False  # a turn is running, or a task is on its way to run one
         # The cached record. It may be out of date: every save says which version it builds on.
         self.loaded = False
@@ -87,14 +101,13 @@ class Instance:
     @property
     def idle(self) -> bool:
         """Nothing is under way, and the store knows all: also when to look at this instance again."""
+        return self.settled and not self.waiting
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is under way, apart from events that wait for their starting event."""
         return not (
-            self.busy
-            or self.mailbox
-            or self.waiting
-            or self.delivering
-            or self.accepted
-            or self.joined
-            or self.unknown is not None
+            self.busy or self.mailbox or self.delivering or self.accepted or self.joined or self.unknown is not None
         )
 
     def about(self, *, message_id: str | None = None, command_id: str | None = None) -> dict[str, str | int | None]:
@@ -134,7 +147,11 @@ class Instance:
             await self._turns([envelope], envelope)
         if envelope.open:
             envelope.future = self.hosted.engine.loop.create_future()
-            await envelope.future
+            try:
+                await envelope.future
+            except asyncio.CancelledError:
+                self.waiting.pop(envelope, None)  # the mailbox and the turn pass over it when they come to it
+                raise
         if envelope.error is not None:
             raise envelope.error
 
@@ -159,6 +176,10 @@ class Instance:
                     await take_turn(self, batch)
                 except Exception as error:
                     self._failed(batch, error)
+                except BaseException as error:
+                    if passes_through(error):
+                        raise
+                    self._failed(batch, as_exception(error, "a turn"))
                 batch = []
                 if own is not None and (not own.open or own in self.waiting):
                     break
@@ -169,18 +190,40 @@ class Instance:
             for envelope in batch:
                 if envelope.open:
                     envelope.decided = None
-            self.mailbox[:0] = again
-            self.waiting = tuple(envelope for envelope in self.waiting if envelope is not own)
+            if self.hosted.engine.cancelled:
+                self._failed(again, RunnerStoppedError(_STOPPED))
+            else:
+                self.mailbox[:0] = again
+            if own is not None:
+                self.waiting.pop(own, None)
             raise
         finally:
             self.busy = False
             if self.unknown is not None and not self.mailbox:
                 self.mailbox.append(Envelope(upkeep=Upkeep.RECORD))
+            if self.waiting and self.waking is None:
+                self._wake_later()
             if self.mailbox:
                 self._ensure_turn()
             elif not self.loaded and self.retry is None and self.idle:
                 self.hosted.drop(self)
             self.hosted.shrink()
+
+    def cancelled_by_its_handler(self, error: BaseException) -> bool:
+        """Say whether a handler must have cancelled the task that runs it, which then goes on.
+
+        Whoever calls `handle` may be cancelled at any time. But nobody cancels a task of the runner before it stops, so
+        the second time it is the handler, which would otherwise run again without end.
+        """
+        engine, task = self.hosted.engine, asyncio.current_task()
+        if task is None or not isinstance(error, asyncio.CancelledError) or not engine.is_own(task):
+            return False
+        self.interrupted += 1
+        if self.interrupted < 2 or engine.stopping.is_set():
+            return False
+        while task.uncancel():
+            pass
+        return True
 
     def _batch(self) -> list[Envelope]:
         limit = self.hosted.engine.settings.max_batch
@@ -211,17 +254,38 @@ class Instance:
                 extra=self.about(),
             )
 
-    def expire(self, envelope: Envelope) -> None:
-        """End the wait of an event for its starting event."""
-        if envelope in self.waiting and envelope.message is not None:
-            self.waiting = tuple(other for other in self.waiting if other is not envelope)
-            event_type = type(envelope.message.event).__name__
-            envelope.fail(NoInstanceError(self.hosted.name, self.correlation_id, event_type))
+    def _wake_later(self) -> None:
+        """Come back for those that wait: when the first must be told, and now and then to look into the store."""
+        loop, settings = self.hosted.engine.loop, self.hosted.engine.settings
+        first = min(envelope.deadline or 0.0 for envelope in self.waiting)
+        self.waking = loop.call_at(min(first, loop.time() + settings.due_poll_seconds), self._wake)
 
-    def look_again(self) -> None:
-        """Let what waits for a starting event try again: another worker may have handled one."""
-        if self.waiting and not self.busy:
-            self.loaded = False
-            self.mailbox.extend(self.waiting)
-            self.waiting = ()
-            self._ensure_turn()
+    def _wake(self) -> None:
+        """Tell those that have waited for too long; look whether another worker has handled a starting event."""
+        self.waking = None
+        now = self.hosted.engine.loop.time()
+        for envelope in [waiting for waiting in self.waiting if (waiting.deadline or 0.0) <= now]:
+            # A turn that has it among its own passes over it from now on.
+            del self.waiting[envelope]
+            envelope.fail(self.in_vain(envelope))
+        if self.waiting:
+            self._wake_later()
+            if not self.busy:
+                self.loaded = False
+                self.poke(Envelope(upkeep=Upkeep.RECORD))
+        elif self.idle and not self.loaded and self.retry is None:
+            self.hosted.drop(self)
+
+    def in_vain(self, envelope: Envelope) -> NoInstanceError:
+        """Return what to tell an event that has waited in vain for its starting event."""
+        assert envelope.message is not None
+        return NoInstanceError(self.hosted.name, self.correlation_id, type(envelope.message.event).__name__)
+
+    def give_up_waiting(self, error: Exception) -> None:
+        """Tell all that wait for a starting event: the runner stops."""
+        for envelope in self.waiting:
+            envelope.fail(error)
+        self.waiting.clear()
+        if self.waking is not None:
+            self.waking.cancel()
+            self.waking = None

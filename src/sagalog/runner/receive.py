@@ -20,9 +20,18 @@ import msgspec
 from ..decision.message import Message, Outcome
 from ..definition import codec
 from ..definition.saga import Saga
-from ..errors import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError, RunnerStoppedError
+from ..errors import (
+    CodecError,
+    DefinitionError,
+    InvalidEventError,
+    PayloadTooLargeError,
+    RunnerStoppedError,
+    SagalogError,
+)
+from .arguments import check_moment
 from .engine import Engine
 from .envelope import Envelope
+from .failures import ends_program
 from .hosted import Hosted
 from .joined import in_transaction, take_joined_step
 from .settings import NoInstance
@@ -85,6 +94,7 @@ class Receiver:
     async def handle(self, event: Any, message_id: str | None, at: datetime | None) -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops."""
         engine = self._engine
+        engine.check_loop()
         targets = self._targets(event)
         message = self._message(event, message_id, at)
         while self.in_flight >= self._most or engine.dispatcher.backlog > self._most:
@@ -115,6 +125,7 @@ class Receiver:
     async def handle_within(self, event: Any, message_id: str | None, connection: Any) -> Receipt:
         """Handle an event within the transaction that is open on `connection`."""
         engine = self._engine
+        engine.check_loop()
         targets = self._targets(event)
         message = self._message(event, message_id, None)
         if engine.stopping.is_set():
@@ -171,7 +182,15 @@ class Receiver:
             )
         targets = []
         for hosted in found:
-            correlation_id = hosted.saga.correlation_id(event)
+            try:
+                correlation_id = hosted.saga.correlation_id(event)
+            except BaseException as error:
+                if isinstance(error, SagalogError) or ends_program(error):
+                    raise
+                raise InvalidEventError(
+                    f"saga {hosted.name!r}: correlation_id raised {type(error).__name__} for {type(event).__name__}; "
+                    "nothing was stored"
+                ) from error
             if correlation_id is None:
                 continue
             if type(correlation_id) is not str or not correlation_id:
@@ -206,11 +225,16 @@ class Receiver:
             size = len(codec.encode(event))
         except CodecError as error:
             raise InvalidEventError(f"{error}; nothing was stored") from error
+        except BaseException as error:
+            if ends_program(error):
+                raise
+            raise InvalidEventError(
+                f"encoding a {type(event).__name__} raised {type(error).__name__}; nothing was stored"
+            ) from error
         if size > self._most_bytes:
             raise PayloadTooLargeError(f"{type(event).__name__}, message {message_id!r}", size, self._most_bytes)
         if at is not None:
-            if at.tzinfo is None:
-                raise InvalidEventError(f"at= of {type(event).__name__} must be an aware datetime; nothing was stored")
+            check_moment(f"nothing was stored: at= of {type(event).__name__}", at, InvalidEventError)
             if not self._engine.event_time:
                 raise DefinitionError(
                     "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
@@ -244,22 +268,9 @@ class Receiver:
         if not self._waits or hosted.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
-            expiry = self._engine.loop.call_later(
-                self._engine.settings.no_instance_wait_seconds, instance.expire, envelope
-            )
-            looking = self._engine.spawn(self._look_again(hosted, correlation_id, envelope))
-            try:
-                await instance.submit(envelope)
-            finally:
-                expiry.cancel()
-                looking.cancel()
+            envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
+            await instance.submit(envelope)
         return _receipt(message, hosted, envelope).outcomes[hosted.name]
-
-    async def _look_again(self, hosted: Hosted, correlation_id: str, envelope: Envelope) -> None:
-        """The starting event may reach another worker: look into the store now and then."""
-        while envelope.open:
-            await asyncio.sleep(self._engine.settings.due_poll_seconds)
-            hosted.instance(correlation_id).look_again()
 
 
 def _receipt(message: Message, hosted: Hosted, envelope: Envelope) -> Receipt:

@@ -21,7 +21,7 @@ from ..decision.record import FINAL, Audit, Held
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .commit import unreadable
-from .failures import described
+from .failures import cancellations, described, passes_through
 
 if TYPE_CHECKING:
     from .mailbox import Instance
@@ -66,6 +66,7 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
     record = draft.touch()
     held = record.held
     record.held = ()  # each is asked for among the consumed ones, not among the held
+    cancelled = cancellations()
     for number, first in enumerate(held):
         before = draft.copied() if checked else None
         counted = draft.fired, draft.started
@@ -89,7 +90,9 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
                 instance.hosted.encode(draft.frozen() or record)
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
-        except Exception as error:
+        except BaseException as error:
+            if passes_through(error, cancelled) and not instance.cancelled_by_its_handler(error):
+                raise
             if isinstance(error, CodecError) and draft.registry.is_newer(first.event):
                 # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
                 # unknown may be gone for good: that takes an operator.

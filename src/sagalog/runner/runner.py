@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,7 @@ from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore, SagaStateStore
 from ..logs import about, log, trace_of
+from .arguments import check_text, check_type
 from .clock import Clock, ServerClock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
 from .counters import Counters
@@ -62,8 +64,14 @@ class SagaRunner:
         settings: RunnerSettings | None = None,
         hooks: Iterable[Hook] = (),
     ) -> None:
+        if settings is not None:
+            check_type("settings=", settings, RunnerSettings, "RunnerSettings(...)")
+        if clock is not None and not (
+            callable(getattr(clock, "now", None)) and callable(getattr(clock, "sleep_until", None))
+        ):
+            raise DefinitionError(f"clock= takes a clock (now, sleep_until), not a {type(clock).__name__}")
         self.settings = settings or RunnerSettings()
-        self.clock: Clock = clock or SystemClock()
+        self.clock: Clock = clock if clock is not None else SystemClock()
         self.counters = Counters()
         self.sagas = _instances(sagas)
         self.hooks = checked_hooks(hooks)
@@ -89,6 +97,12 @@ class SagaRunner:
             missing = [saga.name for saga in self.sagas if saga.name not in source]
             if missing:
                 raise DefinitionError(f"no store is given for saga {', '.join(missing)}")
+            for name in (saga.name for saga in self.sagas):
+                if not isinstance(source[name], SagaStateStore):
+                    raise DefinitionError(
+                        f"the store of saga {name!r} must be a SagaStateStore (load, save, delete, keys), not a "
+                        f"{type(source[name]).__name__}"
+                    )
         elif isinstance(source, SagaStateStore) and len(self.sagas) != 1:
             raise DefinitionError(
                 "one store holds the instances of one saga: for several sagas give a mapping {saga name: store}, or a "
@@ -151,11 +165,15 @@ class SagaRunner:
 
     def reads(self, function: Reader) -> Reader:
         """Let the decorated function turn a line of `sagalog run` (a JSON object) into an Incoming, or None: skip it."""
+        if not callable(function):
+            raise DefinitionError(f"reads takes a function, not a {type(function).__name__}")
         self.reader = function
         return function
 
     def reports(self, function: Report) -> Report:
         """Let `sagalog run` print what the decorated function returns at the end (a text; may be async)."""
+        if not callable(function):
+            raise DefinitionError(f"reports takes a function, not a {type(function).__name__}")
         self.reporter = function
         return function
 
@@ -223,14 +241,13 @@ class SagaRunner:
         engine, receiver, due = self._engine, self._receiver, self._due
         if engine is None or receiver is None or due is None:
             return
+        engine.check_loop()
         engine.stopping.set()
         engine.dispatcher.stop()
         stopped = RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
         for hosted in self._hosted.values():
             for instance in hosted.active():
-                for envelope in instance.waiting:
-                    envelope.fail(stopped)
-                instance.waiting = ()
+                instance.give_up_waiting(stopped)
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
                 await asyncio.wait([due])  # if it has failed, it was logged, and stopping goes on
@@ -275,13 +292,19 @@ class SagaRunner:
         await self.stop()
 
     async def serve(self) -> None:
-        """Run until SIGTERM, SIGINT or `stop()`, then stop gracefully. Call it inside `async with`."""
+        """Run until SIGTERM, SIGINT or `stop()`, then stop gracefully. Call it inside `async with`.
+
+        Signals are heard by the main thread only, and not on Windows; elsewhere `stop()` ends it, or a cancellation.
+        """
         engine = self._running()
         asked = asyncio.Event()
         loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
-        for number in signals:
-            loop.add_signal_handler(number, asked.set)
+        signals = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            # In a thread, and on a loop that knows no signals (Windows), only `stop()` ends it, or its cancellation.
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                loop.add_signal_handler(number, asked.set)
+                signals.append(number)
         waits = [loop.create_task(asked.wait()), loop.create_task(engine.stopping.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -301,6 +324,7 @@ class SagaRunner:
         engine, due = self._engine, self._due
         if engine is None or due is None:
             return NOT_STARTED
+        engine.check_loop()
         return await examine(
             engine, list(self._hosted.values()), due, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds
         )
@@ -315,6 +339,7 @@ class SagaRunner:
     def _running(self) -> Engine:
         if self._engine is None:
             raise RunnerStoppedError(_NOT_STARTED)
+        self._engine.check_loop()
         return self._engine
 
     # What it is for.
@@ -333,8 +358,8 @@ class SagaRunner:
         instance waits until the transaction has ended: do not wait for one inside of it.
 
         Raises:
-            InvalidEventError, DefinitionError, NoInstanceError, SagaParkedError, RunnerStoppedError,
-            JournalUnavailableError: nothing was stored for that saga.
+            InvalidEventError, DefinitionError (also in another event loop), NoInstanceError, SagaParkedError,
+            RunnerStoppedError, JournalUnavailableError: nothing was stored for that saga.
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
         receiver = self._receiver or _NotStarted
@@ -353,6 +378,10 @@ class SagaRunner:
         each with a note that names the event by its number (from 1) and message id.
         """
         engine = self._running()
+        if isinstance(events, (str, bytes, Mapping)) or not isinstance(events, (Iterable, AsyncIterable)):
+            raise InvalidEventError(
+                f"handle_many takes an iterable of events, not a {type(events).__name__}; nothing was stored"
+            )
         window = asyncio.Semaphore(self.settings.max_in_flight)
         receipts: list[Receipt | None] = []
         errors: list[Exception] = []
@@ -380,7 +409,8 @@ class SagaRunner:
     async def settle(self) -> None:
         """Return when nothing is left to do now: mailboxes empty, due work done, commands accepted and recorded.
 
-        Commands that wait for another attempt, and parked instances, are not waited for. With an EventClock, timers
+        Commands that wait for another attempt, parked instances, and events that wait for their starting event are not
+        waited for. With an EventClock, timers
         due up to its time fire here, and commands that an earlier process left are taken over.
         """
         engine = self._running()
@@ -395,7 +425,7 @@ class SagaRunner:
             busy = False
             for hosted in self._hosted.values():
                 for instance in hosted.active():
-                    busy = True
+                    busy = busy or not instance.settled
                     if instance.accepted and not instance.busy:
                         instance.poke(Envelope(upkeep=Upkeep.RECORD))
             if not busy:
@@ -406,16 +436,21 @@ class SagaRunner:
 
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""
+        _check_repair(saga, correlation_id, note, by)
         return await apply(self._named(saga), correlation_id, repair.retry(note=note, by=by))
 
     async def skip(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Drop what failed (held event, stuck command, refused undo), then go on as `retry` does."""
+        _check_repair(saga, correlation_id, note, by)
         return await apply(self._named(saga), correlation_id, repair.skip(note=note, by=by))
 
     async def cancel(
         self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = "", by: str = ""
     ) -> Repaired:
         """End an instance, by default with its undo commands sent first. Held events are dropped, known as duplicates."""
+        _check_repair(saga, correlation_id, note, by)
+        if not isinstance(compensate, bool):
+            raise DefinitionError(f"compensate= is True or False, not a {type(compensate).__name__}")
         return await apply(self._named(saga), correlation_id, repair.cancel(compensate=compensate, note=note, by=by))
 
     def _named(self, saga: str) -> Hosted:
@@ -442,8 +477,19 @@ class _NotStarted:
     handle_within = handle
 
 
+def _check_repair(saga: str, correlation_id: str, note: str, by: str) -> None:
+    end = "; nothing was stored"
+    check_text("saga", saga, error=InvalidEventError, end=end)
+    check_text("correlation_id", correlation_id, error=InvalidEventError, end=end)
+    check_text("note=", note, empty=True, error=InvalidEventError, end=end)
+    check_text("by=", by, empty=True, error=InvalidEventError, end=end)
+
+
 def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
-    made = [saga() if isinstance(saga, type) else saga for saga in sagas]
+    if isinstance(sagas, (str, bytes, Mapping)) or not isinstance(sagas, Iterable):
+        what = sagas.__name__ if isinstance(sagas, type) else f"a {type(sagas).__name__}"
+        raise DefinitionError(f"sagas= takes a list of Saga classes or instances, not {what}: sagas=[OrderSaga]")
+    made = [_made(saga) for saga in sagas]
     names: set[str] = set()
     for saga in made:
         if not isinstance(saga, Saga):
@@ -454,6 +500,17 @@ def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
     if not made:
         raise DefinitionError("a runner needs at least one saga: sagas=[OrderSaga]")
     return made
+
+
+def _made(saga: Any) -> Any:
+    if not isinstance(saga, type) or not issubclass(saga, Saga):
+        return saga
+    try:
+        return saga()
+    except TypeError as error:
+        raise DefinitionError(
+            f"{saga.__name__} cannot be made without arguments: give an instance, sagas=[{saga.__name__}(...)]"
+        ) from error
 
 
 async def _aiter(events: Iterable[Any] | AsyncIterable[Any]) -> Any:

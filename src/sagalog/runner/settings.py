@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from ..errors import DefinitionError
+from .arguments import check_duration, check_seconds, check_type, check_whole
 
 
 class NoInstance(StrEnum):
@@ -31,8 +32,12 @@ class RetryPolicy:
     cap_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.attempts is not None and self.attempts < 1:
-            raise DefinitionError(f"a retry policy needs at least 1 attempt, not {self.attempts}")
+        if self.attempts is not None:
+            if type(self.attempts) is int and self.attempts < 1:
+                raise DefinitionError(f"attempts: a retry policy needs at least 1 attempt, not {self.attempts}")
+            check_whole("attempts of a RetryPolicy", self.attempts, least=1)
+        check_seconds("base_seconds of a RetryPolicy", self.base_seconds, zero=True)
+        check_seconds("cap_seconds of a RetryPolicy", self.cap_seconds, zero=True)
         if not 0 <= self.base_seconds <= self.cap_seconds:
             raise DefinitionError("a retry policy needs 0 <= base_seconds <= cap_seconds")
 
@@ -66,25 +71,21 @@ class RunnerSettings:
     dispatch_retry: RetryPolicy = field(default=RetryPolicy(attempts=None, base_seconds=0.1, cap_seconds=60.0))
 
     def __post_init__(self) -> None:
-        for name in (
-            "lease_seconds",
-            "max_payload_bytes",
-            "max_in_flight",
-            "max_batch",
-            "max_dispatch",
-            "command_seconds",
-            "due_poll_seconds",
-        ):
-            if getattr(self, name) <= 0:
-                raise DefinitionError(f"{name} must be greater than 0, and is {getattr(self, name)}")
-        if self.retention < timedelta(0):
-            raise DefinitionError("retention must not be negative")
-        for name in ("cache_size", "cache_bytes", "stop_seconds", "no_instance_wait_seconds"):
-            if getattr(self, name) < 0:
-                raise DefinitionError(f"{name} must not be negative, and is {getattr(self, name)}")
+        for name in ("max_payload_bytes", "max_in_flight", "max_batch", "max_dispatch"):
+            check_whole(name, getattr(self, name), least=1)
+        for name in ("cache_size", "cache_bytes"):
+            check_whole(name, getattr(self, name), least=0)
+        for name in ("lease_seconds", "due_poll_seconds"):
+            check_seconds(name, getattr(self, name))
+        for name in ("stop_seconds", "no_instance_wait_seconds"):
+            check_seconds(name, getattr(self, name), zero=True)
+        check_seconds("command_seconds", self.command_seconds, endless=True)
+        check_duration("retention", self.retention)
+        for name in ("handler_retry", "dispatch_retry"):
+            check_type(name, getattr(self, name), RetryPolicy, "a RetryPolicy")
         try:
             object.__setattr__(self, "no_instance", NoInstance(self.no_instance))
-        except ValueError:
+        except (ValueError, TypeError):
             raise DefinitionError(f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}") from None
 
     @property

@@ -36,6 +36,7 @@ from ..errors import (
 from ..logs import log
 from .commit import commit, load, unreadable
 from .envelope import Envelope, Upkeep
+from .failures import cancellations, ends_program, passes_through
 from .replay import NOTHING, replay_held, tell_parked
 from .settings import NoInstance
 
@@ -53,7 +54,7 @@ _MOST_TIMERS = 1000  # of one turn: a timer that sets itself again at once must 
 class _HandlerFailed(Exception):  # noqa: N818
     """Carries what a handler raised, and for which message, from the step to the turn."""
 
-    def __init__(self, message: Message, error: Exception) -> None:
+    def __init__(self, message: Message, error: BaseException) -> None:
         self.message = message
         self.error = error
 
@@ -82,12 +83,20 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
         draft = _draft(instance)
         accepted, draft.changed = draft.changed, False
         replayed = await replay_held(instance, draft) if _owes_replay(draft.record) else NOTHING
+        if fresh and instance.waiting and draft.record is not None:
+            # Another worker has handled a starting event, and may have ended the instance already.
+            batch[done:done] = instance.waiting
+            instance.waiting.clear()
         at = done  # batch[done:at] is handled in this draft
         upkeep: list[Upkeep] = []  # asked for among these
         failure: _HandlerFailed | None = None
         try:
             while at < len(batch):
                 envelope = batch[at]
+                if envelope.over:
+                    envelope.park = None
+                    at += 1
+                    continue
                 more = _step(instance, draft, envelope, fresh=fresh)
                 if more is not None:
                     await more
@@ -96,7 +105,7 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                 at += 1
                 if instance.waiting and _live(draft.record):
                     batch[at:at] = instance.waiting  # they came before whatever is behind
-                    instance.waiting = ()
+                    instance.waiting.clear()
         except (_HandlerFailed, _CacheTooOld) as raised:
             if unseen or isinstance(raised, _CacheTooOld):
                 _take_back(instance, batch[done:at], draft)
@@ -257,7 +266,9 @@ def _decide(instance: Instance, draft: Draft, envelope: Envelope, outcome: Outco
 def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     try:
         outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
-    except Exception as error:
+    except BaseException as error:
+        if ends_program(error):
+            raise
         raise _failure(instance, message, error) from error
     if outcome is _HANDLED or isinstance(outcome, Outcome):
         return outcome
@@ -265,13 +276,16 @@ def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Aw
 
 
 async def _advance_async(instance: Instance, message: Message, outcome: Awaitable[Outcome]) -> Outcome:
+    before = cancellations()
     try:
         return await outcome
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error, before) and not instance.cancelled_by_its_handler(error):
+            raise
         raise _failure(instance, message, error) from error
 
 
-def _failure(instance: Instance, message: Message, error: Exception) -> Exception:
+def _failure(instance: Instance, message: Message, error: BaseException) -> Exception:
     if isinstance(error, UnreadableStateError):
         return unreadable(instance, str(error))
     return _HandlerFailed(message, error)
@@ -309,8 +323,10 @@ def _no_instance(instance: Instance, draft: Draft, envelope: Envelope) -> None:
         envelope.decided = RunnerStoppedError(
             "the runner stopped before the event was handled; nothing of it was stored"
         )
+    elif envelope.deadline is None or envelope.deadline <= instance.hosted.engine.loop.time():
+        envelope.decided = instance.in_vain(envelope)
     else:
-        instance.waiting = (*instance.waiting, envelope)
+        instance.waiting[envelope] = None
 
 
 def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> None:
@@ -323,7 +339,7 @@ def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> Non
         draft.watch.taken_back()
     for envelope in handled:
         envelope.decided = envelope.park = None
-    instance.waiting = tuple(envelope for envelope in instance.waiting if envelope not in handled)
+        instance.waiting.pop(envelope, None)
 
 
 def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved: bool) -> None:
@@ -355,9 +371,10 @@ def _answer(instance: Instance, handled: list[Envelope], draft: Draft, *, saved:
             if draft.watch is not None:
                 draft.watch.parked(reason)
             envelope.park = None
-        if outcome is not None:  # None: it waits for a starting event
+        if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
             envelope.finish()
     counters.timers += draft.fired
+    instance.interrupted = 0
     if saved:
         counters.started += draft.started
         counters.finished += draft.ended

@@ -11,6 +11,7 @@ import msgspec
 
 from ...definition.saga import Saga
 from ...runner import NoInstance
+from ...runner.arguments import check_duration
 
 
 class World:
@@ -27,6 +28,10 @@ class World:
     may_park: ClassVar[bool] = False  # whether an instance may stay parked in spite of them
     no_instance: ClassVar[NoInstance | str] = NoInstance.IGNORE  # the runner's setting
     horizon: ClassVar[timedelta] = timedelta(days=400)  # after the last event: then what still runs is judged as it is
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        check_duration(f"{cls.__name__}.horizon", cls.horizon)
 
     def events(self, chance: random.Random) -> Iterable[Any]:
         """Yield the events that happen, in their order; a number between them lets so many seconds pass."""
