@@ -20,6 +20,7 @@ from ..decision.message import Outcome, unhold
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .commit import unreadable
+from .context import EventHandler
 from .failures import cancellations, passes_through
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
             message = unhold(first, draft.registry)
             outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
             if not isinstance(outcome, Outcome):
-                outcome = await outcome
+                with EventHandler(instance):
+                    outcome = await outcome
             record = draft.touch()
             record.held = held[number + 1 :]  # the message may have begun the next incarnation
             if outcome is not Outcome.HANDLED and first.kind == "event":
