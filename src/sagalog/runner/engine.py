@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DefinitionError, RunnerStoppedError
 from ..logs import about, log, trace_of
 from .clock import Clock, EventClock
+from .context import running_handler
 from .counters import Counters
 from .hooks import Hooks
 from .settings import RunnerSettings
@@ -55,7 +57,12 @@ class Engine:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""
-        task = self.loop.create_task(work)
+        if running_handler.get() is None:
+            task = self.loop.create_task(work)
+        else:  # no event handler waits for what is done in the background
+            context = copy_context()
+            context.run(running_handler.set, None)
+            task = self.loop.create_task(work, context=context)
         self._tasks[task] = None
         task.add_done_callback(self._done)
         return task

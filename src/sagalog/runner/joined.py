@@ -19,6 +19,7 @@ from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..errors import ConflictError, NoInstanceError
 from .commit import decoded, due_moments, fresh_entries, unreadable
+from .context import EventHandler
 from .envelope import Envelope, Upkeep
 from .failures import as_exception, cancellations, passes_through
 from .mailbox import Instance
@@ -66,7 +67,8 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
     try:
         outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
         if not isinstance(outcome, Outcome):
-            outcome = await outcome
+            with EventHandler(instance):
+                outcome = await outcome
     except UnreadableStateError as error:
         raise unreadable(instance, str(error)) from error
     except BaseException as error:

@@ -40,6 +40,7 @@ class Instance:
         "accepted",
         "attempt",
         "attempts",
+        "awaits",
         "busy",
         "correlation_id",
         "cursor",
@@ -75,6 +76,7 @@ class Instance:
         self.interrupted = (
             0  # turns that nobody in particular had asked for, and that were cancelled since the last save
         )
+        self.awaits: tuple[Instance, ...] = ()  # for which its event handler, just now, waits
         self.busy = False  # a turn is running, or a task is on its way to run one
         # The cached record. It may be out of date: every save says which version it builds on.
         self.loaded = False

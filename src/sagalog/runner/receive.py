@@ -29,11 +29,13 @@ from ..errors import (
     SagalogError,
 )
 from .arguments import check_moment
+from .context import check_no_circle, event_handler, in_command_handler, running_handler
 from .engine import Engine
 from .envelope import Envelope
 from .failures import ends_program
 from .hosted import Hosted
 from .joined import in_transaction, take_joined_step
+from .mailbox import Instance
 from .settings import NoInstance
 
 MAX_MESSAGE_ID = 1024
@@ -97,7 +99,11 @@ class Receiver:
         engine.check_loop()
         targets = self._targets(event)
         message = self._message(event, message_id, at)
+        if running_handler.get() is not None and (caller := event_handler()) is not None:
+            return await self._handle_for(caller, targets, message)
         while self.in_flight >= self._most or engine.dispatcher.backlog > self._most:
+            if in_command_handler.get():
+                break  # others wait for it to end: were it made to wait for them, all would stand still
             await self._room()
         if engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
@@ -111,6 +117,30 @@ class Receiver:
             return await self._deliver(targets, message)
         finally:
             self._leave()
+
+    async def _handle_for(self, caller: Instance, targets: list[tuple[Hosted, str]], message: Message) -> Receipt:
+        """Handle an event that an event handler of `caller` waits for: at once, or not at all."""
+        if self._engine.stopping.is_set():
+            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
+        wanted = self.check_circles(caller, targets, type(message.event).__name__)
+        self.in_flight += 1
+        caller.awaits = (*caller.awaits, *wanted)
+        try:
+            return await self._deliver(targets, message)
+        finally:
+            left = list(caller.awaits)
+            for instance in wanted:
+                left.remove(instance)
+            caller.awaits = tuple(left)
+            self._leave()
+
+    @staticmethod
+    def check_circles(caller: Instance, targets: list[tuple[Hosted, str]], what: str) -> list[Instance]:
+        """Return the instances of the targets. Raises DefinitionError if one of them waits for the handler of `caller`."""
+        wanted = [hosted.instance(correlation_id) for hosted, correlation_id in targets]
+        for instance in wanted:
+            check_no_circle(caller, instance, what)
+        return wanted
 
     def _leave(self) -> None:
         self.in_flight -= 1
@@ -135,6 +165,9 @@ class Receiver:
                 "connection= takes an asyncpg connection with a transaction open: async with connection.transaction(): "
                 "...; nothing was stored"
             )
+        caller = event_handler()
+        if caller is not None:
+            self.check_circles(caller, targets, type(event).__name__)
         self.in_flight += 1
         try:
             outcomes: dict[str, Outcome] = {}

@@ -21,6 +21,7 @@ from ..decision.record import FINAL, Audit, Held
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .commit import unreadable
+from .context import EventHandler
 from .failures import cancellations, described, passes_through
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
             message = unhold(first, draft.registry)
             outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
             if not isinstance(outcome, Outcome):
-                outcome = await outcome
+                with EventHandler(instance):
+                    outcome = await outcome
             record = draft.touch()
             if outcome is Outcome.NO_INSTANCE and record.status not in FINAL and draft.saga.may_start(message.event):
                 # It begins the next incarnation, and this one has not ended yet: it was accepted, so it waits.

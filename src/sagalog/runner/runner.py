@@ -23,6 +23,7 @@ from ..logs import about, log, trace_of
 from .arguments import check_text, check_type
 from .clock import Clock, ServerClock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
+from .context import check_no_circle, check_outside_handlers, event_handler
 from .counters import Counters
 from .dispatch import Dispatcher
 from .due import DueLoop
@@ -414,6 +415,7 @@ class SagaRunner:
         due up to its time fire here, and commands that an earlier process left are taken over.
         """
         engine = self._running()
+        check_outside_handlers("settle")
         await engine.due_loop.scanned()
         while True:
             now = engine.now()
@@ -436,22 +438,28 @@ class SagaRunner:
 
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""
-        _check_repair(saga, correlation_id, note, by)
-        return await apply(self._named(saga), correlation_id, repair.retry(note=note, by=by))
+        return await self._repair(saga, correlation_id, note, by, repair.retry(note=note, by=by))
 
     async def skip(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Drop what failed (held event, stuck command, refused undo), then go on as `retry` does."""
-        _check_repair(saga, correlation_id, note, by)
-        return await apply(self._named(saga), correlation_id, repair.skip(note=note, by=by))
+        return await self._repair(saga, correlation_id, note, by, repair.skip(note=note, by=by))
 
     async def cancel(
         self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = "", by: str = ""
     ) -> Repaired:
         """End an instance, by default with its undo commands sent first. Held events are dropped, known as duplicates."""
-        _check_repair(saga, correlation_id, note, by)
         if not isinstance(compensate, bool):
             raise DefinitionError(f"compensate= is True or False, not a {type(compensate).__name__}")
-        return await apply(self._named(saga), correlation_id, repair.cancel(compensate=compensate, note=note, by=by))
+        made = repair.cancel(compensate=compensate, note=note, by=by)
+        return await self._repair(saga, correlation_id, note, by, made)
+
+    async def _repair(self, saga: str, correlation_id: str, note: str, by: str, made: repair.Repair) -> Repaired:
+        _check_repair(saga, correlation_id, note, by)
+        hosted = self._named(saga)
+        caller = event_handler()
+        if caller is not None:
+            check_no_circle(caller, hosted.instance(correlation_id), "a repair")
+        return await apply(hosted, correlation_id, made)
 
     def _named(self, saga: str) -> Hosted:
         self._running()

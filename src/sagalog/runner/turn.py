@@ -35,6 +35,7 @@ from ..errors import (
 )
 from ..logs import log
 from .commit import commit, load, unreadable
+from .context import EventHandler
 from .envelope import Envelope, Upkeep
 from .failures import cancellations, ends_program, passes_through
 from .replay import NOTHING, replay_held, tell_parked
@@ -278,7 +279,8 @@ def _advance(instance: Instance, draft: Draft, message: Message) -> Outcome | Aw
 async def _advance_async(instance: Instance, message: Message, outcome: Awaitable[Outcome]) -> Outcome:
     before = cancellations()
     try:
-        return await outcome
+        with EventHandler(instance):
+            return await outcome
     except BaseException as error:
         if passes_through(error, before) and not instance.cancelled_by_its_handler(error):
             raise

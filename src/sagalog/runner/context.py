@@ -1,0 +1,78 @@
+"""Within which handler a call is made: what a handler waits for may not wait for that handler.
+
+turn, replay, joined (event handlers), dispatch (command handlers) ─► [context] ─► receive, runner
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DefinitionError
+
+if TYPE_CHECKING:
+    from .mailbox import Instance
+
+# Set while a command handler runs: its events hold up nobody but itself, so they are never made to wait for room.
+in_command_handler: ContextVar[bool] = ContextVar("sagalog_in_command_handler", default=False)
+
+
+class EventHandler:
+    """While entered: an asynchronous event handler of `instance` runs in this context, and in tasks that it starts.
+
+    `over`: it has ended; a task that it started and left behind may do as it likes.
+    """
+
+    __slots__ = ("_outer", "instance", "over")
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.over = False
+
+    def __enter__(self) -> None:
+        self._outer = running_handler.get()
+        running_handler.set(self)
+
+    def __exit__(self, *_: object) -> None:
+        self.over = True
+        running_handler.set(self._outer)
+
+
+running_handler: ContextVar[EventHandler | None] = ContextVar("sagalog_running_handler", default=None)
+
+
+def event_handler() -> Instance | None:
+    """Return the instance whose event handler makes this call, if one does."""
+    handler = running_handler.get()
+    return None if handler is None or handler.over else handler.instance
+
+
+def check_no_circle(caller: Instance, wanted: Instance, what: Any) -> None:
+    """Raise DefinitionError if `wanted` is busy until the handler of `caller`, which is to wait for it, has ended."""
+    seen = {wanted}
+    reached = [wanted]
+    while reached:
+        instance = reached.pop()
+        if instance is caller:
+            break
+        for other in instance.awaits:
+            if other not in seen:
+                seen.add(other)
+                reached.append(other)
+    else:
+        return
+    own = (
+        "itself"
+        if wanted is caller
+        else f"saga {wanted.hosted.name!r}, id {wanted.correlation_id!r}, which waits for it"
+    )
+    raise DefinitionError(
+        f"saga {caller.hosted.name!r}, id {caller.correlation_id!r}: its event handler waits for {what} of {own}; neither "
+        "could ever go on. Return Send(...) or SetTimer(...) instead, or call it from a command handler; nothing was stored"
+    )
+
+
+def check_outside_handlers(what: str) -> None:
+    """Raise DefinitionError for a call that waits until all handlers have ended, made by one of them."""
+    if event_handler() is not None or in_command_handler.get():
+        raise DefinitionError(f"{what} waits until every handler has ended, so a handler cannot call it")
