@@ -3,15 +3,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from sagalog import open_journal
 from sagalog.conformance import JournalConformance
+from sagalog.conformance.breaking import Lose
 from sagalog.journal import Journal
 
 from ..servers.pgbouncer import FOUND, PgBouncer
+from ..servers.proxy import Proxy
 
 
 class TestPostgresJournal(JournalConformance):
@@ -28,6 +31,15 @@ class TestPostgresJournal(JournalConformance):
         connection = await asyncpg.connect(place.partition("?")[0])
         yield connection
         await connection.close()
+
+    @asynccontextmanager
+    async def breakable(self, place: str) -> AsyncIterator[tuple[Journal, Lose]]:
+        port = urlsplit(place).port
+        assert port is not None
+        proxy = Proxy(port)
+        async with self.make(place.replace(f":{port}/", f":{proxy.port}/")) as journal:
+            yield journal, proxy.lose
+        proxy.close()
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from sagalog.conformance.records import replay, write
 
 
 class TestSqliteJournal(JournalConformance):
-    capabilities = frozenset(Capability) - {Capability.TRANSACTIONS}
+    capabilities = frozenset(Capability) - {Capability.TRANSACTIONS, Capability.BREAKABLE}
 
     @classmethod
     def make(cls, place: Path) -> SqliteJournal:
