@@ -237,7 +237,7 @@ class Draft:
 
     def start(self) -> tuple[SagaRecord, Any]:
         """Return the record and state of a new incarnation; what the last one consumed stays remembered."""
-        state = self.saga.initial_state()
+        state = self.saga.fresh_state()
         old = self.record
         record = SagaRecord(
             format=FORMAT,
@@ -300,7 +300,7 @@ class Draft:
         if self.record is not None and (self.record.status not in FINAL or kind != "event"):
             return self.record
         record, state = self.start()
-        record.state, record.state_is_base64 = embed_state(self.saga.encode_state(state), known_json=False)
+        record.state, record.state_is_base64 = embed_state(self.saga.pack_state(state), known_json=False)
         return record
 
     def _consume(self, record: SagaRecord, message: Message) -> None:
@@ -318,9 +318,7 @@ class Draft:
         may_end = record.status is _RUNNING or (record.status is Status.COMPLETED and message.kind == "refused")
         if not may_end and any(isinstance(part[0], (Complete, Compensate)) for part in plan):
             raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
-        payload = saga.encode_state(state)
-        if type(payload) is not bytes:
-            raise DefinitionError(f"saga {saga.name!r}: encode_state must return bytes, not {type(payload).__name__}")
+        payload = saga.pack_state(state)
         raw, wrapped = embed_state(payload, known_json=type(saga).encode_state is Saga.encode_state)
         # From here on nothing raises.
         self.started += record is not self.record

@@ -36,6 +36,7 @@ from ..errors import (
 )
 from ..logs import log
 from .commands import CommandContext, CommandHandler, CommandHandlers
+from .context import in_command_handler
 from .engine import Engine
 from .envelope import Envelope, Upkeep
 from .failures import described, is_permanent, passes_through
@@ -113,6 +114,7 @@ class Dispatcher:
             if handler.asynchronous:
                 self._enqueue(instance, entry, handler)
                 return
+            token = in_command_handler.set(True)
             try:
                 answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
             except BaseException as error:
@@ -121,6 +123,8 @@ class Dispatcher:
                     raise
                 self._engine.spawn(self._finish(instance, entry, None, error))
                 return
+            finally:
+                in_command_handler.reset(token)
             if answer is not None:
                 self._engine.spawn(self._finish(instance, entry, answer, None, handler))
                 return
@@ -149,6 +153,7 @@ class Dispatcher:
             self._engine.spawn(self._work(lane))
 
     async def _work(self, lane: _Lane) -> None:
+        in_command_handler.set(True)
         try:
             while lane.ready:
                 instance = lane.ready.popleft()
@@ -181,6 +186,7 @@ class Dispatcher:
         error: BaseException | None,
         handler: CommandHandler | WatchedHandler | None = None,
     ) -> None:
+        in_command_handler.set(True)
         try:
             if handler is not None and isinstance(answer, (Awaitable, AsyncIterable)):  # as of a lambda
                 accepted = await self._attempt(instance, entry, handler, answer)

@@ -28,7 +28,7 @@ class Hosted:
         self.saga = saga
         self.name = saga.name
         self.prefix = f"saga::{saga.name}::"
-        self.registry = type(saga).registry()
+        self.registry = type(saga).registry(saga)
         self.engine = engine
         self._cache_size = engine.settings.cache_size
         self._cache_bytes = engine.settings.cache_bytes
