@@ -73,16 +73,28 @@ class SagaStateStore(Protocol):
 
 @runtime_checkable
 class TombstoneStore(Protocol):
-    """A store that remembers finished instances: their tombstones can be read, and saved over by their version."""
+    """A store that remembers finished instances: their tombstones can be read, and saved over by their version.
 
-    async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
+    Its `create`, `save` and `delete_until` take an `epoch` (PersistentRepr): what was purged and begun anew since is told
+    apart by it, although the versions are the same.
+    """
+
+    async def create(
+        self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None, epoch: int = 0
+    ) -> int:
         """Save the first version, 1. Raises ConflictError if anything is stored, also a tombstone."""
 
     async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
         """Return the live state or else the tombstone."""
 
     async def delete_until(
-        self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
+        self,
+        correlation_id: str,
+        *,
+        expected_version: int | None,
+        tombstone: bytes | None,
+        purge_at: datetime,
+        epoch: int = 0,
     ) -> int:
         """Delete as `delete` does and return the tombstone's version; it comes up as due at `purge_at`, to be purged."""
 
@@ -99,6 +111,11 @@ class DueStore(Protocol):
 
     async def claim(self, before: datetime, until: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         """Return what `due` would, and let it be due again at `until`, unless it is saved before."""
+
+
+def new_epoch() -> int:
+    """Return an epoch for an id that nothing is known of: nobody who knew it before a purge takes the next one for it."""
+    return secrets.randbits(63) or 1
 
 
 class JournalSagaStateStore:
@@ -128,11 +145,14 @@ class JournalSagaStateStore:
         *,
         expected_version: int | None = None,
         due_at: datetime | None = None,
+        epoch: int = 0,
     ) -> int:
-        return await self._write(correlation_id, expected_version, payload, due_at, deleted=False)
+        return await self._write(correlation_id, expected_version, payload, due_at, deleted=False, epoch=epoch)
 
-    async def create(self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None) -> int:
-        return await self._write_next(correlation_id, 0, payload, due_at, deleted=False)
+    async def create(
+        self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None, epoch: int = 0
+    ) -> int:
+        return await self._write_next(correlation_id, 0, payload, due_at, deleted=False, epoch=epoch)
 
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
@@ -158,16 +178,31 @@ class JournalSagaStateStore:
             await pauses.after(number)
 
     async def delete_until(
-        self, correlation_id: str, *, expected_version: int | None, tombstone: bytes | None, purge_at: datetime
+        self,
+        correlation_id: str,
+        *,
+        expected_version: int | None,
+        tombstone: bytes | None,
+        purge_at: datetime,
+        epoch: int = 0,
     ) -> int:
-        return await self._write(correlation_id, expected_version, tombstone or b"", purge_at, deleted=True)
+        return await self._write(
+            correlation_id, expected_version, tombstone or b"", purge_at, deleted=True, epoch=epoch
+        )
 
     async def _write(
-        self, correlation_id: str, expected: int | None, payload: bytes, due_at: datetime | None, *, deleted: bool
+        self,
+        correlation_id: str,
+        expected: int | None,
+        payload: bytes,
+        due_at: datetime | None,
+        *,
+        deleted: bool,
+        epoch: int = 0,
     ) -> int:
         """Write behind whatever there is (None), behind a tombstone or nothing (0), or behind that very version."""
         if expected:
-            return await self._write_next(correlation_id, expected, payload, due_at, deleted=deleted)
+            return await self._write_next(correlation_id, expected, payload, due_at, deleted=deleted, epoch=epoch)
         persistence_id = self.prefix + correlation_id
         pauses = _Pauses(persistence_id)
         number, epoch = 0, 0
@@ -227,7 +262,7 @@ class JournalSagaStateStore:
         epoch: int = 0,
     ) -> PersistentRepr:
         if number == 1:
-            epoch = secrets.randbits(63) or 1  # nobody who knew an id before it was purged takes the next one for it
+            epoch = epoch or new_epoch()
         return PersistentRepr(
             self.prefix + correlation_id,
             number,
@@ -281,10 +316,11 @@ class JournalSagaStateStore:
         expected_version: int,
         due_at: datetime | None,
         deleted: bool,
+        epoch: int = 0,
     ) -> int:
         """Save, or leave a tombstone, within that transaction; durable when it commits. Raises ConflictError."""
         assert isinstance(self._journal, JoinsTransactions)
-        message = self._message(correlation_id, expected_version + 1, payload, due_at, deleted=deleted)
+        message = self._message(correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch)
         try:
             await self._journal.write_within(connection, message)
         except SequenceOutOfOrder:

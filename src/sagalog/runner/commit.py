@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..decision.draft import Draft
 from ..decision.record import SagaRecord, decode_record
 from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
-from ..journal.store import SavedState
+from ..journal.store import SavedState, new_epoch
 from ..logs import log
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ async def load(instance: Instance) -> None:
         )
     instance.record = record = decoded(instance, saved)
     instance.version = saved.version if saved is not None else 0
+    instance.epoch = saved.epoch if saved is not None else 0
     hosted.weigh(instance, len(saved.payload) if saved is not None else 0)
     outbox = _ids(record)
     unknown, instance.unknown = instance.unknown, None
@@ -110,7 +111,9 @@ async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) 
     if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
         engine.counters.takeovers += 1
     try:
-        saving = hosted.save(instance.correlation_id, record, payload, instance.version, due_at)
+        if instance.version == 0 and not instance.epoch:
+            instance.epoch = new_epoch()
+        saving = hosted.save(instance.correlation_id, record, payload, instance.version, due_at, instance.epoch)
         version = await (saving if draft.watch is None else draft.watch.saving(saving))
     except (ConflictError, JournalUnavailableError):
         raise

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..decision.record import SagaRecord, encode_record
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
+from ..journal.protocol import LAST_MOMENT
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
 from .left import Left
 from .mailbox import Instance
@@ -103,19 +104,34 @@ class Hosted:
         return payload
 
     def save(
-        self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None
+        self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None, epoch: int
     ) -> Coroutine[Any, Any, int]:
         """Save a record; one that is final and owes nothing becomes a tombstone, kept for the retention."""
+        tombstones = self._tombstones
+        if tombstones is None:
+            if record.finished:  # it stays, as its own tombstone
+                due_at = self.purge_at(record)
+            return self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
         if record.finished:
-            purge_at = record.updated_at + self.engine.settings.retention
-            if self._tombstones is not None:
-                return self._tombstones.delete_until(
-                    correlation_id, expected_version=version, tombstone=payload, purge_at=purge_at
-                )
-            due_at = purge_at  # the finished record itself stays, as its own tombstone
-        if version == 0 and self._tombstones is not None:
-            return self._tombstones.create(correlation_id, payload, due_at=due_at)
-        return self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
+            return tombstones.delete_until(
+                correlation_id,
+                expected_version=version,
+                tombstone=payload,
+                purge_at=self.purge_at(record),
+                epoch=epoch,
+            )
+        if version == 0:
+            return tombstones.create(correlation_id, payload, due_at=due_at, epoch=epoch)
+        save: Any = self.store.save  # of a TombstoneStore, which takes an epoch
+        saving: Coroutine[Any, Any, int] = save(
+            correlation_id, payload, expected_version=version, due_at=due_at, epoch=epoch
+        )
+        return saving
+
+    def purge_at(self, record: SagaRecord) -> datetime:
+        """Return when the tombstone of a finished record may be forgotten."""
+        retention = self.engine.settings.retention
+        return min(record.updated_at, LAST_MOMENT - retention) + retention
 
     async def load_within(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored as a transaction of the caller sees it."""
@@ -129,13 +145,14 @@ class Hosted:
         payload: bytes,
         version: int,
         due_at: datetime | None,
+        epoch: int,
     ) -> int:
         """Save a record within a transaction of the caller."""
         deleted = record.finished
         if deleted:
-            due_at = record.updated_at + self.engine.settings.retention
+            due_at = self.purge_at(record)
         return await self._joining().save_within(
-            connection, correlation_id, payload, expected_version=version, due_at=due_at, deleted=deleted
+            connection, correlation_id, payload, expected_version=version, due_at=due_at, deleted=deleted, epoch=epoch
         )
 
     def _joining(self) -> JournalSagaStateStore:

@@ -18,6 +18,7 @@ from ..decision.advance import UnreadableStateError, advance
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..errors import ConflictError, NoInstanceError
+from ..journal.store import new_epoch
 from .commit import decoded, due_moments, fresh_entries, unreadable
 from .context import EventHandler
 from .envelope import Envelope, Upkeep
@@ -87,7 +88,8 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         return outcome
     payload = hosted.encode(record)
     _, due_at = due_moments(instance, record, engine.now())
-    saving = hosted.save_within(connection, instance.correlation_id, record, payload, version, due_at)
+    epoch = saved.epoch if saved is not None else new_epoch()
+    saving = hosted.save_within(connection, instance.correlation_id, record, payload, version, due_at, epoch)
     stored = await (saving if draft.watch is None else draft.watch.saving(saving))
     if draft.watch is not None:
         draft.watch.settled()

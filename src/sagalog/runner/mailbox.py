@@ -45,6 +45,7 @@ class Instance:
         "correlation_id",
         "cursor",
         "delivering",
+        "epoch",
         "foreign",
         "hosted",
         "interrupted",
@@ -82,6 +83,7 @@ class Instance:
         self.loaded = False
         self.record: SagaRecord | None = None
         self.version = 0
+        self.epoch = 0  # of its numbers: they begin anew after a purge
         self.size = 0  # of the cached record, in bytes as it is stored
         self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a save without an answer: read back first
         self.joined: tuple[tuple[int, bytes, frozenset[str]], ...] = ()  # saved in transactions of callers, still open

@@ -17,6 +17,7 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
+from ..journal.needs import missing_methods
 from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore, SagaStateStore
 from ..logs import about, log, trace_of
@@ -109,6 +110,12 @@ class SagaRunner:
                 "one store holds the instances of one saga: for several sagas give a mapping {saga name: store}, or a "
                 "journal"
             )
+        elif callable(getattr(source, "write_batch", getattr(source, "write_messages", None))):
+            if missing := missing_methods(source):
+                raise DefinitionError(
+                    f"the journal {type(source).__name__} lacks what a runner calls: {', '.join(missing)}; see "
+                    "docs/writing-a-journal.md"
+                )
         elif not isinstance(source, (str, Journal, SagaStateStore)):
             raise DefinitionError(
                 f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
@@ -192,7 +199,7 @@ class SagaRunner:
         source = self._source
         if isinstance(source, str):
             self._journal = open_journal(source)
-        elif isinstance(source, Journal):
+        elif not isinstance(source, (SagaStateStore, Mapping)):
             self._journal = source
         if self._journal is not None:
             try:

@@ -160,7 +160,7 @@ def _may_start_unseen(instance: Instance, first: Envelope) -> bool:
         return False
     if not instance.hosted.starts_unseen or not instance.hosted.saga.may_start(message.event):
         return False
-    instance.record, instance.version = None, 0
+    instance.record, instance.version, instance.epoch = None, 0, 0
     return True
 
 
