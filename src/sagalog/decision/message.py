@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from ..definition import codec
 from ..definition.actions import Refused
 from ..definition.codec import TypeRegistry
 from .record import Held, Kind
@@ -38,6 +39,14 @@ class Message(msgspec.Struct, gc=False, eq=False):
     replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
     own: bool = False  # no sender gave its id, so nobody can bring it again
     trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
+    data: bytes = b""  # the JSON of an event from outside
+    tried: bool = False  # a handler has had `event`, and may have changed it
+
+    def copied(self) -> Message:
+        """Return this message with an event of its own, as it came, for another saga or another attempt."""
+        if not self.data:
+            return self
+        return msgspec.structs.replace(self, event=codec.decode(self.data, type(self.event)), tried=False)
 
 
 def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:

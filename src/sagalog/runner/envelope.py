@@ -55,6 +55,11 @@ class Envelope(msgspec.Struct, eq=False):
         """Nothing is to be done about it any more: it is answered, or nobody waits for it."""
         return self.outcome is not None or self.error is not None or self.withdrawn
 
+    def tried(self) -> None:
+        """A handler may have had the event: the next one gets it as it came."""
+        if self.message is not None:
+            self.message.tried = True
+
     def finish(self) -> None:
         """What was decided holds: wake the caller."""
         decided = self.decided

@@ -42,6 +42,7 @@ async def take_joined_step(instance: Instance, message: Message, connection: Any
             if attempt == _TRIES:
                 raise
             instance.hosted.engine.counters.conflicts += 1
+            message = message.copied()
             await asyncio.sleep(random.uniform(0.001, 0.01) * 2**attempt)  # noqa: S311
     raise AssertionError("unreachable")
 

@@ -194,6 +194,7 @@ class Instance:
             for envelope in batch:
                 if envelope.open:
                     envelope.decided = None
+                    envelope.tried()
             if self.hosted.engine.cancelled:
                 self._failed(again, RunnerStoppedError(_STOPPED))
             else:

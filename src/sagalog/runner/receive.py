@@ -21,10 +21,8 @@ from ..decision.message import Message, Outcome
 from ..definition import codec
 from ..definition.saga import Saga
 from ..errors import (
-    CodecError,
     DefinitionError,
     InvalidEventError,
-    PayloadTooLargeError,
     RunnerStoppedError,
     SagalogError,
 )
@@ -174,6 +172,7 @@ class Receiver:
             for hosted, correlation_id in targets:
                 instance = hosted.instance(correlation_id)
                 outcomes[hosted.name] = await take_joined_step(instance, message, connection)
+                message = message.copied()
             return Receipt(message.id, outcomes)
         finally:
             self._leave()
@@ -255,17 +254,13 @@ class Receiver:
         elif not message_id.isascii():
             _check_text(message_id, "a message id")
         try:
-            size = len(codec.encode(event))
-        except CodecError as error:
-            raise InvalidEventError(f"{error}; nothing was stored") from error
+            data = codec.check_event(event, self._most_bytes, message_id)
         except BaseException as error:
-            if ends_program(error):
+            if isinstance(error, SagalogError) or ends_program(error):
                 raise
             raise InvalidEventError(
                 f"encoding a {type(event).__name__} raised {type(error).__name__}; nothing was stored"
             ) from error
-        if size > self._most_bytes:
-            raise PayloadTooLargeError(f"{type(event).__name__}, message {message_id!r}", size, self._most_bytes)
         if at is not None:
             check_moment(f"nothing was stored: at= of {type(event).__name__}", at, InvalidEventError)
             if not self._engine.event_time:
@@ -274,7 +269,7 @@ class Receiver:
                 )
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
         hooks = self._engine.hooks
-        return Message(message_id, event, at=at, trace="" if hooks is None else hooks.ask("caller"))
+        return Message(message_id, event, at=at, trace="" if hooks is None else hooks.ask("caller"), data=data)
 
     async def _deliver(self, targets: list[tuple[Hosted, str]], message: Message) -> Receipt:
         if len(targets) == 1:
@@ -283,8 +278,9 @@ class Receiver:
         if not targets:
             self._engine.counters.ignored += 1
             return Receipt(message.id)
+        messages = [message, *(message.copied() for _ in targets[1:])]  # what one saga does to it, no other sees
         outcomes = await asyncio.gather(
-            *(self._submit(hosted, correlation_id, message) for hosted, correlation_id in targets),
+            *(self._submit(*target, each) for target, each in zip(targets, messages, strict=True)),
             return_exceptions=True,
         )
         for outcome in outcomes:

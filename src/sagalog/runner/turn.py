@@ -18,11 +18,14 @@ import random
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from ..decision.advance import UnreadableStateError, advance
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..decision.record import FINAL, SagaRecord
 from ..decision.timers import due_timer
+from ..definition.actions import Refused
 from ..errors import (
     CodecError,
     ConflictError,
@@ -108,6 +111,8 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
                     batch[at:at] = instance.waiting  # they came before whatever is behind
                     instance.waiting.clear()
         except (_HandlerFailed, _CacheTooOld) as raised:
+            if isinstance(raised, _HandlerFailed):
+                batch[at].tried()
             if unseen or isinstance(raised, _CacheTooOld):
                 _take_back(instance, batch[done:at], draft)
                 instance.loaded = False
@@ -203,6 +208,10 @@ def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) 
     Where it raises, the draft is as it was before the failed message.
     """
     message = envelope.message
+    if message is not None and message.tried:
+        # The same message, not another: it is told apart by identity from those that it parks its instance for.
+        message.event = _as_it_came(instance, draft, message).event
+        message.tried = False
     if message is None or message.at is not None or envelope.park is not None:
         return _long_step(instance, draft, envelope, fresh=fresh)
     outcome = _advance(instance, draft, message)
@@ -213,6 +222,22 @@ def _step(instance: Instance, draft: Draft, envelope: Envelope, *, fresh: bool) 
         _decide(instance, draft, envelope, outcome, fresh=fresh)
         return None
     return _decide_later(instance, draft, envelope, outcome, fresh=fresh)
+
+
+def _as_it_came(instance: Instance, draft: Draft, message: Message) -> Message:
+    """Return the message for another attempt: what a handler has changed of its event was not stored, and is not seen."""
+    if message.kind != "refused":
+        return message.copied()
+    entry = message.event.command_id[len(instance.persistence_id) + 1 :]
+    command = next((c for c in draft.record.outbox if c.id == entry), None) if draft.record is not None else None
+    if command is None:
+        return message
+    try:
+        again = instance.hosted.registry.unpack(command.command)
+    except CodecError as error:
+        raise _HandlerFailed(message, error) from error
+    event = Refused(again, message.event.command_id, message.event.reason)
+    return msgspec.structs.replace(message, event=event, tried=False)
 
 
 async def _decide_later(
@@ -341,6 +366,7 @@ def _take_back(instance: Instance, handled: list[Envelope], draft: Draft) -> Non
         draft.watch.taken_back()
     for envelope in handled:
         envelope.decided = envelope.park = None
+        envelope.tried()
         instance.waiting.pop(envelope, None)
 
 
