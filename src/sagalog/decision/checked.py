@@ -124,6 +124,12 @@ def _timer_due(action: SetTimer, saga: Saga[Any], now: datetime) -> datetime:
         raise DefinitionError(
             f"saga {saga.name!r}: a timer's name is a text, not empty, that does not begin with {SCHEDULED}"
         )
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DefinitionError(
+            f"saga {saga.name!r}: a timer's name holds a lone surrogate, which is not valid Unicode"
+        ) from None
     if not saga.handles_event(action.event):
         raise DefinitionError(
             f"saga {saga.name!r}: SetTimer({name!r}) brings a {type(action.event).__name__}, and no handler takes it"
