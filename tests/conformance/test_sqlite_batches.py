@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from sagalog import InMemoryJournal, InvalidEventError, JournalUnavailableError, SequenceOutOfOrder, SqliteJournal
+from sagalog import (
+    InMemoryJournal,
+    InvalidEventError,
+    JournalUnavailableError,
+    PersistentRepr,
+    SequenceOutOfOrder,
+    SqliteJournal,
+)
 from sagalog.conformance.records import IDS, NOW, record, write
 from sagalog.journal.protocol import Journal, MovedDue
 
@@ -116,3 +123,16 @@ async def test_the_view_is_json_whatever_the_payload_holds(tmp_path: Path) -> No
 async def test_odd_ids_are_refused(journal: Journal, odd: object) -> None:
     assert kinds(await journal.write_batch([record(odd, 1)])) == [InvalidEventError]  # type: ignore[arg-type]
     await asyncio.sleep(0)
+
+
+async def test_a_writer_whose_first_record_lost_is_read_back_as_any_other(tmp_path: Path) -> None:
+    async with SqliteJournal(tmp_path / "j.db") as journal:
+        one, two = (PersistentRepr("a", 1, b"{}", "m", writer) for writer in ("one", "two"))
+        answers = await asyncio.gather(
+            journal.write_messages([one]), journal.write_messages([two]), return_exceptions=True
+        )
+        assert [type(answer) for answer in answers] == [type(None), SequenceOutOfOrder]
+        await journal.write_messages([PersistentRepr("b", 1, b"{}", "m", "two")])
+        latest = await journal.latest_message("b")
+        assert latest is not None
+        assert latest.writer_uuid == "two"

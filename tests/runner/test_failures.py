@@ -22,7 +22,6 @@ from sagalog import (
     SetTimer,
     Status,
     on,
-    schema,
     starts,
 )
 from sagalog.decision.record import decode_record
@@ -216,21 +215,10 @@ async def test_a_record_that_cannot_be_read_parks_that_instance_and_stays_as_it_
     assert (saved.payload, saved.version) == (damage, 1)
 
 
-@schema(version=2)
-class NewerState(OrderState):
-    pass
-
-
-NewerState.__name__ = "OrderState"
-
-
 class NewerSaga(OrderSaga):
     """The next version of the code: its state has schema version 2."""
 
     name = "order"
-
-    def initial_state(self) -> OrderState:
-        return NewerState()
 
     @classmethod
     def state_version(cls) -> int:

@@ -240,7 +240,7 @@ async def test_out_of_a_replay_it_parks_again(bench: Bench, error: type[BaseExce
         await runner.handle(Begun("a"))
         assert (await runner.handle(Async("a"))).held
         repaired = await asyncio.wait_for(runner.retry("odd", "a"), 10)
-        assert repaired.parked == f"replaying Async failed: {error.__name__}"
+        assert repaired.parked.startswith(f"replaying Async failed: {error.__name__}")
         OddSaga.times = 0
         assert (await runner.retry("odd", "a")).replayed == 1
 

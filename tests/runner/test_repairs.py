@@ -181,7 +181,7 @@ async def test_a_replay_that_fails_again_parks_with_the_rest_held(shared: Bench)
         await apply(journal(shared), "order", "a", retry())
         await runner.settle()
         record = await shared.record("a")
-        assert record.parked == "replaying Failing failed: RuntimeError"
+        assert record.parked.startswith("replaying Failing failed: RuntimeError at ")
         assert [held.id for held in record.held] == ["bad", "h0"]
         assert runner.counters.parked == 2
         await apply(journal(shared), "order", "a", retry())
@@ -525,7 +525,8 @@ async def test_a_held_event_that_begins_the_next_life_and_fails_is_kept(shared: 
         await apply(journal(shared), "order", "a", retry())
         await runner.settle()
         record = await shared.record("a")
-        assert (record.incarnation, record.parked) == (2, "replaying Placed failed: RuntimeError")
+        assert record.incarnation == 2
+        assert record.parked.startswith("replaying Placed failed: RuntimeError at ")
         assert [held.id for held in record.held] == ["h1", "h2"]
         Picky.picky = False
         await apply(journal(shared), "order", "a", retry())

@@ -321,7 +321,7 @@ def _same(stored: PersistentRepr, wanted: PersistentRepr | None) -> bool:
 
 
 def _without_due(message: PersistentRepr) -> Any:
-    return msgspec.structs.replace(message, due_at=None)
+    return msgspec.structs.replace(message, due_at=None, epoch=0)  # epochs are of one journal
 
 
 def _chunks(messages: Iterable[PersistentRepr]) -> Iterator[list[PersistentRepr]]:

@@ -39,7 +39,7 @@ from .commands import CommandContext, CommandHandler, CommandHandlers
 from .context import in_command_handler
 from .engine import Engine
 from .envelope import Envelope, Upkeep
-from .failures import described, is_permanent, passes_through
+from .failures import described, ends_program, is_permanent, passes_through
 
 if TYPE_CHECKING:
     from .hooks import WatchedHandler
@@ -118,7 +118,7 @@ class Dispatcher:
             try:
                 answer = handler(command, self._context(instance, entry) if handler.takes_context else None)
             except BaseException as error:
-                if passes_through(error):
+                if ends_program(error):  # nobody awaits here, so nobody can have cancelled
                     instance.delivering = False
                     raise
                 self._engine.spawn(self._finish(instance, entry, None, error))
@@ -301,8 +301,10 @@ class Dispatcher:
                     answer = await answer
                 if isinstance(answer, AsyncIterable):
                     return await self._conclude(instance, entry, answer, None)
+            instance.attempt = None  # the handler has ended: there is nothing to cut off
             return await self._conclude(instance, entry, answer, None)
         except BaseException as error:
+            instance.attempt = None
             if passes_through(error):
                 raise
             return await self._conclude(instance, entry, None, error)

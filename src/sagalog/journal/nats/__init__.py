@@ -28,6 +28,7 @@ from ..protocol import (
     PersistentRepr,
     check_id,
     checked,
+    checked_batch,
     in_sequence,
     out_of_order,
 )
@@ -298,11 +299,9 @@ class NatsJournal:
         results: list[SagalogError | None] = [None] * len(records)
         places: list[int] = []
         groups: list[list[PersistentRepr]] = []
-        for place, record in enumerate(records):
-            try:
-                record = checked(record)
-            except InvalidEventError as error:
-                results[place] = error
+        for place, record in enumerate(checked_batch(records)):
+            if isinstance(record, InvalidEventError):
+                results[place] = record
                 continue
             if 0 < record.sequence_nr < MAX_SEQUENCE_NR:
                 places.append(place)

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ...errors import InvalidEventError, JournalUnavailableError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, CommitCounts, PersistentRepr
+from ..protocol import MAX_SEQUENCE_NR, CommitCounts, PersistentRepr, checked_batch
 from .connections import Connections
 from .statements import MOST_RECORDS, Statements, storable, write
 
@@ -66,8 +66,10 @@ class Writer:
         answers: list[Answer] = [None] * len(records)
         good: list[PersistentRepr] = []
         places: list[int] = []
-        for place, record in enumerate(records):
+        for place, record in enumerate(checked_batch(records)):
             try:
+                if isinstance(record, InvalidEventError):
+                    raise record
                 good.append(storable(record))
             except InvalidEventError as error:
                 answers[place] = error

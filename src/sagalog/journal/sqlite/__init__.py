@@ -22,6 +22,7 @@ from ..protocol import (
     check_moment,
     check_text,
     checked,
+    checked_batch,
     in_sequence,
     out_of_order,
 )
@@ -181,13 +182,14 @@ class SqliteJournal:
             return
         found = await self._read(
             lambda c: c.execute(
-                """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, first) AS (
-                     SELECT r.record_id, r.sequence_nr, r.previous_id, i.deleted_to + 1
+                """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id, first) AS (
+                     SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id, i.deleted_to + 1
                        FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?
                      UNION ALL
-                     SELECT r.record_id, r.sequence_nr, r.previous_id, first
+                     SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id, first
                        FROM chain JOIN record r ON r.record_id = chain.previous_id
-                      WHERE chain.sequence_nr > max(first, ?))
+                      WHERE chain.sequence_nr > max(first, ?)
+                        AND r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
                    SELECT record_id FROM chain WHERE sequence_nr BETWEEN max(first, ?) AND ?
                    ORDER BY sequence_nr LIMIT ?""",
                 (persistence_id, from_sequence_nr, from_sequence_nr, to_sequence_nr, max),
@@ -317,9 +319,11 @@ class SqliteJournal:
         chunk: dict[str, Row] = {}
         places: list[int] = []
         size = 0
-        for place, record in enumerate(records):
+        for place, record in enumerate(checked_batch(records)):
+            if isinstance(record, InvalidEventError):
+                answers[place] = record
+                continue
             try:
-                record = checked(record)
                 if not 0 < record.sequence_nr < MAX_SEQUENCE_NR:
                     raise SequenceOutOfOrder((record.persistence_id,))
                 check_size(record)
@@ -327,7 +331,7 @@ class SqliteJournal:
                 answers[place] = error
                 continue
             length = len(record.payload)
-            if record.persistence_id in chunk or len(chunk) == _MOST_CHUNK or (chunk and size + length > _CHUNK_BYTES):
+            if len(chunk) == _MOST_CHUNK or (chunk and size + length > _CHUNK_BYTES):
                 await self._write_chunk(chunk, places, answers)
                 chunk, places, size = {}, [], 0
             chunk[record.persistence_id] = row_of(record, microseconds(record.due_at))

@@ -296,6 +296,7 @@ class Writer:
 
     def _store_call(self, job: Job[Work], write: Write) -> None:
         """Store the records of a call with several: those of one id stand or fall together, or all if atomic."""
+        self._intern(write.rows)  # before anything that may be rolled back to: a label is remembered from then on
         self._connection.execute("SAVEPOINT call")
         lost: set[str] = set()
         order = list(dict.fromkeys(row[0] for row in write.rows))
@@ -322,14 +323,19 @@ class Writer:
             delete_chain(self._connection, persistence_id, sequence_nr - keep - 1)
 
 
+# The number of a record that was deleted may be given to a new one: a chain goes on only to the record before, of its own.
+
+
 def delete_chain(connection: sqlite3.Connection, persistence_id: str, to_sequence_nr: int) -> None:
     """Delete the records of an id up to and including a number."""
     connection.execute(
-        """WITH RECURSIVE chain(record_id, sequence_nr, previous_id) AS (
-             SELECT r.record_id, r.sequence_nr, r.previous_id FROM instance i JOIN record r USING (record_id)
+        """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
+             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id FROM instance i JOIN record r USING (record_id)
               WHERE i.persistence_id = ?
              UNION ALL
-             SELECT r.record_id, r.sequence_nr, r.previous_id FROM chain JOIN record r ON r.record_id = chain.previous_id)
+             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
+               FROM chain JOIN record r ON r.record_id = chain.previous_id
+              WHERE r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
            DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain WHERE sequence_nr <= ?)""",
         (persistence_id, to_sequence_nr),
     )
@@ -348,11 +354,13 @@ def forget(connection: sqlite3.Connection, tombstones: Sequence[tuple[str, int]]
             found.append(row[0])
     ids = msgspec.json.encode(found).decode()
     connection.execute(
-        """WITH RECURSIVE chain(record_id, previous_id) AS (
-             SELECT r.record_id, r.previous_id FROM json_each(?) j CROSS JOIN instance i ON i.instance_id = j.value
-                    CROSS JOIN record r USING (record_id)
+        """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
+             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
+               FROM json_each(?) j CROSS JOIN instance i ON i.instance_id = j.value CROSS JOIN record r USING (record_id)
              UNION ALL
-             SELECT r.record_id, r.previous_id FROM chain JOIN record r ON r.record_id = chain.previous_id)
+             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
+               FROM chain JOIN record r ON r.record_id = chain.previous_id
+              WHERE r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
            DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain)""",
         (ids,),
     )
