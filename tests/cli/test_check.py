@@ -20,7 +20,14 @@ from .conftest import Sagalog
 NEWER = """
 from dataclasses import dataclass
 from sagalog import Saga, SagaRunner, on, schema, starts
-import tests.orders as orders
+
+@dataclass
+class Placed:
+    order_id: str
+
+@dataclass
+class Release:
+    order_id: str
 
 @schema(version=2)
 @dataclass
@@ -29,9 +36,9 @@ class OrderState:
 
 class OrderSaga(Saga[OrderState]):
     name = "order"
-    messages = (orders.Release,)
+    messages = (Release,)
 
-    @starts(orders.Placed, key="order_id")
+    @starts(Placed, key="order_id")
     def placed(self, state, event): ...
 
 newer = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga])

@@ -35,14 +35,15 @@ def story(
 ) -> object:
     connection = sqlite3.connect(folder / "orders.db")
     connection.executescript(
-        "CREATE TABLE instance (persistence_id, record_id); CREATE TABLE record (record_id, persistence_id, payload)"
+        "CREATE TABLE instance (instance_id, persistence_id, record_id);"
+        "CREATE TABLE record (record_id, instance_id, payload)"
     )
     entries = [{"id": entry, "command": {"type": "Reserve"}} for entry in outbox]
     first = {"status": "running", "state": {"steps": steps}, "inbox": inbox, "outbox": entries}
     last = {"status": "completed", "state": {"steps": steps}, "inbox": inbox}
     for number, record in enumerate((first, last), 1):
-        connection.execute("INSERT INTO record VALUES (?, 'saga::order::1', ?)", (number, json.dumps(record)))
-    connection.execute("INSERT INTO instance VALUES ('saga::order::1', 2)")
+        connection.execute("INSERT INTO record VALUES (?, 1, ?)", (number, json.dumps(record)))
+    connection.execute("INSERT INTO instance VALUES (1, 'saga::order::1', 2)")
     connection.commit()
     connection.close()
     (folder / "ledger").write_text("".join(json.dumps(note) + "\n" for note in ledger))

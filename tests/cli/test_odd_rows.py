@@ -11,6 +11,7 @@ from sagalog import InMemoryJournal, JournalFormatError, PersistentRepr, SagaRun
 from sagalog.cli.list import _first_line
 from sagalog.cli.show import _lines
 from sagalog.decision.record import decode_record, encode_record
+from sagalog.journal.protocol import FIRST_MOMENT, LAST_MOMENT
 from sagalog.operating.inspect import instances
 from sagalog.operating.stats import stats
 
@@ -33,8 +34,9 @@ async def journal_with(due_at: datetime) -> InMemoryJournal:
     record.timers = {name: msgspec.structs.replace(timer, due_at=due_at) for name, timer in record.timers.items()}
     record.updated_at = record.started_at = due_at
     number = message.sequence_nr + 1
+    at = min(max(due_at, FIRST_MOMENT), LAST_MOMENT)  # a journal takes no other; in the payload it may stand
     await journal.write_messages(
-        [PersistentRepr("saga::order::odd", number, encode_record(record), message.manifest, "w", due_at=due_at)]
+        [PersistentRepr("saga::order::odd", number, encode_record(record), message.manifest, "w", due_at=at)]
     )
     return journal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import nats
@@ -26,7 +26,7 @@ from sagalog.conformance.records import record, replay, write
 from sagalog.journal.nats import NatsJournal
 from sagalog.journal.nats.bounded import gather_bounded
 from sagalog.journal.nats.subjects import Subjects
-from sagalog.journal.protocol import MovedDue, PersistentRepr
+from sagalog.journal.protocol import FIRST_MOMENT, LAST_MOMENT, MovedDue, PersistentRepr
 
 from ..servers.nats import Nats
 from ..servers.proxy import Proxy
@@ -223,8 +223,8 @@ async def test_what_was_due_long_ago_when_it_was_written_is_found_by_the_next_lo
 
 @pytest.mark.parametrize("hours", [-14, 0, 14])
 async def test_moments_at_the_ends_of_the_calendar_break_no_look(url: str, hours: int) -> None:
-    zone = UTC if not hours else datetime.fromisoformat(f"2000-01-01T00:00:00{hours:+03d}:00").tzinfo
-    first, last = datetime.min.replace(tzinfo=zone), datetime.max.replace(tzinfo=zone)
+    zone = timezone(timedelta(hours=hours))
+    first, last = FIRST_MOMENT.astimezone(zone), LAST_MOMENT.astimezone(zone)
     async with open_journal(f"{url}&migrate=true") as journal:
         told = await journal.write_batch([record("first", 1, due_at=first), record("last", 1, due_at=last)])
         assert told == [None, None]

@@ -24,7 +24,7 @@ from sagalog import (
 from sagalog.conformance.records import record, write
 from sagalog.journal.postgres import PostgresJournal
 from sagalog.journal.postgres.schema import MIGRATIONS
-from sagalog.journal.protocol import MovedDue
+from sagalog.journal.protocol import FIRST_MOMENT, LAST_MOMENT, MovedDue
 
 from ..servers.postgres import Postgres
 from ..servers.proxy import Proxy
@@ -366,8 +366,12 @@ def test_an_odd_url_is_refused(dsn: Any) -> None:
 
 # The ends of the calendar.
 
-EDGES = [datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)]
+EDGES = [LAST_MOMENT, FIRST_MOMENT]
 OUTSIDE = [
+    LAST_MOMENT + timedelta(microseconds=1),
+    FIRST_MOMENT - timedelta(microseconds=1),
+    datetime.max.replace(tzinfo=UTC),
+    datetime.min.replace(tzinfo=UTC),
     datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
     datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
     datetime(2030, 1, 1),  # noqa: DTZ001  (naive, on purpose)
@@ -375,7 +379,7 @@ OUTSIDE = [
 
 
 @pytest.mark.parametrize(
-    "at", [*EDGES, datetime(9999, 12, 31, 23, 59, 59, 1, UTC), datetime(1969, 12, 31, 23, 59, 59, 7, UTC)]
+    "at", [*EDGES, datetime(9999, 12, 28, 23, 59, 59, 1, UTC), datetime(1969, 12, 31, 23, 59, 59, 7, UTC)]
 )
 async def test_a_moment_comes_back_as_it_was(journal: PostgresJournal, admin: Any, at: datetime) -> None:
     await journal.write_batch([record("a", 1, due_at=at)])

@@ -50,7 +50,8 @@ def test_a_worker_frozen_past_its_lease_overwrites_nothing_when_it_wakes_up(
 def everything(folder: Path) -> list[tuple[object, ...]]:
     connection = sqlite3.connect(folder / "shop.db")
     rows = connection.execute(
-        "SELECT persistence_id, sequence_nr, writer_uuid, payload FROM record ORDER BY 1, 2"
+        """SELECT i.persistence_id, r.sequence_nr, l.writer_uuid, r.payload
+           FROM record r JOIN instance i USING (instance_id) JOIN label l USING (label_id) ORDER BY 1, 2"""
     ).fetchall()
     connection.close()
     return rows

@@ -81,13 +81,17 @@ class _Sqlite:
         self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
 
     async def durable(self, persistence_id: str, sequence_nr: int) -> bool:
-        query = "SELECT count(*) FROM record WHERE persistence_id = ? AND sequence_nr = ?"
+        query = """SELECT count(*) FROM instance i JOIN record r ON r.record_id = i.record_id
+                   WHERE i.persistence_id = ? AND r.sequence_nr >= ?"""
         return bool(self._connection.execute(query, (persistence_id, sequence_nr)).fetchone()[0])
 
     async def read(self) -> tuple[History, list[str]]:
         assert self._connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         return _collect(
-            self._connection.execute("SELECT persistence_id, sequence_nr, payload FROM record ORDER BY 1, 2"),
+            self._connection.execute(
+                """SELECT i.persistence_id, r.sequence_nr, r.payload
+                   FROM record r JOIN instance i USING (instance_id) ORDER BY 1, 2"""
+            ),
             self._connection.execute("SELECT persistence_id, sequence_nr, deleted FROM instance"),
         )
 

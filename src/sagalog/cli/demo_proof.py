@@ -60,8 +60,8 @@ def _records(journal: Path, query: str) -> list[tuple[str, dict[str, Any]]]:
         connection.close()
 
 
-_NEWEST = "SELECT r.persistence_id, r.payload FROM instance i JOIN record r ON r.record_id = i.record_id"
-_EVERY = "SELECT persistence_id, payload FROM record ORDER BY record_id"
+_NEWEST = "SELECT i.persistence_id, r.payload FROM instance i JOIN record r ON r.record_id = i.record_id"
+_EVERY = "SELECT i.persistence_id, r.payload FROM record r JOIN instance i USING (instance_id) ORDER BY r.record_id"
 
 
 def count_finished(journal: Path) -> int:

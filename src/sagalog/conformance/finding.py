@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from ..journal.protocol import Journal, MovedDue
+from ..errors import InvalidEventError
+from ..journal.protocol import FIRST_MOMENT, LAST_MOMENT, Journal, MovedDue
 from .capability import Capability, may
 from .records import IDS, NOW, record, replay, write
 
@@ -131,6 +132,46 @@ class Finding:
         assert sorted(await journal.due_ids("", NOW)) == [("a", NOW), ("b", NOW)]
         await journal.write_batch([record("a", 2)])  # a new record counts instead of what was moved
         assert await journal.due_ids("", until) == [("b", NOW)]
+
+    @pytest.mark.parametrize("at", [LAST_MOMENT, FIRST_MOMENT, datetime(1969, 12, 31, 23, 59, 59, 7, UTC)])
+    async def test_a_moment_at_the_end_of_the_calendar_is_kept_and_found(self, journal: Journal, at: datetime) -> None:
+        """The record has it as it was. When it is due may be clipped, as far from now as the journal can tell apart."""
+        await journal.write_messages([record("written", 1, due_at=at)])
+        await journal.write_batch([record("moved", 1), record("claimed", 1, due_at=NOW), record("others", 1)])
+        assert list(await journal.move_due([MovedDue("moved", 1, at)])) == [True]
+        assert ("claimed", NOW) in await journal.claim_due("claimed", LAST_MOMENT, at)
+        found = await journal.due_ids("", LAST_MOMENT)
+        assert sorted(key for key, _ in found) == ["claimed", "moved", "written"]
+        assert all((moment < NOW) is (at < NOW) for _, moment in found)
+        (written,) = await journal.latest_messages(["written"])
+        assert written is not None
+        assert written.due_at == at
+
+    @pytest.mark.parametrize(
+        "at",
+        [
+            LAST_MOMENT + timedelta(microseconds=1),
+            FIRST_MOMENT - timedelta(microseconds=1),
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-14))),
+            datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
+            datetime(2030, 1, 1),  # noqa: DTZ001  (naive, on purpose)
+        ],
+    )
+    async def test_a_moment_that_some_journal_cannot_carry_is_refused_by_all(
+        self, journal: Journal, at: datetime
+    ) -> None:
+        """Before anything is stored, claimed or moved."""
+        await journal.write_messages([record("p", 1, due_at=NOW)])
+        with pytest.raises(InvalidEventError):
+            await journal.write_messages([record("new", 1, due_at=at)])
+        (answer,) = await journal.write_batch([record("new", 1, due_at=at)])
+        assert isinstance(answer, InvalidEventError)
+        with pytest.raises(InvalidEventError):
+            await journal.claim_due("", NOW, at)
+        with pytest.raises(InvalidEventError):
+            await journal.move_due([MovedDue("p", 1, None), MovedDue("p", 1, at)])
+        assert await journal.due_ids("", LAST_MOMENT) == [("p", NOW)]
+        assert await journal.highest_sequence_nr("new") == 0
 
     async def test_what_is_hidden_or_purged_cannot_be_moved_and_a_tombstone_can(self, five: Journal) -> None:
         await five.delete_messages_to("p", 5)

@@ -12,7 +12,17 @@ from typing import Self
 from msgspec import structs
 
 from ..errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
-from .protocol import MAX_SEQUENCE_NR, Finding, MovedDue, PersistentRepr, all_ids, checked, checked_batch
+from .protocol import (
+    MAX_SEQUENCE_NR,
+    Finding,
+    MovedDue,
+    PersistentRepr,
+    all_ids,
+    check_moment,
+    check_moves,
+    checked,
+    checked_batch,
+)
 
 
 class InMemoryJournal:
@@ -184,12 +194,14 @@ class InMemoryJournal:
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
+        check_moment(until, "until")
         found = await self.due_ids(prefix, before, limit=limit)
         self._due.update((persistence_id, until) for persistence_id, _ in found)
         return found
 
     async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
         self._check_open()
+        check_moves(moves)
         answers = []
         for persistence_id, sequence_nr, due_at in moves:
             records = self._records.get(persistence_id)

@@ -122,12 +122,14 @@ class Journal(Protocol):
         """Return what `due_ids` would, and let it be due again at `until` only, unless a record is written first.
 
         So workers that ask at the same time get different ids, and what a worker claims and leaves comes up again.
+        Raises InvalidEventError for an `until` that some journal cannot carry; nothing was claimed.
         """
 
     async def move_due(self, moves: Sequence[MovedDue]) -> Sequence[bool]:
         """Let ids be due at another moment, without a record; say of each, in the order given, whether it was moved.
 
         One whose newest record is another by now is left as it is. So a lease is prolonged at the price of one number.
+        Raises InvalidEventError for a moment that some journal cannot carry; nothing was moved.
         """
 
     async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
@@ -324,6 +326,14 @@ def check_moment(at: datetime, name: str) -> None:
             f"{name} lies at the end of the calendar ({at.isoformat()}); it can be from {FIRST_MOMENT.date()} to "
             f"{LAST_MOMENT.date()}, in UTC. Nothing was stored. Use None for never."
         )
+
+
+def check_moves(moves: Sequence[MovedDue]) -> None:
+    """Raise InvalidEventError for a move of an id that is not valid Unicode, or to a moment that not all can carry."""
+    for one in moves:
+        check_text(one.persistence_id)
+        if one.due_at is not None:
+            check_moment(one.due_at, "due_at")
 
 
 def check_id(persistence_id: str) -> None:

@@ -27,6 +27,8 @@ from ..protocol import (
     MovedDue,
     PersistentRepr,
     check_id,
+    check_moment,
+    check_moves,
     checked,
     checked_batch,
     in_sequence,
@@ -440,6 +442,7 @@ class NatsJournal:
             await self._connection.purge(subject, gone)
 
     async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
+        check_moves(moves)
         await self.open()
 
         async def move(one: MovedDue) -> bool:
@@ -543,6 +546,7 @@ class NatsJournal:
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
+        check_moment(until, "until")
         await self.open()
         return await self._due.claim(prefix, before, until, limit)
 

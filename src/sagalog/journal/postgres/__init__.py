@@ -17,6 +17,8 @@ from ..protocol import (
     MovedDue,
     PersistentRepr,
     all_ids,
+    check_moment,
+    check_moves,
     check_text,
     in_sequence,
     out_of_order,
@@ -28,7 +30,7 @@ from .failures import translate
 from .following import Horizon
 from .lookups import Lookups
 from .schema import MIGRATIONS, check_name, migrate
-from .statements import MOMENT, microseconds, storable, storable_moment, write, write_statements
+from .statements import MOMENT, microseconds, storable, write, write_statements
 from .writer import Writer
 
 _COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at, i.epoch"
@@ -243,7 +245,8 @@ class PostgresJournal:
     async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
         if not moves:
             return []
-        times = [None if move.due_at is None else storable_moment(move.due_at) for move in moves]
+        check_moves(moves)
+        times = [None if move.due_at is None else microseconds(move.due_at) for move in moves]
         keys = [move.persistence_id.encode() for move in moves]
         rows = await self._connections.change((self._move, (keys, [move.sequence_nr for move in moves], times)))
         moved = {row[0] for row in rows}
@@ -362,8 +365,9 @@ class PostgresJournal:
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
+        check_moment(until, "until")
         rows = await self._connections.change(
-            (self._claim, (prefix.encode(), microseconds(before), storable_moment(until), limit))
+            (self._claim, (prefix.encode(), microseconds(before), microseconds(until), limit))
         )
         return sorted([(row[0].decode(), row[1]) for row in rows], key=lambda one: one[1])
 

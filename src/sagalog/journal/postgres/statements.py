@@ -92,8 +92,6 @@ SELECT $1::bytea, $2::bigint, $3::bytea, $4::text, $5::text, $6::boolean, $7::js
 """
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_EARLIEST = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
-_LATEST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
 
 
 class Statements(NamedTuple):
@@ -157,22 +155,10 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def storable_moment(moment: datetime) -> int:
-    """Return a moment as `microseconds` does. Raises InvalidEventError also where it is outside of the calendar in UTC."""
-    found = microseconds(moment)
-    if not _EARLIEST <= found <= _LATEST:
-        raise InvalidEventError("a moment is before the year 1 or after 9999 in UTC; nothing was stored")
-    return found
-
-
 def storable(message: PersistentRepr) -> PersistentRepr:
     """Return a record that PostgreSQL can store as it is. Raises InvalidEventError."""
     message = checked(message)
     _refuse_nul((message.manifest, message.writer_uuid, *message.tags))
-    if message.due_at is not None:
-        storable_moment(message.due_at)
-    if not (type(message.epoch) is int and 0 <= message.epoch < 2**63):
-        raise InvalidEventError("an epoch is a whole number from 0 to 2**63 - 1; nothing was stored")
     return message
 
 

@@ -20,6 +20,7 @@ from ..protocol import (
     PersistentRepr,
     all_ids,
     check_moment,
+    check_moves,
     check_text,
     checked,
     checked_batch,
@@ -364,10 +365,7 @@ class SqliteJournal:
         return found
 
     async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
-        for one in moves:
-            check_text(one.persistence_id)
-            if one.due_at is not None:
-                check_moment(one.due_at, "due_at")
+        check_moves(moves)
         if not moves:
             return []
         moved: list[bool] = await self._writer.submit(lambda connection: move(connection, moves))
