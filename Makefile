@@ -32,7 +32,7 @@ bench: .venv/test ## measure everything, beside what the engines themselves can 
 	$(BIN)/python -m benchmarks steps --journal sqlite postgres nats --seconds 2 $(ARGS)
 	@for name in latency hot fan timers recover grow cost; do $(BIN)/python -m benchmarks $$name $(ARGS) || exit 1; done
 
-bench-peers: .venv/test .venv-peers/installed ## measure DBOS, eventsourcing and Restate with the same work, beside Sagalog (two minutes)
+bench-peers: .venv/test .venv-peers/installed ## measure DBOS, eventsourcing, Absurd, sagaz and Restate with the same work, beside Sagalog (two minutes)
 	$(BIN)/python -m benchmarks peers $(ARGS)
 
 simulate: .venv/test ## run the engine's own guarantees under simulation on all cores, for some minutes

@@ -35,6 +35,8 @@ _PEERS = [
     ("Sagalog", "PostgreSQL", "with_sagalog", "", ""),
     ("DBOS Transact", "PostgreSQL", "with_dbos", "dbos", "dbos"),
     ("eventsourcing", "PostgreSQL", "with_eventsourcing", "eventsourcing", "eventsourcing"),
+    ("Absurd", "PostgreSQL", "with_absurd", "absurd_sdk", "absurd-sdk"),
+    ("sagaz", "PostgreSQL", "with_sagaz", "sagaz", "sagaz"),
     ("Restate", "its server", "with_restate", "restate", "restate-sdk"),
 ]
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 
 STEPS = 5
-_AT_ONCE = 64  # threads within a library: with more of them pools time out, and everything is slower
+AT_ONCE = 64  # threads within a library: with more of them pools time out, and everything is slower
 
 
 def in_threads(order: Callable[[str], object], callers: int, seconds: float) -> None:
@@ -18,7 +18,7 @@ def in_threads(order: Callable[[str], object], callers: int, seconds: float) -> 
     errors: list[BaseException] = []
     numbers = _numbers()
     taking = threading.Lock()
-    places = threading.Semaphore(_AT_ONCE)
+    places = threading.Semaphore(AT_ONCE)
     begun = time.perf_counter()
     end = begun + seconds
 

@@ -48,10 +48,16 @@ def test_a_peer_that_is_not_installed_is_named_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SAGALOG_PEERS", str(tmp_path / "nothing-here"))
-    chosen = ("--peer", "DBOS Transact", "Restate", "--callers", "1", "--seconds", "0.1")
+    chosen = ("--peer", "DBOS Transact", "Absurd", "sagaz", "Restate", "--callers", "1", "--seconds", "0.1")
     assert run(monkeypatch, "peers", *chosen, "--results", str(tmp_path)) == 1
     cases = json.loads((tmp_path / "peers.json").read_text())["cases"]
-    stores = [("DBOS Transact", "SQLite"), ("DBOS Transact", "PostgreSQL"), ("Restate", "its server")]
+    stores = [
+        ("DBOS Transact", "SQLite"),
+        ("DBOS Transact", "PostgreSQL"),
+        ("Absurd", "PostgreSQL"),
+        ("sagaz", "PostgreSQL"),
+        ("Restate", "its server"),
+    ]
     assert [(c["case"]["peer"], c["case"]["store"]) for c in cases] == stores
     assert all(c["failed"].startswith("missing: ") and "make bench-peers" in c["failed"] for c in cases)
     assert "missing: dbos" in capsys.readouterr().out
