@@ -86,13 +86,15 @@ def test_an_export_to_a_pipe_is_written_into_it(filled: Path) -> None:
     pipe = filled.parent / "pipe"
     os.mkfifo(pipe)
     command = [sys.executable, "-m", "sagalog", "export", "pipe", "--force", "--journal", "sqlite:///orders.db"]
-    with subprocess.Popen(
-        command, cwd=filled.parent, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as exporting:
-        with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader:
-            os.set_blocking(reader.fileno(), True)
-            assert exporting.wait(60) == 0
-            assert reader.read(12) == b'{"sagalog":"'
+    with (
+        subprocess.Popen(
+            command, cwd=filled.parent, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as exporting,
+        open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader,
+    ):
+        os.set_blocking(reader.fileno(), True)
+        assert exporting.wait(60) == 0
+        assert reader.read(12) == b'{"sagalog":"'
     assert pipe.is_fifo()
 
 
