@@ -33,3 +33,13 @@ def test_a_missing_extra_is_named(module: str, package: str, extra: str) -> None
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("sagalog.errors.MissingExtraError: ")
     assert f"pip install 'sagalog[{extra}]'" in done.stderr
+
+
+@pytest.mark.parametrize("package", ["pytest", "pytest_asyncio"])
+def test_the_conformance_tests_name_the_extra_that_they_need(package: str) -> None:
+    done = run(f"import sys; sys.modules[{package!r}] = None; import sagalog.conformance")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        f"sagalog.errors.MissingExtraError: the conformance tests need the package {package}: "
+        "pip install 'sagalog[conformance]'"
+    )

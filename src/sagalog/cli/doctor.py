@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from ..decision.ids import FAMILY
 from ..errors import SagalogError
 from ..journal import Journal
 from ..journal.protocol import ExaminesItself, Finding, TellsTime
@@ -95,7 +96,7 @@ async def _clock(journal: Journal) -> tuple[datetime, Finding]:
 
 
 async def _due(journal: Journal, now: datetime) -> Finding:
-    due = await journal.due_ids("saga::", now - OVERDUE_AFTER, limit=_MOST_DUE)
+    due = await journal.due_ids(FAMILY, now - OVERDUE_AFTER, limit=_MOST_DUE)
     if not due:
         return Finding("due work", "ok", f"nothing waits for more than {spoken(OVERDUE_AFTER)}")
     count = f"{len(due):,}{' or more' if len(due) == _MOST_DUE else ''}"

@@ -6,6 +6,7 @@ import asyncio
 
 import click
 
+from ..decision.ids import persistence_id, refused_entry
 from ..decision.record import Handled
 from ..operating.inspect import ABSENT, SagaView, Step, steps
 from .journals import journal_option, reading
@@ -94,11 +95,10 @@ def _what(step: Step) -> list[str]:
 
 
 def _handled(view: SagaView, handled: Handled) -> str:
-    own = f"saga::{view.saga}::{view.correlation_id}/"  # of the id of a command or timer
-    entry, _, end = handled.id.removeprefix(own).rpartition("/")
-    if handled.id.startswith(own) and end == "refused":
-        return f"{line(handled.type)} was refused ({entry})"
-    return f"{line(handled.type)} ({line(handled.id.removeprefix(own))})"
+    own = persistence_id(view.saga, view.correlation_id)
+    if (entry := refused_entry(own, handled.id)) is not None:
+        return f"{line(handled.type)} was refused ({line(entry)})"
+    return f"{line(handled.type)} ({line(handled.id.removeprefix(f'{own}/'))})"
 
 
 def _worker(writer: str) -> str:

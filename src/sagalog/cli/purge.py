@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 import click
 
+from ..decision import ids
 from ..journal import Journal
 from ..operating.inspect import SagaView, instances
 from ..operating.stats import server_now
@@ -102,7 +103,7 @@ async def _forget_batch(journal: Journal, batch: list[SagaView]) -> int:
 
 
 async def _forget_one(journal: Journal, view: SagaView) -> bool:
-    persistence_id = f"saga::{view.saga}::{view.correlation_id}"
+    persistence_id = ids.persistence_id(view.saga, view.correlation_id)
     await journal.purge([(persistence_id, view.version)])
     # A starting event may have come since: then the newest record is another, and nothing was purged.
     return await journal.highest_sequence_nr(persistence_id) == 0

@@ -10,20 +10,26 @@
 Install `sagalog[conformance]`.
 """
 
-import pytest
+from ..errors import MissingExtraError
 
-pytest.register_assert_rewrite(
-    *(
-        f"{__name__}.{part}"
-        for part in (
-            *("records", "replaying", "writing", "batching", "fencing", "finding", "reopening", "breaking"),
-            *("store", "killing", "machine"),
-        )
-    )
+_PARTS = (
+    *("records", "replaying", "writing", "batching", "fencing", "finding", "reopening", "breaking"),
+    *("store", "killing", "machine"),
 )
 
-from .capability import Capability  # noqa: E402
-from .journal import JournalConformance  # noqa: E402
-from .store import StoreConformance  # noqa: E402
+try:
+    import pytest
+
+    pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
+
+    from .capability import Capability
+    from .journal import JournalConformance
+    from .store import StoreConformance
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("sagalog"):
+        raise
+    raise MissingExtraError(
+        f"the conformance tests need the package {error.name}: pip install 'sagalog[conformance]'"
+    ) from error
 
 __all__ = ["Capability", "JournalConformance", "StoreConformance"]

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import msgspec
 
+from ..decision.ids import refused_entry
 from ..decision.record import FINAL
 from ..operating.inspect import SagaView
 from .tally import name_of
@@ -75,7 +76,7 @@ class Flow:
             return
         handled = record.handled[0]
         # What was refused is a command, and no event that the saga waited for.
-        refused = handled.id.startswith(f"{name_of(after)}/") and handled.id.endswith("/refused")
+        refused = refused_entry(name_of(after), handled.id) is not None
         event = f"{handled.type}, refused" if refused else handled.type
         own = f"{after.version}/"
         found = [("command", entry.command.type) for entry in record.outbox if entry.id.startswith(own)]

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from ..decision.ids import FAMILY, instance_of, sent_in
 from ..errors import JournalError, SagalogError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import Followable, ListsLatest, latest_page
@@ -23,9 +24,8 @@ from ..logs import about, log, trace_of
 from ..operating.inspect import OVERDUE_AFTER, SagaView, view_of
 from .flow import Flow
 from .source import Source
-from .tally import MOST_WATCHED, Tally, Undelivered, name_of, step_of
+from .tally import MOST_WATCHED, Tally, Undelivered, name_of
 
-PREFIX = "saga::"
 MOST_OVERDUE = 1_000
 _PAGE = 500
 _MOST_FOLLOWED = 5_000  # records of one round
@@ -128,12 +128,12 @@ class Overview:
     async def _count_page(self, journal: Journal, count: _Count, *, exact: bool) -> None:
         if exact:
             assert isinstance(journal, ListsLatest)
-            page = await journal.latest_by_prefix(PREFIX, after=count.after, limit=_PAGE, deleted=None)
+            page = await journal.latest_by_prefix(FAMILY, after=count.after, limit=_PAGE, deleted=None)
         else:
-            page = await latest_page(journal, PREFIX, after=count.after, limit=_PAGE, deleted=count.deleted)
+            page = await latest_page(journal, FAMILY, after=count.after, limit=_PAGE, deleted=count.deleted)
         count.page = {message.persistence_id: message.sequence_nr for message in page}
         for message in page:
-            if message.persistence_id.count("::") >= 2:
+            if instance_of(message.persistence_id) is not None:
                 view = view_of(message)
                 count.tally.add(view)
                 self.flow.observe(view, view)
@@ -165,7 +165,7 @@ class Overview:
             messages, offset = await journal.records_after(self._offset, limit=_PAGE)
             if offset == self._offset:
                 break
-            ours = [one for one in messages if one.persistence_id.startswith(PREFIX)]
+            ours = [one for one in messages if one.persistence_id.startswith(FAMILY)]
             if len(known) > _MOST_FOLLOWED:
                 known.clear()
             befores = await _befores(journal, ours, known)
@@ -198,13 +198,13 @@ class Overview:
         if record is None or not record.outbox:
             tally.undelivered.drop(name)
             return
-        oldest = min(record.outbox, key=lambda entry: step_of(entry.id))
+        oldest = min(record.outbox, key=lambda entry: sent_in(entry.id))
         known = tally.undelivered.entries.get(name)
         number = len(record.outbox)
         if known is not None and known.command_id == oldest.id:
             tally.undelivered.put(name, msgspec.structs.replace(known, number=number))
             return
-        step = step_of(oldest.id)[0]
+        step = sent_in(oldest.id)[0]
         since, exact = record.updated_at, step == view.version
         if not exact and len(tally.undelivered) < MOST_WATCHED:
             async for message in journal.replay_messages(name, step, step):
@@ -215,7 +215,7 @@ class Overview:
 
     async def _look_at_due(self, journal: Journal) -> None:
         before = self._clock() - OVERDUE_AFTER
-        due = await journal.due_ids(PREFIX, before, limit=MOST_OVERDUE)
+        due = await journal.due_ids(FAMILY, before, limit=MOST_OVERDUE)
         fresh = [entry for entry in due if entry not in self._due_seen]
         records = await asyncio.gather(*(journal.latest_message(name) for name, _ in fresh))
         seen = {entry: self._due_seen[entry] for entry in due if entry in self._due_seen}

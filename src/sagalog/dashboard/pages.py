@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from ..decision.ids import parts_of, persistence_id
 from ..decision.record import FINAL, Audit, SagaRecord, Status
 from ..errors import InvalidEventError
 from ..journal import Journal
@@ -32,7 +33,7 @@ async def overview_page(board: Board, request: Request) -> Page:
     reasons: Counter[tuple[str, str, str]] = Counter()
     for status in NEEDS_REPAIR:
         for name, reason in tally.watched[status].entries.items():
-            reasons[name.split("::", 2)[1], status, reason] += 1
+            reasons[parts_of(name)[0], status, reason] += 1
     undelivered = sorted(tally.undelivered.entries.items(), key=lambda item: item[1].since)
     overdue = sorted(overview.overdue.values(), key=lambda one: one.since)
     series = flow.series("steps")
@@ -40,10 +41,10 @@ async def overview_page(board: Board, request: Request) -> Page:
         "tally": tally,
         "needs_repair": tally.count(*NEEDS_REPAIR),
         "reasons": reasons.most_common(_SHOWN),
-        "undelivered": [(*name.split("::", 2)[1:], entry) for name, entry in undelivered[:_SHOWN]],
+        "undelivered": [(*parts_of(name), entry) for name, entry in undelivered[:_SHOWN]],
         "undelivered_cut": tally.undelivered.cut,
         "undelivered_number": sum(entry.number for _, entry in undelivered),  # commands, as `stats` counts them,
-        "overdue": [(*one.name.split("::", 2)[1:], one.since) for one in overdue[:_SHOWN]],
+        "overdue": [(*parts_of(one.name), one.since) for one in overdue[:_SHOWN]],
         "overdue_number": len(overdue),
         "most_watched": MOST_WATCHED,
         "rates": {what: flow.rate(what) for what in ("steps", "events", "commands")},
@@ -80,7 +81,7 @@ async def the_instance(journal: Journal, request: Request) -> SagaView | None:
     if not saga or "::" in saga:
         return None
     try:
-        message = await journal.latest_message(f"saga::{saga}::{correlation_id}")
+        message = await journal.latest_message(persistence_id(saga, correlation_id))
     except InvalidEventError:  # an id that no journal takes
         return None
     return view_of(message) if message is not None else None

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 import msgspec
 
+from ..decision.ids import FAMILY, behind_saga, parts_of, prefix_of
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import ListsLatest, latest_page
 from ..operating.inspect import SagaView, view_of
-from .overview import PREFIX, Overview
+from .overview import Overview
 from .tally import NEEDS_REPAIR, STATUSES, WATCHED
 
 PAGE = 50
@@ -34,7 +35,7 @@ CHOICES = {
     "cancelled": "cancelled",
     "all": "live or finished",
 }
-_PLACE = re.compile(r"[01]:saga::[^:]+::")
+_PLACE = re.compile(f"[01]:{FAMILY}[^:]+::")
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -105,8 +106,8 @@ async def search(journal: Journal, overview: Overview, wanted: Filter) -> Found:
 
 async def _of_known(journal: Journal, wanted: Filter, ids: list[str], *, cut: bool) -> Found:
     place = wanted.after.partition(":")[2]
-    start = f"{PREFIX}{wanted.saga}::" if wanted.saga else PREFIX
-    left = sorted(one for one in ids if one > place and one.startswith(start) and wanted.names(one.split("::", 2)[2]))
+    start = prefix_of(wanted.saga) if wanted.saga else FAMILY
+    left = sorted(one for one in ids if one > place and one.startswith(start) and wanted.names(parts_of(one)[1]))
     views: list[SagaView] = []
     looked_at = 0
     while left[looked_at:] and len(views) < PAGE and looked_at < BUDGET:
@@ -134,8 +135,8 @@ async def _of_all(journal: Journal, overview: Overview, wanted: Filter) -> Found
     until = time.monotonic() + BUDGET_SECONDS
     for deleted in passes:
         for saga in sagas:
-            start = f"{PREFIX}{saga}::"
-            if place and place.split("::", 2)[1] > saga:
+            start = prefix_of(saga)
+            if place and parts_of(place)[0] > saga:
                 continue
             after = place if place.startswith(start) else ""
             prefix = start if wanted.anywhere else start + wanted.id
@@ -165,7 +166,7 @@ async def known_sagas(journal: Journal, overview: Overview) -> list[str]:
         return overview.tally.sagas()
     names: list[str] = []
     after = ""
-    while page := await journal.latest_by_prefix(PREFIX, after=after, limit=1, deleted=None):
-        names.append(page[0].persistence_id.split("::", 2)[1])
-        after = f"{PREFIX}{names[-1]}:;"  # the first text behind all ids of that saga
+    while page := await journal.latest_by_prefix(FAMILY, after=after, limit=1, deleted=None):
+        names.append(parts_of(page[0].persistence_id)[0])
+        after = behind_saga(names[-1])
     return names

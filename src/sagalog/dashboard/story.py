@@ -7,13 +7,14 @@ from typing import Any
 
 import msgspec
 
+from ..decision.ids import sent_in
 from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
 from ..journal import Journal
 from ..operating.inspect import SagaView, repairs_of, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
 from .mask import Mask
 from .render import MOST_OF_A_MESSAGE, cut, pretty
-from .tally import name_of, step_of
+from .tally import name_of
 
 STEPS = 25
 MOST_CHANGES = 40
@@ -119,7 +120,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
 
 
 def _of(entry: str, view: SagaView) -> bool:
-    return step_of(entry)[0] == view.version
+    return sent_in(entry)[0] == view.version
 
 
 def _payload(entry: Command, mask: Mask) -> Payload:

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from ..decision.ids import persistence_id
 from ..decision.record import FINAL, Status
 from ..operating.inspect import SagaView
 
@@ -60,7 +61,7 @@ class Undelivered(msgspec.Struct, frozen=True):
 
 def name_of(view: SagaView) -> str:
     """Return the persistence id."""
-    return f"saga::{view.saga}::{view.correlation_id}"
+    return persistence_id(view.saga, view.correlation_id)
 
 
 class Tally:
@@ -119,12 +120,6 @@ class Tally:
         """Return how many instances are live: those that have not ended, or have something left to deliver."""
         undrained = sum(self.undrained.values()) if saga is None else self.undrained[saga]
         return self.count(*_LIVE, saga=saga) + undrained
-
-
-def step_of(command_id: str) -> tuple[int, int]:
-    """Return the number of the step that sent a command, and its place among those that the step sent."""
-    step, _, index = command_id.partition("/")
-    return (int(step), int(index)) if step.isdecimal() and index.isdecimal() else (0, 0)
 
 
 def _undrained(view: SagaView) -> bool:

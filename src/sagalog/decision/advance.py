@@ -16,7 +16,7 @@ from ..errors import CodecError
 from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
-from .ids import entry_of
+from .ids import entry_of, prefix_of
 from .message import Message, Outcome
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
 
@@ -175,6 +175,6 @@ async def _run_async(
 
 
 def _context_of(draft: Draft, message: Message) -> StepContext:
-    correlation_id = draft.persistence_id.removeprefix(f"saga::{draft.saga.name}::")
+    correlation_id = draft.persistence_id.removeprefix(prefix_of(draft.saga.name))
     at = None if message.at is None else message.at.astimezone(UTC)
     return StepContext(draft.now.astimezone(UTC), correlation_id, message.id, at, message.trace)

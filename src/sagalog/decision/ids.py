@@ -47,3 +47,52 @@ def reply_id(command_id: str, event: str, index: int) -> str:
     By its place alone, the answer of a second attempt could be taken for another one of the first attempt.
     """
     return f"{command_id}/reply/{event}/{index}"
+
+
+def instance_of(persistence_id: str) -> tuple[str, str] | None:
+    """Return the saga name and the correlation id in a persistence id; None for one that is not of a saga.
+
+    A saga name holds no `::`, a correlation id may.
+    """
+    if not persistence_id.startswith(FAMILY):
+        return None
+    saga, separator, correlation_id = persistence_id[len(FAMILY) :].partition("::")
+    return (saga, correlation_id) if separator else None
+
+
+def parts_of(persistence_id: str) -> tuple[str, str]:
+    """Return the saga name and the correlation id; no name, and all of it as the id, for one that is not of a saga."""
+    return instance_of(persistence_id) or ("", persistence_id)
+
+
+def behind_saga(saga: str) -> str:
+    """Return a text that comes behind all persistence ids of a saga, and before those of the sagas that follow it."""
+    return f"{FAMILY}{saga}:;"  # ";" is the character after ":"
+
+
+def refusal_id(command_id: str) -> str:
+    """Return the message id under which a saga is told that a command was refused."""
+    return f"{command_id}/refused"
+
+
+def refused_command(message_id: str) -> str:
+    """Return the command id in the message id of a refusal."""
+    return message_id.removesuffix("/refused")
+
+
+def is_refusal(message_id: str) -> bool:
+    """Say whether a message id is that of a refusal, if no sender gave it."""
+    return message_id.endswith("/refused")
+
+
+def refused_entry(persistence_id: str, message_id: str) -> str | None:
+    """Return the entry of the command whose refusal has this message id; None for the id of any other message."""
+    if not message_id.startswith(f"{persistence_id}/") or not is_refusal(message_id):
+        return None
+    return entry_of(persistence_id, refused_command(message_id))
+
+
+def sent_in(entry: str) -> tuple[int, int]:
+    """Return the number of the step that made an entry, and its place in there; (0, 0) for what is no entry."""
+    step, _, index = entry.partition("/")
+    return (int(step), int(index)) if step.isdecimal() and index.isdecimal() else (0, 0)

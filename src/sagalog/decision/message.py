@@ -11,6 +11,7 @@ import msgspec
 from ..definition import codec
 from ..definition.actions import Refused
 from ..definition.codec import TypeRegistry
+from .ids import refusal_id, refused_command
 from .record import Held, Kind
 
 
@@ -51,12 +52,12 @@ class Message(msgspec.Struct, gc=False, eq=False):
 
 def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:
     """Return the message that tells a saga of a refused command."""
-    return Message(f"{command_id}/refused", Refused(command, command_id, reason), "refused", "", reason, trace=trace)
+    return Message(refusal_id(command_id), Refused(command, command_id, reason), "refused", "", reason, trace=trace)
 
 
 def unhold(held: Held, registry: TypeRegistry) -> Message:
     """Return a held message as it came. Raises CodecError if its type is not known any more."""
     event = registry.unpack(held.event)
     if held.kind == "refused":
-        event = Refused(event, held.id.removesuffix("/refused"), held.reason)
+        event = Refused(event, refused_command(held.id), held.reason)
     return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace)

@@ -1,6 +1,6 @@
 """Where a saga's record is kept: four methods, one key at a time, compare-and-set by version.
 
-`JournalSagaStateStore` keeps them in a journal, under the persistence id `saga::<saga_name>::<correlation_id>`.
+`JournalSagaStateStore` keeps them in a journal, under the persistence ids that `decision.ids` makes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ..decision.ids import prefix_of, tag_of
 from ..errors import ConflictError, DefinitionError, JournalUnavailableError, SequenceOutOfOrder
 from . import Journal, PersistentRepr
 from .memory import InMemoryJournal
@@ -126,9 +127,9 @@ class JournalSagaStateStore:
             raise DefinitionError(f"a saga name is letters, digits, '_', '.' or '-', not {saga_name!r}")
         self._journal = journal
         self.saga_name = saga_name
-        self.prefix = f"saga::{saga_name}::"
+        self.prefix = prefix_of(saga_name)
         self.writer_uuid = f"saga-{uuid4()}"
-        self._tags = (f"saga::{saga_name}",)
+        self._tags = (tag_of(saga_name),)
 
     async def load(self, correlation_id: str) -> SavedState | None:
         found = await self.load_with_tombstone(correlation_id)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
+from ..decision import ids
 from ..decision.record import Audit, Command, SagaRecord, decode_record, encode_record
 from ..decision.repair import Repair, resend
 from ..errors import (
@@ -123,7 +124,7 @@ async def find_command(journal: Journal, saga: str, correlation_id: str, command
 
     Raises RepairError if history does not have it (any more).
     """
-    persistence_id = f"saga::{saga}::{correlation_id}"
+    persistence_id = ids.persistence_id(saga, correlation_id)
     entry = command_id.removeprefix(f"{persistence_id}/")
     if re.fullmatch(r"[0-9]{1,18}/[0-9]{1,18}", entry):
         # Its own step is the first that can have it; a scheduled command comes in the step at which it is due.
@@ -148,7 +149,7 @@ async def resending(
 async def _load(
     journal: Journal, saga: str, correlation_id: str, repair: Repair
 ) -> tuple[SagaRecord, int, datetime | None]:
-    message = await journal.latest_message(f"saga::{saga}::{correlation_id}")
+    message = await journal.latest_message(ids.persistence_id(saga, correlation_id))
     if message is None or not message.payload or (message.deleted and not repair.on_finished):
         raise NoInstanceError(saga, correlation_id, f"the repair {repair.action!r}")
     try:
@@ -169,7 +170,7 @@ def _outbox(message: PersistentRepr) -> tuple[Command, ...]:
 
 def _ids(sequence_nr: int) -> Callable[[], str]:
     indexes = count()
-    return lambda: f"{sequence_nr}/{next(indexes)}"
+    return lambda: ids.entry_id(sequence_nr, next(indexes))
 
 
 def _due(before: SagaRecord, after: SagaRecord, due_at: datetime | None, now: datetime) -> datetime | None:

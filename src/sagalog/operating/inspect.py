@@ -75,7 +75,7 @@ class Step(msgspec.Struct, frozen=True):
 
 def view_of(message: PersistentRepr) -> SagaView:
     """Return what a journal's record says about an instance; never raises for what is in it."""
-    _, saga, correlation_id = [*message.persistence_id.split("::", 2), "", ""][:3]
+    saga, correlation_id = saga_ids.parts_of(message.persistence_id)
     record, unreadable = None, ""
     if message.payload:
         try:
@@ -100,11 +100,11 @@ async def instances(
     journal: Journal, saga: str | None = None, *, live: bool = True, finished: bool = False
 ) -> AsyncIterator[SagaView]:
     """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both."""
-    prefix = "saga::" if saga is None else f"saga::{saga}::"
+    prefix = saga_ids.FAMILY if saga is None else saga_ids.prefix_of(saga)
     for deleted in [False] * live + [True] * finished:
         ids: list[str] = []
         async for persistence_id in all_ids(journal, prefix, deleted=deleted):
-            if persistence_id.count("::") >= 2:
+            if saga_ids.instance_of(persistence_id) is not None:
                 ids.append(persistence_id)
             if len(ids) == _AT_ONCE:
                 for view in await _views(journal, ids):
@@ -125,7 +125,7 @@ async def _view(journal: Journal, persistence_id: str) -> SagaView | None:
         message = await journal.latest_message(persistence_id)
     except (JournalFormatError, CodecError, ValueError, OverflowError) as error:
         why = str(error) if isinstance(error, SagalogError) else f"its row is damaged ({type(error).__name__})"
-        _, saga, correlation_id = persistence_id.split("::", 2)
+        saga, correlation_id = saga_ids.parts_of(persistence_id)
         return SagaView(saga, correlation_id, 0, None, unreadable=why)
     return view_of(message) if message is not None else None
 
@@ -146,16 +146,18 @@ async def saga_names(journal: Journal) -> list[str]:
     names: set[str] = set()
     for deleted in (False, True):
         after = ""
-        while page := await journal.ids_by_prefix("saga::", after=after, limit=1 if skips else 10_000, deleted=deleted):
-            names.update(persistence_id.split("::", 2)[1] for persistence_id in page)
-            # The first text after everything that begins with saga::<name>::
-            after = f"saga::{page[0].split('::', 2)[1]}:;" if skips else page[-1]
+        while page := await journal.ids_by_prefix(
+            saga_ids.FAMILY, after=after, limit=1 if skips else 10_000, deleted=deleted
+        ):
+            found = [saga_ids.instance_of(persistence_id) for persistence_id in page]
+            names.update(one[0] for one in found if one is not None)
+            after = saga_ids.behind_saga(found[0][0]) if skips and found[0] is not None else page[-1]
     return sorted(names)
 
 
 async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[SagaView]:
     """Yield the steps that are kept of an instance, oldest first."""
-    async for message in journal.replay_messages(f"saga::{saga}::{correlation_id}"):
+    async for message in journal.replay_messages(saga_ids.persistence_id(saga, correlation_id)):
         yield view_of(message)
 
 

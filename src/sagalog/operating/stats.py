@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from ..decision import ids
 from ..decision.record import SagaRecord
 from ..journal import Journal
 from ..journal.protocol import TellsTime
@@ -92,11 +93,8 @@ def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
 
 async def _sent_at(journal: Journal, view: SagaView, record: SagaRecord) -> datetime:
     """Return when the oldest command of an outbox was sent, as far as that is still known."""
-    steps = [step for command in record.outbox if (step := command.id.partition("/")[0]).isdecimal()]
-    if not steps:
-        return record.updated_at
-    number = min(map(int, steps))
-    persistence_id = f"saga::{view.saga}::{view.correlation_id}"
+    number = min(ids.sent_in(command.id)[0] for command in record.outbox)
+    persistence_id = ids.persistence_id(view.saga, view.correlation_id)
     async for message in journal.replay_messages(persistence_id, number, number, 1):
         if (kept := view_of(message).record) is not None:  # else it is as if it were not kept
             return kept.updated_at

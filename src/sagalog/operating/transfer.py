@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from ..decision.ids import FAMILY, parts_of, prefix_of
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import MAX_ID_BYTES, all_ids
@@ -93,7 +94,7 @@ async def export_lines(
     counted = totals if totals is not None else Totals()
     whole = hashlib.sha256()
     yield _encoder.encode(_Line(sagalog="export", version=VERSION, history="latest" if latest else "all", at=at))
-    prefix = "saga::" if saga is None else f"saga::{saga}::"
+    prefix = FAMILY if saga is None else prefix_of(saga)
     for deleted in (False, True):
         async for persistence_id in all_ids(journal, prefix, deleted=deleted):
             checksum, records = hashlib.sha256(), 0
@@ -251,10 +252,9 @@ class _Reader:
 
 def is_saga_id(persistence_id: str) -> bool:
     """Say whether a text is the persistence id of a saga's instance: a valid name, an id that every journal takes."""
-    prefix, _, rest = persistence_id.partition("::")
-    name, separator, correlation_id = rest.partition("::")
-    known = prefix == "saga" and separator and _SAGA_NAME.fullmatch(name) and correlation_id
-    return bool(known) and _storable(persistence_id) and len(persistence_id.encode()) <= MAX_ID_BYTES
+    name, correlation_id = parts_of(persistence_id)
+    named = bool(_SAGA_NAME.fullmatch(name) and correlation_id)
+    return named and _storable(persistence_id) and len(persistence_id.encode()) <= MAX_ID_BYTES
 
 
 def _storable(text: str) -> bool:

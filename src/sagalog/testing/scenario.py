@@ -11,6 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from ..decision.advance import advance
 from ..decision.draft import Draft
+from ..decision.ids import persistence_id
 from ..decision.message import Message, Outcome, refusal
 from ..decision.record import FINAL, SagaRecord, Status, decode_record, encode_record
 from ..decision.timers import due_timer
@@ -173,10 +174,8 @@ class Scenario(Generic[S]):
         self._step(Message(message_id, event), f"{event!r}")
 
     def _draft(self) -> Draft:
-        persistence_id = f"saga::{self._saga.name}::{self._correlation_id}"
-        return Draft(
-            self._saga, self._registry, persistence_id, self._record, self._version, self.now, timedelta(days=7)
-        )
+        own = persistence_id(self._saga.name, str(self._correlation_id))
+        return Draft(self._saga, self._registry, own, self._record, self._version, self.now, timedelta(days=7))
 
     def _step(self, message: Message, what: str) -> None:
         self._story.begin(self.now, what)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ...decision.ids import is_refusal, parts_of
 from ...decision.record import FINAL, SagaRecord, Status
 from ...definition.saga import Saga
 from .ledger import Ledger
@@ -18,7 +19,7 @@ def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, i
         counts.update({event.__name__: 0 for event in saga.event_types()})
         counts.update({f"{command.__name__} refused": 0 for command in saga.refusals()})
     for persistence_id, lives in ledger.lives.items():
-        counts = found[persistence_id.split("::", 2)[1]]
+        counts = found[parts_of(persistence_id)[0]]
         for life in lives:
             before: SagaRecord | None = None
             for one in life:
@@ -41,7 +42,7 @@ def _count(counts: Counter[str], persistence_id: str, before: SagaRecord | None,
             continue
         if fired is not None:
             counts[f"timer {name}"] += 1
-        counts[f"{handled.type} refused" if handled.id.endswith("/refused") else handled.type] += 1
+        counts[f"{handled.type} refused" if is_refusal(handled.id) else handled.type] += 1
     ended = (*FINAL, Status.COMPENSATION_FAILED)
     if record.status in ended and (before is None or before.status is not record.status):
         counts[f"ends {record.status.value}"] += 1

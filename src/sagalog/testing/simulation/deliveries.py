@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from ...decision.ids import persistence_id, refusal_id, reply_id
 from ...decision.record import Command, SagaRecord, Status
 from .clock import EPOCH
 from .ledger import Landed
@@ -112,7 +114,7 @@ class Deliveries:
         known.update(one.id for record in records for one in record.held)
         for calls in self._seen.values():
             for one in calls:
-                told = one.ended is None or not one.refused or f"{one.id}/refused" in known
+                told = one.ended is None or not one.refused or refusal_id(one.id) in known
                 assert told or one.id in self._gone, f"{one.id} was refused, and its saga was not told"
 
     def _replies_are_stored(self) -> None:
@@ -120,10 +122,14 @@ class Deliveries:
         for command_id, calls in self._seen.items():
             if not any(one.ended is not None and not one.refused for one in calls):
                 continue
-            for index, event in enumerate(calls[0].replies):
+            counts: Counter[str] = Counter()
+            for event in calls[0].replies:
+                name = type(event).__name__
+                reply = reply_id(command_id, name, counts[name])
+                counts[name] += 1
                 for saga in self._run.sagas:
                     if saga.handles_event(event) and saga.may_start(event):
-                        self._stored(f"saga::{saga.name}::{saga.correlation_id(event)}", f"{command_id}/reply/{index}")
+                        self._stored(persistence_id(saga.name, str(saga.correlation_id(event))), reply)
 
     def _stored(self, persistence_id: str, message_id: str) -> None:
         known = any(

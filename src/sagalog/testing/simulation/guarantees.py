@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from ...decision.ids import is_refusal, parts_of
 from ...decision.record import FINAL, SagaRecord, Status
 from .ledger import Landed
 from .outside import Outside, Sent
@@ -39,7 +40,7 @@ def _check_same_life(here: str, a: SagaRecord, b: SagaRecord) -> None:
     assert b.started_at == a.started_at, f"{here} is of another beginning than the one before"
     assert b.inherited == a.inherited, f"{here} forgets what earlier lives consumed"
     if a.status in FINAL and b.status is not a.status:
-        told = any(one.id.endswith("/refused") for one in b.handled) or b.audit != a.audit
+        told = any(is_refusal(one.id) for one in b.handled) or b.audit != a.audit
         allowed = told and a.status is Status.COMPLETED
         assert allowed, f"{here}: it was {a.status}, and is {b.status}"
     if a.status in (Status.COMPENSATING, Status.COMPENSATION_FAILED):
@@ -107,7 +108,7 @@ def check_twice(persistence_id: str, lives: list[list[Landed]], retention: timed
 
 def check_order(persistence_id: str, lives: list[list[Landed]], outside: Outside, *, waits: bool) -> None:
     """What was accepted before another was sent, or reached the same worker before it, was handled before it."""
-    saga = persistence_id.split("::", 2)[1]
+    saga = parts_of(persistence_id)[0]
     handled = [
         outside.sent[one.id]
         for life in lives

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from ...decision.ids import parts_of
 from ...decision.record import Status
 from ...errors import SagalogError
 
@@ -39,7 +40,7 @@ class Operator:
 
     async def _look_after(self, persistence_id: str) -> None:
         run, in_peace, pause = self._run, 0, 30.0
-        _, saga, correlation_id = persistence_id.split("::", 2)
+        saga, correlation_id = parts_of(persistence_id)
         while self.needs_repair(persistence_id) and in_peace < _MOST_IN_PEACE:
             await asyncio.sleep(run.chance.upto(pause))
             pause = min(pause * 2, 3600.0)  # seconds

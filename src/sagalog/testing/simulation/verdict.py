@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ...decision import ids
 from ...decision.record import FINAL
 from ...runner import NoInstance
 from .deliveries import Deliveries
@@ -41,9 +42,8 @@ def judge(run: Run) -> None:
     for sent in run.outside.sent.values():
         for saga in sent.known:
             correlation_id = next(one for one in run.sagas if one.name == saga).correlation_id(sent.event)
-            assert f"saga::{saga}::{correlation_id}" in run.ledger.lives, (
-                f"{sent.message_id} was accepted, and saga::{saga}::{correlation_id} never was there"
-            )
+            own = ids.persistence_id(saga, str(correlation_id))
+            assert own in run.ledger.lives, f"{sent.message_id} was accepted, and {own} never was there"
     for instance in finished:
         assert run.world.may_park or instance.status != "parked", _stays_parked(run, instance)
         run.world.check(instance)
@@ -57,14 +57,14 @@ def _readable(persistence_id: str, life: list[Landed]) -> list[Landed]:
 
 
 def _stays_parked(run: Run, instance: Finished) -> str:
-    persistence_id = f"saga::{instance.saga}::{instance.correlation_id}"
+    persistence_id = ids.persistence_id(instance.saga, instance.correlation_id)
     newest = run.ledger.newest(persistence_id)
     reason = newest.record.parked if newest is not None and newest.record is not None else ""
     return f"{persistence_id} stays parked, whatever its operator does: {reason}"
 
 
 def _nothing_accepted_is_lost(run: Run, persistence_id: str, lives: list[list[Landed]]) -> None:
-    _, name, correlation_id = persistence_id.split("::", 2)
+    name, correlation_id = ids.parts_of(persistence_id)
     known: set[str] = set()
     for life in lives:
         newest = next(one.record for one in reversed(life) if one.record is not None)
@@ -80,7 +80,7 @@ def _nothing_accepted_is_lost(run: Run, persistence_id: str, lives: list[list[La
 
 def _finished(run: Run, persistence_id: str, life: list[Landed], deliveries: Deliveries) -> list[Finished]:
     """Return one for each incarnation. Where one ended and the next began in one step, neither can be told apart."""
-    _, name, correlation_id = persistence_id.split("::", 2)
+    name, correlation_id = ids.parts_of(persistence_id)
     saga = next(saga for saga in run.sagas if saga.name == name)
     last = {one.record.incarnation: one.record for one in life if one.record is not None}
     final = max(last)

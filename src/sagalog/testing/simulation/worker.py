@@ -9,6 +9,7 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ...decision.ids import persistence_id
 from ...definition.saga import Saga
 from ...errors import CommandRefused
 from ...runner import CommandContext, SagaRunner
@@ -92,7 +93,7 @@ class Worker:
 
     async def _answer(self, command: Any, context: CommandContext) -> Any:
         run, chance = self._run, self._run.chance
-        lives = run.ledger.lives.get(f"saga::{context.saga}::{context.correlation_id}", ())
+        lives = run.ledger.lives.get(persistence_id(context.saga, context.correlation_id), ())
         now = asyncio.get_running_loop().time()
         delivery = Delivery(context.id, command, context.undo, max(0, len(lives) - 1), run.tick(), now)
         await self.health.gate()
