@@ -237,7 +237,7 @@ class Saga(Generic[S]):
         """
         kind = self.__state
         if kind is not None and not self.__has_own_codec():
-            return codec.round_trip(state, kind)[0]
+            return codec.encode_readable(state, kind)
         payload = self.encode_state(state)
         if type(payload) is not bytes:
             raise DefinitionError(
