@@ -175,9 +175,7 @@ class StepMachine(RuleBasedStateMachine):
             expected = Outcome.DUPLICATE
         elif model.parked:
             expected = Outcome.HELD
-        elif not model.live and not starts:
-            expected = Outcome.NO_INSTANCE
-        elif model.live and model.status != "running":
+        elif model.status != "running" if model.live else not starts:
             expected = Outcome.NO_INSTANCE
         message = Message(message_id, Placed("a") if starts else Asked("a"))
         if expected is Outcome.HANDLED and not starts and not allowed(names):
