@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+import pytest
+
 from sagalog import (
     CommandContext,
     CommandRefused,
@@ -14,6 +16,7 @@ from sagalog import (
     Receipt,
     RetryPolicy,
     RunnerSettings,
+    RunnerStoppedError,
     Saga,
     SagaRunner,
     starts,
@@ -283,3 +286,35 @@ async def test_a_message_that_parks_is_held_once_where_another_worker_has_parked
         meanwhile += [lambda: two.handle(Placed("a"), message_id="m"), None]
         assert (await one.handle(Placed("a"), message_id="m")).duplicate
         assert [held.id for held in (await newest(journal, "a")).held] == ["m"]
+
+
+async def test_stopping_waits_for_a_repair_that_is_under_way() -> None:
+    journal = InMemoryJournal()
+    gate = Gate(JournalSagaStateStore(journal, "order"))
+    under_way, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(key: str, payload: bytes) -> None:
+        under_way.set()
+        await go_on.wait()
+
+    settings = RunnerSettings(handler_retry=ONCE)
+    runner = SagaRunner(gate, sagas=[OrderSaga], dispatch=lambda command: None, settings=settings)  # type: ignore[arg-type]
+    await runner.start()
+    await runner.handle(Placed("a"))
+    OrderSaga.fail_times = 1
+    await runner.handle(Failing("a"))
+    await runner.settle()
+    gate.before = hold
+    repairing = asyncio.create_task(runner.retry("order", "a"))
+    await under_way.wait()
+    stopping = asyncio.create_task(runner.stop())
+    for _ in range(100):  # more than stopping takes with nothing under way
+        await asyncio.sleep(0)
+    assert not stopping.done()
+    with pytest.raises(RunnerStoppedError):
+        await runner.retry("order", "a")
+    go_on.set()
+    await stopping
+    assert repairing.done()
+    assert (await repairing).parked == ""
+    assert (await newest(journal, "a")).parked == ""
