@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 from sagalog import (
+    CommandContext,
     CommandRefused,
     JournalSagaStateStore,
     ManualClock,
@@ -225,3 +226,32 @@ async def test_a_failure_that_parks_is_decided_anew_where_another_worker_was_fir
         record = await newest(journal, "a")
         assert (record.status, record.parked, record.incarnation) == ("completed", "", 1)
         assert not receipt.held
+
+
+async def test_a_refused_undo_of_an_earlier_life_is_retried_under_an_id_that_its_receiver_has_not_answered_yet() -> (
+    None
+):
+    """Under the old id the receiver would repeat its answer, and the instance would be changed twice by one refusal."""
+    journal, there, refused = InMemoryJournal(), asyncio.Event(), list[str]()
+
+    async def dispatch(command: object, context: CommandContext) -> None:
+        await there.wait()
+        if isinstance(command, Charge) or (isinstance(command, Release) and len(refused) < 2):
+            refused.append(context.id)
+            raise CommandRefused("no")
+
+    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=dispatch) as runner:
+        for event in (Placed("a"), Paid("a"), Closed("a"), Placed("a")):  # the last one begins its next life
+            await runner.handle(event)
+        there.set()
+        await runner.settle()
+        record = await newest(journal, "a")
+        assert "the compensation of an earlier incarnation failed" in record.parked
+        (undo,) = [c for c in record.outbox if c.undo]
+        assert record.stuck == undo.id
+        assert f"saga::order::a/{undo.id}" not in refused
+        await runner.retry("order", "a")
+        await runner.settle()
+        record = await newest(journal, "a")
+        assert (record.status, record.parked, record.outbox) == ("running", "", ())
+    assert len(set(refused)) == len(refused) == 2
