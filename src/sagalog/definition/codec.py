@@ -63,8 +63,8 @@ def encode(value: Any) -> bytes:
 
 def decode(data: bytes | msgspec.Raw, cls: type[T]) -> T:
     """Return the value of type `cls` that `data` holds. Raises CodecError; the message holds no field values."""
-    decoder = _decoders.get(cls)
     try:
+        decoder = _decoders.get(cls)
         if decoder is None:
             decoder = _decoders[cls] = msgspec.json.Decoder(cls, dec_hook=_decode_foreign)
         return decoder.decode(data)  # type: ignore[no-any-return]
