@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,37 @@ from sagalog.cli import group
 
 from .conftest import Sagalog
 from .test_dashboard import ENVIRONMENT
+
+
+@pytest.fixture
+def full(tmp_path: Path) -> Path:
+    """A link to a device on which every write fails with ENOSPC: the machine's own, or else one that is made here.
+
+    A link, because a command that replaces what it should write to takes away nothing but the link.
+    """
+    device = Path("/dev/full")
+    if not _is_full(device):
+        device = tmp_path / "device"
+        try:
+            os.mknod(device, 0o600 | stat.S_IFCHR, os.makedev(1, 7))
+        except OSError as error:
+            pytest.skip(f"/dev/full is no device that is always full, and none can be made here: {error.strerror}")
+        if not _is_full(device):
+            pytest.skip("/dev/full is no device that is always full, and a device in the tests' folder is none either")
+    link = tmp_path / "full"
+    link.symlink_to(device)
+    return link
+
+
+def _is_full(device: Path) -> bool:
+    if not device.is_char_device():
+        return False
+    try:
+        with device.open("wb", buffering=0) as opened:
+            opened.write(b"x")
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    return False
 
 
 @pytest.mark.parametrize(
@@ -27,16 +61,16 @@ from .test_dashboard import ENVIRONMENT
         "stats --journal sqlite:///orders.db",
         "doctor sqlite:///orders.db",
         "export - --journal sqlite:///orders.db",
-        "export /dev/full --force --journal sqlite:///orders.db",
+        "export full --force --journal sqlite:///orders.db",
     ],
 )
-def test_a_full_disk_is_one_line(filled: Path, arguments: str) -> None:
-    with Path("/dev/full").open("w") as full:
+def test_a_full_disk_is_one_line(filled: Path, full: Path, arguments: str) -> None:
+    with full.open("w") as out:
         done = subprocess.run(
             [sys.executable, "-m", "sagalog", *arguments.split()],
             cwd=filled.parent,
             env=ENVIRONMENT,
-            stdout=full,
+            stdout=out,
             stderr=subprocess.PIPE,
             text=True,
             timeout=60,
@@ -44,6 +78,34 @@ def test_a_full_disk_is_one_line(filled: Path, arguments: str) -> None:
         )
     assert done.returncode == 1, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert full.is_symlink(), "replaced: had it been the device itself, the machine would have lost it"
+
+
+def test_an_export_to_a_pipe_is_written_into_it(filled: Path) -> None:
+    pipe = filled.parent / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "sagalog", "export", "pipe", "--force", "--journal", "sqlite:///orders.db"]
+    with (
+        subprocess.Popen(
+            command, cwd=filled.parent, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as exporting,
+        open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as reader,
+    ):
+        os.set_blocking(reader.fileno(), True)
+        assert exporting.wait(60) == 0
+        assert reader.read(12) == b'{"sagalog":"'
+    assert pipe.is_fifo()
+
+
+def test_an_export_through_a_link_leaves_the_link(filled: Path) -> None:
+    target, link = filled.parent / "target.jsonl", filled.parent / "link.jsonl"
+    target.write_text("older")
+    link.symlink_to(target)
+    command = [sys.executable, "-m", "sagalog", "export", "link.jsonl", "--force", "--journal", "sqlite:///orders.db"]
+    subprocess.run(command, cwd=filled.parent, env=ENVIRONMENT, check=True, timeout=60, capture_output=True)
+    assert link.is_symlink()
+    assert target.read_text().startswith('{"sagalog":"')
 
 
 def test_a_reader_that_has_gone_is_no_traceback(filled: Path) -> None:

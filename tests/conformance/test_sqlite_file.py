@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
@@ -128,6 +129,25 @@ async def test_a_file_locked_by_another_program_is_unavailable_until_it_is_relea
         other.close()
         await write(journal, "p", 2)
         assert await replay(journal, "p") == [1, 2]
+
+
+async def test_a_file_whose_copying_from_the_log_was_cut_short_is_opened_with_its_log(tmp_path: Path) -> None:
+    """A worker that is killed then has written page 1, which counts the pages, and not yet the pages; the log has them."""
+    (tmp_path / "killed").mkdir()
+    path, killed = tmp_path / "journal.db", tmp_path / "killed" / "journal.db"
+    async with SqliteJournal(path) as journal:
+        await write(journal, "p", 1)
+        connection = journal._writer._writer._connection
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        before = path.read_bytes()
+        await journal.write_messages([record("p", number, b"x" * 2000) for number in range(2, 40)])
+        assert path.stat().st_size == len(before), "the log has been copied already: the test proves nothing"
+        shutil.copy(f"{path}-wal", f"{killed}-wal")
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        killed.write_bytes(path.read_bytes()[:page_bytes] + before[page_bytes:])
+    async with SqliteJournal(killed) as journal:
+        assert await replay(journal, "p") == list(range(1, 40))
 
 
 async def test_damage_found_while_reading_is_told_and_not_repaired(tmp_path: Path) -> None:

@@ -45,15 +45,18 @@ ACTIONS: dict[str, Any] = {
 
 @dataclass
 class Model:
-    """What a record should say. Outbox: (id, type, undo of); timers: (id, due, scheduled command); undo: (of, type)."""
+    """What a record should say. The last of each is the incarnation that it is of.
+
+    Outbox: (id, type, undo of, life); timers: (id, due, scheduled command, life); undo: (of, type, life).
+    """
 
     status: str = "none"
     log: list[str] = field(default_factory=list)
     inbox: list[str] = field(default_factory=list)
     remembered: list[str] = field(default_factory=list)
-    outbox: list[tuple[str, str, str]] = field(default_factory=list)
-    timers: dict[str, tuple[str, datetime, bool]] = field(default_factory=dict)
-    undo: list[tuple[str, str]] = field(default_factory=list)
+    outbox: list[tuple[str, str, str, int]] = field(default_factory=list)
+    timers: dict[str, tuple[str, datetime, bool, int]] = field(default_factory=dict)
+    undo: list[tuple[str, str, int]] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
     parked: bool = False
     incarnation: int = 0
@@ -74,14 +77,20 @@ class Model:
     def start(self) -> None:
         self.incarnation += 1
         self.remembered += self.inbox
-        self.status, self.log, self.inbox, self.undo = "running", [], [], []
+        self.status, self.log, self.inbox = "running", [], []
         self.timers = {name: timer for name, timer in self.timers.items() if timer[2]}
+        self.forget_earlier()
+
+    def forget_earlier(self) -> None:
+        """What cannot be refused any more need not be undone."""
+        owing = {one[-1] for one in (*self.outbox, *self.timers.values())} | {self.incarnation}
+        self.undo = [one for one in self.undo if one[-1] in owing]
 
     def send(self, kind: str, undo: str = "") -> None:
         entry = self.next_id()
-        self.outbox.append((entry, kind, ""))
+        self.outbox.append((entry, kind, "", self.incarnation))
         if undo:
-            self.undo.append((entry, undo))
+            self.undo.append((entry, undo, self.incarnation))
 
     def act(self, names: list[str], now: datetime) -> None:
         for name in names:
@@ -92,32 +101,37 @@ class Model:
                     self.send("Charge", "Refund")
                 case "set a" | "set b":
                     wait = {"a": 1, "b": 3}[name[-1]] * MINUTE
-                    self.timers[name[-1]] = (self.next_id(), now + wait, False)
+                    self.timers[name[-1]] = (self.next_id(), now + wait, False, self.incarnation)
                 case "cancel a":
                     self.timers.pop("a", None)
                 case "schedule":
                     entry = self.next_id()
-                    self.timers[f"schedule/{entry}"] = (entry, now + 2 * MINUTE, True)
+                    self.timers[f"schedule/{entry}"] = (entry, now + 2 * MINUTE, True, self.incarnation)
                 case "complete":
                     self.status = "completed"
                     self.timers = {name: timer for name, timer in self.timers.items() if timer[2]}
                 case "compensate":
                     self.compensate()
 
+    def take_back(self, life: int) -> bool:
+        """Send what undoes an incarnation, and drop its timers; the others keep theirs. Say whether there was any."""
+        self.timers = {name: timer for name, timer in self.timers.items() if timer[-1] != life}
+        mine = [one for one in self.undo if one[-1] == life]
+        self.undo = [one for one in self.undo if one[-1] != life]
+        for of, kind, _ in reversed(mine):
+            self.outbox.append((self.next_id(), kind, of, life))
+        return bool(mine)
+
     def compensate(self) -> None:
-        self.timers = {}
-        for of, kind in reversed(self.undo):
-            self.outbox.append((self.next_id(), kind, of))
-        self.status = "compensating" if self.undo else "compensated"
-        self.undo = []
+        self.status = "compensating" if self.take_back(self.incarnation) else "compensated"
 
     def forget(self, entry: str) -> None:
         self.outbox = [one for one in self.outbox if one[0] != entry]
         self.undo = [one for one in self.undo if one[0] != entry]
 
     def settle(self) -> None:
-        if self.status == "compensating" and not any(of for _, _, of in self.outbox):
-            self.status, self.undo = "compensated", []
+        if self.status == "compensating" and not any(of and life == self.incarnation for _, _, of, life in self.outbox):
+            self.status, self.undo = "compensated", [one for one in self.undo if one[-1] != self.incarnation]
 
 
 def allowed(names: list[str]) -> bool:
@@ -159,11 +173,9 @@ class StepMachine(RuleBasedStateMachine):
         expected = Outcome.HANDLED
         if model.knows(message_id):
             expected = Outcome.DUPLICATE
-        elif not model.live and not starts:
-            expected = Outcome.NO_INSTANCE
-        elif model.live and model.parked:
+        elif model.parked:
             expected = Outcome.HELD
-        elif model.live and model.status != "running":
+        elif model.status != "running" if model.live else not starts:
             expected = Outcome.NO_INSTANCE
         message = Message(message_id, Placed("a") if starts else Asked("a"))
         if expected is Outcome.HANDLED and not starts and not allowed(names):
@@ -194,26 +206,36 @@ class StepMachine(RuleBasedStateMachine):
         made.accept([model.outbox[0][0]])
         del model.outbox[0]
         model.settle()
+        model.forget_earlier()
         self.save(made)
 
     @precondition(lambda self: self.record is not None and self.record.outbox)
     @rule()
     def refuse(self) -> None:
         made, model = self.draft(), self.model
-        entry, _, of = model.outbox[0]
+        entry, kind, of, life = model.outbox[0]
         assert self.record is not None
         command = REGISTRY.unpack(self.record.outbox[0].command)
         outcome = advance(made, refusal(command, f"{PID}/{entry}", "no"))
         refused = f"{PID}/{entry}/refused"
-        if model.status in ("running", "completed") and not of and model.parked:
+        if life != model.incarnation:
+            assert outcome is Outcome.HANDLED
+            if of:
+                model.outbox[0] = (model.next_id(), kind, of, life)
+                model.parked = True
+            else:
+                model.forget(entry)
+                model.take_back(life)
+        elif model.status in ("running", "completed") and not of and model.parked:
             assert outcome is Outcome.HELD
             model.forget(entry)
             model.held.append(refused)
         else:
             assert outcome is Outcome.HANDLED
             if of:
-                model.undo = [(of, kind) for _, kind, of in reversed(model.outbox) if of]
-                model.outbox = [one for one in model.outbox if not one[2]]
+                left = [one for one in model.outbox if one[2] and one[-1] == life]
+                model.outbox = [one for one in model.outbox if one not in left]
+                model.undo += [(of, kind, life) for _, kind, of, life in reversed(left)]
                 model.status = "compensation_failed"
             else:
                 compensates = model.status in ("running", "completed")
@@ -232,11 +254,11 @@ class StepMachine(RuleBasedStateMachine):
         while (message := due_timer(made, self.now)) is not None:
             may_fire = [name for name, timer in model.timers.items() if timer[2] or not model.parked]
             name = min(may_fire, key=lambda name: model.timers[name][1])
-            entry, due, scheduled = model.timers.pop(name)
+            entry, due, scheduled, life = model.timers.pop(name)
             assert (message.name, message.id, message.at) == (name, f"{PID}/{entry}", due)
             outcome = advance(made, message)
             if scheduled:
-                model.outbox.append((entry, "Survey", ""))
+                model.outbox.append((entry, "Survey", "", life))
             else:
                 assert outcome is Outcome.HANDLED
                 model.log.append("overdue")
@@ -260,7 +282,7 @@ class StepMachine(RuleBasedStateMachine):
         made, model = self.draft(), self.model
         assert self.record is not None
         held = [unhold(one, REGISTRY) for one in self.record.held]
-        made.touch().parked = ""
+        made.touch().parked = made.touch().stuck = ""
         for message in held:  # as runner/replay.py does
             made.touch().held = ()
             if advance(made, message) is not Outcome.HANDLED and message.kind == "event":
@@ -296,9 +318,9 @@ class StepMachine(RuleBasedStateMachine):
                 state.log,
                 list(record.inbox),
                 list(record.inherited),
-                [(entry.id, entry.command.type, entry.of) for entry in record.outbox],
-                {name: (timer.id, timer.due_at, timer.send) for name, timer in record.timers.items()},
-                [(undo.of, undo.command.type) for undo in record.undo],
+                [(entry.id, entry.command.type, entry.of, entry.life) for entry in record.outbox],
+                {name: (timer.id, timer.due_at, timer.send, timer.life) for name, timer in record.timers.items()},
+                [(undo.of, undo.command.type, undo.life) for undo in record.undo],
                 [held.id for held in record.held],
                 bool(record.parked),
                 record.incarnation,

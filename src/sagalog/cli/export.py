@@ -46,19 +46,26 @@ async def _export(file: str, url: str, saga: str | None, latest: bool, force: bo
     path = Path(file)
     if file != "-" and path.exists() and not force:
         raise click.ClickException(clean(f"{file} is there already; --force writes over it"))
-    part = path.with_name(f"{path.name}.part")  # so that a file of that name is always whole
+    # A device or a pipe is written to. Replacing it, as a file is replaced, would take it away from the whole machine.
+    part = None if file == "-" or (path.exists() and not path.is_file()) else _beside(path)
     async with reading(url) as journal:
         at = await server_now(journal)
         with Counting("instances exported") as counting, _opened(file, part) as out:
             async for text in export_lines(journal, saga, latest=latest, at=at, totals=totals):
                 out.write(text + b"\n")
                 counting.update(totals.instances)
-    if file != "-":
-        part.replace(path)
+    if part is not None:
+        part.replace(path.resolve())
     if as_json:
         click.echo(json_line(totals), err=file == "-")
     else:
         click.echo(f"{totals.instances:,} instances, {totals.records:,} records exported", err=file == "-")
+
+
+def _beside(path: Path) -> Path:
+    """Return where to write first, so that a file of that name is always whole. A link stays one: its target is meant."""
+    target = path.resolve()
+    return target.with_name(f"{target.name}.part")
 
 
 def _private(part: Path) -> int:
@@ -68,14 +75,15 @@ def _private(part: Path) -> int:
 
 
 @contextmanager
-def _opened(file: str, part: Path) -> Iterator[IO[bytes]]:
+def _opened(file: str, part: Path | None) -> Iterator[IO[bytes]]:
     if file == "-":
         yield sys.stdout.buffer
         return
     with ExitStack() as stack:
         try:
-            plain = stack.enter_context(os.fdopen(_private(part), "wb"))
+            opened = os.open(file, os.O_WRONLY) if part is None else _private(part)
+            plain = stack.enter_context(os.fdopen(opened, "wb"))
         except OSError as error:
-            raise click.ClickException(clean(f"{part} cannot be written: {error.strerror}")) from error
+            raise click.ClickException(clean(f"{part or file} cannot be written: {error.strerror}")) from error
         out: Any = stack.enter_context(gzip.GzipFile(fileobj=plain, mode="wb")) if file.endswith(".gz") else plain
         yield out

@@ -10,6 +10,8 @@ from collections.abc import Awaitable
 from datetime import UTC
 from typing import Any
 
+import msgspec
+
 from ..definition.context import StepContext
 from ..definition.saga import Saga
 from ..errors import CodecError
@@ -100,11 +102,14 @@ def _started_again(draft: Draft, record: SagaRecord, message: Message) -> bool:
 def _refused_of_earlier(draft: Draft, record: SagaRecord, message: Message, command: Command) -> Outcome:
     """A command of an earlier incarnation was refused: that one is taken back, and this one is left alone.
 
-    An undo command of it cannot be carried out: then an operator is needed, as for any compensation that fails.
+    An undo command of it cannot be carried out: then an operator is needed, as for any compensation that fails. Another
+    try has another id, in the same place: to a receiver that knows the old one, it would be answered already.
     """
     if command.undo:
+        again = msgspec.structs.replace(command, id=draft.next_id())
+        record.outbox = tuple(again if c.id == command.id else c for c in record.outbox)
         record.parked = f"the compensation of an earlier incarnation failed: {command.command.type} was refused"
-        record.stuck = command.id
+        record.stuck = again.id
     else:
         record.outbox = tuple(c for c in record.outbox if c.id != command.id)
         record.undo = tuple(u for u in record.undo if u.of != command.id)

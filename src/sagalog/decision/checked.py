@@ -28,12 +28,15 @@ def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]
     A handler gives None, an action, or an iterable of actions, and a generator may also return some: they come last.
     Raises DefinitionError for anything else. An awaitable is closed or awaited by whoever asked.
     """
+    kind = type(result)
+    if kind is GeneratorType:  # mostly; the checks below ask abstract classes: slow
+        return _all_of(result, saga)
     if result is None:
         return []
+    if kind is list:
+        return result  # type: ignore[no-any-return]
     if isinstance(result, _ACTIONS):
         return [result]
-    if type(result) is GeneratorType or type(result) is list:  # mostly; the checks below ask abstract classes: slow
-        return _run_through(result, saga)
     if isinstance(result, (Awaitable, AsyncIterable)):
         return _awaited(result, saga)
     return _run_through(result, saga)
@@ -45,25 +48,26 @@ def _run_through(result: Any, saga: Saga[Any]) -> list[Any]:
             f"a handler of saga {saga.name!r} returned a {type(result).__name__}: return or yield actions (Send, "
             "SetTimer, ...), or None"
         )
-    if type(result) is list:
-        return result
-    returned: list[Any] = []
-    actions = list(_with_return(result, returned))
-    if returned and returned[0] is not None:
-        last = actions_of(returned[0], saga)
+    return _all_of(iter(result), saga)
+
+
+def _all_of(result: Iterator[Any], saga: Saga[Any]) -> list[Any]:
+    actions: list[Any] = []
+    try:
+        while True:
+            actions.append(next(result))
+    except StopIteration as end:
+        returned = end.value  # a generator's, None for the rest
+    if returned is not None:
+        last = actions_of(returned, saga)
         if not isinstance(last, list):
-            if isinstance(returned[0], Coroutine):
-                returned[0].close()
+            if isinstance(returned, Coroutine):
+                returned.close()
             raise DefinitionError(
-                f"a handler of saga {saga.name!r} yields, and returns a {type(returned[0]).__name__}: make it async def"
+                f"a handler of saga {saga.name!r} yields, and returns a {type(returned).__name__}: make it async def"
             )
         actions.extend(last)
     return actions
-
-
-def _with_return(result: Iterable[Any], returned: list[Any]) -> Iterator[Any]:
-    value: Any = yield from result  # type: ignore[func-returns-value]  # a generator's, None for the rest
-    returned.append(value)
 
 
 async def _awaited(result: Any, saga: Saga[Any]) -> list[Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from ..definition.codec import Typed
 from .record import Command, SagaRecord, Status, Undo
 
+_COMPENSATING = Status.COMPENSATING  # looked up once: Python 3.11 finds a member of an enum by a call
+
 
 def compensate(
     record: SagaRecord, next_id: Callable[[], str], chain: list[Typed] | None = None, trace: str = ""
@@ -48,14 +50,14 @@ def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str], 
 def end_compensation(record: SagaRecord) -> None:
     """Say that it is compensated, if it was compensating and no undo command is left to be accepted."""
     life = record.incarnation
-    if record.status is Status.COMPENSATING and not any(c.undo and c.life == life for c in record.outbox):
+    if record.status is _COMPENSATING and not any(c.undo and c.life == life for c in record.outbox):
         record.status = Status.COMPENSATED
         record.undo = tuple(u for u in record.undo if u.life != life)
 
 
 def forget_earlier(record: SagaRecord) -> None:
     """Drop the undo stacks of earlier incarnations of which nothing is under way any more: none can be needed."""
-    if not record.undo or all(u.life == record.incarnation for u in record.undo):
+    if record.incarnation == 1 or not record.undo or all(u.life == record.incarnation for u in record.undo):
         return
     owing = {c.life for c in record.outbox} | {t.life for t in record.timers.values()} | {record.incarnation}
     record.undo = tuple(u for u in record.undo if u.life in owing)

@@ -1,6 +1,7 @@
 """Typed values to bytes and back: JSON with a type name and a schema version, through msgspec.
 
-Whatever is packed is read back at once, and compared: what could not be read later is refused before it is stored.
+What is packed is known to come back as it is: by the types of its parts, or else it is read back at once, and compared.
+What could not be read later is refused before it is stored.
 A name in stored data is only ever looked up in a `TypeRegistry` that was filled from code: nothing is imported by
 name, nothing is unpickled.
 """
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ..errors import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError
+from .exact import Check, exact_check
 from .sameness import difference
 from .schema import check_upcasters, schema_of, to_current
 from .storable import check_storable, takes_anything, type_name
@@ -45,6 +47,7 @@ def _decode_foreign(expected: type, value: Any) -> Any:
 _encoder = msgspec.json.Encoder(enc_hook=_encode_foreign)
 _decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 _plain: dict[Any, bool] = {}  # whether a type names none for its values
+_checks: dict[Any, Check | None] = {}  # which tell most values that surely come back
 
 
 def encode(value: Any) -> bytes:
@@ -60,8 +63,8 @@ def encode(value: Any) -> bytes:
 
 def decode(data: bytes | msgspec.Raw, cls: type[T]) -> T:
     """Return the value of type `cls` that `data` holds. Raises CodecError; the message holds no field values."""
-    decoder = _decoders.get(cls)
     try:
+        decoder = _decoders.get(cls)
         if decoder is None:
             decoder = _decoders[cls] = msgspec.json.Decoder(cls, dec_hook=_decode_foreign)
         return decoder.decode(data)  # type: ignore[no-any-return]
@@ -114,13 +117,28 @@ def round_trip(value: Any, cls: Any = None) -> tuple[bytes, Any]:
     return data, back
 
 
+def encode_readable(value: Any, cls: Any = None) -> bytes:
+    """Return the JSON of `value`, which is known to give it back when it is read as a `cls` (default: its own type).
+
+    Raises CodecError as `round_trip` does. Where the types of all parts say that it comes back, it is not read.
+    """
+    kind = type(value) if cls is None else cls
+    try:
+        check = _checks[kind]
+    except KeyError:
+        check = _checks[kind] = exact_check(kind)
+    if check is not None and check(value):
+        return encode(value)
+    return round_trip(value, kind)[0]
+
+
 def check_event(event: Any, limit_bytes: int, message_id: str = "") -> bytes:
     """Return the JSON of an event from outside, which is known to be readable; decode it for a copy of the event.
 
     Raises InvalidEventError for one that could not be read back, PayloadTooLargeError for one of over `limit_bytes`.
     """
     try:
-        data = round_trip(event)[0]
+        data = encode_readable(event)
     except CodecError as error:
         raise InvalidEventError(f"{error}; nothing was stored") from error
     if len(data) > limit_bytes:
@@ -221,7 +239,7 @@ class TypeRegistry:
         Raises DefinitionError if its type is not declared, CodecError if the value would not come back as it is.
         """
         known = self._known.get(type(value)) or self._learn(type(value))
-        return Typed(known[0], msgspec.Raw(round_trip(value)[0]), known[1])
+        return Typed(known[0], msgspec.Raw(encode_readable(value)), known[1])
 
     def _learn(self, cls: type) -> tuple[str, int]:
         name = full_name(cls)

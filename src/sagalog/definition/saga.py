@@ -172,6 +172,9 @@ class Saga(Generic[S]):
 
         A handler that takes the context of its step is given one through `handle_in`.
         """
+        route = self.__routes.get(type(event))
+        if route is not None and route.method not in self.__contextual:  # mostly; the same without two calls
+            return getattr(self, route.method)(state, event)  # type: ignore[no-any-return]
         return self.__call(self.__method(event), state, event, None)
 
     def handle_in(self, state: S, event: Any, context: StepContext) -> Actions:
@@ -235,9 +238,9 @@ class Saga(Generic[S]):
         Raises CodecError, which names type and field and holds no values. With the saga's own pair of methods, it has
         to be decodable; without, it has to come back equal.
         """
-        kind = self.__state
-        if kind is not None and not self.__has_own_codec():
-            return codec.round_trip(state, kind)[0]
+        kind, cls = self.__state, type(self)
+        if kind is not None and cls.encode_state is Saga.encode_state and cls.decode_state is Saga.decode_state:
+            return codec.encode_readable(state, kind)
         payload = self.encode_state(state)
         if type(payload) is not bytes:
             raise DefinitionError(

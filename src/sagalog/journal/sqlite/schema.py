@@ -78,13 +78,19 @@ def connect(path: str, *, busy_seconds: float, write: bool) -> sqlite3.Connectio
 def connect_read_only(path: str, *, write: bool) -> sqlite3.Connection:
     """Open a connection to a file that cannot be written, or whose folder cannot. Never to write."""
     assert not write
-    log = Path(f"{os.path.realpath(path)}-wal")
     # Without a log nobody writes to the file, and nothing has to be made beside it: it may be read as it stands.
-    alone = not log.exists() or log.stat().st_size == 0
-    mode = "mode=ro&immutable=1" if alone else "mode=ro"
+    mode = "mode=ro" if _has_log(path) else "mode=ro&immutable=1"
     connection = sqlite3.connect(uri(path, mode), uri=True, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only=ON")
     return connection
+
+
+def _has_log(path: str) -> bool:
+    """Say whether a write-ahead log with content is beside the file."""
+    try:
+        return os.stat(f"{os.path.realpath(path)}-wal").st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def is_read_only(error: JournalUnavailableError) -> bool:
@@ -151,12 +157,18 @@ def _refuse_untouched(path: str) -> None:
 
     SQLite reads it, as it may be in use in this process (file.py says why). A new file, one whose header is still in
     the write-ahead log, and a strange one without an application id of its own look alike here; a connection that
-    locks tells them apart.
+    locks tells them apart. So does it for a file that looks damaged and has a log: another process may be copying the
+    log into it, or was killed while it did. The header then counts pages that only the log has.
     """
+    had_log = _has_log(path)  # the last to close it removes its log once that is copied
     connection = sqlite3.connect(uri(path, "mode=ro&immutable=1"), uri=True, isolation_level=None)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorname == "SQLITE_CORRUPT" and (had_log or _has_log(path)):
+            return
+        raise
     finally:
         connection.close()
     _check_mark(path, application, version, tables=0)

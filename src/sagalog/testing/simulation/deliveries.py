@@ -29,17 +29,23 @@ class Deliveries:
         for one in run.outside.deliveries:
             if one.persistence_id == persistence_id and one.life == life:
                 self._seen.setdefault(one.id, []).append(one)
-        self._decided: dict[str, tuple[Command, Landed]] = {}  # by command id, in the order of their outboxes
+        self._decided: dict[str, tuple[Command, Landed]] = {}  # by command id
+        self._order: list[str] = []  # command ids, in the order of their outboxes
         self._gone: set[str] = set()  # left an outbox undelivered, as they may
         for landed in records:
             assert landed.record is not None
-            for entry in landed.record.outbox:
-                self._decide(entry, landed)
+            behind = ""
+            for entry in reversed(landed.record.outbox):
+                behind = self._decide(entry, landed, behind)
 
-    def _decide(self, entry: Command, landed: Landed) -> None:
+    def _decide(self, entry: Command, landed: Landed, behind: str) -> str:
+        """Note a command, and its place before the one that stands behind it in the outbox; return its id."""
         command_id = f"{self._persistence_id}/{entry.id}"
+        if command_id not in self._decided:
+            self._order.insert(self._order.index(behind) if behind else len(self._order), command_id)
         first, _ = self._decided.setdefault(command_id, (entry, landed))
         assert first == entry, f"{command_id} names two commands: {first.command.type} and {entry.command.type}"
+        return command_id
 
     def _ended(self, entry: Command, by: int, *, refused: bool | None = None) -> bool:
         """Say whether a command was answered before that tick."""
@@ -143,7 +149,7 @@ class Deliveries:
     def _in_order(self) -> None:
         """Each command leaves only after the one before it was accepted or refused."""
         before: str | None = None
-        for command_id in self._decided:
+        for command_id in self._order:
             calls = self._seen.get(command_id)
             if calls is None:
                 entry = self._decided[command_id][0]
@@ -162,18 +168,15 @@ class Deliveries:
         for landed in self._records:
             record = landed.record
             assert record is not None
-            order = [_place(entry.of) for entry in record.outbox if entry.undo and entry.of]
-            assert order == sorted(order, reverse=True), f"{self._persistence_id} is not undone backwards: {order}"
+            for life in {entry.life for entry in record.outbox}:  # an earlier one may be taken back while this one runs
+                order = [_place(entry.of) for entry in record.outbox if entry.undo and entry.of and entry.life == life]
+                assert order == sorted(order, reverse=True), f"{self._persistence_id} is not undone backwards: {order}"
             # An operator who skips or cancels drops a stuck undo command, and answers for it.
             if record.status is Status.COMPENSATED and all(audit.action == "retry" for audit in record.audit):
                 self._check_all_undone(record, landed)
 
     def _check_all_undone(self, record: SagaRecord, landed: Landed) -> None:
-        mine = [
-            entry
-            for entry, first in self._decided.values()
-            if entry.undo and first.record is not None and first.record.incarnation == record.incarnation
-        ]
+        mine = [entry for entry, _ in self._decided.values() if entry.undo and entry.life == record.incarnation]
         of = {entry.of for entry in mine if entry.of}
         for one in of:
             tries = [entry for entry in mine if entry.of == one]
@@ -186,8 +189,7 @@ class Deliveries:
         """Return what was carried out for one incarnation, in the order of first deliveries."""
         found = []
         for command_id, calls in sorted(self._seen.items(), key=lambda item: min(one.began for one in item[1])):
-            record = self._decided[command_id][1].record
-            if record is not None and record.incarnation == incarnation and not calls[0].refused:
+            if self._decided[command_id][0].life == incarnation and not calls[0].refused:
                 found.append(calls[0].command)
         return found
 
