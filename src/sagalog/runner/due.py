@@ -31,6 +31,7 @@ _PAGE = 500
 _MOST_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
 _AT_ONCE = 256
 _SLOW_SECONDS = 0.25  # then the next one is begun beside it
+_FEW = 16  # at work: it is looked whether anything else is due before it is claimed, at the price of one lookup
 _COMPLAIN_SECONDS = 60.0
 _PURGES = 100  # at once, by themselves: housekeeping holds up no timer
 
@@ -131,7 +132,10 @@ class DueLoop:
                 self._full = True
                 return None  # what ends wakes the loop up
             left = hosted.left.ids(now)
-            claimed = [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=room)
+            # Those at work are ours still. One that is to be left to a worker with newer code is stored as due, and a
+            # claim that comes just then would keep it from that worker for a lease.
+            ours = left | at_work if len(at_work) <= _FEW else left
+            claimed = [] if await self._only_left(hosted, now, ours) else await hosted.due.claim(now, until, limit=room)
             self.looked_at = self._engine.loop.time()
             if hooks is not None and (claimed or not seen):  # the end of what was due is no news
                 hooks.looked(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
@@ -149,7 +153,7 @@ class DueLoop:
         return None
 
     async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
-        """Say whether all that is due is left to other workers: a claim would only keep it from them."""
+        """Say whether all that is due is left to other workers, or at work here: a claim would only keep it from them."""
         if not left:
             return False
         waiting = await hosted.due.due(now, limit=_PAGE)
