@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+
+import pytest
 
 from sagalog import (
     CommandContext,
     CommandRefused,
     JournalSagaStateStore,
     ManualClock,
+    Receipt,
     RetryPolicy,
     RunnerSettings,
+    RunnerStoppedError,
+    Saga,
     SagaRunner,
+    starts,
 )
 from sagalog.decision.record import SagaRecord, decode_record
 from sagalog.journal.memory import InMemoryJournal
 
-from ..orders import Cancelled, Charge, Closed, Failing, Noted, OrderSaga, Paid, Placed, Release, Ship
+from ..orders import Cancelled, Charge, Closed, Failing, Noted, OrderSaga, OrderState, Paid, Placed, Release, Ship
 from .conftest import Gate
 
 ONCE = RetryPolicy(attempts=1)
@@ -255,3 +262,59 @@ async def test_a_refused_undo_of_an_earlier_life_is_retried_under_an_id_that_its
         record = await newest(journal, "a")
         assert (record.status, record.parked, record.outbox) == ("running", "", ())
     assert len(set(refused)) == len(refused) == 2
+
+
+async def test_a_message_that_parks_is_held_once_where_another_worker_has_parked_with_it_first() -> None:
+    journal, settings = InMemoryJournal(), RunnerSettings(handler_retry=ONCE)
+    meanwhile: list[Callable[[], Awaitable[Receipt]] | None] = []
+
+    class RaisingSaga(Saga[OrderState]):
+        name = "order"
+
+        @starts(Placed, key="order_id")
+        async def placed(self, state: OrderState, event: Placed) -> None:
+            work = meanwhile.pop() if meanwhile else None
+            if work is not None:
+                await work()
+            raise RuntimeError
+
+    async with (
+        SagaRunner(journal, sagas=[RaisingSaga], settings=settings) as one,
+        SagaRunner(journal, sagas=[RaisingSaga], settings=settings) as two,
+    ):
+        # The first attempt takes it that nothing is stored; the next one has looked.
+        meanwhile += [lambda: two.handle(Placed("a"), message_id="m"), None]
+        assert (await one.handle(Placed("a"), message_id="m")).duplicate
+        assert [held.id for held in (await newest(journal, "a")).held] == ["m"]
+
+
+async def test_stopping_waits_for_a_repair_that_is_under_way() -> None:
+    journal = InMemoryJournal()
+    gate = Gate(JournalSagaStateStore(journal, "order"))
+    under_way, go_on = asyncio.Event(), asyncio.Event()
+
+    async def hold(key: str, payload: bytes) -> None:
+        under_way.set()
+        await go_on.wait()
+
+    settings = RunnerSettings(handler_retry=ONCE)
+    runner = SagaRunner(gate, sagas=[OrderSaga], dispatch=lambda command: None, settings=settings)  # type: ignore[arg-type]
+    await runner.start()
+    await runner.handle(Placed("a"))
+    OrderSaga.fail_times = 1
+    await runner.handle(Failing("a"))
+    await runner.settle()
+    gate.before = hold
+    repairing = asyncio.create_task(runner.retry("order", "a"))
+    await under_way.wait()
+    stopping = asyncio.create_task(runner.stop())
+    for _ in range(100):  # more than stopping takes with nothing under way
+        await asyncio.sleep(0)
+    assert not stopping.done()
+    with pytest.raises(RunnerStoppedError):
+        await runner.retry("order", "a")
+    go_on.set()
+    await stopping
+    assert repairing.done()
+    assert (await repairing).parked == ""
+    assert (await newest(journal, "a")).parked == ""

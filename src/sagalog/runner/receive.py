@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
@@ -34,6 +35,7 @@ from .failures import ends_program
 from .hosted import Hosted
 from .joined import in_transaction, take_joined_step
 from .mailbox import Instance
+from .repair import Repaired
 from .settings import NoInstance
 
 MAX_MESSAGE_ID = 1024
@@ -174,6 +176,16 @@ class Receiver:
                 outcomes[hosted.name] = await take_joined_step(instance, message, connection)
                 message = message.copied()
             return Receipt(message.id, outcomes)
+        finally:
+            self._leave()
+
+    async def repair(self, make: Callable[[], Coroutine[Any, Any, Repaired]]) -> Repaired:
+        """Make a repair: stopping waits for it, and refuses one that comes later."""
+        if self._engine.stopping.is_set():
+            raise RunnerStoppedError("the runner is stopping; the repair was not made and nothing was stored")
+        self.in_flight += 1
+        try:
+            return await make()
         finally:
             self._leave()
 

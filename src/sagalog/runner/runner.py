@@ -466,7 +466,8 @@ class SagaRunner:
         caller = event_handler()
         if caller is not None:
             check_no_circle(caller, hosted.instance(correlation_id), "a repair")
-        return await apply(hosted, correlation_id, made)
+        assert self._receiver is not None
+        return await self._receiver.repair(lambda: apply(hosted, correlation_id, made))
 
     def _named(self, saga: str) -> Hosted:
         self._running()

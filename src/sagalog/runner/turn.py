@@ -80,7 +80,11 @@ async def take_turn(instance: Instance, batch: list[Envelope]) -> None:
             unseen = may_start_unseen and _may_start_unseen(instance, batch[done])
             may_start_unseen = False  # if it does not work out, the next round looks
             if not unseen:
+                before = instance.epoch, instance.version
                 await load(instance)
+                if (instance.epoch, instance.version) != before:
+                    # That it parks was decided on another record. This one may hold the message already.
+                    batch[done].park = None
                 if batch[done].upkeep is not Upkeep.CLAIM:  # which decides who delivers
                     release(instance)
                 fresh = True
