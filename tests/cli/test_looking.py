@@ -35,7 +35,9 @@ def test_list_shows_the_live_ones_and_with_all_the_finished_ones(sagalog: Sagalo
 def test_list_filters_and_limits(sagalog: Sagalog, filled: Path) -> None:
     parked = [json.loads(row) for row in sagalog("list", "--status", "parked", "--json", *URL).stdout.splitlines()]
     assert [one["id"] for one in parked] == ["parked"]
-    assert set(parked[0]) == {"saga", "id", "status", "version", "started_at", "updated_at", "due_at", "why"}
+    assert set(parked[0]) == {
+        *("saga", "id", "status", "version", "started_at", "updated_at", "due_at", "why", "waits_for", "waits_since")
+    }
     assert len(sagalog("list", "--json", "--limit", "2", *URL).stdout.splitlines()) == 2
     assert sagalog("list", "--json", "--saga", "other", *URL).stdout == ""
     for options, expected in (

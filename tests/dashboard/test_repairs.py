@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import re
+from datetime import UTC, datetime, timedelta
 
 import httpx
+import msgspec
 import pytest
 
-from sagalog import InMemoryJournal, SagaRunner
+from sagalog import InMemoryJournal, PersistentRepr, SagaRunner
+from sagalog.decision.record import Command, encode_record
+from sagalog.definition.codec import Typed
 from sagalog.operating.inspect import find
 
 from ..orders import Noted, OrderSaga, World
@@ -146,3 +151,32 @@ async def test_a_repair_that_would_do_nothing_cannot_be_confirmed(operator: http
     assert form == {}
     gone = await operator.get("/repair?saga=order&id=nobody&action=retry")
     assert gone.status_code == 404
+
+
+async def test_a_command_that_hangs_is_shown_with_its_age_and_can_be_dropped(
+    operator: httpx.AsyncClient, journal: InMemoryJournal
+) -> None:
+    (view,) = await find(journal, "running", "order")
+    assert view.record is not None
+    record = copy.copy(view.record)
+    sent = record.updated_at = record.updated_at - timedelta(hours=2)
+    record.outbox = tuple(
+        Command(f"{view.version + 1}/{index}", Typed(kind, msgspec.Raw(b"{}"), 1))
+        for index, kind in enumerate(("Survey", "Note"))
+    )
+    record.leased_until = datetime.now(UTC) + timedelta(minutes=5)
+    own = "saga::order::running"
+    await journal.write_messages([PersistentRepr(own, view.version + 1, encode_record(record), due_at=sent)])
+    page = html.unescape((await operator.get("/instance?saga=order&id=running")).text)
+    assert "<b>Waits</b> for <code>Survey</code>" in page
+    assert "a worker is at it" in page
+    assert f"/repair?saga=order&id=running&action=drop&command={view.version + 1}%2F0" in page
+    answer, form = await ask(operator, "running", "drop", f"{view.version + 1}/0")
+    assert "drops Survey" in answer.text
+    assert (await confirm(operator, "running", form)).status_code == 303
+    (after,) = await find(journal, "running", "order")
+    assert after.record is not None
+    assert [entry.command.type for entry in after.record.outbox] == ["Note"]
+    answer, _ = await ask(operator, "running", "drop", "9/9")
+    assert answer.status_code == 409
+    assert "is neither a command in the outbox nor a timer" in html.unescape(answer.text)

@@ -13,6 +13,7 @@ from ..errors import SagalogError
 from ..journal import Journal
 from ..journal.protocol import ExaminesItself, Finding, TellsTime
 from ..operating.inspect import OVERDUE_AFTER
+from ..operating.outbox import LONG
 from ..operating.stats import stats
 from .durations import spoken
 from .journals import reading
@@ -21,7 +22,6 @@ from .text import clean, json_line, line
 
 _MOST_DUE = 1000
 _SKEW = timedelta(seconds=1)
-_OLD_COMMAND = timedelta(minutes=1)
 
 
 @click.command("doctor")
@@ -136,14 +136,18 @@ async def _instances(journal: Journal, now: datetime) -> list[Finding]:
             )
         else:
             found.append(Finding(name, "ok", "none"))
-    oldest = min((one.oldest_undelivered_at for one in figures if one.oldest_undelivered_at), default=None)
-    if oldest is not None and now - oldest > _OLD_COMMAND:
+    waits = [(one.oldest_undelivered_at, one) for one in figures if one.oldest_undelivered_at is not None]
+    oldest, of = min(waits, key=lambda one: one[0], default=(None, None))
+    if oldest is not None and of is not None and now - oldest > LONG:
+        command = of.oldest_undelivered
+        name = f"{command.type} ({command.command}) of {of.saga} {command.id}" if command is not None else "a command"
         found.append(
             Finding(
                 "outbox",
                 "warn",
-                f"the oldest command waits for {spoken(now - oldest)}",
-                "its receiver does not accept it: see the log of the workers",
+                f"{name} has not been accepted for {spoken(now - oldest)}",
+                "its receiver does not accept it, its handler hangs, or no worker can read it: see the log of the "
+                "workers and `sagalog show`; `sagalog drop` passes it",
             )
         )
     else:

@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "Watch a few hundred orders survive a kill -9.",
     "diagram": "Draw a saga: its events, commands, timers, compensations and ends.",
     "doctor": "Say whether a journal is well: reachable, durable, on time, nothing left undone.",
+    "drop": "Take one command that hangs out of an outbox.",
     "edit": "Change the state of one instance in an editor, checked by its saga.",
     "export": "Write a journal's instances to a file of JSON lines.",
     "health": "Ask a worker or a journal how it is: for the probes of containers.",

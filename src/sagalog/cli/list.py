@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import click
 
 from ..operating.inspect import SagaView, instances
+from ..operating.outbox import LONG, Pending, oldest_pending
 from ..operating.stats import server_now
+from .durations import spoken
 from .journals import journal_option, reading
 from .selection import Selection, selecting
 from .text import json_line, line, moment
@@ -41,15 +44,16 @@ async def _list(url: str, selection: Selection, everything: bool, limit: int | N
         async for view in instances(journal, selection.saga, finished=finished):
             if not selection.takes(view, now):
                 continue
+            waiting = await oldest_pending(journal, view)
             if as_json:
-                click.echo(json_line(summary(view)))
+                click.echo(json_line(summary(view, waiting)))
             else:
                 if shown == 0:
                     click.echo(f"{'SAGA':<16} {'ID':<28} {'STATUS':<19} {'STEPS':>5}  {'UPDATED (UTC)':<19}  WHY")
                 updated = moment(view.record.updated_at) if view.record is not None else ""
                 click.echo(
                     f"{line(view.saga):<16} {line(view.correlation_id):<28} {view.status:<19} {view.version:>5}  "
-                    f"{updated:<19}  {_first_line(view.why)}".rstrip()
+                    f"{updated:<19}  {_first_line(view.why or _waits(waiting, now))}".rstrip()
                 )
             shown += 1
             if limit is not None and shown >= limit:
@@ -66,8 +70,15 @@ def _first_line(why: str) -> str:
     return line(first) + (" ..." if more else "")
 
 
-def summary(view: SagaView) -> dict[str, Any]:
-    """Return the fields of one line of `--json`."""
+def _waits(waiting: Pending | None, now: datetime) -> str:
+    """Say what an instance waits for that no receiver accepts, if it does so for long."""
+    if waiting is None or now - waiting.since < LONG:
+        return ""
+    return f"{waiting.name} has not been accepted for {spoken(now - waiting.since)}"
+
+
+def summary(view: SagaView, waiting: Pending | None) -> dict[str, Any]:
+    """Return the fields of one line of `--json`; `waiting`: its oldest command that is not accepted."""
     record = view.record
     return {
         "saga": view.saga,
@@ -78,4 +89,6 @@ def summary(view: SagaView) -> dict[str, Any]:
         "updated_at": record.updated_at if record is not None else None,
         "due_at": view.due_at,
         "why": view.why,
+        "waits_for": waiting.command.id if waiting is not None else None,
+        "waits_since": waiting.since if waiting is not None else None,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 import msgspec
@@ -11,6 +11,9 @@ import msgspec
 from ..decision.record import SagaRecord
 from ..journal import Journal
 from ..operating.inspect import SagaView, find
+from ..operating.outbox import Pending, pending
+from ..operating.stats import server_now
+from .durations import spoken
 from .journals import journal_option, reading
 from .list import summary
 from .text import clean, json_line, line, moment
@@ -54,19 +57,23 @@ async def the_one(journal: Journal, correlation_id: str, saga: str | None) -> Sa
 async def _show(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, saga)
+        now = await server_now(journal)
+        waiting = await pending(journal, view)
     if as_json:
-        click.echo(json_line({**summary(view), "record": view.record}))
+        told = [{"id": one.command.id, "since": one.since, "held_until": one.held_until} for one in waiting]
+        click.echo(
+            json_line({**summary(view, waiting[0] if waiting else None), "pending": told, "record": view.record})
+        )
         return
     click.echo(f"saga    {line(view.saga)}\nid      {line(view.correlation_id)}\nstatus  {view.status}")
     if view.record is None:
         click.echo(f"why     {line(view.unreadable or 'only its message ids are remembered')}")
         return
-    for text in _lines(view, view.record):
+    for text in _lines(view, view.record, waiting, now):
         click.echo(text)
 
 
-def _lines(view: SagaView, record: SagaRecord) -> list[str]:
-    now = datetime.now(UTC)
+def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: datetime) -> list[str]:
     out = []
     if record.parked:
         out.append("why     " + clean(record.parked).replace("\n", "\n        "))
@@ -80,11 +87,10 @@ def _lines(view: SagaView, record: SagaRecord) -> list[str]:
     for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at):
         left = timer.due_at - now
         when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"
-        out.append(f"timer   {line(name)}: {line(timer.event.type)} at {moment(timer.due_at)} UTC ({when})")
-    for entry in record.outbox:
-        stuck = ", stuck" if entry.id == record.stuck else ""
-        undo = ", an undo" if entry.undo else ""
-        out.append(f"outbox  {entry.id} {line(entry.command.type)}: not accepted yet{undo}{stuck}")
+        out.append(f"timer   {line(name)}: {line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {timer.id}")
+    out.extend(_pending(record, one, now) for one in waiting[:_MOST])
+    if len(waiting) > _MOST:
+        out.append(f"outbox  ... {len(waiting) - _MOST:,} more: --json shows all")
     out.extend(f"undo    {line(undo.command.type)}, of command {undo.of}" for undo in reversed(record.undo))
     out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held[:_MOST])
     if len(record.held) > _MOST:
@@ -97,3 +103,12 @@ def _lines(view: SagaView, record: SagaRecord) -> list[str]:
         note = f": {line(audit.note)}" if audit.note else ""
         out.append(f"repair  {moment(audit.at)} {line(audit.action)}{who}{note}")
     return out
+
+
+def _pending(record: SagaRecord, one: Pending, now: datetime) -> str:
+    undo = ", an undo" if one.command.undo else ""
+    stuck = ", stuck" if one.command.id == record.stuck else ""
+    held = f", a worker holds it until {moment(one.held_until)} UTC" if one.held_until and one.held_until > now else ""
+    least = "" if one.exact else "at least "
+    age = f"{least}{spoken(now - one.since)}"
+    return f"outbox  {one.command.id} {line(one.command.command.type)}: not accepted for {age}{undo}{stuck}{held}"

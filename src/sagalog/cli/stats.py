@@ -48,7 +48,8 @@ async def _stats(url: str, saga: str | None, as_json: bool) -> None:
 
 
 def _lines(figures: SagaStats, now: datetime) -> list[str]:
-    undelivered = figures.oldest_undelivered_at
+    undelivered, oldest = figures.oldest_undelivered_at, figures.oldest_undelivered
+    which = f", {line(oldest.type)} ({line(oldest.command)}) of {line(oldest.id)}" if oldest is not None else ""
     timer = figures.oldest_overdue_timer_at
     return [
         line(figures.saga),
@@ -56,7 +57,7 @@ def _lines(figures: SagaStats, now: datetime) -> list[str]:
         f"  parked       {figures.parked:>9,}   holding {figures.held:,} messages",
         f"  unreadable   {figures.unreadable:>9,}   compensation failed {figures.compensation_failed:,}",
         f"  overdue      {figures.overdue:>9,}   oldest overdue timer: {_age(timer, now)}",
-        f"  undelivered  {figures.undelivered:>9,}   oldest command: {_age(undelivered, now)}",
+        f"  undelivered  {figures.undelivered:>9,}   oldest command: {_age(undelivered, now)}{which}",
         f"  timers       {figures.timers:>9,}",
         f"  last hour    {figures.changed:>9,}   changed; {figures.started:,} started, {figures.ended:,} ended",
     ]

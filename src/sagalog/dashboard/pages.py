@@ -13,6 +13,7 @@ from ..decision.record import FINAL, Audit, SagaRecord, Status
 from ..errors import InvalidEventError
 from ..journal import Journal
 from ..operating.inspect import SagaView, view_of
+from ..operating.outbox import LONG, pending
 from ..text import clean
 from .board import MOST_STORIES, Board, Page
 from .diagram import diagram
@@ -71,6 +72,7 @@ async def instances_page(board: Board, request: Request) -> Page:
         "reason": wanted.reason,
     }
     context = {"wanted": wanted, "found": found, "query": query, "most_watched": MOST_WATCHED}
+    context |= {"pending": board.overview.tally.undelivered.entries, "name_of": name_of, "long": LONG}
     context["names"] = await known_sagas(journal, board.overview)
     return Page("instances.html", context, tab="instances")
 
@@ -117,7 +119,9 @@ async def instance_page(board: Board, request: Request) -> Page:
         return not_found(request)
     newest = whole_number(request.query_params.get("before", ""))
     told = await _told(board, journal, view, newest)
-    context = {"story": told, "newest": newest, "actions": actions(view), **_progress(view.record)}
+    waiting = await pending(journal, view)
+    context = {"story": told, "newest": newest, "actions": actions(view), **_progress(view.record), "pending": waiting}
+    context["long"] = LONG
     return Page(
         "instance.html", {**standing(board, view), **context, "done": _done(view, request), "most": _MOST_LISTED}
     )

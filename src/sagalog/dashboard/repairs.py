@@ -5,10 +5,10 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from ..decision.repair import Repair, cancel, retry, skip
+from ..decision.repair import Repair, cancel, drop, retry, skip
 from ..errors import ConflictError, NoInstanceError, RepairError, SagaParkedError
 from ..journal import Journal
-from ..operating.apply import Applied, apply, resending
+from ..operating.apply import Applied, apply, entry_named, resending
 from ..operating.inspect import SagaView
 from .access import read_form
 from .board import Board, Page
@@ -20,6 +20,7 @@ _MOST_NOTED = 500  # characters
 MEANINGS = {
     "retry": "Try again what failed, and go on with what has come since.",
     "skip": "Drop what failed, and go on with what has come since.",
+    "drop": "Do not deliver this one, and go on with what is behind it. It may have been carried out.",
     "cancel with compensation": "End it, and take back what was done, last in first out.",
     "cancel": "End it as it stands. Nothing is taken back.",
     "resend": "Send a command once more, under the same id. A receiver that knows the id does nothing.",
@@ -37,6 +38,8 @@ async def _repair(journal: Journal, view: SagaView, action: str, command: str, n
             return cancel(compensate=False, note=note, by=by)
         case "cancel with compensation":
             return cancel(compensate=True, note=note, by=by)
+        case "drop":
+            return drop(entry_named(view.saga, view.correlation_id, command), note=note, by=by)
         case "resend":
             return await resending(journal, view.saga, view.correlation_id, command, note=note, by=by)
     raise RepairError(f"there is no repair {action!r}")

@@ -1,4 +1,4 @@
-"""What an operator can do about an instance, as pure decisions on its record: retry, skip, cancel, edit, resend.
+"""What an operator can do about an instance, as pure decisions on its record: retry, skip, drop, cancel, edit, resend.
 
     Repair.decide(record, next_id, now) ─► Decision: the record after it, and in plain words what that means
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ..errors import RepairError
-from .compensation import compensate, end_compensation, send_undo
+from .compensation import compensate, end_compensation, forget_earlier, send_undo, undo_of
 from .record import FINAL, Audit, Command, Held, SagaRecord, Status, embed_state
 
 NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
@@ -84,14 +84,50 @@ def skip(*, note: str = "", by: str = "") -> Repair:
             record.undo = record.undo[:-1]
             effects += _resume(record, next_id)
         else:
+            never_started = _never_started(record)
             effects += _drop_held(record, record.held[:1])
+            if never_started:
+                record.status = Status.CANCELLED
+                effects.append("ends the instance: what is dropped was to start it")
         return effects + _unpark(record)
 
     return Repair("skip", _not_parked, change, note, by)
 
 
+def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
+    """Take one command out of the outbox, or cancel one timer, by its number (`<sequence nr>/<index>`).
+
+    Also where the instance is not parked, as for a command whose handler hangs: its attempt is cut off, and what waits
+    behind it is delivered. How to undo it stays known. An instance that it parks goes on, as after `skip`. Refused
+    (RepairError) where neither the outbox nor a timer has that number.
+    """
+
+    def change(record: SagaRecord, next_id: NextId) -> list[str]:
+        if commands := [command for command in record.outbox if command.id == entry]:
+            effects = _drop_commands(record, commands)
+            end_compensation(record)
+            forget_earlier(record)
+            return effects + (_unpark(record) if record.stuck == entry else [])
+        for name, timer in record.timers.items():
+            if timer.id == entry:
+                record.timers = {other: kept for other, kept in record.timers.items() if other != name}
+                what = "the scheduled" if timer.send else f"the timer {name}, that is"
+                return [f"drops {what} {timer.event.type} ({entry})"]
+        waiting = [*map(_command, record.outbox), *(f"{t.event.type} ({t.id})" for t in record.timers.values())]
+        raise RepairError(
+            f"{entry!r} is neither a command in the outbox nor a timer; there "
+            + (f"wait {_all(waiting)}" if waiting else "is none")
+        )
+
+    return Repair("drop", lambda record: "", change, note, by)
+
+
 def cancel(*, compensate: bool, note: str = "", by: str = "") -> Repair:
-    """End the instance: with its undo commands sent, or as it stands. What is held is dropped, its ids are kept."""
+    """End the instance: with its undo commands sent, or as it stands. What is held is dropped, its ids are kept.
+
+    With its undo commands sent, the commands that wait to be accepted are dropped, so that none that hangs is in the way;
+    as they may have been carried out, what undoes them is sent all the same. As it stands, they are still delivered.
+    """
     action = "cancel with compensation" if compensate else "cancel"
     return Repair(action, _ended, _cancel_compensating if compensate else _cancel_as_it_stands, note, by)
 
@@ -142,13 +178,39 @@ def _not_parked(record: SagaRecord) -> str:
         return ""
     if record.held:
         return "it is repaired already; what it holds is replayed as soon as a worker takes it"
-    return f"it is not parked, it is {record.status.value}"
+    return f"it is not parked, it is {record.status.value}{_waits(record)}"
 
 
 def _ended(record: SagaRecord) -> str:
     if record.status not in FINAL or record.parked:  # for a last command that nobody accepts, say
         return ""
-    return f"it has ended, it is {record.status.value}; what is in its outbox is still delivered"
+    return f"it has ended, it is {record.status.value}{_waits(record)}"
+
+
+def _waits(record: SagaRecord) -> str:
+    """Say what an instance that is not parked waits for, and how to pass it."""
+    if not record.outbox:
+        return ""
+    return f"; it waits until {_command(record.outbox[0])} is accepted: `drop` takes that out of the outbox"
+
+
+def _never_started(record: SagaRecord) -> bool:
+    """Say whether the event that was to start this incarnation has never been handled: it was parked with that event."""
+    life = record.incarnation
+    theirs = [
+        *(command.life for command in record.outbox),
+        *(timer.life for timer in record.timers.values()),
+        *(undo.life for undo in record.undo),
+    ]
+    return (
+        record.status is Status.RUNNING
+        and not record.started_by
+        and not record.inbox
+        and record.held[:1] != ()
+        and record.held[0].kind == "event"
+        and not (record.recent and life == 1)
+        and life not in theirs
+    )
 
 
 def _unpark(record: SagaRecord) -> list[str]:
@@ -163,21 +225,34 @@ def _unpark(record: SagaRecord) -> list[str]:
 
 
 def _resume(record: SagaRecord, next_id: NextId) -> list[str]:
-    undo = list(reversed(record.undo))
+    undo = undo_of(record, record.incarnation)
     send_undo(record, undo, next_id)
     return [_sends(entry.command.type for entry in undo)] if undo else ["nothing is left to undo: it is compensated"]
 
 
 def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
     effects = _drop_held(record, record.held)
-    stuck = _stuck(record)
-    if record.status is Status.COMPENSATING:
-        left = [waiting.command.type for waiting in record.outbox if waiting.undo]
+    life, compensating = record.incarnation, record.status is Status.COMPENSATING
+    # They would be in the way of the undo commands. Their own undo is sent: nobody knows how far they came.
+    effects += _drop_commands(
+        record,
+        [
+            command
+            for command in record.outbox
+            if (command.life == life and not command.undo) or (command.id == record.stuck and not compensating)
+        ],
+    )
+    forget_earlier(record)
+    ahead = [command for command in record.outbox if command.life != life]
+    if ahead:
+        effects.append(
+            f"waits for {_all(map(_command, ahead))} of an earlier incarnation: `drop` passes one that hangs"
+        )
+    if compensating:
+        left = [waiting.command.type for waiting in record.outbox if waiting.undo and waiting.life == life]
         effects.append(f"goes on with its compensation: {_sends(left)}")
     else:
-        # A stuck command would be in the way of the undo commands. Its own undo is sent: nobody knows how far it came.
-        effects += _drop_commands(record, stuck)
-        undo = list(reversed(record.undo))
+        undo = undo_of(record, life)
         if record.status is Status.COMPENSATION_FAILED:
             effects += _resume(record, next_id)
         elif record.status in (Status.RUNNING, Status.COMPLETED):
@@ -195,7 +270,9 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
     if record.undo:
         effects.append(f"does not undo what was done: {_all(u.command.type for u in reversed(record.undo))} not sent")
     if record.outbox:
-        effects.append(f"still delivers {_all(c.command.type for c in record.outbox)}: their step is saved")
+        effects.append(
+            f"still delivers {_all(map(_command, record.outbox))}: their step is saved; `drop` passes one that hangs"
+        )
     if record.status not in FINAL:
         record.status = Status.CANCELLED
         effects.append("ends the instance as it stands")
@@ -207,13 +284,17 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
 def _drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
     record.held = record.held[len(dropped) :]
     record.inbox = (*record.inbox, *(held.id for held in dropped if held.kind == "event"))
-    return [f"drops the held {held.event.type}, message {held.id}; it counts as consumed" for held in dropped]
+    told = [f"drops the held {one.event.type}, message {one.id}; it counts as consumed" for one in dropped[:_NAMED]]
+    more = len(dropped) - _NAMED
+    return [*told, f"drops {more:,} more held messages; they count as consumed"] if more > 0 else told
 
 
 def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
     gone = {command.id for command in dropped}
     record.outbox = tuple(command for command in record.outbox if command.id not in gone)
-    return [f"drops {_command(command)}, which was not accepted; it may have been carried out" for command in dropped]
+    told = [f"drops {_command(one)}, which was not accepted; it may have been carried out" for one in dropped[:_NAMED]]
+    more = len(dropped) - _NAMED
+    return [*told, f"drops {more:,} more commands that were not accepted"] if more > 0 else told
 
 
 def _stuck(record: SagaRecord) -> list[Command]:

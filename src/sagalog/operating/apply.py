@@ -125,7 +125,7 @@ async def find_command(journal: Journal, saga: str, correlation_id: str, command
     Raises RepairError if history does not have it (any more).
     """
     persistence_id = ids.persistence_id(saga, correlation_id)
-    entry = command_id.removeprefix(f"{persistence_id}/")
+    entry = entry_named(saga, correlation_id, command_id)
     if re.fullmatch(r"[0-9]{1,18}/[0-9]{1,18}", entry):
         # Its own step is the first that can have it; a scheduled command comes in the step at which it is due.
         async for message in journal.replay_messages(persistence_id, int(entry.partition("/")[0])):
@@ -136,6 +136,11 @@ async def find_command(journal: Journal, saga: str, correlation_id: str, command
         f"{entry!r} is not a command in the kept history of saga {saga!r}, id {correlation_id!r}: `sagalog history` "
         "shows what was sent; nothing was stored"
     )
+
+
+def entry_named(saga: str, correlation_id: str, command_id: str) -> str:
+    """Return the number of a command or timer (`<sequence nr>/<index>`) that is named so, or by its full id."""
+    return command_id.removeprefix(f"{ids.persistence_id(saga, correlation_id)}/")
 
 
 async def resending(

@@ -7,13 +7,20 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from ..decision import ids
-from ..decision.record import SagaRecord
 from ..journal import Journal
 from ..journal.protocol import TellsTime
-from .inspect import SagaView, instances, view_of
+from .inspect import SagaView, instances
+from .outbox import oldest_pending
 
 RECENT = timedelta(hours=1)
+
+
+class Oldest(msgspec.Struct, frozen=True):
+    """A command: of which instance, its number there, and its type."""
+
+    id: str
+    command: str
+    type: str
 
 
 class SagaStats(msgspec.Struct):
@@ -34,6 +41,7 @@ class SagaStats(msgspec.Struct):
     held: int = 0  # messages of parked instances
     timers: int = 0  # scheduled commands included
     oldest_undelivered_at: datetime | None = None  # of its step; of the newest step, where its own is not kept
+    oldest_undelivered: Oldest | None = None
     oldest_overdue_timer_at: datetime | None = None
     changed: int = 0
     started: int = 0
@@ -62,9 +70,10 @@ async def stats(
     async for view in instances(journal, saga, finished=True):
         figures = found.setdefault(view.saga, SagaStats(view.saga))
         _add(figures, view, at)
-        if view.record is not None and view.record.outbox:
-            sent_at = await _sent_at(journal, view, view.record)
-            figures.oldest_undelivered_at = min(figures.oldest_undelivered_at or sent_at, sent_at)
+        oldest = await oldest_pending(journal, view)
+        if oldest is not None and (figures.oldest_undelivered_at or oldest.since) >= oldest.since:
+            figures.oldest_undelivered_at = oldest.since
+            figures.oldest_undelivered = Oldest(view.correlation_id, oldest.command.id, oldest.command.command.type)
         read += 1
         count(read)
     return [found[name] for name in sorted(found)]
@@ -89,13 +98,3 @@ def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
     timer = record.next_timer_at
     if timer is not None and timer < now:
         figures.oldest_overdue_timer_at = min(figures.oldest_overdue_timer_at or timer, timer)
-
-
-async def _sent_at(journal: Journal, view: SagaView, record: SagaRecord) -> datetime:
-    """Return when the oldest command of an outbox was sent, as far as that is still known."""
-    number = min(ids.sent_in(command.id)[0] for command in record.outbox)
-    persistence_id = ids.persistence_id(view.saga, view.correlation_id)
-    async for message in journal.replay_messages(persistence_id, number, number, 1):
-        if (kept := view_of(message).record) is not None:  # else it is as if it were not kept
-            return kept.updated_at
-    return record.updated_at

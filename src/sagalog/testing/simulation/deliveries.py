@@ -68,7 +68,7 @@ class Deliveries:
         for entry in a.outbox:
             if entry.id in left:
                 continue
-            dropped = entry.id == a.stuck and b.audit != a.audit  # by its operator
+            dropped = _dropped(entry, a, b)
             if self._ended(entry, after.tick) and not dropped:
                 continue
             failed = entry.undo and b.status is Status.COMPENSATION_FAILED
@@ -198,3 +198,9 @@ def _place(entry: str) -> tuple[int, int]:
     """Return when a command was sent: the step's number, and its place there."""
     number, _, index = entry.partition("/")
     return int(number), int(index)
+
+
+def _dropped(entry: Command, before: SagaRecord, after: SagaRecord) -> bool:
+    """Say whether an operator took a command out of the outbox, with the repairs that do so."""
+    made = [audit.action for audit in after.audit[len(before.audit) :]]
+    return bool(made) and (entry.id == before.stuck or ("cancel with compensation" in made and not entry.undo))
