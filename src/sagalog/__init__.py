@@ -10,6 +10,7 @@ from .definition.context import StepContext
 from .definition.saga import Actions, Saga, on, on_refused, starts
 from .definition.schema import schema, upcast
 from .errors import (
+    AlreadyStartedError,
     CodecError,
     CommandRefused,
     ConflictError,
@@ -60,6 +61,7 @@ if _TYPE_CHECKING:
 __all__ = [
     "Action",
     "Actions",
+    "AlreadyStartedError",
     "CancelTimer",
     "Clock",
     "CodecError",

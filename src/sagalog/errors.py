@@ -6,6 +6,7 @@
     ├── InvalidEventError            fix the sender: the event was refused before anything was stored
     │   └── PayloadTooLargeError     ... because it, or the record it leads to, is over the limit
     ├── NoInstanceError              the event may not start a saga, and no live instance waits for it
+    ├── AlreadyStartedError          the saga is started already, and its handler declines such an event: again="raise"
     ├── ConflictError                reload: another writer was first; certainly nothing was stored
     │   └── SequenceOutOfOrder       ... at the level of a journal: the number is not the next one
     ├── OutcomeUnknownError          look first: the write may or may not be stored
@@ -70,6 +71,25 @@ class NoInstanceError(SagalogError):
         return (
             f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: there is no live instance, and it "
             "may not start one. Nothing was stored."
+        )
+
+
+class AlreadyStartedError(SagalogError):
+    """An event of this type has started the live instance already, and its handler says `again="raise"`.
+
+    Nothing was stored. The same message, sent again, is a duplicate instead, and no error.
+    """
+
+    def __init__(self, saga: str, correlation_id: str, event_type: str) -> None:
+        super().__init__(saga, correlation_id, event_type)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.event_type = event_type
+
+    def __str__(self) -> str:
+        return (
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: it is started already. Nothing was "
+            "stored."
         )
 
 

@@ -49,6 +49,16 @@ def test_the_refusal_of_a_command_names_its_entry_and_a_senders_id_does_not() ->
     assert ids.refused_entry(own, ids.command_id(own, "3/0")) is None
 
 
+def test_a_senders_message_id_is_never_one_of_ours() -> None:
+    command = ids.command_id(ids.persistence_id("order", "a"), "1/0")
+    ours = (command, ids.reply_id(command, "Done", 0), ids.refusal_id(command), f"{ids.FAMILY}x", ids.FAMILY)
+    given = [*ours, *map(ids.sender_id, ours), "m1", "", "saga:order", "x-saga::order::a", "sender::", "sender::m1"]
+    known = [ids.sender_id(one) for one in given]
+    assert not set(known) & set(ours)
+    assert len(set(known)) == len(set(given)), "two ids became one"
+    assert ids.sender_id("m1") == "m1"
+
+
 @pytest.mark.parametrize(
     ("entry", "step"), [("3/1", (3, 1)), ("x", (0, 0)), ("3", (0, 0)), ("3/x", (0, 0)), ("/", (0, 0))]
 )

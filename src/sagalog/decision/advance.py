@@ -14,11 +14,11 @@ import msgspec
 
 from ..definition.context import StepContext
 from ..definition.saga import Saga
-from ..errors import CodecError
+from ..errors import AlreadyStartedError, CodecError
 from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
-from .ids import entry_of, prefix_of
+from .ids import entry_of, parts_of, prefix_of
 from .message import Message, Outcome
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
 
@@ -91,12 +91,19 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     return _run(draft, message, record, decode_state(draft.saga, record))
 
 
+def declined_start(draft: Draft, message: Message) -> AlreadyStartedError | None:
+    """Return what to tell the sender of a message that was Outcome.ALREADY_STARTED; None if it is to be ignored."""
+    saga = draft.saga
+    if saga.again(message.event) != "raise":
+        return None
+    return AlreadyStartedError(saga.name, parts_of(draft.persistence_id)[1], type(message.event).__name__)
+
+
 def _started_again(draft: Draft, record: SagaRecord, message: Message) -> bool:
     """Say whether an event of the type that began this incarnation came once more, and is not to be handled again."""
-    again = getattr(draft.saga, "again", None)
-    if again is None or type(message.event).__name__ != record.started_by or not draft.saga.may_start(message.event):
+    if type(message.event).__name__ != record.started_by or not draft.saga.may_start(message.event):
         return False
-    return bool(again(message.event) != "handle")
+    return draft.saga.again(message.event) != "handle"
 
 
 def _refused_of_earlier(draft: Draft, record: SagaRecord, message: Message, command: Command) -> Outcome:

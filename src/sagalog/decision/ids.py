@@ -2,6 +2,7 @@
 
 persistence id   saga::<saga name>::<correlation id>
 tag              saga::<saga name>
+message id       of a sender, as it is given (see sender_id)
 entry            <sequence nr>/<index>                       a command or a timer, within its instance
 command id       <persistence id>/<entry>
 """
@@ -9,6 +10,17 @@ command id       <persistence id>/<entry>
 from __future__ import annotations
 
 FAMILY = "saga::"  # before the persistence ids of all sagas
+
+
+_SENDER = "sender::"  # before a sender's message id that looks like one of ours
+
+
+def sender_id(message_id: str) -> str:
+    """Return the id under which a sender's message is known, which is never one that we make.
+
+    That is the sender's own, unless it begins as ours do. Different ids stay different.
+    """
+    return _SENDER + message_id if message_id.startswith((FAMILY, _SENDER)) else message_id
 
 
 def tag_of(saga: str) -> str:

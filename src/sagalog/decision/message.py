@@ -23,9 +23,7 @@ class Outcome(Enum):
     HELD = "held"  # stored with a parked instance
     IGNORED = "ignored"  # a timer that was cancelled, an event for an instance that compensates
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
-    ALREADY_STARTED = (
-        "already_started"  # an event of this type began this incarnation; its handler says `again="ignore"`
-    )
+    ALREADY_STARTED = "already_started"  # by an event of this type; `again=` of its handler declines another one
 
 
 class Message(msgspec.Struct, gc=False, eq=False):

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Generic, Self, TypeVar
 
-from ..decision.advance import advance
+from ..decision.advance import advance, declined_start
 from ..decision.draft import Draft
 from ..decision.ids import persistence_id
 from ..decision.message import Message, Outcome, refusal
@@ -184,6 +184,8 @@ class Scenario(Generic[S]):
             outcome = advance(draft, message)
             if not isinstance(outcome, Outcome):
                 outcome = _without_loop(outcome)
+            if outcome is Outcome.ALREADY_STARTED and (error := declined_start(draft, message)) is not None:
+                raise error
         except Exception as error:
             self._story.add(f"raised {type(error).__name__}")
             raise
