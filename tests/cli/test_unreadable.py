@@ -89,7 +89,7 @@ def work() -> None:
 @pytest.fixture(autouse=True)
 def orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "shop.py").write_text(CODE)
+    (tmp_path / "mine.py").write_text(CODE)
 
     async def fill() -> None:
         async with SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch=lambda command: None) as runner:
@@ -117,7 +117,7 @@ SPOILED = {
 @pytest.mark.parametrize("what", SPOILED)
 def test_what_the_code_cannot_read_is_seen_with_the_code(what: str) -> None:
     spoil("odd", **SPOILED[what])
-    code = ("--code", "shop.py:runner")
+    code = ("--code", "mine.py:runner")
     listed = [json.loads(row) for row in run("list", "--json", *code).stdout.splitlines()]
     assert {one["id"]: one["status"] for one in listed} == {"good": "running", "odd": "unreadable"}
     assert [
@@ -143,9 +143,9 @@ def test_a_command_without_a_handler_here_is_not_unreadable(tmp_path: Path) -> N
 
 
 def test_a_state_that_the_code_cannot_read_is_edited_as_it_is_and_kept() -> None:
-    spoil("odd", state={"total": "seven", "paid": False, "log": ["two"]}, state_version=9)
+    spoil("odd", state={"total": "seven", "paid": False, "log": ["two"]})
     (Path("state.json")).write_text('{"total": 7, "log": ["mended"]}')
-    done = run("edit", "shop.py:runner", "odd", "--from", "state.json", "--yes", "--note", "ticket 12")
+    done = run("edit", "mine.py:runner", "odd", "--from", "state.json", "--yes", "--note", "ticket 12")
     assert done.exit_code == 0, done.output
     assert "this code cannot read the state as it is stored" in done.stderr
     assert json.loads(kept_file(done.stderr))["total"] == "seven"
@@ -155,11 +155,20 @@ def test_a_state_that_the_code_cannot_read_is_edited_as_it_is_and_kept() -> None
         1,
     )
     assert [
-        json.loads(row)["status"] for row in run("list", "--json", "--code", "shop.py:runner").stdout.splitlines()
+        json.loads(row)["status"] for row in run("list", "--json", "--code", "mine.py:runner").stdout.splitlines()
     ] == [
         "running",
         "running",
     ]
+
+
+def test_a_state_of_newer_code_is_not_edited_by_older_code() -> None:
+    spoil("odd", state_version=9)
+    before = newest("odd")
+    Path("state.json").write_text("{}")
+    done = run("edit", "mine.py:runner", "odd", "--from", "state.json", "--yes")
+    assert (done.exit_code, newest("odd")) == (1, before)
+    assert "this code cannot read the state: " in done.stderr
 
 
 def test_a_state_whose_base64_is_damaged_is_seen_without_the_code_shown_and_edited() -> None:
@@ -168,7 +177,7 @@ def test_a_state_whose_base64_is_damaged_is_seen_without_the_code_shown_and_edit
     assert run("history", "odd").exit_code == 0
     assert run("show", "odd").exit_code == 0
     Path("state.json").write_text('{"total": 7}')
-    done = run("edit", "shop.py:runner", "odd", "--from", "state.json", "--yes")
+    done = run("edit", "mine.py:runner", "odd", "--from", "state.json", "--yes")
     assert done.exit_code == 0, done.output
     assert kept_file(done.stderr) == b'"%%%"'
     assert json.loads(record("odd").state_bytes())["total"] == 7
@@ -226,15 +235,15 @@ def test_a_damaged_record_is_seen_and_ended_and_knows_the_messages_of_the_step_b
 def test_a_damaged_record_is_mended_and_goes_on() -> None:
     good = newest("odd").payload
     write("odd", good[:-10])
-    refused = run("edit", "shop.py:runner", "odd", "--from", "record.json", "--yes")
+    refused = run("edit", "mine.py:runner", "odd", "--from", "record.json", "--yes")
     assert refused.exit_code == 2  # there is no such file
     document = json.loads(good)
     document["state"]["log"].append("mended")
     document["outbox"] = [{"id": "9/0", "command": {"type": "Note", "data": {"order_id": "odd", "text": "x"}}}]
     Path("record.json").write_text(json.dumps(document, indent=1))
-    plain = run("edit", "shop.py:runner", "odd", "--from", "record.json", "--yes")
+    plain = run("edit", "mine.py:runner", "odd", "--from", "record.json", "--yes")
     assert "--record edits all of it" in plain.stderr
-    done = run("edit", "shop.py:runner", "odd", "--record", "--from", "record.json", "--yes", "--json")
+    done = run("edit", "mine.py:runner", "odd", "--record", "--from", "record.json", "--yes", "--json")
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert Path(told["kept_in"]).read_bytes() == good[:-10]
@@ -263,7 +272,7 @@ def test_a_record_that_the_code_could_not_go_on_with_is_not_saved(text: str, why
         good["outbox"] = [{"id": "9/0", "command": {"type": "Gone", "data": {}}}]
     Path("record.json").write_text(json.dumps(good) if text.isalpha() else text)
     before = newest("odd")
-    done = run("edit", "shop.py:runner", "odd", "--record", "--from", "record.json", "--yes")
+    done = run("edit", "mine.py:runner", "odd", "--record", "--from", "record.json", "--yes")
     assert (done.exit_code, newest("odd")) == (1, before)
     assert why in done.stderr
     assert "nothing was saved" in done.stderr

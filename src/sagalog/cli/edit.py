@@ -115,6 +115,8 @@ def _editable(sagas: dict[str, Saga[Any]], view: SagaView, *, edits: bool) -> tu
             state = saga.upcast_state(state, view.record.state_version)
         decode_state(saga, view.record)
     except CodecError as error:
+        if view.record.state_version > saga.state_version():
+            raise click.ClickException(f"this code cannot read the state: {clean(str(error))}") from error
         click.echo(f"this code cannot read the state as it is stored: {clean(str(error))}", err=True)
         return saga, state, False
     return saga, state, True
