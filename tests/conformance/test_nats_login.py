@@ -80,7 +80,6 @@ async def test_a_client_certificate_is_shown_and_the_root_is_checked(start: Star
 
 
 async def test_an_nkey_seed_logs_in(start: Start, tmp_path: Path) -> None:
-    pytest.importorskip("nkeys")
     user, seed = nkey("user")
     server = start(f"authorization {{ users: [{{ nkey: {user.public_key.decode()} }}] }}\n")
     (tmp_path / "user.nk").write_bytes(seed + b"\n")
@@ -90,7 +89,6 @@ async def test_an_nkey_seed_logs_in(start: Start, tmp_path: Path) -> None:
 
 
 async def test_a_credentials_file_logs_in(start: Start, tmp_path: Path) -> None:
-    pytest.importorskip("nkeys")
     server = start(with_credentials(tmp_path / "user.creds"))
     await works(f"{server.url}?credentials={tmp_path}/user.creds")
 

@@ -66,7 +66,7 @@ async def test_a_journal_that_is_down_is_named_and_its_return_is_noticed() -> No
     async with bench.runner(due_poll_seconds=0.005) as runner:
         bench.journal.error = JournalUnavailableError("PostgreSQL db/shop is down")  # type: ignore[union-attr]
         assert runner._engine is not None
-        loop = runner._engine.due_loop
+        loop = runner._due_loop
         await until(lambda: loop.trouble)
         health = await runner.health()
         assert (health.live, health.ready, health.oldest_due_seconds) == (True, False, None)
@@ -127,7 +127,7 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
     async with bench.runner(due_poll_seconds=0.005) as runner:
         assert runner._engine is not None
         assert runner._due is not None
-        runner._engine.due_loop._sleep = die  # type: ignore[method-assign]
+        runner._due_loop._sleep = die  # type: ignore[method-assign]
         await asyncio.wait([runner._due])
         health = await runner.health()
         assert (health.live, health.ready) == (False, False)
@@ -143,7 +143,7 @@ async def test_a_store_that_raises_anything_does_not_end_the_due_loop(caplog: py
     async with bench.runner(due_poll_seconds=0.005) as runner:
         bench.journal.error = ValueError("a bug, which quotes a secret")  # type: ignore[union-attr]
         assert runner._engine is not None
-        loop = runner._engine.due_loop
+        loop = runner._due_loop
         await until(lambda: loop.trouble != "")
         health = await runner.health()
         assert (health.live, health.ready) == (True, False)
@@ -165,7 +165,7 @@ async def test_a_due_loop_that_hangs_is_not_ready_although_the_journal_answers()
         bench.journal.claim_due = hang  # type: ignore[union-attr, method-assign]
         assert runner._engine is not None
         engine = runner._engine
-        await until(lambda: engine.loop.time() - engine.due_loop.looked_at > 0.02)
+        await until(lambda: engine.loop.time() - runner._due_loop.looked_at > 0.02)
         health = await runner.health(behind_seconds=0)
         assert (health.live, health.ready) == (True, False)
         assert health.reasons == ("due work has not been looked for since 0 s",)

@@ -85,7 +85,7 @@ async def test_an_event_is_told_that_it_waited_in_vain_when_the_load_took_longer
         store.open.set()
         with pytest.raises(NoInstanceError):
             await waiting
-        assert runner.load().in_flight == 0
+        assert runner.gauges().in_flight == 0
 
 
 async def test_an_event_is_told_in_time_while_the_look_for_its_starting_event_takes_long(shared: Bench) -> None:
@@ -135,7 +135,7 @@ async def test_an_event_whose_caller_has_left_is_not_handled_later(bench: Bench)
 async def test_one_of_many_that_wait_leaves_and_the_others_are_handled(bench: Bench) -> None:
     async with bench.runner(no_instance="wait") as runner:
         waiting = [asyncio.create_task(runner.handle(Noted("a", str(n)), message_id=f"m{n}")) for n in range(5)]
-        await until(lambda: runner.load().sagas[0].mailbox_messages == 5)
+        await until(lambda: runner.gauges().sagas[0].mailbox_messages == 5)
         waiting[2].cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting[2]
@@ -148,7 +148,7 @@ async def test_settle_does_not_wait_for_an_event_that_waits_for_its_starting_eve
     bench = Bench(InMemoryJournal())
     async with bench.runner(no_instance="wait") as runner:
         waiting = asyncio.create_task(runner.handle(Paid("a")))
-        await until(lambda: runner.load().in_flight == 1)
+        await until(lambda: runner.gauges().in_flight == 1)
         await asyncio.wait_for(runner.settle(), 5)
         assert not waiting.done()
         await runner.handle(Placed("a"))
@@ -159,7 +159,7 @@ async def test_an_event_that_still_waits_is_told_when_the_runner_stops(bench: Be
     runner = bench.runner(no_instance="wait")
     await runner.start()
     waiting = asyncio.create_task(runner.handle(Paid("a")))
-    await until(lambda: runner.load().in_flight == 1)
+    await until(lambda: runner.gauges().in_flight == 1)
     await asyncio.wait_for(runner.stop(), 10)
     with pytest.raises(RunnerStoppedError):
         await waiting

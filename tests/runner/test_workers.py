@@ -284,7 +284,7 @@ async def test_starting_loads_no_instance_however_many_are_live(shared: Bench) -
         assert store.loads == 0
         await runner.handle(Paid("o7"))
         assert store.loads == 1
-        assert sum(len(hosted.instances) for hosted in runner._hosted.values()) == 1
+        assert sum(len(queue.instances) for queue in runner._queues.values()) == 1
 
 
 async def test_idle_instances_beyond_the_cache_leave_memory_and_still_work(bench: Bench) -> None:
@@ -293,7 +293,7 @@ async def test_idle_instances_beyond_the_cache_leave_memory_and_still_work(bench
         await runner.settle()
         await runner.handle(Noted("o0", "x"))
         await runner.settle()
-        assert sum(len(hosted.instances) for hosted in runner._hosted.values()) <= 20
+        assert sum(len(queue.instances) for queue in runner._queues.values()) <= 20
         await runner.handle_many([Paid(f"o{n}") for n in range(200)])
         await runner.settle()
     assert len(bench.world.seen) == 401
@@ -302,7 +302,7 @@ async def test_idle_instances_beyond_the_cache_leave_memory_and_still_work(bench
 
 async def test_large_idle_instances_leave_memory_by_their_size(bench: Bench) -> None:
     async with bench.runner(cache_bytes=20_000) as runner:
-        (hosted,) = runner._hosted.values()
+        (hosted,) = runner._queues.values()
         await runner.handle_many([Placed(f"o{n}") for n in range(50)])
         await runner.settle()
         small = len(hosted.instances)
@@ -358,5 +358,5 @@ async def test_a_finished_instance_costs_no_memory() -> None:
     async with bench.runner() as runner:
         await runner.handle_many([event for n in range(50) for event in (Placed(f"o{n}"), Closed(f"o{n}"))])
         await runner.settle()
-        assert sum(len(hosted.instances) for hosted in runner._hosted.values()) == 0
+        assert sum(len(queue.instances) for queue in runner._queues.values()) == 0
     assert (await bench.record("o1")).status is Status.COMPLETED

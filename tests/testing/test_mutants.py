@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -11,21 +10,20 @@ from typing import Any
 
 import pytest
 
-from sagalog import Compensate, Complete, JournalSagaStateStore
+from sagalog import Compensate, Complete
 from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
-from sagalog.runner import commit as commit_phase
-from sagalog.runner import due, replay, turn
-from sagalog.runner.dispatch import Dispatcher
+from sagalog.runner import decide, due, load, queue, replay, settle
+from sagalog.runner import round as rounds
+from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.hosted import Hosted
-from sagalog.runner.mailbox import Instance
 from sagalog.testing.simulation import SimulationError, World, simulate
 
 from ..orders import Closed, Noted, OrderSaga, Placed
 from .shop_world import Shop
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
-real_commit = commit_phase.commit
+real_settle = settle.settle
 
 
 def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
@@ -34,56 +32,87 @@ def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.Monk
 
 
 @mutant
-def commands_leave_before_the_commit(patch: pytest.MonkeyPatch) -> None:
-    async def commit(instance: Any, draft: Any, **keywords: Any) -> bool:
-        if draft.changed and draft.record is not None and draft.record.outbox:
-            engine = instance.hosted.engine
-            entry = draft.record.outbox[-1]
-            handler, command = engine.dispatcher._prepare(instance, entry)
-            if handler is not None:
-                engine.spawn(handler(command, engine.dispatcher._context(instance, entry)))
-        return await real_commit(instance, draft, **keywords)
+def commands_leave_before_the_write(patch: pytest.MonkeyPatch) -> None:
+    real = rounds.Rounds._carry_out
 
-    patch.setattr(turn, "commit", commit)
+    async def carry_out(self: Any, turns: Any) -> None:
+        for turn in turns:
+            record = turn.draft.record
+            if turn.draft.changed and record is not None and record.outbox:
+                dispatcher, entry = self._dispatcher, record.outbox[-1]
+                handler, command = dispatcher._prepare(turn.instance, entry)
+                if handler is not None:
+                    self._engine.spawn(handler(command, dispatcher._context(turn.instance, entry)))
+        await real(self, turns)
+
+    patch.setattr(rounds.Rounds, "_carry_out", carry_out)
+
+
+@mutant
+def the_round_is_settled_before_the_write_is_known(patch: pytest.MonkeyPatch) -> None:
+    async def write(self: Any, journal: Any, writes: Any) -> None:
+        for one in writes:
+            self._settle(one.turn, one, None)
+        await rounds.write_all(journal, writes)
+
+    patch.setattr(rounds.Rounds, "_write", write)
+
+
+@mutant
+def a_lost_id_in_a_batch_is_answered_as_stored(patch: pytest.MonkeyPatch) -> None:
+    real = rounds.write_all
+
+    async def write_all(journal: Any, writes: Any) -> Any:
+        answers = await real(journal, writes)
+        return answers if len(answers) == 1 else [answers[0]] * len(answers)
+
+    patch.setattr(rounds, "write_all", write_all)
+
+
+@mutant
+def an_instance_is_in_two_rounds_at_once(patch: pytest.MonkeyPatch) -> None:
+    real = queue.Ready.take
+
+    def take(self: Any) -> Any:
+        instance = real(self)
+        instance.under_way = False
+        return instance
+
+    patch.setattr(queue.Ready, "take", take)
 
 
 @mutant
 def the_inbox_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Draft, "knows", lambda self, message_id: False)
+    patch.setattr(Draft, "knows", lambda self, message_id, kind="event": False)
 
 
 @mutant
 def a_lost_answer_is_taken_for_success(patch: pytest.MonkeyPatch) -> None:
-    async def commit(instance: Any, draft: Any, **keywords: Any) -> bool:
-        try:
-            return await real_commit(instance, draft, **keywords)
-        except OutcomeUnknownError:
-            instance.unknown = None
-            return True
+    def settled(turn: Any, write: Any, error: Any) -> Any:
+        return real_settle(turn, write, None if isinstance(error, OutcomeUnknownError) else error)
 
-    patch.setattr(turn, "commit", commit)
+    patch.setattr(rounds, "settle", settled)
 
 
 @mutant
 def a_conflict_is_taken_for_success(patch: pytest.MonkeyPatch) -> None:
-    async def commit(instance: Any, draft: Any, **keywords: Any) -> bool:
-        try:
-            return await real_commit(instance, draft, **keywords)
-        except ConflictError:
-            return True
+    def settled(turn: Any, write: Any, error: Any) -> Any:
+        return real_settle(turn, write, None if isinstance(error, ConflictError) else error)
 
-    patch.setattr(turn, "commit", commit)
+    patch.setattr(rounds, "settle", settled)
 
 
 @mutant
-def a_save_takes_the_highest_number_plus_one(patch: pytest.MonkeyPatch) -> None:
-    real = JournalSagaStateStore._write_next
+def a_write_takes_the_highest_number_plus_one(patch: pytest.MonkeyPatch) -> None:
+    real = rounds.write_all
 
-    async def write(self: Any, correlation_id: str, version: int, payload: bytes, due_at: Any, *, deleted: bool) -> int:
-        highest = await self._journal.highest_sequence_nr(self.prefix + correlation_id)
-        return await real(self, correlation_id, highest, payload, due_at, deleted=deleted)
+    async def write_all(journal: Any, writes: Any) -> Any:
+        for write in writes:
+            write.version = 1 + await journal.highest_sequence_nr(write.turn.instance.persistence_id)
+            write.epoch = 0
+        return await real(journal, writes)
 
-    patch.setattr(JournalSagaStateStore, "_write_next", write)
+    patch.setattr(rounds, "write_all", write_all)
 
 
 @mutant
@@ -94,8 +123,8 @@ def one_acceptance_clears_the_whole_outbox(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def timers_fire_an_hour_early(patch: pytest.MonkeyPatch) -> None:
-    real = turn.due_timer
-    patch.setattr(turn, "due_timer", lambda draft, until: real(draft, until + timedelta(hours=1)))
+    real = decide.due_timer
+    patch.setattr(decide, "due_timer", lambda draft, until: real(draft, until + timedelta(hours=1)))
 
 
 @mutant
@@ -161,28 +190,36 @@ def a_lease_that_ended_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_stale_record_is_trusted_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
-    real = turn.load
+    real = load.take
 
-    async def load(instance: Any) -> None:
+    def take(instance: Any, saved: Any) -> None:
         cached = instance.record
-        await real(instance)
+        real(instance, saved)
         instance.record = cached or instance.record
 
-    patch.setattr(turn, "load", load)
+    patch.setattr(load, "take", take)
 
 
 @mutant
-def a_cached_record_outlives_the_retention(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(turn, "_may_be_of_a_forgotten_life", lambda instance: False)
+def a_new_life_is_taken_for_the_cached_one(patch: pytest.MonkeyPatch) -> None:
+    real = rounds.write_all
+
+    async def write_all(journal: Any, writes: Any) -> Any:
+        for write in writes:
+            write.epoch = 0  # which tells the numbers before a purge from those after it
+        return await real(journal, writes)
+
+    patch.setattr(rounds, "write_all", write_all)
+    patch.setattr(decide, "_may_be_of_a_forgotten_life", lambda instance: False)
 
 
 @mutant
 def a_repair_forgets_what_is_held(patch: pytest.MonkeyPatch) -> None:
     real = replay._replay
 
-    async def forgetful(instance: Any, draft: Any, **keywords: Any) -> Any:
+    async def forgetful(instance: Any, draft: Any, watch: Any, **keywords: Any) -> Any:
         draft.record.held = draft.record.held[:1]
-        return await real(instance, draft, **keywords)
+        return await real(instance, draft, watch, **keywords)
 
     patch.setattr(replay, "_replay", forgetful)
 
@@ -223,34 +260,33 @@ def a_failed_command_counts_as_accepted(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def events_are_handled_backwards(patch: pytest.MonkeyPatch) -> None:
-    real = Instance._batch
-    patch.setattr(Instance, "_batch", lambda self: real(self)[::-1])
+    real = decide.begin
+
+    def begin(instance: Any) -> Any:
+        turn = real(instance)
+        turn.batch.reverse()
+        return turn
+
+    patch.setattr(rounds, "begin", begin)
 
 
 @mutant
 def a_tombstone_is_purged_at_once(patch: pytest.MonkeyPatch) -> None:
-    real = Hosted.save
-
-    def save(self: Any, correlation_id: str, record: Any, payload: bytes, version: int, due_at: Any) -> Any:
-        early = copy.copy(record)
-        early.updated_at = record.updated_at - self.engine.settings.retention
-        return real(self, correlation_id, early, payload, version, due_at)
-
-    patch.setattr(Hosted, "save", save)
+    patch.setattr(Hosted, "purge_at", lambda self, record: record.updated_at)
     patch.setattr(Hosted, "retention_ended", lambda self, record, now: record.finished)
 
 
 @mutant
 def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
-    real = turn._take_back
+    real = settle.take_back
 
-    def take_back(instance: Any, handled: Any, draft: Any) -> None:
-        parks = [envelope.park for envelope in handled]
-        real(instance, handled, draft)
-        for envelope, park in zip(handled, parks, strict=True):
+    def take_back(turn: Any) -> None:
+        parks = [envelope.park for envelope in turn.decided]
+        real(turn)
+        for envelope, park in zip(turn.decided, parks, strict=True):
             envelope.park = park
 
-    patch.setattr(turn, "_take_back", take_back)
+    patch.setattr(settle, "take_back", take_back)
 
 
 @mutant
@@ -271,7 +307,7 @@ class Again(World):
             yield 8000
 
 
-WORLDS = {"a cached record outlives the retention": Again}
+WORLDS = {"a new life is taken for the cached one": Again}
 
 
 # It takes some hundred seeds to meet these: half a minute each.

@@ -92,6 +92,7 @@ async def _supervise(command: list[str], environment: dict[str, str], processes:
 async def _run(runner: SagaRunner) -> int:
     loop = asyncio.get_running_loop()
     started = time.monotonic()
+    stopping = asyncio.Event()
     names = ", ".join(saga.name for saga in runner.sagas)
 
     def tell() -> None:
@@ -105,8 +106,11 @@ async def _run(runner: SagaRunner) -> int:
 
     async with runner:
         loop.add_signal_handler(signal.SIGUSR1, tell)
+        for number in _STOPS:  # from the line below on it stops gracefully; `serve` hears them itself
+            loop.add_signal_handler(number, stopping.set)
         click.echo(f"worker {os.getpid()} runs: {clean(names)}", err=True)
-        await runner.serve()
+        if not stopping.is_set():
+            await runner.serve()
     counters = runner.counters
     click.echo(
         f"worker {os.getpid()} stopped: {counters.handled:,} handled, {counters.commands:,} commands, "

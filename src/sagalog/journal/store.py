@@ -97,7 +97,10 @@ class TombstoneStore(Protocol):
         purge_at: datetime,
         epoch: int = 0,
     ) -> int:
-        """Delete as `delete` does and return the tombstone's version; it comes up as due at `purge_at`, to be purged."""
+        """Delete as `delete` does and return the tombstone's version; it comes up as due at `purge_at`, to be purged.
+
+        `expected_version` 0: nothing at all may be stored, also no tombstone.
+        """
 
     async def purge(self, correlation_id: str, version: int) -> None:
         """Forget a tombstone of that version altogether; anything else stays."""
@@ -137,7 +140,7 @@ class JournalSagaStateStore:
 
     async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
         latest = await self._journal.latest_message(self.prefix + correlation_id)
-        return None if latest is None else _saved(latest)
+        return None if latest is None else saved_of(latest)
 
     async def save(
         self,
@@ -187,6 +190,8 @@ class JournalSagaStateStore:
         purge_at: datetime,
         epoch: int = 0,
     ) -> int:
+        if expected_version == 0:  # nothing may be stored: a tombstone knows ids that this step has not looked for
+            return await self._write_next(correlation_id, 0, tombstone or b"", purge_at, deleted=True, epoch=epoch)
         return await self._write(
             correlation_id, expected_version, tombstone or b"", purge_at, deleted=True, epoch=epoch
         )
@@ -245,14 +250,14 @@ class JournalSagaStateStore:
         deleted: bool,
         epoch: int = 0,
     ) -> int:
-        message = self._message(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
+        message = self.repr_of(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
         try:
             await self._journal.write_messages((message,))
         except SequenceOutOfOrder:
             raise ConflictError(message.persistence_id, version) from None
         return version + 1
 
-    def _message(
+    def repr_of(
         self,
         correlation_id: str,
         number: int,
@@ -262,6 +267,7 @@ class JournalSagaStateStore:
         deleted: bool,
         epoch: int = 0,
     ) -> PersistentRepr:
+        """Return the record that keeps a state (with `deleted` a tombstone) under that number."""
         if number == 1:
             epoch = epoch or new_epoch()
         return PersistentRepr(
@@ -306,7 +312,7 @@ class JournalSagaStateStore:
         """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""
         assert isinstance(self._journal, JoinsTransactions)
         latest = await self._journal.latest_within(connection, self.prefix + correlation_id)
-        return None if latest is None else _saved(latest)
+        return None if latest is None else saved_of(latest)
 
     async def save_within(
         self,
@@ -321,7 +327,7 @@ class JournalSagaStateStore:
     ) -> int:
         """Save, or leave a tombstone, within that transaction; durable when it commits. Raises ConflictError."""
         assert isinstance(self._journal, JoinsTransactions)
-        message = self._message(correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch)
+        message = self.repr_of(correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch)
         try:
             await self._journal.write_within(connection, message)
         except SequenceOutOfOrder:
@@ -334,10 +340,11 @@ class JournalSagaStateStore:
     async def history(self, correlation_id: str) -> AsyncIterator[SavedState]:
         """Yield the records that are kept, oldest first, the tombstone last."""
         async for message in self._journal.replay_messages(self.prefix + correlation_id):
-            yield _saved(message)
+            yield saved_of(message)
 
 
-def _saved(message: PersistentRepr) -> SavedState:
+def saved_of(message: PersistentRepr) -> SavedState:
+    """Return what a store tells of a journal's record."""
     return SavedState(message.payload, message.sequence_nr, message.deleted, message.epoch)
 
 

@@ -1,157 +1,143 @@
-"""Load and save: what an instance knows of its record, and the one compare-and-set write of a turn.
+"""All drafts of a round in one write: what is written for each, and what the journal answers for each.
 
-    turn ─► [commit] ─► store          then: turn answers the callers, dispatch releases the commands
+    decide ─► [commit] ─► journal ─► settle
 
-A save whose outcome is unknown (no answer, or the task cancelled meanwhile) is never assumed either way: its version
-and bytes are kept in `instance.unknown`, and the next load compares.
+One compare-and-set write for an instance. A store that was given instead of a journal is written one instance at a time.
 """
 
 from __future__ import annotations
 
-import asyncio
-import random
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
-from ..decision.draft import Draft
-from ..decision.record import SagaRecord, decode_record
-from ..errors import CodecError, ConflictError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
-from ..journal.store import SavedState, new_epoch
-from ..logs import log
+from ..decision.record import Command, SagaRecord
+from ..errors import ConflictError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from ..journal import Journal
+from ..journal.store import new_epoch
+from .decide import Turn
+from .envelope import Upkeep
+from .failures import certain
+from .load import ids_of
+from .queue import Instance
 
-if TYPE_CHECKING:
-    from .mailbox import Instance
-
-_NONE: frozenset[str] = frozenset()
-
-
-async def load(instance: Instance) -> None:
-    """Read the stored record, or tombstone. Raises SagaParkedError for one that this code cannot read."""
-    hosted = instance.hosted
-    engine = hosted.engine
-    for _ in range(60):
-        try:
-            saved = await hosted.load(instance.correlation_id)
-            break
-        except JournalUnavailableError:
-            if instance.unknown is None or engine.stopping.is_set():
-                raise
-            # A save may have landed, and nobody can be told anything before that is known.
-            await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
-    else:
-        instance.unknown = None
-        raise OutcomeUnknownError(
-            f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. Send "
-            "the event again under the same message id."
-        )
-    instance.record = record = decoded(instance, saved)
-    instance.version = saved.version if saved is not None else 0
-    instance.epoch = saved.epoch if saved is not None else 0
-    hosted.weigh(instance, len(saved.payload) if saved is not None else 0)
-    outbox = _ids(record)
-    unknown, instance.unknown = instance.unknown, None
-    for maybe in (*instance.joined, *([unknown] if unknown is not None else ())):
-        if saved is not None and (saved.version, saved.payload) == maybe[:2]:
-            instance.owned |= maybe[2]  # it had landed
-    instance.accepted &= outbox
-    instance.owned &= outbox
-    instance.loaded = True
+Declines = Callable[[Instance, Command], bool]
 
 
-def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
-    """Return the record in what a store gave. Raises SagaParkedError for one that this code cannot read."""
-    if saved is None or not saved.payload:
-        return None
-    try:
-        return decode_record(saved.payload)
-    except CodecError as error:
-        raise unreadable(instance, str(error)) from error
+class Write:
+    """A record on its way to the journal, and what follows for its instance once it is stored.
 
-
-def unreadable(instance: Instance, reason: str) -> SagaParkedError:
-    """Park an instance whose record this code cannot read: in memory only, what is stored stays as it is."""
-    hosted = instance.hosted
-    if instance.correlation_id not in hosted.unreadable:
-        hosted.engine.counters.parked += 1
-        log.error(
-            "saga %s, id %s is parked, and left as it is stored: %s",
-            hosted.name,
-            instance.correlation_id,
-            reason,
-            extra=instance.about(),
-        )
-        if hosted.engine.hooks is not None:
-            hosted.engine.hooks.parked(instance, reason)
-    hosted.unreadable[instance.correlation_id] = reason
-    instance.loaded = False
-    return SagaParkedError(hosted.name, instance.correlation_id, reason)
-
-
-async def commit(instance: Instance, draft: Draft, *, claim: bool, renew: bool) -> bool:
-    """Save the draft if it changed, or if a claim or a renewal needs a later `due_at`; say whether it was saved.
-
-    Raises ConflictError and JournalUnavailableError (certainly not stored), OutcomeUnknownError, PayloadTooLargeError.
+    `claim`: all of the outbox becomes ours to deliver. `fresh`: the outbox entries that this record makes ours.
     """
-    record = draft.record
-    if claim and record is not None and record.outbox and not record.stuck:
-        claim = not instance.hosted.engine.dispatcher.leaves(instance, record.outbox[0])
-    if claim and record is not None and is_leased(instance, record):
-        claim = False  # by a worker that renews its lease: it is alive
-    if record is None or not (draft.changed or ((claim or renew) and record.outbox and not record.stuck)):
-        return False
-    hosted = instance.hosted
-    engine = hosted.engine
+
+    __slots__ = ("claim", "due_at", "epoch", "fresh", "lease_end", "payload", "record", "turn", "version")
+
+    def __init__(
+        self,
+        turn: Turn,
+        record: SagaRecord,
+        payload: bytes,
+        epoch: int,
+        lease_end: datetime | None,
+        due_at: datetime | None,
+        *,
+        claim: bool,
+    ) -> None:
+        instance = turn.instance
+        self.turn = turn
+        self.record = record
+        self.payload = payload
+        self.version = instance.version + 1
+        self.epoch = epoch
+        self.lease_end = lease_end
+        self.due_at = due_at
+        self.claim = claim
+        self.fresh = fresh_entries(None if claim else instance.record, record)
+
+
+def write_of(turn: Turn, declines: Declines) -> Write | None:
+    """Return what is to be written of a turn; None where nothing changed and no claim or renewal needs a later lease.
+
+    `declines` says whether this worker cannot deliver a command. Raises PayloadTooLargeError, which stores nothing.
+    """
+    instance, draft = turn.instance, turn.draft
+    record, hosted = draft.record, instance.hosted
+    if record is None:
+        return None
+    claim = renew = False
+    if turn.upkeep:  # that commands were accepted is recorded with a step, or then: not for a mere duplicate
+        draft.changed = draft.changed or turn.to_record
+        owes = bool(record.outbox) and not record.stuck
+        renew = owes and Upkeep.RENEW in turn.upkeep
+        claim = owes and Upkeep.CLAIM in turn.upkeep
+        claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
+    if not (draft.changed or claim or renew):
+        return None
     draft.frozen()
-    now = engine.now()
+    now = hosted.engine.now()
     if claim:  # whatever was waited for, it is due
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     payload = hosted.encode(record)
-    if claim and not instance.owned.issuperset(_ids(instance.record) & _ids(record)):
-        engine.counters.takeovers += 1
+    epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
+    return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim)
+
+
+async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[SagalogError | None]:
+    """Write the records into the journal; return what became of each, in the order given. None: it is stored."""
+    records = [
+        write.turn.instance.hosted.repr_of(
+            write.turn.instance.correlation_id,
+            write.record,
+            write.payload,
+            write.version - 1,
+            write.due_at,
+            write.epoch,
+        )
+        for write in writes
+    ]
     try:
-        if instance.version == 0 and not instance.epoch:
-            instance.epoch = new_epoch()
-        saving = hosted.save(instance.correlation_id, record, payload, instance.version, due_at, instance.epoch)
-        version = await (saving if draft.watch is None else draft.watch.saving(saving))
-    except (ConflictError, JournalUnavailableError):
-        raise
-    except BaseException:
-        instance.unknown = (instance.version + 1, payload, fresh_entries(None if claim else instance.record, record))
-        instance.loaded = False
-        raise
-    engine.counters.saves += 1
-    if hosted.unreadable:
-        hosted.unreadable.pop(instance.correlation_id, None)
-    instance.owned = _owned(instance, record, all_of_it=claim)
-    instance.record, instance.version, instance.loaded = record, version, True
-    hosted.weigh(instance, len(payload))
-    instance.lease_end = lease_end
-    if draft.accepted:  # more may have been accepted since the draft was begun
-        instance.accepted -= draft.accepted
-    if instance.attempt is not None:
-        engine.dispatcher.cut(instance)
-    if due_at is not None:
-        engine.due_loop.notice(due_at, now)
-    return True
+        answers = await journal.write_batch(records)
+    except JournalUnavailableError as error:
+        return [error] * len(writes)
+    except Exception as error:
+        return [_unknown(write, error) for write in writes]
+    if len(answers) != len(writes):
+        wrong = JournalUnavailableError(f"{len(answers)} answers for {len(writes)} records")
+        return [_unknown(write, wrong) for write in writes]
+    return answers
 
 
-def _owned(instance: Instance, record: SagaRecord, *, all_of_it: bool) -> frozenset[str]:
-    """Return what of the saved outbox is ours to deliver: all but what was another worker's and is not claimed now."""
-    if all_of_it:
-        return _ids(record)
-    others = _ids(instance.record) - instance.owned
-    return _ids(record) - others if others else _ids(record)
+async def write_one(write: Write) -> SagalogError | None:
+    """Write into a store that was given; return what became of it. None: it is stored."""
+    instance = write.turn.instance
+    try:
+        await instance.hosted.save(
+            instance.correlation_id, write.record, write.payload, write.version - 1, write.due_at, write.epoch
+        )
+    except (ConflictError, JournalUnavailableError, OutcomeUnknownError) as error:
+        return error
+    except Exception as error:
+        if isinstance(error, SagalogError) and certain(error):
+            return error
+        return _unknown(write, error)
+    return None
+
+
+def _unknown(write: Write, error: Exception) -> OutcomeUnknownError:
+    if isinstance(error, OutcomeUnknownError):
+        return error
+    unknown = OutcomeUnknownError(
+        f"{write.turn.instance.persistence_id}: the store raised {type(error).__name__}, so the step may or may not be "
+        "stored. Send the event again under the same message id."
+    )
+    unknown.__cause__ = error
+    return unknown
 
 
 def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
-    """Return the outbox entries that a save makes ours: those that were not in the record before."""
-    return _ids(record) - _ids(before)
-
-
-def _ids(record: SagaRecord | None) -> frozenset[str]:
-    return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else _NONE
+    """Return the outbox entries that a write makes ours: those that were not in the record before."""
+    return ids_of(record) - ids_of(before)
 
 
 def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[datetime | None, datetime | None]:

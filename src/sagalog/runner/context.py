@@ -1,17 +1,15 @@
 """Within which handler a call is made: what a handler waits for may not wait for that handler.
 
-turn, replay, joined (event handlers), dispatch (command handlers) ─► [context] ─► receive, runner
+decide, replay, joined (event handlers), deliver (command handlers) ─► [context] ─► receive, runner
 """
 
 from __future__ import annotations
 
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from contextvars import Context, ContextVar, copy_context
+from typing import Any
 
 from ..errors import DefinitionError
-
-if TYPE_CHECKING:
-    from .mailbox import Instance
+from .queue import Instance
 
 # Set while a command handler runs: its events hold up nobody but itself, so they are never made to wait for room.
 in_command_handler: ContextVar[bool] = ContextVar("sagalog_in_command_handler", default=False)
@@ -39,6 +37,14 @@ class EventHandler:
 
 
 running_handler: ContextVar[EventHandler | None] = ContextVar("sagalog_running_handler", default=None)
+
+
+def outside_handlers() -> Context:
+    """Return a copy of this context in which no handler runs, for what is done in the background."""
+    context = copy_context()
+    context.run(running_handler.set, None)
+    context.run(in_command_handler.set, False)
+    return context
 
 
 def event_handler() -> Instance | None:

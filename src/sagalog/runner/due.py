@@ -13,7 +13,6 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from ..decision.record import decode_record
 from ..errors import CodecError, JournalError, RunnerStoppedError, SagalogError, SagaParkedError
@@ -22,15 +21,15 @@ from .clock import ServerClock
 from .engine import Engine
 from .envelope import Envelope, Upkeep
 from .failures import described
+from .hosted import Hosted
+from .queue import Queue
 from .scanned import ScannedStore
-
-if TYPE_CHECKING:
-    from .hosted import Hosted
 
 _PAGE = 500
 _MOST_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
 _AT_ONCE = 256
 _SLOW_SECONDS = 0.25  # then the next one is begun beside it
+_FEW = 16  # at work: it is looked whether anything else is due before it is claimed, at the price of one lookup
 _COMPLAIN_SECONDS = 60.0
 _PURGES = 100  # at once, by themselves: housekeeping holds up no timer
 
@@ -38,22 +37,22 @@ _PURGES = 100  # at once, by themselves: housekeeping holds up no timer
 class DueLoop:
     """Looks for due instances, and hands them to their mailboxes."""
 
-    def __init__(self, engine: Engine, hosted: list[Hosted]) -> None:
+    def __init__(self, engine: Engine, queues: list[Queue]) -> None:
         self._engine = engine
-        self._hosted = hosted
-        self._looking = {one.name: asyncio.Lock() for one in hosted}
+        self._queues = queues
+        self._looking = {one.hosted.name: asyncio.Lock() for one in queues}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
         self.looked_at = engine.loop.time()  # when the journal last gave an answer to a look, in the loop's time
         self.trouble = ""  # why the last look failed
-        self._at_work: dict[str, set[str]] = {one.name: set() for one in hosted}
+        self._at_work: dict[str, set[str]] = {one.hosted.name: set() for one in queues}
         self._complained = ("", "", 0.0)
         self._full = False  # somebody has to be told when there is room again
-        self._ended: deque[tuple[Hosted, str]] = deque()  # claimed, and not live: perhaps to be purged
+        self._ended: deque[tuple[Queue, str]] = deque()  # claimed, and not live: perhaps to be purged
         self._sweeping = False
-        self._scans = [engine.spawn(self._scan(one)) for one in hosted if one.scanned is not None]
+        self._scans = [engine.spawn(self._scan(one.hosted)) for one in queues if one.hosted.scanned is not None]
 
-    def notice(self, due_at: datetime, now: datetime) -> None:
+    def notice(self, due_at: datetime) -> None:
         """Something was saved that is due at `due_at`: wake up in time."""
         if self._next is not None and due_at < self._next:
             self._wake.set()
@@ -75,12 +74,12 @@ class DueLoop:
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming
             trouble = ""
-            for hosted in self._hosted:
+            for queue in self._queues:
                 try:
-                    following = await self.look(hosted, engine.now(), upcoming)
+                    following = await self.look(queue, engine.now(), upcoming)
                 except Exception as error:  # whatever a store raises: the others, and the next look, go on
                     trouble = str(error) if isinstance(error, SagalogError) else described(error)
-                    self._complain(hosted.name, trouble)
+                    self._complain(queue.hosted.name, trouble)
                     continue
                 if following is not None and following < self._next:
                     self._next = following
@@ -115,12 +114,13 @@ class DueLoop:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def look(self, hosted: Hosted, now: datetime, upcoming: datetime | None = None) -> datetime | None:
+    async def look(self, queue: Queue, now: datetime, upcoming: datetime | None = None) -> datetime | None:
         """Claim everything due at `now`; return the first moment after it, up to `upcoming`, at which more is due."""
-        async with self._looking[hosted.name]:
-            return await self._look(hosted, now, upcoming)
+        async with self._looking[queue.hosted.name]:
+            return await self._look(queue, now, upcoming)
 
-    async def _look(self, hosted: Hosted, now: datetime, upcoming: datetime | None) -> datetime | None:
+    async def _look(self, queue: Queue, now: datetime, upcoming: datetime | None) -> datetime | None:
+        hosted = queue.hosted
         until = now + self._engine.lease
         seen: set[str] = set()
         hooks = self._engine.hooks
@@ -131,9 +131,12 @@ class DueLoop:
                 self._full = True
                 return None  # what ends wakes the loop up
             left = hosted.left.ids(now)
-            claimed = [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=room)
+            # Those at work are ours still. One that is to be left to a worker with newer code is stored as due, and a
+            # claim that comes just then would keep it from that worker for a lease.
+            ours = left | at_work if len(at_work) <= _FEW else left
+            claimed = [] if await self._only_left(hosted, now, ours) else await hosted.due.claim(now, until, limit=room)
             self.looked_at = self._engine.loop.time()
-            if hooks is not None and (claimed or not seen):  # the end of what was due is no news
+            if claimed or not seen:  # the end of what was due is no news
                 hooks.looked(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
             if not claimed:
                 return await self._following(hosted, upcoming, left)
@@ -144,12 +147,12 @@ class DueLoop:
             # Nobody waits for them here: one that hangs, or is tried again for long, holds up no other.
             keys = iter(ready)
             for _ in ready[:_AT_ONCE]:
-                self._engine.spawn(self._claim_each(hosted, keys))
+                self._engine.spawn(self._claim_each(queue, keys))
             await asyncio.sleep(0)
         return None
 
     async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
-        """Say whether all that is due is left to other workers: a claim would only keep it from them."""
+        """Say whether all that is due is left to other workers, or at work here: a claim would only keep it from them."""
         if not left:
             return False
         waiting = await hosted.due.due(now, limit=_PAGE)
@@ -163,23 +166,23 @@ class DueLoop:
         again = hosted.left.first_until
         return first if again is None else again if first is None else min(first, again)
 
-    async def _claim_each(self, hosted: Hosted, keys: Iterator[str]) -> None:
+    async def _claim_each(self, queue: Queue, keys: Iterator[str]) -> None:
         for key in keys:  # shared with others who do the same
             if self._engine.stopping.is_set():
-                self._at_work[hosted.name].discard(key)
+                self._at_work[queue.hosted.name].discard(key)
                 continue
             # One after the other as long as it goes fast; what takes long gets a task of its own, and the others go on.
-            work = self._engine.spawn(self._claim(hosted, key))
+            work = self._engine.spawn(self._claim(queue, key))
             await asyncio.wait([work], timeout=_SLOW_SECONDS)
 
-    async def _claim(self, hosted: Hosted, correlation_id: str) -> None:
-        instance = hosted.instance(correlation_id)
-        if not instance.busy:
-            instance.loaded = instance.loaded and instance.delivering  # another worker may have dealt with it
+    async def _claim(self, queue: Queue, correlation_id: str) -> None:
+        hosted, instance = queue.hosted, queue.instance(correlation_id)
+        if not instance.delivering:
+            instance.read_again()  # another worker may have dealt with it
         try:
             await instance.submit(Envelope(upkeep=Upkeep.CLAIM))
-            if not hosted.instance(correlation_id).loaded:  # a finished one is not kept in memory
-                self._ended.append((hosted, correlation_id))
+            if not queue.instance(correlation_id).loaded:  # a finished one is not kept in memory
+                self._ended.append((queue, correlation_id))
                 if not self._sweeping:
                     self._sweeping = True
                     self._engine.spawn(self._sweep())
@@ -202,13 +205,14 @@ class DueLoop:
         try:
             while self._ended and not self._engine.stopping.is_set():
                 some = [self._ended.popleft() for _ in range(min(_PURGES, len(self._ended)))]
-                await asyncio.gather(*(self._purge(hosted, key) for hosted, key in some))
+                await asyncio.gather(*(self._purge(queue, key) for queue, key in some))
         finally:
             self._sweeping = False
 
-    async def _purge(self, hosted: Hosted, correlation_id: str) -> None:
+    async def _purge(self, queue: Queue, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""
-        if hosted.instance(correlation_id).loaded:
+        hosted = queue.hosted
+        if queue.instance(correlation_id).loaded:
             return
         try:
             saved = await hosted.load(correlation_id)
@@ -264,4 +268,4 @@ class DueLoop:
                 due_at = record.updated_at + engine.settings.retention
             if due_at is not None:
                 scanned.remember_if_unknown(key, due_at)
-                self.notice(due_at, engine.now())
+                self.notice(due_at)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextvars import copy_context
+from contextvars import Context
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import DefinitionError, RunnerStoppedError
 from ..logs import about, log, trace_of
 from .clock import Clock, EventClock
-from .context import running_handler
 from .counters import Counters
-from .hooks import Hooks
 from .settings import RunnerSettings
-
-if TYPE_CHECKING:
-    from .dispatch import Dispatcher
-    from .due import DueLoop
+from .telling import Hooks, NoHooks
 
 _OTHER_LOOP = (
     "this runner was started in another event loop, or before this process was forked, and can be used only there: from "
@@ -30,20 +25,26 @@ _OTHER_LOOP = (
 class Engine:
     """Settings, clock, counters, background tasks and the stop signal; made by `SagaRunner` when it starts."""
 
-    dispatcher: Dispatcher
-    due_loop: DueLoop
-
-    def __init__(self, settings: RunnerSettings, clock: Clock, counters: Counters, hooks: Hooks | None = None) -> None:
+    def __init__(
+        self,
+        settings: RunnerSettings,
+        clock: Clock,
+        counters: Counters,
+        context: Context,
+        hooks: Hooks | None = None,
+    ) -> None:
+        self._context = context
         self.settings = settings
         self.clock = clock
         self.event_time = isinstance(clock, EventClock)
         self.counters = counters
-        self.hooks = hooks
+        self.hooks: Hooks = NoHooks() if hooks is None else hooks
         self.now = clock.now
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
         self.cancelled = False
+        self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
         self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order they were begun, so that a seed is a story
 
     def check_loop(self) -> None:
@@ -56,13 +57,11 @@ class Engine:
             raise DefinitionError(_OTHER_LOOP)
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run `work` in the background; `wait_for_tasks` waits for it. Its errors are logged."""
-        if running_handler.get() is None:
-            task = self.loop.create_task(work)
-        else:  # no event handler waits for what is done in the background
-            context = copy_context()
-            context.run(running_handler.set, None)
-            task = self.loop.create_task(work, context=context)
+        """Run `work` in the background, in the context of the runner's start; its errors are logged.
+
+        `wait_for_tasks` waits for it.
+        """
+        task = self.loop.create_task(work, context=self._context.copy())
         self._tasks[task] = None
         task.add_done_callback(self._done)
         return task
@@ -72,9 +71,17 @@ class Engine:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed: %s", type(error).__name__, exc_info=trace_of(error), extra=about())
 
-    def is_own(self, task: asyncio.Task[Any]) -> bool:
-        """Say whether `spawn` made this task."""
-        return task in self._tasks
+    def cancelled_by_handler(self, error: BaseException) -> bool:
+        """Say whether a handler must have cancelled the task that runs it; that task then goes on.
+
+        Nobody else cancels a task of the runner before it stops.
+        """
+        task = asyncio.current_task()
+        if not isinstance(error, asyncio.CancelledError) or self.cancelled or task not in self._tasks:
+            return False
+        while task.uncancel():
+            pass
+        return True
 
     async def wait_for_tasks(self) -> None:
         """Return when no background task is left, also none that another one started."""

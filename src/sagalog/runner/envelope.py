@@ -11,6 +11,7 @@ import msgspec
 
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
+from .telling import Watch
 
 
 class Upkeep(Enum):
@@ -30,7 +31,7 @@ class Envelope(msgspec.Struct, eq=False):
 
     message: Message | None = None
     upkeep: Upkeep | None = None
-    repair: Callable[[Draft], Awaitable[Any]] | None = None
+    repair: Callable[[Draft, Watch], Awaitable[Any]] | None = None
     future: asyncio.Future[None] | None = None
     decided: Outcome | BaseException | None = None  # in this turn; holds only once the turn is saved
     outcome: Outcome | None = None

@@ -7,7 +7,15 @@ import threading
 import traceback
 from pathlib import PurePath
 
-from ..errors import CodecError, DefinitionError, InvalidEventError, SagalogError
+from ..errors import (
+    CodecError,
+    ConflictError,
+    DefinitionError,
+    InvalidEventError,
+    JournalUnavailableError,
+    PayloadTooLargeError,
+    SagalogError,
+)
 
 # What the same call would raise again: mistakes in code, and values that can never be taken. Trying again would repeat
 # the effects that the function had before it raised.
@@ -49,6 +57,11 @@ def as_exception(error: BaseException, what: str) -> Exception:
     told = SagalogError(f"{what} raised {type(error).__name__}, which is no Exception; nothing was stored")
     told.__cause__ = error
     return told
+
+
+def certain(error: BaseException) -> bool:
+    """Say whether a write that ended so has certainly stored nothing."""
+    return isinstance(error, (ConflictError, JournalUnavailableError, PayloadTooLargeError, InvalidEventError))
 
 
 def is_permanent(error: BaseException) -> bool:

@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Awaitable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,10 +17,9 @@ from ..errors import SagalogError
 from ..journal import Journal
 from ..journal.protocol import TellsTime
 from .arguments import check_seconds
-
-if TYPE_CHECKING:
-    from .engine import Engine
-    from .hosted import Hosted
+from .due import DueLoop
+from .engine import Engine
+from .hosted import Hosted
 
 BEHIND_LEASES = 6  # what nobody has claimed for so long is not looked after
 
@@ -46,6 +44,7 @@ NOT_STARTED = Health(live=True, ready=False, reasons=("the runner is not started
 async def examine(
     engine: Engine,
     hosted: list[Hosted],
+    loop: DueLoop,
     due: asyncio.Task[None],
     *,
     timeout_seconds: float,
@@ -66,7 +65,6 @@ async def examine(
     if unanswered:
         reasons.append(unanswered)
     if live and not engine.event_time:
-        loop = engine.due_loop
         silent = engine.loop.time() - loop.looked_at
         if loop.trouble:
             reasons.append(f"looking for due work fails: {loop.trouble}")

@@ -1,87 +1,46 @@
-"""One saga as a runner hosts it: its store, what the store can do, and which of its instances are in memory.
+"""One saga as a runner hosts it: its code, its store, and what the store can do.
 
-Neighbours: receive finds the hosted sagas of an event; a mailbox (mailbox.py) loads and saves through here.
+Where the runner made the store from a journal, load.py and commit.py use that journal in batches. A store that was given
+is read and written here, one instance at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..decision.record import SagaRecord, encode_record
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
+from ..journal import Journal, PersistentRepr
 from ..journal.protocol import LAST_MOMENT
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
+from .engine import Engine
 from .left import Left
-from .mailbox import Instance
 from .scanned import ScannedStore
-
-if TYPE_CHECKING:
-    from .engine import Engine
 
 
 class Hosted:
-    """A saga, its store, and its instances in memory, least recently used first."""
+    """A saga and its store. `journal`: the one that the runner made this store from; None where stores were given."""
 
-    def __init__(self, saga: Saga[Any], store: SagaStateStore, engine: Engine) -> None:
+    def __init__(self, saga: Saga[Any], store: SagaStateStore, engine: Engine, journal: Journal | None = None) -> None:
+        self.journal = journal
         self.saga = saga
         self.name = saga.name
         self.prefix = f"saga::{saga.name}::"
         self.registry = type(saga).registry(saga)
         self.engine = engine
-        self._cache_size = engine.settings.cache_size
-        self._cache_bytes = engine.settings.cache_bytes
-        self._bytes = 0  # the sizes of all in memory
+        self.half_retention = engine.settings.retention / 2
         self._most_bytes = engine.settings.max_payload_bytes
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
         self.scanned = scanned
         self.due: DueStore = scanned or store  # type: ignore[assignment]
         self._tombstones = store if isinstance(store, TombstoneStore) else None
-        self.instances: dict[str, Instance] = {}
         # Instances whose record this code cannot read, and why. They stay as they are in the store.
         self.unreadable: dict[str, str] = {}
         self.left = Left(engine.settings.lease_seconds)
-
-    def instance(self, correlation_id: str) -> Instance:
-        """Return the instance of that id, made (not loaded) where it is not in memory."""
-        instances = self.instances
-        found = instances.pop(correlation_id, None)
-        if found is None:
-            found = Instance(self, correlation_id)
-        instances[correlation_id] = found
-        return found
-
-    def shrink(self) -> None:
-        """Forget idle instances beyond the cache's bounds, those used longest ago first; busy ones are passed over."""
-        instances = self.instances
-        left = 8  # each turn brings one in, so a few are enough
-        while (len(instances) > self._cache_size or self._bytes > self._cache_bytes) and instances and left:
-            left -= 1
-            oldest, candidate = next(iter(instances.items()))
-            del instances[oldest]
-            if candidate.idle:
-                candidate.forget()
-                self.weigh(candidate, 0)
-            else:
-                instances[oldest] = candidate
-
-    def drop(self, instance: Instance) -> None:
-        """Take an idle instance out of memory."""
-        if self.instances.get(instance.correlation_id) is instance:
-            del self.instances[instance.correlation_id]
-            self.weigh(instance, 0)
-
-    def weigh(self, instance: Instance, size: int) -> None:
-        """Note how large the record is that an instance keeps in memory, as stored."""
-        self._bytes += size - instance.size
-        instance.size = size
-
-    def active(self) -> Iterator[Instance]:
-        """Yield the instances that still have something to do."""
-        return (instance for instance in list(self.instances.values()) if not instance.idle)
 
     @property
     def starts_unseen(self) -> bool:
@@ -93,6 +52,16 @@ class Hosted:
         if self._tombstones is not None:
             return await self._tombstones.load_with_tombstone(correlation_id)
         return await self.store.load(correlation_id)
+
+    def repr_of(
+        self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None, epoch: int
+    ) -> PersistentRepr:
+        """Return the record to write into the journal behind `version`; a tombstone where it is finished."""
+        assert isinstance(self.store, JournalSagaStateStore)
+        deleted = record.finished
+        if deleted:
+            due_at = self.purge_at(record)
+        return self.store.repr_of(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
 
     def encode(self, record: SagaRecord) -> bytes:
         """Return the bytes to save. Raises PayloadTooLargeError; what was stored stays."""

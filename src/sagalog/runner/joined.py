@@ -14,16 +14,17 @@ import asyncio
 import random
 from typing import Any
 
-from ..decision.advance import UnreadableStateError, advance
+from ..decision.advance import UnreadableStateError
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..errors import ConflictError, NoInstanceError
 from ..journal.store import new_epoch
-from .commit import decoded, due_moments, fresh_entries, unreadable
+from .commit import due_moments, fresh_entries
 from .context import EventHandler
 from .envelope import Envelope, Upkeep
 from .failures import as_exception, cancellations, passes_through
-from .mailbox import Instance
+from .load import decoded, unreadable
+from .queue import Instance
 from .replay import replay_held, tell_parked
 from .settings import NoInstance
 
@@ -62,12 +63,11 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         engine.now(),
         engine.settings.retention,
     )
-    if engine.hooks is not None:
-        engine.hooks.watch(instance, draft)
-    replayed = await replay_held(instance, draft)
+    watch = engine.hooks.watch(hosted.name, instance.correlation_id, unseen=False)
+    replayed = await replay_held(instance, draft, watch)
     cancelled = cancellations()
     try:
-        outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
+        outcome = watch.advance(draft, message)
         if not isinstance(outcome, Outcome):
             with EventHandler(instance):
                 outcome = await outcome
@@ -79,21 +79,23 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         # It would end the caller's task in silence, as if that had been cancelled.
         raise as_exception(error, f"handling {type(message.event).__name__}") from error
     if outcome is Outcome.NO_INSTANCE and engine.settings.no_instance is not NoInstance.IGNORE:
-        if draft.watch is not None:
-            draft.watch.settled()
+        watch.settled()
         raise NoInstanceError(hosted.name, instance.correlation_id, type(message.event).__name__)
     record = draft.frozen()
     if not draft.changed or record is None:
-        if draft.watch is not None:
-            draft.watch.settled()
+        watch.settled()
         return outcome
     payload = hosted.encode(record)
     _, due_at = due_moments(instance, record, engine.now())
     epoch = saved.epoch if saved is not None else new_epoch()
-    saving = hosted.save_within(connection, instance.correlation_id, record, payload, version, due_at, epoch)
-    stored = await (saving if draft.watch is None else draft.watch.saving(saving))
-    if draft.watch is not None:
-        draft.watch.settled()
+    watch.writing()
+    try:
+        stored = await hosted.save_within(connection, instance.correlation_id, record, payload, version, due_at, epoch)
+    except BaseException as error:
+        watch.written(version + 1, record, error)
+        raise
+    watch.written(stored, record, None)
+    watch.settled()
     tell_parked(instance, replayed)
     fresh = fresh_entries(before, record)
     for earlier in instance.joined:  # of the same transaction
@@ -114,8 +116,7 @@ async def _look_when_ended(instance: Instance, connection: Any, entry: tuple[int
         await asyncio.sleep(pause)  # drivers tell nobody when a transaction ends
         pause = min(pause * 1.5, 0.05)
     try:
-        if not instance.busy:
-            instance.loaded = False
+        instance.read_again()
         await instance.submit(Envelope(upkeep=Upkeep.RECORD))
     finally:
         instance.joined = tuple(other for other in instance.joined if other is not entry)

@@ -1,44 +1,158 @@
-"""What a runner has on its hands at the moment, for gauges. Looking costs a walk over the instances in memory."""
+"""The records of all instances that have work and are not cached, in one lookup of the journal.
+
+    queue ─► [load] ─► queue, with `fresh` set
+
+A write whose outcome is unknown is never assumed either way: its version and bytes are kept in `instance.unknown`, and
+what is read is compared with them. As long as the journal does not answer, nobody is told anything.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import random
+from collections.abc import Callable
 
-import msgspec
+from ..decision.record import SagaRecord, decode_record
+from ..errors import CodecError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
+from ..journal import Journal
+from ..journal.store import SavedState, saved_of
+from ..logs import log
+from .engine import Engine
+from .failures import as_exception, passes_through
+from .queue import Instance
 
-if TYPE_CHECKING:
-    from .dispatch import Dispatcher
-    from .hosted import Hosted
-    from .receive import Receiver
-
-
-class SagaLoad(msgspec.Struct, frozen=True):
-    """One saga's share. `undelivered`: by correlation id, the first command that is ours to deliver, by its entry id."""
-
-    name: str
-    cached: int = 0
-    mailbox_messages: int = 0
-    undelivered: dict[str, str] = {}
-
-
-class Load(msgspec.Struct, frozen=True):
-    """Events inside `handle`, instances that wait for a free place to deliver, and what each saga has."""
-
-    in_flight: int = 0
-    dispatch_waiting: int = 0
-    sagas: tuple[SagaLoad, ...] = ()
+_NONE: frozenset[str] = frozenset()
+_LOOKUPS = 4  # at once: what comes meanwhile shares the next one
+_ATTEMPTS = 60  # to read back a write without an answer, some 15 seconds
+Told = Callable[[Instance, BaseException | None], None]
 
 
-def load_of(receiver: Receiver, dispatcher: Dispatcher, hosted: list[Hosted]) -> Load:
-    """Look; may be called from another thread than the runner's."""
-    return Load(receiver.in_flight, dispatcher.backlog, tuple(_of(one) for one in hosted))
+class Loader:
+    """Reads records; `told` is called for each instance, with the error where it could not be read."""
+
+    def __init__(self, engine: Engine, told: Told) -> None:
+        self._engine = engine
+        self._told = told
+        self._waiting: dict[Journal, list[Instance]] = {}
+        self._lookups = 0
+
+    def add(self, instance: Instance) -> None:
+        """Read the record of an instance with the next lookup."""
+        journal = instance.hosted.journal
+        if journal is None or instance.unknown is not None:
+            self._engine.spawn(self._read_one(instance))
+        else:
+            self._waiting.setdefault(journal, []).append(instance)
+
+    def flush(self) -> None:
+        """Begin to look up what was added."""
+        while self._waiting and self._lookups < _LOOKUPS:
+            journal = next(iter(self._waiting))
+            self._lookups += 1
+            self._engine.spawn(self._read(journal, self._waiting.pop(journal)))
+
+    async def _read(self, journal: Journal, instances: list[Instance]) -> None:
+        try:
+            found = await journal.latest_messages([instance.persistence_id for instance in instances])
+            if len(found) != len(instances):
+                raise JournalUnavailableError(
+                    f"the journal {type(journal).__name__} gave {len(found)} records for {len(instances)} ids"
+                )
+        except BaseException as error:
+            for instance in instances:
+                self._told(instance, as_exception(error, "reading a record"))
+            if passes_through(error):
+                raise
+        else:
+            for instance, latest in zip(instances, found, strict=True):
+                self._take(instance, None if latest is None else saved_of(latest))
+        finally:
+            self._lookups -= 1
+            self.flush()
+
+    async def _read_one(self, instance: Instance) -> None:
+        try:
+            saved = await self._stored(instance)
+        except BaseException as error:
+            if isinstance(error, OutcomeUnknownError):
+                instance.unknown = None
+            self._told(instance, as_exception(error, "reading a record"))
+            if passes_through(error):
+                raise
+        else:
+            self._take(instance, saved)
+
+    async def _stored(self, instance: Instance) -> SavedState | None:
+        for _ in range(_ATTEMPTS):
+            try:
+                return await instance.hosted.load(instance.correlation_id)
+            except JournalUnavailableError:
+                if instance.unknown is None or self._engine.stopping.is_set():
+                    raise
+                await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
+        raise OutcomeUnknownError(
+            f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. Send "
+            "the event again under the same message id."
+        )
+
+    def _take(self, instance: Instance, saved: SavedState | None) -> None:
+        try:
+            take(instance, saved)
+        except SagaParkedError as error:
+            self._told(instance, error)
+        else:
+            self._told(instance, None)
 
 
-def _of(hosted: Hosted) -> SagaLoad:
-    waiting, undelivered = 0, {}
-    instances = list(hosted.instances.values())
-    for instance in instances:
-        waiting += len(instance.mailbox) + len(instance.waiting)
-        if instance.owned and (entry := instance.undelivered()) is not None and entry.id in instance.owned:
-            undelivered[instance.correlation_id] = entry.id
-    return SagaLoad(hosted.name, len(instances), waiting, undelivered)
+def take(instance: Instance, saved: SavedState | None) -> None:
+    """Let what is stored be what is cached. Raises SagaParkedError for a record that this code cannot read."""
+    before = instance.epoch, instance.version
+    instance.record = record = decoded(instance, saved)
+    instance.version = saved.version if saved is not None else 0
+    instance.epoch = saved.epoch if saved is not None else 0
+    instance.queue.weigh(instance, len(saved.payload) if saved is not None else 0)
+    if (instance.epoch, instance.version) != before:
+        for envelope in instance.mailbox:  # that it parks was decided on another record, which may hold it already
+            envelope.park = None
+    outbox = ids_of(record)
+    unknown, instance.unknown = instance.unknown, None
+    for maybe in (*instance.joined, *([unknown] if unknown is not None else ())):
+        if saved is not None and (saved.version, saved.payload) == maybe[:2]:
+            instance.owned |= maybe[2]  # it had landed
+    instance.accepted &= outbox
+    instance.owned &= outbox
+    instance.loaded = instance.fresh = True
+    instance.look_first = False
+
+
+def ids_of(record: SagaRecord | None) -> frozenset[str]:
+    """Return the ids of the outbox entries."""
+    return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else _NONE
+
+
+def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
+    """Return the record of what is stored. Raises SagaParkedError for one that this code cannot read."""
+    if saved is None or not saved.payload:
+        return None
+    try:
+        return decode_record(saved.payload)
+    except CodecError as error:
+        raise unreadable(instance, str(error)) from error
+
+
+def unreadable(instance: Instance, reason: str) -> SagaParkedError:
+    """Park an instance whose record this code cannot read: in memory only, what is stored stays as it is."""
+    hosted = instance.hosted
+    if instance.correlation_id not in hosted.unreadable:
+        hosted.engine.counters.parked += 1
+        log.error(
+            "saga %s, id %s is parked, and left as it is stored: %s",
+            hosted.name,
+            instance.correlation_id,
+            reason,
+            extra=instance.about(),
+        )
+        hosted.engine.hooks.parked(hosted.name, instance.correlation_id, reason)
+    hosted.unreadable[instance.correlation_id] = reason
+    instance.loaded = False
+    return SagaParkedError(hosted.name, instance.correlation_id, reason)

@@ -1,6 +1,6 @@
 """Where events come in: which sagas take them, for which correlation ids, and whether they may come in at all.
 
-    handle(event) ─► [receive] ─► mailbox of each instance
+    handle(event) ─► [receive] ─► queue of each instance
 
 Everything that is wrong with an event is told here, before anything is stored.
 """
@@ -32,9 +32,8 @@ from .context import check_no_circle, event_handler, in_command_handler, running
 from .engine import Engine
 from .envelope import Envelope
 from .failures import ends_program
-from .hosted import Hosted
 from .joined import in_transaction, take_joined_step
-from .mailbox import Instance
+from .queue import Instance, Queue
 from .repair import Repaired
 from .settings import NoInstance
 
@@ -80,10 +79,10 @@ class Receipt(msgspec.Struct, frozen=True):
 class Receiver:
     """Finds the instances of an event and answers when each has it durably."""
 
-    def __init__(self, engine: Engine, hosted: list[Hosted]) -> None:
+    def __init__(self, engine: Engine, queues: list[Queue]) -> None:
         self._engine = engine
-        self._hosted = hosted
-        self._routes: dict[type, tuple[Hosted, ...]] = {}
+        self._queues = queues
+        self._routes: dict[type, tuple[Queue, ...]] = {}
         self._stamp = f"{uuid4()}/"
         self._anonymous = count(1)
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -101,7 +100,7 @@ class Receiver:
         message = self._message(event, message_id, at)
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
-        while self.in_flight >= self._most or engine.dispatcher.backlog > self._most:
+        while self.in_flight >= self._most or engine.backlog > self._most:
             if in_command_handler.get():
                 break  # others wait for it to end: were it made to wait for them, all would stand still
             await self._room()
@@ -110,15 +109,15 @@ class Receiver:
         self.in_flight += 1
         try:
             if len(targets) == 1 and not self._waits:
-                hosted, correlation_id = targets[0]
+                queue, correlation_id = targets[0]
                 envelope = Envelope(message)
-                await hosted.instance(correlation_id).submit(envelope)
-                return _receipt(message, hosted, envelope)
+                await queue.instance(correlation_id).submit(envelope)
+                return _receipt(message, queue.hosted.name, envelope)
             return await self._deliver(targets, message)
         finally:
             self._leave()
 
-    async def _handle_for(self, caller: Instance, targets: list[tuple[Hosted, str]], message: Message) -> Receipt:
+    async def _handle_for(self, caller: Instance, targets: list[tuple[Queue, str]], message: Message) -> Receipt:
         """Handle an event that an event handler of `caller` waits for: at once, or not at all."""
         if self._engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
@@ -135,9 +134,9 @@ class Receiver:
             self._leave()
 
     @staticmethod
-    def check_circles(caller: Instance, targets: list[tuple[Hosted, str]], what: str) -> list[Instance]:
+    def check_circles(caller: Instance, targets: list[tuple[Queue, str]], what: str) -> list[Instance]:
         """Return the instances of the targets. Raises DefinitionError if one of them waits for the handler of `caller`."""
-        wanted = [hosted.instance(correlation_id) for hosted, correlation_id in targets]
+        wanted = [queue.instance(correlation_id) for queue, correlation_id in targets]
         for instance in wanted:
             check_no_circle(caller, instance, what)
         return wanted
@@ -171,9 +170,9 @@ class Receiver:
         self.in_flight += 1
         try:
             outcomes: dict[str, Outcome] = {}
-            for hosted, correlation_id in targets:
-                instance = hosted.instance(correlation_id)
-                outcomes[hosted.name] = await take_joined_step(instance, message, connection)
+            for queue, correlation_id in targets:
+                instance = queue.instance(correlation_id)
+                outcomes[queue.hosted.name] = await take_joined_step(instance, message, connection)
                 message = message.copied()
             return Receipt(message.id, outcomes)
         finally:
@@ -215,17 +214,18 @@ class Receiver:
                     waiter.set_result(None)
             await self._drained
 
-    def _targets(self, event: Any) -> list[tuple[Hosted, str]]:
+    def _targets(self, event: Any) -> list[tuple[Queue, str]]:
         found = self._routes.get(type(event))
         if found is None:
             found = self._routes[type(event)] = self._candidates(type(event))
         if not found:
-            names = ", ".join(hosted.name for hosted in self._hosted)
+            names = ", ".join(queue.hosted.name for queue in self._queues)
             raise InvalidEventError(
                 f"no saga of this runner handles {type(event).__name__} (sagas: {names}); nothing was stored"
             )
         targets = []
-        for hosted in found:
+        for queue in found:
+            hosted = queue.hosted
             try:
                 correlation_id = hosted.saga.correlation_id(event)
             except BaseException as error:
@@ -245,14 +245,15 @@ class Receiver:
                 )
             if not correlation_id.isascii():
                 _check_text(correlation_id, "a correlation id")
-            targets.append((hosted, correlation_id))
+            targets.append((queue, correlation_id))
         return targets
 
-    def _candidates(self, event: type) -> tuple[Hosted, ...]:
+    def _candidates(self, event: type) -> tuple[Queue, ...]:
         return tuple(
-            hosted
-            for hosted in self._hosted
-            if event in hosted.saga.event_types() or type(hosted.saga).correlation_id is not Saga.correlation_id
+            queue
+            for queue in self._queues
+            if event in queue.hosted.saga.event_types()
+            or type(queue.hosted.saga).correlation_id is not Saga.correlation_id
         )
 
     def _message(self, event: Any, message_id: str | None, at: datetime | None) -> Message:
@@ -280,13 +281,12 @@ class Receiver:
                     "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
                 )
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
-        hooks = self._engine.hooks
-        return Message(message_id, event, at=at, trace="" if hooks is None else hooks.ask("caller"), data=data)
+        return Message(message_id, event, at=at, trace=self._engine.hooks.caller(), data=data)
 
-    async def _deliver(self, targets: list[tuple[Hosted, str]], message: Message) -> Receipt:
+    async def _deliver(self, targets: list[tuple[Queue, str]], message: Message) -> Receipt:
         if len(targets) == 1:
-            hosted, correlation_id = targets[0]
-            return Receipt(message.id, {hosted.name: await self._submit(hosted, correlation_id, message)})
+            queue, correlation_id = targets[0]
+            return Receipt(message.id, {queue.hosted.name: await self._submit(queue, correlation_id, message)})
         if not targets:
             self._engine.counters.ignored += 1
             return Receipt(message.id)
@@ -300,24 +300,24 @@ class Receiver:
                 raise outcome  # the sagas that took it know its id; sending it again reaches the others only
         return Receipt(
             message.id,
-            {hosted.name: outcome for (hosted, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
+            {queue.hosted.name: outcome for (queue, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
         )
 
-    async def _submit(self, hosted: Hosted, correlation_id: str, message: Message) -> Outcome:
-        instance = hosted.instance(correlation_id)
+    async def _submit(self, queue: Queue, correlation_id: str, message: Message) -> Outcome:
+        instance = queue.instance(correlation_id)
         envelope = Envelope(message)
-        if not self._waits or hosted.saga.may_start(message.event):
+        if not self._waits or queue.hosted.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
             envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
             await instance.submit(envelope)
-        return _receipt(message, hosted, envelope).outcomes[hosted.name]
+        return _receipt(message, queue.hosted.name, envelope).outcomes[queue.hosted.name]
 
 
-def _receipt(message: Message, hosted: Hosted, envelope: Envelope) -> Receipt:
+def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:
     if envelope.outcome is None:
         raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
-    return Receipt(message.id, {hosted.name: envelope.outcome})
+    return Receipt(message.id, {saga: envelope.outcome})
 
 
 def _check_text(text: str, what: str) -> None:

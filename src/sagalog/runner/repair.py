@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from ..decision.draft import Draft
 from ..decision.record import Status
 from ..decision.repair import Repair
 from ..errors import NoInstanceError
 from .envelope import Envelope
-from .hosted import Hosted
+from .queue import Queue
 from .replay import NOTHING, replay_held, tell_parked
-
-if TYPE_CHECKING:
-    from .mailbox import Instance
+from .telling import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +25,26 @@ class Repaired:
     status: Status
 
 
-async def apply(hosted: Hosted, correlation_id: str, repair: Repair) -> Repaired:
+async def apply(queue: Queue, correlation_id: str, repair: Repair) -> Repaired:
     """Run a repair as a step of its instance: one record, against the newest version.
 
     Raises NoInstanceError where nothing live is stored under that id, SagaParkedError for a record that this code
     cannot read (only code that can read it helps), RepairError.
     """
-    instance: Instance = hosted.instance(correlation_id)
-    if not instance.busy:
-        instance.loaded = False
+    instance = queue.instance(correlation_id)
+    instance.read_again()
     replayed = NOTHING
 
-    async def run(draft: Draft) -> Repaired:
+    async def run(draft: Draft, watch: Watch) -> Repaired:
         nonlocal replayed
         record = draft.record
         if record is None or (record.finished and not repair.on_finished):
-            raise NoInstanceError(hosted.name, correlation_id, f"the repair {repair.action!r}")
+            raise NoInstanceError(queue.hosted.name, correlation_id, f"the repair {repair.action!r}")
         decision = repair.decide(record, draft.next_id, draft.now)
         if decision.record is not record:
             draft.record = decision.record
             draft.touch()
-            replayed = await replay_held(instance, draft)
+            replayed = await replay_held(instance, draft, watch)
         after = draft.record
         assert after is not None
         return Repaired(decision.effects, replayed.count, after.parked, len(after.held), after.status)

@@ -10,23 +10,20 @@ worker that dies in between leaves all of it to the next.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..decision.advance import UnreadableStateError, advance
+from ..decision.advance import UnreadableStateError
 from ..decision.draft import Draft
 from ..decision.message import Outcome, unhold
 from ..decision.record import FINAL, Audit, Held
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
-from .commit import unreadable
 from .context import EventHandler
 from .failures import cancellations, described, passes_through
-
-if TYPE_CHECKING:
-    from .mailbox import Instance
-
+from .load import unreadable
+from .queue import Instance
+from .telling import Watch
 
 _GIVE_WAY = 64  # so many are replayed in one go
 
@@ -41,7 +38,7 @@ class Replayed(msgspec.Struct, frozen=True):
 NOTHING = Replayed()
 
 
-async def replay_held(instance: Instance, draft: Draft) -> Replayed:
+async def replay_held(instance: Instance, draft: Draft, watch: Watch) -> Replayed:
     """Replay what the draft's record holds, in the order it came; the first that fails parks it again, with the rest.
 
     Raises SagaParkedError for a state, or a held message of a newer version, that this code cannot read; what is stored
@@ -52,18 +49,17 @@ async def replay_held(instance: Instance, draft: Draft) -> Replayed:
     before = draft.copied()
     fired, started = draft.fired, draft.started
     try:
-        replayed = await _replay(instance, draft, checked=False)
+        replayed = await _replay(instance, draft, watch, checked=False)
         instance.hosted.encode(draft.frozen() or draft.record)
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: look after each.
-        if draft.watch is not None:
-            draft.watch.taken_back()
+        watch.taken_back()
         draft.record, draft.fired, draft.started = before, fired, started
-        replayed = await _replay(instance, draft, checked=True)
+        replayed = await _replay(instance, draft, watch, checked=True)
     return replayed
 
 
-async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replayed:
+async def _replay(instance: Instance, draft: Draft, watch: Watch, *, checked: bool) -> Replayed:
     record = draft.touch()
     held = record.held
     record.held = ()  # each is asked for among the consumed ones, not among the held
@@ -75,7 +71,7 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
             await asyncio.sleep(0)
         try:
             message = unhold(first, draft.registry)
-            outcome = advance(draft, message) if draft.watch is None else draft.watch.advance(message)
+            outcome = watch.advance(draft, message)
             if not isinstance(outcome, Outcome):
                 with EventHandler(instance):
                     outcome = await outcome
@@ -93,7 +89,7 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
         except BaseException as error:
-            if passes_through(error, cancelled) and not instance.cancelled_by_its_handler(error):
+            if passes_through(error, cancelled) and not instance.hosted.engine.cancelled_by_handler(error):
                 raise
             if isinstance(error, CodecError) and draft.registry.is_newer(first.event):
                 # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
@@ -102,8 +98,7 @@ async def _replay(instance: Instance, draft: Draft, *, checked: bool) -> Replaye
             if before is not None:
                 draft.record = before
                 draft.fired, draft.started = counted
-            if draft.watch is not None:
-                draft.watch.taken_back(first.id)
+            watch.taken_back(first.id)
             told = isinstance(error, (CodecError, PayloadTooLargeError))  # others may quote payloads
             reason = f"replaying {first.event.type} failed: {error if told else described(error)}"
             draft.park_again(reason, held[number:])
@@ -132,5 +127,4 @@ def tell_parked(instance: Instance, replayed: Replayed) -> None:
         instance.hosted.engine.counters.parked += 1
         name, key, engine = instance.hosted.name, instance.correlation_id, instance.hosted.engine
         log.error("saga %s, id %s is parked again: %s", name, key, replayed.parked, extra=instance.about())
-        if engine.hooks is not None:
-            engine.hooks.parked(instance, replayed.parked)
+        engine.hooks.parked(name, key, replayed.parked)

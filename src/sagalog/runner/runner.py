@@ -1,6 +1,6 @@
 """The runner: puts the phases together, owns start, drain and stop.
 
-receive ─► mailbox ─► turn ─► commit ─► dispatch          due ─► mailbox          repair ─► mailbox
+receive ─► queue ─► load ─► decide ─► commit ─► settle ─► deliver          due ─► queue          repair ─► queue
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from ..logs import about, log, trace_of
 from .arguments import check_text, check_type
 from .clock import Clock, ServerClock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
-from .context import check_no_circle, check_outside_handlers, event_handler
+from .context import check_no_circle, check_outside_handlers, event_handler, outside_handlers
 from .counters import Counters
-from .dispatch import Dispatcher
+from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Upkeep
+from .gauges import Gauges, gauges_of
 from .health import NOT_STARTED, Health, examine
-from .hooks import Hook, Hooks, checked_hooks
+from .hooks import Hook, checked_hooks
 from .hosted import Hosted
-from .load import Load, load_of
+from .queue import Queue, Ready
 from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired, apply
+from .round import Rounds
 from .settings import RetryPolicy, RunnerSettings
+from .telling import Hooks
 
 F = TypeVar("F", bound=Callable[..., Any])
 Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
@@ -86,7 +89,9 @@ class SagaRunner:
         self._journal: Journal | None = None
         self._engine: Engine | None = None
         self._hooks: Hooks | None = None
-        self._hosted: dict[str, Hosted] = {}
+        self._queues: dict[str, Queue] = {}
+        self._dispatcher: Dispatcher | None = None
+        self._due_loop: DueLoop | None = None
         self._receiver: Receiver | None = None
         self._due: asyncio.Task[None] | None = None
         self._stopped: asyncio.Event | None = None
@@ -208,15 +213,17 @@ class SagaRunner:
                 await self._close_journal()
                 raise
         self._hooks = hooks = Hooks(self.hooks) if self.hooks else None
-        engine = Engine(self.settings, await self._agreed_clock(), self.counters, hooks)
-        hosted = [Hosted(saga, self._store(saga), engine) for saga in self.sagas]
-        self._hosted = {one.name: one for one in hosted}
-        self._receiver = Receiver(engine, hosted)
-        engine.dispatcher = Dispatcher(engine, self._handlers, self._receiver.reply)
-        engine.due_loop = DueLoop(engine, hosted)
+        engine = Engine(self.settings, await self._agreed_clock(), self.counters, outside_handlers(), hooks)
+        ready = Ready()
+        queues = [Queue(Hosted(saga, self._store(saga), engine, self._journal), ready) for saga in self.sagas]
+        self._queues = {queue.hosted.name: queue for queue in queues}
+        self._receiver = Receiver(engine, queues)
+        self._dispatcher = Dispatcher(engine, self._handlers, self._receiver.reply)
+        self._due_loop = due_loop = DueLoop(engine, queues)
+        Rounds(engine, ready, self._dispatcher, due_loop)
         self._engine = engine
         self._stopped = asyncio.Event()
-        self._due = engine.loop.create_task(engine.due_loop.run())
+        self._due = engine.loop.create_task(due_loop.run())
         self._due.add_done_callback(_due_loop_ended)
         if hooks is not None:
             hooks.tell("started", self)
@@ -246,15 +253,15 @@ class SagaRunner:
 
         Commands that were not accepted within `stop_seconds` stay in their outbox, for any worker.
         """
-        engine, receiver, due = self._engine, self._receiver, self._due
-        if engine is None or receiver is None or due is None:
+        engine, receiver, due, dispatcher = self._engine, self._receiver, self._due, self._dispatcher
+        if engine is None or receiver is None or due is None or dispatcher is None:
             return
         engine.check_loop()
         engine.stopping.set()
-        engine.dispatcher.stop()
+        dispatcher.stop()
         stopped = RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
-        for hosted in self._hosted.values():
-            for instance in hosted.active():
+        for queue in self._queues.values():
+            for instance in queue.active():
                 instance.give_up_waiting(stopped)
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
@@ -271,18 +278,17 @@ class SagaRunner:
             engine.cancel_tasks()
             await asyncio.gather(due, return_exceptions=True)
             await engine.wait_for_tasks()
-        for hosted in self._hosted.values():
-            for instance in list(hosted.instances.values()):
+        for queue in self._queues.values():
+            for instance in list(queue.instances.values()):
                 instance.forget()
                 if instance.accepted:
                     instance.poke(Envelope(upkeep=Upkeep.RECORD))
         await engine.wait_for_tasks()
-        engine.dispatcher.stop()  # again: deliveries that ended meanwhile have asked for a later record
+        dispatcher.stop()  # again: deliveries that ended meanwhile have asked for a later record
         await self._close_journal()
-        if engine.hooks is not None:
-            engine.hooks.tell("stopped", self)
-        self._engine = self._receiver = self._due = self._hooks = None
-        self._hosted = {}
+        engine.hooks.tell("stopped", self)
+        self._engine = self._receiver = self._due = self._hooks = self._dispatcher = self._due_loop = None
+        self._queues = {}
         if self._stopped is not None:
             self._stopped.set()
 
@@ -329,20 +335,25 @@ class SagaRunner:
         Ready means: the journal answers, and no work has been due for longer than `behind_seconds` (default: six leases)
         without a worker claiming it. Changes nothing and raises nothing.
         """
-        engine, due = self._engine, self._due
-        if engine is None or due is None:
+        engine, due, due_loop = self._engine, self._due, self._due_loop
+        if engine is None or due is None or due_loop is None:
             return NOT_STARTED
         engine.check_loop()
         return await examine(
-            engine, list(self._hosted.values()), due, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds
+            engine,
+            [queue.hosted for queue in self._queues.values()],
+            due_loop,
+            due,
+            timeout_seconds=timeout_seconds,
+            behind_seconds=behind_seconds,
         )
 
-    def load(self) -> Load:
+    def gauges(self) -> Gauges:
         """Return what this runner has on its hands now; nothing, unless it is started. May be called by another thread."""
         engine, receiver = self._engine, self._receiver
         if engine is None or receiver is None:
-            return Load()
-        return load_of(receiver, engine.dispatcher, list(self._hosted.values()))
+            return Gauges()
+        return gauges_of(receiver, engine, list(self._queues.values()))
 
     def _running(self) -> Engine:
         if self._engine is None:
@@ -421,21 +432,22 @@ class SagaRunner:
         waited for. With an EventClock, timers
         due up to its time fire here, and commands that an earlier process left are taken over.
         """
-        engine = self._running()
+        engine, due_loop = self._running(), self._due_loop
+        assert due_loop is not None
         check_outside_handlers("settle")
-        await engine.due_loop.scanned()
+        await due_loop.scanned()
         while True:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here
                 now += engine.lease
-            for hosted in self._hosted.values():
-                await engine.due_loop.look(hosted, now)
+            for queue in self._queues.values():
+                await due_loop.look(queue, now)
             await engine.wait_for_tasks()
             busy = False
-            for hosted in self._hosted.values():
-                for instance in hosted.active():
+            for queue in self._queues.values():
+                for instance in queue.active():
                     busy = busy or not instance.settled
-                    if instance.accepted and not instance.busy:
+                    if instance.accepted:
                         instance.poke(Envelope(upkeep=Upkeep.RECORD))
             if not busy:
                 return
@@ -462,20 +474,20 @@ class SagaRunner:
 
     async def _repair(self, saga: str, correlation_id: str, note: str, by: str, made: repair.Repair) -> Repaired:
         _check_repair(saga, correlation_id, note, by)
-        hosted = self._named(saga)
+        queue = self._named(saga)
         caller = event_handler()
         if caller is not None:
-            check_no_circle(caller, hosted.instance(correlation_id), "a repair")
+            check_no_circle(caller, queue.instance(correlation_id), "a repair")
         assert self._receiver is not None
-        return await self._receiver.repair(lambda: apply(hosted, correlation_id, made))
+        return await self._receiver.repair(lambda: apply(queue, correlation_id, made))
 
-    def _named(self, saga: str) -> Hosted:
+    def _named(self, saga: str) -> Queue:
         self._running()
         try:
-            return self._hosted[saga]
+            return self._queues[saga]
         except KeyError:
             raise InvalidEventError(
-                f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._hosted))}"
+                f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._queues))}"
             ) from None
 
 

@@ -256,7 +256,7 @@ class PrometheusHook(Hook, Collector):
         runners = list(self._runners)
         undelivered: dict[tuple[str, str], str] = {}
         for runner in runners:
-            load = runner.load()
+            load = runner.gauges()
             in_flight += load.in_flight
             waiting += load.dispatch_waiting
             for saga in load.sagas:

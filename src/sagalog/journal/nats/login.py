@@ -80,7 +80,9 @@ class Login:
         for name, file in (("user_credentials", self._files.credentials), ("nkeys_seed", self._files.nkey)):
             if file is not None:
                 if find_spec("nkeys") is None:
-                    raise MissingExtraError("a credentials or nkey file needs the package nkeys: pip install nkeys")
+                    raise MissingExtraError(
+                        "a credentials or nkey file needs the package nkeys: pip install 'sagalog[nats]'"
+                    )
                 found[name] = file
         known = [one for one in self._addresses if one.user is not None]
         if any(one.password is not None for one in known):

@@ -1,6 +1,6 @@
 """Commands of saved records leave here: in order per instance, bounded for each type, tried again until accepted.
 
-    commit ─► [dispatch] ─► command handler ─► reply events ─► receive
+    settle ─► [deliver] ─► command handler ─► reply events ─► receive
                    └─ accepted: noted in memory, recorded by the next save of the instance, or a lazy one
 
 A command is accepted when its handler returned and its reply events are stored. If the process dies before that is
@@ -16,7 +16,7 @@ import inspect
 from collections import Counter, deque
 from collections.abc import AsyncIterable, Awaitable, Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..decision.draft import Draft
 from ..decision.ids import command_id as id_of
@@ -40,10 +40,8 @@ from .context import in_command_handler
 from .engine import Engine
 from .envelope import Envelope, Upkeep
 from .failures import described, ends_program, is_permanent, passes_through
-
-if TYPE_CHECKING:
-    from .hooks import WatchedHandler
-    from .mailbox import Instance
+from .queue import Instance
+from .telling import Watch, WatchedHandler
 
 Reply = Callable[[Any, str, str], Awaitable[Any]]
 
@@ -79,11 +77,6 @@ class Dispatcher:
         self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when it was said, how many since
         self._to_record: deque[tuple[float, Instance]] = deque()
         self._tick: asyncio.TimerHandle | None = None
-
-    @property
-    def backlog(self) -> int:
-        """How many instances wait for a free place to deliver."""
-        return sum(len(lane.ready) for lane in self._lanes.values())
 
     def release(self, instance: Instance) -> None:
         """Deliver what is in the outbox of a saved record; returns at once."""
@@ -139,7 +132,7 @@ class Dispatcher:
 
     def _give_up(self, instance: Instance, entry: Command) -> None:
         instance.delivering = False
-        self.leaves(instance, entry)
+        self.declines(instance, entry)
         self._record_later(instance)  # what was accepted before it
 
     def _enqueue(self, instance: Instance, entry: Command, handler: CommandHandler | WatchedHandler) -> None:
@@ -148,6 +141,7 @@ class Dispatcher:
             places = handler.policy.places or self._engine.settings.max_dispatch
             lane = self._lanes[entry.command.type] = _Lane(places)
         lane.ready.append(instance)
+        self._engine.backlog += 1
         if lane.running < lane.places:
             lane.running += 1
             self._engine.spawn(self._work(lane))
@@ -157,6 +151,7 @@ class Dispatcher:
         try:
             while lane.ready:
                 instance = lane.ready.popleft()
+                self._engine.backlog -= 1
                 entry = self._deliverable(instance)
                 if entry is None:
                     instance.delivering = False
@@ -218,8 +213,7 @@ class Dispatcher:
         if end is None or self._engine.event_time or self._engine.now() <= end:
             return
         instance.owned, instance.lease_end = frozenset(), None
-        if not instance.busy:
-            instance.loaded = False
+        instance.read_again()
         instance.poke(Envelope(upkeep=Upkeep.RECORD))
 
     def _context(self, instance: Instance, entry: Command) -> CommandContext:
@@ -227,7 +221,7 @@ class Dispatcher:
             f"{instance.persistence_id}/{entry.id}",
             instance.hosted.name,
             instance.correlation_id,
-            1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1,
+            _attempt_nr(instance, entry),
             entry.undo,
         )
 
@@ -237,8 +231,7 @@ class Dispatcher:
             handler, command = self._handler_of(instance, entry)
         except (CodecError, DefinitionError):
             return None, None
-        hooks = self._engine.hooks
-        return handler if hooks is None else hooks.watched(handler, entry), command
+        return self._engine.hooks.watched(handler, entry), command
 
     def _handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
         command = instance.hosted.registry.unpack(entry.command)
@@ -251,7 +244,7 @@ class Dispatcher:
         cls = instance.hosted.registry.get(entry.command.type)
         return None if cls is None else self._handlers.get(cls)
 
-    def leaves(self, instance: Instance, entry: Command) -> bool:
+    def declines(self, instance: Instance, entry: Command) -> bool:
         """Say whether this worker cannot deliver `entry`, the first of the outbox: then it is left to one that can.
 
         Trying again here helps nobody, and keeping the lease, or parking the instance for good, would keep out a worker
@@ -265,8 +258,7 @@ class Dispatcher:
             instance.owned -= {entry.id}
             hosted.left.add(instance.correlation_id, self._engine.now())
             self._engine.counters.dispatch_errors += 1
-            if self._engine.hooks is not None:
-                self._engine.hooks.delivered(instance, entry, "failed", error)
+            self._tell(instance, entry, "failed", error)
             log.warning(
                 "saga %s, id %s: command %s is left to another worker: %s",
                 hosted.name,
@@ -313,6 +305,12 @@ class Dispatcher:
             renewal[0].cancel()
             instance.lease_seconds = 0.0
 
+    def _tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
+        hosted = instance.hosted
+        self._engine.hooks.delivered(
+            hosted.name, instance.correlation_id, entry, _attempt_nr(instance, entry), outcome, error
+        )
+
     def cut(self, instance: Instance) -> None:
         """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
         attempt, record = instance.attempt, instance.record
@@ -346,7 +344,7 @@ class Dispatcher:
 
     async def _take_answer(self, entry: Command, command_id: str, answer: Any) -> None:
         """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
-        trace = "" if self._engine.hooks is None else self._engine.hooks.trace_of(command_id)
+        trace = self._engine.hooks.trace_of(command_id)
         counts: Counter[str] = Counter()
 
         async def store(event: Any) -> None:
@@ -394,8 +392,7 @@ class Dispatcher:
 
     async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
         command = instance.hosted.registry.unpack(entry.command)
-        hooks = self._engine.hooks
-        trace = "" if hooks is None else hooks.trace_of(command_id)
+        trace = self._engine.hooks.trace_of(command_id)
         self._engine.counters.refused += 1
         envelope = Envelope(refusal(command, command_id, refused.reason, trace))
         await instance.submit(envelope)
@@ -408,13 +405,11 @@ class Dispatcher:
             raise AnswerError(
                 "its refusal is taken for another message of the same id"
             )  # or it would be asked for ever
-        if hooks is not None:
-            hooks.delivered(instance, entry, "refused", refused)
+        self._tell(instance, entry, "refused", refused)
 
     def _accepted(self, instance: Instance, entry: Command) -> None:
         self._engine.counters.commands += 1
-        if self._engine.hooks is not None:
-            self._engine.hooks.delivered(instance, entry, "accepted")
+        self._tell(instance, entry, "accepted")
         if instance.attempts is not None:
             instance.attempts.pop(entry.id, None)
         if entry.id in instance.owned:
@@ -427,8 +422,7 @@ class Dispatcher:
         if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
             return True  # an operator has dropped it meanwhile
         engine.counters.dispatch_errors += 1
-        if engine.hooks is not None:
-            engine.hooks.delivered(instance, entry, "failed", error)
+        self._tell(instance, entry, "failed", error)
         if instance.attempts is None:
             instance.attempts = {}
         failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
@@ -472,8 +466,7 @@ class Dispatcher:
             reason,
             extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
         )
-        if engine.hooks is not None:
-            engine.hooks.parked(instance, reason)
+        engine.hooks.parked(instance.hosted.name, instance.correlation_id, reason)
 
     def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
         """Say that an attempt failed: the first of a type at once, the others together, now and then."""
@@ -536,12 +529,10 @@ class Dispatcher:
             if engine.stopping.is_set():
                 return
             if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
-                if not instance.busy:
-                    instance.loaded = False  # it may be renewed by now: what is stored decides
+                instance.read_again()  # it may be renewed by now: what is stored decides
                 instance.poke(Envelope(upkeep=Upkeep.CLAIM))
             else:
-                if not instance.busy:
-                    instance.loaded = False  # read back: it may be accepted and recorded by now
+                instance.read_again()  # it may be accepted and recorded by now
                 instance.poke(Envelope(upkeep=Upkeep.RECORD))
 
         waited = max(0.0, lease - left)
@@ -566,7 +557,7 @@ class Dispatcher:
         now = self._engine.loop.time()
         while self._to_record and self._to_record[0][0] <= now:
             _, instance = self._to_record.popleft()
-            if instance.accepted and not instance.busy:
+            if instance.accepted:
                 instance.poke(Envelope(upkeep=Upkeep.RECORD))
         if self._to_record:
             self._tick = self._engine.loop.call_later(max(0.0, self._to_record[0][0] - now), self._record_due)
@@ -579,11 +570,16 @@ class Dispatcher:
         for lane in self._lanes.values():
             for instance in lane.ready:
                 instance.delivering = False
+            self._engine.backlog -= len(lane.ready)
             lane.ready.clear()
 
 
-def _stick(entry: str, reason: str) -> Callable[[Draft], Awaitable[None]]:
-    async def park(draft: Draft) -> None:
+def _attempt_nr(instance: Instance, entry: Command) -> int:
+    return 1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1
+
+
+def _stick(entry: str, reason: str) -> Callable[[Draft, Watch], Awaitable[None]]:
+    async def park(draft: Draft, watch: Watch) -> None:
         record = draft.record
         if record is not None and any(command.id == entry for command in record.outbox):
             record.parked = record.parked or reason

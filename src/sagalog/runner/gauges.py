@@ -1,0 +1,41 @@
+"""What a runner has on its hands at the moment, for gauges. Looking costs a walk over the instances in memory."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .engine import Engine
+from .queue import Queue
+from .receive import Receiver
+
+
+class SagaGauges(msgspec.Struct, frozen=True):
+    """One saga's share. `undelivered`: by correlation id, the first command that is ours to deliver, by its entry id."""
+
+    name: str
+    cached: int = 0
+    mailbox_messages: int = 0
+    undelivered: dict[str, str] = {}
+
+
+class Gauges(msgspec.Struct, frozen=True):
+    """Events inside `handle`, instances that wait for a free place to deliver, and what each saga has."""
+
+    in_flight: int = 0
+    dispatch_waiting: int = 0
+    sagas: tuple[SagaGauges, ...] = ()
+
+
+def gauges_of(receiver: Receiver, engine: Engine, queues: list[Queue]) -> Gauges:
+    """Look; may be called from another thread than the runner's."""
+    return Gauges(receiver.in_flight, engine.backlog, tuple(_of(one) for one in queues))
+
+
+def _of(queue: Queue) -> SagaGauges:
+    waiting, undelivered = 0, {}
+    instances = list(queue.instances.values())
+    for instance in instances:
+        waiting += len(instance.mailbox) + len(instance.waiting)
+        if instance.owned and (entry := instance.undelivered()) is not None and entry.id in instance.owned:
+            undelivered[instance.correlation_id] = entry.id
+    return SagaGauges(queue.hosted.name, len(instances), waiting, undelivered)

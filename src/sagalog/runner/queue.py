@@ -1,0 +1,311 @@
+"""What waits for each instance, strictly in the order it came, and which instances have work.
+
+    receive, due, repair, deliver ─► [queue] ─► load, decide
+
+An instance takes part in one round at a time (`under_way`); what comes meanwhile waits in its mailbox. That is all the
+serialising there is. Instances do not wait for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from ..decision.record import Command, SagaRecord
+from ..errors import NoInstanceError
+from ..logs import about
+from .envelope import Envelope, Upkeep
+from .hosted import Hosted
+
+_NONE: frozenset[str] = frozenset()
+
+
+def _nobody() -> None:
+    """Nobody takes what is ready yet."""
+
+
+class Ready:
+    """The instances that have work and are in no round, first come first served.
+
+    `wake` is called when one comes.
+    """
+
+    def __init__(self) -> None:
+        self.instances: deque[Instance] = deque()
+        self.wake: Callable[[], None] = _nobody
+
+    def add(self, instance: Instance) -> None:
+        """Note that an instance has work. Calling it again has no effect."""
+        if not (instance.ready or instance.under_way):
+            instance.ready = True
+            self.instances.append(instance)
+            self.wake()
+
+    def take(self) -> Instance:
+        """Return the first instance; it is in a round from now on, until `Queue.done`."""
+        instance = self.instances.popleft()
+        instance.ready = False
+        instance.under_way = True
+        return instance
+
+
+class Instance:
+    """One instance in memory: its mailbox, what is cached of its record, and what is known of its deliveries."""
+
+    __slots__ = (
+        "accepted",
+        "attempt",
+        "attempts",
+        "awaits",
+        "correlation_id",
+        "cursor",
+        "delivering",
+        "epoch",
+        "foreign",
+        "fresh",
+        "hosted",
+        "joined",
+        "lease_end",
+        "lease_seconds",
+        "left",
+        "loaded",
+        "look_first",
+        "lost",
+        "mailbox",
+        "next_attempt_at",
+        "one_by_one",
+        "owned",
+        "persistence_id",
+        "queue",
+        "ready",
+        "record",
+        "retry",
+        "size",
+        "to_deliver",
+        "under_way",
+        "unknown",
+        "version",
+        "waiting",
+        "waking",
+        "working",
+    )
+
+    def __init__(self, queue: Queue, correlation_id: str) -> None:
+        self.queue = queue
+        self.hosted = queue.hosted
+        self.correlation_id = correlation_id
+        self.persistence_id = queue.hosted.prefix + correlation_id
+        self.mailbox: deque[Envelope] = deque()
+        self.waiting: dict[Envelope, None] = {}  # for a starting event, in the order they came
+        self.waking: asyncio.TimerHandle | None = None  # while any waits: to look again, and to tell who waited in vain
+        self.awaits: tuple[Instance, ...] = ()  # for which its event handler, just now, waits
+        self.ready = False  # it has work, and waits for a round
+        self.under_way = False  # it is in a round, or pauses before the next
+        self.working: tuple[Envelope, asyncio.Task[None]] | None = None  # that is waited for, and the task which does
+        self.one_by_one = 0  # so many messages are handled one a record: together they were too large
+        self.lost = 0  # writes in a row that lost a race, or brought no answer
+        # The cached record. It may be out of date: every write says which version it builds on.
+        self.loaded = False
+        self.fresh = False  # it was read for the next turn
+        self.look_first = False  # the next turn may not begin on the guess that nothing is stored
+        self.record: SagaRecord | None = None
+        self.version = 0
+        self.epoch = 0  # of its numbers: they begin anew after a purge
+        self.size = 0  # of the cached record, in bytes as it is stored
+        self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a write without an answer: read back first
+        self.joined: tuple[tuple[int, bytes, frozenset[str]], ...] = ()  # saved in transactions of callers, still open
+        # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
+        # belong until then to the worker that saved them.
+        self.owned: frozenset[str] = _NONE
+        self.lease_end: datetime | None = None  # of the last write; afterwards others may have taken over
+        self.accepted: set[str] = set()  # accepted, not yet recorded
+        self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
+        self.to_deliver = False  # the round has not come to its deliveries yet
+        self.delivering = False
+        self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
+        self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
+        self.left: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
+        self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
+        self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
+        self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
+        self.next_attempt_at: datetime | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and the store knows all: also when to look at this instance again."""
+        return self.settled and not self.waiting
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is under way, apart from events that wait for their starting event."""
+        return not (
+            self.under_way
+            or self.ready
+            or self.mailbox
+            or self.to_deliver
+            or self.delivering
+            or self.accepted
+            or self.joined
+            or self.unknown is not None
+        )
+
+    def about(self, *, message_id: str | None = None, command_id: str | None = None) -> dict[str, str | int | None]:
+        """Return the fields of a log record about this instance; `sequence_nr` is that of its newest known record."""
+        return about(
+            saga=self.hosted.name,
+            correlation_id=self.correlation_id,
+            sequence_nr=self.version or None,
+            message_id=message_id,
+            command_id=command_id,
+        )
+
+    def forget(self) -> None:
+        """Give up waiting for the next look at the outbox."""
+        if self.retry is not None:
+            self.retry.cancel()
+        self.retry = self.next_attempt_at = None
+
+    def read_again(self) -> None:
+        """Let the next turn read what is stored, unless one is under way, which finds out by itself."""
+        if not self.under_way:
+            self.loaded = False
+
+    def undelivered(self) -> Command | None:
+        """Return the first outbox entry that is not accepted yet, whoever may deliver it; None if delivery waits."""
+        if self.record is None or self.record.stuck:
+            return None
+        outbox = self.record.outbox
+        if self.cursor[0] is not outbox:
+            self.cursor = (outbox, 0)
+        index = self.cursor[1]
+        while index < len(outbox) and outbox[index].id in self.accepted:
+            index += 1
+        self.cursor = (outbox, index)
+        return outbox[index] if index < len(outbox) else None
+
+    async def submit(self, envelope: Envelope) -> None:
+        """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it."""
+        envelope.future = self.hosted.engine.loop.create_future()
+        self.poke(envelope)
+        try:
+            await envelope.future
+        except asyncio.CancelledError:  # the mailbox and the turn pass over it when they come to it
+            self.waiting.pop(envelope, None)
+            if self.working is not None and self.working[0] is envelope:
+                self.working[1].cancel()
+            raise
+        if envelope.error is not None:
+            raise envelope.error
+
+    def poke(self, envelope: Envelope) -> None:
+        """Put `envelope` behind what waits; nobody waits for it here."""
+        self.mailbox.append(envelope)
+        self.queue.ready.add(self)
+
+    def put_back(self, envelopes: list[Envelope]) -> None:
+        """Put what a turn has taken and not answered back in front of what came since."""
+        self.mailbox.extendleft(reversed([e for e in envelopes if not e.over and e not in self.waiting]))
+
+    def in_vain(self, envelope: Envelope) -> NoInstanceError:
+        """Return what to tell an event that has waited in vain for its starting event."""
+        assert envelope.message is not None
+        return NoInstanceError(self.hosted.name, self.correlation_id, type(envelope.message.event).__name__)
+
+    def wake_later(self) -> None:
+        """Come back for those that wait: when the first must be told, and now and then to look into the store."""
+        if not self.waiting or self.waking is not None:
+            return
+        loop, settings = self.hosted.engine.loop, self.hosted.engine.settings
+        first = min(envelope.deadline or 0.0 for envelope in self.waiting)
+        self.waking = loop.call_at(min(first, loop.time() + settings.due_poll_seconds), self._wake)
+
+    def _wake(self) -> None:
+        """Tell those that have waited for too long; look whether another worker has handled a starting event."""
+        self.waking = None
+        now = self.hosted.engine.loop.time()
+        for envelope in [waiting for waiting in self.waiting if (waiting.deadline or 0.0) <= now]:
+            # A turn that has it among its own passes over it from now on.
+            del self.waiting[envelope]
+            envelope.fail(self.in_vain(envelope))
+        if self.waiting:
+            self.wake_later()
+            if not self.under_way:
+                self.loaded = False
+                self.poke(Envelope(upkeep=Upkeep.RECORD))
+        elif self.idle and not self.loaded and self.retry is None:
+            self.queue.drop(self)
+
+    def give_up_waiting(self, error: Exception) -> None:
+        """Tell all that wait for a starting event: the runner stops."""
+        for envelope in self.waiting:
+            envelope.fail(error)
+        self.waiting.clear()
+        if self.waking is not None:
+            self.waking.cancel()
+            self.waking = None
+
+
+class Queue:
+    """The instances of one saga that are in memory, least recently used first."""
+
+    def __init__(self, hosted: Hosted, ready: Ready) -> None:
+        self.hosted = hosted
+        self.ready = ready
+        self.instances: dict[str, Instance] = {}
+        self._cache_size = hosted.engine.settings.cache_size
+        self._cache_bytes = hosted.engine.settings.cache_bytes
+        self._bytes = 0  # the sizes of all in memory
+
+    def instance(self, correlation_id: str) -> Instance:
+        """Return the instance of that id, made (not loaded) where it is not in memory."""
+        instances = self.instances
+        found = instances.pop(correlation_id, None)
+        if found is None:
+            found = Instance(self, correlation_id)
+        instances[correlation_id] = found
+        return found
+
+    def done(self, instance: Instance) -> None:
+        """An instance has left its round: it may be in the next one, and is forgotten if nothing is to be remembered."""
+        instance.under_way = instance.fresh = False
+        if instance.unknown is not None and not instance.mailbox:
+            instance.mailbox.append(Envelope(upkeep=Upkeep.RECORD))
+        if instance.waiting:
+            instance.wake_later()
+        if instance.mailbox:
+            self.ready.add(instance)
+        elif not instance.loaded and instance.retry is None and instance.idle:
+            self.drop(instance)
+        if len(self.instances) > self._cache_size or self._bytes > self._cache_bytes:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Forget idle instances beyond the cache's bounds, those used longest ago first; busy ones are passed over."""
+        instances = self.instances
+        left = 8  # each turn brings one in, so a few are enough
+        while (len(instances) > self._cache_size or self._bytes > self._cache_bytes) and instances and left:
+            left -= 1
+            oldest, candidate = next(iter(instances.items()))
+            del instances[oldest]
+            if candidate.idle:
+                candidate.forget()
+                self.weigh(candidate, 0)
+            else:
+                instances[oldest] = candidate
+
+    def drop(self, instance: Instance) -> None:
+        """Take an idle instance out of memory."""
+        if self.instances.get(instance.correlation_id) is instance:
+            del self.instances[instance.correlation_id]
+            self.weigh(instance, 0)
+
+    def weigh(self, instance: Instance, size: int) -> None:
+        """Note how large the record is that an instance keeps in memory, as stored."""
+        self._bytes += size - instance.size
+        instance.size = size
+
+    def active(self) -> Iterator[Instance]:
+        """Yield the instances that still have something to do."""
+        return (instance for instance in list(self.instances.values()) if not instance.idle)

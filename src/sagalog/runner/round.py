@@ -1,0 +1,267 @@
+"""Rounds: everything that has arrived goes through the phases together, each a function over what the one before gives.
+
+    queue ─► load ─► decide ─► commit ─► settle ─► deliver
+
+While a round is written, the next one is decided. What has to be waited for (a lookup, an `async def` handler, a pause)
+leaves the round in a task of its own, and comes back when it is over. No stretch holds the event loop for more than some
+milliseconds, whatever the number of instances.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable
+
+from ..errors import OutcomeUnknownError, PayloadTooLargeError, RunnerStoppedError
+from ..journal import Journal
+from .commit import Write, write_all, write_of, write_one
+from .decide import Turn, begin, decide, decide_slowly, may_begin
+from .deliver import Dispatcher
+from .due import DueLoop
+from .engine import Engine
+from .envelope import Upkeep
+from .failures import as_exception, passes_through
+from .load import Loader
+from .queue import Instance, Ready
+from .settle import Pause, abandon, give_up, settle, tell
+
+_WRITES = 2  # rounds that are being written, at most
+_STRETCH_SECONDS = 0.005  # so long the event loop is held in one go
+_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
+
+
+class Rounds:
+    """Drives the rounds of a runner: in a task that is there as long as there is something to do."""
+
+    def __init__(self, engine: Engine, ready: Ready, dispatcher: Dispatcher, due: DueLoop) -> None:
+        self._engine = engine
+        self._ready = ready
+        self._dispatcher = dispatcher
+        self._due = due
+        self._loader = Loader(engine, self._loaded)
+        self._slow: deque[Turn] = deque()  # decided in tasks of their own
+        self._deliveries: deque[Instance] = deque()
+        self._drivers = 0
+        self._coming = False  # a driver will take what is ready, without being called
+        ready.wake = self._wake
+
+    def _wake(self) -> None:
+        if not self._coming and self._drivers < _WRITES:
+            self._coming = True
+            self._drivers += 1
+            self._engine.spawn(self._drive())
+
+    async def _drive(self) -> None:
+        try:
+            while self._ready.instances or self._slow or self._deliveries:
+                self._coming = True
+                turns = self._decide()
+                self._coming = False
+                await self._carry_out(turns)
+                await self._deliver()
+                if self._ready.instances or self._slow:
+                    await asyncio.sleep(0)
+        finally:
+            self._coming = False
+            self._drivers -= 1
+            if self._ready.instances or self._slow or self._deliveries:  # this task was cancelled
+                self._wake()
+
+    # Load and decide.
+
+    def _decide(self) -> list[Turn]:
+        """Decide what is ready, for some milliseconds; begin to read what is not in memory."""
+        time = self._engine.loop.time
+        give_way_at = time() + _STRETCH_SECONDS
+        turns = list(self._slow)
+        self._slow.clear()
+        ready = self._ready
+        while ready.instances:
+            instance = ready.take()
+            mailbox = instance.mailbox
+            while mailbox and mailbox[0].over:
+                mailbox.popleft().park = None
+            if self._engine.cancelled:
+                self._refuse(instance)
+            if not mailbox:
+                instance.queue.done(instance)
+            elif not may_begin(instance):
+                self._loader.add(instance)
+            else:
+                self._begin(instance, turns)
+            if time() > give_way_at:
+                break
+        self._loader.flush()
+        return turns
+
+    def _begin(self, instance: Instance, turns: list[Turn]) -> None:
+        if instance.fresh and instance.mailbox[0].upkeep is not Upkeep.CLAIM:  # which decides who delivers
+            self._deliver_later(instance)
+        turn = begin(instance)
+        try:
+            more = decide(turn)
+        except Exception as error:
+            give_up(turn, error)
+            instance.queue.done(instance)
+        except BaseException as error:
+            if passes_through(error):
+                abandon(turn)
+                instance.queue.done(instance)
+                raise
+            give_up(turn, as_exception(error, "a turn"))
+            instance.queue.done(instance)
+        else:
+            if more is None:
+                turns.append(turn)
+            else:
+                self._engine.spawn(self._decide_slowly(turn, more))
+
+    async def _decide_slowly(self, turn: Turn, first: Awaitable[None]) -> None:
+        instance = turn.instance
+        try:
+            await decide_slowly(turn, first)
+        except BaseException as error:
+            if passes_through(error):
+                abandon(turn)
+                instance.queue.done(instance)
+                if isinstance(error, asyncio.CancelledError) and not self._engine.cancelled:
+                    return  # its caller had withdrawn
+                raise
+            give_up(turn, as_exception(error, "a turn"))
+            instance.queue.done(instance)
+        else:
+            self._slow.append(turn)
+            self._wake()
+
+    def _loaded(self, instance: Instance, error: BaseException | None) -> None:
+        """Its record was read, or could not be."""
+        if error is None:
+            instance.under_way = False
+            self._ready.add(instance)
+            return
+        envelopes = list(instance.mailbox)
+        instance.mailbox.clear()
+        tell(instance, envelopes, error)
+        instance.queue.done(instance)
+
+    def _refuse(self, instance: Instance) -> None:
+        """The time to stop has run out: only what was accepted is still recorded."""
+        refused = [envelope for envelope in instance.mailbox if envelope.upkeep is not Upkeep.RECORD]
+        if refused:
+            recorded = [envelope for envelope in instance.mailbox if envelope.upkeep is Upkeep.RECORD]
+            instance.mailbox.clear()
+            instance.mailbox.extend(recorded)
+            tell(instance, refused, RunnerStoppedError(_STOPPED))
+
+    # Commit and settle.
+
+    async def _carry_out(self, turns: list[Turn]) -> None:
+        """Write what was decided, in one go, and settle each by its answer."""
+        batches: dict[Journal, list[Write]] = {}
+        for turn in turns:
+            try:
+                write = None if turn.stale else write_of(turn, self._dispatcher.declines)
+            except PayloadTooLargeError as error:
+                self._settle(turn, None, error)
+                continue
+            except Exception as error:
+                give_up(turn, error)
+                turn.instance.queue.done(turn.instance)
+                continue
+            if write is None:
+                self._settle(turn, None, None)
+                continue
+            turn.watch.writing()
+            journal = turn.instance.hosted.journal
+            if journal is None:
+                self._engine.spawn(self._write_one(write))
+            else:
+                batches.setdefault(journal, []).append(write)
+        for journal, writes in batches.items():
+            await self._write(journal, writes)
+
+    async def _write(self, journal: Journal, writes: list[Write]) -> None:
+        answers = None
+        try:
+            answers = await write_all(journal, writes)
+        finally:
+            if answers is None:
+                self._cut_off(writes)
+        for write, answer in zip(writes, answers, strict=True):
+            self._settle(write.turn, write, answer)
+
+    async def _write_one(self, write: Write) -> None:
+        answered = False
+        try:
+            error = await write_one(write)
+            answered = True
+        finally:
+            if not answered:
+                self._cut_off([write])
+        self._settle(write.turn, write, error)
+        await self._deliver()
+
+    def _cut_off(self, writes: list[Write]) -> None:
+        """This task ends in the middle of a write."""
+        for write in writes:
+            unknown = OutcomeUnknownError(
+                f"{write.turn.instance.persistence_id}: the runner was stopped while the step was being written, so it may "
+                "or may not be stored. Send the event again under the same message id."
+            )
+            if self._engine.cancelled:
+                give_up(write.turn, unknown)
+                write.turn.instance.queue.done(write.turn.instance)
+            else:
+                self._settle(write.turn, write, unknown)
+
+    def _settle(self, turn: Turn, write: Write | None, error: BaseException | None) -> None:
+        instance = turn.instance
+        if write is not None:
+            turn.watch.written(write.version, write.record, error)
+        pause = settle(turn, write, error)
+        if write is not None and error is None:
+            if instance.attempt is not None:
+                self._dispatcher.cut(instance)
+            if write.due_at is not None:
+                self._due.notice(write.due_at)
+        if instance.to_deliver:
+            self._deliveries.append(instance)
+        if pause is None:
+            instance.queue.done(instance)
+        else:
+            task = self._engine.spawn(self._pause(instance, pause))
+            if pause.envelope is not None:
+                instance.working = (pause.envelope, task)
+
+    async def _pause(self, instance: Instance, pause: Pause) -> None:
+        try:
+            await self._engine.back_off(pause.seconds)
+        except RunnerStoppedError as stopped:
+            if pause.envelope is not None:
+                pause.envelope.fail(stopped)
+        except asyncio.CancelledError:
+            if self._engine.cancelled:  # otherwise its caller has withdrawn
+                raise
+        finally:
+            instance.working = None
+            instance.queue.done(instance)
+
+    # Deliver.
+
+    def _deliver_later(self, instance: Instance) -> None:
+        if instance.record is not None and instance.record.outbox:
+            instance.to_deliver = True
+            self._deliveries.append(instance)
+
+    async def _deliver(self) -> None:
+        """Let the commands of stored records leave; plain command handlers are called here."""
+        time = self._engine.loop.time
+        give_way_at = time() + _STRETCH_SECONDS
+        while self._deliveries:
+            instance = self._deliveries.popleft()
+            instance.to_deliver = False
+            self._dispatcher.release(instance)
+            if time() > give_way_at:
+                await asyncio.sleep(0)
+                give_way_at = time() + _STRETCH_SECONDS

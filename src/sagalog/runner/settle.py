@@ -1,0 +1,273 @@
+"""What follows once it is known whether a turn is stored: callers answered, the cache up to date, or all begun anew.
+
+    commit ─► [settle] ─► callers, deliver, queue
+
+Stored                         callers are answered, and only then the commands may leave
+another writer was first       nothing was stored and no caller is answered: it is read and decided again
+no answer                      it is read back; the inbox tells what was stored
+not stored                     the callers are told
+too large                      each message by itself; the one that is too large is told, or parks the instance
+a handler raised               it is tried again by policy, with a pause, then the instance is parked with the message
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from ..decision.message import Outcome
+from ..decision.record import FINAL
+from ..errors import (
+    CodecError,
+    ConflictError,
+    DefinitionError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    PayloadTooLargeError,
+    RunnerStoppedError,
+    SagaParkedError,
+)
+from ..logs import log, trace_of
+from .commit import Write
+from .decide import Turn
+from .envelope import Envelope
+from .failures import described
+from .load import ids_of
+from .queue import Instance
+from .replay import tell_parked
+
+_HANDLED = Outcome.HANDLED
+_MOST_LOST = 20  # answers missing in a row, until the callers are told
+_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """So long an instance waits before its next round. `envelope` is told if the runner stops meanwhile."""
+
+    seconds: float
+    envelope: Envelope | None = None
+
+
+def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Pause | None:
+    """Bring an instance up to date with what became of its turn; return the pause that it needs, if any.
+
+    `write` is None where there was nothing to write.
+    """
+    instance = turn.instance
+    if turn.stale:
+        return _again(turn)
+    if error is None:
+        if write is not None:
+            _stored(write)
+        instance.lost = 0
+        _answer(turn, stored=write is not None)
+        tell_parked(instance, turn.replayed)
+        return _go_on(turn)
+    if isinstance(error, ConflictError):
+        if turn.unseen:  # it was there already: nothing is lost
+            return _again(turn)
+        instance.hosted.engine.counters.conflicts += 1
+        instance.lost += 1
+        return _again(turn)
+    if isinstance(error, OutcomeUnknownError) and write is not None:
+        instance.unknown = (write.version, write.payload, write.fresh)
+        instance.lost += 1
+        if instance.lost <= _MOST_LOST:
+            return _again(turn)
+        instance.lost = 0
+    if isinstance(error, PayloadTooLargeError):
+        return _too_large(turn, error)
+    give_up(turn, error)
+    return None
+
+
+def _stored(write: Write) -> None:
+    turn = write.turn
+    instance, record = turn.instance, write.record
+    hosted, counters = instance.hosted, instance.hosted.engine.counters
+    if write.claim and not instance.owned.issuperset(ids_of(instance.record) & ids_of(record)):
+        counters.takeovers += 1
+    counters.saves += 1
+    if hosted.unreadable:
+        hosted.unreadable.pop(instance.correlation_id, None)
+    entries = ids_of(record)
+    if not write.claim and entries:
+        others = ids_of(instance.record) - instance.owned  # another worker's, and not claimed now
+        entries = entries - others if others else entries
+    instance.owned = entries
+    instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
+    instance.look_first = False
+    instance.queue.weigh(instance, len(write.payload))
+    instance.lease_end = write.lease_end
+    if turn.draft.accepted:  # more may have been accepted since the draft was begun
+        instance.accepted -= turn.draft.accepted
+    counters.started += turn.draft.started
+    counters.finished += turn.draft.ended
+
+
+def _answer(turn: Turn, *, stored: bool) -> None:
+    """Count and wake the callers; then, and only then, the commands may leave."""
+    instance = turn.instance
+    counters = instance.hosted.engine.counters
+    turn.watch.settled()
+    for envelope in turn.decided:
+        outcome = envelope.decided
+        if envelope.message is not None:
+            if outcome is _HANDLED:
+                counters.handled += 1
+            elif outcome is Outcome.DUPLICATE:
+                counters.duplicates += 1
+            elif outcome is Outcome.HELD:
+                counters.held += 1
+            elif isinstance(outcome, Outcome):
+                counters.ignored += 1
+        if envelope.park is not None:
+            _tell_parked(instance, envelope)
+        if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
+            envelope.finish()
+    counters.timers += turn.draft.fired
+    record = instance.record
+    if record is not None and (record.status not in FINAL or not record.drained):
+        instance.to_deliver = instance.to_deliver or bool(record.outbox)
+    else:
+        # Absence is never remembered: another worker may start the instance at any time.
+        instance.loaded, instance.record = False, None
+
+
+def _tell_parked(instance: Instance, envelope: Envelope) -> None:
+    assert envelope.park is not None
+    reason, message = envelope.park
+    hosted = instance.hosted
+    hosted.engine.counters.parked += 1
+    log.error(
+        "saga %s, id %s is parked: %s",
+        hosted.name,
+        instance.correlation_id,
+        reason,
+        extra=instance.about(message_id=message.id),
+    )
+    hosted.engine.hooks.parked(hosted.name, instance.correlation_id, reason)
+    envelope.park = None
+
+
+def _go_on(turn: Turn) -> Pause | None:
+    """Put what was not decided back into the mailbox; decide about the message whose handler failed."""
+    pause = None if turn.failure is None else _after_failure(turn)
+    turn.instance.put_back(turn.batch[turn.at :])
+    return pause
+
+
+def _after_failure(turn: Turn) -> Pause | None:
+    """Tell the sender, try again later, or park."""
+    assert turn.failure is not None
+    instance, envelope = turn.instance, turn.batch[turn.at]
+    engine = instance.hosted.engine
+    message, error = turn.failure.message, turn.failure.error
+    event_type = type(message.event).__name__
+    if isinstance(error, (DefinitionError, CodecError)):
+        if message is envelope.message and message.kind == "event":
+            envelope.fail(error)
+        else:
+            envelope.park = (str(error), message)
+        return None
+    engine.counters.handler_errors += 1
+    envelope.failures += 1
+    log.warning(
+        "saga %s, id %s: handling %s raised %s (attempt %d)",
+        instance.hosted.name,
+        instance.correlation_id,
+        event_type,
+        described(error),
+        envelope.failures,
+        extra=instance.about(message_id=message.id),
+    )
+    wait = engine.settings.handler_retry.wait_seconds(envelope.failures)
+    if wait is None:
+        reason = f"handling {event_type} raised {type(error).__name__}, {envelope.failures} times"
+        envelope.park = (reason, message)
+        envelope.failures = 0
+        return None
+    return Pause(wait, envelope)
+
+
+def _again(turn: Turn) -> Pause | None:
+    """Nothing of the turn holds, or nobody knows: put it back, and read what is stored before it is decided again."""
+    instance = turn.instance
+    take_back(turn)
+    instance.loaded, instance.look_first = False, True
+    instance.put_back(turn.batch)
+    if instance.lost > 2:
+        return Pause(random.uniform(0, 0.005 * min(instance.lost, 20)))  # noqa: S311
+    return None
+
+
+def take_back(turn: Turn) -> None:
+    """Let everything in the turn be as it was before it.
+
+    That one was to be parked is decided again, too: it may be stored as held already, and repaired since; its timer may
+    be cancelled, its instance may have ended.
+    """
+    turn.watch.taken_back()
+    for envelope in turn.decided:
+        envelope.decided = envelope.park = None
+        envelope.tried()
+        turn.instance.waiting.pop(envelope, None)
+
+
+def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
+    """Find the message whose step makes the record too large; the others go through."""
+    instance = turn.instance
+    handled = [envelope for envelope in turn.decided if envelope.open and not envelope.withdrawn]
+    take_back(turn)
+    if len(handled) > 1:
+        instance.one_by_one = len(handled)
+    elif handled:
+        (envelope,) = handled
+        if envelope.message is not None and envelope.message.kind != "event":
+            envelope.park = (str(error), envelope.message)
+        else:
+            tell(instance, [envelope], error)
+    instance.put_back(turn.batch)
+    return None
+
+
+def abandon(turn: Turn) -> None:
+    """The task that decided it was cancelled: whoever did not withdraw is served again, unless the runner stops."""
+    instance = turn.instance
+    take_back(turn)
+    for envelope in turn.batch:
+        envelope.tried()
+    if instance.hosted.engine.cancelled:
+        tell(instance, turn.batch, RunnerStoppedError(_STOPPED))
+    else:
+        instance.put_back(turn.batch)
+
+
+def give_up(turn: Turn, error: BaseException) -> None:
+    """Tell everybody in the turn. Nothing is known to be stored of theirs."""
+    turn.watch.taken_back()
+    tell(turn.instance, turn.batch, error)
+
+
+def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) -> None:
+    """Tell all that have no answer yet, apart from those that wait for a starting event."""
+    expected = isinstance(error, (JournalUnavailableError, PayloadTooLargeError))
+    if not expected:
+        instance.loaded = False
+    if instance.hosted.engine.stopping.is_set():
+        instance.unknown = None  # nobody is left to tell; the lease brings a worker that looks
+    told = False
+    for envelope in envelopes:
+        if envelope.open and envelope not in instance.waiting:
+            told = told or envelope.message is not None or envelope.future is not None
+            envelope.fail(error)
+    if not told and not expected and not isinstance(error, (SagaParkedError, RunnerStoppedError)):
+        log.error(
+            "saga %s, id %s: upkeep failed: %s",
+            instance.hosted.name,
+            instance.correlation_id,
+            type(error).__name__,
+            exc_info=trace_of(error),
+            extra=instance.about(),
+        )
