@@ -5,17 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from typing import Any
 
 import click
 
-from ..decision.advance import UnreadableStateError, decode_state
-from ..decision.message import unhold
-from ..decision.record import SagaRecord
-from ..definition.saga import Saga
-from ..errors import CodecError
 from ..operating.inspect import SagaView, instances
+from ..operating.readable import Code
 from ..runner import SagaRunner
 from .journals import journal_option, reading
 from .progress import Counting
@@ -45,9 +39,7 @@ def check_(target: str, url: str, as_json: bool) -> None:
 
 class _Check:
     def __init__(self, runner: SagaRunner) -> None:
-        self._runner = runner
-        self._sagas: dict[str, Saga[Any]] = {saga.name: saga for saga in runner.sagas}
-        self._registries = {saga.name: type(saga).registry(saga) for saga in runner.sagas}
+        self._code = Code(runner.sagas, runner.has_handler)
         self._read: Counter[str] = Counter()
         self._parked = 0
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -68,56 +60,8 @@ class _Check:
         self._read[view.saga] += 1
         if view.record is not None and view.record.parked:
             self._parked += 1
-        for reason in dict.fromkeys(self._reasons(view)):
+        for reason in dict.fromkeys(one.text for one in self._code.reasons(view)):
             self._found[(view.saga, reason)].append(view.correlation_id)
-
-    def _reasons(self, view: SagaView) -> Iterator[str]:
-        """Yield why this code could not go on with an instance; no values, only the names of types."""
-        saga, record = self._sagas.get(view.saga), view.record
-        if saga is None:
-            yield "this runner has no such saga"
-            return
-        if record is None:
-            yield view.unreadable or "its record is empty"
-            return
-        try:
-            decode_state(saga, record)
-        except UnreadableStateError as error:
-            yield f"state: {error}"
-        yield from self._messages(saga, record)
-
-    def _messages(self, saga: Saga[Any], record: SagaRecord) -> Iterator[str]:
-        registry = self._registries[saga.name]
-        for name, timer in record.timers.items():
-            try:
-                event = registry.unpack(timer.event)
-            except CodecError as error:
-                yield f"timer {line(name) if not timer.send else 'of a scheduled command'}: {error}"
-                continue
-            if timer.send:
-                yield from self._handled(event, "scheduled command")
-            elif not saga.handles_event(event):
-                yield f"timer {line(name)}: no handler takes {timer.event.type}"
-        for what, stored in (
-            *(("pending command", command.command) for command in record.outbox),
-            *(("undo command", undo.command) for undo in record.undo),
-        ):
-            try:
-                yield from self._handled(registry.unpack(stored), what)
-            except CodecError as error:
-                yield f"{what}: {error}"
-        for held in record.held:
-            try:
-                event = unhold(held, registry).event
-            except CodecError as error:
-                yield f"held event: {error}"
-                continue
-            if held.kind != "refused" and not saga.handles_event(event):
-                yield f"held event: no handler takes {held.event.type}"
-
-    def _handled(self, command: Any, what: str) -> Iterator[str]:
-        if not self._runner.has_handler(type(command)):
-            yield f"{what}: no command handler for {type(command).__name__}"
 
     def _print(self) -> None:
         for (saga, reason), ids in sorted(self._found.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -12,12 +13,13 @@ from ..decision.ids import FAMILY
 from ..errors import SagalogError
 from ..journal import Journal
 from ..journal.protocol import ExaminesItself, Finding, TellsTime
-from ..operating.inspect import OVERDUE_AFTER
+from ..operating.inspect import OVERDUE_AFTER, SagaView
 from ..operating.outbox import LONG
 from ..operating.stats import stats
 from .durations import spoken
 from .journals import reading
 from .progress import Counting
+from .targets import code_option, seen_by
 from .text import clean, json_line, line
 
 _MOST_DUE = 1000
@@ -28,8 +30,9 @@ _SKEW = timedelta(seconds=1)
 @click.argument("url", metavar="URL", envvar="SAGALOG_JOURNAL")
 @click.option("--quick", is_flag=True, help="Do not read every record: no count of what is parked.")
 @click.option("--strict", is_flag=True, help="Warnings count as failures.")
+@code_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def doctor_(url: str, quick: bool, strict: bool, as_json: bool) -> None:
+def doctor_(url: str, quick: bool, strict: bool, code: str | None, as_json: bool) -> None:
     """Look after a journal: can it be reached, is it durable, do the clocks agree, is due work taken, what is parked?
 
     One line for each: ok, warn or fail, and what to do. Nothing is changed. Exit code 1 if anything fails (with --strict:
@@ -40,13 +43,13 @@ def doctor_(url: str, quick: bool, strict: bool, as_json: bool) -> None:
       sagalog doctor sqlite:///orders.db
       sagalog doctor postgresql://reader@db/shop --quick --strict
     """
-    worst = asyncio.run(_doctor(url, quick, as_json))
+    worst = asyncio.run(_doctor(url, quick, seen_by(code), as_json))
     sys.exit(1 if worst == "fail" or (strict and worst == "warn") else 0)
 
 
-async def _doctor(url: str, quick: bool, as_json: bool) -> str:
+async def _doctor(url: str, quick: bool, seen: Callable[[SagaView], SagaView], as_json: bool) -> str:
     levels = set()
-    for finding in await _findings(url, quick):
+    for finding in await _findings(url, quick, seen):
         levels.add(finding.level)
         if as_json:
             click.echo(json_line(finding))
@@ -57,7 +60,7 @@ async def _doctor(url: str, quick: bool, as_json: bool) -> str:
     return next((level for level in ("fail", "warn") if level in levels), "ok")
 
 
-async def _findings(url: str, quick: bool) -> list[Finding]:
+async def _findings(url: str, quick: bool, seen: Callable[[SagaView], SagaView]) -> list[Finding]:
     found: list[Finding] = []
     try:
         async with reading(url) as journal:
@@ -67,7 +70,7 @@ async def _findings(url: str, quick: bool) -> list[Finding]:
             now, skew = await _clock(journal)
             found.append(skew)
             found.append(await _due(journal, now))
-            found += [] if quick else await _instances(journal, now)
+            found += [] if quick else await _instances(journal, now, seen)
     except click.ClickException as error:
         found.append(Finding("reachable", "fail", error.message))
     except SagalogError as error:
@@ -108,9 +111,9 @@ async def _due(journal: Journal, now: datetime) -> Finding:
     )
 
 
-async def _instances(journal: Journal, now: datetime) -> list[Finding]:
+async def _instances(journal: Journal, now: datetime, seen: Callable[[SagaView], SagaView]) -> list[Finding]:
     with Counting("instances read") as counting:
-        figures = await stats(journal, now=now, count=counting.update)
+        figures = await stats(journal, now=now, count=counting.update, seen=seen)
     live = sum(one.live for one in figures)
     found = [
         Finding("instances", "ok", f"{live:,} live of {', '.join(line(one.saga) for one in figures) or 'no saga'}")
@@ -121,7 +124,7 @@ async def _instances(journal: Journal, now: datetime) -> list[Finding]:
             "unreadable",
             sum(one.unreadable for one in figures),
             "fail",
-            "newer code reads them, or a backup: see `show`",
+            "`sagalog list --status unreadable` says which, `show` what can be done",
         ),
         (
             "uncompensated",

@@ -1,6 +1,8 @@
-"""`sagalog drop`: take one command out of an outbox, or cancel one timer."""
+"""`sagalog drop`: take one command out of an outbox, cancel one timer, or end what cannot be read."""
 
 from __future__ import annotations
+
+import asyncio
 
 import click
 
@@ -8,28 +10,49 @@ from ..decision.repair import Repair, drop
 from ..journal import Journal
 from ..operating.apply import entry_named
 from ..operating.inspect import SagaView
+from ..operating.mend import ended, stored
+from .edit_record import confirm_and_replace
+from .journals import reading
 from .repairing import Wish, repair_all, repair_options
 from .selection import Selection
+from .show import the_one
 
 
 @click.command("drop")
 @click.argument("correlation_id", metavar="ID")
-@click.argument("command_id", metavar="COMMAND")
+@click.argument("command_id", metavar="[COMMAND]", required=False)
 @click.option("--saga", help="Which saga, where several have this id.")
 @repair_options
-def drop_(correlation_id: str, command_id: str, saga: str | None, url: str, wish: Wish) -> None:
+def drop_(correlation_id: str, command_id: str | None, saga: str | None, url: str, wish: Wish) -> None:
     """Do not deliver one command that waits, and go on with what is behind it: for one whose handler hangs, say.
 
     COMMAND is its number as `show` tells it (such as 3/0), or its full id; a timer can be named so, too. The command may
     have been carried out all the same: how to undo it stays known, and `cancel` undoes it.
 
+    Without COMMAND: end an instance whose record cannot be read. The record as it was is kept in a file here.
+
     \b
     Examples:
       sagalog show 4711
       sagalog drop 4711 3/0 --note "the warehouse has closed"
+      sagalog drop 4711 --note "lost with the disk, see ticket 12"
     """
+    if command_id is None:
+        asyncio.run(_drop_instance(correlation_id, saga, url, wish))
+        return
+    name = command_id
 
     async def make(journal: Journal, view: SagaView) -> Repair:
-        return drop(entry_named(view.saga, view.correlation_id, command_id), note=wish.note, by=wish.by)
+        return drop(entry_named(view.saga, view.correlation_id, name), note=wish.note, by=wish.by)
 
     repair_all(url, (correlation_id,), Selection(saga), wish, make, as_shown=False)
+
+
+async def _drop_instance(correlation_id: str, saga: str | None, url: str, wish: Wish) -> None:
+    async with reading(url) as journal:
+        view = await the_one(journal, correlation_id, saga)
+        if view.record is not None:
+            raise click.UsageError("which command? `show` has their numbers. To end the instance, `cancel` it")
+        old = await stored(journal, view.saga, view.correlation_id)
+        new = await ended(journal, old, note=wish.note, by=wish.by)
+        await confirm_and_replace(journal, old, new, wish, "End it?")

@@ -9,12 +9,16 @@ from typing import Any
 import click
 import msgspec
 
+from ..decision.advance import decode_state
 from ..decision.repair import edit
 from ..definition.saga import Saga
 from ..errors import CodecError, ConflictError
 from ..operating.apply import Applied, apply
 from ..operating.inspect import SagaView, state_changes
+from ..operating.readable import Code
+from .edit_record import edit_record
 from .journals import reading
+from .keeping import keep
 from .repairing import Wish, repair_options
 from .show import the_one
 from .targets import load_runner
@@ -26,24 +30,37 @@ from .text import change_lines, clean, json_line, line
 @click.argument("correlation_id", metavar="ID")
 @click.option("--saga", help="Which saga, where several have this id.")
 @click.option("--from", "file", type=click.File("rb"), help="Take the new state from a file (- for stdin), no editor.")
+@click.option("--record", "whole", is_flag=True, help="The whole record, not only the state: also one that is damaged.")
 @repair_options
-def edit_(target: str, correlation_id: str, saga: str | None, file: Any, url: str, wish: Wish) -> None:
+def edit_(target: str, correlation_id: str, saga: str | None, file: Any, whole: bool, url: str, wish: Wish) -> None:
     """Open the state of one instance as JSON in $EDITOR, and save it if the saga's code can read it.
 
     It is saved against the version that was shown: if the instance moves on meanwhile, nothing is overwritten. A parked
-    instance stays parked: retry it when its state is right.
+    instance stays parked: retry it when its state is right. With --record, the record as it was is kept in a file here.
 
     \b
     Examples:
       sagalog edit shop.sagas:runner 4711 --note "total was negative"
       sagalog show 4711 --json | jq .record.state > state.json
       sagalog edit shop.sagas:runner 4711 --from state.json --yes
+      sagalog edit shop.sagas:runner 4711 --record
     """
-    sagas = {one.name: one for one in load_runner(target).sagas}
+    runner = load_runner(target)
+    sagas = {one.name: one for one in runner.sagas}
     given = file.read() if file is not None else None
     if given is None and not sys.stdin.isatty():
         raise click.UsageError("there is no terminal for an editor: give the new state with --from FILE --yes")
-    asyncio.run(_edit(sagas, correlation_id, saga, given, url, wish))
+    if whole:
+        asyncio.run(_edit_record(Code(runner.sagas, runner.has_handler), correlation_id, saga, given, url, wish))
+    else:
+        asyncio.run(_edit(sagas, correlation_id, saga, given, url, wish))
+
+
+async def _edit_record(
+    code: Code, correlation_id: str, name: str | None, given: bytes | None, url: str, wish: Wish
+) -> None:
+    async with reading(url) as journal:
+        await edit_record(journal, code, await the_one(journal, correlation_id, name), given, wish)
 
 
 async def _edit(
@@ -51,8 +68,8 @@ async def _edit(
 ) -> None:
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, name)
-        saga, before = _editable(sagas, view)
-        state = _checked(saga, given) if given is not None else _edited(saga, before)
+        saga, before, legible = _editable(sagas, view, edits=given is None)
+        state = _checked(saga, view, given) if given is not None else _edited(saga, before)
         if state is None:
             click.echo("unchanged; nothing was saved")
             return
@@ -66,6 +83,9 @@ async def _edit(
                 return
             if not wish.yes:
                 _confirm(view)
+            if not legible and view.record is not None:
+                kept = keep(bytes(view.record.state), view.saga, view.version)
+                click.echo(f"the state as it was is kept in {kept}", err=True)
             await apply(journal, view.saga, view.correlation_id, repair, expected_version=view.version)
         except ConflictError:
             raise click.ClickException(_moved_on(view, state, given)) from None
@@ -73,28 +93,38 @@ async def _edit(
         click.echo(f"saved as version {applied.version}")
 
 
-def _editable(sagas: dict[str, Saga[Any]], view: SagaView) -> tuple[Saga[Any], bytes]:
-    """Return the saga, and the state as this code would read it: upcast, where an older version is stored."""
+def _editable(sagas: dict[str, Saga[Any]], view: SagaView, *, edits: bool) -> tuple[Saga[Any], bytes, bool]:
+    """Return the saga, the state to begin with, and whether this code can read what is stored.
+
+    It is the state as this code would read it: upcast, where an older version is stored; else as it is stored.
+    """
     saga = sagas.get(view.saga)
     if saga is None:
         raise click.ClickException(f"this runner has no saga {line(view.saga)}; it has {', '.join(sorted(sagas))}")
     if view.record is None:
-        raise click.ClickException(f"the record cannot be read: {clean(view.unreadable or 'it is empty')}")
+        why = clean(view.unreadable or "it is empty")
+        raise click.ClickException(f"the record cannot be read: {why}; --record edits all of it")
     if view.finished:
         raise click.ClickException("it has ended: its state is not used any more")
-    if view.record.state_is_base64:
-        raise click.ClickException("its saga does not keep its state as JSON: it cannot be edited here")
-    state = view.record.state_bytes()
-    if view.record.state_version == saga.state_version():
-        return saga, state
+    if view.record.state_is_base64 and edits:
+        raise click.ClickException("its saga does not keep its state as JSON: give the new one with --from FILE")
+    state = bytes(view.record.state)
     try:
-        return saga, saga.upcast_state(state, view.record.state_version)
+        state = view.record.state_bytes()
+        if view.record.state_version != saga.state_version():
+            state = saga.upcast_state(state, view.record.state_version)
+        decode_state(saga, view.record)
     except CodecError as error:
-        raise click.ClickException(f"this code cannot read the state: {clean(str(error))}") from error
+        if view.record.state_version > saga.state_version():
+            raise click.ClickException(f"this code cannot read the state: {clean(str(error))}") from error
+        click.echo(f"this code cannot read the state as it is stored: {clean(str(error))}", err=True)
+        return saga, state, False
+    return saga, state, True
 
 
-def _checked(saga: Saga[Any], text: bytes) -> bytes:
-    state, problem = _read(saga, text)
+def _checked(saga: Saga[Any], view: SagaView, text: bytes) -> bytes:
+    own = view.record is not None and view.record.state_is_base64  # the saga's own format
+    state, problem = _read(saga, text, as_json=not own)
     if state is None:
         raise click.ClickException(f"{problem}; nothing was saved")
     return state
@@ -115,10 +145,10 @@ def _edited(saga: Saga[Any], before: bytes) -> bytes | None:
         text = changed
 
 
-def _read(saga: Saga[Any], text: bytes) -> tuple[bytes | None, str]:
+def _read(saga: Saga[Any], text: bytes, *, as_json: bool = True) -> tuple[bytes | None, str]:
     """Return the state as the saga encodes it, or None and what is wrong with it."""
     try:
-        plain = msgspec.json.format(text, indent=-1)
+        plain = msgspec.json.format(text, indent=-1) if as_json else text
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return None, f"it is not JSON: {error}"
     try:

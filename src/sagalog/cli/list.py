@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -14,16 +15,18 @@ from ..operating.stats import server_now
 from .durations import spoken
 from .journals import journal_option, reading
 from .selection import Selection, selecting
+from .targets import code_option, seen_by
 from .text import json_line, line, moment
 
 
 @click.command("list")
 @journal_option
 @selecting
+@code_option
 @click.option("--all", "everything", is_flag=True, help="Finished ones too, as long as they are remembered.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def list_(url: str, selection: Selection, everything: bool, limit: int | None, as_json: bool) -> None:
+def list_(url: str, selection: Selection, code: str | None, everything: bool, limit: int | None, as_json: bool) -> None:
     """List the instances in a journal, streaming: live ones, or all.
 
     \b
@@ -32,16 +35,24 @@ def list_(url: str, selection: Selection, everything: bool, limit: int | None, a
       sagalog list --status parked --why ConnectionError --json
       sagalog list --saga order --older-than 2h --id-has EU-
       sagalog list --overdue
+      sagalog list --code shop.sagas:runner --status unreadable
     """
-    asyncio.run(_list(url, selection, everything, limit, as_json))
+    asyncio.run(_list(url, selection, seen_by(code), everything, limit, as_json))
 
 
-async def _list(url: str, selection: Selection, everything: bool, limit: int | None, as_json: bool) -> None:
+async def _list(
+    url: str,
+    selection: Selection,
+    seen: Callable[[SagaView], SagaView],
+    everything: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
     finished = everything or selection.finished
     shown = 0
     async with reading(url) as journal:
         now = await server_now(journal)
-        async for view in instances(journal, selection.saga, finished=finished):
+        async for view in instances(journal, selection.saga, finished=finished, seen=seen):
             if not selection.takes(view, now):
                 continue
             waiting = await oldest_pending(journal, view)

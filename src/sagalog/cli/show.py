@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 
 import click
@@ -16,18 +17,24 @@ from ..operating.stats import server_now
 from .durations import spoken
 from .journals import journal_option, reading
 from .list import summary
+from .targets import code_option, seen_by
 from .text import clean, json_line, line, moment
 
 _LONGEST_STATE = 4_000
 _MOST = 20
+_MEND = (
+    "newer code may read it; `sagalog edit --record` mends it, `sagalog drop` ends it; both keep what it was in a file"
+)
+_MEND_STATE = "newer code may read it; `sagalog edit` mends it, `sagalog drop` takes a command or a timer out"
 
 
 @click.command("show")
 @click.argument("correlation_id", metavar="ID")
 @journal_option
 @click.option("--saga", help="Which saga, where several have this id.")
+@code_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def show_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
+def show_(correlation_id: str, url: str, saga: str | None, code: str | None, as_json: bool) -> None:
     """Show one instance: state, timers, outbox, undo stack, held events, repairs.
 
     \b
@@ -35,7 +42,7 @@ def show_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> Non
       sagalog show 4711 --journal sqlite:///orders.db
       sagalog show 4711 --saga order --json | jq .record.state
     """
-    asyncio.run(_show(correlation_id, url, saga, as_json))
+    asyncio.run(_show(correlation_id, url, saga, seen_by(code), as_json))
 
 
 async def the_one(journal: Journal, correlation_id: str, saga: str | None) -> SagaView:
@@ -54,9 +61,11 @@ async def the_one(journal: Journal, correlation_id: str, saga: str | None) -> Sa
     return found[0]
 
 
-async def _show(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
+async def _show(
+    correlation_id: str, url: str, saga: str | None, seen: Callable[[SagaView], SagaView], as_json: bool
+) -> None:
     async with reading(url) as journal:
-        view = await the_one(journal, correlation_id, saga)
+        view = seen(await the_one(journal, correlation_id, saga))
         now = await server_now(journal)
         waiting = await pending(journal, view)
     if as_json:
@@ -66,8 +75,11 @@ async def _show(correlation_id: str, url: str, saga: str | None, as_json: bool) 
         )
         return
     click.echo(f"saga    {line(view.saga)}\nid      {line(view.correlation_id)}\nstatus  {view.status}")
+    if view.unreadable:
+        click.echo(f"why     {line(view.unreadable)}\n        {_MEND if view.record is None else _MEND_STATE}")
     if view.record is None:
-        click.echo(f"why     {line(view.unreadable or 'only its message ids are remembered')}")
+        if not view.unreadable:
+            click.echo("why     only its message ids are remembered")
         return
     for text in _lines(view, view.record, waiting, now):
         click.echo(text)

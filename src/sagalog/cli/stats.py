@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 
 import click
 
+from ..operating.inspect import SagaView
 from ..operating.stats import SagaStats, server_now, stats
 from .durations import spoken
 from .journals import journal_option, reading
 from .progress import Counting
+from .targets import code_option, seen_by
 from .text import json_line, line
 
 
 @click.command("stats")
 @journal_option
 @click.option("--saga", help="Only this saga.")
+@code_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a saga.")
-def stats_(url: str, saga: str | None, as_json: bool) -> None:
+def stats_(url: str, saga: str | None, code: str | None, as_json: bool) -> None:
     """Count what is live, parked, overdue and undelivered, saga by saga, and what happened in the last hour.
 
     Every record is read once. The figures of the last hour come from the records: an instance that took many steps counts
@@ -29,14 +33,14 @@ def stats_(url: str, saga: str | None, as_json: bool) -> None:
       sagalog stats --journal postgresql://reader@db/shop
       sagalog stats --saga order --json
     """
-    asyncio.run(_stats(url, saga, as_json))
+    asyncio.run(_stats(url, saga, seen_by(code), as_json))
 
 
-async def _stats(url: str, saga: str | None, as_json: bool) -> None:
+async def _stats(url: str, saga: str | None, seen: Callable[[SagaView], SagaView], as_json: bool) -> None:
     async with reading(url) as journal:
         now = await server_now(journal)
         with Counting("instances read") as counting:
-            found = await stats(journal, saga, now=now, count=counting.update)
+            found = await stats(journal, saga, now=now, count=counting.update, seen=seen)
     if as_json:
         for figures in found:
             click.echo(json_line(figures))

@@ -13,6 +13,8 @@ from typing import Any
 import click
 
 from ..definition.saga import Saga
+from ..operating.inspect import SagaView
+from ..operating.readable import Code
 from ..runner import SagaRunner
 
 
@@ -33,6 +35,22 @@ def load_saga(target: str) -> type[Saga[Any]]:
         lambda one: _is_saga(one) or (_is_runner(one) and len(one.sagas) == 1),
     )
     return type(found.sagas[0]) if isinstance(found, SagaRunner) else found
+
+
+def seen_by(target: str | None) -> Callable[[SagaView], SagaView]:
+    """Return what makes of a view what the code of that runner sees in it; without a target, the view itself."""
+    if target is None:
+        return lambda view: view
+    runner = load_runner(target)
+    return Code(runner.sagas, runner.has_handler).view
+
+
+code_option: Callable[[Any], Any] = click.option(
+    "--code",
+    metavar="MODULE:RUNNER",
+    envvar="SAGALOG_CODE",
+    help="Read states and messages with this code: what it cannot read is unreadable. Also from SAGALOG_CODE.",
+)
 
 
 def _is_runner(found: Any) -> bool:

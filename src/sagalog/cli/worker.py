@@ -20,6 +20,7 @@ from ..runner import SagaRunner
 from ..telemetry.http import Address, HttpServer
 from ..telemetry.probes import probes, with_metrics
 from ..telemetry.several import probes_of_all
+from ..waiting import Attempts, Waiting
 from .targets import load_runner
 from .text import clean
 from .tied import TIE, end_with_supervisor
@@ -150,7 +151,7 @@ class _Supervisor:
                 process.send_signal(number)
 
     async def _keep(self, command: list[str]) -> None:
-        pause = 0.1
+        attempts = Attempts(Waiting(first=0.2, most=_LONGEST_PAUSE))
         while not self._stopping.is_set():
             started = time.monotonic()
             # A session of its own: Ctrl-C reaches the supervisor only, which then tells each worker once.
@@ -168,7 +169,10 @@ class _Supervisor:
                 self._broken = True
                 self._stop()
                 return
-            pause = 0.1 if time.monotonic() - started > 60 else min(pause * 2, _LONGEST_PAUSE)
+            if time.monotonic() - started > 60:
+                attempts.reset()
+            pause = attempts.failed()
+            assert pause is not None  # without end
             click.echo(f"worker {process.pid} ended with {code}; another starts in {pause:.1f} s", err=True)
             try:
                 await asyncio.wait_for(self._stopping.wait(), pause)

@@ -22,6 +22,7 @@ from ..journal import Journal, PersistentRepr
 from ..journal.protocol import Followable, ListsLatest, latest_page
 from ..logs import about, log, trace_of
 from ..operating.inspect import OVERDUE_AFTER, SagaView, view_of
+from ..waiting import Attempts, Waiting
 from .flow import Flow
 from .source import Source
 from .tally import MOST_WATCHED, Tally, Undelivered, name_of
@@ -88,22 +89,24 @@ class Overview:
 
     async def run(self) -> None:
         """Keep the counts up to date until cancelled. A journal that is down is tried again."""
-        pause = _PAUSE_SECONDS
+        attempts = Attempts(Waiting(first=2 * _PAUSE_SECONDS, most=_LONGEST_PAUSE))
         while True:
+            pause: float | None = _PAUSE_SECONDS
             try:
                 await self.look(await self._source.journal())
-                self.down, self.unreachable, pause = "", False, _PAUSE_SECONDS
+                self.down, self.unreachable = "", False
+                attempts.reset()
             except SagalogError as error:
                 if not self.down:
                     log.warning("the dashboard cannot read its journal: %s", error, extra=about())
                 self.unreachable = isinstance(error, JournalError)
                 self.down = str(error) if self.unreachable else f"{type(error).__name__}: {error}"
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = attempts.failed()
             except Exception as error:  # a defect: said on every page and in the log, while the other pages go on
                 log.error("the dashboard's counting broke", exc_info=trace_of(error), extra=about())
                 self.down, pause = f"counting broke ({type(error).__name__}); the log says more", _LONGEST_PAUSE
             busy = self._count is not None or self.behind
-            await asyncio.sleep(0 if busy and not self.down else pause)
+            await asyncio.sleep(0 if busy and not self.down else pause or _LONGEST_PAUSE)
 
     async def look(self, journal: Journal) -> None:
         """Do one round: a page of the count, if one is under way or due, then what is new, then what is overdue."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import heapq
-from collections.abc import Collection, Container
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..errors import DefinitionError
 from .checked import SCHEDULED, plan_of
 from .compensation import compensate, end_compensation, forget_earlier
 from .ids import entry_id, entry_of
+from .inbox import FEW, Known, inherit, remember
 from .message import Message, Outcome
 from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state
 
@@ -29,7 +30,6 @@ _RUNNING = Status.RUNNING
 _COMPENSATING = Status.COMPENSATING
 _COMPLETED = Status.COMPLETED
 _RECENT = 99  # ids that no sender gave, beside the newest
-_MANY = 64  # message ids in an inbox, from which on it is worth to search them another way
 
 
 class Draft:
@@ -38,11 +38,9 @@ class Draft:
     __slots__ = (
         "_before",
         "_heap",
-        "_held",
         "_index",
         "_known",
         "_lists",
-        "_searched",
         "_timers",
         "accepted",
         "changed",
@@ -83,12 +81,8 @@ class Draft:
         self.watch: Any = None  # who is told of each message; see runner/hooks.py
         self._index = 0
         self._before = record
-        self._searched: SagaRecord | None = None
-        self._known: set[str] | None = None
-        self._held: set[tuple[str, str]] | None = None
-        self._lists: dict[str, list[Any]] | None = (
-            None  # sequences of the record that this draft has made, and may change
-        )
+        self._known: Known | None = None
+        self._lists: dict[str, list[Any]] | None = None  # of the record, that this draft has made and may change
         self._timers: dict[str, Timer] | None = None  # those of the record, if this draft has copied them
         self._heap: list[tuple[datetime, int, str, str]] | None = None
         if record is not None:
@@ -184,46 +178,39 @@ class Draft:
         record = self.record
         if record is None:
             return False
-        if record.held and self._holds(record, message_id, kind):
+        if record.held and self._looked_up().holds(record.held, message_id, kind):
             return True
         if kind != "event":
             return False
-        if message_id in (record.inbox if len(record.inbox) < _MANY else self._searchable(record)):
+        inbox = record.inbox
+        if message_id in (inbox if len(inbox) < FEW else self._looked_up().inbox(inbox)):
             return True
         if record.recent and message_id in record.recent:
             return True
         until = record.inherited_until
         return until is not None and until > self.now and message_id in record.inherited
 
-    def _searchable(self, record: SagaRecord) -> Container[str]:
-        # The first look goes through the inbox, and mostly there is no other: making a set costs more than that.
-        if self._searched is not record:
-            self._searched, self._known = record, None
-            return record.inbox
+    def _looked_up(self) -> Known:
         if self._known is None:
-            self._known = set(record.inbox)
+            self._known = Known()
         return self._known
-
-    def _holds(self, record: SagaRecord, message_id: str, kind: str) -> bool:
-        if len(record.held) < _MANY:
-            return any(held.id == message_id and held.kind == kind for held in record.held)
-        if self._held is None:
-            self._held = {(held.kind, held.id) for held in record.held}
-        return (kind, message_id) in self._held
 
     def remember(self, record: SagaRecord, message_id: str, *, own: bool = False) -> None:
         """Note an event as consumed. Timers and refusals need no note: what they come from is in the record, or gone.
 
-        The oldest ids are forgotten beyond `remembered_messages` of the saga. Ids that no sender gave cannot come again:
-        only the last ones are kept, for a save whose answer is lost.
+        The oldest ids are forgotten as the saga's `remembered_messages` and `remembered_for` say. Ids that no sender gave
+        cannot come again: only the last ones are kept, for a save whose answer is lost.
         """
         if own:
             record.recent = (*record.recent[-_RECENT:], message_id)
             return
         most = self.saga.remembered_messages
-        record.inbox = (*(record.inbox if len(record.inbox) < most else record.inbox[1 - most :]), message_id)
-        if self._known is not None and self._searched is record:
-            self._known.add(message_id)
+        if len(record.inbox) < (most if most < FEW else FEW):
+            record.inbox = (*record.inbox, message_id)
+        else:
+            remember(record, message_id, self.now, most, self.saga.remembered_for)
+        if self._known is not None:
+            self._known.added(record.inbox)
 
     def touch(self) -> SagaRecord:
         """Mark the record as changed now and return it."""
@@ -269,9 +256,7 @@ class Draft:
             record.undo = old.undo  # where one of them is refused, the last incarnation is taken back, not this one
             record.held, record.recent = old.held, old.recent
             forget_earlier(record)
-            remembered = old.inherited if old.inherited_until and old.inherited_until > self.now else ()
-            record.inherited = (remembered + old.inbox)[-self.saga.remembered_messages :]
-            record.inherited_until = self.now + self.retention
+            inherit(record, old, self.now, self.saga.remembered_messages, self.retention)
         return record, state
 
     def hold(self, message: Message) -> None:
@@ -281,8 +266,8 @@ class Draft:
         event = message.event.command if message.kind == "refused" else message.event
         held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name, message.trace)
         self.append(record, "held", held)
-        if self._held is not None:
-            self._held.add((held.kind, held.id))
+        if self._known is not None:
+            self._known.held(record.held)
         self._consume(record, message)
         self.touch()
 

@@ -108,6 +108,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     state_is_base64: bool = False
     incarnation: int = 1
     inbox: tuple[str, ...] = ()
+    inbox_ages: tuple[tuple[datetime, int], ...] = ()  # of its oldest ids; see inbox.py
     outbox: tuple[Command, ...] = ()
     timers: dict[str, Timer] = {}
     undo: tuple[Undo, ...] = ()
@@ -116,6 +117,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     held: tuple[Held, ...] = ()
     audit: tuple[Audit, ...] = ()
     inherited: tuple[str, ...] = ()  # ids consumed by earlier incarnations ...
+    inherited_ages: tuple[tuple[datetime, int], ...] = ()
     inherited_until: datetime | None = None  # ... remembered until then
     started_by: str = ""  # the type of the event that began this incarnation
     recent: tuple[str, ...] = ()  # the last ids that no sender gave, so that a save without an answer can be looked up

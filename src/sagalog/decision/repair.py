@@ -140,7 +140,11 @@ def edit(state: bytes, *, state_version: int, note: str = "", by: str = "") -> R
     raw, wrapped = embed_state(state, known_json=False)
 
     def needless(record: SagaRecord) -> str:
-        same = record.state_bytes() == state and record.state_version == state_version
+        same = (bytes(record.state), record.state_is_base64, record.state_version) == (
+            bytes(raw),
+            wrapped,
+            state_version,
+        )
         return "the state is the same" if same else _ended(record)
 
     def change(record: SagaRecord, next_id: NextId) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import types
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 from uuid import UUID
 
@@ -35,11 +36,15 @@ class Saga(Generic[S]):
     `name` is stored with every instance and must not change (`[A-Za-z0-9_.-]+`). `messages` declares types that appear
     in stored data and that the handlers do not name themselves: commands built elsewhere, events of timers. It holds
     types, unions of types, and modules, which stand for all message classes that they define.
+
+    A living instance knows a sender's message again for `remembered_for` at least, unless more than
+    `remembered_messages` came after it. All that are remembered are written with every step.
     """
 
     name: ClassVar[str]
     messages: ClassVar[Any] = ()
     remembered_messages: ClassVar[int] = 1000
+    remembered_for: ClassVar[timedelta] = timedelta(days=7)
 
     __routes: ClassVar[dict[type, Route]] = {}
     __refusals: ClassVar[dict[type, str]] = {}
@@ -82,6 +87,7 @@ class Saga(Generic[S]):
             cls.__state_version = schema_of(cls.__state).version
             if not cls.__has_own_codec():
                 check_storable(cls.__state, f"{cls.__name__}: the state", final=False)
+        _check_remembered(cls)
         if "name" not in cls.__dict__ and not routes:
             return  # an abstract base
         name = getattr(cls, "name", None)
@@ -315,6 +321,14 @@ class Saga(Generic[S]):
         registry.add_reached((*cls.__routes, *cls.__refusals, *declared(cls.messages, cls.__name__), *named))
         registry.add_reached(reached(cls, instance))
         return registry
+
+
+def _check_remembered(cls: type[Saga[Any]]) -> None:
+    most, window = cls.remembered_messages, cls.remembered_for
+    if type(most) is not int or most < 1:
+        raise DefinitionError(f"{cls.__name__}.remembered_messages is a whole number, 1 or more")
+    if not isinstance(window, timedelta) or window <= timedelta():
+        raise DefinitionError(f"{cls.__name__}.remembered_for is a timedelta above zero")
 
 
 def takes_step(function: Any) -> bool:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -17,13 +16,19 @@ import msgspec
 
 from ..decision.ids import prefix_of, tag_of
 from ..errors import ConflictError, DefinitionError, JournalUnavailableError, SequenceOutOfOrder
+from ..waiting import Attempts, Waiting
 from . import Journal, PersistentRepr
 from .memory import InMemoryJournal
 from .protocol import JoinsTransactions, all_ids
 
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
-_MOST_ATTEMPTS = 14  # behind one number
+_HELD = Waiting(attempts=15, first=0.002, most=0.25)  # behind one number
+_CONTENDED = Waiting(first=0.0002, most=0.01, seconds=60.0)  # one of many writers wins each time
+
+
+def _ALL() -> float:  # noqa: N802
+    return 1.0  # no chance in it, so that a simulated run can be repeated
 
 
 class SavedState(msgspec.Struct, frozen=True):
@@ -349,27 +354,31 @@ def saved_of(message: PersistentRepr) -> SavedState:
 
 
 class _Pauses:
-    """Waits between attempts of which nobody else's success is the reason, and ends them after a second or two.
+    """Waits between attempts to write behind the newest number, and ends them.
 
-    A journal may count a row as lost that somebody's open transaction holds; then the same number stays the newest.
+    Where that number stays the newest, nobody else's success is the reason: a journal may count a row as lost that
+    somebody's open transaction holds. Where it moves on, others write all the time.
     """
 
     def __init__(self, persistence_id: str) -> None:
         self._persistence_id = persistence_id
         self._number = -1
-        self._attempts = 0
+        self._held = Attempts(_HELD, chance=_ALL)
+        self._contended = Attempts(_CONTENDED, chance=_ALL)
 
     async def after(self, number: int) -> None:
-        """Wait, if it was tried behind the same number before. Raises JournalUnavailableError when it is enough."""
-        if number != self._number:
-            self._number, self._attempts = number, 0
-            return
-        self._attempts += 1
-        if self._attempts > _MOST_ATTEMPTS:
-            raise JournalUnavailableError(
-                f"{self._persistence_id!r} is held by somebody's open transaction; nothing was stored"
-            )
-        await asyncio.sleep(min(0.001 * 2**self._attempts, 0.25))
+        """Wait. Raises JournalUnavailableError when it is enough."""
+        if self._number == -1:
+            self._number = number
+            return  # what was expected at first, without a look
+        if number == self._number:
+            again, why = await self._held.wait(), "is held by somebody's open transaction"
+        else:
+            self._held.reset()
+            self._number = number
+            again, why = await self._contended.wait(), "is written by others all the time"
+        if not again:
+            raise JournalUnavailableError(f"{self._persistence_id!r} {why}; nothing was stored")
 
 
 class InMemorySagaStateStore(JournalSagaStateStore):

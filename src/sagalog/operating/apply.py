@@ -28,8 +28,10 @@ from ..errors import (
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore
+from ..waiting import Attempts, Waiting
 
 RETENTION = timedelta(days=7)  # as long as RunnerSettings has it, unless told otherwise
+WAITING = Waiting(attempts=50, first=0.005, most=0.5, seconds=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +65,30 @@ async def apply(
     dry_run: bool = False,
     retention: timedelta = RETENTION,
     now: datetime | None = None,
+    waiting: Waiting = WAITING,
 ) -> Applied:
     """Repair an instance; durable on return. What is held then is replayed by the next worker that looks for due work.
 
     With `dry_run` nothing is saved. With `expected_version` only that version is repaired; without, whatever is there
     when it is saved. `retention`: how long the message ids stay known of an instance that this ends. `now`: the moment to
-    write down; by default that of the journal's server, or of this machine.
+    write down; by default that of the journal's server, or of this machine. `waiting`: how often it is tried again where
+    the instance moves on each time, or the journal does not answer.
 
     Raises:
         NoInstanceError: nothing live is stored under that id.
         RepairError: this repair cannot be made as the instance stands.
         SagaParkedError: the stored record is damaged, or of a newer version.
-        ConflictError: the version is not the expected one (any more). Nothing was stored, as with all of the above.
+        ConflictError: the version is not the expected one (any more), or it moves on at each attempt. Nothing was stored,
+            as with all of the above.
         OutcomeUnknownError: it may be stored; `show` tells.
     """
     store = JournalSagaStateStore(journal, saga)
     at = now or (await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC))
     tried: tuple[Applied, Audit] | None = None
+    attempts = Attempts(waiting)
     while True:
         try:
-            before, version, due_at = await _load(journal, saga, correlation_id, repair)
+            before, version, due_at, epoch = await _load(journal, saga, correlation_id, repair)
         except JournalUnavailableError as error:
             if tried is None:
                 raise
@@ -101,22 +107,43 @@ async def apply(
         if dry_run or not changes:
             return applied
         after.handled = ()
-        payload = encode_record(after)
         try:
-            if after.finished:
-                await store.delete_until(
-                    correlation_id, expected_version=version, tombstone=payload, purge_at=at + retention
-                )
-            else:
-                due_at = _due(before, after, due_at, at)
-                await store.save(correlation_id, payload, expected_version=version, due_at=due_at)
+            due_at = _due(before, after, due_at, at)
+            await store_record(store, correlation_id, version, after, due_at, retention, epoch=epoch)
         except ConflictError:
             if expected_version is not None and tried is None:
                 raise
+            if not await attempts.wait():
+                raise
         except OutcomeUnknownError:
             tried = applied, after.audit[-1]
+            if not await attempts.wait():
+                raise
         else:
             return applied
+
+
+async def store_record(
+    store: JournalSagaStateStore,
+    correlation_id: str,
+    version: int,
+    after: SagaRecord,
+    due_at: datetime | None,
+    retention: timedelta,
+    *,
+    epoch: int,
+) -> int:
+    """Store a record behind that version, as a tombstone if it has finished, and return its number.
+
+    Raises ConflictError if another is the newest by now, or the instance was purged and began anew; nothing was stored.
+    """
+    payload = encode_record(after)
+    if not after.finished:
+        return await store.save(correlation_id, payload, expected_version=version, due_at=due_at, epoch=epoch)
+    purge_at = after.updated_at + retention
+    return await store.delete_until(
+        correlation_id, expected_version=version, tombstone=payload, purge_at=purge_at, epoch=epoch
+    )
 
 
 async def find_command(journal: Journal, saga: str, correlation_id: str, command_id: str) -> Command:
@@ -153,17 +180,18 @@ async def resending(
 
 async def _load(
     journal: Journal, saga: str, correlation_id: str, repair: Repair
-) -> tuple[SagaRecord, int, datetime | None]:
+) -> tuple[SagaRecord, int, datetime | None, int]:
     message = await journal.latest_message(ids.persistence_id(saga, correlation_id))
     if message is None or not message.payload or (message.deleted and not repair.on_finished):
         raise NoInstanceError(saga, correlation_id, f"the repair {repair.action!r}")
     try:
         record = decode_record(message.payload)
     except CodecError as error:
-        raise SagaParkedError(saga, correlation_id, str(error)) from error
+        mend = "`sagalog edit --record` mends it, `sagalog drop` ends it"
+        raise SagaParkedError(saga, correlation_id, f"{error}; {mend}") from error
     if record.finished and not repair.on_finished:  # in a store without tombstones
         raise NoInstanceError(saga, correlation_id, f"the repair {repair.action!r}")
-    return record, message.sequence_nr, message.due_at
+    return record, message.sequence_nr, message.due_at, message.epoch
 
 
 def _outbox(message: PersistentRepr) -> tuple[Command, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,7 +23,8 @@ _AT_ONCE = 64  # records that are read ahead
 class SagaView(msgspec.Struct, frozen=True):
     """One instance as a journal holds it, or one step of its history.
 
-    `record` is None where this code cannot read it: `unreadable` says why. `finished`: it is a tombstone.
+    `record` is None where this code cannot read it: `unreadable` says why. Where only its state or its messages cannot be
+    read, `unreadable` says so, and there is a record. `finished`: it is a tombstone.
     """
 
     saga: str
@@ -38,15 +39,17 @@ class SagaView(msgspec.Struct, frozen=True):
     @property
     def status(self) -> str:
         """The status to show: parked and unreadable ones are told apart."""
+        if self.unreadable:
+            return "unreadable"
         if self.record is None:
-            return "unreadable" if self.unreadable else "finished"
+            return "finished"
         return "parked" if self.record.parked else self.record.status.value
 
     @property
     def why(self) -> str:
         """Why it needs an operator, or nothing."""
         record = self.record
-        if record is None:
+        if record is None or self.unreadable:
             return self.unreadable
         if record.status is Status.COMPENSATION_FAILED and not record.parked and record.undo:
             return f"the undo command {record.undo[-1].command.type} was refused"
@@ -80,10 +83,13 @@ def view_of(message: PersistentRepr) -> SagaView:
     if message.payload:
         try:
             record = decode_record(message.payload)
+            record.state_bytes()
         except CodecError as error:
             unreadable = str(error)
         except (ValueError, OverflowError, TypeError, RecursionError) as error:  # what no decoder was made for
             unreadable = f"its record is damaged ({type(error).__name__})"
+    elif not message.deleted:
+        unreadable = "its record is empty"
     return SagaView(
         saga,
         correlation_id,
@@ -97,9 +103,17 @@ def view_of(message: PersistentRepr) -> SagaView:
 
 
 async def instances(
-    journal: Journal, saga: str | None = None, *, live: bool = True, finished: bool = False
+    journal: Journal,
+    saga: str | None = None,
+    *,
+    live: bool = True,
+    finished: bool = False,
+    seen: Callable[[SagaView], SagaView] = lambda view: view,
 ) -> AsyncIterator[SagaView]:
-    """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both."""
+    """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both.
+
+    `seen` makes of each view what the caller's code sees in it (readable.Code.view).
+    """
     prefix = saga_ids.FAMILY if saga is None else saga_ids.prefix_of(saga)
     for deleted in [False] * live + [True] * finished:
         ids: list[str] = []
@@ -108,10 +122,10 @@ async def instances(
                 ids.append(persistence_id)
             if len(ids) == _AT_ONCE:
                 for view in await _views(journal, ids):
-                    yield view
+                    yield seen(view)
                 ids = []
         for view in await _views(journal, ids):
-            yield view
+            yield seen(view)
 
 
 async def _views(journal: Journal, ids: list[str]) -> list[SagaView]:
@@ -186,7 +200,10 @@ def state_of(record: SagaRecord | None) -> Any:
     if record is None:
         return ABSENT
     if record.state_is_base64:
-        return f"(not JSON, {len(record.state_bytes()):,} bytes)"
+        try:
+            return f"(not JSON, {len(record.state_bytes()):,} bytes)"
+        except CodecError as error:
+            return f"({error})"
     try:
         return msgspec.json.decode(record.state)
     except RecursionError:
@@ -195,7 +212,7 @@ def state_of(record: SagaRecord | None) -> Any:
 
 def state_changes(before: SagaRecord | None, after: SagaRecord | None) -> list[Change]:
     """Return what differs between the states of two records; where there is no record, ABSENT stands for all of it."""
-    if before is not None and after is not None and before.state_bytes() == after.state_bytes():
+    if before is not None and after is not None and bytes(before.state) == bytes(after.state):
         return []
     return changes(state_of(before), state_of(after))
 

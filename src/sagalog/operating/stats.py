@@ -59,15 +59,17 @@ async def stats(
     *,
     now: datetime | None = None,
     count: Callable[[int], None] = lambda read: None,
+    seen: Callable[[SagaView], SagaView] = lambda view: view,
 ) -> list[SagaStats]:
     """Return the figures of each saga, or of one, by name. Reads every record once; memory does not grow with them.
 
     `now` is the server's time unless given; `count` is told now and then how many instances were read.
+    `seen` as for `instances`.
     """
     at = now if now is not None else await server_now(journal)
     found: dict[str, SagaStats] = {} if saga is None else {saga: SagaStats(saga)}
     read = 0
-    async for view in instances(journal, saga, finished=True):
+    async for view in instances(journal, saga, finished=True, seen=seen):
         figures = found.setdefault(view.saga, SagaStats(view.saga))
         _add(figures, view, at)
         oldest = await oldest_pending(journal, view)

@@ -21,6 +21,7 @@ from ...errors import (
     SequenceOutOfOrder,
 )
 from ...logs import about, log
+from ...waiting import Attempts, Waiting
 from ..protocol import (
     MAX_SEQUENCE_NR,
     Finding,
@@ -414,6 +415,7 @@ class NatsJournal:
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         await self.open()
+        attempts = Attempts(Waiting(attempts=100, first=0.005, most=0.1))
         while True:
             stored = await self._connection.last(persistence_id)
             if stored is None or stored.head.hidden_to >= min(to_sequence_nr, stored.head.nr):
@@ -431,6 +433,10 @@ class NatsJournal:
                 break
             if answer.code not in WRONG_LAST:
                 raise self._connection.refused(answer)
+            if not await attempts.wait():
+                raise JournalUnavailableError(
+                    f"{persistence_id!r} is written by others all the time; nothing was deleted"
+                )
         # What is hidden may go; what is not, and the newest, stays.
         place = 1
         gone = 0

@@ -26,6 +26,7 @@ from ...errors import (
     PayloadTooLargeError,
     SagalogError,
 )
+from ...waiting import Attempts, Waiting
 from ..owner import Owner
 from .login import Login
 from .messages import EXPECTED_STREAM, HEADER, Stored, head_of
@@ -313,9 +314,7 @@ class Connection:
 
     async def _publish_page(self, pieces: Sequence[Sequence[Message]]) -> list[Answers]:
         """Publish pieces, and those again that nobody has: while the stream has no leader, or too much to do."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
-        pause = 0.02
+        attempts = Attempts(Waiting(first=0.02, seconds=self._patience))
         found: list[Answers] = [[] for _ in pieces]
         todo = list(range(len(pieces)))
         while True:
@@ -329,18 +328,18 @@ class Connection:
                     why = last.description
             if not again:
                 return found
-            error: SagalogError | None = self._away(why) if loop.time() > deadline else None
-            if error is None and len(again) and pause > 0.02:
+            error: SagalogError | None = None
+            if attempts.failures:
                 try:
                     await self.info()  # a stream that was deleted has nobody who answers, either
                 except SagalogError as told:
                     error = told
+            if error is None and not await attempts.wait():
+                error = self._away(why)
             if error is not None:
                 for place in again:
                     found[place] = error
                 return found
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.5)
             todo = again
 
     async def _publish_once(self, pieces: Sequence[Sequence[Message]]) -> list[Answers]:
@@ -386,9 +385,7 @@ class Connection:
 
     async def ask(self, action: str, **request: Any) -> dict[str, Any]:
         """Send a request that may be repeated to the API; return its answer. Raises Rejected, JournalUnavailableError."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
-        pause = 0.01
+        attempts = Attempts(Waiting(seconds=self._patience))
         while True:
             try:
                 message = await self._ask_once(f"$JS.API.{action}", msgspec.json.encode(request) if request else b"")
@@ -409,10 +406,8 @@ class Connection:
                     why = error.get("description", "unavailable")  # no leader yet
                 else:
                     why = "JetStream does not answer: is it on, and has the cluster a leader?"
-            if loop.time() > deadline:
+            if not await attempts.wait():
                 raise self._away(why)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 0.5)
 
     async def _ask_once(self, subject: str, request: bytes) -> Msg | Rejected:
         client = await self.client()
@@ -508,7 +503,7 @@ class Connection:
         batch = _FETCH if after is None else self._at_once  # heads alone are small
         request = msgspec.json.encode({"batch": batch, "no_wait": True})
         asked = 0
-        deadline = asyncio.get_running_loop().time() + self._patience
+        attempts = Attempts(Waiting(most=0.1, seconds=self._patience))
         try:
             while pending or until is not None:
                 if not asked:
@@ -520,9 +515,8 @@ class Connection:
                     if status in ("404", "408") and until is None:  # what was pending has been removed meanwhile
                         return
                     # The mark has not reached this replica; or the consumer is not known everywhere yet (503).
-                    if asyncio.get_running_loop().time() > deadline:
+                    if not await attempts.wait():
                         raise self._away(f"reading broke off: {status}")
-                    await asyncio.sleep(0.01)
                     asked = 0
                     continue
                 asked -= 1

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 import asyncpg
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from ...errors import DefinitionError, JournalUnavailableError, SagalogError
+from ...waiting import Attempts, Waiting
 from ..owner import Owner
 from ..urls import split_server_url
 from .failures import AGAIN, passes, passes_for_reading, refusal_of_tls, translate, translate_login
@@ -139,20 +139,16 @@ class Connections:
         reading: bool = False,
     ) -> T:
         """Do it, with pauses until it is done, what it raises does not pass, or the patience for connecting is over."""
-        try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception(again),
-                stop=stop_after_delay(self._patience),
-                wait=wait_random_exponential(multiplier=0.02, max=1.0),
-                reraise=True,
-            ):
-                with attempt:
-                    return await work()
-        except SagalogError:
-            raise
-        except Exception as error:
-            raise translate(error, self.where, reading=reading) from error
-        raise AssertionError("unreachable")
+        attempts = Attempts(Waiting(first=0.02, most=1.0, seconds=self._patience))
+        while True:
+            try:
+                return await work()
+            except Exception as error:
+                if again(error) and await attempts.wait():
+                    continue
+                if isinstance(error, SagalogError):
+                    raise
+                raise translate(error, self.where, reading=reading) from error
 
     async def read(self, query: str, *arguments: Any) -> list[Any]:
         """Run a query; it changes nothing, so it is simply run again where the connection ended."""

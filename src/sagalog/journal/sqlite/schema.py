@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
-import time
 from pathlib import Path
 
 from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from ...waiting import Attempts, Waiting
 from . import layout
 from .file import OPENING, check_kind, check_not_inherited, make_private
 
@@ -107,7 +106,7 @@ def prepare(path: str, *, busy_seconds: float) -> None:
     if not Path(path).parent.is_dir():
         raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
     check_not_inherited(path)
-    deadline = time.monotonic() + busy_seconds
+    attempts = Attempts(Waiting(first=0.01, most=0.03, seconds=busy_seconds))
     while True:
         try:
             with OPENING:
@@ -124,9 +123,8 @@ def prepare(path: str, *, busy_seconds: float) -> None:
         except ERRORS as error:
             # While another process makes the file, or is the last to close it, SQLite answers "locked" at once and
             # does not wait: changing the journal mode and recovering the log know no busy timeout.
-            if not is_busy(error) or time.monotonic() > deadline:
+            if not is_busy(error) or not attempts.wait_in_thread():
                 raise translate(error, path) from error
-            time.sleep(random.uniform(0.005, 0.03))  # noqa: S311
 
 
 def uri(path: str, parameters: str) -> str:

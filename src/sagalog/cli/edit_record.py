@@ -1,0 +1,115 @@
+"""`sagalog edit --record`: write the whole record of one instance by hand, also where it cannot be read any more."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import msgspec
+
+from ..decision.record import FORMAT, SagaRecord, Status, decode_record, encode_record
+from ..errors import CodecError, ConflictError
+from ..journal import Journal
+from ..operating.inspect import SagaView
+from ..operating.mend import Replaced, Stored, audited, newest_readable, replace, stored
+from ..operating.readable import Code
+from ..operating.stats import server_now
+from .keeping import keep
+from .repairing import Wish
+from .text import clean, json_line, line
+
+
+async def edit_record(journal: Journal, code: Code, view: SagaView, given: bytes | None, wish: Wish) -> None:
+    """Let the whole record be edited, check that this code can go on with it, and store it; keep the old one in a file."""
+    old = await stored(journal, view.saga, view.correlation_id)
+    if given is not None:
+        record, problem = _read(code, old, given)
+        if record is None:
+            raise click.ClickException(f"{clean(problem)}; nothing was saved")
+    else:
+        record = _edited(code, old, await _proposed(journal, old))
+    if record is None:
+        click.echo("unchanged; nothing was saved")
+        return
+    new = await audited(journal, record, note=wish.note, by=wish.by)
+    await confirm_and_replace(journal, old, new, wish, f"Save it over version {old.view.version}?")
+
+
+async def confirm_and_replace(journal: Journal, old: Stored, new: Replaced, wish: Wish, question: str) -> None:
+    """Show what a new record means, ask, keep the old one in a file, and store the new one."""
+    if not wish.as_json:
+        click.echo(f"{line(old.view.saga)} {line(old.view.correlation_id)}")
+        for effect in new.effects:
+            click.echo(f"  {line(effect)}")
+    if not wish.dry_run and not wish.yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is no terminal to ask on: add --yes to save, or --dry-run to look")
+        click.confirm(question, abort=True, err=True)
+    version, kept = old.view.version + 1, ""
+    if not wish.dry_run:
+        kept = keep(old.payload, old.view.saga, old.view.version)
+        try:
+            version = await replace(journal, old, new, retention=wish.retention)
+        except ConflictError:
+            raise click.ClickException(
+                f"{line(old.view.saga)} {line(old.view.correlation_id)} has moved on since version {old.view.version} "
+                "was shown; nothing was saved"
+            ) from None
+    if wish.as_json:
+        fields = {
+            "saga": old.view.saga,
+            "id": old.view.correlation_id,
+            "version": version,
+            "effects": new.effects,
+            "kept_in": kept or None,
+        }
+        click.echo(json_line(fields))
+    elif wish.dry_run:
+        click.echo("dry run: nothing was changed")
+    else:
+        click.echo(f"saved as version {version}; the record as it was is kept in {kept}")
+
+
+async def _proposed(journal: Journal, old: Stored) -> bytes:
+    """Return what to begin with: the record itself if it is JSON, else the newest step that can be read, else a new one."""
+    try:
+        return msgspec.json.format(old.payload, indent=2)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        kept = await newest_readable(journal, old.view)
+    if kept is not None and kept.record is not None:
+        click.echo(f"the record is not JSON: you see step {kept.version}, the newest that can be read", err=True)
+        return msgspec.json.format(encode_record(kept.record), indent=2)
+    click.echo("the record is not JSON, and no step of it can be read: you see an empty one", err=True)
+    now = await server_now(journal)
+    return msgspec.json.format(
+        encode_record(SagaRecord(FORMAT, Status.RUNNING, msgspec.Raw(b"{}"), started_at=now, updated_at=now)), indent=2
+    )
+
+
+def _edited(code: Code, old: Stored, shown: bytes) -> SagaRecord | None:
+    """Let the text be edited until this code can go on with it, or the operator gives up. None: it is as it was."""
+    text = shown.decode()
+    while True:
+        changed = click.edit(text, extension=".json")
+        if changed is None:
+            return None
+        record, problem = _read(code, old, changed.encode())
+        if record is not None:
+            same = old.view.record is not None and encode_record(record) == encode_record(old.view.record)
+            return None if same else record
+        click.echo(f"{clean(problem)}; nothing was saved", err=True)
+        click.confirm("Edit again?", default=True, abort=True, err=True)
+        text = changed
+
+
+def _read(code: Code, old: Stored, text: bytes) -> tuple[SagaRecord | None, str]:
+    """Return the record, or None and why this code could not go on with it."""
+    try:
+        record = decode_record(msgspec.json.format(text, indent=-1))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return None, f"it is not JSON: {error}"
+    except CodecError as error:
+        return None, str(error)
+    view = msgspec.structs.replace(old.view, record=record, unreadable="", finished=False)
+    problems = [f"{one.text} ({one.entry})" if one.entry else one.text for one in code.reasons(view)]
+    return (None, "; ".join(problems[:3])) if problems else (record, "")

@@ -1,0 +1,114 @@
+"""Mending an instance whose record cannot be read: another record takes its place, whole, or it ends.
+
+A repair (decision/repair.py) decides on a record, so it needs one that can be read. Here the newest record is replaced by
+compare-and-set on its number; whoever calls keeps the bytes of the old one (`Stored.payload`).
+"""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+
+from ..decision import ids
+from ..decision.record import FORMAT, Audit, SagaRecord, Status
+from ..errors import NoInstanceError
+from ..journal import Journal
+from ..journal.protocol import TellsTime
+from ..journal.store import JournalSagaStateStore
+from .apply import RETENTION, store_record
+from .inspect import SagaView, history, view_of
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """The newest record of a live instance as it is stored, and as it is seen."""
+
+    view: SagaView
+    payload: bytes
+    epoch: int
+
+
+class Replaced(msgspec.Struct, frozen=True):
+    """What takes the place of a record. `effects`: plain sentences without payloads, to be printed cleaned."""
+
+    record: SagaRecord
+    effects: tuple[str, ...]
+
+
+async def stored(journal: Journal, saga: str, correlation_id: str) -> Stored:
+    """Return the newest record of a live instance. Raises NoInstanceError where there is none."""
+    message = await journal.latest_message(ids.persistence_id(saga, correlation_id))
+    if message is None or message.deleted:
+        raise NoInstanceError(saga, correlation_id, "the repair")
+    return Stored(view_of(message), message.payload, message.epoch)
+
+
+async def newest_readable(journal: Journal, view: SagaView) -> SagaView | None:
+    """Return the newest kept step of an instance that can be read. Reads all of them."""
+    found: SagaView | None = None
+    async for step in history(journal, view.saga, view.correlation_id):
+        if step.record is not None and not step.unreadable:
+            found = step
+    return found
+
+
+async def ended(journal: Journal, old: Stored, *, note: str = "", by: str = "") -> Replaced:
+    """Return the record that ends an instance whose record cannot be read; nothing is stored.
+
+    It knows the messages that the newest readable step knew.
+    """
+    at = await _now(journal)
+    kept = await newest_readable(journal, old.view)
+    record = SagaRecord(FORMAT, Status.CANCELLED, msgspec.Raw(b"null"), started_at=at, updated_at=at)
+    effects = ["ends the instance, whose record cannot be read: what it still had to deliver, or to undo, is not known"]
+    if kept is not None and kept.record is not None:
+        last = kept.record
+        record = copy.copy(last)
+        record.status, record.parked, record.stuck, record.leased_until = Status.CANCELLED, "", "", None
+        record.inbox = (*last.inbox, *(held.id for held in last.held if held.kind == "event"))
+        record.held, record.outbox, record.undo, record.timers, record.handled = (), (), (), {}, ()
+        count = len(record.inbox)
+        effects.append(
+            f"remembers the {count:,} message{'' if count == 1 else 's'} of step {kept.version}, the newest that can be "
+            "read; one that came later may start it anew"
+        )
+    else:
+        effects.append("no step of it can be read: any message that it has handled may start it anew")
+    record.audit = (*record.audit, Audit(at, "drop", note, by))
+    record.updated_at = at
+    return Replaced(record, tuple(effects))
+
+
+async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: str = "") -> Replaced:
+    """Return a record that an operator has written, with its audit entry; nothing is stored."""
+    at = await _now(journal)
+    after = copy.copy(record)
+    after.handled, after.updated_at = (), at
+    after.audit = (*after.audit, Audit(at, "edit of the record", note, by))
+    effects = ["replaces the whole record"]
+    if after.parked:
+        effects.append("stays parked: retry it when all is right")
+    if after.outbox and not after.stuck:
+        effects.append("delivers " + ", ".join(f"{one.command.type} ({one.id})" for one in after.outbox[:5]))
+    return Replaced(after, tuple(effects))
+
+
+async def replace(journal: Journal, old: Stored, new: Replaced, *, retention: timedelta = RETENTION) -> int:
+    """Store the new record in the place of the old one, and return its number; durable on return.
+
+    Raises ConflictError if the instance has moved on, OutcomeUnknownError as every write.
+    """
+    store = JournalSagaStateStore(journal, old.view.saga)
+    key, version, after = old.view.correlation_id, old.view.version, new.record
+    return await store_record(store, key, version, after, _due(after), retention, epoch=old.epoch)
+
+
+def _due(record: SagaRecord) -> datetime | None:
+    """Return now, where there is something to do; else when the next timer is due."""
+    now = record.owes_replay or (record.outbox and not record.stuck)
+    return record.updated_at if now else record.next_timer_at
+
+
+async def _now(journal: Journal) -> datetime:
+    return await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)

@@ -1,0 +1,99 @@
+"""What a program's code can read: would it be able to go on with an instance?
+
+A record can be read without the code of its saga; its state and messages cannot. So whoever looks without the code takes
+for running what every worker leaves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..decision.advance import UnreadableStateError, decode_state
+from ..decision.message import unhold
+from ..decision.record import SagaRecord
+from ..definition.saga import Saga
+from ..errors import CodecError
+from .inspect import SagaView
+
+
+class Reason(NamedTuple):
+    """Why some code could not go on with an instance: no values, only the names of types and timers.
+
+    `entry`: the number of the command or timer, if it is one. `unreadable`: it cannot be read; else it has no handler here.
+    """
+
+    text: str
+    entry: str = ""
+    unreadable: bool = True
+
+
+class Code:
+    """The sagas of a program, and for which types of commands it has a handler."""
+
+    def __init__(self, sagas: Iterable[Saga[Any]], handles: Callable[[type], bool]) -> None:
+        self._sagas = {saga.name: saga for saga in sagas}
+        self._registries = {name: type(saga).registry(saga) for name, saga in self._sagas.items()}
+        self._handles = handles
+
+    def view(self, view: SagaView) -> SagaView:
+        """Return the view as this code sees it: unreadable, with the first reason, where it could not go on with it.
+
+        An instance that has ended, or is of a saga of another program, is returned as it is.
+        """
+        if view.finished or view.unreadable or view.record is None or view.saga not in self._sagas:
+            return view
+        found = next((reason for reason in self.reasons(view) if reason.unreadable), None)
+        if found is None:
+            return view
+        return msgspec.structs.replace(view, unreadable=f"{found.text} ({found.entry})" if found.entry else found.text)
+
+    def reasons(self, view: SagaView) -> Iterator[Reason]:
+        """Yield why this code could not go on with an instance."""
+        saga, record = self._sagas.get(view.saga), view.record
+        if saga is None:
+            yield Reason("this runner has no such saga", unreadable=False)
+            return
+        if record is None or view.unreadable:
+            yield Reason(view.unreadable or "its record is empty")
+            return
+        try:
+            decode_state(saga, record)
+        except UnreadableStateError as error:
+            yield Reason(f"state: {error}")
+        yield from self._of_messages(saga, record)
+
+    def _of_messages(self, saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
+        registry = self._registries[saga.name]
+        for name, timer in record.timers.items():
+            try:
+                event = registry.unpack(timer.event)
+            except CodecError as error:
+                yield Reason(f"timer {name if not timer.send else 'of a scheduled command'}: {error}", timer.id)
+                continue
+            if timer.send:
+                yield from self._handled(event, "scheduled command", timer.id)
+            elif not saga.handles_event(event):
+                yield Reason(f"timer {name}: no handler takes {timer.event.type}", timer.id, unreadable=False)
+        for what, entry, stored in (
+            *(("pending command", command.id, command.command) for command in record.outbox),
+            *(("undo command", "", undo.command) for undo in record.undo),
+        ):
+            try:
+                yield from self._handled(registry.unpack(stored), what, entry)
+            except CodecError as error:
+                yield Reason(f"{what}: {error}", entry)
+        for held in record.held:
+            try:
+                event = unhold(held, registry).event
+            except CodecError as error:
+                yield Reason(f"held event: {error}")
+                continue
+            if held.kind != "refused" and not saga.handles_event(event):
+                yield Reason(f"held event: no handler takes {held.event.type}", unreadable=False)
+
+    def _handled(self, command: Any, what: str, entry: str) -> Iterator[Reason]:
+        if not self._handles(type(command)):
+            yield Reason(f"{what}: no command handler for {type(command).__name__}", entry, unreadable=False)

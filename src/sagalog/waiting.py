@@ -1,0 +1,93 @@
+"""Waiting before another attempt: one policy for all who try again, bounded, with a pause, and cancellable.
+
+    attempts = Attempts(Waiting(seconds=10))
+    while True:
+        try:
+            return await work()
+        except BusyError:
+            if not await attempts.wait():
+                raise
+
+Its own few lines rather than a library: the core needs it where nothing but msgspec is installed, on the event loop and in
+threads, and under a simulation that gives the time and the randomness.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How often something is tried, and how long is waited in between.
+
+    The wait before attempt n + 1 is drawn between half and all of `first * factor**(n - 1)` seconds, never more than
+    `most` (equal jitter), so that many that failed together do not come back together. There are `attempts` in all, and
+    none begins later than `seconds` after the first; None: no such bound. With neither, only a cancellation ends it.
+    """
+
+    attempts: int | None = None
+    first: float = 0.01
+    factor: float = 2.0
+    most: float = 0.5
+    seconds: float | None = None
+
+    def pause_seconds(self, failures: int, elapsed: float, chance: float) -> float | None:
+        """Return how long to wait after so many failures (from 1), or None if that was the last attempt.
+
+        `elapsed`: seconds since the first attempt; `chance`: from 0 to 1.
+        """
+        if self.attempts is not None and failures >= self.attempts:
+            return None
+        bound = min(self.most, self.first * self.factor ** min(failures - 1, 60))
+        pause = bound * (0.5 + chance / 2)
+        if self.seconds is None:
+            return pause
+        left = self.seconds - elapsed
+        return min(pause, left) if left > 0 else None
+
+
+class Attempts:
+    """The attempts at one thing under a policy. The first one has begun when this is made."""
+
+    def __init__(
+        self,
+        waiting: Waiting,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self._waiting = waiting
+        self._clock = clock
+        self._chance = chance
+        self._begun = clock()
+        self.failures = 0
+
+    def failed(self) -> float | None:
+        """Count a failure; return how long to wait before the next attempt, None if there is none."""
+        self.failures += 1
+        return self._waiting.pause_seconds(self.failures, self._clock() - self._begun, self._chance())
+
+    def reset(self) -> None:
+        """Begin anew: something has changed, so that the failures so far say nothing."""
+        self.failures, self._begun = 0, self._clock()
+
+    async def wait(self) -> bool:
+        """Wait before the next attempt; return False at once if that was the last one."""
+        pause = self.failed()
+        if pause is None:
+            return False
+        await asyncio.sleep(pause)
+        return True
+
+    def wait_in_thread(self) -> bool:
+        """As `wait`, where there is no event loop to give way to."""
+        pause = self.failed()
+        if pause is None:
+            return False
+        time.sleep(pause)
+        return True
