@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -240,10 +241,10 @@ def a_repair_leaves_no_trace(patch: pytest.MonkeyPatch) -> None:
 def timers_outlive_their_incarnation(patch: pytest.MonkeyPatch) -> None:
     real = Draft._apply
 
-    def apply(self: Any, record: Any, action: Any, packed: Any, undo: Any) -> None:
+    def apply(self: Any, record: Any, plan: Any) -> None:
         timers = record.timers
-        real(self, record, action, packed, undo)
-        if isinstance(action, (Complete, Compensate)):
+        real(self, record, plan)
+        if any(isinstance(action, (Complete, Compensate)) for action, _, _ in plan):
             record.timers = timers
 
     patch.setattr(Draft, "_apply", apply)
@@ -278,7 +279,14 @@ def a_tombstone_is_purged_at_once(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
-    real = settle.take_back
+    """It is decided anew when nobody knows what is stored, and when another record is read: each is enough by itself."""
+    real, real_take = settle.take_back, load.take
+
+    def take(instance: Any, saved: Any) -> None:
+        parks = [(envelope, envelope.park) for envelope in instance.mailbox]
+        real_take(instance, saved)
+        for envelope, park in parks:
+            envelope.park = park
 
     def take_back(turn: Any) -> None:
         parks = [envelope.park for envelope in turn.decided]
@@ -287,6 +295,7 @@ def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
             envelope.park = park
 
     patch.setattr(settle, "take_back", take_back)
+    patch.setattr(load, "take", take)
 
 
 @mutant
@@ -310,8 +319,10 @@ class Again(World):
 WORLDS = {"a new life is taken for the cached one": Again}
 
 
+# What a patch raises whose place has changed since it was written.
+MISPLANTED = re.compile("TypeError|AttributeError|ValueError|NameError")
 # It takes some hundred seeds to meet these: half a minute each.
-RARE = {"an undecidable save parks again", "a lease that ended is ignored"}
+RARE = {"an undecidable save parks again"}
 
 
 @pytest.mark.parametrize("name", MUTANTS)
@@ -321,4 +332,6 @@ def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     MUTANTS[name](monkeypatch)
     with pytest.raises(SimulationError) as caught:
         simulate([OrderSaga], WORLDS.get(name, Shop), seeds=range(2000))
-    print(f"seed {caught.value.seed}: {str(caught.value).partition(chr(10))[0]}")
+    said = str(caught.value)
+    assert not MISPLANTED.search(said), f"what is planted raises, so the bug itself was not met: {said}"
+    print(f"seed {caught.value.seed}: {said.partition(chr(10))[0]}")

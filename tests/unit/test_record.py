@@ -134,13 +134,13 @@ def test_a_record_that_cannot_be_read_says_why(payload: bytes, message: str) -> 
 @given(st.binary(max_size=50) | st.sampled_from([b"{}", b" {}", b"1", b'"x"', b"\xff", b"", b"nul", b'{"a":1}\n']))
 def test_any_state_bytes_survive_being_embedded(payload: bytes) -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
-    raw, wrapped = embed_state(payload, known_json=False)
+    raw, wrapped = embed_state(payload)
     record = SagaRecord(1, Status.RUNNING, raw, now, now, state_is_base64=wrapped)
     assert decode_record(encode_record(record)).state_bytes() == payload
 
 
 def test_json_state_is_readable_inside_the_record() -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
-    raw, wrapped = embed_state(b'{"total":5}', known_json=False)
+    raw, wrapped = embed_state(b'{"total":5}')
     assert not wrapped
     assert json.loads(encode_record(SagaRecord(1, Status.RUNNING, raw, now, now)))["state"] == {"total": 5}

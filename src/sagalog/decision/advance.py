@@ -48,7 +48,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
-        if record.started_by and not message.replayed and _started_again(draft, record, message):
+        if type(message.event).__name__ == record.started_by and not message.replayed and _declined(draft, message):
             return Outcome.ALREADY_STARTED
         if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
             return Outcome.NO_INSTANCE
@@ -99,11 +99,9 @@ def declined_start(draft: Draft, message: Message) -> AlreadyStartedError | None
     return AlreadyStartedError(saga.name, parts_of(draft.persistence_id)[1], type(message.event).__name__)
 
 
-def _started_again(draft: Draft, record: SagaRecord, message: Message) -> bool:
-    """Say whether an event of the type that began this incarnation came once more, and is not to be handled again."""
-    if type(message.event).__name__ != record.started_by or not draft.saga.may_start(message.event):
-        return False
-    return draft.saga.again(message.event) != "handle"
+def _declined(draft: Draft, message: Message) -> bool:
+    """Say whether an event of the type that began this incarnation is not to be handled again."""
+    return draft.saga.may_start(message.event) and draft.saga.again(message.event) != "handle"
 
 
 def _refused_of_earlier(draft: Draft, record: SagaRecord, message: Message, command: Command) -> Outcome:

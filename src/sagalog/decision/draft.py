@@ -54,7 +54,6 @@ class Draft:
         "sequence_nr",
         "started",
         "trace",
-        "watch",
     )
 
     def __init__(
@@ -78,7 +77,6 @@ class Draft:
         self.fired = 0  # timers
         self.started = 0  # incarnations
         self.trace = ""  # kept with what the message at hand sends
-        self.watch: Any = None  # who is told of each message; see runner/hooks.py
         self._index = 0
         self._before = record
         self._known: Known | None = None
@@ -298,7 +296,7 @@ class Draft:
         if self.record is not None and (self.record.status not in FINAL or kind != "event"):
             return self.record
         record, state = self.start()
-        record.state, record.state_is_base64 = embed_state(self.saga.pack_state(state), known_json=False)
+        record.state, record.state_is_base64 = embed_state(self.saga.pack_state(state))
         return record
 
     def _consume(self, record: SagaRecord, message: Message) -> None:
@@ -324,9 +322,10 @@ class Draft:
         # From here on nothing raises.
         self.started += record is not self.record
         self.record = record
-        record.state, record.state_is_base64 = embed_state(
-            payload, known_json=type(saga).encode_state is Saga.encode_state
-        )
+        if type(saga).encode_state is Saga.encode_state:
+            record.state, record.state_is_base64 = msgspec.Raw(payload), False
+        else:
+            record.state, record.state_is_base64 = embed_state(payload)
         record.state_version = saga.state_version()
         if kind == "event":
             self.remember(record, message.id, own=message.own)

@@ -166,17 +166,16 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SagaRecord)
 
 
-def embed_state(payload: bytes, *, known_json: bool) -> tuple[msgspec.Raw, bool]:
+def embed_state(payload: bytes) -> tuple[msgspec.Raw, bool]:
     """Return `payload` as JSON to embed, and whether it had to be wrapped as base64 because it is not JSON itself."""
-    if not known_json:
-        try:
-            msgspec.json.decode(payload)
-            payload.decode()
-            plain = payload.strip() == payload
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            plain = False
-        if not plain:
-            return msgspec.Raw(b'"' + base64.b64encode(payload) + b'"'), True
+    try:
+        msgspec.json.decode(payload)
+        payload.decode()
+        plain = payload.strip() == payload
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        plain = False
+    if not plain:
+        return msgspec.Raw(b'"' + base64.b64encode(payload) + b'"'), True
     return msgspec.Raw(payload), False
 
 

@@ -137,7 +137,7 @@ def edit(state: bytes, *, state_version: int, note: str = "", by: str = "") -> R
 
     Nothing else changes: a parked instance stays parked until `retry`.
     """
-    raw, wrapped = embed_state(state, known_json=False)
+    raw, wrapped = embed_state(state)
 
     def needless(record: SagaRecord) -> str:
         same = (bytes(record.state), record.state_is_base64, record.state_version) == (

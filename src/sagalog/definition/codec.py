@@ -128,7 +128,10 @@ def encode_readable(value: Any, cls: Any = None) -> bytes:
     except KeyError:
         check = _checks[kind] = exact_check(kind)
     if check is not None and check(value):
-        return encode(value)
+        try:
+            return _encoder.encode(value)
+        except Exception:
+            return encode(value)  # which says what is wrong
     return round_trip(value, kind)[0]
 
 
