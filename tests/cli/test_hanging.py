@@ -87,8 +87,8 @@ def test_list_show_stats_and_doctor_name_it_with_its_age() -> None:
     told = json.loads(run("list", "--json").stdout)
     assert (told["waits_for"], told["waits_since"]) == ("1/0", SENT.isoformat().replace("+00:00", "Z"))
     shown = run("show", "a").stdout
-    assert re.search(r"outbox  1/0 Reserve: not accepted for 2h( \d+[ms])?, a worker holds it until", shown)
-    assert "outbox  2/0 Note: not accepted for 3m" in shown
+    assert re.search(r"outbox  1/0 Reserve: not accepted yet, 2h( \d+[ms])? old, a worker holds it until", shown)
+    assert "outbox  2/0 Note: not accepted yet, 3m" in shown
     assert [one["id"] for one in json.loads(run("show", "a", "--json").stdout)["pending"]] == ["1/0", "2/0"]
     assert "oldest command: 2h" in run("stats").stdout
     assert "old, Reserve (1/0) of a" in run("stats").stdout

@@ -50,7 +50,9 @@ from sagalog.journal.nats.connection import header_in
 from sagalog.journal.nats.messages import Stored, head_of
 from sagalog.journal.nats.subjects import Subjects, token, untoken
 from sagalog.journal.settings import check_history
-from sagalog.operating.inspect import steps, view_of
+from sagalog.operating.inspect import view_of
+from sagalog.operating.outbox import Pending
+from sagalog.operating.steps import steps
 
 from ..orders import OrderSaga
 
@@ -84,7 +86,8 @@ def record(data: bytes) -> None:
     except CodecError:
         assert view.status in ("unreadable", "finished")
         return
-    assert all(text.isprintable() for text in _lines(view, found)[:1])
+    waiting = [Pending(command, NOW, exact=True) for command in found.outbox]
+    assert all(text.replace("\n", "").isprintable() for text in _lines(view, found, waiting, NOW))
     again = encode_record(found)
     assert encode_record(decode_record(again)) == again
     with suppress(UnreadableStateError):

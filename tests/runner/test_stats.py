@@ -5,8 +5,8 @@ from datetime import timedelta
 from sagalog import JournalSagaStateStore
 from sagalog.decision.repair import retry
 from sagalog.operating.apply import apply
-from sagalog.operating.inspect import steps
 from sagalog.operating.stats import stats
+from sagalog.operating.steps import steps
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Paid, Placed, Reserve
 from .conftest import Bench

@@ -8,7 +8,8 @@ import click
 
 from ..decision.ids import persistence_id, refused_entry
 from ..decision.record import Handled
-from ..operating.inspect import ABSENT, SagaView, Step, steps
+from ..operating.inspect import ABSENT, SagaView
+from ..operating.steps import Step, steps
 from .journals import journal_option, reading
 from .show import the_one
 from .text import change_lines, json_line, line, moment
@@ -35,14 +36,16 @@ def history_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> 
 async def _history(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, saga)
-        parked = ""
+        parked, first = "", True
         async for step in steps(journal, view.saga, view.correlation_id):
             if as_json:
                 click.echo(json_line(_fields(step)))
             else:
+                if first and step.view.version > 1:
+                    click.echo(f"      steps 1 to {step.view.version - 1:,} are not kept")
                 for text in _lines(step, parked):
                     click.echo(text)
-            parked = step.view.why
+            parked, first = step.view.why, False
 
 
 def _fields(step: Step) -> dict[str, object]:
@@ -54,6 +57,9 @@ def _fields(step: Step) -> dict[str, object]:
         if record is not None
         else [],
         "held": [{"id": held.id, "type": held.event.type} for held in step.held],
+        "accepted": [{"id": one.id, "type": one.command.type} for one in step.accepted],
+        "lease_until": step.lease,
+        "compared_with": step.before,
         "sent": [{"id": entry, "type": kind} for entry, kind in view.sent],
         "status": view.status,
         "why": view.why,
@@ -83,7 +89,8 @@ def _lines(step: Step, parked: str) -> list[str]:
     if record.parked and record.parked != parked:
         lines.append(f"      parked: {line(record.parked)}")
     lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))
-    lines.extend(f"      sent {line(kind)} as {entry}" for entry, kind in view.sent)
+    lines.extend(f"      accepted {line(one.command.type)} ({line(one.id)})" for one in step.accepted)
+    lines.extend(f"      sent {line(kind)} as {line(entry)}" for entry, kind in view.sent)
     return lines
 
 
@@ -91,7 +98,16 @@ def _what(step: Step) -> list[str]:
     record = step.view.record
     handled = [] if record is None else [_handled(step.view, one) for one in record.handled]
     held = [f"held {line(one.event.type)} ({line(one.id)})" for one in step.held]
-    return [*handled, *held] or ["repair" if step.repairs else "recorded what was accepted"]
+    told = [*handled, *held, *(["repair"] if step.repairs else [])]
+    if told:
+        return told
+    if step.accepted:
+        return ["recorded what was accepted"]
+    if step.lease is not None:
+        return [f"prolonged its worker's lease until {moment(step.lease)}"]
+    if step.before is None and step.view.version > 1:
+        return ["what it did is not known: the step before is not kept"]
+    return ["parked" if record is not None and record.parked and step.says_nothing else "changed nothing that is kept"]
 
 
 def _handled(view: SagaView, handled: Handled) -> str:

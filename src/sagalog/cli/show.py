@@ -96,17 +96,20 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     out.append("state   " + clean(state[:_LONGEST_STATE]).replace("\n", "\n        "))
     if len(state) > _LONGEST_STATE:
         out.append(f"        ... cut at {_LONGEST_STATE:,} of {len(state):,} characters: --json shows all")
-    for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at):
+    for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at)[:_MOST]:
         left = timer.due_at - now
         when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"
-        out.append(f"timer   {line(name)}: {line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {timer.id}")
+        out.append(
+            f"timer   {line(name)}: {line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}"
+        )
+    out.extend(_more("timer", len(record.timers)))
     out.extend(_pending(record, one, now) for one in waiting[:_MOST])
-    if len(waiting) > _MOST:
-        out.append(f"outbox  ... {len(waiting) - _MOST:,} more: --json shows all")
-    out.extend(f"undo    {line(undo.command.type)}, of command {undo.of}" for undo in reversed(record.undo))
+    out.extend(_more("outbox", len(waiting)))
+    newest = record.undo[: -_MOST - 1 : -1]
+    out.extend(f"undo    {line(undo.command.type)}, of command {line(undo.of)}" for undo in newest)
+    out.extend(_more("undo", len(record.undo)))
     out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held[:_MOST])
-    if len(record.held) > _MOST:
-        out.append(f"held    ... {len(record.held) - _MOST:,} more: --json shows all")
+    out.extend(_more("held", len(record.held)))
     if record.owes_replay:
         out.append("        a running worker replays what is held, as soon as it comes to it")
     out.append(f"inbox   {len(record.inbox)} message{'' if len(record.inbox) == 1 else 's'} consumed")
@@ -117,10 +120,15 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     return out
 
 
+def _more(what: str, count: int) -> list[str]:
+    return [f"{what:<7} ... {count - _MOST:,} more: --json shows all"] if count > _MOST else []
+
+
 def _pending(record: SagaRecord, one: Pending, now: datetime) -> str:
     undo = ", an undo" if one.command.undo else ""
     stuck = ", stuck" if one.command.id == record.stuck else ""
     held = f", a worker holds it until {moment(one.held_until)} UTC" if one.held_until and one.held_until > now else ""
     least = "" if one.exact else "at least "
     age = f"{least}{spoken(now - one.since)}"
-    return f"outbox  {one.command.id} {line(one.command.command.type)}: not accepted for {age}{undo}{stuck}{held}"
+    name = f"{line(one.command.id)} {line(one.command.command.type)}"
+    return f"outbox  {name}: not accepted yet, {age} old{undo}{stuck}{held}"

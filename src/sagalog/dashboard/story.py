@@ -10,8 +10,9 @@ import msgspec
 from ..decision.ids import sent_in
 from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
 from ..journal import Journal
-from ..operating.inspect import SagaView, repairs_of, state_of, view_of
+from ..operating.inspect import SagaView, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
+from ..operating.steps import accepted_in, repairs_of
 from .mask import Mask
 from .render import MOST_OF_A_MESSAGE, cut, pretty
 from .tally import name_of
@@ -65,6 +66,7 @@ class Step(msgspec.Struct):
     changes: list[Shown] = []
     begins: bool = False  # a new incarnation
     parks: str = ""
+    lease: bool = False  # it prolonged the lease of the worker that is at the first command
 
 
 class Story(msgspec.Struct):
@@ -108,7 +110,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
         [Sent(entry.id, _payload(entry, mask), entry.undo) for entry in record.outbox if _of(entry.id, view)],
         {name: timer for name, timer in record.timers.items() if _of(timer.id, view)},
         [] if before is None else [name for name, timer in before.timers.items() if record.timers.get(name) != timer],
-        [] if before is None else _gone(before.outbox, record.outbox),
+        [f"{entry.command.type} ({entry.id})" for entry in accepted_in(before, view)],
         [held for held in record.held if before is not None and held not in before.held],
         repairs_of(before, view),
         before,
@@ -116,6 +118,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
         _changes(record, before, mask) if before is not None or view.version == 1 else [],
         begins,
         record.parked if record.parked and (before is None or before.parked != record.parked) else "",
+        before is not None and record.leased_until not in (None, before.leased_until),
     )
 
 
@@ -125,11 +128,6 @@ def _of(entry: str, view: SagaView) -> bool:
 
 def _payload(entry: Command, mask: Mask) -> Payload:
     return shown(entry.command.type, entry.command.data, mask)
-
-
-def _gone(before: tuple[Command, ...], after: tuple[Command, ...]) -> list[str]:
-    left = {entry.id for entry in after}
-    return [f"{entry.command.type} ({entry.id})" for entry in before if entry.id not in left]
 
 
 def _changes(record: SagaRecord, before: SagaRecord | None, mask: Mask) -> list[Shown]:

@@ -233,6 +233,26 @@ class Draft:
             forget_earlier(record)
         self.touch()
 
+    def take_over(self, most: int) -> str:
+        """Count that the first command is taken over from a worker that died; park the instance beyond `most`.
+
+        Returns the reason, where it parks. A command that ends its worker would otherwise go from one to the next for ever.
+        """
+        record = self.touch()
+        first = record.outbox[0]
+        count = record.takeovers + 1 if record.taken == first.id else 1
+        if count <= most:
+            record.taken, record.takeovers = first.id, count
+            return ""
+        record.taken, record.takeovers = "", 0  # after a repair it has all of them again
+        reason = (
+            f"command {first.command.type} was taken over {most} times from workers that died before it was accepted: its "
+            "handler may end them; `retry` delivers it again, `skip` drops it"
+        )
+        record.parked = record.parked or reason
+        record.stuck = first.id
+        return reason
+
     def start(self) -> tuple[SagaRecord, Any]:
         """Return the record and state of a new incarnation; what the last one consumed stays remembered."""
         state = self.saga.fresh_state()

@@ -121,6 +121,8 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     inherited_until: datetime | None = None  # ... remembered until then
     started_by: str = ""  # the type of the event that began this incarnation
     recent: tuple[str, ...] = ()  # the last ids that no sender gave, so that a save without an answer can be looked up
+    taken: str = ""  # the outbox entry that other workers had begun when they died, as far as anybody knows ...
+    takeovers: int = 0  # ... and how often it was taken over
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
 
     def state_bytes(self) -> bytes:

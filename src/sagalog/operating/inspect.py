@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ..decision import ids as saga_ids
-from ..decision.record import Audit, Held, SagaRecord, Status, decode_record
+from ..decision.record import SagaRecord, Status, decode_record
 from ..errors import CodecError, JournalFormatError, SagalogError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import all_ids
@@ -65,15 +65,6 @@ class SagaView(msgspec.Struct, frozen=True):
         if self.record is None:
             return []
         return [(c.id, c.command.type) for c in self.record.outbox if c.id.startswith(f"{self.version}/")]
-
-
-class Step(msgspec.Struct, frozen=True):
-    """One step of a history: what it left, and what is new against the step before, where that is kept."""
-
-    view: SagaView
-    changes: list[Change]
-    repairs: list[Audit]
-    held: list[Held]
 
 
 def view_of(message: PersistentRepr) -> SagaView:
@@ -175,26 +166,6 @@ async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIter
         yield view_of(message)
 
 
-async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[Step]:
-    """Yield what `history` does, each step with what changed in the state since the one before, and its repairs.
-
-    All of the state of step 1 is new. What a later step changed is not known where it is the first that is kept.
-    """
-    before: SagaView | None = None
-    async for view in history(journal, saga, correlation_id):
-        known = before.record if before is not None else None
-        yield Step(view, _changed(known, view), repairs_of(known, view), _held(known, view))
-        if view.record is not None:
-            before = view
-
-
-def _changed(before: SagaRecord | None, view: SagaView) -> list[Change]:
-    if before is not None and view.record is not None:
-        return state_changes(before, view.record)
-    state = state_of(view.record)
-    return changes({} if isinstance(state, dict) else ABSENT, state) if view.version == 1 else []
-
-
 def state_of(record: SagaRecord | None) -> Any:
     """Return the state as JSON values; ABSENT where there is none. What cannot be shown gives a text that says so."""
     if record is None:
@@ -217,36 +188,17 @@ def state_changes(before: SagaRecord | None, after: SagaRecord | None) -> list[C
     return changes(state_of(before), state_of(after))
 
 
-def _held(before: SagaRecord | None, view: SagaView) -> list[Held]:
-    if view.record is None:
-        return []
-    known = {held.id for held in before.held} if before is not None else set()
-    return [held for held in view.record.held if held.id not in known]
-
-
-def repairs_of(before: SagaRecord | None, view: SagaView) -> list[Audit]:
-    """Return the repairs that a step made; `before`: the record before it, if that is kept."""
-    if view.record is None:
-        return []
-    if before is not None:
-        return list(view.record.audit[len(before.audit) :])
-    return [audit for audit in view.record.audit if audit.at == view.record.updated_at]
-
-
 __all__ = [
     "ABSENT",
     "OVERDUE_AFTER",
     "Change",
     "SagaView",
-    "Step",
     "changes",
     "find",
     "history",
     "instances",
-    "repairs_of",
     "saga_names",
     "state_changes",
     "state_of",
-    "steps",
     "view_of",
 ]

@@ -1,0 +1,105 @@
+"""The history of one instance, step by step: what each handled, changed, sent, and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+
+import msgspec
+
+from ..decision import ids
+from ..decision.record import Audit, Command, Held, SagaRecord
+from ..journal import Journal
+from .inspect import ABSENT, Change, SagaView, changes, history, state_changes, state_of
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of a history: what it left, and what is new against the step before.
+
+    `before`: the number of the step that it is compared with, the newest before it that is kept and can be read; None
+    where there is none, and then what only a comparison tells is not known (all of step 1 is new).
+    """
+
+    view: SagaView
+    before: int | None
+    changes: list[Change]
+    repairs: list[Audit]
+    held: list[Held]
+    accepted: list[Command]  # that it recorded as accepted
+    lease: datetime | None  # it prolonged the lease of the worker that is at the first command, until then
+
+    @property
+    def says_nothing(self) -> bool:
+        """Nothing that a record tells is new in it, as far as is known."""
+        record = self.view.record
+        new = self.changes or self.repairs or self.held or self.accepted or self.lease or self.view.sent
+        return not new and not (record is not None and record.handled)
+
+
+async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[Step]:
+    """Yield the steps that are kept of an instance, oldest first, each compared with the one before."""
+    before: SagaView | None = None
+    async for view in history(journal, saga, correlation_id):
+        known = before.record if before is not None else None
+        yield Step(
+            view,
+            before.version if before is not None else None,
+            _changed(known, view),
+            repairs_of(known, view),
+            _held(known, view),
+            accepted_in(known, view),
+            _lease(known, view),
+        )
+        if view.record is not None:
+            before = view
+
+
+def _changed(before: SagaRecord | None, view: SagaView) -> list[Change]:
+    if before is not None and view.record is not None:
+        return state_changes(before, view.record)
+    state = state_of(view.record)
+    return changes({} if isinstance(state, dict) else ABSENT, state) if view.version == 1 else []
+
+
+def _held(before: SagaRecord | None, view: SagaView) -> list[Held]:
+    if view.record is None:
+        return []
+    known = {held.id for held in before.held} if before is not None else set()
+    return [held for held in view.record.held if held.id not in known]
+
+
+def repairs_of(before: SagaRecord | None, view: SagaView) -> list[Audit]:
+    """Return the repairs that a step made; `before`: the record before it, if that is kept."""
+    if view.record is None:
+        return []
+    if before is not None:
+        return list(view.record.audit[len(before.audit) :])
+    return [audit for audit in view.record.audit if audit.at == view.record.updated_at]
+
+
+def accepted_in(before: SagaRecord | None, view: SagaView) -> list[Command]:
+    """Return the commands that a step recorded as accepted.
+
+    They left the outbox, and were not refused, nor the undo of what was refused, nor put back onto the undo stack. What a
+    repair took out is dropped: a step that is a repair accepts none.
+    """
+    record = view.record
+    if before is None or record is None or len(record.audit) > len(before.audit):
+        return []
+    own = ids.persistence_id(view.saga, view.correlation_id)
+    refused = {entry for one in record.handled if (entry := ids.refused_entry(own, one.id)) is not None}
+    refused.update(ids.entry_of(own, ids.refused_command(held.id)) for held in record.held if held.kind == "refused")
+    back = {(undo.of, undo.command.type) for undo in record.undo} if refused else set()
+    left = {command.id for command in record.outbox} | refused
+    return [
+        command
+        for command in before.outbox
+        if command.id not in left
+        and command.of not in refused
+        and not (command.undo and (command.of, command.command.type) in back)
+    ]
+
+
+def _lease(before: SagaRecord | None, view: SagaView) -> datetime | None:
+    until = view.record.leased_until if view.record is not None else None
+    return until if before is not None and until is not None and until != before.leased_until else None
