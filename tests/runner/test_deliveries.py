@@ -406,3 +406,33 @@ async def test_a_dead_worker_is_taken_over_even_while_others_step_the_instance()
             while not taken.is_set():
                 await two.handle(Moved("a"))
                 await asyncio.sleep(0.02)
+
+
+async def test_a_command_that_ends_its_workers_is_parked_and_can_be_passed() -> None:
+    journal = InMemoryJournal()
+    begun: list[str] = []
+
+    async def ends(command: Charge) -> None:
+        begun.append(command.id)
+        await asyncio.sleep(LONG)
+
+    settings = {"journal": journal, "lease_seconds": 0.05, "due_poll_seconds": 0.01, "max_takeovers": 3}
+    for number in range(5):
+        worker = runner_of(ends, **settings, stop_seconds=0.0)
+        await worker.start()
+        if number == 0:
+            await worker.handle(Opened("a"), message_id="m")
+        async with asyncio.timeout(5):
+            while len(begun) <= number and worker.counters.parked == 0:
+                await asyncio.sleep(0.001)
+        await worker.stop()  # its time is over at once: what it was at stays where it is, as after a kill
+    assert begun == ["a"] * 4  # the first one, and three that took over
+    assert worker.counters.parked == 1
+
+    charged: list[str] = []
+    async with runner_of(lambda command: charged.append(command.id), **settings) as worker:
+        await worker.settle()
+        assert charged == []
+        await worker.retry("account", "a")
+        await worker.settle()
+    assert charged == ["a"]

@@ -190,7 +190,11 @@ async def test_a_slow_handler_keeps_its_lease(shared: Bench) -> None:
     ):
         await one.handle(Placed("a"))
         saves = one.counters.saves
-        await until(lambda: one.counters.saves >= saves + 6)  # three leases long
+        instance = one._queues["order"].instance("a")
+        first = instance.lease_end
+        assert first is not None
+        await until(lambda: instance.lease_end is not None and (instance.lease_end - first).total_seconds() > 0.6)
+        assert one.counters.saves == saves  # three leases long, and not one record more
         assert other_world.seen == []
         assert two.counters.takeovers == 0
         hold.set()

@@ -16,9 +16,11 @@ from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import decide, due, load, queue, replay, settle
 from sagalog.runner import round as rounds
+from sagalog.runner.attempt import Attempts
 from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.engine import Engine
 from sagalog.runner.hosted import Hosted
+from sagalog.runner.lease import Leases
 from sagalog.runner.receive import Receiver
 from sagalog.testing.simulation import SimulationError, World, simulate
 
@@ -43,9 +45,9 @@ def commands_leave_before_the_write(patch: pytest.MonkeyPatch) -> None:
             record = turn.draft.record
             if turn.draft.changed and record is not None and record.outbox:
                 dispatcher, entry = self._dispatcher, record.outbox[-1]
-                handler, command = dispatcher._prepare(turn.instance, entry)
+                handler, command = dispatcher._attempts.prepare(turn.instance, entry)
                 if handler is not None:
-                    self._engine.spawn(handler(command, dispatcher._context(turn.instance, entry)))
+                    self._engine.spawn(handler(command, dispatcher._attempts.context(turn.instance, entry)))
         await real(self, turns)
 
     patch.setattr(rounds.Rounds, "_carry_out", carry_out)
@@ -158,9 +160,9 @@ def command_ids_begin_anew_with_each_step(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def a_refused_command_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     async def refuse(self: Any, instance: Any, entry: Any, command_id: Any, refused: Any) -> None:
-        self._accepted(instance, entry)
+        self.accepted(instance, entry)
 
-    patch.setattr(Dispatcher, "_refuse", refuse)
+    patch.setattr(Attempts, "_refuse", refuse)
 
 
 @mutant
@@ -188,7 +190,7 @@ def the_next_life_forgets_what_the_last_one_knew(patch: pytest.MonkeyPatch) -> N
 
 @mutant
 def a_lease_that_ended_is_ignored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Dispatcher, "_check_lease", lambda self, instance: None)
+    patch.setattr(Leases, "check", lambda self, instance: None)
 
 
 @mutant
@@ -255,10 +257,10 @@ def timers_outlive_their_incarnation(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def a_failed_command_counts_as_accepted(patch: pytest.MonkeyPatch) -> None:
     def failed(self: Any, instance: Any, entry: Any, error: Any) -> bool:
-        self._accepted(instance, entry)
+        self.accepted(instance, entry)
         return True
 
-    patch.setattr(Dispatcher, "_failed", failed)
+    patch.setattr(Attempts, "_failed", failed)
 
 
 @mutant

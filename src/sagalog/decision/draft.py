@@ -22,7 +22,7 @@ from .compensation import compensate, end_compensation, forget_earlier
 from .ids import entry_id, entry_of
 from .inbox import FEW, Known, inherit, remember
 from .message import Message, Outcome
-from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state
+from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state, well_formed
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
@@ -233,6 +233,26 @@ class Draft:
             forget_earlier(record)
         self.touch()
 
+    def take_over(self, most: int) -> str:
+        """Count that the first command is taken over from a worker that died; park the instance beyond `most`.
+
+        Returns the reason, where it parks. A command that ends its worker would otherwise go from one to the next for ever.
+        """
+        record = self.touch()
+        first = record.outbox[0]
+        count = record.takeovers + 1 if record.taken == first.id else 1
+        if count <= most:
+            record.taken, record.takeovers = first.id, count
+            return ""
+        record.taken, record.takeovers = "", 0  # after a repair it has all of them again
+        reason = (
+            f"command {first.command.type} was taken over {most} times from workers that died before it was accepted: its "
+            "handler may end them; `retry` delivers it again, `skip` drops it"
+        )
+        record.parked = record.parked or reason
+        record.stuck = first.id
+        return reason
+
     def start(self) -> tuple[SagaRecord, Any]:
         """Return the record and state of a new incarnation; what the last one consumed stays remembered."""
         state = self.saga.fresh_state()
@@ -282,14 +302,14 @@ class Draft:
             self.record = before
             raise
         self.started += record is not before
-        record.parked = reason
+        record.parked = well_formed(reason)
 
     def park_again(self, reason: str, held: tuple[Held, ...]) -> None:
         """Park the instance with messages that were held before; a new one is made where none is live any more."""
         before = self.record
         record = self.record = self._to_park(held[0].kind)
         self.started += record is not before
-        record.parked, record.held = reason, held
+        record.parked, record.held = well_formed(reason), held
         self.touch()
 
     def _to_park(self, kind: str) -> SagaRecord:

@@ -121,6 +121,8 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     inherited_until: datetime | None = None  # ... remembered until then
     started_by: str = ""  # the type of the event that began this incarnation
     recent: tuple[str, ...] = ()  # the last ids that no sender gave, so that a save without an answer can be looked up
+    taken: str = ""  # the outbox entry that other workers had begun when they died, as far as anybody knows ...
+    takeovers: int = 0  # ... and how often it was taken over
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
 
     def state_bytes(self) -> bytes:
@@ -180,8 +182,26 @@ def embed_state(payload: bytes) -> tuple[msgspec.Raw, bool]:
 
 
 def encode_record(record: SagaRecord) -> bytes:
-    """Return the JSON of `record`."""
-    return _encoder.encode(record)
+    """Return the JSON of `record`. Raises CodecError for a text that is not valid Unicode: a lone surrogate."""
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError:
+        raise CodecError(_not_unicode(record)) from None
+
+
+def well_formed(text: str) -> str:
+    r"""Return `text` as it can be stored: lone surrogates, which JSON cannot hold, are written as \ud800 and so on."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _not_unicode(record: SagaRecord) -> str:
+    wrong = []
+    for name in record.__struct_fields__:
+        try:
+            _encoder.encode(getattr(record, name))
+        except UnicodeEncodeError:
+            wrong.append(name)
+    return f"the record cannot be stored: in {' and '.join(wrong)}, a text holds a lone surrogate, which is no Unicode"
 
 
 def decode_record(payload: bytes) -> SagaRecord:

@@ -17,7 +17,7 @@ from ..journal.store import new_epoch
 from .decide import Turn
 from .envelope import Upkeep
 from .failures import certain
-from .load import ids_of
+from .load import NONE, ids_of
 from .queue import Instance
 
 Declines = Callable[[Instance, Command], bool]
@@ -27,9 +27,10 @@ class Write:
     """A record on its way to the journal, and what follows for its instance once it is stored.
 
     `claim`: all of the outbox becomes ours to deliver. `fresh`: the outbox entries that this record makes ours.
+    `parked`: why this record parks it.
     """
 
-    __slots__ = ("claim", "due_at", "epoch", "fresh", "lease_end", "payload", "record", "turn", "version")
+    __slots__ = ("claim", "due_at", "epoch", "fresh", "lease_end", "parked", "payload", "record", "turn", "version")
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Write:
         due_at: datetime | None,
         *,
         claim: bool,
+        parked: str,
     ) -> None:
         instance = turn.instance
         self.turn = turn
@@ -51,6 +53,7 @@ class Write:
         self.lease_end = lease_end
         self.due_at = due_at
         self.claim = claim
+        self.parked = parked
         self.fresh = fresh_entries(None if claim else instance.record, record)
 
 
@@ -72,6 +75,11 @@ def write_of(turn: Turn, declines: Declines) -> Write | None:
         claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
     if not (draft.changed or claim or renew):
         return None
+    parked = ""
+    if claim and record.outbox[0].id not in instance.owned:
+        parked = draft.take_over(hosted.engine.settings.max_takeovers)
+    elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
+        record.taken, record.takeovers = "", 0
     draft.frozen()
     now = hosted.engine.now()
     if claim:  # whatever was waited for, it is due
@@ -80,7 +88,7 @@ def write_of(turn: Turn, declines: Declines) -> Write | None:
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     payload = hosted.encode(record)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
-    return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim)
+    return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
 
 
 async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[SagalogError | None]:
@@ -136,8 +144,13 @@ def _unknown(write: Write, error: Exception) -> OutcomeUnknownError:
 
 
 def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
-    """Return the outbox entries that a write makes ours: those that were not in the record before."""
-    return ids_of(record) - ids_of(before)
+    """Return the outbox entries that a write makes ours: those that were not in the record before.
+
+    Nobody delivers what waits for a repair, so the worker that repairs it takes all.
+    """
+    if record.stuck:
+        return NONE
+    return ids_of(record) if before is None or before.stuck else ids_of(record) - ids_of(before)
 
 
 def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[datetime | None, datetime | None]:

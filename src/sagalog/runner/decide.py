@@ -12,8 +12,9 @@ What goes wrong, and what a turn is then:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -36,8 +37,8 @@ from .telling import Watch
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
-_MOST_TIMERS = 1000  # of one turn: a timer that sets itself again at once must not hold its instance for ever
-_TIMER_SECONDS = 0.005  # of one turn: the others are fired in the next
+_MOST_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
+_TIMER_SECONDS = 0.005  # in one go
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
@@ -377,43 +378,39 @@ def _fire(turn: Turn, until: datetime, *, in_parts: bool) -> Awaitable[None] | N
 
     With `in_parts` no longer than some milliseconds: the others are fired in a turn that is asked for here.
     """
+    firing = _firing(turn, until, in_parts=in_parts)
+    first = next(firing, None)
+    return None if first is None else _fire_slowly(firing, first)
+
+
+async def _fire_slowly(firing: Iterator[Awaitable[Any]], first: Awaitable[Any]) -> None:
+    await first
+    for more in firing:
+        await more
+
+
+def _firing(turn: Turn, until: datetime, *, in_parts: bool) -> Iterator[Awaitable[Any]]:
+    """Fire them; yield what has to be waited for in between."""
     instance, draft = turn.instance, turn.draft
-    engine = instance.hosted.engine
-    stop_at = engine.loop.time() + _TIMER_SECONDS
+    time = instance.hosted.engine.loop.time
     now = draft.now
-    for number in range(_MOST_TIMERS):
-        if in_parts and number and number % 16 == 0 and engine.loop.time() > stop_at:
+    give_way_at = time() + _TIMER_SECONDS
+    moment, at_once = None, 0
+    while (message := _due(turn, until)) is not None:
+        if message.at != moment:
+            moment, at_once = message.at, 0
+        at_once += 1
+        late = time() > give_way_at
+        if at_once > _MOST_TIMERS or (late and in_parts):
+            instance.mailbox.append(Envelope(upkeep=Upkeep.CLAIM))
             break
-        message = _due(turn, until)
-        if message is None:
-            draft.now = now
-            return None
+        if late:
+            yield asyncio.sleep(0)
+            give_way_at = time() + _TIMER_SECONDS
         outcome = _advance(turn, message)
         if not isinstance(outcome, Outcome):
-            return _fire_slowly(turn, until, outcome, now, in_parts=in_parts)
+            yield outcome
     draft.now = now
-    if in_parts:
-        instance.mailbox.append(Envelope(upkeep=Upkeep.CLAIM))
-    return None
-
-
-async def _fire_slowly(
-    turn: Turn, until: datetime, first: Awaitable[Outcome], now: datetime, *, in_parts: bool
-) -> None:
-    outcome: Outcome | Awaitable[Outcome] = first
-    for _ in range(_MOST_TIMERS):
-        if not isinstance(outcome, Outcome):
-            await outcome
-        message = _due(turn, until)
-        if message is None:
-            break
-        outcome = _advance(turn, message)
-    else:
-        if not isinstance(outcome, Outcome):
-            await outcome
-        if in_parts:
-            turn.instance.mailbox.append(Envelope(upkeep=Upkeep.CLAIM))
-    turn.draft.now = now
 
 
 def _due(turn: Turn, until: datetime) -> Message | None:

@@ -21,7 +21,7 @@ from .engine import Engine
 from .failures import as_exception, passes_through
 from .queue import Instance
 
-_NONE: frozenset[str] = frozenset()
+NONE: frozenset[str] = frozenset()
 _LOOKUPS = 4  # at once: what comes meanwhile shares the next one
 _ATTEMPTS = 60  # to read back a write without an answer, some 15 seconds
 Told = Callable[[Instance, BaseException | None], None]
@@ -114,6 +114,8 @@ def take(instance: Instance, saved: SavedState | None) -> None:
     if (instance.epoch, instance.version) != before:
         for envelope in instance.mailbox:  # that it parks was decided on another record, which may hold it already
             envelope.park = None
+    if instance.epoch != before[0]:
+        instance.written = 0
     outbox = ids_of(record)
     unknown, instance.unknown = instance.unknown, None
     for maybe in (*instance.joined, *([unknown] if unknown is not None else ())):
@@ -127,7 +129,7 @@ def take(instance: Instance, saved: SavedState | None) -> None:
 
 def ids_of(record: SagaRecord | None) -> frozenset[str]:
     """Return the ids of the outbox entries."""
-    return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else _NONE
+    return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else NONE
 
 
 def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:

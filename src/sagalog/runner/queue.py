@@ -59,6 +59,7 @@ class Instance:
         "attempt",
         "attempts",
         "awaits",
+        "contested",
         "correlation_id",
         "cursor",
         "delivering",
@@ -90,6 +91,7 @@ class Instance:
         "waiting",
         "waking",
         "working",
+        "written",
     )
 
     def __init__(self, queue: Queue, correlation_id: str) -> None:
@@ -112,6 +114,7 @@ class Instance:
         self.look_first = False  # the next turn may not begin on the guess that nothing is stored
         self.record: SagaRecord | None = None
         self.version = 0
+        self.written = 0  # the newest version that this worker wrote
         self.epoch = 0  # of its numbers: they begin anew after a purge
         self.size = 0  # of the cached record, in bytes as it is stored
         self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a write without an answer: read back first
@@ -126,6 +129,7 @@ class Instance:
         self.delivering = False
         self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
         self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
+        self.contested = False  # another worker has changed it during a lease of ours: the next ones are written
         self.left: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
         self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any

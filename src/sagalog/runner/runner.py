@@ -284,7 +284,7 @@ class SagaRunner:
                 if instance.accepted:
                     instance.poke(Envelope(upkeep=Upkeep.RECORD))
         await engine.wait_for_tasks()
-        dispatcher.stop()  # again: deliveries that ended meanwhile have asked for a later record
+        dispatcher.close()  # deliveries that ended meanwhile have asked for a later record
         await self._close_journal()
         engine.hooks.tell("stopped", self)
         self._engine = self._receiver = self._due = self._hooks = self._dispatcher = self._due_loop = None

@@ -32,7 +32,7 @@ from .commit import Write
 from .decide import Turn
 from .envelope import Envelope
 from .failures import described
-from .load import ids_of
+from .load import NONE, ids_of
 from .queue import Instance
 from .replay import tell_parked
 
@@ -91,17 +91,16 @@ def _stored(write: Write) -> None:
     counters.saves += 1
     if hosted.unreadable:
         hosted.unreadable.pop(instance.correlation_id, None)
-    entries = ids_of(record)
-    if not write.claim and entries:
-        others = ids_of(instance.record) - instance.owned  # another worker's, and not claimed now
-        entries = entries - others if others else entries
-    instance.owned = entries
+    if record.outbox or instance.owned:
+        instance.owned = write.fresh | (instance.owned & ids_of(record) if not record.stuck else NONE)
     instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
-    instance.look_first = False
+    instance.written, instance.look_first = write.version, False
     instance.queue.weigh(instance, len(write.payload))
     instance.lease_end = write.lease_end
     if turn.draft.accepted:  # more may have been accepted since the draft was begun
         instance.accepted -= turn.draft.accepted
+    if write.parked:
+        _tell_parked(instance, write.parked)
     counters.started += turn.draft.started
     counters.finished += turn.draft.ended
 
@@ -123,7 +122,9 @@ def _answer(turn: Turn, *, stored: bool) -> None:
             elif isinstance(outcome, Outcome):
                 counters.ignored += 1
         if envelope.park is not None:
-            _tell_parked(instance, envelope)
+            reason, message = envelope.park
+            envelope.park = None
+            _tell_parked(instance, reason, message.id)
         if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
             envelope.finish()
     counters.timers += turn.draft.fired
@@ -135,9 +136,7 @@ def _answer(turn: Turn, *, stored: bool) -> None:
         instance.loaded, instance.record = False, None
 
 
-def _tell_parked(instance: Instance, envelope: Envelope) -> None:
-    assert envelope.park is not None
-    reason, message = envelope.park
+def _tell_parked(instance: Instance, reason: str, message_id: str | None = None) -> None:
     hosted = instance.hosted
     hosted.engine.counters.parked += 1
     log.error(
@@ -145,10 +144,9 @@ def _tell_parked(instance: Instance, envelope: Envelope) -> None:
         hosted.name,
         instance.correlation_id,
         reason,
-        extra=instance.about(message_id=message.id),
+        extra=instance.about(message_id=message_id),
     )
     hosted.engine.hooks.parked(hosted.name, instance.correlation_id, reason)
-    envelope.park = None
 
 
 def _go_on(turn: Turn) -> Pause | None:

@@ -1,0 +1,52 @@
+"""Commands that were accepted: recorded with the next step of their instance, or by themselves some time later.
+
+attempt, deliver ─► [acceptances] ─► queue
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from ..decision.record import FINAL, Status
+from .engine import Engine
+from .envelope import Envelope, Upkeep
+from .queue import Instance
+
+
+class Acceptances:
+    """What is accepted and not recorded."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._to_record: deque[tuple[float, Instance]] = deque()
+        self._tick: asyncio.TimerHandle | None = None
+
+    def record_later(self, instance: Instance) -> None:
+        """Record acceptances with the next step, or lazily; at once where the end of the saga depends on it."""
+        if not instance.accepted or instance.record is None:
+            return
+        if instance.undelivered() is None and (
+            instance.record.status in FINAL or instance.record.status is Status.COMPENSATING
+        ):
+            instance.poke(Envelope(upkeep=Upkeep.RECORD))
+            return
+        self._to_record.append((self._engine.loop.time() + self._engine.settings.ack_seconds, instance))
+        if self._tick is None:
+            self._tick = self._engine.loop.call_later(self._engine.settings.ack_seconds, self._record_due)
+
+    def _record_due(self) -> None:
+        self._tick = None
+        now = self._engine.loop.time()
+        while self._to_record and self._to_record[0][0] <= now:
+            _, instance = self._to_record.popleft()
+            if instance.accepted:
+                instance.poke(Envelope(upkeep=Upkeep.RECORD))
+        if self._to_record:
+            self._tick = self._engine.loop.call_later(max(0.0, self._to_record[0][0] - now), self._record_due)
+
+    def stop(self) -> None:
+        """Record nothing later any more."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None

@@ -1,0 +1,335 @@
+"""One attempt at a command: its handler is called within its time, and what comes of it is stored.
+
+    deliver ─► [attempt] ─► command handler ─► reply events ─► receive
+                   └─ accepted: noted in memory (acceptances.py); refused: told to the saga; failed: again later, or parked
+
+A command is accepted when its handler returned and its reply events are stored. If the process dies before that is
+recorded, the command is delivered again under the same id, and its replies are known by theirs. What another attempt
+cannot mend parks the instance at once: each attempt may have its effects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import AsyncIterable, Awaitable, Callable
+from datetime import timedelta
+from typing import Any
+
+from ..decision.draft import Draft
+from ..decision.ids import command_id as id_of
+from ..decision.ids import reply_id
+from ..decision.message import Outcome, refusal
+from ..decision.record import Command
+from ..errors import (
+    CodecError,
+    CommandRefused,
+    DefinitionError,
+    InvalidEventError,
+    JournalUnavailableError,
+    NoInstanceError,
+    OutcomeUnknownError,
+    RunnerStoppedError,
+    SagalogError,
+)
+from ..logs import log
+from .commands import CommandContext, CommandHandler, CommandHandlers
+from .engine import Engine
+from .envelope import Envelope
+from .failures import described, is_permanent, passes_through
+from .lease import Leases
+from .queue import Instance
+from .telling import Watch, WatchedHandler
+
+Reply = Callable[[Any, str, str], Awaitable[Any]]
+Handler = CommandHandler | WatchedHandler
+
+_REPLIES_AT_ONCE = 256
+_SUMMARY_SECONDS = 60.0  # of failed attempts of one command type, after the first one
+
+
+class AnswerError(Exception):
+    """A command was carried out, and what its handler answered can never be taken."""
+
+
+class Attempts:
+    """Carries out commands; `again` is called for an instance whose next attempt is due."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        handlers: CommandHandlers,
+        reply: Reply,
+        leases: Leases,
+        again: Callable[[Instance], None],
+    ) -> None:
+        self._engine = engine
+        self._handlers = handlers
+        self._reply = reply
+        self._leases = leases
+        self._release = again
+        self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when it was said, how many since
+
+    def prepare(self, instance: Instance, entry: Command) -> tuple[Handler | None, Any]:
+        """Return the handler of a command, and the command; no handler where there is none, or it cannot be read."""
+        try:
+            handler, command = self.handler_of(instance, entry)
+        except (CodecError, DefinitionError):
+            return None, None
+        return self._engine.hooks.watched(handler, entry), command
+
+    def handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
+        command = instance.hosted.registry.unpack(entry.command)
+        handler = self._handlers.get(type(command))
+        if handler is None:
+            raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
+        return handler, command
+
+    def _handler_for(self, instance: Instance, entry: Command) -> CommandHandler | None:
+        cls = instance.hosted.registry.get(entry.command.type)
+        return None if cls is None else self._handlers.get(cls)
+
+    def context(self, instance: Instance, entry: Command) -> CommandContext:
+        return CommandContext(
+            f"{instance.persistence_id}/{entry.id}",
+            instance.hosted.name,
+            instance.correlation_id,
+            _attempt_nr(instance, entry),
+            entry.undo,
+        )
+
+    async def carry_out(
+        self,
+        instance: Instance,
+        entry: Command,
+        handler: Handler,
+        answer: Any,
+        command: Any = None,
+    ) -> bool:
+        """Call the handler within its time (or wait for the `answer` of one that was called), and conclude."""
+        self._leases.keep(instance)
+        longest = handler.policy.timeout
+        seconds = self._engine.settings.command_seconds if longest is None else longest.total_seconds()
+        limit = asyncio.timeout(None if seconds == float("inf") else seconds)
+        try:
+            async with limit:
+                instance.attempt = (entry.id, limit)
+                if answer is None:
+                    answer = handler(command, self.context(instance, entry) if handler.takes_context else None)
+                if isinstance(answer, Awaitable):
+                    answer = await answer
+                if isinstance(answer, AsyncIterable):
+                    return await self.conclude(instance, entry, answer, None)
+            instance.attempt = None  # the handler has ended: there is nothing to cut off
+            return await self.conclude(instance, entry, answer, None)
+        except BaseException as error:
+            instance.attempt = None
+            if passes_through(error):
+                raise
+            return await self.conclude(instance, entry, None, error)
+        finally:
+            instance.attempt = None
+            self._leases.let_go(instance)
+
+    def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
+        hosted = instance.hosted
+        self._engine.hooks.delivered(
+            hosted.name, instance.correlation_id, entry, _attempt_nr(instance, entry), outcome, error
+        )
+
+    def cut(self, instance: Instance) -> None:
+        """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
+        attempt, record = instance.attempt, instance.record
+        if attempt is None or record is None or any(entry.id == attempt[0] for entry in record.outbox):
+            return
+        if attempt[1].when() is None or attempt[1].when() > self._engine.loop.time():  # type: ignore[operator]
+            attempt[1].reschedule(self._engine.loop.time())
+
+    async def conclude(self, instance: Instance, entry: Command, answer: Any, error: BaseException | None) -> bool:
+        """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""
+        command_id = id_of(instance.persistence_id, entry.id)
+        if error is None:
+            try:
+                if answer is not None:
+                    await self._take_answer(entry, command_id, answer)
+            except BaseException as raised:
+                if passes_through(raised):
+                    raise
+                error = raised
+        if error is None:
+            self.accepted(instance, entry)
+            return True
+        if isinstance(error, CommandRefused):
+            try:
+                await self._refuse(instance, entry, command_id, error)
+            except Exception as failed:
+                error = failed
+            else:
+                return True
+        return self._failed(instance, entry, error)
+
+    async def _take_answer(self, entry: Command, command_id: str, answer: Any) -> None:
+        """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
+        trace = self._engine.hooks.trace_of(command_id)
+        counts: Counter[str] = Counter()
+
+        async def store(event: Any) -> None:
+            name = type(event).__name__
+            message_id = reply_id(command_id, name, counts[name])
+            counts[name] += 1
+            await self._store_reply(entry, event, message_id, trace)
+
+        if isinstance(answer, AsyncIterable):
+            async for event in answer:
+                await store(event)
+            return
+        if isinstance(answer, (list, tuple)):
+            # Those that come together share a step, in their order.
+            for first in range(0, len(answer), _REPLIES_AT_ONCE):
+                stored = await asyncio.gather(
+                    *map(store, answer[first : first + _REPLIES_AT_ONCE]), return_exceptions=True
+                )
+                for error in stored:
+                    if error is not None:
+                        raise error
+            return
+        for event in answer if inspect.isgenerator(answer) else (answer,):
+            await store(event)
+
+    async def _store_reply(self, entry: Command, event: Any, message_id: str, trace: str) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._reply(event, message_id, trace)
+                return
+            except NoInstanceError:
+                # Whoever the answer is for has ended, or never was: asking the receiver again would not change that.
+                self._engine.counters.ignored += 1
+                return
+            except (DefinitionError, CodecError, InvalidEventError) as error:
+                raise AnswerError(f"its answer, a {type(event).__name__}, cannot be taken: {error}") from error
+            except (JournalUnavailableError, OutcomeUnknownError):
+                # The command is carried out: only its answer is tried again, under the same id.
+                failures += 1
+                wait = self._engine.settings.dispatch_retry.wait_seconds(failures)
+                if wait is None:
+                    raise
+                await self._engine.back_off(wait)
+
+    async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
+        command = instance.hosted.registry.unpack(entry.command)
+        trace = self._engine.hooks.trace_of(command_id)
+        self._engine.counters.refused += 1
+        envelope = Envelope(refusal(command, command_id, refused.reason, trace))
+        await instance.submit(envelope)
+        record = instance.record
+        if (
+            envelope.outcome is Outcome.DUPLICATE
+            and record is not None
+            and any(c.id == entry.id for c in record.outbox)
+        ):
+            raise AnswerError(
+                "its refusal is taken for another message of the same id"
+            )  # or it would be asked for ever
+        self.tell(instance, entry, "refused", refused)
+
+    def accepted(self, instance: Instance, entry: Command) -> None:
+        self._engine.counters.commands += 1
+        self.tell(instance, entry, "accepted")
+        if instance.attempts is not None:
+            instance.attempts.pop(entry.id, None)
+        if entry.id in instance.owned:
+            instance.accepted.add(entry.id)
+
+    def _failed(self, instance: Instance, entry: Command, error: BaseException) -> bool:
+        engine = self._engine
+        if isinstance(error, RunnerStoppedError) and engine.stopping.is_set():
+            return False  # it stays in the outbox, for whoever comes next
+        if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
+            return True  # an operator has dropped it meanwhile
+        engine.counters.dispatch_errors += 1
+        self.tell(instance, entry, "failed", error)
+        if instance.attempts is None:
+            instance.attempts = {}
+        failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
+        carried_out = isinstance(error, AnswerError)
+        # What we raise names no payloads; what others raise may quote them.
+        told = str(error) if isinstance(error, (SagalogError, AnswerError)) else described(error)
+        wait = None
+        if not (carried_out or is_permanent(error)):
+            handler = self._handler_for(instance, entry)
+            retry = (handler.policy.retry if handler is not None else None) or engine.settings.dispatch_retry
+            wait = retry.wait_seconds(failures)
+        if wait is None:
+            self._park(instance, entry, error, told, failures, carried_out=carried_out)
+            return False
+        self._complain(instance, entry, told, failures)
+        instance.retry = engine.loop.call_later(wait, self._again, instance)
+        if wait > engine.settings.lease_seconds / 2:
+            # Others may take over only after our next attempt, so that a dead broker does not cost a write a lease.
+            instance.next_attempt_at = engine.now() + timedelta(seconds=wait)
+            self._leases.prolong(instance)
+        return False
+
+    def _park(
+        self, instance: Instance, entry: Command, error: BaseException, told: str, failures: int, *, carried_out: bool
+    ) -> None:
+        engine, name = self._engine, entry.command.type
+        if carried_out:
+            reason = f"command {name} was carried out, but {told}; `retry` carries it out again, `skip` drops it"
+        elif is_permanent(error):
+            reason = f"command {name} was not accepted, and another attempt does not help: {told}"
+        else:
+            reason = f"command {name} was not accepted in {failures} attempts: {told}"
+        assert instance.attempts is not None
+        del instance.attempts[entry.id]  # after a repair all attempts are there again
+        instance.poke(Envelope(repair=_stick(entry.id, reason)))
+        engine.counters.parked += 1
+        log.error(
+            "saga %s, id %s is parked: %s",
+            instance.hosted.name,
+            instance.correlation_id,
+            reason,
+            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
+        )
+        engine.hooks.parked(instance.hosted.name, instance.correlation_id, reason)
+
+    def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
+        """Say that an attempt failed: the first of a type at once, the others together, now and then."""
+        now, key = self._engine.loop.time(), (instance.hosted.name, entry.command.type)
+        said = self._failures.get(key)
+        if said is not None and now - said[0] < _SUMMARY_SECONDS:
+            said[1] += 1
+            return
+        others = int(said[1]) if said is not None else 0
+        self._failures[key] = [now, 0.0]
+        log.warning(
+            "saga %s, id %s: command %s was not accepted (attempt %d%s): %s",
+            instance.hosted.name,
+            instance.correlation_id,
+            entry.command.type,
+            failures,
+            f"; {others} more failed since this was said last" if others else "",
+            told,
+            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
+        )
+
+    def _again(self, instance: Instance) -> None:
+        instance.retry = instance.next_attempt_at = None
+        self._release(instance)
+
+
+def _attempt_nr(instance: Instance, entry: Command) -> int:
+    return 1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1
+
+
+def _stick(entry: str, reason: str) -> Callable[[Draft, Watch], Awaitable[None]]:
+    async def park(draft: Draft, watch: Watch) -> None:
+        record = draft.record
+        if record is not None and any(command.id == entry for command in record.outbox):
+            record.parked = record.parked or reason
+            record.stuck = entry
+            draft.touch()
+
+    return park

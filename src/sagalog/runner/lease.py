@@ -1,0 +1,179 @@
+"""Whose the commands of an outbox are to deliver, and until when.
+
+    deliver, attempt ─► [lease] ─► journal (a later `due_at`), queue (a claim, a renewal)
+
+Every record that is written leases its outbox to the worker that writes it. While a command handler takes long, or waits
+for its next attempt, the lease is prolonged: by moving `due_at` alone, without a record. Where another worker has changed
+the instance meanwhile, or a timer is due before the lease ends, the lease goes into the record, for the others to see.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from ..decision.record import Command
+from ..errors import SagalogError
+from ..journal import Journal
+from ..journal.protocol import MovedDue
+from ..logs import about, log
+from .commit import due_moments
+from .engine import Engine
+from .envelope import Envelope, Upkeep
+from .queue import Instance
+
+_LONGEST_LEASES = 12  # up to which a lease grows that goes into the record, because each is a write
+_MOVES = 500  # of one call
+_ALIKE = 100  # ids that begin with the id of an instance, and are due
+
+
+class Leases:
+    """The leases of this worker, and those of others that it waits for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._kept: dict[Instance, None] = {}  # a command of theirs is under way
+        self._tick: asyncio.TimerHandle | None = None
+
+    def check(self, instance: Instance) -> None:
+        """Disown the outbox if our lease on it has ended: this process was frozen, and another may be delivering it.
+
+        Without this, a worker that wakes up would deliver everything it still has in memory again, in an order that
+        has long been left behind.
+        """
+        end = instance.lease_end
+        if end is None or self._engine.event_time or self._engine.now() <= end:
+            return
+        instance.owned, instance.lease_end = frozenset(), None
+        instance.read_again()
+        instance.poke(Envelope(upkeep=Upkeep.RECORD))
+
+    def keep(self, instance: Instance) -> None:
+        """Prolong the lease of an instance again and again, until `let_go`."""
+        self._kept[instance] = None
+        if self._tick is None and not self._engine.event_time:
+            self._tick = self._engine.loop.call_later(self._engine.settings.lease_seconds / 4, self._renew)
+
+    def let_go(self, instance: Instance) -> None:
+        """Prolong its lease no longer."""
+        self._kept.pop(instance, None)
+        instance.lease_seconds, instance.contested = 0.0, False
+
+    def _renew(self) -> None:
+        self._tick = None
+        engine = self._engine
+        lease = engine.settings.lease_seconds
+        moves: list[Instance] = []
+        for instance in self._kept:
+            left = lease if instance.lease_end is None else (instance.lease_end - engine.now()).total_seconds()
+            if left > max(lease, instance.lease_seconds) * 0.55:
+                continue
+            if instance.contested:
+                instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), _LONGEST_LEASES * lease)
+                instance.poke(Envelope(upkeep=Upkeep.RENEW))
+            else:
+                moves.append(instance)
+        if moves:
+            engine.spawn(self._move_all(moves))
+        if self._kept:
+            self._tick = engine.loop.call_later(lease / 4, self._renew)
+
+    def prolong(self, instance: Instance) -> None:
+        """Let nobody take over before the next attempt of this worker, `instance.next_attempt_at`."""
+        if instance.contested:
+            instance.poke(Envelope(upkeep=Upkeep.RENEW))
+        else:
+            self._engine.spawn(self._move_all([instance]))
+
+    async def _move_all(self, instances: list[Instance]) -> None:
+        by_journal: dict[Journal, list[tuple[Instance, MovedDue]]] = {}
+        for instance in instances:
+            if instance.under_way:
+                continue  # what it writes begins a lease anew; otherwise the next look comes in time
+            move = self._move_of(instance)
+            if move is None or instance.hosted.journal is None:
+                instance.poke(Envelope(upkeep=Upkeep.RENEW))
+            else:
+                by_journal.setdefault(instance.hosted.journal, []).append((instance, move))
+        for journal, moves in by_journal.items():
+            for first in range(0, len(moves), _MOVES):
+                await self._move(journal, moves[first : first + _MOVES])
+
+    def _move_of(self, instance: Instance) -> MovedDue | None:
+        """Return how `due_at` is to be moved; None where the lease has to go into the record."""
+        record = instance.record
+        if record is None or not instance.loaded or not record.outbox or record.stuck:
+            return None
+        lease_end, due_at = due_moments(instance, record, self._engine.now())
+        return MovedDue(instance.persistence_id, instance.version, due_at) if due_at == lease_end else None
+
+    async def _move(self, journal: Journal, moves: list[tuple[Instance, MovedDue]]) -> None:
+        try:
+            moved = await journal.move_due([move for _, move in moves])
+        except SagalogError as error:  # it is tried again well before the lease ends
+            log.warning("prolonging %d leases failed: %s", len(moves), error, extra=about())
+            return
+        for (instance, move), done in zip(moves, moved, strict=True):
+            if not done and instance.version == move.sequence_nr:
+                instance.contested = True  # another worker has changed it
+                instance.read_again()
+                instance.poke(Envelope(upkeep=Upkeep.RENEW))
+            elif done and instance.version == move.sequence_nr:
+                instance.lease_end = move.due_at
+
+    def watch(self, instance: Instance, entry: Command) -> None:
+        """Wait for the worker that saved `entry`; claim it once its lease must have ended.
+
+        That is a lease after it was first seen here, or later where the record says so: a worker that renews, or waits
+        for its next attempt, is alive.
+        """
+        engine = self._engine
+        now, lease = engine.loop.time(), engine.settings.lease_seconds
+        if instance.foreign is None or instance.foreign[0] != entry.id:
+            instance.foreign = (entry.id, now + lease)
+        until = instance.record.leased_until if instance.record is not None else None
+        if until is not None:
+            renewed = now + (until - engine.now()).total_seconds()
+            instance.foreign = (entry.id, max(instance.foreign[1], renewed))
+        left = instance.foreign[1] - now
+
+        def look() -> None:
+            instance.retry = None
+            if engine.stopping.is_set():
+                return
+            if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
+                if instance.hosted.journal is None or instance.version == instance.written:
+                    instance.read_again()  # the lease may be in the record by now: what is stored decides
+                    instance.poke(Envelope(upkeep=Upkeep.CLAIM))
+                else:
+                    engine.spawn(self._claim_if_due(instance, instance.hosted.journal))
+            else:
+                instance.read_again()  # it may be accepted and recorded by now
+                instance.poke(Envelope(upkeep=Upkeep.RECORD))
+
+        waited = max(0.0, lease - left)
+        # Sooner than the lease, because the entries behind it wait; less and less often, because it costs a load.
+        instance.retry = engine.loop.call_later(max(0.0, min(left, max(lease / 8, waited))), look)
+
+    async def _claim_if_due(self, instance: Instance, journal: Journal) -> None:
+        """Claim an entry whose lease must have ended, unless its worker has moved the lease: then it is alive."""
+        engine = self._engine
+        before = engine.now() + (engine.lease if engine.event_time else timedelta(0))
+        try:
+            due = await journal.due_ids(instance.persistence_id, before, limit=_ALIKE)
+        except SagalogError:
+            due = []  # looked at again
+        instance.read_again()
+        if any(persistence_id == instance.persistence_id for persistence_id, _ in due):
+            instance.poke(Envelope(upkeep=Upkeep.CLAIM))
+            return
+        if instance.foreign is not None:
+            instance.foreign = (instance.foreign[0], engine.loop.time() + engine.settings.lease_seconds / 2)
+        instance.poke(Envelope(upkeep=Upkeep.RECORD))
+
+    def stop(self) -> None:
+        """Prolong nothing any more."""
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        self._kept.clear()

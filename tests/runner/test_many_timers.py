@@ -1,0 +1,113 @@
+"""Thousands of timers of one instance: all fire, in their order, and the event loop stays free meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sagalog import EventClock, InMemoryJournal, ManualClock, RunnerSettings, Saga, SagaRunner, SetTimer, on, starts
+
+MANY = 5000
+
+
+@dataclass
+class Begun:
+    id: str
+    timers: int
+
+
+@dataclass
+class Rang:
+    id: str
+    number: int
+
+
+@dataclass
+class Asked:
+    id: str
+
+
+@dataclass
+class Counted:
+    rang: int = 0
+    in_order: bool = True
+    seen_by_asked: list[int] = field(default_factory=list)
+
+
+class Bells(Saga[Counted]):
+    name = "bells"
+
+    @starts(Begun, key="id")
+    def begun(self, state: Counted, event: Begun) -> Any:
+        for number in range(event.timers):
+            yield SetTimer(f"t{number}", Rang(event.id, number), after=timedelta(seconds=1 + number))
+
+    @on(Rang, key="id")
+    def rang(self, state: Counted, event: Rang) -> Any:
+        state.in_order = state.in_order and event.number == state.rang
+        state.rang += 1
+
+    @on(Asked, key="id")
+    def asked(self, state: Counted, event: Asked) -> Any:
+        state.seen_by_asked.append(state.rang)
+
+
+class Restless(Saga[Counted]):
+    name = "restless"
+
+    @starts(Begun, key="id")
+    def begun(self, state: Counted, event: Begun) -> Any:
+        return SetTimer("t", Rang(event.id, 0), after=timedelta(0))
+
+    @on(Rang, key="id")
+    def rang(self, state: Counted, event: Rang) -> Any:
+        state.rang += 1
+        return SetTimer("t", Rang(event.id, 0), after=timedelta(0)) if state.rang < 3000 else None
+
+
+def runner_of(saga: type[Saga[Any]], clock: Any) -> SagaRunner:
+    return SagaRunner(
+        InMemoryJournal(), sagas=[saga], clock=clock, settings=RunnerSettings(max_payload_bytes=16 * 1024 * 1024)
+    )
+
+
+async def state_of(runner: SagaRunner, saga: str) -> Counted:
+    instance = runner._queues[saga].instance("a")
+    assert instance.record is not None
+    state: Counted = runner.sagas[0].decode_state(instance.record.state_bytes())
+    return state
+
+
+async def test_an_event_in_event_time_comes_after_all_timers_before_it() -> None:
+    start = datetime(2030, 1, 1, tzinfo=UTC)
+    async with runner_of(Bells, EventClock()) as runner:
+        await runner.handle(Begun("a", MANY), at=start)
+        await runner.handle(Asked("a"), at=start + timedelta(seconds=MANY + 1))
+        state = await state_of(runner, "bells")
+    assert (state.rang, state.in_order, state.seen_by_asked) == (MANY, True, [MANY])
+
+
+async def test_timers_of_one_instance_fire_in_parts() -> None:
+    clock = ManualClock()
+    async with runner_of(Bells, clock) as runner:
+        await runner.handle(Begun("a", MANY))
+        clock.advance(timedelta(seconds=MANY + 1))
+        saves = runner.counters.saves
+        while runner.counters.timers < MANY:
+            await asyncio.sleep(0)
+        parts = runner.counters.saves - saves
+        state = await state_of(runner, "bells")
+    assert (state.rang, state.in_order) == (MANY, True)
+    assert parts > 1
+
+
+async def test_a_timer_that_sets_itself_again_at_once_leaves_room_for_events() -> None:
+    async with runner_of(Restless, None) as runner:
+        await runner.handle(Begun("a", 1))
+        await runner.settle()
+        while runner.counters.timers < 3000:
+            await asyncio.sleep(0.001)
+        state = await state_of(runner, "restless")
+    assert state.rang == 3000

@@ -1,0 +1,131 @@
+"""Rounds: however much arrives at once, the event loop stays free, and what hangs holds up nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from sagalog import InMemoryJournal, RunnerSettings, Saga, SagaRunner, Send, on, starts
+
+BURNT = 0.00005  # seconds of each handler
+MOST = 400  # handlers in one go; 5 ms are 100
+
+
+@dataclass
+class Opened:
+    id: str
+
+
+@dataclass
+class Moved:
+    id: str
+
+
+@dataclass
+class Told:
+    id: str
+
+
+@dataclass
+class Moves:
+    count: int = 0
+
+
+def burn() -> None:
+    end = time.perf_counter() + BURNT
+    while time.perf_counter() < end:
+        pass
+
+
+class Account(Saga[Moves]):
+    name = "account"
+    calls = 0
+
+    @starts(Opened, key="id")
+    def opened(self, state: Moves, event: Opened) -> Any:
+        burn()
+        Account.calls += 1
+        return Send(Told(event.id))
+
+    @on(Moved, key="id")
+    async def moved(self, state: Moves, event: Moved) -> Any:
+        state.count += 1
+        await asyncio.sleep(0)
+
+
+class Heart:
+    """Notes at each beat of the loop how many calls came since the last one."""
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._last = 0
+        self._beating = True
+
+    async def beat(self) -> None:
+        while self._beating:
+            self.most = max(self.most, Account.calls - self._last)
+            self._last = Account.calls
+            await asyncio.sleep(0)
+
+    def stop(self) -> None:
+        self._beating = False
+
+
+@pytest.fixture(autouse=True)
+def no_calls() -> None:
+    Account.calls = 0
+
+
+async def test_many_events_at_once_leave_the_loop_free() -> None:
+    told: list[str] = []
+
+    def tell(command: Told) -> None:
+        burn()
+        told.append(command.id)
+
+    settings = RunnerSettings(max_in_flight=20_000)
+    async with SagaRunner(InMemoryJournal(), sagas=[Account], dispatch=tell, settings=settings) as runner:
+        heart = Heart()
+        beating = asyncio.create_task(heart.beat())
+        events = [asyncio.create_task(runner.handle(Opened(f"a{number}"))) for number in range(10_000)]
+        await asyncio.sleep(0)
+        health = await runner.health()
+        answered_after = Account.calls
+        await asyncio.gather(*events)
+        heart.stop()
+        await beating
+        await runner.settle()
+    assert health.ready
+    assert answered_after < 10_000
+    assert heart.most <= MOST
+    assert len(told) == 10_000
+
+
+async def test_an_event_handler_that_hangs_holds_up_no_other_instance() -> None:
+    hanging = asyncio.Event()
+
+    class Slow(Account):
+        name = "slow"
+
+        @on(Moved, key="id")
+        async def moved(self, state: Moves, event: Moved) -> Any:
+            if event.id == "hangs":
+                await hanging.wait()
+            state.count += 1
+
+    async with SagaRunner(InMemoryJournal(), sagas=[Slow], dispatch=lambda command: None) as runner:
+        for name in ("hangs", "goes"):
+            await runner.handle(Opened(name))
+        first = asyncio.create_task(runner.handle(Moved("hangs")))
+        for _ in range(3):
+            assert (await asyncio.wait_for(runner.handle(Moved("goes")), 10)).handled
+        behind = asyncio.create_task(runner.handle(Moved("hangs")))
+        await asyncio.sleep(0)
+        assert not first.done()
+        hanging.set()
+        assert (await first).handled
+        assert (await behind).handled
