@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 import urllib.request
@@ -152,3 +154,23 @@ def test_an_address_that_is_none_or_taken_is_refused(sagalog: Sagalog, tmp_path:
         assert done.returncode == 1
         assert f"cannot listen at {where}: " in done.stderr
         assert "Choose another address." in done.stderr
+
+
+def test_a_journal_that_refuses_writes_is_not_ready(sagalog: Sagalog, tmp_path: Path) -> None:
+    path = tmp_path / "orders.db"
+
+    async def make() -> None:
+        async with SqliteJournal(path) as journal:
+            await JournalSagaStateStore(journal, "order").save("a", b"{}")
+
+    asyncio.run(make())
+    assert sagalog("health", "--journal", "sqlite:///orders.db").returncode == 0
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.isolation_level = None
+        other.execute("BEGIN IMMEDIATE")  # whoever writes has to wait for it
+        done = sagalog("health", "--journal", "sqlite:///orders.db?busy_seconds=0.1", "--json")
+        other.execute("ROLLBACK")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ready"]) == (1, False)
+    assert told["reasons"][0].startswith("writable: writes are refused")

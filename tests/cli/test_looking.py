@@ -100,7 +100,9 @@ def test_show_as_json_holds_the_record(sagalog: Sagalog, filled: Path) -> None:
 def test_history_tells_each_step(sagalog: Sagalog, filled: Path) -> None:
     text = sagalog("history", "running", *URL).stdout
     assert re.search(r"running  Placed \(m1\)  \[[0-9a-f]{8}\]\n      total: new, 7\n      paid: new, false\n", text)
-    assert '      paid: false -> true\n      log[1]: new, "paid"\n      sent Charge as 2/0' in text
+    assert '      paid: false -> true\n      log[1]: new, "paid"\n' in text
+    assert "      accepted Reserve (1/0)\n" in text
+    assert "      sent Charge as 2/0\n" in text
     steps = [json.loads(row) for row in sagalog("history", "running", "--json", *URL).stdout.splitlines()]
     assert [step["step"] for step in steps] == list(range(1, len(steps) + 1))
     assert steps[0]["handled"] == [{"id": "m1", "type": "Placed"}]

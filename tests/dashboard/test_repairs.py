@@ -153,6 +153,19 @@ async def test_a_repair_that_would_do_nothing_cannot_be_confirmed(operator: http
     assert gone.status_code == 404
 
 
+async def test_what_the_code_cannot_read_is_said_on_its_page(
+    operator: httpx.AsyncClient, journal: InMemoryJournal
+) -> None:
+    (view,) = await find(journal, "running", "order")
+    assert view.record is not None
+    record = copy.copy(view.record)
+    record.state = msgspec.Raw(b'{"total":"seven"}')
+    await journal.write_messages([PersistentRepr("saga::order::running", view.version + 1, encode_record(record))])
+    page = html.unescape((await operator.get("/instance?saga=order&id=running")).text)
+    assert "This code cannot go on with it: state: stored JSON is not a valid OrderState" in page
+    assert "seven" in page  # what can be read is shown
+
+
 async def test_a_command_that_hangs_is_shown_with_its_age_and_can_be_dropped(
     operator: httpx.AsyncClient, journal: InMemoryJournal
 ) -> None:

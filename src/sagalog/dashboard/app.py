@@ -78,7 +78,8 @@ def dashboard_app(
     `journal`: its URL, then it is opened here; or a journal, which stays its owner's. `token`: what one signs in with, at
     least 16 characters; every change needs it, and so does reading unless `open_reading` says that nobody else reaches
     this server. `hosts`: the names it is asked for by; empty: any. `masks`: payload fields that are not shown, see `Mask`.
-    `sagas`: whose code may add to their pictures what has not been seen yet.
+    `sagas`: whose code may add to their pictures what has not been seen yet, and says on the page of an instance whether
+    it can read its state and messages.
     Raises DefinitionError for what cannot be.
     """
     access = Access(token, open_reading=open_reading, hosts=hosts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse
 from ..definition.saga import Saga
 from ..errors import JournalUnavailableError
 from ..journal import Journal
+from ..operating.readable import Code
 from .access import Access
 from .mask import Mask
 from .overview import Overview
@@ -56,6 +57,7 @@ class Board:
         self.access = access
         self.mask = mask
         self.sagas = {saga.name: saga for saga in sagas}
+        self.code = Code(_made(self.sagas.values()), lambda command: True)
         self.overview = Overview(source)
         self.stopping = asyncio.Event()
         self.streams = 0
@@ -133,3 +135,12 @@ class Board:
             "tab": page.tab,
             **page.context,
         }
+
+
+def _made(sagas: Iterable[type[Saga[Any]]]) -> Iterator[Saga[Any]]:
+    """Yield an instance of each saga class; one that is made with arguments is left out, for nobody here has them."""
+    for saga in sagas:
+        try:
+            yield saga()
+        except TypeError:
+            continue

@@ -117,6 +117,7 @@ async def instance_page(board: Board, request: Request) -> Page:
     view = await the_instance(journal, request)
     if view is None:
         return not_found(request)
+    view = board.code.view(view)
     newest = whole_number(request.query_params.get("before", ""))
     told = await _told(board, journal, view, newest)
     waiting = await pending(journal, view)

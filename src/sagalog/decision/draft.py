@@ -22,7 +22,7 @@ from .compensation import compensate, end_compensation, forget_earlier
 from .ids import entry_id, entry_of
 from .inbox import FEW, Known, inherit, remember
 from .message import Message, Outcome
-from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state
+from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state, well_formed
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
@@ -302,14 +302,14 @@ class Draft:
             self.record = before
             raise
         self.started += record is not before
-        record.parked = reason
+        record.parked = well_formed(reason)
 
     def park_again(self, reason: str, held: tuple[Held, ...]) -> None:
         """Park the instance with messages that were held before; a new one is made where none is live any more."""
         before = self.record
         record = self.record = self._to_park(held[0].kind)
         self.started += record is not before
-        record.parked, record.held = reason, held
+        record.parked, record.held = well_formed(reason), held
         self.touch()
 
     def _to_park(self, kind: str) -> SagaRecord:

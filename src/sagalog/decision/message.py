@@ -12,7 +12,7 @@ from ..definition import codec
 from ..definition.actions import Refused
 from ..definition.codec import TypeRegistry
 from .ids import refusal_id, refused_command
-from .record import Held, Kind
+from .record import Held, Kind, well_formed
 
 
 class Outcome(Enum):
@@ -50,6 +50,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
 
 def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Message:
     """Return the message that tells a saga of a refused command."""
+    reason = well_formed(reason)
     return Message(refusal_id(command_id), Refused(command, command_id, reason), "refused", "", reason, trace=trace)
 
 

@@ -131,6 +131,11 @@ class JournalSagaStateStore:
     """The saga store over a journal: one record a save, one lookup a load. Remembers tombstones, finds due instances."""
 
     def __init__(self, journal: Journal, saga_name: str) -> None:
+        if isinstance(journal, type) or not hasattr(journal, "write_messages"):
+            given = f"the class {journal.__name__}" if isinstance(journal, type) else f"a {type(journal).__name__}"
+            raise DefinitionError(f"journal must be a journal, not {given}")
+        if not isinstance(saga_name, str):
+            raise DefinitionError(f"saga_name must be a text (str), not a {type(saga_name).__name__}")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", saga_name):
             raise DefinitionError(f"a saga name is letters, digits, '_', '.' or '-', not {saga_name!r}")
         self._journal = journal

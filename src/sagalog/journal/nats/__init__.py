@@ -22,6 +22,7 @@ from ...errors import (
 )
 from ...logs import about, log
 from ...waiting import Attempts, Waiting
+from ..opening import told_if_slow
 from ..protocol import (
     MAX_SEQUENCE_NR,
     Finding,
@@ -183,9 +184,10 @@ class NatsJournal:
             return
         async with self._opening:
             if not self._ready:
-                if self._migrate:
-                    await self._make()
-                await self._check()
+                with told_if_slow(self._connection.where):
+                    if self._migrate:
+                        await self._make()
+                    await self._check()
                 self._ready = True
 
     async def _make(self) -> bool:

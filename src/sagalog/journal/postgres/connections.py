@@ -12,6 +12,7 @@ import asyncpg
 
 from ...errors import DefinitionError, JournalUnavailableError, SagalogError
 from ...waiting import Attempts, Waiting
+from ..opening import told_if_slow
 from ..owner import Owner
 from ..urls import split_server_url
 from .failures import AGAIN, passes, passes_for_reading, refusal_of_tls, translate, translate_login
@@ -98,7 +99,8 @@ class Connections:
                 self._owner, self._opening = Owner(), asyncio.Lock()
             async with self._opening:
                 if self._pool is None:
-                    await self.trying(self._look)
+                    with told_if_slow(self.where):
+                        await self.trying(self._look)
                     self._pool = await asyncpg.create_pool(
                         self._dsn, min_size=0, max_size=_LINES, reset=_no_reset, connect=self._connect, **self._options
                     )

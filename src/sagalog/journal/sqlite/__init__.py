@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from ...errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from ..opening import told_if_slow
 from ..protocol import (
     MAX_SEQUENCE_NR,
     CommitCounts,
@@ -87,8 +88,9 @@ class SqliteJournal:
         check_seconds("busy_seconds", busy_seconds)
         check_seconds("on_loop_ms", on_loop_ms)
         self.path = _checked_path(path)
-        prepare(self.path, busy_seconds=busy_seconds)
-        self._start(partial(connect, self.path, busy_seconds=busy_seconds), keep, busy_seconds, on_loop_ms)
+        with told_if_slow(self.path):
+            prepare(self.path, busy_seconds=busy_seconds)
+            self._start(partial(connect, self.path, busy_seconds=busy_seconds), keep, busy_seconds, on_loop_ms)
 
     def _start(
         self, connection: Callable[..., sqlite3.Connection], keep: int | None, busy_seconds: float, on_loop_ms: float
