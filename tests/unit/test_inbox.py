@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagalog import Complete, DefinitionError, Outcome, Saga, Status
@@ -40,6 +40,7 @@ def draft(record: SagaRecord | None, now: datetime = NOW, saga: Saga[Any] = SAGA
     return Draft(saga, REGISTRY, PID, record, 0, now, WEEK)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.integers(1, 100)), min_size=1, max_size=40), st.sampled_from([70, 1000])
 )
