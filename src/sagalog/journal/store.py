@@ -318,13 +318,13 @@ class JournalSagaStateStore:
         """The journal can write within the caller's own transaction."""
         return isinstance(self._journal, JoinsTransactions)
 
-    async def load_within(self, connection: Any, correlation_id: str) -> SavedState | None:
+    async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""
         assert isinstance(self._journal, JoinsTransactions)
-        latest = await self._journal.latest_within(connection, self.prefix + correlation_id)
+        latest = await self._journal.latest_in_transaction(connection, self.prefix + correlation_id)
         return None if latest is None else saved_of(latest)
 
-    async def save_within(
+    async def save_in_transaction(
         self,
         connection: Any,
         correlation_id: str,
@@ -339,7 +339,7 @@ class JournalSagaStateStore:
         assert isinstance(self._journal, JoinsTransactions)
         message = self.repr_of(correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch)
         try:
-            await self._journal.write_within(connection, message)
+            await self._journal.write_in_transaction(connection, message)
         except SequenceOutOfOrder:
             raise ConflictError(message.persistence_id, expected_version) from None
         return message.sequence_nr

@@ -118,7 +118,7 @@ def take(instance: Instance, saved: SavedState | None) -> None:
         instance.written = 0
     outbox = ids_of(record)
     unknown, instance.unknown = instance.unknown, None
-    for maybe in (*instance.joined, *([unknown] if unknown is not None else ())):
+    for maybe in (*instance.in_transaction, *([unknown] if unknown is not None else ())):
         if saved is not None and (saved.version, saved.payload) == maybe[:2]:
             instance.owned |= maybe[2]  # it had landed
     instance.accepted &= outbox

@@ -67,7 +67,7 @@ class Instance:
         "foreign",
         "fresh",
         "hosted",
-        "joined",
+        "in_transaction",
         "lease_end",
         "lease_seconds",
         "left",
@@ -118,7 +118,9 @@ class Instance:
         self.epoch = 0  # of its numbers: they begin anew after a purge
         self.size = 0  # of the cached record, in bytes as it is stored
         self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a write without an answer: read back first
-        self.joined: tuple[tuple[int, bytes, frozenset[str]], ...] = ()  # saved in transactions of callers, still open
+        self.in_transaction: tuple[
+            tuple[int, bytes, frozenset[str]], ...
+        ] = ()  # saved in transactions of callers, still open
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
         # belong until then to the worker that saved them.
         self.owned: frozenset[str] = _NONE
@@ -151,7 +153,7 @@ class Instance:
             or self.to_deliver
             or self.delivering
             or self.accepted
-            or self.joined
+            or self.in_transaction
             or self.unknown is not None
         )
 
