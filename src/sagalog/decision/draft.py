@@ -29,7 +29,7 @@ _HANDLED = Outcome.HANDLED
 _RUNNING = Status.RUNNING
 _COMPENSATING = Status.COMPENSATING
 _COMPLETED = Status.COMPLETED
-_RECENT = 99  # ids that no sender gave, beside the newest
+_RECENT = 99  # at least so many ids that no sender gave, from the steps before
 
 
 class Draft:
@@ -183,9 +183,10 @@ class Draft:
         if kind != "event":
             return False
         inbox = record.inbox
-        if message_id in (inbox if len(inbox) < FEW else self._looked_up().inbox(inbox)):
+        if message_id in (inbox if len(inbox) < FEW else self._looked_up().inbox.of(inbox)):
             return True
-        if record.recent and message_id in record.recent:
+        recent = record.recent
+        if recent and message_id in (recent if len(recent) < FEW else self._looked_up().recent.of(recent)):
             return True
         until = record.inherited_until
         return until is not None and until > self.now and message_id in record.inherited
@@ -199,10 +200,16 @@ class Draft:
         """Note an event as consumed. Timers and refusals need no note: what they come from is in the record, or gone.
 
         The oldest ids are forgotten as the saga's `remembered_messages` and `remembered_for` say. Ids that no sender gave
-        cannot come again: only the last ones are kept, for a save whose answer is lost.
+        cannot come again: those of this step, of the last one and some before are kept, for a save whose answer is lost.
         """
         if own:
-            record.recent = (*record.recent[-_RECENT:], message_id)
+            if not record.handled:  # the first message of this draft
+                last = 0 if self._before is None else len(self._before.handled)
+                record.recent = (*record.recent[-max(_RECENT, last) :], message_id)
+            else:
+                self.append(record, "recent", message_id)
+            if self._known is not None:
+                self._known.recent.added(record.recent)
             return
         most = self.saga.remembered_messages
         if len(record.inbox) < (most if most < FEW else FEW):
@@ -210,7 +217,7 @@ class Draft:
         else:
             remember(record, message_id, self.now, most, self.saga.remembered_for)
         if self._known is not None:
-            self._known.added(record.inbox)
+            self._known.inbox.added(record.inbox)
 
     def touch(self) -> SagaRecord:
         """Mark the record as changed now and return it."""
