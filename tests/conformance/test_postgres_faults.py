@@ -236,7 +236,7 @@ async def test_a_record_that_commits_late_is_not_stepped_over(journal: PostgresJ
     try:
         transaction = application.transaction()
         await transaction.start()
-        await journal.write_within(application, record("late", 1))
+        await journal.write_in_transaction(application, record("late", 1))
         await write(journal, "early", 1)
         found, offset = await journal.records_after(offset)
         assert found == []

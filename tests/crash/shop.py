@@ -33,6 +33,7 @@ from sagalog import (
     RetryPolicy,
     RunnerSettings,
     Saga,
+    SagalogError,
     SagaRunner,
     Send,
     SetTimer,
@@ -224,8 +225,8 @@ class Journal(SqliteJournal):
             killer.here("in commit, at its beginning")
             killer.here("in commit, while it runs", after_seconds=random.uniform(0.00001, 0.0006))
 
-    async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
-        ends = any(message.deleted for message in messages)
+    async def write_batch(self, records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
+        ends = any(record.deleted for record in records)
         killer.here("after step, before commit")
         for flag, point in (
             ("dispatched", "after dispatch, before it is recorded"),
@@ -233,17 +234,18 @@ class Journal(SqliteJournal):
         ):
             if flag in killer.flags:
                 killer.here(point)
-        takeover = self._is_takeover(messages[0].persistence_id)
+        takeover = sum(self._is_takeover(record.persistence_id) for record in records) > 0  # all of them are asked
         if takeover:
             killer.here("in a takeover, before it is saved")
         if ends:
             killer.here("before the tombstone")
-        await super().write_messages(messages, atomic=atomic)
+        answers = await super().write_batch(records)
         killer.here("after commit, before dispatch")
         if takeover:
             killer.here("in a takeover, after it is saved")
         if ends:
             killer.here("after the tombstone")
+        return answers
 
     def _is_takeover(self, persistence_id: str) -> bool:
         lease_end = self.inherited.get(persistence_id)
@@ -292,6 +294,7 @@ def settings(url: str | None) -> RunnerSettings:
         lease_seconds=NATS_LEASE_SECONDS if slow else LEASE_SECONDS,
         due_poll_seconds=0.25 if slow else 0.05,
         dispatch_retry=RetryPolicy(base_seconds=0.005, cap_seconds=0.05),
+        max_takeovers=1_000_000,  # here the workers are killed by the test, and not by what they carry out
     )
 
 

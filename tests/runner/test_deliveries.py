@@ -15,6 +15,7 @@ from sagalog import (
     CommandPolicy,
     DefinitionError,
     InMemoryJournal,
+    JournalUnavailableError,
     Outcome,
     RetryPolicy,
     RunnerSettings,
@@ -254,13 +255,11 @@ async def test_only_the_answer_is_tried_again_while_the_journal_is_away() -> Non
     class Away(InMemoryJournal):
         refuse = 0
 
-        async def write_messages(self, messages: Any, *, atomic: bool = False) -> None:
-            from sagalog import JournalUnavailableError
-
+        async def write_batch(self, records: Any) -> Any:
             if self.refuse:
                 self.refuse -= 1
                 raise JournalUnavailableError("away")
-            await super().write_messages(messages, atomic=atomic)
+            return await super().write_batch(records)
 
     journal = Away()
 
@@ -274,6 +273,7 @@ async def test_only_the_answer_is_tried_again_while_the_journal_is_away() -> Non
     async with runner_of(charge, journal=journal) as runner:
         await runner.handle(Opened("a"))
         await runner.settle()
+    assert journal.refuse == 0
     assert calls == 1
     assert runner.counters.commands == 1
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from sagalog import (
+    CodecError,
     ConflictError,
     InMemoryJournal,
     JournalSagaStateStore,
@@ -82,6 +83,17 @@ async def test_a_worker_with_the_parked_instance_in_memory_replays_after_a_repai
     assert await shared.log("a") == ["placed", "recovered", "1", "2"]
     assert [(entry.action, entry.note, entry.by) for entry in record.audit] == [("retry", "the bank is back", "ada")]
     assert [c.text for _, c in shared.world.seen if hasattr(c, "text")] == ["recovered", "1", "2"]
+
+
+async def test_a_note_that_is_no_unicode_is_refused_and_nothing_is_stored(shared: Bench) -> None:
+    async with shared.runner() as runner:
+        await park(shared, runner)
+    for repair in (retry(note="a\ud800"), skip(by="\udfff")):
+        with pytest.raises(CodecError, match="in audit, a text holds a lone surrogate"):
+            await apply(journal(shared), "order", "a", repair)
+    record = await shared.record("a")
+    assert record.parked
+    assert record.audit == ()
 
 
 async def test_a_worker_claims_what_was_repaired_by_itself(shared: Bench) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagalog import Complete, DefinitionError, Outcome, Saga, Status
@@ -40,6 +40,7 @@ def draft(record: SagaRecord | None, now: datetime = NOW, saga: Saga[Any] = SAGA
     return Draft(saga, REGISTRY, PID, record, 0, now, WEEK)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 200), st.integers(1, 100)), min_size=1, max_size=40), st.sampled_from([70, 1000])
 )
@@ -112,14 +113,34 @@ def test_a_duplicate_within_one_batch_is_known_whatever_the_number_before_it(cou
 
 
 def test_ids_that_no_sender_gave_are_not_in_the_inbox_and_only_the_last_are_kept() -> None:
-    made = draft(None)
+    stored: SagaRecord | None = None
     for number in range(500):
+        made = draft(stored)
         assert advance(made, Message(f"own {number}", Placed("a"), own=True)) is Outcome.HANDLED
-    stored = made.frozen()
+        stored = made.frozen()
     assert stored is not None
     assert stored.inbox == ()
     assert stored.recent == tuple(f"own {number}" for number in range(400, 500))
     assert draft(stored).knows("own 499")
+
+
+def test_ids_that_no_sender_gave_are_known_for_the_step_after_theirs_however_many_they_were() -> None:
+    made = draft(None)
+    for number in range(256):
+        assert advance(made, Message(f"own {number}", Placed("a"), own=True)) is Outcome.HANDLED
+        assert advance(made, Message(f"own {number}", Placed("a"), own=True)) is Outcome.DUPLICATE
+    stored = made.frozen()  # it is saved, the answer is lost, and another worker takes a step
+    made = draft(stored)
+    assert advance(made, Message("another worker's", Placed("a"), own=True)) is Outcome.HANDLED
+    again = draft(made.frozen())
+    for number in range(256):
+        assert advance(again, Message(f"own {number}", Placed("a"), own=True)) is Outcome.DUPLICATE
+    for number in range(10):
+        again = draft(again.frozen())
+        assert advance(again, Message(f"later {number}", Placed("a"), own=True)) is Outcome.HANDLED
+    stored = again.frozen()
+    assert stored is not None
+    assert len(stored.recent) == 100
 
 
 @pytest.mark.parametrize("every", [timedelta(days=1), timedelta(hours=5)])

@@ -28,9 +28,7 @@ def test_an_opening_that_fails_is_told_too(caplog: pytest.LogCaptureFixture) -> 
     ticks = iter([0.0, 7.0])
     with pytest.raises(ZeroDivisionError), told_if_slow("orders\n.db", clock=lambda: next(ticks)):
         raise ZeroDivisionError
-    assert [record.getMessage() for record in caplog.records] == [
-        "opening the journal orders\\n.db failed after 7.0 s"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["opening the journal orders\\n.db failed after 7.0 s"]
 
 
 async def test_a_file_that_somebody_holds_is_told_when_it_opens_at_last(

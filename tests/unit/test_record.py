@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagalog import CodecError, SagaRecord, Status
+from sagalog.decision.message import refusal
 from sagalog.decision.record import (
     Audit,
     Command,
@@ -21,9 +23,11 @@ from sagalog.decision.record import (
     decode_record,
     embed_state,
     encode_record,
+    well_formed,
 )
 from sagalog.definition.codec import Typed
 
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
 text = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
 moments = st.datetimes(timezones=st.just(UTC), min_value=datetime(1970, 1, 1), max_value=datetime(9000, 1, 1))  # noqa: DTZ001
 raws = st.builds(
@@ -49,7 +53,9 @@ records = st.builds(
         st.builds(Held, text, typed, st.sampled_from(["event", "timer", "refused"]), text, text), max_size=2
     ).map(tuple),
     audit=st.lists(st.builds(Audit, moments, text, text), max_size=2).map(tuple),
+    inbox_ages=st.lists(st.tuples(moments, st.integers(0, 9)), max_size=2).map(tuple),
     inherited=st.lists(text, max_size=2).map(tuple),
+    inherited_ages=st.lists(st.tuples(moments, st.integers(0, 9)), max_size=2).map(tuple),
     inherited_until=st.none() | moments,
 )
 
@@ -144,3 +150,25 @@ def test_json_state_is_readable_inside_the_record() -> None:
     raw, wrapped = embed_state(b'{"total":5}')
     assert not wrapped
     assert json.loads(encode_record(SagaRecord(1, Status.RUNNING, raw, now, now)))["state"] == {"total": 5}
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"audit": (Audit(NOW, "retry", "a\ud800"),)}, "audit"),
+        ({"audit": (Audit(NOW, "retry", by="\udfff"),)}, "audit"),
+        ({"parked": "because \ud800"}, "parked"),
+        ({"inbox": ("m\ud800",)}, "inbox"),
+        ({"handled": (Handled("m", "T\ud800"),), "parked": "\ud800"}, "handled and parked"),
+    ],
+)
+def test_a_text_that_is_no_unicode_is_refused_and_the_error_names_the_field(change: dict[str, Any], where: str) -> None:
+    record = msgspec.structs.replace(SagaRecord(1, Status.RUNNING, msgspec.Raw(b"{}"), NOW, NOW), **change)
+    with pytest.raises(CodecError, match=rf"in {where}, a text holds a lone surrogate"):
+        encode_record(record)
+
+
+def test_a_reason_that_is_no_unicode_is_stored_in_a_form_that_can_be_read() -> None:
+    assert well_formed("größer \ud800\udc00, 字") == "größer \\ud800\\udc00, 字"
+    assert well_formed("plain") == "plain"
+    assert refusal("command", "id", "no\ud800").reason == "no\\ud800"

@@ -363,3 +363,13 @@ def test_what_is_replayed_after_the_saga_has_ended_does_nothing_more() -> None:
     assert outcomes == [Outcome.HANDLED, Outcome.HANDLED]
     assert record_of(made).status is Status.COMPENSATED  # by the first refusal; there was nothing left to take back
     assert log(made) == ["placed"]
+
+
+def test_an_instance_is_parked_for_a_reason_that_is_no_unicode_too() -> None:
+    made = started()
+    made.park("because \ud800", Message("m2", Asked("a")))
+    record = record_of(made)
+    assert record.parked == "because \\ud800"
+    assert encode_record(record)
+    made.park_again("\udfff", record.held)
+    assert record_of(made).parked == "\\udfff"

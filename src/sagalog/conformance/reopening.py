@@ -122,9 +122,9 @@ class Reopening:
         async with self.connection(place) as connection:
             transaction = connection.transaction()
             await transaction.start()
-            await five.write_within(connection, record("p", 6, b"mine"))
-            await five.write_within(connection, record("new", 1, b"mine"))
-            inside = await five.latest_within(connection, "p")
+            await five.write_in_transaction(connection, record("p", 6, b"mine"))
+            await five.write_in_transaction(connection, record("new", 1, b"mine"))
+            inside = await five.latest_in_transaction(connection, "p")
             assert inside is not None
             assert (inside.sequence_nr, inside.payload) == (6, b"mine")
             assert await five.highest_sequence_nr("p") == 5
@@ -138,8 +138,8 @@ class Reopening:
             assert await five.highest_sequence_nr("new") == 0
             async with connection.transaction():
                 with pytest.raises(SequenceOutOfOrder):
-                    await five.write_within(connection, record("p", 5))
-                await five.write_within(connection, record("p", 6, b"mine"))  # it is usable still
+                    await five.write_in_transaction(connection, record("p", 5))
+                await five.write_in_transaction(connection, record("p", 6, b"mine"))  # it is usable still
             latest = await five.latest_message("p")
             assert latest is not None
             assert latest.payload == b"mine"

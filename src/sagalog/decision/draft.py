@@ -22,14 +22,14 @@ from .compensation import compensate, end_compensation, forget_earlier
 from .ids import entry_id, entry_of
 from .inbox import FEW, Known, inherit, remember
 from .message import Message, Outcome
-from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state
+from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state, well_formed
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
 _RUNNING = Status.RUNNING
 _COMPENSATING = Status.COMPENSATING
 _COMPLETED = Status.COMPLETED
-_RECENT = 99  # ids that no sender gave, beside the newest
+_RECENT = 99  # at least so many ids that no sender gave, from the steps before
 
 
 class Draft:
@@ -49,6 +49,7 @@ class Draft:
         "persistence_id",
         "record",
         "registry",
+        "replaying",
         "retention",
         "saga",
         "sequence_nr",
@@ -76,6 +77,7 @@ class Draft:
         self.accepted: frozenset[str] = frozenset()  # commands that this draft has taken out of the outbox
         self.fired = 0  # timers
         self.started = 0  # incarnations
+        self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
         self.trace = ""  # kept with what the message at hand sends
         self._index = 0
         self._before = record
@@ -181,9 +183,10 @@ class Draft:
         if kind != "event":
             return False
         inbox = record.inbox
-        if message_id in (inbox if len(inbox) < FEW else self._looked_up().inbox(inbox)):
+        if message_id in (inbox if len(inbox) < FEW else self._looked_up().inbox.of(inbox)):
             return True
-        if record.recent and message_id in record.recent:
+        recent = record.recent
+        if recent and message_id in (recent if len(recent) < FEW else self._looked_up().recent.of(recent)):
             return True
         until = record.inherited_until
         return until is not None and until > self.now and message_id in record.inherited
@@ -197,10 +200,16 @@ class Draft:
         """Note an event as consumed. Timers and refusals need no note: what they come from is in the record, or gone.
 
         The oldest ids are forgotten as the saga's `remembered_messages` and `remembered_for` say. Ids that no sender gave
-        cannot come again: only the last ones are kept, for a save whose answer is lost.
+        cannot come again: those of this step, of the last one and some before are kept, for a save whose answer is lost.
         """
         if own:
-            record.recent = (*record.recent[-_RECENT:], message_id)
+            if not record.handled:  # the first message of this draft
+                last = 0 if self._before is None else len(self._before.handled)
+                record.recent = (*record.recent[-max(_RECENT, last) :], message_id)
+            else:
+                self.append(record, "recent", message_id)
+            if self._known is not None:
+                self._known.recent.added(record.recent)
             return
         most = self.saga.remembered_messages
         if len(record.inbox) < (most if most < FEW else FEW):
@@ -208,7 +217,7 @@ class Draft:
         else:
             remember(record, message_id, self.now, most, self.saga.remembered_for)
         if self._known is not None:
-            self._known.added(record.inbox)
+            self._known.inbox.added(record.inbox)
 
     def touch(self) -> SagaRecord:
         """Mark the record as changed now and return it."""
@@ -230,7 +239,7 @@ class Draft:
         if record.status is _COMPENSATING:
             end_compensation(record)
         if record.incarnation > 1:
-            forget_earlier(record)
+            forget_earlier(record, self.replaying)
         self.touch()
 
     def take_over(self, most: int) -> str:
@@ -273,7 +282,7 @@ class Draft:
             record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
             record.undo = old.undo  # where one of them is refused, the last incarnation is taken back, not this one
             record.held, record.recent = old.held, old.recent
-            forget_earlier(record)
+            forget_earlier(record, self.replaying)
             inherit(record, old, self.now, self.saga.remembered_messages, self.retention)
         return record, state
 
@@ -282,12 +291,19 @@ class Draft:
         record = self.record
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
-        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name, message.trace)
+        packed, life = self.registry.pack(event), self._life_of(record, message)
+        held = Held(message.id, packed, message.kind, message.reason, message.name, message.trace, life=life)
         self.append(record, "held", held)
         if self._known is not None:
             self._known.held(record.held)
         self._consume(record, message)
         self.touch()
+
+    def _life_of(self, record: SagaRecord, message: Message) -> int:
+        if message.kind != "refused":
+            return 0
+        entry = entry_of(self.persistence_id, message.event.command_id)
+        return next((c.life for c in record.outbox if c.id == entry), message.life)
 
     def park(self, reason: str, message: Message) -> None:
         """Park the instance with the message that it could not handle; a new one is made for an event, if none is live.
@@ -302,14 +318,14 @@ class Draft:
             self.record = before
             raise
         self.started += record is not before
-        record.parked = reason
+        record.parked = well_formed(reason)
 
     def park_again(self, reason: str, held: tuple[Held, ...]) -> None:
         """Park the instance with messages that were held before; a new one is made where none is live any more."""
         before = self.record
         record = self.record = self._to_park(held[0].kind)
         self.started += record is not before
-        record.parked, record.held = reason, held
+        record.parked, record.held = well_formed(reason), held
         self.touch()
 
     def _to_park(self, kind: str) -> SagaRecord:

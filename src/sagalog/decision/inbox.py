@@ -19,31 +19,41 @@ FEW = 64  # so many ids are searched one by one, and kept whatever their age
 _PARTS = 8  # of a window, each dated as a whole
 
 
+class Searched:
+    """Ids to look into again and again: once as they are, for making a set costs more than one look."""
+
+    __slots__ = ("_ids", "_set")
+
+    def __init__(self) -> None:
+        self._ids: Sequence[str] | None = None
+        self._set: set[str] | None = None
+
+    def of(self, ids: Sequence[str]) -> Container[str]:
+        """Return what to look for an id in."""
+        if self._ids is not ids:
+            self._ids, self._set = ids, None
+            return ids
+        if self._set is None:
+            self._set = set(ids)
+        return self._set
+
+    def added(self, ids: Sequence[str]) -> None:
+        """Note that they are `ids` now, of which the last is new. What was forgotten stays known in this step."""
+        self._ids = ids
+        if self._set is not None:
+            self._set.add(ids[-1])
+
+
 class Known:
     """What a record knows, for as many looks as a draft takes."""
 
-    __slots__ = ("_held", "_inbox", "_of_held", "_of_inbox")
+    __slots__ = ("_held", "_of_held", "inbox", "recent")
 
     def __init__(self) -> None:
-        self._of_inbox: tuple[str, ...] | None = None
-        self._inbox: set[str] | None = None
+        self.inbox = Searched()
+        self.recent = Searched()
         self._of_held: Sequence[Held] | None = None
         self._held: set[tuple[str, str]] = set()
-
-    def inbox(self, ids: tuple[str, ...]) -> Container[str]:
-        """Return what to look for an id in: for one look the ids as they are, for making a set costs more than that."""
-        if self._of_inbox is not ids:
-            self._of_inbox, self._inbox = ids, None
-            return ids
-        if self._inbox is None:
-            self._inbox = set(ids)
-        return self._inbox
-
-    def added(self, ids: tuple[str, ...]) -> None:
-        """Note that the inbox is `ids` now, of which the last is new. What is forgotten stays known in this step."""
-        self._of_inbox = ids
-        if self._inbox is not None:
-            self._inbox.add(ids[-1])
 
     def holds(self, held: Sequence[Held], message_id: str, kind: str) -> bool:
         """Say whether a message is among those that are held."""

@@ -74,6 +74,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     name: str = ""  # of a timer
     trace: str = ""  # that it brought
     waits: bool = False  # to begin the next incarnation, once this one has ended
+    life: int = 0  # of a refusal: the incarnation that sent the command
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -182,8 +183,26 @@ def embed_state(payload: bytes) -> tuple[msgspec.Raw, bool]:
 
 
 def encode_record(record: SagaRecord) -> bytes:
-    """Return the JSON of `record`."""
-    return _encoder.encode(record)
+    """Return the JSON of `record`. Raises CodecError for a text that is not valid Unicode: a lone surrogate."""
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError:
+        raise CodecError(_not_unicode(record)) from None
+
+
+def well_formed(text: str) -> str:
+    r"""Return `text` as it can be stored: lone surrogates, which JSON cannot hold, are written as \ud800 and so on."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _not_unicode(record: SagaRecord) -> str:
+    wrong = []
+    for name in record.__struct_fields__:
+        try:
+            _encoder.encode(getattr(record, name))
+        except UnicodeEncodeError:
+            wrong.append(name)
+    return f"the record cannot be stored: in {' and '.join(wrong)}, a text holds a lone surrogate, which is no Unicode"
 
 
 def decode_record(payload: bytes) -> SagaRecord:

@@ -32,10 +32,14 @@ def schema(*, name: str | None = None, version: int = 1) -> Callable[[type[T]], 
 
     Raise the version with every change of the type: code that knows a lower one then leaves what it reads alone.
     """
+    _check_version("@schema(version=...)", version)
     if version < 1:
         raise DefinitionError(f"a schema version counts from 1, not {version}")
+    if name is not None:
+        _check_name(name)
 
     def mark(cls: type[T]) -> type[T]:
+        _check_class("@schema", cls)
         cls.__sagalog_schema__ = Schema(name or cls.__name__, version)  # type: ignore[attr-defined]
         return cls
 
@@ -51,6 +55,8 @@ def upcast(cls: type, *, from_version: int) -> Callable[[F], F]:
 
     Raises DefinitionError for a version that is not below the type's own, and for a second one from the same version.
     """
+    _check_class("@upcast", cls)
+    _check_version(f"@upcast({cls.__name__}, from_version=...)", from_version)
     known = schema_of(cls)
     if not 1 <= from_version < known.version:
         raise DefinitionError(
@@ -73,6 +79,31 @@ def upcast(cls: type, *, from_version: int) -> Callable[[F], F]:
         return function
 
     return register
+
+
+def _check_class(what: str, cls: Any) -> None:
+    if not isinstance(cls, type) or cls.__module__ == "builtins":
+        raise DefinitionError(f"{what} is for a message or state class of yours, not for {_shown(cls)}")
+
+
+def _check_version(what: str, version: Any) -> None:
+    if type(version) is not int:
+        raise DefinitionError(f"{what} takes a whole number, not {_shown(version)}")
+
+
+def _check_name(name: Any) -> None:
+    if not isinstance(name, str) or not name:
+        raise DefinitionError(f"@schema(name=...) takes a text that is not empty, not {_shown(name)}")
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DefinitionError("@schema(name=...) holds a lone surrogate, which is not valid Unicode") from None
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, type):
+        return value.__name__
+    return "an empty one" if value == "" else "None" if value is None else f"a {type(value).__name__}"
 
 
 def schema_of(cls: type) -> Schema:

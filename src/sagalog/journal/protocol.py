@@ -154,13 +154,13 @@ class Journal(Protocol):
 class JoinsTransactions(Protocol):
     """A journal whose records can be written within the caller's own transaction, on a connection of its driver."""
 
-    async def write_within(self, connection: Any, message: PersistentRepr) -> None:
+    async def write_in_transaction(self, connection: Any, message: PersistentRepr) -> None:
         """Store a record when the transaction that is open on `connection` commits, and not before.
 
         Raises SequenceOutOfOrder, which leaves that transaction usable.
         """
 
-    async def latest_within(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
+    async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as that transaction sees it, its own writes included."""
 
 

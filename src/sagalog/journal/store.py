@@ -131,6 +131,11 @@ class JournalSagaStateStore:
     """The saga store over a journal: one record a save, one lookup a load. Remembers tombstones, finds due instances."""
 
     def __init__(self, journal: Journal, saga_name: str) -> None:
+        if isinstance(journal, type) or not hasattr(journal, "write_messages"):
+            given = f"the class {journal.__name__}" if isinstance(journal, type) else f"a {type(journal).__name__}"
+            raise DefinitionError(f"journal must be a journal, not {given}")
+        if not isinstance(saga_name, str):
+            raise DefinitionError(f"saga_name must be a text (str), not a {type(saga_name).__name__}")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", saga_name):
             raise DefinitionError(f"a saga name is letters, digits, '_', '.' or '-', not {saga_name!r}")
         self._journal = journal
@@ -313,13 +318,13 @@ class JournalSagaStateStore:
         """The journal can write within the caller's own transaction."""
         return isinstance(self._journal, JoinsTransactions)
 
-    async def load_within(self, connection: Any, correlation_id: str) -> SavedState | None:
+    async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""
         assert isinstance(self._journal, JoinsTransactions)
-        latest = await self._journal.latest_within(connection, self.prefix + correlation_id)
+        latest = await self._journal.latest_in_transaction(connection, self.prefix + correlation_id)
         return None if latest is None else saved_of(latest)
 
-    async def save_within(
+    async def save_in_transaction(
         self,
         connection: Any,
         correlation_id: str,
@@ -334,7 +339,7 @@ class JournalSagaStateStore:
         assert isinstance(self._journal, JoinsTransactions)
         message = self.repr_of(correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch)
         try:
-            await self._journal.write_within(connection, message)
+            await self._journal.write_in_transaction(connection, message)
         except SequenceOutOfOrder:
             raise ConflictError(message.persistence_id, expected_version) from None
         return message.sequence_nr

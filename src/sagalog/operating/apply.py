@@ -78,6 +78,7 @@ async def apply(
         NoInstanceError: nothing live is stored under that id.
         RepairError: this repair cannot be made as the instance stands.
         SagaParkedError: the stored record is damaged, or of a newer version.
+        CodecError: the note or the name is not valid Unicode.
         ConflictError: the version is not the expected one (any more), or it moves on at each attempt. Nothing was stored,
             as with all of the above.
         OutcomeUnknownError: it may be stored; `show` tells.

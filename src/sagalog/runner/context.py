@@ -1,6 +1,6 @@
 """Within which handler a call is made: what a handler waits for may not wait for that handler.
 
-decide, replay, joined (event handlers), deliver (command handlers) ─► [context] ─► receive, runner
+decide, replay (event handlers), deliver (command handlers) ─► [context] ─► receive, runner
 """
 
 from __future__ import annotations

@@ -102,11 +102,11 @@ class Hosted:
         retention = self.engine.settings.retention
         return min(record.updated_at, LAST_MOMENT - retention) + retention
 
-    async def load_within(self, connection: Any, correlation_id: str) -> SavedState | None:
+    async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored as a transaction of the caller sees it."""
-        return await self._joining().load_within(connection, correlation_id)
+        return await self._joining().load_in_transaction(connection, correlation_id)
 
-    async def save_within(
+    async def save_in_transaction(
         self,
         connection: Any,
         correlation_id: str,
@@ -120,7 +120,7 @@ class Hosted:
         deleted = record.finished
         if deleted:
             due_at = self.purge_at(record)
-        return await self._joining().save_within(
+        return await self._joining().save_in_transaction(
             connection, correlation_id, payload, expected_version=version, due_at=due_at, deleted=deleted, epoch=epoch
         )
 

@@ -32,7 +32,7 @@ from .context import check_no_circle, event_handler, in_command_handler, running
 from .engine import Engine
 from .envelope import Envelope
 from .failures import ends_program
-from .joined import in_transaction, take_joined_step
+from .in_transaction import is_open, step_in_transaction
 from .queue import Instance, Queue
 from .repair import Repaired
 from .settings import NoInstance
@@ -111,7 +111,7 @@ class Receiver:
             if len(targets) == 1 and not self._waits:
                 queue, correlation_id = targets[0]
                 envelope = Envelope(message)
-                await queue.instance(correlation_id).submit(envelope)
+                await queue.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
                 return _receipt(message, queue.hosted.name, envelope)
             return await self._deliver(targets, message)
         finally:
@@ -151,7 +151,7 @@ class Receiver:
         if self._drained is not None and self.in_flight == 0 and not self._drained.done():
             self._drained.set_result(None)
 
-    async def handle_within(self, event: Any, message_id: str | None, connection: Any) -> Receipt:
+    async def handle_in_transaction(self, event: Any, message_id: str | None, connection: Any) -> Receipt:
         """Handle an event within the transaction that is open on `connection`."""
         engine = self._engine
         engine.check_loop()
@@ -159,7 +159,7 @@ class Receiver:
         message = self._message(event, message_id, None)
         if engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
-        if not in_transaction(connection):
+        if not is_open(connection):
             raise DefinitionError(
                 "connection= takes an asyncpg connection with a transaction open: async with connection.transaction(): "
                 "...; nothing was stored"
@@ -172,7 +172,7 @@ class Receiver:
             outcomes: dict[str, Outcome] = {}
             for queue, correlation_id in targets:
                 instance = queue.instance(correlation_id)
-                outcomes[queue.hosted.name] = await take_joined_step(instance, message, connection)
+                outcomes[queue.hosted.name] = await step_in_transaction(instance, message, connection)
                 message = message.copied()
             return Receipt(message.id, outcomes)
         finally:

@@ -277,6 +277,8 @@ class SagaRunner:
             due.cancel()
             engine.cancel_tasks()
             await asyncio.gather(due, return_exceptions=True)
+            await engine.wait_for_tasks(self.settings.lease_seconds)
+            engine.cancel_tasks(writes=True)
             await engine.wait_for_tasks()
         for queue in self._queues.values():
             for instance in list(queue.instances.values()):
@@ -385,7 +387,7 @@ class SagaRunner:
         if connection is not None:
             if at is not None:
                 raise DefinitionError("at= and connection= do not go together")
-            work = receiver.handle_within(event, message_id, connection)
+            work = receiver.handle_in_transaction(event, message_id, connection)
         else:
             work = receiver.handle(event, message_id, at)
         return work if self._hooks is None else self._hooks.receiving(type(event).__name__, work)
@@ -502,7 +504,7 @@ class _NotStarted:
     async def handle(*_: object) -> Receipt:
         raise RunnerStoppedError(_NOT_STARTED)
 
-    handle_within = handle
+    handle_in_transaction = handle
 
 
 def _check_repair(saga: str, correlation_id: str, note: str, by: str) -> None:

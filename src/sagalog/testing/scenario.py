@@ -37,7 +37,13 @@ class Scenario(Generic[S]):
     """
 
     def __init__(self, saga: Saga[S] | type[Saga[S]], *, now: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
-        self._saga = saga() if isinstance(saga, type) else saga
+        made = saga() if isinstance(saga, type) and issubclass(saga, Saga) else saga
+        if not isinstance(made, Saga):
+            shown = saga.__name__ if isinstance(saga, type) else f"a {type(saga).__name__}"
+            raise DefinitionError(f"Scenario(saga) takes a saga or its class, not {shown}")
+        if not isinstance(now, datetime) or now.utcoffset() is None:
+            raise DefinitionError("Scenario(now=...) takes an aware datetime, e.g. datetime(2030, 1, 1, tzinfo=UTC)")
+        self._saga: Saga[S] = made
         self._registry = type(self._saga).registry(self._saga)
         self._record: SagaRecord | None = None
         self._version = 0

@@ -199,7 +199,7 @@ class PostgresJournal:
         if losers:
             raise out_of_order(messages, losers)
 
-    async def write_within(self, connection: Any, message: PersistentRepr) -> None:
+    async def write_in_transaction(self, connection: Any, message: PersistentRepr) -> None:
         """Store a record as part of the caller's own transaction on `connection` (asyncpg's): it holds when that commits.
 
         Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next.
@@ -214,7 +214,7 @@ class PostgresJournal:
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error, self._connections.where) from error
 
-    async def latest_within(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
+    async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as the caller's transaction sees it, its own writes included."""
         try:
             row = await connection.fetchrow(self._newest, [persistence_id.encode()])

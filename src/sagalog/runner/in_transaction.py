@@ -1,0 +1,146 @@
+"""A step within the caller's own database transaction: the saga and the caller's rows hold together, or not at all.
+
+    handle(event, connection=...) ─► [in_transaction] ─► (the caller commits) ─► load finds it ─► deliver
+
+It goes through the same load, decide and commit as in a round, on an instance of its own that no round knows, and on the
+caller's connection. Whoever else changes the instance meanwhile, in this process or another, is told apart by version, as
+two workers are. Whether the step holds is not known here until the transaction has ended, so it is kept in
+`Instance.in_transaction`, like a write without an answer: the next load finds what landed, and makes its commands ours to
+deliver. If this process dies first, they come up as due after the lease, as those of any dead worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from ..decision.message import Message, Outcome
+from ..errors import ConflictError, PayloadTooLargeError
+from ..waiting import Attempts, Waiting
+from .commit import Write, write_of
+from .decide import Turn, begin, decide, decide_slowly
+from .envelope import Envelope, Upkeep
+from .failures import as_exception, cancellations, passes_through
+from .load import take
+from .queue import Instance
+from .replay import tell_parked
+
+_LOST = Waiting(attempts=8, first=0.01, most=2.0)  # against other workers
+
+
+async def step_in_transaction(instance: Instance, message: Message, connection: Any) -> Outcome:
+    """Handle one message on the caller's connection. What the handler raises reaches the caller; nothing is stored then.
+
+    Raises ConflictError if another worker's change stays in the way; the caller's transaction is usable still.
+    """
+    attempts = Attempts(_LOST, clock=instance.hosted.engine.loop.time)
+    while True:
+        try:
+            return await _step(instance, message, connection)
+        except ConflictError:
+            instance.hosted.engine.counters.conflicts += 1
+            if not await attempts.wait():
+                raise
+        message = message.copied()
+
+
+async def _step(instance: Instance, message: Message, connection: Any) -> Outcome:
+    hosted = instance.hosted
+    alone = Instance(instance.queue, instance.correlation_id)
+    envelope = Envelope(message)
+    alone.mailbox.append(envelope)
+    try:
+        take(alone, await hosted.load_in_transaction(connection, instance.correlation_id))
+        turn = begin(alone, hosted.engine.now())
+        await _decided(turn, message)
+        outcome = envelope.decided
+        if isinstance(outcome, BaseException):
+            raise outcome
+        assert outcome is not None
+        write = write_of(turn, lambda *_: False, hosted.engine.now())
+        if write is not None:
+            await _write(turn, write, connection)
+    except PayloadTooLargeError:
+        turn.watch.taken_back()
+        raise
+    finally:
+        instance.queue.weigh(alone, 0)
+    turn.watch.settled()
+    tell_parked(instance, turn.replayed)
+    if write is not None:
+        _await_end(instance, connection, write)
+    return outcome
+
+
+async def _decided(turn: Turn, message: Message) -> None:
+    """Decide, and raise what the handler raised."""
+    cancelled = cancellations()
+    try:
+        more = decide(turn)
+        if more is not None:
+            await decide_slowly(turn, more)
+    except BaseException as error:
+        turn.watch.taken_back()
+        if isinstance(error, Exception) or passes_through(error, cancelled):
+            raise
+        # It would end the caller's task in silence, as if that had been cancelled.
+        raise as_exception(error, f"handling {type(message.event).__name__}") from error
+    if turn.failure is not None:
+        turn.watch.taken_back()
+        raised = turn.failure.error
+        if isinstance(raised, Exception):
+            raise raised
+        raise as_exception(raised, f"handling {type(message.event).__name__}") from raised
+
+
+async def _write(turn: Turn, write: Write, connection: Any) -> None:
+    instance = turn.instance
+    turn.watch.writing()
+    try:
+        await instance.hosted.save_in_transaction(
+            connection,
+            instance.correlation_id,
+            write.record,
+            write.payload,
+            write.version - 1,
+            write.due_at,
+            write.epoch,
+        )
+    except BaseException as error:
+        turn.watch.written(write.version, write.record, error)
+        raise
+    turn.watch.written(write.version, write.record, None)
+
+
+def _await_end(instance: Instance, connection: Any, write: Write) -> None:
+    """Remember what was written until the caller's transaction has ended."""
+    fresh = write.fresh
+    for version, _, earlier in instance.in_transaction:  # of the same transaction
+        if version == write.version - 1:
+            fresh |= earlier
+    entry = (write.version, write.payload, fresh)
+    instance.in_transaction = (*instance.in_transaction, entry)
+    instance.hosted.engine.spawn(_look_when_ended(instance, connection, entry))
+
+
+async def _look_when_ended(instance: Instance, connection: Any, entry: tuple[int, bytes, frozenset[str]]) -> None:
+    """Wait until the caller's transaction has ended, then see what it left, and deliver its commands."""
+    engine = instance.hosted.engine
+    give_up = engine.loop.time() + engine.settings.lease_seconds  # then they come up as due
+    pause = 0.002
+    while is_open(connection) and engine.loop.time() < give_up and not engine.stopping.is_set():
+        await asyncio.sleep(pause)  # drivers tell nobody when a transaction ends
+        pause = min(pause * 1.5, 0.05)
+    try:
+        instance.read_again()
+        await instance.submit(Envelope(upkeep=Upkeep.RECORD))
+    finally:
+        instance.in_transaction = tuple(other for other in instance.in_transaction if other is not entry)
+
+
+def is_open(connection: Any) -> bool:
+    """Say whether a transaction is open on a connection of the caller."""
+    try:
+        return bool(connection.is_in_transaction())
+    except Exception:  # given back to its pool, or closed: ended
+        return False
