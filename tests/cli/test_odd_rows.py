@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
@@ -64,7 +65,17 @@ async def test_a_row_that_its_journal_cannot_read_is_shown_as_unreadable(monkeyp
             raise JournalFormatError("the row is damaged")
         return await real(persistence_id)
 
+    async def damaged_page(*_: Any, **__: Any) -> list[PersistentRepr]:
+        raise JournalFormatError("a row is damaged")
+
+    page = journal.latest_by_prefix
+
+    async def ids(prefix: str, **more: Any) -> list[str]:
+        return [message.persistence_id for message in await page(prefix, **more)]
+
+    monkeypatch.setattr(journal, "ids_by_prefix", ids)
     monkeypatch.setattr(journal, "latest_message", damaged)
+    monkeypatch.setattr(journal, "latest_by_prefix", damaged_page)
     assert {view.correlation_id: view.status async for view in instances(journal)} == {
         "good": "running",
         "odd": "unreadable",

@@ -294,6 +294,7 @@ def settings(url: str | None) -> RunnerSettings:
         lease_seconds=NATS_LEASE_SECONDS if slow else LEASE_SECONDS,
         due_poll_seconds=0.25 if slow else 0.05,
         dispatch_retry=RetryPolicy(base_seconds=0.005, cap_seconds=0.05),
+        max_takeovers=1_000_000,  # here the workers are killed by the test, and not by what they carry out
     )
 
 

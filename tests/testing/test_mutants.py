@@ -16,7 +16,7 @@ from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import decide, due, load, queue, replay, settle
 from sagalog.runner import round as rounds
-from sagalog.runner.attempt import Attempts
+from sagalog.runner.attempt import CommandAttempts
 from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.engine import Engine
 from sagalog.runner.hosted import Hosted
@@ -162,7 +162,7 @@ def a_refused_command_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     async def refuse(self: Any, instance: Any, entry: Any, command_id: Any, refused: Any) -> None:
         self.accepted(instance, entry)
 
-    patch.setattr(Attempts, "_refuse", refuse)
+    patch.setattr(CommandAttempts, "_refuse", refuse)
 
 
 @mutant
@@ -215,7 +215,7 @@ def a_new_life_is_taken_for_the_cached_one(patch: pytest.MonkeyPatch) -> None:
         return await real(journal, writes)
 
     patch.setattr(rounds, "write_all", write_all)
-    patch.setattr(decide, "_may_be_of_a_forgotten_life", lambda instance: False)
+    patch.setattr(decide, "_may_be_of_a_forgotten_life", lambda instance, now: False)
 
 
 @mutant
@@ -260,15 +260,15 @@ def a_failed_command_counts_as_accepted(patch: pytest.MonkeyPatch) -> None:
         self.accepted(instance, entry)
         return True
 
-    patch.setattr(Attempts, "_failed", failed)
+    patch.setattr(CommandAttempts, "_failed", failed)
 
 
 @mutant
 def events_are_handled_backwards(patch: pytest.MonkeyPatch) -> None:
     real = decide.begin
 
-    def begin(instance: Any) -> Any:
-        turn = real(instance)
+    def begin(instance: Any, now: Any) -> Any:
+        turn = real(instance, now)
         turn.batch.reverse()
         return turn
 

@@ -58,6 +58,7 @@ class Model:
     timers: dict[str, tuple[str, datetime, bool, int]] = field(default_factory=dict)
     undo: list[tuple[str, str, int]] = field(default_factory=list)
     held: list[str] = field(default_factory=list)
+    held_lives: list[int] = field(default_factory=list)  # of refusals: their command's incarnation; else 0
     parked: bool = False
     incarnation: int = 0
     version: int = 0
@@ -83,7 +84,7 @@ class Model:
 
     def forget_earlier(self) -> None:
         """What cannot be refused any more need not be undone."""
-        owing = {one[-1] for one in (*self.outbox, *self.timers.values())} | {self.incarnation}
+        owing = {one[-1] for one in (*self.outbox, *self.timers.values())} | {self.incarnation, *self.held_lives}
         self.undo = [one for one in self.undo if one[-1] in owing]
 
     def send(self, kind: str, undo: str = "") -> None:
@@ -188,6 +189,7 @@ class StepMachine(RuleBasedStateMachine):
         assert advance(made, message) is expected
         if expected is Outcome.HELD:
             model.held.append(message_id)
+            model.held_lives.append(0)
         elif expected is Outcome.HANDLED:
             if not model.live:
                 model.start()
@@ -230,6 +232,7 @@ class StepMachine(RuleBasedStateMachine):
             assert outcome is Outcome.HELD
             model.forget(entry)
             model.held.append(refused)
+            model.held_lives.append(life)
         else:
             assert outcome is Outcome.HANDLED
             if of:
@@ -272,6 +275,7 @@ class StepMachine(RuleBasedStateMachine):
         made.park("because", Message(f"e{self.count}", Asked("a")))
         self.model.parked = True
         self.model.held.append(f"e{self.count}")
+        self.model.held_lives.append(0)
         self.save(made)
 
     @precondition(lambda self: self.model.parked)
@@ -283,6 +287,7 @@ class StepMachine(RuleBasedStateMachine):
         assert self.record is not None
         held = [unhold(one, REGISTRY) for one in self.record.held]
         made.touch().parked = made.touch().stuck = ""
+        made.replaying = made.touch().held
         for message in held:  # as runner/replay.py does
             made.touch().held = ()
             if advance(made, message) is not Outcome.HANDLED and message.kind == "event":
@@ -301,8 +306,11 @@ class StepMachine(RuleBasedStateMachine):
                 model.send("Reserve", "Release")
             elif message.kind == "timer" and running:
                 model.log.append("overdue")
+            elif message.kind == "refused" and message.life != model.incarnation:
+                model.take_back(message.life)
             elif message.kind == "refused" and model.status in ("running", "completed"):
                 model.compensate()
+        model.held_lives = []
         self.save(made)
 
     @invariant()
@@ -322,6 +330,7 @@ class StepMachine(RuleBasedStateMachine):
                 {name: (timer.id, timer.due_at, timer.send, timer.life) for name, timer in record.timers.items()},
                 [(undo.of, undo.command.type, undo.life) for undo in record.undo],
                 [held.id for held in record.held],
+                [held.life for held in record.held],
                 bool(record.parked),
                 record.incarnation,
                 model.version,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -51,6 +52,7 @@ async def confirm_and_replace(journal: Journal, old: Stored, new: Replaced, wish
         try:
             version = await replace(journal, old, new, retention=wish.retention)
         except ConflictError:
+            os.unlink(kept)
             raise click.ClickException(
                 f"{line(old.view.saga)} {line(old.view.correlation_id)} has moved on since version {old.view.version} "
                 "was shown; nothing was saved"

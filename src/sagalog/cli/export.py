@@ -48,12 +48,17 @@ async def _export(file: str, url: str, saga: str | None, latest: bool, force: bo
         raise click.ClickException(clean(f"{file} is there already; --force writes over it"))
     # A device or a pipe is written to. Replacing it, as a file is replaced, would take it away from the whole machine.
     part = None if file == "-" or (path.exists() and not path.is_file()) else _beside(path)
-    async with reading(url) as journal:
-        at = await server_now(journal)
-        with Counting("instances exported") as counting, _opened(file, part) as out:
-            async for text in export_lines(journal, saga, latest=latest, at=at, totals=totals):
-                out.write(text + b"\n")
-                counting.update(totals.instances)
+    try:
+        async with reading(url) as journal:
+            at = await server_now(journal)
+            with Counting("instances exported") as counting, _opened(file, part) as out:
+                async for text in export_lines(journal, saga, latest=latest, at=at, totals=totals):
+                    out.write(text + b"\n")
+                    counting.update(totals.instances)
+    except BaseException:
+        if part is not None:
+            part.unlink(missing_ok=True)  # payloads are in it, and it is not whole
+        raise
     if part is not None:
         part.replace(path.resolve())
     if as_json:

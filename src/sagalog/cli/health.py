@@ -11,7 +11,7 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ..errors import SagalogError
+from ..errors import JournalError, SagalogError
 from ..journal import Journal
 from ..journal.protocol import ExaminesItself
 from ..runner.health import Health, examine_journal
@@ -77,6 +77,13 @@ def health_(
 
 
 async def _ask_journal(url: str, timeout_seconds: float, behind_seconds: float) -> Health:
+    try:
+        return await _asked(url, timeout_seconds, behind_seconds)
+    except JournalError as error:  # it cannot even be opened
+        return Health(live=True, ready=False, reasons=(f"{type(error).__name__}: {error}",))
+
+
+async def _asked(url: str, timeout_seconds: float, behind_seconds: float) -> Health:
     async with reading(url) as journal:
         health = await examine_journal(journal, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds)
         failing = await _failing(journal, timeout_seconds) if health.ready else ()

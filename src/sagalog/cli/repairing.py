@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -103,14 +103,18 @@ class _Repairs:
     wish: Wish
     make: Make
     as_shown: bool
-    previews: list[_Shown] = field(default_factory=list)
+    previews: list[_Shown] = field(default_factory=list)  # what is to be repaired; a dry run only counts
+    changing: int = 0
     done: int = 0
+    unchanged: int = 0  # somebody else was first
     failed: int = 0
 
     async def run(self, url: str, ids: tuple[str, ...], selection: Selection) -> int:
         async with reading(url) as journal:
             with Counting("instances looked at") as counting:
-                for number, view in enumerate(await self._meant(journal, ids, selection), 1):
+                number = 0
+                async for view in self._meant(journal, ids, selection):
+                    number += 1
                     await self._preview(journal, view, named=bool(ids))
                     counting.update(number)
             if not self.wish.dry_run and self.previews:
@@ -120,25 +124,20 @@ class _Repairs:
         self._count(bool(ids))
         return 1 if self.failed else 0
 
-    async def _meant(self, journal: Journal, ids: tuple[str, ...], selection: Selection) -> list[SagaView]:
-        found: list[SagaView] = []
+    async def _meant(self, journal: Journal, ids: tuple[str, ...], selection: Selection) -> AsyncIterator[SagaView]:
         for one in dict.fromkeys(ids):
             try:
-                found.append(await the_one(journal, one, selection.saga))
+                yield await the_one(journal, one, selection.saga)
             except click.ClickException as error:
                 if len(ids) == 1:
                     raise
                 self._failed(one, selection.saga or "", error.message)
         if ids:
-            return found
-        now, read = await server_now(journal), 0
-        with Counting("instances read") as counting:
-            async for view in instances(journal, selection.saga, finished=selection.finished):
-                read += 1
-                counting.update(read)
-                if selection.takes(view, now):
-                    found.append(view)
-        return found
+            return
+        now = await server_now(journal)
+        async for view in instances(journal, selection.saga, finished=selection.finished):
+            if selection.takes(view, now):
+                yield view
 
     async def _preview(self, journal: Journal, view: SagaView, *, named: bool) -> None:
         try:
@@ -148,16 +147,18 @@ class _Repairs:
             self._failed(view.correlation_id, view.saga, f"{type(error).__name__}: {error}")
             return
         if applied.changes:
-            ends = applied.after.finished
-            self.previews.append(_Shown(view.saga, view.correlation_id, repair, applied.version - 1, ends))
+            self.changing += 1
+            if not self.wish.dry_run:
+                ends = applied.after.finished
+                self.previews.append(_Shown(view.saga, view.correlation_id, repair, applied.version - 1, ends))
         if not (applied.changes or named):  # selected, and needs nothing
             return
         if self.wish.as_json:
             if self.wish.dry_run or not applied.changes:
                 self._print_json(applied)
-        elif not applied.changes or len(self.previews) <= _SHOWN:
+        elif not applied.changes or self.changing <= _SHOWN:
             _show(applied)
-        elif len(self.previews) == _SHOWN + 1:
+        elif self.changing == _SHOWN + 1:
             click.echo("... (--dry-run --json shows all)")
 
     def _confirm(self) -> None:
@@ -168,45 +169,56 @@ class _Repairs:
         click.confirm(f"{what.capitalize()}: {count:,} {_instances(count)}?", abort=True, err=True)
 
     async def _apply(self, journal: Journal) -> None:
-        places = asyncio.Semaphore(_AT_ONCE)
+        todo = iter(self.previews)
 
-        async def one(shown: _Shown) -> None:
-            expected = shown.version if self.as_shown and not self.wish.yes else None
-            async with places:
-                try:
-                    applied = await apply(
-                        journal,
-                        shown.saga,
-                        shown.correlation_id,
-                        shown.repair,
-                        expected_version=expected,
-                        retention=self.wish.retention,
-                    )
-                except ConflictError:
-                    self._failed(shown.correlation_id, shown.saga, "it has moved on since it was shown: look again")
-                except SagalogError as error:
-                    self._failed(shown.correlation_id, shown.saga, f"{type(error).__name__}: {error}")
-                else:
-                    self.done += applied.changes
-                    if self.wish.as_json:
-                        self._print_json(applied)
-            counting.update(self.done + self.failed)
+        async def work() -> None:
+            for shown in todo:  # shared by all who work
+                await self._repair(journal, shown)
+                counting.update(self.done + self.failed)
 
         with Counting("instances") as counting:
-            await asyncio.gather(*(one(shown) for shown in self.previews))
+            try:
+                await asyncio.gather(*(work() for _ in range(_AT_ONCE)))
+            except asyncio.CancelledError:
+                left = len(self.previews) - self.done - self.failed - self.unchanged
+                click.echo(f"{self.done:,} repaired so far, {left:,} not looked at, or nobody knows", err=True)
+                raise
+
+    async def _repair(self, journal: Journal, shown: _Shown) -> None:
+        expected = shown.version if self.as_shown and not self.wish.yes else None
+        try:
+            applied = await apply(
+                journal,
+                shown.saga,
+                shown.correlation_id,
+                shown.repair,
+                expected_version=expected,
+                retention=self.wish.retention,
+            )
+        except ConflictError:
+            self._failed(shown.correlation_id, shown.saga, "it has moved on since it was shown: look again")
+        except SagalogError as error:
+            self._failed(shown.correlation_id, shown.saga, f"{type(error).__name__}: {error}")
+        else:
+            self.done += applied.changes
+            self.unchanged += not applied.changes
+            if self.wish.as_json:
+                self._print_json(applied)
 
     def _count(self, named: bool) -> None:
         if self.wish.as_json:
             return
         failed = f", {self.failed:,} could not be" if self.failed else ""
+        if self.unchanged:
+            failed += f", {self.unchanged:,} needed nothing any more: somebody else was first"
         if self.wish.dry_run:
-            count = len(self.previews)
+            count = self.changing
             click.echo(f"dry run: {count:,} {_instances(count)} would be repaired{failed}; nothing was changed")
         elif self.done:
             live = any(not shown.ends for shown in self.previews)
             then = "; a running worker takes it from there" if live else ""
             click.echo(f"{self.done:,} {_instances(self.done)} repaired{failed}{then}")
-        elif self.failed or not named:
+        elif failed or not named:
             click.echo(f"0 instances repaired{failed}")
 
     def _failed(self, correlation_id: str, saga: str, why: str) -> None:

@@ -80,13 +80,15 @@ async def instances_page(board: Board, request: Request) -> Page:
 async def the_instance(journal: Journal, request: Request) -> SagaView | None:
     """Return the instance that a link names, or None where there is none."""
     saga, correlation_id = request.query_params.get("saga", ""), request.query_params.get("id", "")
-    if not saga or "::" in saga:
+    if not saga:
         return None
     try:
         message = await journal.latest_message(persistence_id(saga, correlation_id))
     except InvalidEventError:  # an id that no journal takes
         return None
-    return view_of(message) if message is not None else None
+    view = view_of(message) if message is not None else None
+    # A name that holds `::` would be taken apart elsewhere: that is another instance than was asked for.
+    return view if view is not None and (view.saga, view.correlation_id) == (saga, correlation_id) else None
 
 
 def not_found(request: Request) -> Page:

@@ -58,6 +58,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
         if kind == "timer" and record.status is not Status.RUNNING:
             return Outcome.IGNORED
+        if message.life not in (0, record.incarnation):
+            return _refused_before_this_one_began(draft, record, message)
         if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
             return _refused_too_late(draft, record, message, entry_of(draft.persistence_id, message.event.command_id))
     elif kind == "timer":
@@ -119,6 +121,14 @@ def _refused_of_earlier(draft: Draft, record: SagaRecord, message: Message, comm
         record.outbox = tuple(c for c in record.outbox if c.id != command.id)
         record.undo = tuple(u for u in record.undo if u.of != command.id)
         compensate_earlier(record, command.life, draft.next_id, draft.trace)
+    draft.append(record, "handled", Handled(message.id, type(message.event.command).__name__))
+    draft.touch()
+    return Outcome.HANDLED
+
+
+def _refused_before_this_one_began(draft: Draft, record: SagaRecord, message: Message) -> Outcome:
+    """The refusal was held, and what was replayed before it has begun the next incarnation, which it does not touch."""
+    compensate_earlier(record, message.life, draft.next_id, draft.trace)
     draft.append(record, "handled", Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from ..definition.codec import Typed
-from .record import Command, SagaRecord, Status, Undo
+from .record import Command, Held, SagaRecord, Status, Undo
 
 _COMPENSATING = Status.COMPENSATING  # looked up once: Python 3.11 finds a member of an enum by a call
 
@@ -55,9 +55,10 @@ def end_compensation(record: SagaRecord) -> None:
         record.undo = tuple(u for u in record.undo if u.life != life)
 
 
-def forget_earlier(record: SagaRecord) -> None:
+def forget_earlier(record: SagaRecord, replaying: Iterable[Held] = ()) -> None:
     """Drop the undo stacks of earlier incarnations of which nothing is under way any more: none can be needed."""
     if record.incarnation == 1 or not record.undo or all(u.life == record.incarnation for u in record.undo):
         return
     owing = {c.life for c in record.outbox} | {t.life for t in record.timers.values()} | {record.incarnation}
+    owing.update(held.life for held in (*record.held, *replaying))
     record.undo = tuple(u for u in record.undo if u.life in owing)

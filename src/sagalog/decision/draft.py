@@ -49,6 +49,7 @@ class Draft:
         "persistence_id",
         "record",
         "registry",
+        "replaying",
         "retention",
         "saga",
         "sequence_nr",
@@ -76,6 +77,7 @@ class Draft:
         self.accepted: frozenset[str] = frozenset()  # commands that this draft has taken out of the outbox
         self.fired = 0  # timers
         self.started = 0  # incarnations
+        self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
         self.trace = ""  # kept with what the message at hand sends
         self._index = 0
         self._before = record
@@ -222,7 +224,7 @@ class Draft:
         if record.status is _COMPENSATING:
             end_compensation(record)
         if record.incarnation > 1:
-            forget_earlier(record)
+            forget_earlier(record, self.replaying)
         self.touch()
 
     def take_over(self, most: int) -> str:
@@ -265,7 +267,7 @@ class Draft:
             record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
             record.undo = old.undo  # where one of them is refused, the last incarnation is taken back, not this one
             record.held, record.recent = old.held, old.recent
-            forget_earlier(record)
+            forget_earlier(record, self.replaying)
             inherit(record, old, self.now, self.saga.remembered_messages, self.retention)
         return record, state
 
@@ -274,12 +276,19 @@ class Draft:
         record = self.record
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
-        held = Held(message.id, self.registry.pack(event), message.kind, message.reason, message.name, message.trace)
+        packed, life = self.registry.pack(event), self._life_of(record, message)
+        held = Held(message.id, packed, message.kind, message.reason, message.name, message.trace, life=life)
         self.append(record, "held", held)
         if self._known is not None:
             self._known.held(record.held)
         self._consume(record, message)
         self.touch()
+
+    def _life_of(self, record: SagaRecord, message: Message) -> int:
+        if message.kind != "refused":
+            return 0
+        entry = entry_of(self.persistence_id, message.event.command_id)
+        return next((c.life for c in record.outbox if c.id == entry), message.life)
 
     def park(self, reason: str, message: Message) -> None:
         """Park the instance with the message that it could not handle; a new one is made for an event, if none is live.

@@ -40,6 +40,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
     trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
     data: bytes = b""  # the JSON of an event from outside
     tried: bool = False  # a handler has had `event`, and may have changed it
+    life: int = 0  # of a refusal that was held: the incarnation that sent the command
 
     def copied(self) -> Message:
         """Return this message with an event of its own, as it came, for another saga or another attempt."""
@@ -59,4 +60,4 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     event = registry.unpack(held.event)
     if held.kind == "refused":
         event = Refused(event, refused_command(held.id), held.reason)
-    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace)
+    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace, life=held.life)

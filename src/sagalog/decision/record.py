@@ -74,6 +74,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     name: str = ""  # of a timer
     trace: str = ""  # that it brought
     waits: bool = False  # to begin the next incarnation, once this one has ended
+    life: int = 0  # of a refusal: the incarnation that sent the command
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):

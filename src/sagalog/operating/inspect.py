@@ -13,11 +13,12 @@ from ..decision import ids as saga_ids
 from ..decision.record import SagaRecord, Status, decode_record
 from ..errors import CodecError, JournalFormatError, SagalogError
 from ..journal import Journal, PersistentRepr
-from ..journal.protocol import all_ids
+from ..journal.protocol import ListsLatest
 from .json_diff import ABSENT, Change, changes
 
 OVERDUE_AFTER = timedelta(seconds=15)  # three leases: by then some worker should have taken what is due
 _AT_ONCE = 64  # records that are read ahead
+_DAMAGED = (JournalFormatError, CodecError, ValueError, OverflowError)  # what a row raises that its journal cannot read
 
 
 class SagaView(msgspec.Struct, frozen=True):
@@ -107,28 +108,38 @@ async def instances(
     """
     prefix = saga_ids.FAMILY if saga is None else saga_ids.prefix_of(saga)
     for deleted in [False] * live + [True] * finished:
-        ids: list[str] = []
-        async for persistence_id in all_ids(journal, prefix, deleted=deleted):
-            if saga_ids.instance_of(persistence_id) is not None:
-                ids.append(persistence_id)
-            if len(ids) == _AT_ONCE:
-                for view in await _views(journal, ids):
-                    yield seen(view)
-                ids = []
-        for view in await _views(journal, ids):
-            yield seen(view)
+        async for views in _pages(journal, prefix, deleted=deleted):
+            for view in views:
+                yield seen(view)
 
 
-async def _views(journal: Journal, ids: list[str]) -> list[SagaView]:
-    found = await asyncio.gather(*(_view(journal, persistence_id) for persistence_id in ids))
-    return [view for view in found if view is not None]
+async def _pages(journal: Journal, prefix: str, *, deleted: bool) -> AsyncIterator[list[SagaView]]:
+    after = ""
+    while True:
+        if isinstance(journal, ListsLatest):
+            try:
+                page = await journal.latest_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
+            except _DAMAGED:  # one of them: look at each by itself
+                pass
+            else:
+                if not page:
+                    return
+                after = page[-1].persistence_id
+                yield [view_of(message) for message in page if saga_ids.instance_of(message.persistence_id)]
+                continue
+        ids = await journal.ids_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
+        if not ids:
+            return
+        after = ids[-1]
+        found = await asyncio.gather(*(_view(journal, one) for one in ids if saga_ids.instance_of(one)))
+        yield [view for view in found if view is not None]
 
 
 async def _view(journal: Journal, persistence_id: str) -> SagaView | None:
     """Return one instance; a row that its journal cannot read is shown as such, and does not hide the others."""
     try:
         message = await journal.latest_message(persistence_id)
-    except (JournalFormatError, CodecError, ValueError, OverflowError) as error:
+    except _DAMAGED as error:
         why = str(error) if isinstance(error, SagalogError) else f"its row is damaged ({type(error).__name__})"
         saga, correlation_id = saga_ids.parts_of(persistence_id)
         return SagaView(saga, correlation_id, 0, None, unreadable=why)
@@ -139,7 +150,8 @@ async def find(journal: Journal, correlation_id: str, saga: str | None = None) -
     """Return the instances of that correlation id: at most one where a saga is named, else one of each saga that has it."""
     names = [saga] if saga is not None else await saga_names(journal)
     found = [await _view(journal, saga_ids.persistence_id(name, correlation_id)) for name in names]
-    return [view for view in found if view is not None]
+    # A name that holds `::` would be taken apart elsewhere, and then another instance is found than was asked for.
+    return [view for view in found if view is not None and view.saga in names and view.correlation_id == correlation_id]
 
 
 async def saga_names(journal: Journal) -> list[str]:

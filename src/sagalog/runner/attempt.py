@@ -53,7 +53,7 @@ class AnswerError(Exception):
     """A command was carried out, and what its handler answered can never be taken."""
 
 
-class Attempts:
+class CommandAttempts:
     """Carries out commands; `again` is called for an instance whose next attempt is due."""
 
     def __init__(
@@ -240,6 +240,8 @@ class Attempts:
         if instance.attempts is not None:
             instance.attempts.pop(entry.id, None)
         if entry.id in instance.owned:
+            if isinstance(instance.accepted, frozenset):
+                instance.accepted = set(instance.accepted)
             instance.accepted.add(entry.id)
 
     def _failed(self, instance: Instance, entry: Command, error: BaseException) -> bool:

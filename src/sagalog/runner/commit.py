@@ -17,8 +17,8 @@ from ..journal.store import new_epoch
 from .decide import Turn
 from .envelope import Upkeep
 from .failures import certain
-from .load import NONE, ids_of
-from .queue import Instance
+from .load import ids_of
+from .queue import NONE, Instance
 
 Declines = Callable[[Instance, Command], bool]
 
@@ -57,7 +57,7 @@ class Write:
         self.fresh = fresh_entries(None if claim else instance.record, record)
 
 
-def write_of(turn: Turn, declines: Declines) -> Write | None:
+def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     """Return what is to be written of a turn; None where nothing changed and no claim or renewal needs a later lease.
 
     `declines` says whether this worker cannot deliver a command. Raises PayloadTooLargeError, which stores nothing.
@@ -81,7 +81,6 @@ def write_of(turn: Turn, declines: Declines) -> Write | None:
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
         record.taken, record.takeovers = "", 0
     draft.frozen()
-    now = hosted.engine.now()
     if claim:  # whatever was waited for, it is due
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)

@@ -84,7 +84,7 @@ class Turn:
         self.unseen = unseen
         self.fresh = instance.fresh
         self.at = 0
-        self.upkeep: list[Upkeep] = []
+        self.upkeep: tuple[Upkeep, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
         self.stale = False
@@ -96,17 +96,18 @@ class Turn:
         return self.batch[: self.at]
 
 
-def may_begin(instance: Instance) -> bool:
+def may_begin(instance: Instance, now: datetime) -> bool:
     """Say whether a turn may be begun on what is known of the instance; otherwise its record is to be read first."""
-    if instance.loaded and not instance.fresh and _may_be_of_a_forgotten_life(instance):
-        instance.loaded = False
-    return instance.loaded or _may_start_unseen(instance)
+    if instance.loaded and (instance.fresh or not _may_be_of_a_forgotten_life(instance, now)):
+        return True
+    instance.loaded = False
+    return _may_start_unseen(instance)
 
 
-def _may_be_of_a_forgotten_life(instance: Instance) -> bool:
+def _may_be_of_a_forgotten_life(instance: Instance, now: datetime) -> bool:
     """Say whether the cached record is so old that its instance may have ended elsewhere and been purged since."""
-    record, hosted = instance.record, instance.hosted
-    return record is not None and hosted.engine.now() - record.updated_at >= hosted.half_retention
+    record = instance.record
+    return record is not None and now - record.updated_at >= instance.hosted.half_retention
 
 
 def _may_start_unseen(instance: Instance) -> bool:
@@ -119,7 +120,7 @@ def _may_start_unseen(instance: Instance) -> bool:
     return instance.hosted.saga.may_start(first.message.event)
 
 
-def begin(instance: Instance) -> Turn:
+def begin(instance: Instance, now: datetime) -> Turn:
     """Take what waits, up to `max_batch`, and begin a draft."""
     hosted = instance.hosted
     engine = hosted.engine
@@ -129,22 +130,23 @@ def begin(instance: Instance) -> Turn:
         instance.record, instance.version, instance.epoch = None, 0, 0
     if instance.one_by_one:
         instance.one_by_one -= 1
-        batch = [mailbox.popleft()] if mailbox else []
-    elif len(mailbox) == 1:
-        batch = [mailbox.popleft()]
+        batch = mailbox[:1]
+        del mailbox[:1]
+    elif len(mailbox) <= engine.settings.max_batch:
+        batch, instance.mailbox = mailbox, []
     else:
-        batch = [mailbox.popleft() for _ in range(min(len(mailbox), engine.settings.max_batch))]
+        batch = mailbox[: engine.settings.max_batch]
+        del mailbox[: engine.settings.max_batch]
     if instance.fresh and instance.waiting and instance.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
-        batch[:0] = instance.waiting
-        instance.waiting.clear()
+        batch[:0] = instance.wait_no_longer()
     draft = Draft(
         hosted.saga,
         hosted.registry,
         instance.persistence_id,
         instance.record,
         instance.version,
-        engine.now(),
+        now,
         engine.settings.retention,
     )
     if instance.accepted:
@@ -203,28 +205,42 @@ async def _replay(turn: Turn) -> None:
 
 
 def _run(turn: Turn) -> Awaitable[None] | None:
-    batch = turn.batch
+    batch, draft, advance = turn.batch, turn.draft, turn.watch.advance
     while turn.at < len(batch):
         envelope = batch[turn.at]
         if envelope.over:
             envelope.park = None
             turn.at += 1
             continue
-        more = _step(turn, envelope)
-        if more is not None:
-            return more
+        message = envelope.message
+        if message is None or message.tried or message.at is not None or envelope.park is not None:
+            more = _step(turn, envelope)
+            if more is not None:
+                return more
+        else:  # what nearly all of them are
+            try:
+                outcome = advance(draft, message)
+            except BaseException as error:
+                if ends_program(error):
+                    raise
+                raise _failure(turn, message, error) from error
+            if outcome is _HANDLED:
+                envelope.decided = _HANDLED
+            elif isinstance(outcome, Outcome):
+                _decided(turn, envelope, outcome)
+            else:
+                return _take_slowly(turn, envelope, _advance_slowly(turn, message, outcome))
         _passed(turn, envelope)
     return None
 
 
 def _passed(turn: Turn, envelope: Envelope) -> None:
-    if envelope.upkeep is not None:
-        turn.upkeep.append(envelope.upkeep)
     turn.at += 1
-    instance = turn.instance
-    if instance.waiting and _live(turn.draft.record):
-        turn.batch[turn.at : turn.at] = instance.waiting  # they came before whatever is behind
-        instance.waiting.clear()
+    if envelope.upkeep is not None:
+        turn.upkeep = (*turn.upkeep, envelope.upkeep)
+    if turn.instance.waiting and _live(turn.draft.record):
+        # They came before whatever is behind.
+        turn.batch[turn.at : turn.at] = turn.instance.wait_no_longer()
 
 
 def _live(record: SagaRecord | None) -> bool:
@@ -442,4 +458,4 @@ def _no_instance(turn: Turn, envelope: Envelope) -> None:
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():
         envelope.decided = instance.in_vain(envelope)
     else:
-        instance.waiting[envelope] = None
+        instance.let_wait(envelope)

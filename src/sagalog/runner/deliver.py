@@ -16,7 +16,7 @@ from ..decision.record import Command
 from ..errors import CodecError, DefinitionError
 from ..logs import log
 from .acceptances import Acceptances
-from .attempt import Attempts, Handler, Reply
+from .attempt import CommandAttempts, Handler, Reply
 from .commands import CommandHandlers
 from .context import in_command_handler
 from .engine import Engine
@@ -45,7 +45,7 @@ class Dispatcher:
         self._engine = engine
         self._leases = Leases(engine)
         self._acceptances = Acceptances(engine)
-        self._attempts = Attempts(engine, handlers, reply, self._leases, self.release)
+        self._attempts = CommandAttempts(engine, handlers, reply, self._leases, self.release)
         self._lanes: dict[str, _Lane] = {}
 
     def release(self, instance: Instance) -> None:
@@ -63,13 +63,14 @@ class Dispatcher:
             self._leases.watch(instance, entry)
         else:
             instance.delivering = True
-            self._deliver_plain(instance)
+            self._deliver_plain(instance, entry)
 
-    def _deliver_plain(self, instance: Instance) -> None:
+    def _deliver_plain(self, instance: Instance, first: Command) -> None:
         """Deliver to plain functions that answer None, without a task; the first that is otherwise goes on in one."""
         # Nothing is awaited here, so the lease that `release` looked at still holds.
         give_way_at = self._engine.loop.time() + _GIVE_WAY_SECONDS
-        while (entry := instance.undelivered()) is not None and entry.id in instance.owned:
+        entry: Command | None = first
+        while entry is not None and entry.id in instance.owned:
             handler, command = self._attempts.prepare(instance, entry)
             if handler is None:
                 self._give_up(instance, entry)
@@ -97,6 +98,7 @@ class Dispatcher:
                 self._acceptances.record_later(instance)
                 self._engine.loop.call_soon(self.release, instance)
                 return
+            entry = instance.undelivered()
         instance.delivering = False
         self._acceptances.record_later(instance)
 

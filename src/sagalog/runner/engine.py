@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from contextvars import Context
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 from ..errors import DefinitionError, RunnerStoppedError
@@ -45,7 +46,9 @@ class Engine:
         self.stopping = asyncio.Event()
         self.cancelled = False
         self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
-        self._tasks: dict[asyncio.Task[Any], None] = {}  # in the order they were begun, so that a seed is a story
+        self._writes: dict[int, float] = {}  # that are not answered yet, and since when, in the loop's time
+        self._write_numbers = count()
+        self._tasks: dict[asyncio.Task[Any], bool] = {}  # in the order they were begun, so that a seed is a story
 
     def check_loop(self) -> None:
         """Raise DefinitionError unless the event loop that the runner was started in is the one that runs here."""
@@ -56,13 +59,14 @@ class Engine:
         if here is not self.loop:
             raise DefinitionError(_OTHER_LOOP)
 
-    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def spawn(self, work: Coroutine[Any, Any, Any], *, writes: bool = False) -> asyncio.Task[Any]:
         """Run `work` in the background, in the context of the runner's start; its errors are logged.
 
-        `wait_for_tasks` waits for it.
+        `wait_for_tasks` waits for it. With `writes` it is cancelled only as a last resort: what is on its way to the
+        journal is to be answered.
         """
         task = self.loop.create_task(work, context=self._context.copy())
-        self._tasks[task] = None
+        self._tasks[task] = writes
         task.add_done_callback(self._done)
         return task
 
@@ -83,16 +87,34 @@ class Engine:
             pass
         return True
 
-    async def wait_for_tasks(self) -> None:
-        """Return when no background task is left, also none that another one started."""
-        while self._tasks:
-            await asyncio.wait(list(self._tasks))
+    def write_begins(self) -> int:
+        """Note that a write is on its way; `write_ends` takes what this returns."""
+        number = next(self._write_numbers)
+        self._writes[number] = self.loop.time()
+        return number
 
-    def cancel_tasks(self) -> None:
-        """Cancel what still runs in the background; nothing is begun again."""
+    def write_ends(self, number: int) -> None:
+        """Note that a write was answered."""
+        del self._writes[number]
+
+    @property
+    def unanswered_seconds(self) -> float:
+        """How long the oldest write has been on its way."""
+        oldest = next(iter(self._writes.values()), None)
+        return 0.0 if oldest is None else self.loop.time() - oldest
+
+    async def wait_for_tasks(self, seconds: float | None = None) -> None:
+        """Return when no background task is left, also none that another one started; or after so many seconds."""
+        end = None if seconds is None else self.loop.time() + seconds
+        while self._tasks and (end is None or self.loop.time() < end):
+            await asyncio.wait(list(self._tasks), timeout=None if end is None else end - self.loop.time())
+
+    def cancel_tasks(self, *, writes: bool = False) -> None:
+        """Cancel what still runs in the background, with `writes` also what writes; nothing is begun again."""
         self.cancelled = True
-        for task in list(self._tasks):
-            task.cancel()
+        for task, writing in list(self._tasks.items()):
+            if writes or not writing:
+                task.cancel()
 
     async def back_off(self, seconds: float) -> None:
         """Wait before another try. Raises RunnerStoppedError as soon as the runner stops."""

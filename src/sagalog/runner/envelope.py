@@ -40,21 +40,17 @@ class Envelope(msgspec.Struct, eq=False):
     failures: int = 0
     park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
     deadline: float | None = None  # in the loop's time: until then it may wait for its starting event
+    withdrawn: bool = False  # its caller was cancelled while it waited
+    over: bool = False  # nothing is to be done about it any more: it is answered, or withdrawn
 
     @property
     def open(self) -> bool:
         """Neither answered nor failed."""
         return self.outcome is None and self.error is None
 
-    @property
-    def withdrawn(self) -> bool:
-        """The caller was cancelled while this waited."""
-        return self.future is not None and self.future.cancelled()
-
-    @property
-    def over(self) -> bool:
-        """Nothing is to be done about it any more: it is answered, or nobody waits for it."""
-        return self.outcome is not None or self.error is not None or self.withdrawn
+    def withdraw(self) -> None:
+        """Nobody waits for it any more: whoever comes to it passes over it."""
+        self.withdrawn = self.over = True
 
     def tried(self) -> None:
         """A handler may have had the event: the next one gets it as it came."""
@@ -68,6 +64,7 @@ class Envelope(msgspec.Struct, eq=False):
             self.outcome = decided
         else:
             self.error = decided
+        self.over = True
         if self.future is not None and not self.future.done():
             self.future.set_result(None)
 

@@ -64,6 +64,9 @@ async def examine(
     oldest, took, unanswered = await _asked(_oldest(engine, hosted), timeout_seconds)
     if unanswered:
         reasons.append(unanswered)
+    waited = engine.unanswered_seconds
+    if waited > max(timeout_seconds, engine.settings.lease_seconds):
+        reasons.append(f"the journal has not answered a write for {waited:.0f} s")
     if live and not engine.event_time:
         silent = engine.loop.time() - loop.looked_at
         if loop.trouble:

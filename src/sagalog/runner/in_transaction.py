@@ -12,11 +12,11 @@ deliver. If this process dies first, they come up as due after the lease, as tho
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import Any
 
 from ..decision.message import Message, Outcome
 from ..errors import ConflictError, PayloadTooLargeError
+from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
 from .decide import Turn, begin, decide, decide_slowly
 from .envelope import Envelope, Upkeep
@@ -25,7 +25,7 @@ from .load import take
 from .queue import Instance
 from .replay import tell_parked
 
-_TRIES = 8
+_LOST = Waiting(attempts=8, first=0.01, most=2.0)  # against other workers
 
 
 async def step_in_transaction(instance: Instance, message: Message, connection: Any) -> Outcome:
@@ -33,16 +33,15 @@ async def step_in_transaction(instance: Instance, message: Message, connection: 
 
     Raises ConflictError if another worker's change stays in the way; the caller's transaction is usable still.
     """
-    for attempt in range(1, _TRIES + 1):
+    attempts = Attempts(_LOST, clock=instance.hosted.engine.loop.time)
+    while True:
         try:
             return await _step(instance, message, connection)
         except ConflictError:
-            if attempt == _TRIES:
-                raise
             instance.hosted.engine.counters.conflicts += 1
-            message = message.copied()
-            await asyncio.sleep(random.uniform(0.001, 0.01) * 2**attempt)  # noqa: S311
-    raise AssertionError("unreachable")
+            if not await attempts.wait():
+                raise
+        message = message.copied()
 
 
 async def _step(instance: Instance, message: Message, connection: Any) -> Outcome:
@@ -52,13 +51,13 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
     alone.mailbox.append(envelope)
     try:
         take(alone, await hosted.load_in_transaction(connection, instance.correlation_id))
-        turn = begin(alone)
+        turn = begin(alone, hosted.engine.now())
         await _decided(turn, message)
         outcome = envelope.decided
         if isinstance(outcome, BaseException):
             raise outcome
         assert outcome is not None
-        write = write_of(turn, lambda *_: False)
+        write = write_of(turn, lambda *_: False, hosted.engine.now())
         if write is not None:
             await _write(turn, write, connection)
     except PayloadTooLargeError:

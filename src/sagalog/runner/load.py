@@ -8,8 +8,6 @@ what is read is compared with them. As long as the journal does not answer, nobo
 
 from __future__ import annotations
 
-import asyncio
-import random
 from collections.abc import Callable
 
 from ..decision.record import SagaRecord, decode_record
@@ -17,13 +15,13 @@ from ..errors import CodecError, JournalUnavailableError, OutcomeUnknownError, S
 from ..journal import Journal
 from ..journal.store import SavedState, saved_of
 from ..logs import log
+from ..waiting import Attempts, Waiting
 from .engine import Engine
 from .failures import as_exception, passes_through
-from .queue import Instance
+from .queue import NONE, Instance
 
-NONE: frozenset[str] = frozenset()
 _LOOKUPS = 4  # at once: what comes meanwhile shares the next one
-_ATTEMPTS = 60  # to read back a write without an answer, some 15 seconds
+_READING_BACK = Waiting(first=0.1, most=0.5, seconds=15)  # a write without an answer
 Told = Callable[[Instance, BaseException | None], None]
 
 
@@ -83,17 +81,18 @@ class Loader:
             self._take(instance, saved)
 
     async def _stored(self, instance: Instance) -> SavedState | None:
-        for _ in range(_ATTEMPTS):
+        attempts = Attempts(_READING_BACK, clock=self._engine.loop.time)
+        while True:
             try:
                 return await instance.hosted.load(instance.correlation_id)
             except JournalUnavailableError:
                 if instance.unknown is None or self._engine.stopping.is_set():
                     raise
-                await asyncio.sleep(random.uniform(0.05, 0.5))  # noqa: S311
-        raise OutcomeUnknownError(
-            f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. Send "
-            "the event again under the same message id."
-        )
+            if not await attempts.wait():
+                raise OutcomeUnknownError(
+                    f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. "
+                    "Send the event again under the same message id."
+                )
 
     def _take(self, instance: Instance, saved: SavedState | None) -> None:
         try:

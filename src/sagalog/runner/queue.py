@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
+from typing import Protocol
 
 from ..decision.record import Command, SagaRecord
 from ..errors import NoInstanceError
@@ -19,22 +20,35 @@ from ..logs import about
 from .envelope import Envelope, Upkeep
 from .hosted import Hosted
 
-_NONE: frozenset[str] = frozenset()
+NONE: frozenset[str] = frozenset()
+_NOBODY: dict[Envelope, None] = {}  # what most instances have: never changed in place
 
 
-def _nobody() -> None:
-    """Nobody takes what is ready yet."""
+class Driver(Protocol):
+    """What carries instances through a round; see round.py."""
+
+    def wake(self) -> None:
+        """There is an instance that is ready."""
+
+    def nobody(self) -> bool:
+        """Say whether no round is under way, and none is asked for."""
+
+    async def alone(self, instance: Instance) -> None:
+        """Carry one instance through a round of its own, in the task of its caller."""
 
 
 class Ready:
-    """The instances that have work and are in no round, first come first served.
-
-    `wake` is called when one comes.
-    """
+    """The instances that have work and are in no round, first come first served."""
 
     def __init__(self) -> None:
         self.instances: deque[Instance] = deque()
-        self.wake: Callable[[], None] = _nobody
+        self.wake: Callable[[], None]
+        self.nobody: Callable[[], bool]
+        self.alone: Callable[[Instance], Awaitable[None]]
+
+    def driven_by(self, driver: Driver) -> None:
+        """Let `driver` take what is ready."""
+        self.wake, self.nobody, self.alone = driver.wake, driver.nobody, driver.alone
 
     def add(self, instance: Instance) -> None:
         """Note that an instance has work. Calling it again has no effect."""
@@ -99,8 +113,8 @@ class Instance:
         self.hosted = queue.hosted
         self.correlation_id = correlation_id
         self.persistence_id = queue.hosted.prefix + correlation_id
-        self.mailbox: deque[Envelope] = deque()
-        self.waiting: dict[Envelope, None] = {}  # for a starting event, in the order they came
+        self.mailbox: list[Envelope] = []
+        self.waiting = _NOBODY  # for a starting event, in the order they came
         self.waking: asyncio.TimerHandle | None = None  # while any waits: to look again, and to tell who waited in vain
         self.awaits: tuple[Instance, ...] = ()  # for which its event handler, just now, waits
         self.ready = False  # it has work, and waits for a round
@@ -123,9 +137,9 @@ class Instance:
         ] = ()  # saved in transactions of callers, still open
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
         # belong until then to the worker that saved them.
-        self.owned: frozenset[str] = _NONE
+        self.owned: frozenset[str] = NONE
         self.lease_end: datetime | None = None  # of the last write; afterwards others may have taken over
-        self.accepted: set[str] = set()  # accepted, not yet recorded
+        self.accepted: set[str] | frozenset[str] = NONE  # accepted, not yet recorded
         self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
         self.to_deliver = False  # the round has not come to its deliveries yet
         self.delivering = False
@@ -191,13 +205,24 @@ class Instance:
         self.cursor = (outbox, index)
         return outbox[index] if index < len(outbox) else None
 
-    async def submit(self, envelope: Envelope) -> None:
-        """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it."""
-        envelope.future = self.hosted.engine.loop.create_future()
-        self.poke(envelope)
+    async def submit(self, envelope: Envelope, *, lone: bool = False) -> None:
+        """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it.
+
+        `lone`: no other is to be expected just now, so a round for this one need not wait for others.
+        """
+        ready = self.queue.ready
+        self.mailbox.append(envelope)
         try:
-            await envelope.future
-        except asyncio.CancelledError:  # the mailbox and the turn pass over it when they come to it
+            if lone and ready.nobody() and not (self.ready or self.under_way):
+                self.under_way = True
+                await ready.alone(self)
+            else:
+                ready.add(self)
+            if not envelope.over:
+                envelope.future = self.hosted.engine.loop.create_future()
+                await envelope.future
+        except asyncio.CancelledError:
+            envelope.withdraw()
             self.waiting.pop(envelope, None)
             if self.working is not None and self.working[0] is envelope:
                 self.working[1].cancel()
@@ -212,12 +237,23 @@ class Instance:
 
     def put_back(self, envelopes: list[Envelope]) -> None:
         """Put what a turn has taken and not answered back in front of what came since."""
-        self.mailbox.extendleft(reversed([e for e in envelopes if not e.over and e not in self.waiting]))
+        self.mailbox[:0] = [e for e in envelopes if not e.over and e not in self.waiting]
 
     def in_vain(self, envelope: Envelope) -> NoInstanceError:
         """Return what to tell an event that has waited in vain for its starting event."""
         assert envelope.message is not None
         return NoInstanceError(self.hosted.name, self.correlation_id, type(envelope.message.event).__name__)
+
+    def let_wait(self, envelope: Envelope) -> None:
+        """Keep `envelope` for a starting event."""
+        if self.waiting is _NOBODY:
+            self.waiting = {}
+        self.waiting[envelope] = None
+
+    def wait_no_longer(self) -> list[Envelope]:
+        """Return what waits for a starting event, in the order it came; nothing waits any more."""
+        waiting, self.waiting = list(self.waiting), _NOBODY
+        return waiting
 
     def wake_later(self) -> None:
         """Come back for those that wait: when the first must be told, and now and then to look into the store."""
@@ -245,9 +281,8 @@ class Instance:
 
     def give_up_waiting(self, error: Exception) -> None:
         """Tell all that wait for a starting event: the runner stops."""
-        for envelope in self.waiting:
+        for envelope in self.wait_no_longer():
             envelope.fail(error)
-        self.waiting.clear()
         if self.waking is not None:
             self.waking.cancel()
             self.waking = None

@@ -111,7 +111,7 @@ class Receiver:
             if len(targets) == 1 and not self._waits:
                 queue, correlation_id = targets[0]
                 envelope = Envelope(message)
-                await queue.instance(correlation_id).submit(envelope)
+                await queue.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
                 return _receipt(message, queue.hosted.name, envelope)
             return await self._deliver(targets, message)
         finally:

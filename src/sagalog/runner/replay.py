@@ -56,13 +56,14 @@ async def replay_held(instance: Instance, draft: Draft, watch: Watch) -> Replaye
         watch.taken_back()
         draft.record, draft.fired, draft.started = before, fired, started
         replayed = await _replay(instance, draft, watch, checked=True)
+    draft.replaying = ()
     return replayed
 
 
 async def _replay(instance: Instance, draft: Draft, watch: Watch, *, checked: bool) -> Replayed:
     record = draft.touch()
     held = record.held
-    record.held = ()  # each is asked for among the consumed ones, not among the held
+    record.held, draft.replaying = (), held  # each is asked for among the consumed ones, not among the held
     cancelled = cancellations()
     for number, first in enumerate(held):
         before = draft.copied() if checked else None

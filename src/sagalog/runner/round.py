@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable
+from contextlib import suppress
+from datetime import datetime
 
 from ..errors import OutcomeUnknownError, PayloadTooLargeError, RunnerStoppedError
 from ..journal import Journal
@@ -21,7 +23,7 @@ from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
 from .envelope import Upkeep
-from .failures import as_exception, passes_through
+from .failures import as_exception, cancellations, passes_through
 from .load import Loader
 from .queue import Instance, Ready
 from .settle import Pause, abandon, give_up, settle, tell
@@ -43,14 +45,50 @@ class Rounds:
         self._slow: deque[Turn] = deque()  # decided in tasks of their own
         self._deliveries: deque[Instance] = deque()
         self._drivers = 0
+        self._just_now = False  # a caller has made a round since the event loop was here
         self._coming = False  # a driver will take what is ready, without being called
-        ready.wake = self._wake
+        ready.driven_by(self)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Take what is ready, soon."""
         if not self._coming and self._drivers < _WRITES:
             self._coming = True
             self._drivers += 1
-            self._engine.spawn(self._drive())
+            self._engine.spawn(self._drive(), writes=True)
+
+    def nobody(self) -> bool:
+        """Say whether no round is under way, and none is asked for or was made just now."""
+        return self._drivers == 0 and not self._just_now
+
+    async def alone(self, instance: Instance) -> None:
+        """Carry one instance through a round of its own, in the task of its caller: a lone caller waits for no other.
+
+        Once between two turns of the event loop: many that come at once have rounds together, which give way.
+        """
+        self._drivers += 1
+        self._just_now = True
+        self._engine.loop.call_soon(self._later)
+        try:
+            now, before = self._engine.now(), cancellations()
+            turns: list[Turn] = []
+            if may_begin(instance, now):
+                self._begin(instance, turns, now)
+            else:
+                self._loader.add(instance)
+                self._loader.flush()
+            if turns:
+                await self._stay(before)
+                await self._carry_out(turns)
+                before = cancellations()
+                await self._deliver()
+                await self._stay(before)
+        finally:
+            self._drivers -= 1
+            if self._ready.instances or self._slow or self._deliveries:
+                self.wake()
+
+    def _later(self) -> None:
+        self._just_now = False
 
     async def _drive(self) -> None:
         try:
@@ -58,15 +96,25 @@ class Rounds:
                 self._coming = True
                 turns = self._decide()
                 self._coming = False
+                await self._stay(0)
                 await self._carry_out(turns)
                 await self._deliver()
+                await self._stay(0)
                 if self._ready.instances or self._slow:
                     await asyncio.sleep(0)
         finally:
             self._coming = False
             self._drivers -= 1
             if self._ready.instances or self._slow or self._deliveries:  # this task was cancelled
-                self._wake()
+                self.wake()
+
+    async def _stay(self, before: int) -> None:
+        """Go on although a plain handler has cancelled the task that runs it, which is not its own."""
+        task = asyncio.current_task()
+        while task is not None and task.cancelling() > before and not self._engine.cancelled:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            task.uncancel()
 
     # Load and decide.
 
@@ -76,29 +124,34 @@ class Rounds:
         give_way_at = time() + _STRETCH_SECONDS
         turns = list(self._slow)
         self._slow.clear()
-        ready = self._ready
-        while ready.instances:
-            instance = ready.take()
-            mailbox = instance.mailbox
-            while mailbox and mailbox[0].over:
-                mailbox.popleft().park = None
-            if self._engine.cancelled:
-                self._refuse(instance)
-            if not mailbox:
-                instance.queue.done(instance)
-            elif not may_begin(instance):
-                self._loader.add(instance)
-            else:
-                self._begin(instance, turns)
-            if time() > give_way_at:
-                break
-        self._loader.flush()
+        ready, now = self._ready, self._engine.now()
+        try:
+            while ready.instances:
+                instance = ready.take()
+                mailbox = instance.mailbox
+                if mailbox and mailbox[0].over:
+                    mailbox[:] = [envelope for envelope in mailbox if not envelope.over]
+                if self._engine.cancelled:
+                    self._refuse(instance)
+                if not mailbox:
+                    instance.queue.done(instance)
+                elif not may_begin(instance, now):
+                    self._loader.add(instance)
+                else:
+                    self._begin(instance, turns, now)
+                if time() > give_way_at:
+                    break
+        except BaseException:  # the program is to end: what was decided is written all the same
+            self._slow.extend(turns)
+            raise
+        finally:
+            self._loader.flush()
         return turns
 
-    def _begin(self, instance: Instance, turns: list[Turn]) -> None:
+    def _begin(self, instance: Instance, turns: list[Turn], now: datetime) -> None:
         if instance.fresh and instance.mailbox[0].upkeep is not Upkeep.CLAIM:  # which decides who delivers
             self._deliver_later(instance)
-        turn = begin(instance)
+        turn = begin(instance, now)
         try:
             more = decide(turn)
         except Exception as error:
@@ -132,7 +185,7 @@ class Rounds:
             instance.queue.done(instance)
         else:
             self._slow.append(turn)
-            self._wake()
+            self.wake()
 
     def _loaded(self, instance: Instance, error: BaseException | None) -> None:
         """Its record was read, or could not be."""
@@ -149,9 +202,7 @@ class Rounds:
         """The time to stop has run out: only what was accepted is still recorded."""
         refused = [envelope for envelope in instance.mailbox if envelope.upkeep is not Upkeep.RECORD]
         if refused:
-            recorded = [envelope for envelope in instance.mailbox if envelope.upkeep is Upkeep.RECORD]
-            instance.mailbox.clear()
-            instance.mailbox.extend(recorded)
+            instance.mailbox[:] = [envelope for envelope in instance.mailbox if envelope.upkeep is Upkeep.RECORD]
             tell(instance, refused, RunnerStoppedError(_STOPPED))
 
     # Commit and settle.
@@ -159,9 +210,10 @@ class Rounds:
     async def _carry_out(self, turns: list[Turn]) -> None:
         """Write what was decided, in one go, and settle each by its answer."""
         batches: dict[Journal, list[Write]] = {}
+        now = self._engine.now()
         for turn in turns:
             try:
-                write = None if turn.stale else write_of(turn, self._dispatcher.declines)
+                write = None if turn.stale else write_of(turn, self._dispatcher.declines, now)
             except PayloadTooLargeError as error:
                 self._settle(turn, None, error)
                 continue
@@ -175,7 +227,7 @@ class Rounds:
             turn.watch.writing()
             journal = turn.instance.hosted.journal
             if journal is None:
-                self._engine.spawn(self._write_one(write))
+                self._engine.spawn(self._write_one(write), writes=True)
             else:
                 batches.setdefault(journal, []).append(write)
         for journal, writes in batches.items():
@@ -183,9 +235,11 @@ class Rounds:
 
     async def _write(self, journal: Journal, writes: list[Write]) -> None:
         answers = None
+        begun = self._engine.write_begins()
         try:
             answers = await write_all(journal, writes)
         finally:
+            self._engine.write_ends(begun)
             if answers is None:
                 self._cut_off(writes)
         for write, answer in zip(writes, answers, strict=True):
@@ -193,10 +247,12 @@ class Rounds:
 
     async def _write_one(self, write: Write) -> None:
         answered = False
+        begun = self._engine.write_begins()
         try:
             error = await write_one(write)
             answered = True
         finally:
+            self._engine.write_ends(begun)
             if not answered:
                 self._cut_off([write])
         self._settle(write.turn, write, error)
@@ -219,7 +275,11 @@ class Rounds:
         instance = turn.instance
         if write is not None:
             turn.watch.written(write.version, write.record, error)
-        pause = settle(turn, write, error)
+        try:
+            pause = settle(turn, write, error)
+        except Exception as raised:  # nobody may wait for ever because of what is wrong here
+            give_up(turn, raised)
+            pause = None
         if write is not None and error is None:
             if instance.attempt is not None:
                 self._dispatcher.cut(instance)

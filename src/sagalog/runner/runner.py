@@ -277,6 +277,8 @@ class SagaRunner:
             due.cancel()
             engine.cancel_tasks()
             await asyncio.gather(due, return_exceptions=True)
+            await engine.wait_for_tasks(self.settings.lease_seconds)
+            engine.cancel_tasks(writes=True)
             await engine.wait_for_tasks()
         for queue in self._queues.values():
             for instance in list(queue.instances.values()):

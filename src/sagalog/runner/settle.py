@@ -28,15 +28,17 @@ from ..errors import (
     SagaParkedError,
 )
 from ..logs import log, trace_of
+from ..waiting import Waiting
 from .commit import Write
 from .decide import Turn
 from .envelope import Envelope
 from .failures import described
-from .load import NONE, ids_of
-from .queue import Instance
+from .load import ids_of
+from .queue import NONE, Instance
 from .replay import tell_parked
 
 _HANDLED = Outcome.HANDLED
+_LOST = Waiting(first=0.005, most=0.1)  # against other workers: one of them wins each time
 _MOST_LOST = 20  # answers missing in a row, until the callers are told
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
@@ -61,8 +63,9 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
         if write is not None:
             _stored(write)
         instance.lost = 0
-        _answer(turn, stored=write is not None)
-        tell_parked(instance, turn.replayed)
+        _answer(turn)
+        if turn.replayed.parked:
+            tell_parked(instance, turn.replayed)
         return _go_on(turn)
     if isinstance(error, ConflictError):
         if turn.unseen:  # it was there already: nothing is lost
@@ -99,18 +102,20 @@ def _stored(write: Write) -> None:
     instance.lease_end = write.lease_end
     if turn.draft.accepted:  # more may have been accepted since the draft was begun
         instance.accepted -= turn.draft.accepted
+        if not instance.accepted:
+            instance.accepted = NONE
     if write.parked:
         _tell_parked(instance, write.parked)
     counters.started += turn.draft.started
     counters.finished += turn.draft.ended
 
 
-def _answer(turn: Turn, *, stored: bool) -> None:
+def _answer(turn: Turn) -> None:
     """Count and wake the callers; then, and only then, the commands may leave."""
     instance = turn.instance
     counters = instance.hosted.engine.counters
     turn.watch.settled()
-    for envelope in turn.decided:
+    for envelope in turn.batch if turn.at == len(turn.batch) else turn.decided:
         outcome = envelope.decided
         if envelope.message is not None:
             if outcome is _HANDLED:
@@ -152,7 +157,8 @@ def _tell_parked(instance: Instance, reason: str, message_id: str | None = None)
 def _go_on(turn: Turn) -> Pause | None:
     """Put what was not decided back into the mailbox; decide about the message whose handler failed."""
     pause = None if turn.failure is None else _after_failure(turn)
-    turn.instance.put_back(turn.batch[turn.at :])
+    if turn.at < len(turn.batch):
+        turn.instance.put_back(turn.batch[turn.at :])
     return pause
 
 
@@ -195,9 +201,10 @@ def _again(turn: Turn) -> Pause | None:
     take_back(turn)
     instance.loaded, instance.look_first = False, True
     instance.put_back(turn.batch)
-    if instance.lost > 2:
-        return Pause(random.uniform(0, 0.005 * min(instance.lost, 20)))  # noqa: S311
-    return None
+    if instance.lost <= 2:
+        return None
+    pause = _LOST.pause_seconds(instance.lost - 2, 0.0, random.random())  # noqa: S311
+    return None if pause is None else Pause(pause)
 
 
 def take_back(turn: Turn) -> None:
