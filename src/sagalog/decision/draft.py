@@ -6,7 +6,6 @@ Every action is checked and packed before the draft is changed, so an action tha
 from __future__ import annotations
 
 import copy
-import heapq
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
@@ -23,6 +22,7 @@ from .ids import entry_id, entry_of
 from .inbox import FEW, Known, inherit, remember
 from .message import Message, Outcome
 from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state, well_formed
+from .timer_queue import TimerQueue
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
@@ -37,10 +37,10 @@ class Draft:
 
     __slots__ = (
         "_before",
-        "_heap",
         "_index",
         "_known",
         "_lists",
+        "_queue",
         "_timers",
         "accepted",
         "changed",
@@ -84,7 +84,7 @@ class Draft:
         self._known: Known | None = None
         self._lists: dict[str, list[Any]] | None = None  # of the record, that this draft has made and may change
         self._timers: dict[str, Timer] | None = None  # those of the record, if this draft has copied them
-        self._heap: list[tuple[datetime, int, str, str]] | None = None
+        self._queue: TimerQueue | None = None
         if record is not None:
             record = record.__copy__()  # type: ignore[attr-defined]  # copy.copy takes four times as long
             record.handled = ()
@@ -115,8 +115,8 @@ class Draft:
     def set_timer(self, record: SagaRecord, name: str, timer: Timer) -> None:
         """Set a timer of the record; the timers are copied once a draft, not once a timer."""
         self._own_timers(record)[name] = timer
-        if self._heap is not None:
-            heapq.heappush(self._heap, (timer.due_at, len(self._heap), name, timer.id))
+        if self._queue is not None:
+            self._queue.add(name, timer)
 
     def drop_timer(self, record: SagaRecord, name: str) -> None:
         """Take the timer of that name out of the record. An unknown name has no effect."""
@@ -134,29 +134,14 @@ class Draft:
         record = self.record
         if record is None or not record.timers:
             return None
-        if self._heap is None:
-            self._heap = [(t.due_at, n, name, t.id) for n, (name, t) in enumerate(record.timers.items())]
-            heapq.heapify(self._heap)
-        passed = []
-        found = None
-        while self._heap:
-            _, _, name, timer_id = self._heap[0]
-            timer = record.timers.get(name)
-            if timer is None or timer.id != timer_id:
-                heapq.heappop(self._heap)  # replaced, or gone
-            elif record.parked and not timer.send:
-                passed.append(heapq.heappop(self._heap))  # waits for the repair
-            else:
-                found = (name, timer)
-                break
-        for entry in passed:
-            heapq.heappush(self._heap, entry)
-        return found
+        if self._queue is None:
+            self._queue = TimerQueue(record.timers)
+        return self._queue.first(record)
 
     def copied(self) -> SagaRecord | None:
         """Return a copy of the record as it is, to go back to; what the draft adds from now on does not change it."""
         self.frozen()
-        self._heap = None
+        self._queue = None
         return None if self.record is None else copy.copy(self.record)
 
     def frozen(self) -> SagaRecord | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Generic, TypeAlias, TypeVar
+
+import msgspec
 
 C = TypeVar("C")
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send `command` once this step is durable; delivered at least once, always under the same id.
 
     `undo` is the command that takes it back: it goes onto the undo stack and is sent by `Compensate`.
@@ -20,8 +20,7 @@ class Send:
     undo: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """Send `command` at the first moment not before now + `after`. Survives restarts and completion.
 
     Compensation cancels what is scheduled and not yet due.
@@ -31,8 +30,7 @@ class Schedule:
     after: timedelta
 
 
-@dataclass(frozen=True, slots=True)
-class SetTimer:
+class SetTimer(msgspec.Struct, frozen=True):
     """Hand `event` to this saga's own handler once, not before now + `after` (or the moment `at`).
 
     One timer a name: setting it again replaces it. Give `after` or `at` (aware), not both.
@@ -44,15 +42,13 @@ class SetTimer:
     at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CancelTimer:
+class CancelTimer(msgspec.Struct, frozen=True):
     """Forget the timer of this name; also wins over one that is due and not yet handled. No such timer: nothing."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Compensate:
+class Compensate(msgspec.Struct, frozen=True):
     """Send the undo commands, last in first out, each only after the one before was accepted; then end the saga.
 
     With `commands`, those are sent instead, in the order given. Timers and scheduled commands are cancelled.
@@ -61,16 +57,14 @@ class Compensate:
     commands: tuple[Any, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(msgspec.Struct, frozen=True):
     """End the saga: its timers are dropped, its commands still go out, its message ids are remembered for a while."""
 
 
 Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(Generic[C]):
+class Refused(msgspec.Struct, Generic[C], frozen=True):
     """The event a saga receives when a handler refused one of its commands (see `CommandRefused`)."""
 
     command: C

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
+
+import msgspec
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
+class StepContext(msgspec.Struct, frozen=True):
     """The step at hand, for a handler that takes it as its third parameter: `def paid(self, state, event, context)`.
 
     `now` is aware and in UTC, and comes from the runner's clock: in tests and replays of old logs it is the time there.
@@ -24,4 +24,6 @@ class StepContext:
     message_id: str
     message_at: datetime | None = None  # the event's own time, where its source tells it; in UTC
     trace: str = ""  # of what caused the message, as a hook gave it
-    headers: Mapping[str, str] = field(default_factory=lambda: _NONE)  # of the message, where its source has some
+    headers: Mapping[str, str] = msgspec.field(
+        default_factory=lambda: _NONE
+    )  # of the message, where its source has some

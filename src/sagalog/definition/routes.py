@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, overload
 from uuid import UUID
+
+import msgspec
 
 from ..errors import DefinitionError
 from .actions import Action
@@ -29,8 +30,7 @@ Key: TypeAlias = str | Callable[[E], str | int | UUID | None]
 Again: TypeAlias = Literal["handle", "ignore", "raise"]
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One decorated handler: which event, how its correlation id is found, and whether it may start the saga."""
 
     event: type

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import types
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 from uuid import UUID
+
+import msgspec
 
 from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
@@ -68,7 +69,7 @@ class Saga(Generic[S]):
                         f"{cls.__name__} handles {route.event.__name__} twice: in {routes[route.event].method}() and "
                         f"in {attribute}(); keep one"
                     )
-                routes[route.event] = replace(route, method=attribute)
+                routes[route.event] = msgspec.structs.replace(route, method=attribute)
                 check_annotations(cls.__name__, function, cls.__state, route.event)
             for command in getattr(function, "__sagalog_refused__", ()):
                 if command in refusals:

@@ -22,8 +22,7 @@ from .storable import takes_anything
 _ATOMS = frozenset({str, int, float, bool, type(None), bytes, bytearray, UUID, Decimal, date, time, timedelta})
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(msgspec.Struct, frozen=True):
     """`fields`: names, and whether each one names no type, so that only plain JSON may stand there."""
 
     fields: tuple[tuple[str, bool], ...]

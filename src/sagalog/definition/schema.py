@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -18,13 +17,12 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[[Any], Any])
 
 
-@dataclass(frozen=True, slots=True)
-class Schema:
+class Schema(msgspec.Struct, frozen=True):
     """What `schema` and `upcast` say of one class. `upcasters`: by the version that each takes."""
 
     name: str
     version: int
-    upcasters: dict[int, Callable[[Any], Any]] = field(default_factory=dict)
+    upcasters: dict[int, Callable[[Any], Any]] = {}
 
 
 def schema(*, name: str | None = None, version: int = 1) -> Callable[[type[T]], type[T]]:
