@@ -20,6 +20,7 @@ from sagalog.decision.record import decode_record, encode_record
 from sagalog.operating.mend import ended, replace, stored
 
 from ..orders import Noted, OrderSaga, Placed
+from .test_repairs import editor, on_a_terminal
 
 URL = ("--journal", "sqlite:///orders.db")
 CODE = """
@@ -252,6 +253,21 @@ def test_a_damaged_record_is_mended_and_goes_on() -> None:
     after = record("odd")
     assert (after.outbox, json.loads(after.state_bytes())["log"][-1]) == ((), "mended")
     assert [audit.action for audit in after.audit] == ["edit of the record"]
+
+
+def test_a_damaged_record_is_written_anew_in_an_editor_that_begins_with_the_newest_readable_step() -> None:
+    write("odd", newest("odd").payload[:-10])
+    twice = "text = text.replace('running', 'walking') if 'walking' not in text else text.replace('walking', 'running')"
+    code, shown = on_a_terminal(
+        Path.cwd(), "edit", "mine.py:runner", "odd", "--record", answers="y\ny\n", EDITOR=editor(Path.cwd(), twice)
+    )
+    assert code == 0, shown
+    assert "the record is not JSON: you see step" in shown
+    assert "it does not have the fields of a saga record; nothing was saved" in shown.replace(
+        "the stored record is damaged: ", ""
+    )
+    assert [audit.action for audit in record("odd").audit] == ["edit of the record"]
+    assert json.loads(record("odd").state_bytes())["log"] == ["placed", "two"]
 
 
 @pytest.mark.parametrize(

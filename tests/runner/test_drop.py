@@ -17,6 +17,7 @@ from sagalog import (
     RunnerSettings,
     SagaRunner,
     Status,
+    open_journal,
 )
 from sagalog.decision.record import Held, SagaRecord, decode_record, encode_record
 from sagalog.decision.repair import Repair, cancel, drop, skip
@@ -266,3 +267,27 @@ async def test_skipping_the_event_that_was_to_start_an_instance_leaves_none() ->
         assert msgspec.json.decode(after.state)["log"] == ["placed"]
         for message_id in ("m1", "m2", "m3"):
             assert (await runner.handle(Placed("a"), message_id=message_id)).duplicate
+
+
+@pytest.fixture(params=["sqlite", "postgres", "nats"])
+def url(request: pytest.FixtureRequest) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{request.getfixturevalue('tmp_path') / 'orders.db'}"
+    found: str = request.getfixturevalue({"postgres": "postgres_schema", "nats": "nats_stream"}[request.param])
+    return found
+
+
+@pytest.mark.parametrize("made", [drop("1/0"), cancel(compensate=True)], ids=["drop", "cancel"])
+async def test_an_operator_with_a_connection_of_his_own_passes_a_command_that_hangs(url: str, made: Repair) -> None:
+    world = Hangs(Reserve)
+    async with (
+        SagaRunner(url, sagas=[OrderSaga], dispatch=world, settings=QUICK) as runner,
+        open_journal(url) as own,
+    ):
+        await runner.handle(Placed("a"))
+        await runner.handle(Noted("a", "behind"))
+        await world.until(world.hung, "Reserve")
+        await apply(own, "order", "a", made)
+        await world.until(world.accepted, "Note" if made.action == "drop" else "Release")
+        await world.until(world.cut, "Reserve")
+        assert world.accepted == (["Note"] if made.action == "drop" else ["Release"])
