@@ -31,6 +31,21 @@ def test_a_step_within_a_transaction_does_what_the_page_says(postgres_schema: st
     assert done.stdout == expected
 
 
+def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:
+    window, code = blocks("message-ids.md", "python")
+    (expected,) = blocks("message-ids.md", "text")
+    before = "from dataclasses import dataclass\nfrom datetime import timedelta\nfrom sagalog import Saga, starts\n\n\n"
+    reading = "@dataclass\nclass Reading:\n    meter: str = ''\n\n\n"
+    handler = "\n    @starts(Reading, key='meter')\n    def read(self, state, event): ...\n"
+    (tmp_path / "window.py").write_text(before + reading + window + handler)
+    (tmp_path / "again.py").write_text(code)
+    done = run(tmp_path, sys.executable, "window.py")
+    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, sys.executable, "again.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
 def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
     (tmp_path / "test_file_journal.py").write_text("\n".join(blocks("writing-a-journal.md", "python")))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # none of this project's settings

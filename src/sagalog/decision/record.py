@@ -160,9 +160,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
 
         Those of a parked instance wait for its repair: an event that is held may cancel them. Scheduled commands leave.
         """
-        if not self.timers:
-            return None
-        return min([t.due_at for t in self.timers.values() if t.send or not self.parked], default=None)
+        first = None
+        for timer in self.timers.values():
+            if (first is None or timer.due_at < first) and (timer.send or not self.parked):
+                first = timer.due_at
+        return first
 
 
 _encoder = msgspec.json.Encoder()
