@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from sagalog import ConflictError, PersistentRepr, SagaRecord, SagaRunner, SqliteJournal
+from sagalog import ConflictError, InMemoryJournal, PersistentRepr, SagaRecord, SagaRunner, SqliteJournal
 from sagalog.cli.group import sagalog as command
 from sagalog.decision.record import decode_record, encode_record
 from sagalog.operating.mend import ended, replace, stored
@@ -334,3 +334,31 @@ def test_the_moment_of_a_mended_record_is_that_of_the_repair() -> None:
     run("drop", "odd", "--yes")
     assert record("odd").updated_at >= before
     assert encode_record(record("odd")) == newest("odd").payload
+
+
+async def test_a_mended_record_does_not_overwrite_an_instance_that_was_purged_and_began_anew() -> None:
+    journal = InMemoryJournal()
+    first = PersistentRepr("saga::order::a", 1, b"\xff", epoch=1)
+    await journal.write_messages([first])
+    old = await stored(journal, "order", "a")
+    new = await ended(journal, old)
+    await journal.write_messages([msgspec.structs.replace(first, sequence_nr=2, deleted=True, epoch=0)])
+    await journal.purge([("saga::order::a", 2)])
+    await journal.write_messages([msgspec.structs.replace(first, payload=b"anew", epoch=2)])
+    with pytest.raises(ConflictError):
+        await replace(journal, old, new)
+    latest = await journal.latest_message("saga::order::a")
+    assert latest is not None
+    assert latest.payload == b"anew"
+
+
+def test_a_repair_that_comes_too_late_keeps_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    write("odd", b"\xff")
+
+    async def moved(*_: Any, **__: Any) -> int:
+        raise ConflictError("saga::order::odd", 1)
+
+    monkeypatch.setattr("sagalog.cli.edit_record.replace", moved)
+    done = run("drop", "odd", "--yes")
+    assert (done.exit_code, list(Path().glob("*.record"))) == (1, [])
+    assert "has moved on since version" in done.stderr
