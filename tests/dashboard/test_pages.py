@@ -332,3 +332,13 @@ async def test_every_page_has_what_a_screen_reader_needs(operator: httpx.AsyncCl
         assert names.count("table") == names.count("caption")
         ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
         assert len(ids) == len(set(ids)), address
+
+
+@pytest.mark.parametrize("saga", ["a::b", "a:", "::", ""])
+async def test_a_saga_name_that_is_none_never_shows_another_instance(saga: str) -> None:
+    journal = InMemoryJournal()
+    record = encode_record(SagaRecord(FORMAT, Status.RUNNING, msgspec.Raw(b'{"mine":1}'), NOW, NOW))
+    await journal.write_messages([PersistentRepr(f"saga::a::{name}", 1, record) for name in ("b::c", ":c", "c")])
+    async with browsing(board_of(journal)) as browser:
+        await read(browser, "/instance", 404, saga=saga, id="c")
+        assert '"mine": 1' in (await read(browser, "/instance", saga="a", id="c")).text
