@@ -124,3 +124,11 @@ def test_a_step_behind_one_that_cannot_be_read_is_compared_with_the_one_before()
     assert "unreadable" in told()[1]
     assert told()[2] == "recorded what was accepted"
     assert [one["compared_with"] for one in as_json()] == [None, 1, 1]
+
+
+def test_the_undo_of_what_was_refused_is_not_told_as_accepted() -> None:
+    write(
+        record(1, status=Status.COMPENSATING, outbox=(RESERVE, RELEASE)),
+        record(2, status=Status.COMPENSATED, handled=(Handled(f"{OWN}/1/0/refused", "Reserve"),)),
+    )
+    assert as_json()[1]["accepted"] == []

@@ -19,7 +19,7 @@ from sagalog import (
     Status,
     open_journal,
 )
-from sagalog.decision.record import Held, SagaRecord, decode_record, encode_record
+from sagalog.decision.record import Held, SagaRecord, Timer, Undo, decode_record, encode_record
 from sagalog.decision.repair import Repair, cancel, drop, skip
 from sagalog.definition.codec import Typed
 from sagalog.operating.apply import Applied, apply
@@ -291,3 +291,35 @@ async def test_an_operator_with_a_connection_of_his_own_passes_a_command_that_ha
         await world.until(world.accepted, "Note" if made.action == "drop" else "Release")
         await world.until(world.cut, "Reserve")
         assert world.accepted == (["Note"] if made.action == "drop" else ["Release"])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"inbox": ("m0",)},
+        {"recent": ("m0",)},
+        {"started_by": "Placed"},
+        {"undo": (Undo("1/0", Typed("Release", msgspec.Raw(b"{}"), 1)),)},
+        {"timers": {"t": Timer("1/1", datetime.now(UTC), Typed("Overdue", msgspec.Raw(b"{}"), 1))}},
+        {"status": Status.COMPENSATING},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+async def test_skipping_an_event_of_an_instance_that_has_begun_does_not_end_it(more: dict[str, Any]) -> None:
+    """Also of one that older code has written, which did not note what began it."""
+    now = datetime.now(UTC)
+    held = Held("m1", Typed("Noted", msgspec.Raw(b'{"order_id":"a"}'), 1))
+    record = SagaRecord(
+        format=1,
+        status=more.pop("status", Status.RUNNING),
+        state=msgspec.Raw(b"{}"),
+        started_at=now,
+        updated_at=now,
+        parked="handling Noted failed",
+        held=(held,),
+        **more,
+    )
+    status = record.status
+    journal = InMemoryJournal()
+    await journal.write_messages([PersistentRepr("saga::order::a", 1, encode_record(record))])
+    assert (await repair(journal, skip())).after.status is status

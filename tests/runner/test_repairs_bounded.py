@@ -12,7 +12,7 @@ import pytest
 
 from sagalog import ConflictError, InMemoryJournal, OutcomeUnknownError, PersistentRepr, SagaRecord, Status
 from sagalog.decision.record import decode_record, encode_record
-from sagalog.decision.repair import cancel
+from sagalog.decision.repair import Repair, cancel, edit
 from sagalog.operating.apply import WAITING, apply
 from sagalog.waiting import Waiting
 
@@ -84,7 +84,10 @@ def test_without_being_told_a_repair_takes_half_a_minute_at_most() -> None:
     assert WAITING.seconds <= 30
 
 
-async def test_a_repair_does_not_overwrite_an_instance_that_was_purged_and_began_anew_meanwhile() -> None:
+@pytest.mark.parametrize(
+    "made", [REPAIR, edit(b'{"total":2}', state_version=1)], ids=["which ends it", "which does not"]
+)
+async def test_a_repair_does_not_overwrite_an_instance_that_was_purged_and_began_anew_meanwhile(made: Repair) -> None:
     class Purged(InMemoryJournal):
         again = True
 
@@ -99,7 +102,7 @@ async def test_a_repair_does_not_overwrite_an_instance_that_was_purged_and_began
     journal = Purged()
     await running(journal, epoch=1)
     with pytest.raises(ConflictError):
-        await apply(journal, "order", "a", REPAIR, expected_version=1)
+        await apply(journal, "order", "a", made, expected_version=1)
     latest = await journal.latest_message("saga::order::a")
     assert latest is not None
     assert (latest.sequence_nr, latest.deleted, latest.epoch) == (1, False, 2)

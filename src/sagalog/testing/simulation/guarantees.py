@@ -50,8 +50,9 @@ def _check_same_life(here: str, a: SagaRecord, b: SagaRecord) -> None:
 
 def _check_next_life(here: str, a: SagaRecord, b: SagaRecord, number: int) -> None:
     assert b.incarnation > a.incarnation, f"{here} is of an earlier incarnation than the one before"
-    # By another message, by the acceptance of its last undo command, or by an operator who drops what could not be undone.
-    repaired = a.status is Status.COMPENSATION_FAILED and b.audit != a.audit
+    # By another message, by the acceptance of its last undo command, or by an operator who drops what could not be undone,
+    # or the event that was to start it.
+    repaired = b.audit != a.audit and (a.status is Status.COMPENSATION_FAILED or not a.started_by)
     ended_in_this_step = len(b.handled) + len(b.held) >= 2 or a.status is Status.COMPENSATING or repaired
     assert a.status in FINAL or ended_in_this_step, f"{here} begins anew, and the life before had not ended"
     assert set(a.inbox) <= {*b.inherited, *b.inbox}, f"{here} begins anew, and forgets what was consumed"
