@@ -368,13 +368,12 @@ class Draft:
         return _HANDLED
 
     def _apply(self, record: SagaRecord, plan: list[tuple[Action, Any, Typed | None]]) -> None:
-        number, life, trace = self.sequence_nr, record.incarnation, self.trace
+        life, trace = record.incarnation, self.trace
         sent: list[Command] = []
         undo_stack: list[Undo] = []
         for action, packed, undo in plan:
             if isinstance(action, Send):
-                entry = entry_id(number, self._index)
-                self._index += 1
+                entry = self.next_id()
                 sent.append(Command(entry, packed, False, "", trace, life))
                 if undo is not None:
                     undo_stack.append(Undo(entry, undo, life))
