@@ -21,7 +21,7 @@ from sagalog.operating.inspect import view_of
 from sagalog.operating.outbox import oldest_pending, pending
 
 NOW = datetime.now(UTC)
-SENT, LATER = NOW - timedelta(hours=2), NOW - timedelta(minutes=3)
+SENT, LATER = NOW - timedelta(days=40), NOW - timedelta(days=30)
 
 
 def typed(name: str) -> Typed:
@@ -83,17 +83,17 @@ async def test_a_command_waits_since_its_own_step_and_at_least_since_the_last_on
 def test_list_show_stats_and_doctor_name_it_with_its_age() -> None:
     listed = run("list").stdout
     assert "running" in listed
-    assert "Reserve (1/0) has not been accepted for 2h" in listed
+    assert "Reserve (1/0) has not been accepted for 40d" in listed
     told = json.loads(run("list", "--json").stdout)
     assert (told["waits_for"], told["waits_since"]) == ("1/0", SENT.isoformat().replace("+00:00", "Z"))
     shown = run("show", "a").stdout
-    assert re.search(r"outbox  1/0 Reserve: not accepted yet, 2h( \d+[ms])? old, a worker holds it until", shown)
-    assert "outbox  2/0 Note: not accepted yet, 3m" in shown
+    assert re.search(r"outbox  1/0 Reserve: not accepted yet, 40d( \d+[hms])? old, a worker holds it until", shown)
+    assert "outbox  2/0 Note: not accepted yet, 30d" in shown
     assert [one["id"] for one in json.loads(run("show", "a", "--json").stdout)["pending"]] == ["1/0", "2/0"]
-    assert "oldest command: 2h" in run("stats").stdout
+    assert "oldest command: 40d" in run("stats").stdout
     assert "old, Reserve (1/0) of a" in run("stats").stdout
     examined = CliRunner().invoke(command, ["doctor", "sqlite:///orders.db"])
-    assert "warn  outbox         Reserve (1/0) of order a has not been accepted for 2h" in examined.stdout
+    assert "warn  outbox         Reserve (1/0) of order a has not been accepted for 40d" in examined.stdout
 
 
 @pytest.mark.usefixtures("hanging")
