@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..decision.record import Command, SagaRecord
 from ..errors import NoInstanceError
@@ -63,6 +63,15 @@ class Ready:
         instance.ready = False
         instance.under_way = True
         return instance
+
+
+class Unanswered(NamedTuple):
+    """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends."""
+
+    version: int
+    payload: bytes
+    fresh: frozenset[str]
+    lease_end: datetime | None
 
 
 class Instance:
@@ -131,10 +140,8 @@ class Instance:
         self.written = 0  # the newest version that this worker wrote
         self.epoch = 0  # of its numbers: they begin anew after a purge
         self.size = 0  # of the cached record, in bytes as it is stored
-        self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a write without an answer: read back first
-        self.in_transaction: tuple[
-            tuple[int, bytes, frozenset[str]], ...
-        ] = ()  # saved in transactions of callers, still open
+        self.unknown: Unanswered | None = None  # a write without an answer: read back first
+        self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
         # belong until then to the worker that saved them.
         self.owned: frozenset[str] = NONE
