@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from sagalog import ConflictError, InMemoryJournal, PersistentRepr, SagaRecord, SagaRunner, SqliteJournal
 from sagalog.cli.group import sagalog as command
+from sagalog.cli.keeping import keep
 from sagalog.decision.record import decode_record, encode_record
 from sagalog.operating.mend import ended, replace, stored
 
@@ -362,3 +363,10 @@ def test_a_repair_that_comes_too_late_keeps_no_file(monkeypatch: pytest.MonkeyPa
     done = run("drop", "odd", "--yes")
     assert (done.exit_code, list(Path().glob("*.record"))) == (1, [])
     assert "has moved on since version" in done.stderr
+
+
+@pytest.mark.parametrize("saga", ["../../up", "/etc/x", "a\x00b", "\x1b[2J", "n" * 500])
+def test_the_file_that_keeps_a_record_stays_in_this_folder_whatever_the_saga_is_called(saga: str) -> None:
+    kept = Path(keep(b"payload", saga, 7))
+    assert (kept.parent.resolve(), kept.read_bytes()) == (Path.cwd(), b"payload")
+    assert kept.name.isprintable()

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 
 import click
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
+_MOST = 60  # characters
 
 
 def keep(payload: bytes, saga: str, version: int) -> str:
@@ -12,9 +16,10 @@ def keep(payload: bytes, saga: str, version: int) -> str:
 
     Raises ClickException where that cannot be done: then nothing may be replaced.
     """
+    name = _UNSAFE.sub("_", saga)[:_MOST]  # a journal may hold any
     try:
         with tempfile.NamedTemporaryFile(
-            "wb", prefix=f"sagalog-{saga}-{version}-", suffix=".record", dir=".", delete=False
+            "wb", prefix=f"sagalog-{name}-{version}-", suffix=".record", dir=".", delete=False
         ) as file:
             file.write(payload)
             return file.name
