@@ -24,6 +24,8 @@ class Acceptances:
 
     def record_later(self, instance: Instance) -> None:
         """Record acceptances with the next step, or lazily; at once where the end of the saga depends on it."""
+        if instance.quieted is not None:
+            self._engine.loop.call_soon(instance.tell_quiet)  # what calls this has not ended yet
         if not instance.accepted or instance.record is None:
             return
         if instance.undelivered() is None and (

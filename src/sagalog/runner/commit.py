@@ -71,7 +71,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         draft.changed = draft.changed or turn.to_record
         owes = bool(record.outbox) and not record.stuck
         renew = owes and Upkeep.RENEW in turn.upkeep
-        claim = owes and Upkeep.CLAIM in turn.upkeep
+        claim = owes and (Upkeep.CLAIM in turn.upkeep or Upkeep.TAKE_OVER in turn.upkeep)
         claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
     if not (draft.changed or claim or renew):
         return None

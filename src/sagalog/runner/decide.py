@@ -37,6 +37,7 @@ from .telling import Watch
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
+_PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED})
 _MOST_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
 _TIMER_SECONDS = 0.005  # in one go
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
@@ -140,6 +141,8 @@ def begin(instance: Instance, now: datetime) -> Turn:
     if instance.fresh and instance.waiting and instance.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
         batch[:0] = instance.wait_no_longer()
+    if engine.event_time and instance.record is not None:
+        now = instance.record.updated_at  # no time passes for it but that of its own events and timers
     draft = Draft(
         hosted.saga,
         hosted.registry,
@@ -147,7 +150,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
         instance.record,
         instance.version,
         now,
-        engine.settings.retention,
+        engine.retention,
     )
     if instance.accepted:
         draft.accept(instance.accepted)
@@ -263,7 +266,9 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
         if envelope.repair is not None:
             return _repair(turn, envelope)
         envelope.decided = _HANDLED
-        return _fire(turn, turn.draft.now, in_parts=True) if envelope.upkeep is Upkeep.CLAIM else None
+        if envelope.upkeep is not Upkeep.CLAIM:
+            return None
+        return _fire(turn, turn.instance.hosted.engine.now(), in_parts=True)
     if message.at is not None:
         return _step_in_event_time(turn, envelope, message, message.at)
     return _take(turn, envelope, message)
@@ -285,19 +290,54 @@ async def _take_slowly(turn: Turn, envelope: Envelope, outcome: Awaitable[Outcom
 
 
 def _step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: datetime) -> Awaitable[None] | None:
-    firing = None if turn.draft.knows(message.id) else _fire(turn, at, in_parts=False)
+    """Let the timers before it fire first, then handle a message at its own time."""
+    draft, record = turn.draft, turn.draft.record
+    known = draft.knows(message.id, message.kind)
+    if message.answer and record is not None:
+        at = max(at, record.updated_at)
+    elif not known and record is not None and at < record.started_at:
+        # It is older than the life that it meets. Fed again, it would otherwise be handled by a life that came after it.
+        if not turn.fresh:
+            raise _CacheTooOld
+        _no_instance(turn, envelope)
+        return None
+    elif not known and record is not None and at < record.updated_at and draft.has_forgotten():
+        envelope.decided = Outcome.DUPLICATE
+        return None
+    firing = None if known else _fire(turn, at, in_parts=False)
     if firing is not None:
         return _after_firing(turn, envelope, message, at, firing)
+    return _take_at(turn, envelope, message, at)
+
+
+def _take_at(turn: Turn, envelope: Envelope, message: Message, at: datetime) -> Awaitable[None] | None:
     turn.draft.now = at
-    return _take(turn, envelope, message)
+    lives = turn.draft.started
+    more = _take(turn, envelope, message)
+    if more is not None:
+        return _taken_later(turn, more, lives, at)
+    _know_of_before(turn, lives, at)
+    return None
+
+
+async def _taken_later(turn: Turn, more: Awaitable[None], lives: int, at: datetime) -> None:
+    await more
+    _know_of_before(turn, lives, at)
+
+
+def _know_of_before(turn: Turn, lives: int, at: datetime) -> None:
+    """Let a new life know what came at the moment of its start, before it, and found nothing."""
+    draft, instance = turn.draft, turn.instance
+    if draft.started > lives and draft.record is not None:
+        for message_id in instance.hosted.passed_over.of(instance.correlation_id, at):
+            draft.remember(draft.record, message_id)
 
 
 async def _after_firing(
     turn: Turn, envelope: Envelope, message: Message, at: datetime, firing: Awaitable[None]
 ) -> None:
     await firing
-    turn.draft.now = at
-    more = _take(turn, envelope, message)
+    more = _take_at(turn, envelope, message, at)
     if more is not None:
         await more
 
@@ -356,6 +396,20 @@ def _decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
         _no_instance(turn, envelope)
     else:
         raise _CacheTooOld
+    if outcome in _PASSED_OVER:
+        _remember(turn, envelope)
+
+
+def _remember(turn: Turn, envelope: Envelope) -> None:
+    """In event time, let an instance know what it passed over: fed again, the log is to change nothing."""
+    message, record = envelope.message, turn.draft.record
+    if message is None or message.at is None or message.kind != "event" or message.answer or message.own:
+        return
+    if record is None:
+        turn.instance.hosted.passed_over.add(turn.instance.correlation_id, message.at, message.id)
+    else:
+        turn.draft.remember(record, message.id)
+        turn.draft.touch()
 
 
 def _advance(turn: Turn, message: Message) -> Outcome | Awaitable[Outcome]:

@@ -19,7 +19,8 @@ class Upkeep(Enum):
 
     RECORD = "record"  # write down which commands were accepted, or just read back
     RENEW = "renew"  # save for the sake of a later `due_at`: the delivery takes longer than the lease
-    CLAIM = "claim"  # fire the timers that are due, take over commands whose lease has ended
+    TAKE_OVER = "take over"  # commands whose lease has ended
+    CLAIM = "claim"  # that, and fire the timers that are due
 
 
 class Envelope(msgspec.Struct, eq=False):

@@ -10,7 +10,6 @@ the instance meanwhile, or a timer is due before the lease ends, the lease goes 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 from ..decision.record import Command
 from ..errors import SagalogError
@@ -128,6 +127,9 @@ class Leases:
         for its next attempt, is alive.
         """
         engine = self._engine
+        if engine.event_time:  # there is one worker: it is of an earlier run
+            instance.poke(Envelope(upkeep=Upkeep.TAKE_OVER))
+            return
         now, lease = engine.loop.time(), engine.settings.lease_seconds
         if instance.foreign is None or instance.foreign[0] != entry.id:
             instance.foreign = (entry.id, now + lease)
@@ -144,7 +146,7 @@ class Leases:
             if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
                 if instance.hosted.journal is None or instance.version == instance.written:
                     instance.read_again()  # the lease may be in the record by now: what is stored decides
-                    instance.poke(Envelope(upkeep=Upkeep.CLAIM))
+                    instance.poke(Envelope(upkeep=Upkeep.TAKE_OVER))
                 else:
                     engine.spawn(self._claim_if_due(instance, instance.hosted.journal))
             else:
@@ -158,14 +160,13 @@ class Leases:
     async def _claim_if_due(self, instance: Instance, journal: Journal) -> None:
         """Claim an entry whose lease must have ended, unless its worker has moved the lease: then it is alive."""
         engine = self._engine
-        before = engine.now() + (engine.lease if engine.event_time else timedelta(0))
         try:
-            due = await journal.due_ids(instance.persistence_id, before, limit=_ALIKE)
+            due = await journal.due_ids(instance.persistence_id, engine.now(), limit=_ALIKE)
         except SagalogError:
             due = []  # looked at again
         instance.read_again()
         if any(persistence_id == instance.persistence_id for persistence_id, _ in due):
-            instance.poke(Envelope(upkeep=Upkeep.CLAIM))
+            instance.poke(Envelope(upkeep=Upkeep.TAKE_OVER))
             return
         if instance.foreign is not None:
             instance.foreign = (instance.foreign[0], engine.loop.time() + engine.settings.lease_seconds / 2)

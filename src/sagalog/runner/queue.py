@@ -82,6 +82,7 @@ class Instance:
         "attempt",
         "attempts",
         "awaits",
+        "caught_up",
         "contested",
         "correlation_id",
         "cursor",
@@ -103,11 +104,13 @@ class Instance:
         "owned",
         "persistence_id",
         "queue",
+        "quieted",
         "ready",
         "record",
         "retry",
         "size",
         "to_deliver",
+        "turnstile",
         "under_way",
         "unknown",
         "version",
@@ -158,6 +161,42 @@ class Instance:
         self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
+        # In event time the events of a log come one after the other, each after what the one before it has led to.
+        self.caught_up = False
+        self.turnstile: asyncio.Lock | None = None
+        self.quieted: asyncio.Future[None] | None = None  # for whom waits until nothing is left to deliver
+
+    def in_turn(self) -> asyncio.Lock:
+        """Return what lets through one after the other, in the order they come."""
+        if self.turnstile is None:
+            self.turnstile = asyncio.Lock()
+        return self.turnstile
+
+    async def quiet(self) -> None:
+        """Return when nothing of it is under way, and no command of ours is left to deliver here."""
+        while not self._is_quiet() and not self.hosted.engine.stopping.is_set():
+            if self.quieted is None:
+                self.quieted = self.hosted.engine.loop.create_future()
+            await asyncio.shield(self.quieted)
+
+    def _is_quiet(self) -> bool:
+        if self.under_way or self.ready or self.mailbox or self.to_deliver or self.delivering:
+            return False
+        entry = self.undelivered()
+        return entry is None or entry == self.left
+
+    async def catch_up(self) -> None:
+        """In event time: deliver what an earlier run has left, before the first event of this run."""
+        if not self.caught_up:
+            await self.submit(Envelope(upkeep=Upkeep.RECORD))
+            await self.quiet()
+            self.caught_up = True
+
+    def tell_quiet(self) -> None:
+        """Something has ended: whoever waits for `quiet` looks again."""
+        if self.quieted is not None and (self._is_quiet() or self.hosted.engine.stopping.is_set()):
+            self.quieted.set_result(None)
+            self.quieted = None
 
     @property
     def idle(self) -> bool:
@@ -175,6 +214,7 @@ class Instance:
             or self.delivering
             or self.accepted
             or self.in_transaction
+            or (self.turnstile is not None and self.turnstile.locked())
             or self.unknown is not None
         )
 
@@ -318,6 +358,8 @@ class Queue:
     def done(self, instance: Instance) -> None:
         """An instance has left its round: it may be in the next one, and is forgotten if nothing is to be remembered."""
         instance.under_way = instance.fresh = False
+        if instance.quieted is not None:
+            instance.tell_quiet()
         if instance.unknown is not None and not instance.mailbox:
             instance.mailbox.append(Envelope(upkeep=Upkeep.RECORD))
         if instance.waiting:
