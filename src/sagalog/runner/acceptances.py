@@ -10,7 +10,7 @@ from collections import deque
 
 from ..decision.record import FINAL, Status
 from .engine import Engine
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .queue import Instance
 
 
@@ -31,7 +31,7 @@ class Acceptances:
         if instance.undelivered() is None and (
             instance.record.status in FINAL or instance.record.status is Status.COMPENSATING
         ):
-            instance.poke(Envelope(upkeep=Upkeep.RECORD))
+            instance.poke(Envelope(maintenance=Maintenance.RECORD))
             return
         self._to_record.append((self._engine.loop.time() + self._engine.settings.ack_seconds, instance))
         if self._tick is None:
@@ -43,7 +43,7 @@ class Acceptances:
         while self._to_record and self._to_record[0][0] <= now:
             _, instance = self._to_record.popleft()
             if instance.accepted:
-                instance.poke(Envelope(upkeep=Upkeep.RECORD))
+                instance.poke(Envelope(maintenance=Maintenance.RECORD))
         if self._to_record:
             self._tick = self._engine.loop.call_later(max(0.0, self._to_record[0][0] - now), self._record_due)
 

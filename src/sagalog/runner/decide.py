@@ -26,7 +26,7 @@ from ..decision.timers import due_timer
 from ..definition.actions import Refused
 from ..errors import CodecError, DefinitionError, NoInstanceError, RepairError, RunnerStoppedError
 from .context import EventHandler
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .failures import cancellations, ends_program, passes_through
 from .load import unreadable
 from .queue import Instance
@@ -58,7 +58,7 @@ class _CacheTooOld(Exception):  # noqa: N818
 class Turn:
     """What one instance does in a round. `batch[:at]` was decided on `draft`.
 
-    `unseen`: on the guess that nothing is stored; `fresh`: on a record that was read for it. `upkeep`: what was asked
+    `unseen`: on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`: what was asked
     for among these. `to_record`: commands were accepted that the record still holds.
     """
 
@@ -69,11 +69,11 @@ class Turn:
         "failure",
         "fresh",
         "instance",
+        "maintenance",
         "replayed",
         "stale",
         "to_record",
         "unseen",
-        "upkeep",
         "watch",
     )
 
@@ -85,7 +85,7 @@ class Turn:
         self.unseen = unseen
         self.fresh = instance.fresh
         self.at = 0
-        self.upkeep: tuple[Upkeep, ...] = ()
+        self.maintenance: tuple[Maintenance, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
         self.stale = False
@@ -239,8 +239,8 @@ def _run(turn: Turn) -> Awaitable[None] | None:
 
 def _passed(turn: Turn, envelope: Envelope) -> None:
     turn.at += 1
-    if envelope.upkeep is not None:
-        turn.upkeep = (*turn.upkeep, envelope.upkeep)
+    if envelope.maintenance is not None:
+        turn.maintenance = (*turn.maintenance, envelope.maintenance)
     if turn.instance.waiting and _live(turn.draft.record):
         # They came before whatever is behind.
         turn.batch[turn.at : turn.at] = turn.instance.wait_no_longer()
@@ -266,7 +266,7 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
         if envelope.repair is not None:
             return _repair(turn, envelope)
         envelope.decided = _HANDLED
-        if envelope.upkeep is not Upkeep.CLAIM:
+        if envelope.maintenance is not Maintenance.CLAIM:
             return None
         return _fire(turn, turn.instance.hosted.engine.now(), in_parts=True)
     if message.at is not None:
@@ -472,7 +472,7 @@ def _firing(turn: Turn, until: datetime, *, in_parts: bool) -> Iterator[Awaitabl
         at_once += 1
         late = time() > give_way_at
         if at_once > _MOST_TIMERS or (late and in_parts):
-            instance.mailbox.append(Envelope(upkeep=Upkeep.CLAIM))
+            instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM))
             break
         if late:
             yield asyncio.sleep(0)

@@ -18,7 +18,7 @@ from ..errors import CodecError, JournalError, RunnerStoppedError, SagalogError,
 from ..logs import about, log
 from .clock import ServerClock
 from .engine import Engine
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .failures import described
 from .hosted import Hosted
 from .queue import Instance, Queue
@@ -127,7 +127,7 @@ class DueLoop:
             if room <= 0:
                 self._full = True
                 return None  # what ends wakes the loop up
-            left = hosted.left.ids(now)
+            left = hosted.declined.ids(now)
             # Those at work are ours still. One that is to be left to a worker with newer code is stored as due, and a
             # claim that comes just then would keep it from that worker for a lease.
             ours = left | at_work if len(at_work) <= _FEW else left
@@ -168,7 +168,7 @@ class DueLoop:
             return None
         following = await hosted.due.due(upcoming, limit=1 + len(left))
         first = next((at for key, at in following if key not in left), None)
-        again = hosted.left.first_until
+        again = hosted.declined.first_until
         return first if again is None else again if first is None else min(first, again)
 
     def _hand_out(self, queue: Queue, correlation_id: str) -> None:
@@ -176,7 +176,7 @@ class DueLoop:
         instance = queue.instance(correlation_id)
         if not instance.delivering:
             instance.read_again()  # another worker may have dealt with it
-        claim = Envelope(upkeep=Upkeep.CLAIM, future=self._engine.loop.create_future())
+        claim = Envelope(maintenance=Maintenance.CLAIM, future=self._engine.loop.create_future())
         assert claim.future is not None
         claim.future.add_done_callback(lambda _: self._claimed(queue, instance, claim))
         instance.poke(claim)
@@ -194,7 +194,7 @@ class DueLoop:
                     self._sweeping = True
                     self._engine.spawn(self._sweep())
         elif isinstance(error, SagaParkedError):  # said already; another worker's code may be able to read it
-            hosted.left.add(correlation_id, self._engine.now())
+            hosted.declined.add(correlation_id, self._engine.now())
         elif not isinstance(error, RunnerStoppedError):
             told = str(error) if isinstance(error, SagalogError) else described(error)
             log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, told, extra=instance.about())

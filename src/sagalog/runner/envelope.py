@@ -14,7 +14,7 @@ from ..decision.message import Message, Outcome
 from .telling import Watch
 
 
-class Upkeep(Enum):
+class Maintenance(Enum):
     """Why an envelope without a message is in a mailbox."""
 
     RECORD = "record"  # write down which commands were accepted, or just read back
@@ -24,14 +24,14 @@ class Upkeep(Enum):
 
 
 class Envelope(msgspec.Struct, eq=False):
-    """What waits in a mailbox: a message, a repair, or upkeep.
+    """What waits in a mailbox: a message, a repair, or maintenance.
 
     The garbage collector has to see it: an error that it holds leads back to it by its traceback, and so does a future by
     the task that waits.
     """
 
     message: Message | None = None
-    upkeep: Upkeep | None = None
+    maintenance: Maintenance | None = None
     repair: Callable[[Draft, Watch], Awaitable[Any]] | None = None
     future: asyncio.Future[None] | None = None
     decided: Outcome | BaseException | None = None  # in this turn; holds only once the turn is saved

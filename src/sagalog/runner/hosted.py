@@ -16,8 +16,8 @@ from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import LAST_MOMENT
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
+from .declined import Declined
 from .engine import Engine
-from .left import Left
 from .scanned import ScannedStore
 
 _MAX_PASSED_OVER = 100_000  # ids of instances
@@ -68,7 +68,7 @@ class Hosted:
         # Instances whose record this code cannot read, and why. They stay as they are in the store.
         self.unreadable: dict[str, str] = {}
         self.passed_over = PassedOver()
-        self.left = Left(engine.settings.lease_seconds)
+        self.declined = Declined(engine.settings.lease_seconds)
 
     @property
     def starts_unseen(self) -> bool:

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from ..decision.record import Command, SagaRecord
 from ..errors import NoInstanceError
 from ..logs import about
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .hosted import Hosted
 
 NONE: frozenset[str] = frozenset()
@@ -86,6 +86,7 @@ class Instance:
         "contested",
         "correlation_id",
         "cursor",
+        "declined",
         "delivering",
         "epoch",
         "foreign",
@@ -94,7 +95,6 @@ class Instance:
         "in_transaction",
         "lease_end",
         "lease_seconds",
-        "left",
         "loaded",
         "look_first",
         "lost",
@@ -156,7 +156,7 @@ class Instance:
         self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
         self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
         self.contested = False  # another worker has changed it during a lease of ours: the next ones are written
-        self.left: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
+        self.declined: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
         self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
@@ -183,12 +183,12 @@ class Instance:
         if self.under_way or self.ready or self.mailbox or self.to_deliver or self.delivering:
             return False
         entry = self.undelivered()
-        return entry is None or entry == self.left
+        return entry is None or entry == self.declined
 
     async def catch_up(self) -> None:
         """In event time: deliver what an earlier run has left, before the first event of this run."""
         if not self.caught_up:
-            await self.submit(Envelope(upkeep=Upkeep.RECORD))
+            await self.submit(Envelope(maintenance=Maintenance.RECORD))
             await self.quiet()
             self.caught_up = True
 
@@ -322,7 +322,7 @@ class Instance:
             self.wake_later()
             if not self.under_way:
                 self.loaded = False
-                self.poke(Envelope(upkeep=Upkeep.RECORD))
+                self.poke(Envelope(maintenance=Maintenance.RECORD))
         elif self.idle and not self.loaded and self.retry is None:
             self.queue.drop(self)
 
@@ -361,7 +361,7 @@ class Queue:
         if instance.quieted is not None:
             instance.tell_quiet()
         if instance.unknown is not None and not instance.mailbox:
-            instance.mailbox.append(Envelope(upkeep=Upkeep.RECORD))
+            instance.mailbox.append(Envelope(maintenance=Maintenance.RECORD))
         if instance.waiting:
             instance.wake_later()
         if instance.mailbox:

@@ -29,7 +29,7 @@ from .counters import Counters
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .gauges import Gauges, gauges_of
 from .health import NOT_STARTED, Health, examine
 from .hooks import Hook, checked_hooks
@@ -282,7 +282,7 @@ class SagaRunner:
             for instance in list(queue.instances.values()):
                 instance.forget()
                 if instance.accepted:
-                    instance.poke(Envelope(upkeep=Upkeep.RECORD))
+                    instance.poke(Envelope(maintenance=Maintenance.RECORD))
         await engine.wait_for_tasks(max(self.settings.stop_seconds, self.settings.lease_seconds))
         if engine.busy:
             log.warning("stopping: the journal does not answer; what was accepted is not recorded", extra=about())
@@ -453,7 +453,7 @@ class SagaRunner:
                 for instance in queue.active():
                     busy = busy or not instance.settled
                     if instance.accepted:
-                        instance.poke(Envelope(upkeep=Upkeep.RECORD))
+                        instance.poke(Envelope(maintenance=Maintenance.RECORD))
             if not busy:
                 return
             await asyncio.sleep(0)
