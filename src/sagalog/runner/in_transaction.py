@@ -19,7 +19,7 @@ from ..errors import ConflictError, PayloadTooLargeError
 from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
 from .decide import Turn, begin, decide, decide_slowly
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .load import take
 from .queue import Instance, Unanswered
@@ -133,7 +133,7 @@ async def _look_when_ended(instance: Instance, connection: Any, entry: Unanswere
         pause = min(pause * 1.5, 0.05)
     try:
         instance.read_again()
-        await instance.submit(Envelope(upkeep=Upkeep.RECORD))
+        await instance.submit(Envelope(maintenance=Maintenance.RECORD))
     finally:
         instance.in_transaction = tuple(other for other in instance.in_transaction if other is not entry)
 

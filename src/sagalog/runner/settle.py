@@ -269,7 +269,7 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
             envelope.fail(error)
     if not told and not expected and not isinstance(error, (SagaParkedError, RunnerStoppedError)):
         log.error(
-            "saga %s, id %s: upkeep failed: %s",
+            "saga %s, id %s: maintenance failed: %s",
             instance.hosted.name,
             instance.correlation_id,
             type(error).__name__,
