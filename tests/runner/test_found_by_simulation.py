@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from sagalog import (
     CommandRefused,
     JournalSagaStateStore,
     ManualClock,
+    OutcomeUnknownError,
     Receipt,
     RetryPolicy,
     RunnerSettings,
@@ -25,7 +27,7 @@ from sagalog.decision.record import SagaRecord, decode_record
 from sagalog.journal.memory import InMemoryJournal
 
 from ..orders import Cancelled, Charge, Closed, Failing, Noted, OrderSaga, OrderState, Paid, Placed, Release, Ship
-from .conftest import Gate
+from .conftest import Bench, Gate
 
 ONCE = RetryPolicy(attempts=1)
 
@@ -318,3 +320,42 @@ async def test_stopping_waits_for_a_repair_that_is_under_way() -> None:
     assert repairing.done()
     assert (await repairing).parked == ""
     assert (await newest(journal, "a")).parked == ""
+
+
+async def test_a_worker_that_is_frozen_while_it_reads_back_delivers_nothing_that_another_has_taken_over(
+    shared: Bench,
+) -> None:
+    class Frozen(Gate):
+        """Its next answer of a load is on its way while the worker is frozen."""
+
+        def __init__(self, inner: JournalSagaStateStore) -> None:
+            super().__init__(inner)
+            self.reached, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def load_with_tombstone(self, correlation_id: str) -> Any:
+            found = await super().load_with_tombstone(correlation_id)
+            if found is not None and not self.go_on.is_set():
+                self.reached.set()
+                await self.go_on.wait()
+            return found
+
+    assert shared.journal is not None
+    store = Frozen(JournalSagaStateStore(shared.journal, "order"))
+    lost = iter([True])
+
+    def lose(key: str, payload: bytes) -> None:
+        if next(lost, False):
+            raise OutcomeUnknownError("the connection broke")
+
+    store.after, store.deaf = lose, True
+    async with shared.runner(store) as one:
+        placing = asyncio.create_task(one.handle(Placed("a"), message_id="m"))
+        await store.reached.wait()
+        shared.advance(seconds=6)
+        async with shared.runner() as two:
+            await two.settle()
+            assert shared.world.names == ["Reserve"]
+        store.go_on.set()
+        await placing
+        await one.settle()
+    assert shared.world.names == ["Reserve"]

@@ -133,9 +133,9 @@ async def test_each_part_of_a_step_is_told_once_and_in_order(bench: Bench) -> No
     (delivery,) = ear.of("delivered")
     assert (delivery.command, delivery.command_id, delivery.attempt) == ("Reserve", "saga::order::a/1/0", 1)
     assert delivery.outcome == "accepted"
-    step, upkeep = ear.of("saved")
+    step, maintenance = ear.of("saved")
     assert (step.sequence_nr, step.outcome, step.messages, step.oldest) == (1, "saved", 1, "1/0")
-    assert (upkeep.sequence_nr, upkeep.messages, upkeep.oldest) == (2, 0, "")
+    assert (maintenance.sequence_nr, maintenance.messages, maintenance.oldest) == (2, 0, "")
     assert ear.of("answered") == [("Placed", ""), ("Placed", "")]
     assert ear.of("looked")[0] == Look("order", 0, 0.0)
 

@@ -181,6 +181,10 @@ class Draft:
             self._known = Known()
         return self._known
 
+    def has_forgotten(self) -> bool:
+        """Say whether so many messages were consumed that the oldest may be forgotten."""
+        return self.record is not None and 8 * len(self.record.inbox) >= 7 * self.saga.remembered_messages
+
     def remember(self, record: SagaRecord, message_id: str, *, own: bool = False) -> None:
         """Note an event as consumed. Timers and refusals need no note: what they come from is in the record, or gone.
 
@@ -200,7 +204,7 @@ class Draft:
         if len(record.inbox) < (most if most < FEW else FEW):
             record.inbox = (*record.inbox, message_id)
         else:
-            remember(record, message_id, self.now, most, self.saga.remembered_for)
+            remember(record, message_id, self.now, most, max(self.saga.remembered_for, self.retention))
         if self._known is not None:
             self._known.inbox.added(record.inbox)
 

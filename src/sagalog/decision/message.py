@@ -36,6 +36,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
     reason: str = ""  # of a refusal
     at: datetime | None = None  # the event's own time, where the clock follows events
     replayed: bool = False  # was held by a parked instance, which already took it out of timers or outbox
+    answer: bool = False  # a command handler gave it, and `at` is the time of the step that sent the command
     own: bool = False  # no sender gave its id, so nobody can bring it again
     trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
     data: bytes = b""  # the JSON of an event from outside

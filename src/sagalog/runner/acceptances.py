@@ -10,7 +10,7 @@ from collections import deque
 
 from ..decision.record import FINAL, Status
 from .engine import Engine
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .queue import Instance
 
 
@@ -24,12 +24,14 @@ class Acceptances:
 
     def record_later(self, instance: Instance) -> None:
         """Record acceptances with the next step, or lazily; at once where the end of the saga depends on it."""
+        if instance.quieted is not None:
+            self._engine.loop.call_soon(instance.tell_quiet)  # what calls this has not ended yet
         if not instance.accepted or instance.record is None:
             return
         if instance.undelivered() is None and (
             instance.record.status in FINAL or instance.record.status is Status.COMPENSATING
         ):
-            instance.poke(Envelope(upkeep=Upkeep.RECORD))
+            instance.poke(Envelope(maintenance=Maintenance.RECORD))
             return
         self._to_record.append((self._engine.loop.time() + self._engine.settings.ack_seconds, instance))
         if self._tick is None:
@@ -41,7 +43,7 @@ class Acceptances:
         while self._to_record and self._to_record[0][0] <= now:
             _, instance = self._to_record.popleft()
             if instance.accepted:
-                instance.poke(Envelope(upkeep=Upkeep.RECORD))
+                instance.poke(Envelope(maintenance=Maintenance.RECORD))
         if self._to_record:
             self._tick = self._engine.loop.call_later(max(0.0, self._to_record[0][0] - now), self._record_due)
 

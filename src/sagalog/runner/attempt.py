@@ -14,7 +14,7 @@ import asyncio
 import inspect
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from ..decision.draft import Draft
@@ -42,7 +42,7 @@ from .lease import Leases
 from .queue import Instance
 from .telling import Watch, WatchedHandler
 
-Reply = Callable[[Any, str, str], Awaitable[Any]]
+Reply = Callable[[Any, str, str, datetime | None], Awaitable[Any]]
 Handler = CommandHandler | WatchedHandler
 
 _REPLIES_AT_ONCE = 256
@@ -152,7 +152,7 @@ class CommandAttempts:
         if error is None:
             try:
                 if answer is not None:
-                    await self._take_answer(entry, command_id, answer)
+                    await self._take_answer(instance, entry, command_id, answer)
             except BaseException as raised:
                 if passes_through(raised):
                     raise
@@ -169,16 +169,17 @@ class CommandAttempts:
                 return True
         return self._failed(instance, entry, error)
 
-    async def _take_answer(self, entry: Command, command_id: str, answer: Any) -> None:
+    async def _take_answer(self, instance: Instance, entry: Command, command_id: str, answer: Any) -> None:
         """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
         trace = self._engine.hooks.trace_of(command_id)
         counts: Counter[str] = Counter()
+        at = self._moment(instance)
 
         async def store(event: Any) -> None:
             name = type(event).__name__
             message_id = reply_id(command_id, name, counts[name])
             counts[name] += 1
-            await self._store_reply(entry, event, message_id, trace)
+            await self._store_reply(entry, event, message_id, trace, at)
 
         if isinstance(answer, AsyncIterable):
             async for event in answer:
@@ -197,11 +198,17 @@ class CommandAttempts:
         for event in answer if inspect.isgenerator(answer) else (answer,):
             await store(event)
 
-    async def _store_reply(self, entry: Command, event: Any, message_id: str, trace: str) -> None:
+    def _moment(self, instance: Instance) -> datetime | None:
+        """In event time, when its handler was called: at the time of the step that sent it."""
+        if not self._engine.event_time or instance.record is None:
+            return None
+        return instance.record.updated_at
+
+    async def _store_reply(self, entry: Command, event: Any, message_id: str, trace: str, at: datetime | None) -> None:
         failures = 0
         while True:
             try:
-                await self._reply(event, message_id, trace)
+                await self._reply(event, message_id, trace, at)
                 return
             except NoInstanceError:
                 # Whoever the answer is for has ended, or never was: asking the receiver again would not change that.
@@ -221,7 +228,9 @@ class CommandAttempts:
         command = instance.hosted.registry.unpack(entry.command)
         trace = self._engine.hooks.trace_of(command_id)
         self._engine.counters.refused += 1
-        envelope = Envelope(refusal(command, command_id, refused.reason, trace))
+        message = refusal(command, command_id, refused.reason, trace)
+        message.at, message.answer = self._moment(instance), True
+        envelope = Envelope(message)
         await instance.submit(envelope)
         record = instance.record
         if (

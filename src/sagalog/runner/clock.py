@@ -104,8 +104,15 @@ class EventClock(ManualClock):
     """Time that follows the events: each `handle(event, at=...)` moves it on.
 
     Before an event is handled, the timers of its instance that fell due before it fire at their own time, so that a
-    log of years runs through in minutes and gives the same result each time. Timers of instances that receive no
-    further event fire in `SagaRunner.settle`.
+    log of years runs through in minutes. Timers of instances that receive no further event fire in
+    `SagaRunner.settle`. The events of one instance come one after the other, each after the commands of the one before
+    it are accepted and what they were answered is handled, at the time of the step that sent them. One runner at a
+    time works on the journal.
+
+    So the same log, in the order of its times, gives the same history, whatever the speed, also where it is fed again,
+    as a whole or in part, or a run was killed. Each event needs a message id of its own, and command handlers that
+    answer the same, for the instance that asked. For that, nothing is forgotten in event time: no retention ends, an
+    event that is passed over is remembered, and one that is older than the life it meets is not for it.
     """
 
     def __init__(self, start: datetime = datetime(1970, 1, 1, tzinfo=UTC)) -> None:

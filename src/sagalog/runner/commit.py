@@ -15,7 +15,7 @@ from ..errors import ConflictError, JournalUnavailableError, OutcomeUnknownError
 from ..journal import Journal
 from ..journal.store import new_epoch
 from .decide import Turn
-from .envelope import Upkeep
+from .envelope import Maintenance
 from .failures import certain
 from .load import ids_of
 from .queue import NONE, Instance
@@ -67,11 +67,11 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     if record is None:
         return None
     claim = renew = False
-    if turn.upkeep:  # that commands were accepted is recorded with a step, or then: not for a mere duplicate
+    if turn.maintenance:  # that commands were accepted is recorded with a step, or then: not for a mere duplicate
         draft.changed = draft.changed or turn.to_record
         owes = bool(record.outbox) and not record.stuck
-        renew = owes and Upkeep.RENEW in turn.upkeep
-        claim = owes and Upkeep.CLAIM in turn.upkeep
+        renew = owes and Maintenance.RENEW in turn.maintenance
+        claim = owes and (Maintenance.CLAIM in turn.maintenance or Maintenance.TAKE_OVER in turn.maintenance)
         claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
     if not (draft.changed or claim or renew):
         return None
@@ -163,7 +163,7 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
     if not record.outbox or record.stuck:
         return None
-    if instance.left is not None and instance.left in record.outbox:
+    if instance.declined is not None and instance.declined in record.outbox:
         return now  # whoever can deliver it may claim it at once
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
     end = start + max(instance.hosted.engine.lease, timedelta(seconds=instance.lease_seconds))

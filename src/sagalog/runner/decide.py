@@ -26,7 +26,7 @@ from ..decision.timers import due_timer
 from ..definition.actions import Refused
 from ..errors import CodecError, DefinitionError, NoInstanceError, RepairError, RunnerStoppedError
 from .context import EventHandler
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .failures import cancellations, ends_program, passes_through
 from .load import unreadable
 from .queue import Instance
@@ -37,6 +37,7 @@ from .telling import Watch
 # Looked up once: Python 3.11 finds a member of an enum by a call.
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
+_PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED})
 _MOST_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
 _TIMER_SECONDS = 0.005  # in one go
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
@@ -57,7 +58,7 @@ class _CacheTooOld(Exception):  # noqa: N818
 class Turn:
     """What one instance does in a round. `batch[:at]` was decided on `draft`.
 
-    `unseen`: on the guess that nothing is stored; `fresh`: on a record that was read for it. `upkeep`: what was asked
+    `unseen`: on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`: what was asked
     for among these. `to_record`: commands were accepted that the record still holds.
     """
 
@@ -68,11 +69,11 @@ class Turn:
         "failure",
         "fresh",
         "instance",
+        "maintenance",
         "replayed",
         "stale",
         "to_record",
         "unseen",
-        "upkeep",
         "watch",
     )
 
@@ -84,7 +85,7 @@ class Turn:
         self.unseen = unseen
         self.fresh = instance.fresh
         self.at = 0
-        self.upkeep: tuple[Upkeep, ...] = ()
+        self.maintenance: tuple[Maintenance, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
         self.stale = False
@@ -140,6 +141,8 @@ def begin(instance: Instance, now: datetime) -> Turn:
     if instance.fresh and instance.waiting and instance.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
         batch[:0] = instance.wait_no_longer()
+    if engine.event_time and instance.record is not None:
+        now = instance.record.updated_at  # no time passes for it but that of its own events and timers
     draft = Draft(
         hosted.saga,
         hosted.registry,
@@ -147,7 +150,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
         instance.record,
         instance.version,
         now,
-        engine.settings.retention,
+        engine.retention,
     )
     if instance.accepted:
         draft.accept(instance.accepted)
@@ -236,8 +239,8 @@ def _run(turn: Turn) -> Awaitable[None] | None:
 
 def _passed(turn: Turn, envelope: Envelope) -> None:
     turn.at += 1
-    if envelope.upkeep is not None:
-        turn.upkeep = (*turn.upkeep, envelope.upkeep)
+    if envelope.maintenance is not None:
+        turn.maintenance = (*turn.maintenance, envelope.maintenance)
     if turn.instance.waiting and _live(turn.draft.record):
         # They came before whatever is behind.
         turn.batch[turn.at : turn.at] = turn.instance.wait_no_longer()
@@ -263,7 +266,9 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
         if envelope.repair is not None:
             return _repair(turn, envelope)
         envelope.decided = _HANDLED
-        return _fire(turn, turn.draft.now, in_parts=True) if envelope.upkeep is Upkeep.CLAIM else None
+        if envelope.maintenance is not Maintenance.CLAIM:
+            return None
+        return _fire(turn, turn.instance.hosted.engine.now(), in_parts=True)
     if message.at is not None:
         return _step_in_event_time(turn, envelope, message, message.at)
     return _take(turn, envelope, message)
@@ -285,19 +290,54 @@ async def _take_slowly(turn: Turn, envelope: Envelope, outcome: Awaitable[Outcom
 
 
 def _step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: datetime) -> Awaitable[None] | None:
-    firing = None if turn.draft.knows(message.id) else _fire(turn, at, in_parts=False)
+    """Let the timers before it fire first, then handle a message at its own time."""
+    draft, record = turn.draft, turn.draft.record
+    known = draft.knows(message.id, message.kind)
+    if message.answer and record is not None:
+        at = max(at, record.updated_at)
+    elif not known and record is not None and at < record.started_at:
+        # It is older than the life that it meets. Fed again, it would otherwise be handled by a life that came after it.
+        if not turn.fresh:
+            raise _CacheTooOld
+        _no_instance(turn, envelope)
+        return None
+    elif not known and record is not None and at < record.updated_at and draft.has_forgotten():
+        envelope.decided = Outcome.DUPLICATE
+        return None
+    firing = None if known else _fire(turn, at, in_parts=False)
     if firing is not None:
         return _after_firing(turn, envelope, message, at, firing)
+    return _take_at(turn, envelope, message, at)
+
+
+def _take_at(turn: Turn, envelope: Envelope, message: Message, at: datetime) -> Awaitable[None] | None:
     turn.draft.now = at
-    return _take(turn, envelope, message)
+    lives = turn.draft.started
+    more = _take(turn, envelope, message)
+    if more is not None:
+        return _taken_later(turn, more, lives, at)
+    _know_of_before(turn, lives, at)
+    return None
+
+
+async def _taken_later(turn: Turn, more: Awaitable[None], lives: int, at: datetime) -> None:
+    await more
+    _know_of_before(turn, lives, at)
+
+
+def _know_of_before(turn: Turn, lives: int, at: datetime) -> None:
+    """Let a new life know what came at the moment of its start, before it, and found nothing."""
+    draft, instance = turn.draft, turn.instance
+    if draft.started > lives and draft.record is not None:
+        for message_id in instance.hosted.passed_over.of(instance.correlation_id, at):
+            draft.remember(draft.record, message_id)
 
 
 async def _after_firing(
     turn: Turn, envelope: Envelope, message: Message, at: datetime, firing: Awaitable[None]
 ) -> None:
     await firing
-    turn.draft.now = at
-    more = _take(turn, envelope, message)
+    more = _take_at(turn, envelope, message, at)
     if more is not None:
         await more
 
@@ -356,6 +396,20 @@ def _decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
         _no_instance(turn, envelope)
     else:
         raise _CacheTooOld
+    if outcome in _PASSED_OVER:
+        _remember(turn, envelope)
+
+
+def _remember(turn: Turn, envelope: Envelope) -> None:
+    """In event time, let an instance know what it passed over: fed again, the log is to change nothing."""
+    message, record = envelope.message, turn.draft.record
+    if message is None or message.at is None or message.kind != "event" or message.answer or message.own:
+        return
+    if record is None:
+        turn.instance.hosted.passed_over.add(turn.instance.correlation_id, message.at, message.id)
+    else:
+        turn.draft.remember(record, message.id)
+        turn.draft.touch()
 
 
 def _advance(turn: Turn, message: Message) -> Outcome | Awaitable[Outcome]:
@@ -418,7 +472,7 @@ def _firing(turn: Turn, until: datetime, *, in_parts: bool) -> Iterator[Awaitabl
         at_once += 1
         late = time() > give_way_at
         if at_once > _MOST_TIMERS or (late and in_parts):
-            instance.mailbox.append(Envelope(upkeep=Upkeep.CLAIM))
+            instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM))
             break
         if late:
             yield asyncio.sleep(0)

@@ -53,7 +53,7 @@ class Dispatcher:
         if instance.delivering or instance.retry is not None or self._engine.stopping.is_set():
             return
         entry = instance.undelivered()
-        if entry is not None and entry == instance.left:
+        if entry is not None and entry == instance.declined:
             return
         if entry is not None and entry.id in instance.owned:
             self._leases.check(instance)
@@ -185,9 +185,9 @@ class Dispatcher:
             self._attempts.handler_of(instance, entry)
         except (CodecError, DefinitionError) as error:
             hosted = instance.hosted
-            instance.left = entry
+            instance.declined = entry
             instance.owned -= {entry.id}
-            hosted.left.add(instance.correlation_id, self._engine.now())
+            hosted.declined.add(instance.correlation_id, self._engine.now())
             self._engine.counters.dispatch_errors += 1
             self._attempts.tell(instance, entry, "failed", error)
             log.warning(
@@ -199,7 +199,7 @@ class Dispatcher:
                 extra=instance.about(command_id=f"{instance.persistence_id}/{entry.id}"),
             )
             return True
-        instance.left = None
+        instance.declined = None
         return False
 
     def cut(self, instance: Instance) -> None:

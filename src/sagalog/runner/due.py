@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from ..decision.record import decode_record
@@ -19,16 +18,14 @@ from ..errors import CodecError, JournalError, RunnerStoppedError, SagalogError,
 from ..logs import about, log
 from .clock import ServerClock
 from .engine import Engine
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .failures import described
 from .hosted import Hosted
-from .queue import Queue
+from .queue import Instance, Queue
 from .scanned import ScannedStore
 
 _PAGE = 500
 _MOST_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
-_AT_ONCE = 256
-_SLOW_SECONDS = 0.25  # then the next one is begun beside it
 _FEW = 16  # at work: it is looked whether anything else is due before it is claimed, at the price of one lookup
 _COMPLAIN_SECONDS = 60.0
 _PURGES = 100  # at once, by themselves: housekeeping holds up no timer
@@ -130,7 +127,7 @@ class DueLoop:
             if room <= 0:
                 self._full = True
                 return None  # what ends wakes the loop up
-            left = hosted.left.ids(now)
+            left = hosted.declined.ids(now)
             # Those at work are ours still. One that is to be left to a worker with newer code is stored as due, and a
             # claim that comes just then would keep it from that worker for a lease.
             ours = left | at_work if len(at_work) <= _FEW else left
@@ -144,12 +141,20 @@ class DueLoop:
             ready = [key for key, _ in claimed if key not in seen and key not in left and key not in at_work]
             seen.update(ready)
             at_work.update(ready)
-            # Nobody waits for them here: one that hangs, or is tried again for long, holds up no other.
-            keys = iter(ready)
-            for _ in ready[:_AT_ONCE]:
-                self._engine.spawn(self._claim_each(queue, keys))
+            if self._engine.event_time and not ready:
+                return None
+            for key in ready:
+                self._hand_out(queue, key)
             await asyncio.sleep(0)
         return None
+
+    async def _due(
+        self, hosted: Hosted, now: datetime, until: datetime, left: frozenset[str], room: int, seen: int
+    ) -> list[tuple[str, datetime]]:
+        """Claim what is due. In event time there is one worker, whose clock stands still: it claims nothing, and looks."""
+        if self._engine.event_time:
+            return await hosted.due.due(now, limit=room + seen)
+        return [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=room)
 
     async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
         """Say whether all that is due is left to other workers, or at work here: a claim would only keep it from them."""
@@ -163,42 +168,36 @@ class DueLoop:
             return None
         following = await hosted.due.due(upcoming, limit=1 + len(left))
         first = next((at for key, at in following if key not in left), None)
-        again = hosted.left.first_until
+        again = hosted.declined.first_until
         return first if again is None else again if first is None else min(first, again)
 
-    async def _claim_each(self, queue: Queue, keys: Iterator[str]) -> None:
-        for key in keys:  # shared with others who do the same
-            if self._engine.stopping.is_set():
-                self._at_work[queue.hosted.name].discard(key)
-                continue
-            # One after the other as long as it goes fast; what takes long gets a task of its own, and the others go on.
-            work = self._engine.spawn(self._claim(queue, key))
-            await asyncio.wait([work], timeout=_SLOW_SECONDS)
-
-    async def _claim(self, queue: Queue, correlation_id: str) -> None:
-        hosted, instance = queue.hosted, queue.instance(correlation_id)
+    def _hand_out(self, queue: Queue, correlation_id: str) -> None:
+        """Let the next round fire and take over what is due. Nobody waits for it here: one that hangs holds up no other."""
+        instance = queue.instance(correlation_id)
         if not instance.delivering:
             instance.read_again()  # another worker may have dealt with it
-        try:
-            await instance.submit(Envelope(upkeep=Upkeep.CLAIM))
-            if not queue.instance(correlation_id).loaded:  # a finished one is not kept in memory
+        claim = Envelope(maintenance=Maintenance.CLAIM, future=self._engine.loop.create_future())
+        assert claim.future is not None
+        claim.future.add_done_callback(lambda _: self._claimed(queue, instance, claim))
+        instance.poke(claim)
+
+    def _claimed(self, queue: Queue, instance: Instance, claim: Envelope) -> None:
+        hosted, correlation_id, error = queue.hosted, instance.correlation_id, claim.error
+        self._at_work[hosted.name].discard(correlation_id)
+        if self._full:
+            self._full = False
+            self._wake.set()
+        if error is None:
+            if not instance.loaded:  # a finished one is not kept in memory
                 self._ended.append((queue, correlation_id))
                 if not self._sweeping:
                     self._sweeping = True
                     self._engine.spawn(self._sweep())
-        except RunnerStoppedError:
-            return
-        except SagaParkedError:  # said already; another worker's code may be able to read it
-            hosted.left.add(correlation_id, self._engine.now())
-        except SagalogError as error:
-            log.warning(
-                "saga %s, id %s: due work waits: %s", hosted.name, correlation_id, error, extra=instance.about()
-            )
-        finally:
-            self._at_work[hosted.name].discard(correlation_id)
-            if self._full:
-                self._full = False
-                self._wake.set()
+        elif isinstance(error, SagaParkedError):  # said already; another worker's code may be able to read it
+            hosted.declined.add(correlation_id, self._engine.now())
+        elif not isinstance(error, RunnerStoppedError):
+            told = str(error) if isinstance(error, SagalogError) else described(error)
+            log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, told, extra=instance.about())
 
     async def _sweep(self) -> None:
         """Forget the tombstones whose retention has ended, some at a time."""
@@ -265,7 +264,7 @@ class DueLoop:
                 continue
             due_at = engine.now() if record.outbox and not record.stuck else record.next_timer_at
             if due_at is None and record.finished:
-                due_at = record.updated_at + engine.settings.retention
+                due_at = record.updated_at + engine.retention
             if due_at is not None:
                 scanned.remember_if_unknown(key, due_at)
                 self.notice(due_at)

@@ -14,13 +14,15 @@ from ..logs import about, log, trace_of
 from .clock import Clock, EventClock
 from .counters import Counters
 from .settings import RunnerSettings
-from .telling import Hooks, NoHooks
+from .telling import Hooks
 
 _OTHER_LOOP = (
     "this runner was started in another event loop, or before this process was forked, and can be used only there: from "
     "another thread use asyncio.run_coroutine_threadsafe(runner.handle(...), its_loop); in a forked process start a runner "
     "of its own; nothing was stored"
 )
+
+_FOR_EVER = timedelta(days=365_000)
 
 
 class Engine:
@@ -32,19 +34,22 @@ class Engine:
         clock: Clock,
         counters: Counters,
         context: Context,
-        hooks: Hooks | None = None,
+        hooks: Hooks,
     ) -> None:
         self._context = context
         self.settings = settings
         self.clock = clock
         self.event_time = isinstance(clock, EventClock)
+        # In event time a log may be fed again at any time: what is known of it is not forgotten by the log's own time.
+        self.retention = _FOR_EVER if self.event_time else settings.retention
         self.counters = counters
-        self.hooks: Hooks = NoHooks() if hooks is None else hooks
+        self.hooks = hooks
         self.now = clock.now
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
         self.stopping = asyncio.Event()
         self.cancelled = False
+        self.abandoned = False
         self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
         self._writes: dict[int, float] = {}  # that are not answered yet, and since when, in the loop's time
         self._write_numbers = count()
@@ -109,12 +114,23 @@ class Engine:
         while self._tasks and (end is None or self.loop.time() < end):
             await asyncio.wait(list(self._tasks), timeout=None if end is None else end - self.loop.time())
 
-    def cancel_tasks(self, *, writes: bool = False) -> None:
-        """Cancel what still runs in the background, with `writes` also what writes; nothing is begun again."""
+    @property
+    def busy(self) -> bool:
+        """Something runs in the background."""
+        return bool(self._tasks)
+
+    def cancel_tasks(self) -> None:
+        """Cancel what still runs in the background, apart from what writes; nothing is begun again."""
         self.cancelled = True
         for task, writing in list(self._tasks.items()):
-            if writes or not writing:
+            if not writing:
                 task.cancel()
+
+    def abandon(self) -> None:
+        """Cancel also what writes: the journal does not answer."""
+        self.cancelled = self.abandoned = True
+        for task in list(self._tasks):
+            task.cancel()
 
     async def back_off(self, seconds: float) -> None:
         """Wait before another try. Raises RunnerStoppedError as soon as the runner stops."""

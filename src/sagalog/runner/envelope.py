@@ -14,23 +14,24 @@ from ..decision.message import Message, Outcome
 from .telling import Watch
 
 
-class Upkeep(Enum):
+class Maintenance(Enum):
     """Why an envelope without a message is in a mailbox."""
 
     RECORD = "record"  # write down which commands were accepted, or just read back
     RENEW = "renew"  # save for the sake of a later `due_at`: the delivery takes longer than the lease
-    CLAIM = "claim"  # fire the timers that are due, take over commands whose lease has ended
+    TAKE_OVER = "take over"  # commands whose lease has ended
+    CLAIM = "claim"  # that, and fire the timers that are due
 
 
 class Envelope(msgspec.Struct, eq=False):
-    """What waits in a mailbox: a message, a repair, or upkeep.
+    """What waits in a mailbox: a message, a repair, or maintenance.
 
     The garbage collector has to see it: an error that it holds leads back to it by its traceback, and so does a future by
     the task that waits.
     """
 
     message: Message | None = None
-    upkeep: Upkeep | None = None
+    maintenance: Maintenance | None = None
     repair: Callable[[Draft, Watch], Awaitable[Any]] | None = None
     future: asyncio.Future[None] | None = None
     decided: Outcome | BaseException | None = None  # in this turn; holds only once the turn is saved

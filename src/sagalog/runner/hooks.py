@@ -44,7 +44,7 @@ class Save:
     """One attempt to save a step.
 
     `outcome` is `saved`; `conflict`: another worker was faster; `exists`: a start that met an instance; `unavailable`:
-    not stored; or `unknown`. `messages` share the step, 0 for upkeep. `oldest` is the first command in its outbox.
+    not stored; or `unknown`. `messages` share the step, 0 for maintenance. `oldest` is the first command in its outbox.
     """
 
     saga: str

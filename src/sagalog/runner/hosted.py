@@ -16,9 +16,36 @@ from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import LAST_MOMENT
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
+from .declined import Declined
 from .engine import Engine
-from .left import Left
 from .scanned import ScannedStore
+
+_MAX_PASSED_OVER = 100_000  # ids of instances
+
+
+class PassedOver:
+    """In event time: the messages of the newest moment that found no instance, by correlation id.
+
+    Those of earlier moments are told apart by the time at which an instance was started.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[datetime, list[str]]] = {}
+
+    def add(self, correlation_id: str, at: datetime, message_id: str) -> None:
+        """Note a message."""
+        moment, ids = self._found.pop(correlation_id, (at, []))
+        if moment != at:
+            ids = []
+        ids.append(message_id)
+        self._found[correlation_id] = (at, ids)
+        if len(self._found) > _MAX_PASSED_OVER:
+            del self._found[next(iter(self._found))]
+
+    def of(self, correlation_id: str, at: datetime) -> list[str]:
+        """Return, and forget, the messages of that moment."""
+        moment, ids = self._found.pop(correlation_id, (at, []))
+        return ids if moment == at else []
 
 
 class Hosted:
@@ -31,7 +58,7 @@ class Hosted:
         self.prefix = f"saga::{saga.name}::"
         self.registry = type(saga).registry(saga)
         self.engine = engine
-        self.half_retention = engine.settings.retention / 2
+        self.half_retention = engine.retention / 2
         self._most_bytes = engine.settings.max_payload_bytes
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
@@ -40,7 +67,8 @@ class Hosted:
         self._tombstones = store if isinstance(store, TombstoneStore) else None
         # Instances whose record this code cannot read, and why. They stay as they are in the store.
         self.unreadable: dict[str, str] = {}
-        self.left = Left(engine.settings.lease_seconds)
+        self.passed_over = PassedOver()
+        self.declined = Declined(engine.settings.lease_seconds)
 
     @property
     def starts_unseen(self) -> bool:
@@ -99,7 +127,7 @@ class Hosted:
 
     def purge_at(self, record: SagaRecord) -> datetime:
         """Return when the tombstone of a finished record may be forgotten."""
-        retention = self.engine.settings.retention
+        retention = self.engine.retention
         return min(record.updated_at, LAST_MOMENT - retention) + retention
 
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
@@ -141,5 +169,5 @@ class Hosted:
 
     def retention_ended(self, record: SagaRecord, now: datetime) -> bool:
         """Say whether a finished, drained record may be forgotten."""
-        retention: timedelta = self.engine.settings.retention
+        retention: timedelta = self.engine.retention
         return record.finished and record.updated_at + retention <= now

@@ -19,10 +19,10 @@ from ..errors import ConflictError, PayloadTooLargeError
 from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
 from .decide import Turn, begin, decide, decide_slowly
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .load import take
-from .queue import Instance
+from .queue import Instance, Unanswered
 from .replay import tell_parked
 
 _LOST = Waiting(attempts=8, first=0.01, most=2.0)  # against other workers
@@ -115,15 +115,15 @@ async def _write(turn: Turn, write: Write, connection: Any) -> None:
 def _await_end(instance: Instance, connection: Any, write: Write) -> None:
     """Remember what was written until the caller's transaction has ended."""
     fresh = write.fresh
-    for version, _, earlier in instance.in_transaction:  # of the same transaction
-        if version == write.version - 1:
-            fresh |= earlier
-    entry = (write.version, write.payload, fresh)
+    for earlier in instance.in_transaction:  # of the same transaction
+        if earlier.version == write.version - 1:
+            fresh |= earlier.fresh
+    entry = Unanswered(write.version, write.payload, fresh, write.lease_end)
     instance.in_transaction = (*instance.in_transaction, entry)
     instance.hosted.engine.spawn(_look_when_ended(instance, connection, entry))
 
 
-async def _look_when_ended(instance: Instance, connection: Any, entry: tuple[int, bytes, frozenset[str]]) -> None:
+async def _look_when_ended(instance: Instance, connection: Any, entry: Unanswered) -> None:
     """Wait until the caller's transaction has ended, then see what it left, and deliver its commands."""
     engine = instance.hosted.engine
     give_up = engine.loop.time() + engine.settings.lease_seconds  # then they come up as due
@@ -133,7 +133,7 @@ async def _look_when_ended(instance: Instance, connection: Any, entry: tuple[int
         pause = min(pause * 1.5, 0.05)
     try:
         instance.read_again()
-        await instance.submit(Envelope(upkeep=Upkeep.RECORD))
+        await instance.submit(Envelope(maintenance=Maintenance.RECORD))
     finally:
         instance.in_transaction = tuple(other for other in instance.in_transaction if other is not entry)
 

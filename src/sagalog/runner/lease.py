@@ -10,7 +10,6 @@ the instance meanwhile, or a timer is due before the lease ends, the lease goes 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 from ..decision.record import Command
 from ..errors import SagalogError
@@ -19,7 +18,7 @@ from ..journal.protocol import MovedDue
 from ..logs import about, log
 from .commit import due_moments
 from .engine import Engine
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .queue import Instance
 
 _LONGEST_LEASES = 12  # up to which a lease grows that goes into the record, because each is a write
@@ -46,7 +45,7 @@ class Leases:
             return
         instance.owned, instance.lease_end = frozenset(), None
         instance.read_again()
-        instance.poke(Envelope(upkeep=Upkeep.RECORD))
+        instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
     def keep(self, instance: Instance) -> None:
         """Prolong the lease of an instance again and again, until `let_go`."""
@@ -70,7 +69,7 @@ class Leases:
                 continue
             if instance.contested:
                 instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), _LONGEST_LEASES * lease)
-                instance.poke(Envelope(upkeep=Upkeep.RENEW))
+                instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
                 moves.append(instance)
         if moves:
@@ -81,7 +80,7 @@ class Leases:
     def prolong(self, instance: Instance) -> None:
         """Let nobody take over before the next attempt of this worker, `instance.next_attempt_at`."""
         if instance.contested:
-            instance.poke(Envelope(upkeep=Upkeep.RENEW))
+            instance.poke(Envelope(maintenance=Maintenance.RENEW))
         else:
             self._engine.spawn(self._move_all([instance]))
 
@@ -92,7 +91,7 @@ class Leases:
                 continue  # what it writes begins a lease anew; otherwise the next look comes in time
             move = self._move_of(instance)
             if move is None or instance.hosted.journal is None:
-                instance.poke(Envelope(upkeep=Upkeep.RENEW))
+                instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
                 by_journal.setdefault(instance.hosted.journal, []).append((instance, move))
         for journal, moves in by_journal.items():
@@ -117,7 +116,7 @@ class Leases:
             if not done and instance.version == move.sequence_nr:
                 instance.contested = True  # another worker has changed it
                 instance.read_again()
-                instance.poke(Envelope(upkeep=Upkeep.RENEW))
+                instance.poke(Envelope(maintenance=Maintenance.RENEW))
             elif done and instance.version == move.sequence_nr:
                 instance.lease_end = move.due_at
 
@@ -128,6 +127,9 @@ class Leases:
         for its next attempt, is alive.
         """
         engine = self._engine
+        if engine.event_time:  # there is one worker: it is of an earlier run
+            instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
+            return
         now, lease = engine.loop.time(), engine.settings.lease_seconds
         if instance.foreign is None or instance.foreign[0] != entry.id:
             instance.foreign = (entry.id, now + lease)
@@ -144,12 +146,12 @@ class Leases:
             if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
                 if instance.hosted.journal is None or instance.version == instance.written:
                     instance.read_again()  # the lease may be in the record by now: what is stored decides
-                    instance.poke(Envelope(upkeep=Upkeep.CLAIM))
+                    instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
                 else:
                     engine.spawn(self._claim_if_due(instance, instance.hosted.journal))
             else:
                 instance.read_again()  # it may be accepted and recorded by now
-                instance.poke(Envelope(upkeep=Upkeep.RECORD))
+                instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
         waited = max(0.0, lease - left)
         # Sooner than the lease, because the entries behind it wait; less and less often, because it costs a load.
@@ -158,18 +160,17 @@ class Leases:
     async def _claim_if_due(self, instance: Instance, journal: Journal) -> None:
         """Claim an entry whose lease must have ended, unless its worker has moved the lease: then it is alive."""
         engine = self._engine
-        before = engine.now() + (engine.lease if engine.event_time else timedelta(0))
         try:
-            due = await journal.due_ids(instance.persistence_id, before, limit=_ALIKE)
+            due = await journal.due_ids(instance.persistence_id, engine.now(), limit=_ALIKE)
         except SagalogError:
             due = []  # looked at again
         instance.read_again()
         if any(persistence_id == instance.persistence_id for persistence_id, _ in due):
-            instance.poke(Envelope(upkeep=Upkeep.CLAIM))
+            instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
             return
         if instance.foreign is not None:
             instance.foreign = (instance.foreign[0], engine.loop.time() + engine.settings.lease_seconds / 2)
-        instance.poke(Envelope(upkeep=Upkeep.RECORD))
+        instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
     def stop(self) -> None:
         """Prolong nothing any more."""

@@ -118,8 +118,9 @@ def take(instance: Instance, saved: SavedState | None) -> None:
     outbox = ids_of(record)
     unknown, instance.unknown = instance.unknown, None
     for maybe in (*instance.in_transaction, *([unknown] if unknown is not None else ())):
-        if saved is not None and (saved.version, saved.payload) == maybe[:2]:
-            instance.owned |= maybe[2]  # it had landed
+        if saved is not None and (saved.version, saved.payload) == (maybe.version, maybe.payload):
+            instance.owned |= maybe.fresh  # it had landed
+            instance.lease_end = maybe.lease_end
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = instance.fresh = True

@@ -12,12 +12,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..decision.record import Command, SagaRecord
 from ..errors import NoInstanceError
 from ..logs import about
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .hosted import Hosted
 
 NONE: frozenset[str] = frozenset()
@@ -65,6 +65,15 @@ class Ready:
         return instance
 
 
+class Unanswered(NamedTuple):
+    """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends."""
+
+    version: int
+    payload: bytes
+    fresh: frozenset[str]
+    lease_end: datetime | None
+
+
 class Instance:
     """One instance in memory: its mailbox, what is cached of its record, and what is known of its deliveries."""
 
@@ -73,9 +82,11 @@ class Instance:
         "attempt",
         "attempts",
         "awaits",
+        "caught_up",
         "contested",
         "correlation_id",
         "cursor",
+        "declined",
         "delivering",
         "epoch",
         "foreign",
@@ -84,7 +95,6 @@ class Instance:
         "in_transaction",
         "lease_end",
         "lease_seconds",
-        "left",
         "loaded",
         "look_first",
         "lost",
@@ -94,11 +104,13 @@ class Instance:
         "owned",
         "persistence_id",
         "queue",
+        "quieted",
         "ready",
         "record",
         "retry",
         "size",
         "to_deliver",
+        "turnstile",
         "under_way",
         "unknown",
         "version",
@@ -131,10 +143,8 @@ class Instance:
         self.written = 0  # the newest version that this worker wrote
         self.epoch = 0  # of its numbers: they begin anew after a purge
         self.size = 0  # of the cached record, in bytes as it is stored
-        self.unknown: tuple[int, bytes, frozenset[str]] | None = None  # a write without an answer: read back first
-        self.in_transaction: tuple[
-            tuple[int, bytes, frozenset[str]], ...
-        ] = ()  # saved in transactions of callers, still open
+        self.unknown: Unanswered | None = None  # a write without an answer: read back first
+        self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
         # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
         # belong until then to the worker that saved them.
         self.owned: frozenset[str] = NONE
@@ -146,11 +156,47 @@ class Instance:
         self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
         self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
         self.contested = False  # another worker has changed it during a lease of ours: the next ones are written
-        self.left: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
+        self.declined: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
         self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
         self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
+        # In event time the events of a log come one after the other, each after what the one before it has led to.
+        self.caught_up = False
+        self.turnstile: asyncio.Lock | None = None
+        self.quieted: asyncio.Future[None] | None = None  # for whom waits until nothing is left to deliver
+
+    def in_turn(self) -> asyncio.Lock:
+        """Return what lets through one after the other, in the order they come."""
+        if self.turnstile is None:
+            self.turnstile = asyncio.Lock()
+        return self.turnstile
+
+    async def quiet(self) -> None:
+        """Return when nothing of it is under way, and no command of ours is left to deliver here."""
+        while not self._is_quiet() and not self.hosted.engine.stopping.is_set():
+            if self.quieted is None:
+                self.quieted = self.hosted.engine.loop.create_future()
+            await asyncio.shield(self.quieted)
+
+    def _is_quiet(self) -> bool:
+        if self.under_way or self.ready or self.mailbox or self.to_deliver or self.delivering:
+            return False
+        entry = self.undelivered()
+        return entry is None or entry == self.declined
+
+    async def catch_up(self) -> None:
+        """In event time: deliver what an earlier run has left, before the first event of this run."""
+        if not self.caught_up:
+            await self.submit(Envelope(maintenance=Maintenance.RECORD))
+            await self.quiet()
+            self.caught_up = True
+
+    def tell_quiet(self) -> None:
+        """Something has ended: whoever waits for `quiet` looks again."""
+        if self.quieted is not None and (self._is_quiet() or self.hosted.engine.stopping.is_set()):
+            self.quieted.set_result(None)
+            self.quieted = None
 
     @property
     def idle(self) -> bool:
@@ -168,6 +214,7 @@ class Instance:
             or self.delivering
             or self.accepted
             or self.in_transaction
+            or (self.turnstile is not None and self.turnstile.locked())
             or self.unknown is not None
         )
 
@@ -275,7 +322,7 @@ class Instance:
             self.wake_later()
             if not self.under_way:
                 self.loaded = False
-                self.poke(Envelope(upkeep=Upkeep.RECORD))
+                self.poke(Envelope(maintenance=Maintenance.RECORD))
         elif self.idle and not self.loaded and self.retry is None:
             self.queue.drop(self)
 
@@ -311,8 +358,10 @@ class Queue:
     def done(self, instance: Instance) -> None:
         """An instance has left its round: it may be in the next one, and is forgotten if nothing is to be remembered."""
         instance.under_way = instance.fresh = False
+        if instance.quieted is not None:
+            instance.tell_quiet()
         if instance.unknown is not None and not instance.mailbox:
-            instance.mailbox.append(Envelope(upkeep=Upkeep.RECORD))
+            instance.mailbox.append(Envelope(maintenance=Maintenance.RECORD))
         if instance.waiting:
             instance.wake_later()
         if instance.mailbox:

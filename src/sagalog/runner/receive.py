@@ -108,7 +108,7 @@ class Receiver:
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
         self.in_flight += 1
         try:
-            if len(targets) == 1 and not self._waits:
+            if len(targets) == 1 and not self._waits and at is None:
                 queue, correlation_id = targets[0]
                 envelope = Envelope(message)
                 await queue.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
@@ -188,10 +188,10 @@ class Receiver:
         finally:
             self._leave()
 
-    async def reply(self, event: Any, message_id: str, trace: str = "") -> Receipt:
+    async def reply(self, event: Any, message_id: str, trace: str = "", at: datetime | None = None) -> Receipt:
         """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
         targets, message = self._targets(event), self._message(event, message_id, None)
-        message.trace = trace
+        message.trace, message.at, message.answer = trace, at, True
         return await self._deliver(targets, message)
 
     async def _room(self) -> None:
@@ -305,6 +305,15 @@ class Receiver:
 
     async def _submit(self, queue: Queue, correlation_id: str, message: Message) -> Outcome:
         instance = queue.instance(correlation_id)
+        if message.at is not None and not message.answer and not in_command_handler.get():
+            async with instance.in_turn():
+                await instance.catch_up()
+                outcome = await self._submitted(queue, instance, message)
+                await instance.quiet()
+                return outcome
+        return await self._submitted(queue, instance, message)
+
+    async def _submitted(self, queue: Queue, instance: Instance, message: Message) -> Outcome:
         envelope = Envelope(message)
         if not self._waits or queue.hosted.saga.may_start(message.event):
             await instance.submit(envelope)

@@ -22,7 +22,7 @@ from .decide import Turn, begin, decide, decide_slowly, may_begin
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
-from .envelope import Upkeep
+from .envelope import Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .load import Loader
 from .queue import Instance, Ready
@@ -30,6 +30,7 @@ from .settle import Pause, abandon, give_up, settle, tell
 
 _WRITES = 2  # rounds that are being written, at most
 _STRETCH_SECONDS = 0.005  # so long the event loop is held in one go
+_TAKES = (Maintenance.CLAIM, Maintenance.TAKE_OVER)
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
@@ -149,7 +150,7 @@ class Rounds:
         return turns
 
     def _begin(self, instance: Instance, turns: list[Turn], now: datetime) -> None:
-        if instance.fresh and instance.mailbox[0].upkeep is not Upkeep.CLAIM:  # which decides who delivers
+        if instance.fresh and instance.mailbox[0].maintenance not in _TAKES:  # which decide who delivers
             self._deliver_later(instance)
         turn = begin(instance, now)
         try:
@@ -200,9 +201,12 @@ class Rounds:
 
     def _refuse(self, instance: Instance) -> None:
         """The time to stop has run out: only what was accepted is still recorded."""
-        refused = [envelope for envelope in instance.mailbox if envelope.upkeep is not Upkeep.RECORD]
+        if self._engine.abandoned:
+            refused = list(instance.mailbox)
+        else:
+            refused = [envelope for envelope in instance.mailbox if envelope.maintenance is not Maintenance.RECORD]
         if refused:
-            instance.mailbox[:] = [envelope for envelope in instance.mailbox if envelope.upkeep is Upkeep.RECORD]
+            instance.mailbox[:] = [envelope for envelope in instance.mailbox if envelope not in refused]
             tell(instance, refused, RunnerStoppedError(_STOPPED))
 
     # Commit and settle.

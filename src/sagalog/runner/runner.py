@@ -29,7 +29,7 @@ from .counters import Counters
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
-from .envelope import Envelope, Upkeep
+from .envelope import Envelope, Maintenance
 from .gauges import Gauges, gauges_of
 from .health import NOT_STARTED, Health, examine
 from .hooks import Hook, checked_hooks
@@ -39,7 +39,7 @@ from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired, apply
 from .round import Rounds
 from .settings import RetryPolicy, RunnerSettings
-from .telling import Hooks
+from .telling import Hooks, NoHooks
 
 F = TypeVar("F", bound=Callable[..., Any])
 Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
@@ -88,7 +88,7 @@ class SagaRunner:
         self.reporter: Report | None = None
         self._journal: Journal | None = None
         self._engine: Engine | None = None
-        self._hooks: Hooks | None = None
+        self._hooks: Hooks = NoHooks()
         self._queues: dict[str, Queue] = {}
         self._dispatcher: Dispatcher | None = None
         self._due_loop: DueLoop | None = None
@@ -212,8 +212,8 @@ class SagaRunner:
             except BaseException:
                 await self._close_journal()
                 raise
-        self._hooks = hooks = Hooks(self.hooks) if self.hooks else None
-        engine = Engine(self.settings, await self._agreed_clock(), self.counters, outside_handlers(), hooks)
+        self._hooks = Hooks(self.hooks) if self.hooks else NoHooks()
+        engine = Engine(self.settings, await self._agreed_clock(), self.counters, outside_handlers(), self._hooks)
         ready = Ready()
         queues = [Queue(Hosted(saga, self._store(saga), engine, self._journal), ready) for saga in self.sagas]
         self._queues = {queue.hosted.name: queue for queue in queues}
@@ -225,8 +225,7 @@ class SagaRunner:
         self._stopped = asyncio.Event()
         self._due = engine.loop.create_task(due_loop.run())
         self._due.add_done_callback(_due_loop_ended)
-        if hooks is not None:
-            hooks.tell("started", self)
+        self._hooks.tell("started", self)
 
     async def _agreed_clock(self) -> Clock:
         """Return the clock to use: the server's, where there is one and nothing else was asked for."""
@@ -263,6 +262,7 @@ class SagaRunner:
         for queue in self._queues.values():
             for instance in queue.active():
                 instance.give_up_waiting(stopped)
+                instance.tell_quiet()
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
                 await asyncio.wait([due])  # if it has failed, it was logged, and stopping goes on
@@ -278,18 +278,21 @@ class SagaRunner:
             engine.cancel_tasks()
             await asyncio.gather(due, return_exceptions=True)
             await engine.wait_for_tasks(self.settings.lease_seconds)
-            engine.cancel_tasks(writes=True)
-            await engine.wait_for_tasks()
         for queue in self._queues.values():
             for instance in list(queue.instances.values()):
                 instance.forget()
                 if instance.accepted:
-                    instance.poke(Envelope(upkeep=Upkeep.RECORD))
-        await engine.wait_for_tasks()
+                    instance.poke(Envelope(maintenance=Maintenance.RECORD))
+        await engine.wait_for_tasks(max(self.settings.stop_seconds, self.settings.lease_seconds))
+        if engine.busy:
+            log.warning("stopping: the journal does not answer; what was accepted is not recorded", extra=about())
+            engine.abandon()
+            await engine.wait_for_tasks()
         dispatcher.close()  # deliveries that ended meanwhile have asked for a later record
         await self._close_journal()
         engine.hooks.tell("stopped", self)
-        self._engine = self._receiver = self._due = self._hooks = self._dispatcher = self._due_loop = None
+        self._engine = self._receiver = self._due = self._dispatcher = self._due_loop = None
+        self._hooks = NoHooks()
         self._queues = {}
         if self._stopped is not None:
             self._stopped.set()
@@ -390,7 +393,7 @@ class SagaRunner:
             work = receiver.handle_in_transaction(event, message_id, connection)
         else:
             work = receiver.handle(event, message_id, at)
-        return work if self._hooks is None else self._hooks.receiving(type(event).__name__, work)
+        return self._hooks.receiving(type(event).__name__, work)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
@@ -450,7 +453,7 @@ class SagaRunner:
                 for instance in queue.active():
                     busy = busy or not instance.settled
                     if instance.accepted:
-                        instance.poke(Envelope(upkeep=Upkeep.RECORD))
+                        instance.poke(Envelope(maintenance=Maintenance.RECORD))
             if not busy:
                 return
             await asyncio.sleep(0)

@@ -34,7 +34,7 @@ from .decide import Turn
 from .envelope import Envelope
 from .failures import described
 from .load import ids_of
-from .queue import NONE, Instance
+from .queue import NONE, Instance, Unanswered
 from .replay import tell_parked
 
 _HANDLED = Outcome.HANDLED
@@ -74,7 +74,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
         instance.lost += 1
         return _again(turn)
     if isinstance(error, OutcomeUnknownError) and write is not None:
-        instance.unknown = (write.version, write.payload, write.fresh)
+        instance.unknown = Unanswered(write.version, write.payload, write.fresh, write.lease_end)
         instance.lost += 1
         if instance.lost <= _MOST_LOST:
             return _again(turn)
@@ -269,7 +269,7 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
             envelope.fail(error)
     if not told and not expected and not isinstance(error, (SagaParkedError, RunnerStoppedError)):
         log.error(
-            "saga %s, id %s: upkeep failed: %s",
+            "saga %s, id %s: maintenance failed: %s",
             instance.hosted.name,
             instance.correlation_id,
             type(error).__name__,

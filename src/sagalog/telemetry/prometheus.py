@@ -62,7 +62,7 @@ STEPS = Metric(
     "unavailable, unknown.",
 )
 STEP_MESSAGES = Metric(
-    "sagalog_step_messages", "histogram", ("saga",), "Messages that shared one saved step; 0: upkeep.", _MESSAGES
+    "sagalog_step_messages", "histogram", ("saga",), "Messages that shared one saved step; 0: maintenance.", _MESSAGES
 )
 SAVE_SECONDS = Metric("sagalog_save_seconds", "histogram", ("saga",), "How long the save of a step took.", _FAST)
 HANDLE_SECONDS = Metric(

@@ -38,13 +38,17 @@ def shrunk(
         if found is not None:
             run, wrong = smaller, found
 
-    for fault in FAULTS:
-        if run.chance.happened[fault]:
-            attempt(msgspec.structs.replace(run.without, faults=run.without.faults | {fault}))
+    def without_kinds() -> None:
+        for fault in FAULTS:
+            if run.chance.happened[fault]:
+                attempt(msgspec.structs.replace(run.without, faults=run.without.faults | {fault}))
+
+    without_kinds()
     for number in reversed(range(run.events)):
         attempt(msgspec.structs.replace(run.without, events=run.without.events | {number}))
     for number in reversed(range(min(run.chance.struck, _MOST_STRIKES))):
         attempt(msgspec.structs.replace(run.without, strikes=run.without.strikes | {number}))
+    without_kinds()  # what was left out may have brought others
     faults = ", ".join(f"{name} ({count})" for name, count in sorted(run.chance.happened.items())) or "none"
     story = "\n".join(run.story)
     said = str(wrong) if isinstance(wrong, AssertionError) else f"{type(wrong).__name__}: {wrong}"

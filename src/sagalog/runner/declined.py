@@ -1,6 +1,6 @@
-"""What this worker cannot read or deliver is left to one that can: old and new code on one journal.
+"""What this worker cannot read or deliver it declines, and leaves to one that can: old and new code on one journal.
 
-    dispatch (a command), due (a record, a timer) ─► [left] ─► due: not claimed again for a while
+    deliver (a command), due (a record, a timer) ─► [declined] ─► due: not claimed again for a while
 
 Nothing is written, so no lease is renewed and nothing is parked for good: to the others it looks like what a dead worker
 has left. Were it claimed again at once, an old worker could keep it from the new ones for ever.
@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 _LEASES = 3  # so long, in case that the other worker is gone, or has left something that can be read
 
 
-class Left:
+class Declined:
     """Ids of instances of one saga, each until this worker looks at it again."""
 
     def __init__(self, lease_seconds: float) -> None:

@@ -1,0 +1,244 @@
+"""Event time: the same log gives the same history, whatever the speed, the kills and the number of runs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sagalog import (
+    CommandRefused,
+    Compensate,
+    Complete,
+    EventClock,
+    Incoming,
+    InMemoryJournal,
+    Journal,
+    RunnerSettings,
+    Saga,
+    SagaRunner,
+    Send,
+    SetTimer,
+    StepContext,
+    on,
+    open_journal,
+    starts,
+)
+from sagalog.decision.record import decode_record
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Placed:
+    id: str
+
+
+@dataclass
+class Noted:
+    id: str
+    text: str
+
+
+@dataclass
+class Reserved:
+    id: str
+
+
+@dataclass
+class Overdue:
+    id: str
+
+
+@dataclass
+class Cancelled:
+    id: str
+
+
+@dataclass
+class Closed:
+    id: str
+
+
+@dataclass
+class Reserve:
+    id: str
+
+
+@dataclass
+class Release:
+    id: str
+
+
+@dataclass
+class Note:
+    id: str
+    text: str
+
+
+@dataclass
+class Story:
+    told: list[str] = field(default_factory=list)
+
+
+class Order(Saga[Story]):
+    name = "order"
+
+    def tell(self, state: Story, what: str, context: StepContext) -> None:
+        state.told.append(f"{what} {context.now.isoformat()}")
+
+    @starts(Placed, key="id")
+    def placed(self, state: Story, event: Placed, context: StepContext) -> Any:
+        self.tell(state, "placed", context)
+        yield Send(Reserve(event.id), undo=Release(event.id))
+        yield SetTimer("late", Overdue(event.id), after=timedelta(hours=5))
+
+    @on(Reserved, key="id")
+    def reserved(self, state: Story, event: Reserved, context: StepContext) -> None:
+        self.tell(state, "reserved", context)
+
+    @on(Noted, key="id")
+    def noted(self, state: Story, event: Noted, context: StepContext) -> Any:
+        self.tell(state, f"noted {event.text}", context)
+        return Send(Note(event.id, event.text))
+
+    @on(Overdue, key="id")
+    def overdue(self, state: Story, event: Overdue, context: StepContext) -> Any:
+        self.tell(state, "overdue", context)
+        return SetTimer("late", Overdue(event.id), after=timedelta(hours=7))
+
+    @on(Cancelled, key="id")
+    def cancelled(self, state: Story, event: Cancelled, context: StepContext) -> Any:
+        self.tell(state, "cancelled", context)
+        return Compensate()
+
+    @on(Closed, key="id")
+    def closed(self, state: Story, event: Closed, context: StepContext) -> Any:
+        self.tell(state, "closed", context)
+        return Complete()
+
+
+class Dying(InMemoryJournal):
+    """Answers nothing more after so many writes: to the run that uses it this is its death."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 10**9
+        self.died = asyncio.Event()
+
+    async def write_batch(self, records: Any) -> Any:
+        if self.left <= 0:
+            self.died.set()
+            await asyncio.Event().wait()
+        self.left -= 1
+        return await super().write_batch(records)
+
+
+Line = tuple[str, datetime, Any]
+
+
+def log_of(chance: random.Random, orders: int) -> list[Line]:
+    lines: list[tuple[datetime, Any]] = []
+    for number in range(orders):
+        key, at = f"o{number}", START + timedelta(minutes=chance.randrange(600))
+        if chance.random() < 0.5:
+            lines.append((at - timedelta(minutes=5), Noted(key, "too early")))
+        lines.append((at, Placed(key)))
+        for step in range(chance.randrange(6)):
+            at += timedelta(minutes=chance.choice([0, 1, 50, 300, 900]))
+            lines.append(
+                (at, chance.choice([Noted(key, str(step)), Noted(key, "x"), Placed(key), Cancelled(key), Closed(key)]))
+            )
+        if chance.random() < 0.5:
+            lines.append((at + timedelta(days=30), Placed(key)))
+    lines.sort(key=lambda line: line[0])
+    return [(f"m{number}", at, event) for number, (at, event) in enumerate(lines)]
+
+
+def runner_of(journal: Journal, chance: random.Random) -> SagaRunner:
+    async def dispatch(command: Any) -> Any:
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        if isinstance(command, Note) and command.text == "x":
+            raise CommandRefused("no")
+        return Reserved(command.id) if isinstance(command, Reserve) else None
+
+    return SagaRunner(
+        journal,
+        sagas=[Order],
+        dispatch=dispatch,
+        clock=EventClock(),
+        settings=RunnerSettings(
+            lease_seconds=0.02,
+            retention=timedelta(days=1),
+            stop_seconds=0.0,
+            max_in_flight=chance.choice([1, 7, 500]),
+        ),
+    )
+
+
+async def run(journal: Journal, log: list[Line], chance: random.Random) -> None:
+    async with runner_of(journal, chance) as runner:
+        await runner.handle_many([Incoming(event, message_id, at) for message_id, at, event in log])
+        await runner.settle()
+
+
+async def history(journal: Journal) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    ids = [one async for one in journal.all_persistence_ids()]
+    ids += await journal.ids_by_prefix("saga::", deleted=True)
+    for persistence_id in sorted(set(ids)):
+        latest = await journal.latest_message(persistence_id)
+        assert latest is not None
+        record = decode_record(latest.payload)
+        sent: list[str] = []
+        async for one in journal.replay_messages(persistence_id):
+            before = decode_record(one.payload)
+            sent += [
+                f"{c.command.type} {bytes(c.command.data)!r}"
+                for c in before.outbox
+                if c.id.startswith(f"{one.sequence_nr}/")
+            ]
+        found[persistence_id] = [record.status, bytes(record.state), record.incarnation, sorted(record.timers), sent]
+    return found
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_a_log_that_is_cut_killed_and_fed_again_gives_the_same_history(seed: int) -> None:
+    chance = random.Random(seed)
+    log = log_of(chance, 8)
+    whole = InMemoryJournal()
+    await run(whole, log, random.Random(1))
+    expected = await history(whole)
+
+    journal = Dying()
+    for _ in range(6):
+        journal.left, journal.died = chance.randrange(1, 40), asyncio.Event()
+        part = log[: chance.randrange(1, len(log) + 1)]
+        running = asyncio.create_task(run(journal, part, chance))
+        dying = asyncio.create_task(journal.died.wait())
+        await asyncio.wait([running, dying], return_when=asyncio.FIRST_COMPLETED)
+        for task in (running, dying):
+            task.cancel()
+        await asyncio.gather(running, dying, return_exceptions=True)
+    journal.left = 10**9
+    for _ in range(2):
+        await run(journal, log, chance)
+    assert await history(journal) == expected
+
+
+async def test_a_second_run_over_a_file_changes_nothing(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    log = log_of(chance, 20)
+    async with open_journal(f"sqlite:///{tmp_path}/a.db") as journal:
+        await run(journal, log, chance)
+        first = await history(journal)
+        numbers = {key: await journal.highest_sequence_nr(key) for key in first}
+        await run(journal, log, chance)
+        assert await history(journal) == first
+        assert {key: await journal.highest_sequence_nr(key) for key in first} == numbers
