@@ -170,20 +170,24 @@ def decide(turn: Turn) -> Awaitable[None] | None:
         return None
 
 
+def replays(turn: Turn) -> bool:
+    """Say whether what has to be waited for is the replay of what an instance held, which is no caller's."""
+    return turn.at == 0 and turn.draft.record is not None and turn.draft.record.owes_replay
+
+
 async def decide_slowly(turn: Turn, first: Awaitable[None]) -> None:
     """Go on where `decide` met something that has to be waited for; in a task of its own."""
-    instance, more = turn.instance, first
-    replays = turn.at == 0 and turn.draft.record is not None and turn.draft.record.owes_replay
+    instance, more, replaying = turn.instance, first, replays(turn)
     task = asyncio.current_task()
     assert task is not None
     try:
         while True:
-            if not replays:
+            if not replaying:
                 instance.working = (turn.batch[turn.at], task)
             await more
-            if not replays:
+            if not replaying:
                 _passed(turn, turn.batch[turn.at])
-            replays = False
+            replaying = False
             following = _run(turn)
             if following is None:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Coroutine
 from contextvars import Context
 from datetime import timedelta
@@ -23,6 +24,12 @@ _OTHER_LOOP = (
 )
 
 _FOR_EVER = timedelta(days=365_000)
+
+
+def has_begun(task: asyncio.Task[Any]) -> bool:
+    """Say whether a task has made its first step. If it is cancelled before, no line of it runs, and nobody is told."""
+    work = task.get_coro()
+    return not inspect.iscoroutine(work) or inspect.getcoroutinestate(work) != inspect.CORO_CREATED
 
 
 class Engine:
@@ -124,13 +131,19 @@ class Engine:
         self.cancelled = True
         for task, writing in list(self._tasks.items()):
             if not writing:
-                task.cancel()
+                self._cancel(task)
 
     def abandon(self) -> None:
         """Cancel also what writes: the journal does not answer."""
         self.cancelled = self.abandoned = True
         for task in list(self._tasks):
+            self._cancel(task)
+
+    def _cancel(self, task: asyncio.Task[Any]) -> None:
+        if has_begun(task):
             task.cancel()
+        else:
+            self.loop.call_soon(self._cancel, task)
 
     async def back_off(self, seconds: float) -> None:
         """Wait before another try. Raises RunnerStoppedError as soon as the runner stops."""

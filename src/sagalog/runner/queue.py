@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 from ..decision.record import Command, SagaRecord
 from ..errors import NoInstanceError
 from ..logs import about
+from .engine import has_begun
 from .envelope import Envelope, Maintenance
 from .hosted import Hosted
 
@@ -271,11 +272,20 @@ class Instance:
         except asyncio.CancelledError:
             envelope.withdraw()
             self.waiting.pop(envelope, None)
-            if self.working is not None and self.working[0] is envelope:
-                self.working[1].cancel()
+            self._wait_no_more_for(envelope)
             raise
         if envelope.error is not None:
             raise envelope.error
+
+    def _wait_no_more_for(self, envelope: Envelope) -> None:
+        """End the task that waits for a message whose caller has withdrawn."""
+        if self.working is None or self.working[0] is not envelope:
+            return
+        task = self.working[1]
+        if has_begun(task):
+            task.cancel()
+        else:
+            self.hosted.engine.loop.call_soon(self._wait_no_more_for, envelope)
 
     def poke(self, envelope: Envelope) -> None:
         """Put `envelope` behind what waits; nobody waits for it here."""

@@ -18,7 +18,7 @@ from datetime import datetime
 from ..errors import OutcomeUnknownError, PayloadTooLargeError, RunnerStoppedError
 from ..journal import Journal
 from .commit import Write, write_all, write_of, write_one
-from .decide import Turn, begin, decide, decide_slowly, may_begin
+from .decide import Turn, begin, decide, decide_slowly, may_begin, replays
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
@@ -169,7 +169,9 @@ class Rounds:
             if more is None:
                 turns.append(turn)
             else:
-                self._engine.spawn(self._decide_slowly(turn, more))
+                task = self._engine.spawn(self._decide_slowly(turn, more))
+                if not replays(turn):  # its caller may withdraw before the task begins
+                    instance.working = (turn.batch[turn.at], task)
 
     async def _decide_slowly(self, turn: Turn, first: Awaitable[None]) -> None:
         instance = turn.instance
