@@ -16,7 +16,7 @@ from ..journal import Journal
 from ..journal.store import new_epoch
 from .decide import Turn
 from .envelope import Maintenance
-from .failures import certain
+from .failures import cancellations, certain, passes_through
 from .load import ids_of
 from .queue import NONE, Instance
 
@@ -103,11 +103,14 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
         )
         for write in writes
     ]
+    before = cancellations()  # of the caller, where its own task runs the round
     try:
         answers = await journal.write_batch(records)
     except JournalUnavailableError as error:
         return [error] * len(writes)
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error, before):
+            raise
         return [_unknown(write, error) for write in writes]
     if len(answers) != len(writes):
         wrong = JournalUnavailableError(f"{len(answers)} answers for {len(writes)} records")
@@ -117,21 +120,23 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
 
 async def write_one(write: Write) -> SagalogError | None:
     """Write into a store that was given; return what became of it. None: it is stored."""
-    instance = write.turn.instance
+    instance, before = write.turn.instance, cancellations()
     try:
         await instance.hosted.save(
             instance.correlation_id, write.record, write.payload, write.version - 1, write.due_at, write.epoch
         )
     except (ConflictError, JournalUnavailableError, OutcomeUnknownError) as error:
         return error
-    except Exception as error:
+    except BaseException as error:
+        if passes_through(error, before):
+            raise
         if isinstance(error, SagalogError) and certain(error):
             return error
         return _unknown(write, error)
     return None
 
 
-def _unknown(write: Write, error: Exception) -> OutcomeUnknownError:
+def _unknown(write: Write, error: BaseException) -> OutcomeUnknownError:
     if isinstance(error, OutcomeUnknownError):
         return error
     unknown = OutcomeUnknownError(

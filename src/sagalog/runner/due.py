@@ -14,12 +14,12 @@ from collections import deque
 from datetime import datetime, timedelta
 
 from ..decision.record import decode_record
-from ..errors import CodecError, JournalError, RunnerStoppedError, SagalogError, SagaParkedError
+from ..errors import CodecError, RunnerStoppedError, SagaParkedError
 from ..logs import about, log
 from .clock import ServerClock
 from .engine import Engine
 from .envelope import Envelope, Maintenance
-from .failures import described
+from .failures import passes_through, told_of_store
 from .hosted import Hosted
 from .queue import Instance, Queue
 from .scanned import ScannedStore
@@ -65,8 +65,11 @@ class DueLoop:
             if isinstance(engine.clock, ServerClock):
                 try:
                     await engine.clock.synchronize()
-                except SagalogError as error:
-                    log.warning("asking the journal's server for its time failed: %s", error, extra=about())
+                except BaseException as error:
+                    if passes_through(error):
+                        raise
+                    told = told_of_store(error)
+                    log.warning("asking the journal's server for its time failed: %s", told, extra=about())
             now = engine.now()
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming
@@ -74,8 +77,10 @@ class DueLoop:
             for queue in self._queues:
                 try:
                     following = await self.look(queue, engine.now(), upcoming)
-                except Exception as error:  # whatever a store raises: the others, and the next look, go on
-                    trouble = str(error) if isinstance(error, SagalogError) else described(error)
+                except BaseException as error:  # whatever a store raises: the others, and the next look, go on
+                    if passes_through(error):
+                        raise
+                    trouble = told_of_store(error)
                     self._complain(queue.hosted.name, trouble)
                     continue
                 if following is not None and following < self._next:
@@ -196,7 +201,7 @@ class DueLoop:
         elif isinstance(error, SagaParkedError):  # said already; another worker's code may be able to read it
             hosted.declined.add(correlation_id, self._engine.now())
         elif not isinstance(error, RunnerStoppedError):
-            told = str(error) if isinstance(error, SagalogError) else described(error)
+            told = told_of_store(error)
             log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, told, extra=instance.about())
 
     async def _sweep(self) -> None:
@@ -221,12 +226,14 @@ class DueLoop:
             if ended and (saved.payload or saved.tombstone):
                 await hosted.purge(correlation_id, saved)
                 self._engine.counters.purged += 1
-        except SagalogError as error:  # it comes up as due again
+        except BaseException as error:  # it comes up as due again
+            if passes_through(error):
+                raise
             log.warning(
                 "saga %s, id %s: it could not be purged: %s",
                 hosted.name,
                 correlation_id,
-                error,
+                told_of_store(error),
                 extra=about(saga=hosted.name, correlation_id=correlation_id),
             )
 
@@ -240,11 +247,13 @@ class DueLoop:
             try:
                 await self._scan_once(hosted, scanned)
                 return
-            except JournalError as error:
+            except BaseException as error:
+                if passes_through(error):
+                    raise
                 log.warning(
                     "saga %s: looking through its store failed, trying again: %s",
                     hosted.name,
-                    error,
+                    told_of_store(error),
                     extra=about(saga=hosted.name),
                 )
                 await asyncio.sleep(engine.settings.due_poll_seconds)

@@ -64,6 +64,11 @@ def certain(error: BaseException) -> bool:
     return isinstance(error, (ConflictError, JournalUnavailableError, PayloadTooLargeError, InvalidEventError))
 
 
+def told_of_store(error: BaseException) -> str:
+    """Return what to say of what a store raised: the message of an error of ours, which names no payloads, or its type."""
+    return str(error) if isinstance(error, SagalogError) else described(error)
+
+
 def is_permanent(error: BaseException) -> bool:
     """Say whether another attempt would fail in the same way."""
     return isinstance(error, _PERMANENT)

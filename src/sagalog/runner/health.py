@@ -19,6 +19,7 @@ from ..journal.protocol import TellsTime
 from .arguments import check_seconds
 from .due import DueLoop
 from .engine import Engine
+from .failures import cancellations, passes_through
 from .hosted import Hosted
 
 BEHIND_LEASES = 6  # what nobody has claimed for so long is not looked after
@@ -98,7 +99,7 @@ def _behind(oldest: float | None, behind: float) -> list[str]:
 
 async def _asked(question: Awaitable[float], timeout_seconds: float) -> tuple[float | None, float | None, str]:
     """Return the answer, how long it took, and why there is none."""
-    begun = time.monotonic()
+    begun, before = time.monotonic(), cancellations()
     try:
         async with asyncio.timeout(timeout_seconds):
             return await question, time.monotonic() - begun, ""
@@ -106,7 +107,9 @@ async def _asked(question: Awaitable[float], timeout_seconds: float) -> tuple[fl
         return None, None, f"the journal has not answered for {timeout_seconds:g} s"
     except SagalogError as error:
         return None, None, f"the journal does not answer: {error}"
-    except Exception as error:  # of a store that is not ours; what it says may hold anything
+    except BaseException as error:  # of a store that is not ours; what it says may hold anything
+        if passes_through(error, before):
+            raise
         return None, None, f"the journal does not answer: {type(error).__name__}"
 
 

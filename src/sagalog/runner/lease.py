@@ -12,13 +12,14 @@ from __future__ import annotations
 import asyncio
 
 from ..decision.record import Command
-from ..errors import SagalogError
+from ..errors import JournalUnavailableError
 from ..journal import Journal
 from ..journal.protocol import MovedDue
 from ..logs import about, log
 from .commit import due_moments
 from .engine import Engine
 from .envelope import Envelope, Maintenance
+from .failures import passes_through, told_of_store
 from .queue import Instance
 
 _LONGEST_LEASES = 12  # up to which a lease grows that goes into the record, because each is a write
@@ -109,8 +110,12 @@ class Leases:
     async def _move(self, journal: Journal, moves: list[tuple[Instance, MovedDue]]) -> None:
         try:
             moved = await journal.move_due([move for _, move in moves])
-        except SagalogError as error:  # it is tried again well before the lease ends
-            log.warning("prolonging %d leases failed: %s", len(moves), error, extra=about())
+            if len(moved) != len(moves):
+                raise JournalUnavailableError(f"{len(moved)} answers for {len(moves)} moves")
+        except BaseException as error:  # it is tried again well before the lease ends
+            if passes_through(error):
+                raise
+            log.warning("prolonging %d leases failed: %s", len(moves), told_of_store(error), extra=about())
             return
         for (instance, move), done in zip(moves, moved, strict=True):
             if not done and instance.version == move.sequence_nr:
@@ -162,7 +167,9 @@ class Leases:
         engine = self._engine
         try:
             due = await journal.due_ids(instance.persistence_id, engine.now(), limit=_ALIKE)
-        except SagalogError:
+        except BaseException as error:
+            if passes_through(error):
+                raise
             due = []  # looked at again
         instance.read_again()
         if any(persistence_id == instance.persistence_id for persistence_id, _ in due):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..decision.record import SagaRecord, decode_record
-from ..errors import CodecError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
+from ..errors import CodecError, JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError, SagaParkedError
 from ..journal import Journal
 from ..journal.store import SavedState, saved_of
 from ..logs import log
@@ -58,7 +58,7 @@ class Loader:
                 )
         except BaseException as error:
             for instance in instances:
-                self._told(instance, as_exception(error, "reading a record"))
+                self._told(instance, _reason(instance, error))
             if passes_through(error):
                 raise
         else:
@@ -72,9 +72,10 @@ class Loader:
         try:
             saved = await self._stored(instance)
         except BaseException as error:
-            if isinstance(error, OutcomeUnknownError):
+            reason = _reason(instance, error)
+            if isinstance(reason, OutcomeUnknownError):
                 instance.unknown = None
-            self._told(instance, as_exception(error, "reading a record"))
+            self._told(instance, reason)
             if passes_through(error):
                 raise
         else:
@@ -85,14 +86,11 @@ class Loader:
         while True:
             try:
                 return await instance.hosted.load(instance.correlation_id)
-            except JournalUnavailableError:
-                if instance.unknown is None or self._engine.stopping.is_set():
+            except BaseException as error:  # whatever a store raises: what it holds is still to be found out
+                if instance.unknown is None or self._engine.stopping.is_set() or passes_through(error):
                     raise
             if not await attempts.wait():
-                raise OutcomeUnknownError(
-                    f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. "
-                    "Send the event again under the same message id."
-                )
+                raise _nobody_knows(instance)
 
     def _take(self, instance: Instance, saved: SavedState | None) -> None:
         try:
@@ -101,6 +99,24 @@ class Loader:
             self._told(instance, error)
         else:
             self._told(instance, None)
+
+
+def _reason(instance: Instance, error: BaseException) -> Exception:
+    """Return what to tell those who wait for a record that could not be read."""
+    if instance.unknown is not None and not isinstance(error, OutcomeUnknownError):
+        unknown = _nobody_knows(instance)
+        unknown.__cause__ = error
+        return unknown
+    if not passes_through(error):
+        return as_exception(error, "reading a record")
+    return RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+
+
+def _nobody_knows(instance: Instance) -> OutcomeUnknownError:
+    return OutcomeUnknownError(
+        f"{instance.persistence_id}: the journal does not answer, so the last step may or may not be stored. "
+        "Send the event again under the same message id."
+    )
 
 
 def take(instance: Instance, saved: SavedState | None) -> None:
