@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from ..decision.advance import UnreadableStateError
+from ..decision.advance import UnreadableStateError, declined_start
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..decision.record import FINAL, SagaRecord
@@ -390,7 +390,9 @@ async def _repair(turn: Turn, envelope: Envelope) -> None:
 
 
 def _decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
-    if outcome is not _NO_INSTANCE:
+    if outcome is Outcome.ALREADY_STARTED and envelope.message is not None:
+        envelope.decided = declined_start(turn.draft, envelope.message) or outcome
+    elif outcome is not _NO_INSTANCE:
         envelope.decided = outcome
     elif turn.fresh:
         _no_instance(turn, envelope)
@@ -493,6 +495,14 @@ def _due(turn: Turn, until: datetime) -> Message | None:
     return message
 
 
+def _why_none(record: SagaRecord | None) -> str:
+    if record is None:
+        return "there never was an instance, or it is forgotten"
+    if record.status in FINAL:
+        return f"the instance has ended ({record.status})"
+    return f"the instance takes nothing more ({record.status})"
+
+
 def _no_instance(turn: Turn, envelope: Envelope) -> None:
     message, instance = envelope.message, turn.instance
     assert message is not None
@@ -505,8 +515,8 @@ def _no_instance(turn: Turn, envelope: Envelope) -> None:
     ):
         envelope.decided = _NO_INSTANCE
     elif policy is NoInstance.RAISE:
-        event_type = type(message.event).__name__
-        envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type)
+        event_type, why = type(message.event).__name__, _why_none(turn.draft.record)
+        envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type, why)
     elif engine.stopping.is_set():  # nobody would wake it up any more
         envelope.decided = RunnerStoppedError(_STOPPED)
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():

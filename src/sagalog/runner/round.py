@@ -284,11 +284,10 @@ class Rounds:
         except Exception as raised:  # nobody may wait for ever because of what is wrong here
             give_up(turn, raised)
             pause = None
-        if write is not None and error is None:
-            if instance.attempt is not None:
-                self._dispatcher.cut(instance)
-            if write.due_at is not None:
-                self._due.notice(write.due_at)
+        if instance.attempt is not None and error is None and not turn.stale:
+            self._dispatcher.cut(instance, turn.draft.record)
+        if write is not None and error is None and write.due_at is not None:
+            self._due.notice(write.due_at)
         if instance.to_deliver:
             self._deliveries.append(instance)
         if pause is None:
