@@ -13,11 +13,7 @@ SOURCES = Path(sagalog.__file__).parent
 
 
 def test_only_the_module_of_ids_spells_what_they_begin_with() -> None:
-    spelled = {
-        str(path.relative_to(SOURCES))
-        for path in SOURCES.rglob("*.py")
-        if ids.FAMILY in path.read_text()
-    }
+    spelled = {str(path.relative_to(SOURCES)) for path in SOURCES.rglob("*.py") if ids.FAMILY in path.read_text()}
     assert spelled == {"decision/ids.py"}
 
 

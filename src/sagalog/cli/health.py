@@ -97,9 +97,9 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout_seconds) as answer:
-            return True, answer.read(_MOST_ANSWER)
+            return True, answer.read(_MAX_ANSWER)
     except urllib.error.HTTPError as refused:
-        body = refused.read(_MOST_ANSWER)
+        body = refused.read(_MAX_ANSWER)
         return False, body if refused.code == 503 else _unwell(f"{url} answers {refused.code}")
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -112,7 +112,7 @@ def _unwell(reason: str) -> bytes:
     return msgspec.json.encode({"live": False, "ready": False, "reasons": [reason]})
 
 
-_MOST_ANSWER = 1 << 20  # bytes
+_MAX_ANSWER = 1 << 20  # bytes
 
 
 class _Said(msgspec.Struct):

@@ -38,7 +38,7 @@ from .telling import Watch
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
 _PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED})
-_MOST_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
+_MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
 _TIMER_SECONDS = 0.005  # in one go
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
@@ -473,7 +473,7 @@ def _firing(turn: Turn, until: datetime, *, in_parts: bool) -> Iterator[Awaitabl
             moment, at_once = message.at, 0
         at_once += 1
         late = time() > give_way_at
-        if at_once > _MOST_TIMERS or (late and in_parts):
+        if at_once > _MAX_TIMERS or (late and in_parts):
             instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM))
             break
         if late:
