@@ -43,7 +43,6 @@ from .runner import (
     Health,
     Hook,
     Incoming,
-    Look,
     ManualClock,
     NoInstance,
     Receipt,
@@ -52,6 +51,7 @@ from .runner import (
     RunnerSettings,
     SagaRunner,
     Save,
+    Scan,
     SystemClock,
 )
 
@@ -87,7 +87,6 @@ __all__ = [
     "JournalFormatError",
     "JournalSagaStateStore",
     "JournalUnavailableError",
-    "Look",
     "ManualClock",
     "MissingExtraError",
     "NoInstance",
@@ -111,6 +110,7 @@ __all__ = [
     "SagalogError",
     "Save",
     "SavedState",
+    "Scan",
     "Schedule",
     "Send",
     "SequenceOutOfOrder",

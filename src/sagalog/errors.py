@@ -59,18 +59,23 @@ class PayloadTooLargeError(InvalidEventError):
 
 
 class NoInstanceError(SagalogError):
-    """The event may not start a saga and no live instance exists (policy RAISE, or WAIT ran out)."""
+    """The event may not start a saga and no live instance takes it (policy RAISE, or WAIT ran out).
 
-    def __init__(self, saga: str, correlation_id: str, event_type: str) -> None:
-        super().__init__(saga, correlation_id, event_type)
+    `why`: what there is instead of one; empty where that is not known.
+    """
+
+    def __init__(self, saga: str, correlation_id: str, event_type: str, why: str = "") -> None:
+        super().__init__(saga, correlation_id, event_type, why)
         self.saga = saga
         self.correlation_id = correlation_id
         self.event_type = event_type
+        self.why = why
 
     def __str__(self) -> str:
+        why = self.why or "there is no live instance"
         return (
-            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: there is no live instance, and it "
-            "may not start one. Nothing was stored."
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: {why}, and it may not start one. "
+            "Nothing was stored."
         )
 
 

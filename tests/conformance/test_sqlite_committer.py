@@ -14,7 +14,7 @@ import pytest
 from sagalog import JournalUnavailableError, OutcomeUnknownError, SqliteJournal
 from sagalog.conformance.records import replay, write
 from sagalog.journal.sqlite import writer as writer_module
-from sagalog.journal.sqlite.committer import MOST_HERE, SLOW
+from sagalog.journal.sqlite.committer import MAX_HERE, SLOW
 from sagalog.journal.sqlite.threads import Job
 from sagalog.journal.sqlite.writer import Work
 
@@ -43,17 +43,17 @@ def places(journal: SqliteJournal) -> list[str]:
 async def test_what_comes_in_one_round_of_the_loop_is_one_commit_on_its_thread(journal: SqliteJournal) -> None:
     told = places(journal)
     await write(journal, "p", 1)
-    await asyncio.gather(*(write(journal, f"k{n}", 1) for n in range(MOST_HERE)))
-    assert told == ["loop 1", f"loop {MOST_HERE}"]
+    await asyncio.gather(*(write(journal, f"k{n}", 1) for n in range(MAX_HERE)))
+    assert told == ["loop 1", f"loop {MAX_HERE}"]
     assert journal.commit_counts.commits == 2
     assert await replay(journal, "k7") == [1]
 
 
 async def test_a_large_batch_leaves_the_loop_free(journal: SqliteJournal) -> None:
     told = places(journal)
-    await asyncio.gather(*(write(journal, f"k{n}", 1) for n in range(MOST_HERE + 1)))
+    await asyncio.gather(*(write(journal, f"k{n}", 1) for n in range(MAX_HERE + 1)))
     assert all(where.startswith("thread") for where in told)
-    assert len(await journal.ids_by_prefix("k")) == MOST_HERE + 1
+    assert len(await journal.ids_by_prefix("k")) == MAX_HERE + 1
 
 
 async def test_another_process_lock_is_waited_for_beside_the_loop(journal: SqliteJournal) -> None:

@@ -254,7 +254,7 @@ async def test_no_page_needs_what_the_policy_forbids(operator: httpx.AsyncClient
 async def test_more_open_pages_than_it_can_keep_up_with_are_turned_away(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sagalog.dashboard.live.MOST_STREAMS", 0)
+    monkeypatch.setattr("sagalog.dashboard.live.MAX_STREAMS", 0)
     answer = await client.get("/live")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "60")
 

@@ -132,7 +132,7 @@ async def test_a_count_that_is_made_afresh_replaces_the_old_one_and_forgets_what
 
 
 async def test_only_so_many_ids_are_kept_and_it_says_that_there_are_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally_module, "MOST_WATCHED", 3)
+    monkeypatch.setattr(tally_module, "MAX_WATCHED", 3)
     async with open_journal("memory://") as journal:
         record = SagaRecord(FORMAT, Status.RUNNING, msgspec.Raw(b"{}"), NOW, NOW, parked="because")
         await journal.write_messages(

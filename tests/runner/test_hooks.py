@@ -22,13 +22,13 @@ from sagalog import (
     InMemoryJournal,
     JournalSagaStateStore,
     JournalUnavailableError,
-    Look,
     OutcomeUnknownError,
     PayloadTooLargeError,
     RetryPolicy,
     SagaParkedError,
     SagaRunner,
     Save,
+    Scan,
     SqliteJournal,
     Status,
 )
@@ -94,8 +94,8 @@ class Ear(Hook):
     def delivered(self, delivery: Delivery) -> None:
         self.told.append(("delivered", delivery))
 
-    def looked(self, look: Look) -> None:
-        self.told.append(("looked", look))
+    def scanned(self, scan: Scan) -> None:
+        self.told.append(("scanned", scan))
 
     def of(self, *kinds: str) -> list[Any]:
         return [what for kind, what in self.told if kind in kinds]
@@ -121,7 +121,7 @@ async def test_each_part_of_a_step_is_told_once_and_in_order(bench: Bench) -> No
         await runner.handle(Placed("a"), message_id="m1")
         await runner.handle(Placed("a"), message_id="m1")
         await runner.settle()
-    kinds = [kind for kind, _ in ear.told if kind != "looked"]
+    kinds = [kind for kind, _ in ear.told if kind != "scanned"]
     first = ["started", "handling", "saved", "handled", "delivering", "delivered", "answered"]
     assert kinds == [*first, "handling", "handled", "answered", "saved", "stopped"]
     begun, over = ear.of("handling"), ear.of("handled")
@@ -137,7 +137,7 @@ async def test_each_part_of_a_step_is_told_once_and_in_order(bench: Bench) -> No
     assert (step.sequence_nr, step.outcome, step.messages, step.oldest) == (1, "saved", 1, "1/0")
     assert (maintenance.sequence_nr, maintenance.messages, maintenance.oldest) == (2, 0, "")
     assert ear.of("answered") == [("Placed", ""), ("Placed", "")]
-    assert ear.of("looked")[0] == Look("order", 0, 0.0)
+    assert ear.of("scanned")[0] == Scan("order", 0, 0.0)
 
 
 async def test_a_lost_race_is_told_and_so_is_the_second_try(shared: Bench) -> None:
@@ -345,7 +345,7 @@ async def test_a_command_that_is_taken_over_still_knows_its_cause(shared: Bench)
         assert living.counters.takeovers == 1
     (delivery,) = other.of("delivered")
     assert (delivery.cause, delivery.trace) == ("web>Placed", "web>Placed>other Reserve")
-    assert [(look.claimed, round(look.oldest_seconds, 1)) for look in other.of("looked") if look.claimed] == [(1, 0.2)]
+    assert [(scan.claimed, round(scan.oldest_seconds, 1)) for scan in other.of("scanned") if scan.claimed] == [(1, 0.2)]
     hang.set()
     await dead.stop()
 
@@ -434,7 +434,7 @@ def _raises(*_: Any) -> Any:
 
 class Broken(Hook):
     started = stopped = caller = handling = handled = answered = _raises  # type: ignore[assignment]
-    saved = parked = delivering = delivered = looked = _raises  # type: ignore[assignment]
+    saved = parked = delivering = delivered = scanned = _raises  # type: ignore[assignment]
     within = _broken  # type: ignore[assignment]
 
 

@@ -186,3 +186,26 @@ async def test_a_journal_that_does_not_answer_a_write_is_not_ready() -> None:
         assert (await waiting).handled
         assert (await runner.health()).ready
     assert "the journal has not answered a write" in " ".join(health.reasons)
+
+
+async def test_many_large_records_are_read_in_parts_that_leave_the_loop_free() -> None:
+    journal = InMemoryJournal()
+    async with SagaRunner(journal, sagas=[Account], dispatch=lambda command: None) as runner:
+        await runner.handle_many([Opened(f"a{number}") for number in range(2000)])
+        await runner.settle()
+    asked: list[int] = []
+
+    class Counting(InMemoryJournal):
+        async def latest_messages(self, persistence_ids: Any) -> Any:
+            asked.append(len(persistence_ids))
+            return await journal.latest_messages(persistence_ids)
+
+        async def write_batch(self, records: Any) -> Any:
+            return await journal.write_batch(records)
+
+    async with SagaRunner(Counting(), sagas=[Account], dispatch=lambda command: None) as runner:
+        receipts = await runner.handle_many([Moved(f"a{number}") for number in range(2000)])
+    assert all(receipt.handled for receipt in receipts)
+    assert sum(asked) == 2000
+    assert max(asked) <= 256
+    assert len(asked) <= 40

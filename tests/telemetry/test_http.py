@@ -94,12 +94,12 @@ async def silent_ones(address: Address, count: int, half: bytes) -> list[asyncio
 )
 async def test_connections_that_send_nothing_whole_never_keep_a_probe_out(half: bytes) -> None:
     async with HttpServer(ANYWHERE, ROUTES) as server:
-        writers = await silent_ones(server.address, 2 * connections.MOST_WAITING, half)
+        writers = await silent_ones(server.address, 2 * connections.MAX_WAITING, half)
         for _ in range(5):
             assert (await ask(server.address, "/fine", timeout_seconds=2)).status == 200
             writers += await silent_ones(server.address, 20, half)
         assert server._state is not None
-        assert len(server._state.connections) <= connections.MOST_WAITING + 1
+        assert len(server._state.connections) <= connections.MAX_WAITING + 1
         for writer in writers:
             writer.close()
 

@@ -11,10 +11,10 @@ from prometheus_client import CollectorRegistry
 
 from sagalog import Health, InMemoryJournal, SagaRunner
 from sagalog.telemetry import probes as probes_module
+from sagalog.telemetry.fleet import probes_of_all
 from sagalog.telemetry.http import Address, Answer, HttpServer, ask
 from sagalog.telemetry.probes import probes, with_metrics
 from sagalog.telemetry.prometheus import PrometheusHook
-from sagalog.telemetry.several import probes_of_all
 
 from ..orders import OrderSaga, Placed
 

@@ -22,7 +22,7 @@ from .progress import Counting
 from .targets import code_option, seen_by
 from .text import clean, json_line, line
 
-_MOST_DUE = 1000
+_MAX_DUE = 1000
 _SKEW = timedelta(seconds=1)
 
 
@@ -99,10 +99,10 @@ async def _clock(journal: Journal) -> tuple[datetime, Finding]:
 
 
 async def _due(journal: Journal, now: datetime) -> Finding:
-    due = await journal.due_ids(FAMILY, now - OVERDUE_AFTER, limit=_MOST_DUE)
+    due = await journal.due_ids(FAMILY, now - OVERDUE_AFTER, limit=_MAX_DUE)
     if not due:
         return Finding("due work", "ok", f"nothing waits for more than {spoken(OVERDUE_AFTER)}")
-    count = f"{len(due):,}{' or more' if len(due) == _MOST_DUE else ''}"
+    count = f"{len(due):,}{' or more' if len(due) == _MAX_DUE else ''}"
     return Finding(
         "due work",
         "fail",

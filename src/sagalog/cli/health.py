@@ -11,10 +11,8 @@ import click
 import msgspec
 from click.core import ParameterSource
 
-from ..errors import JournalError, SagalogError
-from ..journal import Journal
-from ..journal.protocol import ExaminesItself
-from ..runner.health import Health, examine_journal
+from ..errors import JournalError
+from ..runner.health import Health, examine_journal, failing
 from .durations import Seconds
 from .journals import reading
 from .text import clean
@@ -86,21 +84,8 @@ async def _ask_journal(url: str, timeout_seconds: float, behind_seconds: float) 
 async def _asked(url: str, timeout_seconds: float, behind_seconds: float) -> Health:
     async with reading(url) as journal:
         health = await examine_journal(journal, timeout_seconds=timeout_seconds, behind_seconds=behind_seconds)
-        failing = await _failing(journal, timeout_seconds) if health.ready else ()
-        return msgspec.structs.replace(health, ready=not failing, reasons=failing) if failing else health
-
-
-async def _failing(journal: Journal, timeout_seconds: float) -> tuple[str, ...]:
-    """Return what a journal finds wrong with itself: it may answer, and refuse or lose what is written."""
-    if not isinstance(journal, ExaminesItself):
-        return ()
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            return tuple(f"{one.name}: {one.text}" for one in await journal.examine() if one.level == "fail")
-    except TimeoutError:
-        return (f"the journal has not examined itself within {timeout_seconds:g} s",)
-    except SagalogError as error:
-        return (f"the journal cannot examine itself: {error}",)
+        found = await failing(journal, timeout_seconds) if health.ready else ()
+        return msgspec.structs.replace(health, ready=False, reasons=found) if found else health
 
 
 def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, bytes]:
@@ -112,9 +97,9 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=timeout_seconds) as answer:
-            return True, answer.read(_MOST_ANSWER)
+            return True, answer.read(_MAX_ANSWER)
     except urllib.error.HTTPError as refused:
-        body = refused.read(_MOST_ANSWER)
+        body = refused.read(_MAX_ANSWER)
         return False, body if refused.code == 503 else _unwell(f"{url} answers {refused.code}")
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
@@ -127,7 +112,7 @@ def _unwell(reason: str) -> bytes:
     return msgspec.json.encode({"live": False, "ready": False, "reasons": [reason]})
 
 
-_MOST_ANSWER = 1 << 20  # bytes
+_MAX_ANSWER = 1 << 20  # bytes
 
 
 class _Said(msgspec.Struct):

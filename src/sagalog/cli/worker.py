@@ -17,9 +17,9 @@ import msgspec
 
 from ..errors import DefinitionError
 from ..runner import SagaRunner
+from ..telemetry.fleet import probes_of_all
 from ..telemetry.http import Address, HttpServer
 from ..telemetry.probes import probes, with_metrics
-from ..telemetry.several import probes_of_all
 from ..waiting import Attempts, Waiting
 from .targets import load_runner
 from .text import clean

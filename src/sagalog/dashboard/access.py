@@ -25,7 +25,7 @@ from ..errors import DefinitionError
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SESSION_SECONDS = 12 * 3600
 SHORTEST_TOKEN = 16
-MOST_FORM_BYTES = 64 * 1024
+MAX_FORM_BYTES = 64 * 1024
 FORM_SECONDS = 10.0  # to send one
 _PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 HEADERS = {
@@ -133,7 +133,7 @@ async def read_form(request: Request) -> dict[str, str]:
         async with asyncio.timeout(FORM_SECONDS):  # whatever server it is mounted in
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > MOST_FORM_BYTES:
+                if len(body) > MAX_FORM_BYTES:
                     raise HTTPException(413, "The form is too large")
     except TimeoutError:
         raise HTTPException(408, "The form took too long to arrive") from None

@@ -28,7 +28,7 @@ from .source import Source
 from .story import Story
 from .tally import STATUSES
 
-MOST_STORIES = 16
+MAX_STORIES = 16
 _TIMES = re.compile(r"(<time[^>]*>)[^<]*")
 
 

@@ -9,7 +9,7 @@ import msgspec
 from .flow import Flow
 from .tally import Tally
 
-MOST_EVENTS = 40
+MAX_EVENTS = 40
 _ROW = 34
 _TOP = 30
 _WIDTH = 760
@@ -97,7 +97,7 @@ def diagram(tally: Tally, flow: Flow, saga: str, events: dict[str, bool] | None 
     rows = [
         Row(event, known.get(event, False), [(kind, target, n) for (kind, target), n in found.most_common() if target])
         for event, found in sorted(led.items(), key=lambda item: (not known.get(item[0], False), item[0]))
-    ][:MOST_EVENTS]
+    ][:MAX_EVENTS]
     nodes, lines, height = _drawn(rows)
     unseen = sorted(event for event in known if event not in led)
     return Diagram(boxes, arrows, nodes, lines, height, rows, unseen)

@@ -16,8 +16,8 @@ from .tally import name_of
 
 BUCKET_SECONDS = 5
 BUCKETS = 120
-_MOST_DURATIONS = 1_000
-_MOST_TRANSITIONS = 2_000
+_MAX_DURATIONS = 1_000
+_MAX_TRANSITIONS = 2_000
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -44,8 +44,8 @@ class Flow:
         self._clock = clock
         self._since = clock()
         self._buckets: deque[tuple[int, Counter[str]]] = deque(maxlen=BUCKETS)
-        self.lives: deque[timedelta] = deque(maxlen=_MOST_DURATIONS)
-        self.timer_lags: deque[timedelta] = deque(maxlen=_MOST_DURATIONS)
+        self.lives: deque[timedelta] = deque(maxlen=_MAX_DURATIONS)
+        self.timer_lags: deque[timedelta] = deque(maxlen=_MAX_DURATIONS)
         self.transitions: Counter[Transition] = Counter()
 
     def note(self, before: SagaView | None, after: SagaView) -> None:
@@ -72,7 +72,7 @@ class Flow:
     def observe(self, before: SagaView | None, after: SagaView) -> None:
         """Note which event led to which command, timer and status. A step that took several events says nothing."""
         record = after.record
-        if record is None or len(record.handled) != 1 or len(self.transitions) >= _MOST_TRANSITIONS:
+        if record is None or len(record.handled) != 1 or len(self.transitions) >= _MAX_TRANSITIONS:
             return
         handled = record.handled[0]
         # What was refused is a command, and no event that the saga waited for.

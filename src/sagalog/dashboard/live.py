@@ -18,7 +18,7 @@ from .board import Board, Page
 
 Build = Callable[[Board, Request], Awaitable[Page]]
 
-MOST_STREAMS = 200
+MAX_STREAMS = 200
 _LOOK_SECONDS = 1.0
 _LONGEST_PAUSE = 30.0
 _HEARTBEAT_SECONDS = 15.0
@@ -27,7 +27,7 @@ _LONGEST_SECONDS = 1800.0  # then the browser asks again, and is asked again who
 
 def stream(board: Board, request: Request, build: Build) -> Response:
     """Return a stream of what changes on a page; each event's data is {part: [mark, HTML]}."""
-    if board.streams >= MOST_STREAMS:
+    if board.streams >= MAX_STREAMS:
         return PlainTextResponse("too many pages are open\n", 503, {"retry-after": "60"})
     return StreamingResponse(_events(board, request, build), media_type="text/event-stream")
 

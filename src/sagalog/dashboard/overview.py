@@ -25,11 +25,11 @@ from ..operating.inspect import OVERDUE_AFTER, SagaView, view_of
 from ..waiting import Attempts, Waiting
 from .flow import Flow
 from .source import Source
-from .tally import MOST_WATCHED, Tally, Undelivered, name_of
+from .tally import MAX_WATCHED, Tally, Undelivered, name_of
 
-MOST_OVERDUE = 1_000
+MAX_OVERDUE = 1_000
 _PAGE = 500
-_MOST_FOLLOWED = 5_000  # records of one round
+_MAX_FOLLOWED = 5_000  # records of one round
 _RECOUNT_SECONDS = 900.0
 _GUESSED_SECONDS = 60.0
 _COUNTING_SHARE = 20  # counting afresh takes at most one part in so many of the time
@@ -169,7 +169,7 @@ class Overview:
             if offset == self._offset:
                 break
             ours = [one for one in messages if one.persistence_id.startswith(FAMILY)]
-            if len(known) > _MOST_FOLLOWED:
+            if len(known) > _MAX_FOLLOWED:
                 known.clear()
             befores = await _befores(journal, ours, known)
             for message, before in zip(ours, befores, strict=True):
@@ -179,9 +179,9 @@ class Overview:
                     await self._move(journal, before, after)
             self._offset = offset
             done += len(messages)
-            if done >= _MOST_FOLLOWED and self._count is None:
+            if done >= _MAX_FOLLOWED and self._count is None:
                 break
-        self.behind = self._offset < until and done >= _MOST_FOLLOWED
+        self.behind = self._offset < until and done >= _MAX_FOLLOWED
 
     async def _move(self, journal: Journal, before: SagaView | None, after: SagaView) -> None:
         name = name_of(after)
@@ -209,7 +209,7 @@ class Overview:
             return
         step = sent_in(oldest.id)[0]
         since, exact = record.updated_at, step == view.version
-        if not exact and len(tally.undelivered) < MOST_WATCHED:
+        if not exact and len(tally.undelivered) < MAX_WATCHED:
             async for message in journal.replay_messages(name, step, step):
                 sent = view_of(message).record
                 if sent is not None:
@@ -218,7 +218,7 @@ class Overview:
 
     async def _look_at_due(self, journal: Journal) -> None:
         before = self._clock() - OVERDUE_AFTER
-        due = await journal.due_ids(FAMILY, before, limit=MOST_OVERDUE)
+        due = await journal.due_ids(FAMILY, before, limit=MAX_OVERDUE)
         fresh = [entry for entry in due if entry not in self._due_seen]
         records = await asyncio.gather(*(journal.latest_message(name) for name, _ in fresh))
         seen = {entry: self._due_seen[entry] for entry in due if entry in self._due_seen}
@@ -228,7 +228,7 @@ class Overview:
         self._due_seen = seen
         late = {name: at for (name, _), at in seen.items() if at is not None and at <= before}
         self.overdue = {name: Overdue(name, at) for name, at in late.items()}
-        self.overdue_cut = len(due) >= MOST_OVERDUE
+        self.overdue_cut = len(due) >= MAX_OVERDUE
 
 
 async def _befores(

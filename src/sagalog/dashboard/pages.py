@@ -15,15 +15,15 @@ from ..journal import Journal
 from ..operating.inspect import SagaView, view_of
 from ..operating.outbox import LONG, pending
 from ..text import clean
-from .board import MOST_STORIES, Board, Page
+from .board import MAX_STORIES, Board, Page
 from .diagram import diagram
 from .flow import BUCKET_SECONDS, BUCKETS, spread
 from .render import cut, pretty, whole_number
 from .search import Filter, known_sagas, search
 from .story import Story, shown, story
-from .tally import MOST_WATCHED, NEEDS_REPAIR, name_of
+from .tally import MAX_WATCHED, NEEDS_REPAIR, name_of
 
-_MOST_LISTED = 100  # of the commands, timers and held messages of one instance
+_MAX_LISTED = 100  # of the commands, timers and held messages of one instance
 _SHOWN = 8  # of those that want attention, on the overview
 
 
@@ -47,7 +47,7 @@ async def overview_page(board: Board, request: Request) -> Page:
         "undelivered_number": sum(entry.number for _, entry in undelivered),  # commands, as `stats` counts them,
         "overdue": [(*parts_of(one.name), one.since) for one in overdue[:_SHOWN]],
         "overdue_number": len(overdue),
-        "most_watched": MOST_WATCHED,
+        "most_watched": MAX_WATCHED,
         "rates": {what: flow.rate(what) for what in ("steps", "events", "commands")},
         "series": series,
         "series_top": max(max(series), 1),
@@ -71,7 +71,7 @@ async def instances_page(board: Board, request: Request) -> Page:
         "anywhere": "1" if wanted.anywhere else "",
         "reason": wanted.reason,
     }
-    context = {"wanted": wanted, "found": found, "query": query, "most_watched": MOST_WATCHED}
+    context = {"wanted": wanted, "found": found, "query": query, "most_watched": MAX_WATCHED}
     context |= {"pending": board.overview.tally.undelivered.entries, "name_of": name_of, "long": LONG}
     context["names"] = await known_sagas(journal, board.overview)
     return Page("instances.html", context, tab="instances")
@@ -126,7 +126,7 @@ async def instance_page(board: Board, request: Request) -> Page:
     context = {"story": told, "newest": newest, "actions": actions(view), **_progress(view.record), "pending": waiting}
     context["long"] = LONG
     return Page(
-        "instance.html", {**standing(board, view), **context, "done": _done(view, request), "most": _MOST_LISTED}
+        "instance.html", {**standing(board, view), **context, "done": _done(view, request), "most": _MAX_LISTED}
     )
 
 
@@ -144,7 +144,7 @@ async def _told(board: Board, journal: Journal, view: SagaView, newest: int | No
     key = (name_of(view), view.version, newest)
     told = board.stories.pop(key, None) or await story(journal, view, board.mask, newest=newest)
     board.stories[key] = told
-    if len(board.stories) > MOST_STORIES:
+    if len(board.stories) > MAX_STORIES:
         board.stories.pop(next(iter(board.stories)))
     return told
 

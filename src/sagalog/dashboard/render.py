@@ -16,8 +16,8 @@ from ..text import clean, moment
 from .mask import Mask
 
 HERE = Path(__file__).parent
-MOST_SHOWN = 20_000  # characters of a state on a page; the rest is behind a link
-MOST_OF_A_MESSAGE = 4_000  # characters
+MAX_SHOWN = 20_000  # characters of a state on a page; the rest is behind a link
+MAX_OF_A_MESSAGE = 4_000  # characters
 _NOT_JSON = "(not JSON)"
 
 PATHS = {
@@ -83,7 +83,7 @@ def whole_number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else None
 
 
-def cut(text: str, most: int = MOST_SHOWN) -> tuple[str, int]:
+def cut(text: str, most: int = MAX_SHOWN) -> tuple[str, int]:
     """Return the beginning of a long text, and how many characters of it are left out."""
     return text[:most], max(0, len(text) - most)
 

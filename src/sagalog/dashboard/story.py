@@ -14,12 +14,12 @@ from ..operating.inspect import SagaView, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
 from ..operating.steps import accepted_in, repairs_of
 from .mask import Mask
-from .render import MOST_OF_A_MESSAGE, cut, pretty
+from .render import MAX_OF_A_MESSAGE, cut, pretty
 from .tally import name_of
 
 STEPS = 25
-MOST_CHANGES = 40
-MOST_OF_A_CHANGE = 300  # characters
+MAX_CHANGES = 40
+MAX_OF_A_CHANGE = 300  # characters
 
 
 class Payload(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ class Story(msgspec.Struct):
 
 def shown(kind: str, data: msgspec.Raw, mask: Mask) -> Payload:
     """Return a stored message as it is shown."""
-    return Payload(kind, *cut(pretty(data, mask), MOST_OF_A_MESSAGE))
+    return Payload(kind, *cut(pretty(data, mask), MAX_OF_A_MESSAGE))
 
 
 async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> Story:
@@ -136,9 +136,9 @@ def _changes(record: SagaRecord, before: SagaRecord | None, mask: Mask) -> list[
     after = mask.veiled(state_of(record))
     old = mask.veiled(state_of(before)) if before is not None else {} if isinstance(after, dict) else ABSENT
     found = changes(old, after)
-    shown = [Shown(one.path or "all of it", _short(one.before), _short(one.after)) for one in found[:MOST_CHANGES]]
-    if len(found) > MOST_CHANGES:
-        shown.append(Shown(f"and {len(found) - MOST_CHANGES:,} more", None, None))
+    shown = [Shown(one.path or "all of it", _short(one.before), _short(one.after)) for one in found[:MAX_CHANGES]]
+    if len(found) > MAX_CHANGES:
+        shown.append(Shown(f"and {len(found) - MAX_CHANGES:,} more", None, None))
     return shown
 
 
@@ -149,4 +149,4 @@ def _short(value: Any) -> str | None:
         text = msgspec.json.encode(value, enc_hook=str).decode()
     except RecursionError:
         return "(nested too deeply to show)"
-    return text if len(text) <= MOST_OF_A_CHANGE else f"{text[:MOST_OF_A_CHANGE]}… ({len(text):,} characters)"
+    return text if len(text) <= MAX_OF_A_CHANGE else f"{text[:MAX_OF_A_CHANGE]}… ({len(text):,} characters)"

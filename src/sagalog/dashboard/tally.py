@@ -13,7 +13,7 @@ from ..decision.ids import persistence_id
 from ..decision.record import FINAL, Status
 from ..operating.inspect import SagaView
 
-MOST_WATCHED = 10_000
+MAX_WATCHED = 10_000
 
 # Live statuses that only some instances have at a time: their ids are kept, so that a page of them is there at once.
 WATCHED = ("parked", "compensation_failed", "unreadable", "compensating")
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Watched(Generic[T]):
-    """Ids with what is known of each, at most MOST_WATCHED. `cut`: there were more, so that what is here is a part."""
+    """Ids with what is known of each, at most MAX_WATCHED. `cut`: there were more, so that what is here is a part."""
 
     def __init__(self) -> None:
         self.entries: dict[str, T] = {}
@@ -39,7 +39,7 @@ class Watched(Generic[T]):
 
     def put(self, persistence_id: str, entry: T) -> None:
         """Keep an id, or note that there was no room for it."""
-        if persistence_id in self.entries or len(self.entries) < MOST_WATCHED:
+        if persistence_id in self.entries or len(self.entries) < MAX_WATCHED:
             self.entries[persistence_id] = entry
         else:
             self.cut = True

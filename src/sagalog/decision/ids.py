@@ -23,6 +23,11 @@ def sender_id(message_id: str) -> str:
     return _SENDER + message_id if message_id.startswith((FAMILY, _SENDER)) else message_id
 
 
+def given_id(message_id: str) -> str:
+    """Return the id that the sender gave a message which is known under `message_id`."""
+    return message_id.removeprefix(_SENDER)
+
+
 def tag_of(saga: str) -> str:
     """Return the tag of a saga's records."""
     return FAMILY + saga

@@ -236,6 +236,11 @@ class TypeRegistry:
         cls = self.get(stored.type)
         return cls is not None and stored.version > schema_of(cls).version
 
+    def is_current(self, stored: Typed) -> bool:
+        """Say whether code of this version stored it, or of an earlier one: then it should be readable here."""
+        cls = self.get(stored.type)
+        return cls is not None and stored.version <= schema_of(cls).version
+
     def pack(self, value: Any) -> Typed:
         """Return `value` in stored form, which is known to be readable.
 

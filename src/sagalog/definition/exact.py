@@ -25,7 +25,7 @@ import msgspec
 Check: TypeAlias = Callable[[Any], bool]
 _Kinds: TypeAlias = dict[type, Check | None]  # the exact types that may stand somewhere: None needs no more checks
 
-_MOST_SHAPES = 1000  # combinations of types that are kept for each class; they come from what handlers store
+_MAX_SHAPES = 1000  # combinations of types that are kept for each class; they come from what handlers store
 
 _ATOMS: Mapping[Any, Check | None] = {
     str: None,  # what cannot be written as UTF-8 has failed before, when it was encoded
@@ -175,7 +175,7 @@ def _of_record(kind: type, within: tuple[Any, ...]) -> _Kinds:
         checks = shapes.get(shape)
         if checks is None:
             checks = _checks_of(fields, shape)
-            if len(shapes) < _MOST_SHAPES:
+            if len(shapes) < _MAX_SHAPES:
                 shapes[shape] = checks
         for index, one in checks:  # noqa: SIM110 (a generator takes twice the time)
             if not one(values[index]):

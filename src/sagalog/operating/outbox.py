@@ -15,7 +15,7 @@ from ..journal import Journal
 from .inspect import SagaView, view_of
 
 LONG = timedelta(minutes=1)  # whoever looks is told of a command that waits for longer
-_MOST_STEPS = 64  # looked up for one instance; what later steps sent waits at least since the last step
+_MAX_STEPS = 64  # looked up for one instance; what later steps sent waits at least since the last step
 
 
 class Pending(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ async def pending(journal: Journal, view: SagaView) -> list[Pending]:
     record = view.record
     if record is None or not record.outbox:
         return []
-    steps = sorted({ids.sent_in(command.id)[0] for command in record.outbox})[:_MOST_STEPS]
+    steps = sorted({ids.sent_in(command.id)[0] for command in record.outbox})[:_MAX_STEPS]
     known = {step: at for step in steps if (at := await _taken_at(journal, view, record, step)) is not None}
     found = []
     for place, command in enumerate(record.outbox):

@@ -33,11 +33,11 @@ VERSION = 1
 GAP_MANIFEST = "saga-import-gap"
 _CHUNK_RECORDS = 200
 _CHUNK_BYTES = 256 * 1024  # well below what one message of any journal may hold
-_MOST_LINE = 64 * 1024 * 1024  # bytes: base64 of the largest record that a journal takes, with room
-_MOST_INSTANCE = 512 * 1024 * 1024  # bytes of one instance, which is checked as a whole before anything is stored
-_MOST_RECORDS = 1_000_000  # of one instance
-_MOST_GAP = 10_000_000  # records, of a whole file, that are missing before the first of an instance: each is written
-_MOST_TEXT = 4096  # characters of a manifest, a writer, a tag
+_MAX_LINE = 64 * 1024 * 1024  # bytes: base64 of the largest record that a journal takes, with room
+_MAX_INSTANCE = 512 * 1024 * 1024  # bytes of one instance, which is checked as a whole before anything is stored
+_MAX_RECORDS = 1_000_000  # of one instance
+_MAX_GAP = 10_000_000  # records, of a whole file, that are missing before the first of an instance: each is written
+_MAX_TEXT = 4096  # characters of a manifest, a writer, a tag
 _SAGA_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -149,8 +149,8 @@ def read_export(lines: Iterable[bytes]) -> Iterator[list[PersistentRepr]]:
     number = 0
     for number, text in enumerate(_bounded(lines), 1):
         try:
-            if len(text) > _MOST_LINE:
-                raise CodecError(f"it is longer than {_MOST_LINE:,} bytes, more than a record of a saga can be")
+            if len(text) > _MAX_LINE:
+                raise CodecError(f"it is longer than {_MAX_LINE:,} bytes, more than a record of a saga can be")
             instance = found.take(text.rstrip(b"\r\n"))
         except CodecError as error:
             raise CodecError(f"line {number:,}: {error}") from None
@@ -166,7 +166,7 @@ def _bounded(lines: Iterable[bytes]) -> Iterator[bytes]:
     if readline is None:
         yield from lines
         return
-    while text := readline(_MOST_LINE + 1):
+    while text := readline(_MAX_LINE + 1):
         yield text
 
 
@@ -212,17 +212,17 @@ class _Reader:
             raise CodecError("this is not a record of a saga")
         if last is None:
             self._gaps += line.nr - 1
-            if self._gaps > _MOST_GAP:
-                raise CodecError(f"the record has number {line.nr:,}: more than {_MOST_GAP:,} before are missing")
-        if any(len(text) > _MOST_TEXT or not _storable(text) for text in (line.manifest, line.writer, *line.tags)):
+            if self._gaps > _MAX_GAP:
+                raise CodecError(f"the record has number {line.nr:,}: more than {_MAX_GAP:,} before are missing")
+        if any(len(text) > _MAX_TEXT or not _storable(text) for text in (line.manifest, line.writer, *line.tags)):
             raise CodecError("a manifest, a writer or a tag is not one that a journal takes")
         if len(line.tags) > 100 or not line.manifest or line.manifest == GAP_MANIFEST:
             raise CodecError("this is not a record that a saga has written")
         if _odd(line.due_at):
             raise CodecError("its time to be due is without a zone, or beyond the calendar")
         self._bytes += len(text)
-        if self._bytes > _MOST_INSTANCE or len(self._records) >= _MOST_RECORDS:
-            raise CodecError(f"one instance has more than {_MOST_INSTANCE:,} bytes or {_MOST_RECORDS:,} records")
+        if self._bytes > _MAX_INSTANCE or len(self._records) >= _MAX_RECORDS:
+            raise CodecError(f"one instance has more than {_MAX_INSTANCE:,} bytes or {_MAX_RECORDS:,} records")
         try:
             payload = base64.b64decode(line.base64, validate=True) if line.base64 else (line.payload or "").encode()
         except ValueError:

@@ -4,7 +4,7 @@ from .clock import Clock, EventClock, ManualClock, SystemClock
 from .commands import CommandContext, CommandPolicy
 from .counters import Counters
 from .health import Health
-from .hooks import Delivery, Handling, Hook, Look, Save
+from .hooks import Delivery, Handling, Hook, Save, Scan
 from .receive import Incoming, Receipt
 from .repair import Repaired
 from .runner import SagaRunner
@@ -21,7 +21,6 @@ __all__ = [
     "Health",
     "Hook",
     "Incoming",
-    "Look",
     "ManualClock",
     "NoInstance",
     "Receipt",
@@ -30,5 +29,6 @@ __all__ = [
     "RunnerSettings",
     "SagaRunner",
     "Save",
+    "Scan",
     "SystemClock",
 ]

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..errors import DefinitionError, SagalogError
 
-MOST_SECONDS = 1e9  # some 31 years: what is longer is a mistake, and would not fit into moments
-MOST_RETENTION = timedelta(days=365_000)
+MAX_SECONDS = 1e9  # some 31 years: what is longer is a mistake, and would not fit into moments
+MAX_RETENTION = timedelta(days=365_000)
 LAST_YEAR = 8998  # of an event's own time: with the longest retention added, it can still be stored
 
 
@@ -29,8 +29,8 @@ def check_seconds(name: str, value: Any, *, zero: bool = False, endless: bool = 
         raise DefinitionError(f"{name} must be a number of seconds, not nan")
     if value < 0 or (value == 0 and not zero):
         raise DefinitionError(f"{name} must {'not be negative' if zero else 'be greater than 0'}, and is {value}")
-    if value > MOST_SECONDS and not (endless and math.isinf(value)):
-        raise DefinitionError(f"{name} must be at most {MOST_SECONDS:.0f} seconds, and is {value}")
+    if value > MAX_SECONDS and not (endless and math.isinf(value)):
+        raise DefinitionError(f"{name} must be at most {MAX_SECONDS:.0f} seconds, and is {value}")
 
 
 def check_duration(name: str, value: Any) -> None:
@@ -39,8 +39,8 @@ def check_duration(name: str, value: Any) -> None:
         raise DefinitionError(f"{name} must be a timedelta, not {_shown(value)}")
     if value < timedelta(0):
         raise DefinitionError(f"{name} must not be negative")
-    if value > MOST_RETENTION:
-        raise DefinitionError(f"{name} must be at most {MOST_RETENTION.days:,} days (a thousand years), and is {value}")
+    if value > MAX_RETENTION:
+        raise DefinitionError(f"{name} must be at most {MAX_RETENTION.days:,} days (a thousand years), and is {value}")
 
 
 def check_type(name: str, value: Any, expected: type, what: str) -> None:

@@ -21,7 +21,7 @@ from ..decision.draft import Draft
 from ..decision.ids import command_id as id_of
 from ..decision.ids import reply_id
 from ..decision.message import Outcome, refusal
-from ..decision.record import Command
+from ..decision.record import Command, SagaRecord
 from ..errors import (
     CodecError,
     CommandRefused,
@@ -138,13 +138,14 @@ class CommandAttempts:
             hosted.name, instance.correlation_id, entry, _attempt_nr(instance, entry), outcome, error
         )
 
-    def cut(self, instance: Instance) -> None:
+    def cut(self, instance: Instance, record: SagaRecord | None) -> None:
         """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
-        attempt, record = instance.attempt, instance.record
-        if attempt is None or record is None or any(entry.id == attempt[0] for entry in record.outbox):
+        attempt = instance.attempt
+        if attempt is None or (record is not None and any(entry.id == attempt[0] for entry in record.outbox)):
             return
-        if attempt[1].when() is None or attempt[1].when() > self._engine.loop.time():  # type: ignore[operator]
-            attempt[1].reschedule(self._engine.loop.time())
+        when, now = attempt[1].when(), self._engine.loop.time()
+        if when is None or when > now:
+            attempt[1].reschedule(now)
 
     async def conclude(self, instance: Instance, entry: Command, answer: Any, error: BaseException | None) -> bool:
         """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""
@@ -286,7 +287,7 @@ class CommandAttempts:
     def _park(
         self, instance: Instance, entry: Command, error: BaseException, told: str, failures: int, *, carried_out: bool
     ) -> None:
-        engine, name = self._engine, entry.command.type
+        name = entry.command.type
         if carried_out:
             reason = f"command {name} was carried out, but {told}; `retry` carries it out again, `skip` drops it"
         elif is_permanent(error):
@@ -295,6 +296,16 @@ class CommandAttempts:
             reason = f"command {name} was not accepted in {failures} attempts: {told}"
         assert instance.attempts is not None
         del instance.attempts[entry.id]  # after a repair all attempts are there again
+        self._stuck(instance, entry, reason)
+
+    def unreadable(self, instance: Instance, entry: Command, error: CodecError) -> None:
+        """Park an instance whose first command no code can read."""
+        reason = f"command {entry.command.type} cannot be read: {error}; `skip` drops it, `edit --record` mends it"
+        self.tell(instance, entry, "failed", error)
+        self._stuck(instance, entry, reason)
+
+    def _stuck(self, instance: Instance, entry: Command, reason: str) -> None:
+        engine = self._engine
         instance.poke(Envelope(repair=_stick(entry.id, reason)))
         engine.counters.parked += 1
         log.error(

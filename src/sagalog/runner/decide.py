@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from ..decision.advance import UnreadableStateError
+from ..decision.advance import UnreadableStateError, declined_start
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..decision.record import FINAL, SagaRecord
@@ -38,7 +38,7 @@ from .telling import Watch
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
 _PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED})
-_MOST_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
+_MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
 _TIMER_SECONDS = 0.005  # in one go
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
@@ -394,7 +394,9 @@ async def _repair(turn: Turn, envelope: Envelope) -> None:
 
 
 def _decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
-    if outcome is not _NO_INSTANCE:
+    if outcome is Outcome.ALREADY_STARTED and envelope.message is not None:
+        envelope.decided = declined_start(turn.draft, envelope.message) or outcome
+    elif outcome is not _NO_INSTANCE:
         envelope.decided = outcome
     elif turn.fresh:
         _no_instance(turn, envelope)
@@ -475,7 +477,7 @@ def _firing(turn: Turn, until: datetime, *, in_parts: bool) -> Iterator[Awaitabl
             moment, at_once = message.at, 0
         at_once += 1
         late = time() > give_way_at
-        if at_once > _MOST_TIMERS or (late and in_parts):
+        if at_once > _MAX_TIMERS or (late and in_parts):
             instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM))
             break
         if late:
@@ -497,6 +499,14 @@ def _due(turn: Turn, until: datetime) -> Message | None:
     return message
 
 
+def _why_none(record: SagaRecord | None) -> str:
+    if record is None:
+        return "there never was an instance, or it is forgotten"
+    if record.status in FINAL:
+        return f"the instance has ended ({record.status})"
+    return f"the instance takes nothing more ({record.status})"
+
+
 def _no_instance(turn: Turn, envelope: Envelope) -> None:
     message, instance = envelope.message, turn.instance
     assert message is not None
@@ -509,8 +519,8 @@ def _no_instance(turn: Turn, envelope: Envelope) -> None:
     ):
         envelope.decided = _NO_INSTANCE
     elif policy is NoInstance.RAISE:
-        event_type = type(message.event).__name__
-        envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type)
+        event_type, why = type(message.event).__name__, _why_none(turn.draft.record)
+        envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type, why)
     elif engine.stopping.is_set():  # nobody would wake it up any more
         envelope.decided = RunnerStoppedError(_STOPPED)
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():

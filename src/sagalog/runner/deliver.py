@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any
 
-from ..decision.record import Command
+from ..decision.record import Command, SagaRecord
 from ..errors import CodecError, DefinitionError
 from ..logs import log
 from .acceptances import Acceptances
@@ -179,12 +179,16 @@ class Dispatcher:
         """Say whether this worker cannot deliver `entry`, the first of the outbox: then it is left to one that can.
 
         Trying again here helps nobody, and keeping the lease, or parking the instance for good, would keep out a worker
-        with newer code.
+        with newer code. What this code should be able to read, by its version, no other can: that parks the instance.
         """
         try:
             self._attempts.handler_of(instance, entry)
         except (CodecError, DefinitionError) as error:
             hosted = instance.hosted
+            if isinstance(error, CodecError) and hosted.registry.is_current(entry.command):
+                instance.owned -= {entry.id}
+                self._attempts.unreadable(instance, entry, error)
+                return True
             instance.declined = entry
             instance.owned -= {entry.id}
             hosted.declined.add(instance.correlation_id, self._engine.now())
@@ -202,9 +206,9 @@ class Dispatcher:
         instance.declined = None
         return False
 
-    def cut(self, instance: Instance) -> None:
-        """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
-        self._attempts.cut(instance)
+    def cut(self, instance: Instance, record: SagaRecord | None) -> None:
+        """End the attempt at a command that is not in the outbox of `record` any more: an operator dropped it."""
+        self._attempts.cut(instance, record)
 
     def stop(self) -> None:
         """Start nothing new; what is under way ends by itself."""

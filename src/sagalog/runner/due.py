@@ -25,7 +25,7 @@ from .queue import Instance, Queue
 from .scanned import ScannedStore
 
 _PAGE = 500
-_MOST_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
+_MAX_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
 _FEW = 16  # at work: it is looked whether anything else is due before it is claimed, at the price of one lookup
 _COMPLAIN_SECONDS = 60.0
 _PURGES = 100  # at once, by themselves: housekeeping holds up no timer
@@ -128,7 +128,7 @@ class DueLoop:
         hooks = self._engine.hooks
         at_work = self._at_work[hosted.name]
         while not self._engine.stopping.is_set():
-            room = min(_PAGE, _MOST_AT_WORK - len(at_work))
+            room = min(_PAGE, _MAX_AT_WORK - len(at_work))
             if room <= 0:
                 self._full = True
                 return None  # what ends wakes the loop up
@@ -139,7 +139,7 @@ class DueLoop:
             claimed = [] if await self._only_left(hosted, now, ours) else await hosted.due.claim(now, until, limit=room)
             self.looked_at = self._engine.loop.time()
             if claimed or not seen:  # the end of what was due is no news
-                hooks.looked(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
+                hooks.scanned(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
             if not claimed:
                 return await self._following(hosted, upcoming, left)
             # What is due again right after its claim waits for the lease: not again and again.

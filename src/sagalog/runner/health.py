@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from datetime import UTC, datetime
 
 import msgspec
 
+from ..decision.ids import FAMILY
 from ..errors import SagalogError
 from ..journal import Journal
-from ..journal.protocol import TellsTime
+from ..journal.protocol import ExaminesItself, TellsTime
 from .arguments import check_seconds
 from .due import DueLoop
 from .engine import Engine
@@ -27,6 +28,8 @@ BEHIND_LEASES = 6  # what nobody has claimed for so long is not looked after
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner found out about itself. `reasons` say what is wrong; there are some unless it is live and ready.
+
+    Instances that this worker cannot read are named there, too, and do not make it unready: the others go on.
 
     `oldest_due_seconds`: how long the oldest work that nobody has claimed yet is overdue, 0 where there is none; None
     where the journal did not say. `journal_seconds`: how long it took to answer.
@@ -45,6 +48,7 @@ NOT_STARTED = Health(live=True, ready=False, reasons=("the runner is not started
 async def examine(
     engine: Engine,
     hosted: list[Hosted],
+    journal: Journal | None,
     loop: DueLoop,
     due: asyncio.Task[None],
     *,
@@ -65,6 +69,8 @@ async def examine(
     oldest, took, unanswered = await _asked(_oldest(engine, hosted), timeout_seconds)
     if unanswered:
         reasons.append(unanswered)
+    else:
+        reasons.extend(await failing(journal, timeout_seconds))
     waited = engine.unanswered_seconds
     if waited > max(timeout_seconds, engine.settings.lease_seconds):
         reasons.append(f"the journal has not answered a write for {waited:.0f} s")
@@ -78,10 +84,40 @@ async def examine(
     return Health(
         live=live,
         ready=live and not reasons,
-        reasons=tuple(reasons),
+        reasons=(*reasons, *_unreadable(hosted)),
         oldest_due_seconds=oldest,
         journal_seconds=took,
     )
+
+
+def _unreadable(hosted: list[Hosted]) -> Iterator[str]:
+    for one in hosted:
+        if one.unreadable:
+            first = next(iter(one.unreadable))
+            many = f"{len(one.unreadable)} instances" if len(one.unreadable) > 1 else "1 instance"
+            yield f"saga {one.name}: {many} cannot be read by this worker, {first!r} first: see `sagalog doctor`"
+
+
+async def failing(journal: Journal | None, timeout_seconds: float) -> tuple[str, ...]:
+    """Return what a journal finds wrong with itself: it may answer, and refuse what is written.
+
+    How durable it is set up to be is no matter of the moment: `sagalog doctor` says it.
+    """
+    if not isinstance(journal, ExaminesItself):
+        return ()
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            return tuple(
+                f"{one.name}: {one.text}"
+                for one in await journal.examine()
+                if one.level == "fail" and one.name != "durable"
+            )
+    except TimeoutError:
+        return (f"the journal has not examined itself within {timeout_seconds:g} s",)
+    except SagalogError as error:
+        return (f"the journal cannot examine itself: {error}",)
+    except Exception as error:  # of a journal that is not ours; what it says may hold anything
+        return (f"the journal cannot examine itself: {type(error).__name__}",)
 
 
 async def examine_journal(journal: Journal, *, timeout_seconds: float, behind_seconds: float) -> Health:
@@ -115,7 +151,7 @@ async def _asked(question: Awaitable[float], timeout_seconds: float) -> tuple[fl
 
 async def _oldest_in(journal: Journal) -> float:
     now = await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
-    due = await journal.due_ids("saga::", now, limit=1)
+    due = await journal.due_ids(FAMILY, now, limit=1)
     return (now - due[0][1]).total_seconds() if due else 0.0
 
 

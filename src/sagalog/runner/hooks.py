@@ -76,7 +76,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Scan:
     """A look for due work of a saga: how many instances were claimed (a page of them), since when the oldest was due."""
 
     saga: str
@@ -130,7 +130,7 @@ class Hook(Protocol):
     def delivered(self, delivery: Delivery) -> None:
         """The attempt is over. Also called, without `delivering`, for a command that has no handler."""
 
-    def looked(self, look: Look) -> None:
+    def scanned(self, scan: Scan) -> None:
         """Due work of a saga was looked for."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
+from ..decision.ids import prefix_of
 from ..decision.record import SagaRecord, encode_record
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
@@ -55,7 +56,7 @@ class Hosted:
         self.journal = journal
         self.saga = saga
         self.name = saga.name
-        self.prefix = f"saga::{saga.name}::"
+        self.prefix = prefix_of(saga.name)
         self.registry = type(saga).registry(saga)
         self.engine = engine
         self.half_retention = engine.retention / 2

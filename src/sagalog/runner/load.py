@@ -8,6 +8,7 @@ what is read is compared with them. As long as the journal does not answer, nobo
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from ..decision.record import SagaRecord, decode_record
@@ -21,6 +22,8 @@ from .failures import as_exception, passes_through
 from .queue import NONE, Instance
 
 _LOOKUPS = 4  # at once: what comes meanwhile shares the next one
+_AT_ONCE = 256  # records of one lookup
+_STRETCH_SECONDS = 0.005  # so long records are decoded in one go
 _READING_BACK = Waiting(first=0.1, most=0.5, seconds=15)  # a write without an answer
 Told = Callable[[Instance, BaseException | None], None]
 
@@ -45,25 +48,34 @@ class Loader:
     def flush(self) -> None:
         """Begin to look up what was added."""
         while self._waiting and self._lookups < _LOOKUPS:
-            journal = next(iter(self._waiting))
+            journal, waiting = next(iter(self._waiting.items()))
+            some = waiting[:_AT_ONCE]
+            del waiting[:_AT_ONCE]
+            if not waiting:
+                del self._waiting[journal]
             self._lookups += 1
-            self._engine.spawn(self._read(journal, self._waiting.pop(journal)))
+            self._engine.spawn(self._read(journal, some))
 
     async def _read(self, journal: Journal, instances: list[Instance]) -> None:
+        time, told = self._engine.loop.time, 0
         try:
             found = await journal.latest_messages([instance.persistence_id for instance in instances])
             if len(found) != len(instances):
                 raise JournalUnavailableError(
                     f"the journal {type(journal).__name__} gave {len(found)} records for {len(instances)} ids"
                 )
+            give_way_at = time() + _STRETCH_SECONDS
+            for instance, latest in zip(instances, found, strict=True):
+                if time() > give_way_at:
+                    await asyncio.sleep(0)
+                    give_way_at = time() + _STRETCH_SECONDS
+                told += 1
+                self._take(instance, None if latest is None else saved_of(latest))
         except BaseException as error:
-            for instance in instances:
+            for instance in instances[told:]:
                 self._told(instance, _reason(instance, error))
             if passes_through(error):
                 raise
-        else:
-            for instance, latest in zip(instances, found, strict=True):
-                self._take(instance, None if latest is None else saved_of(latest))
         finally:
             self._lookups -= 1
             self.flush()

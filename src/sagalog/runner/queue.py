@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
@@ -93,6 +94,7 @@ class Instance:
         "foreign",
         "fresh",
         "hosted",
+        "in_line",
         "in_transaction",
         "lease_end",
         "lease_seconds",
@@ -164,14 +166,21 @@ class Instance:
         self.next_attempt_at: datetime | None = None
         # In event time the events of a log come one after the other, each after what the one before it has led to.
         self.caught_up = False
+        self.in_line = 0  # who is in its turn, or waits for it
         self.turnstile: asyncio.Lock | None = None
         self.quieted: asyncio.Future[None] | None = None  # for whom waits until nothing is left to deliver
 
-    def in_turn(self) -> asyncio.Lock:
-        """Return what lets through one after the other, in the order they come."""
+    @asynccontextmanager
+    async def in_turn(self) -> AsyncIterator[None]:
+        """Let through one after the other, in the order they come."""
         if self.turnstile is None:
             self.turnstile = asyncio.Lock()
-        return self.turnstile
+        self.in_line += 1
+        try:
+            async with self.turnstile:
+                yield
+        finally:
+            self.in_line -= 1
 
     async def quiet(self) -> None:
         """Return when nothing of it is under way, and no command of ours is left to deliver here."""
@@ -215,7 +224,7 @@ class Instance:
             or self.delivering
             or self.accepted
             or self.in_transaction
-            or (self.turnstile is not None and self.turnstile.locked())
+            or self.in_line
             or self.unknown is not None
         )
 

@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ..decision.ids import given_id, sender_id
 from ..decision.message import Message, Outcome
 from ..definition import codec
 from ..definition.saga import Saga
@@ -69,6 +70,11 @@ class Receipt(msgspec.Struct, frozen=True):
     def held(self) -> bool:
         """At least one instance is parked, and keeps the event for its repair."""
         return Outcome.HELD in self.outcomes.values()
+
+    @property
+    def already_started(self) -> bool:
+        """At least one instance was started by an event of this type already, and its handler says `again="ignore"`."""
+        return Outcome.ALREADY_STARTED in self.outcomes.values()
 
     @property
     def ignored(self) -> bool:
@@ -174,7 +180,7 @@ class Receiver:
                 instance = queue.instance(correlation_id)
                 outcomes[queue.hosted.name] = await step_in_transaction(instance, message, connection)
                 message = message.copied()
-            return Receipt(message.id, outcomes)
+            return Receipt(given_id(message.id), outcomes)
         finally:
             self._leave()
 
@@ -190,7 +196,7 @@ class Receiver:
 
     async def reply(self, event: Any, message_id: str, trace: str = "", at: datetime | None = None) -> Receipt:
         """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
-        targets, message = self._targets(event), self._message(event, message_id, None)
+        targets, message = self._targets(event), self._message(event, message_id, None, ours=True)
         message.trace, message.at, message.answer = trace, at, True
         return await self._deliver(targets, message)
 
@@ -256,7 +262,8 @@ class Receiver:
             or type(queue.hosted.saga).correlation_id is not Saga.correlation_id
         )
 
-    def _message(self, event: Any, message_id: str | None, at: datetime | None) -> Message:
+    def _message(self, event: Any, message_id: str | None, at: datetime | None, *, ours: bool = False) -> Message:
+        anonymous = message_id is None
         if message_id is None:
             message_id = f"{self._stamp}{next(self._anonymous)}"
         elif type(message_id) is not str or not message_id or len(message_id) > MAX_MESSAGE_ID:
@@ -266,6 +273,8 @@ class Receiver:
             )
         elif not message_id.isascii():
             _check_text(message_id, "a message id")
+        if not ours:
+            message_id = sender_id(message_id)
         try:
             data = codec.check_event(event, self._most_bytes, message_id)
         except BaseException as error:
@@ -281,15 +290,17 @@ class Receiver:
                     "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
                 )
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
-        return Message(message_id, event, at=at, trace=self._engine.hooks.caller(), data=data)
+        return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
     async def _deliver(self, targets: list[tuple[Queue, str]], message: Message) -> Receipt:
         if len(targets) == 1:
             queue, correlation_id = targets[0]
-            return Receipt(message.id, {queue.hosted.name: await self._submit(queue, correlation_id, message)})
+            return Receipt(
+                given_id(message.id), {queue.hosted.name: await self._submit(queue, correlation_id, message)}
+            )
         if not targets:
             self._engine.counters.ignored += 1
-            return Receipt(message.id)
+            return Receipt(given_id(message.id))
         messages = [message, *(message.copied() for _ in targets[1:])]  # what one saga does to it, no other sees
         outcomes = await asyncio.gather(
             *(self._submit(*target, each) for target, each in zip(targets, messages, strict=True)),
@@ -299,7 +310,7 @@ class Receiver:
             if isinstance(outcome, BaseException):
                 raise outcome  # the sagas that took it know its id; sending it again reaches the others only
         return Receipt(
-            message.id,
+            given_id(message.id),
             {queue.hosted.name: outcome for (queue, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
         )
 
@@ -326,7 +337,7 @@ class Receiver:
 def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:
     if envelope.outcome is None:
         raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
-    return Receipt(message.id, {saga: envelope.outcome})
+    return Receipt(given_id(message.id), {saga: envelope.outcome})
 
 
 def _check_text(text: str, what: str) -> None:

@@ -22,7 +22,7 @@ from .decide import Turn, begin, decide, decide_slowly, may_begin, replays
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
-from .envelope import Maintenance
+from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .load import Loader
 from .queue import Instance, Ready
@@ -30,6 +30,7 @@ from .settle import Pause, abandon, give_up, settle, tell
 
 _WRITES = 2  # rounds that are being written, at most
 _STRETCH_SECONDS = 0.005  # so long the event loop is held in one go
+_SLOW_AT_ONCE = 256  # turns that were decided elsewhere, of one round
 _TAKES = (Maintenance.CLAIM, Maintenance.TAKE_OVER)
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
@@ -123,8 +124,7 @@ class Rounds:
         """Decide what is ready, for some milliseconds; begin to read what is not in memory."""
         time = self._engine.loop.time
         give_way_at = time() + _STRETCH_SECONDS
-        turns = list(self._slow)
-        self._slow.clear()
+        turns = [self._slow.popleft() for _ in range(min(len(self._slow), _SLOW_AT_ONCE))]
         ready, now = self._ready, self._engine.now()
         try:
             while ready.instances:
@@ -203,12 +203,13 @@ class Rounds:
 
     def _refuse(self, instance: Instance) -> None:
         """The time to stop has run out: only what was accepted is still recorded."""
-        if self._engine.abandoned:
-            refused = list(instance.mailbox)
-        else:
-            refused = [envelope for envelope in instance.mailbox if envelope.maintenance is not Maintenance.RECORD]
+        kept: list[Envelope] = []
+        refused: list[Envelope] = []
+        for envelope in instance.mailbox:
+            records = envelope.maintenance is Maintenance.RECORD and not self._engine.abandoned
+            (kept if records else refused).append(envelope)
         if refused:
-            instance.mailbox[:] = [envelope for envelope in instance.mailbox if envelope not in refused]
+            instance.mailbox[:] = kept
             tell(instance, refused, RunnerStoppedError(_STOPPED))
 
     # Commit and settle.
@@ -286,11 +287,10 @@ class Rounds:
         except Exception as raised:  # nobody may wait for ever because of what is wrong here
             give_up(turn, raised)
             pause = None
-        if write is not None and error is None:
-            if instance.attempt is not None:
-                self._dispatcher.cut(instance)
-            if write.due_at is not None:
-                self._due.notice(write.due_at)
+        if instance.attempt is not None and error is None and not turn.stale:
+            self._dispatcher.cut(instance, turn.draft.record)
+        if write is not None and error is None and write.due_at is not None:
+            self._due.notice(write.due_at)
         if instance.to_deliver:
             self._deliveries.append(instance)
         if pause is None:

@@ -347,6 +347,7 @@ class SagaRunner:
         return await examine(
             engine,
             [queue.hosted for queue in self._queues.values()],
+            self._journal,
             due_loop,
             due,
             timeout_seconds=timeout_seconds,
@@ -467,6 +468,15 @@ class SagaRunner:
     async def skip(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Drop what failed (held event, stuck command, refused undo), then go on as `retry` does."""
         return await self._repair(saga, correlation_id, note, by, repair.skip(note=note, by=by))
+
+    async def drop(self, saga: str, correlation_id: str, entry: str, *, note: str = "", by: str = "") -> Repaired:
+        """Take one command or timer out of an instance, by its number `<sequence nr>/<index>`.
+
+        A running attempt at it is cut off.
+        Raises as `retry`, and RepairError where nothing has that number.
+        """
+        check_text("entry", entry, error=InvalidEventError, end="; nothing was stored")
+        return await self._repair(saga, correlation_id, note, by, repair.drop(entry, note=note, by=by))
 
     async def cancel(
         self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = "", by: str = ""

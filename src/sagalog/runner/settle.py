@@ -39,7 +39,7 @@ from .replay import tell_parked
 
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers: one of them wins each time
-_MOST_LOST = 20  # answers missing in a row, until the callers are told
+_MAX_LOST = 20  # answers missing in a row, until the callers are told
 _STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
@@ -76,7 +76,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
     if isinstance(error, OutcomeUnknownError) and write is not None:
         instance.unknown = Unanswered(write.version, write.payload, write.fresh, write.lease_end)
         instance.lost += 1
-        if instance.lost <= _MOST_LOST:
+        if instance.lost <= _MAX_LOST:
             return _again(turn)
         instance.lost = 0
     if isinstance(error, PayloadTooLargeError):

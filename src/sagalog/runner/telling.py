@@ -25,7 +25,7 @@ from ..errors import ConflictError
 from ..logs import about, log
 from .commands import CommandContext, CommandHandler
 from .failures import certain, ends_program
-from .hooks import MAX_TRACE, Delivery, Handling, Hook, Look, Save
+from .hooks import MAX_TRACE, Delivery, Handling, Hook, Save, Scan
 
 T = TypeVar("T")
 
@@ -95,10 +95,10 @@ class Hooks:
         """Tell that an instance is parked."""
         self.tell("parked", saga, correlation_id, reason)
 
-    def looked(self, saga: str, claimed: int, oldest: datetime | None, now: datetime) -> None:
+    def scanned(self, saga: str, claimed: int, oldest: datetime | None, now: datetime) -> None:
         """Tell of a look for due work."""
         late = 0.0 if oldest is None else max(0.0, (now - oldest).total_seconds())
-        self.tell("looked", Look(saga, claimed, late))
+        self.tell("scanned", Scan(saga, claimed, late))
 
     def watched(self, handler: CommandHandler, entry: Command) -> CommandHandler | WatchedHandler:
         """Return a command handler whose calls are told."""
@@ -316,7 +316,7 @@ class NoHooks(Hooks):
     def watch(self, saga: str, correlation_id: str, *, unseen: bool) -> Watch:
         return _NO_WATCH
 
-    def looked(self, saga: str, claimed: int, oldest: datetime | None, now: datetime) -> None:
+    def scanned(self, saga: str, claimed: int, oldest: datetime | None, now: datetime) -> None:
         """Nobody listens."""
 
     def watched(self, handler: CommandHandler, entry: Command) -> CommandHandler | WatchedHandler:

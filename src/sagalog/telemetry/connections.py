@@ -19,12 +19,12 @@ except ImportError as error:
 BACKLOG = 64  # connections accepted in one go: more could use up this process's files before any is hung up on
 REQUEST_SECONDS = 5.0  # to send a whole request, and between two of them
 STALLED_SECONDS = 10.0  # of an answer that nobody takes
-MOST_WAITING = 128  # connections that have not sent their request yet
+MAX_WAITING = 128  # connections that have not sent their request yet
 
 
 def patient_connections(
     *,
-    most_waiting: int = MOST_WAITING,
+    most_waiting: int = MAX_WAITING,
     request_seconds: float = REQUEST_SECONDS,
     stalled_seconds: float = STALLED_SECONDS,
 ) -> type[H11Protocol]:

@@ -16,9 +16,9 @@ from ..logs import about, log, trace_of
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
 
-_MOST_HEAD = 8192  # bytes
+_MAX_HEAD = 8192  # bytes
 _STOP_SECONDS = 1.0  # for what is being answered when the server stops
-_MOST_ANSWER = 64 * 1024 * 1024
+_MAX_ANSWER = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class HttpServer:
             log_config=None,
             access_log=False,
             proxy_headers=False,
-            h11_max_incomplete_event_size=_MOST_HEAD,
+            h11_max_incomplete_event_size=_MAX_HEAD,
         )
         config.load()
         state = self._state = ServerState()
@@ -178,7 +178,7 @@ async def ask(address: Address, path: str, *, timeout_seconds: float) -> Answer:
                     content_type = dict(event.headers).get(b"content-type", b"").decode("latin-1")
                 elif isinstance(event, h11.Data):
                     body += event.data
-                    if len(body) > _MOST_ANSWER:
+                    if len(body) > _MAX_ANSWER:
                         raise ConnectionError(f"{address} answers without end")
                 elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
                     break

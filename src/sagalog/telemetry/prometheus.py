@@ -17,7 +17,7 @@ import msgspec
 from .. import errors
 from ..errors import DefinitionError, MissingExtraError
 from ..journal.protocol import CommitCounts, CountsCommits
-from ..runner import Counters, Delivery, Handling, Hook, Look, SagaRunner, Save
+from ..runner import Counters, Delivery, Handling, Hook, SagaRunner, Save, Scan
 
 try:
     from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -239,10 +239,10 @@ class PrometheusHook(Hook, Collector):
         if begun is not None:
             self._made[DELIVERY_SECONDS].labels(delivery.saga, command).observe(time.monotonic() - begun)
 
-    def looked(self, look: Look) -> None:
-        self._made[DUE_CLAIMED].labels(look.saga).inc(look.claimed)
-        self._made[DUE_OLDEST].labels(look.saga).set(look.oldest_seconds)
-        self._made[DUE_LOOKED].labels(look.saga).set_to_current_time()
+    def scanned(self, scan: Scan) -> None:
+        self._made[DUE_CLAIMED].labels(scan.saga).inc(scan.claimed)
+        self._made[DUE_OLDEST].labels(scan.saga).set(scan.oldest_seconds)
+        self._made[DUE_LOOKED].labels(scan.saga).set_to_current_time()
 
     # What is read when it is asked for, perhaps by another thread.
 

@@ -21,7 +21,7 @@ from .story import Story, shown
 
 S = TypeVar("S")
 _UNSET: Any = object()
-_MOST_TIMERS = 1_000
+_MAX_TIMERS = 1_000
 
 
 class Scenario(Generic[S]):
@@ -75,7 +75,7 @@ class Scenario(Generic[S]):
             raise DefinitionError(f"time goes forward only, not by {passed}")
         self.sent = []
         until = self.now + passed
-        for _ in range(_MOST_TIMERS):
+        for _ in range(_MAX_TIMERS):
             message = due_timer(self._draft(), until)
             if message is None:
                 self.now = until
@@ -83,7 +83,7 @@ class Scenario(Generic[S]):
             assert message.at is not None
             self.now = max(self.now, message.at)
             self._step(message, f"timer {message.name!r} fires")
-        raise AssertionError(f"{_MOST_TIMERS:,} timers fired within {passed}: does one set itself again at once?")
+        raise AssertionError(f"{_MAX_TIMERS:,} timers fired within {passed}: does one set itself again at once?")
 
     def refuses(self, command: type, reason: str = "refused") -> Self:
         """From now on, let the handler of such commands refuse them for that reason."""

@@ -39,14 +39,14 @@ from ..protocol import (
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from ..urls import split_server_url
 from .bounded import gather_bounded
-from .connection import MOST_AT_ONCE, WRONG_LAST, Connection, Message, Rejected, header
+from .connection import MAX_AT_ONCE, WRONG_LAST, Connection, Message, Rejected, header
 from .due import PURGES_AT_ONCE, DueEntries
 from .login import Files, Login
 from .messages import EXPECTED, EXPECTED_STREAM, HEADER, Stored, head_of, header_of, message_of
 from .subjects import SHARDS, shard
 
 FORMAT = "1"
-_MOST_SECONDS = 86_400
+_MAX_SECONDS = 86_400
 _KNOWN_IDS = 65_536
 _FEW_SUBJECTS = 20_000  # so many are listed in one go
 _SETTINGS: Known = {
@@ -118,8 +118,8 @@ class NatsJournal:
                 raise DefinitionError(f"{name} is true or false, not {flag!r}")
         for name, seconds in (("connect_seconds", connect_seconds), ("timeout_seconds", timeout_seconds)):
             number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-            if not number or not 0 < seconds <= _MOST_SECONDS:
-                raise DefinitionError(f"{name} is a number of seconds over 0, up to {_MOST_SECONDS:,}, not {seconds!r}")
+            if not number or not 0 < seconds <= _MAX_SECONDS:
+                raise DefinitionError(f"{name} is a number of seconds over 0, up to {_MAX_SECONDS:,}, not {seconds!r}")
         if (
             not isinstance(stream, str)
             or not stream
@@ -387,7 +387,7 @@ class NatsJournal:
             except SagalogError as error:
                 found[place] = error
 
-        await gather_bounded(last, missing, MOST_AT_ONCE)
+        await gather_bounded(last, missing, MAX_AT_ONCE)
         return found
 
     async def _add_entry(self, persistence_id: str, entries: Sequence[Message]) -> OutcomeUnknownError | None:
@@ -459,7 +459,7 @@ class NatsJournal:
                 return False
             return await self._due.move(newest, one.due_at)
 
-        return await gather_bounded(move, moves, MOST_AT_ONCE)
+        return await gather_bounded(move, moves, MAX_AT_ONCE)
 
     async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
         await self.open()
@@ -485,7 +485,7 @@ class NatsJournal:
         return records[-1] if records else None
 
     async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
-        return await gather_bounded(self.latest_message, persistence_ids, MOST_AT_ONCE)
+        return await gather_bounded(self.latest_message, persistence_ids, MAX_AT_ONCE)
 
     async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         await self.open()

@@ -49,8 +49,8 @@ _FETCH = 500
 _PAGE, _PAGE_BYTES = 256, 2**22  # of what is published before the first answers are waited for
 # Of answers under way: the server cuts off whoever has 64 MB waiting, and the client drops what is over 128 MB.
 _ANSWERS_BYTES = 2**25
-MOST_AT_ONCE = 64
-MOST_LISTED = 100_000  # subjects in one answer of the server
+MAX_AT_ONCE = 64
+MAX_LISTED = 100_000  # subjects in one answer of the server
 
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
@@ -221,7 +221,7 @@ class Connection:
             await client.close()
             raise
         largest = client.max_payload * 3 // 2  # in base64, with its header
-        self._at_once = max(1, min(MOST_AT_ONCE, _ANSWERS_BYTES // largest))
+        self._at_once = max(1, min(MAX_AT_ONCE, _ANSWERS_BYTES // largest))
         self._asking = asyncio.Semaphore(self._at_once)
         self._inbox = client.new_inbox()
         await client.subscribe(f"{self._inbox}.*", cb=self._answered)
@@ -446,7 +446,7 @@ class Connection:
         return Raw(found["subject"], Subjects.id_of(found["subject"]), found["seq"], time, header, data)
 
     async def subjects_of(self, wildcard: str) -> list[str]:
-        """Return the subjects that match and have messages, as the stream's leader knows them; at most MOST_LISTED."""
+        """Return the subjects that match and have messages, as the stream's leader knows them; at most MAX_LISTED."""
         state = (await self.info(subjects_filter=wildcard))["state"]
         return list(state.get("subjects") or ())
 

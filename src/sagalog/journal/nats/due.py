@@ -30,7 +30,7 @@ from ...errors import JournalFormatError, SagalogError
 from ...logs import about, log
 from ..protocol import MAX_SEQUENCE_NR
 from .bounded import gather_bounded
-from .connection import IN_PROCESS, MOST_AT_ONCE, MOST_LISTED, Connection, Message, Rejected
+from .connection import IN_PROCESS, MAX_AT_ONCE, MAX_LISTED, Connection, Message, Rejected
 from .messages import EXPECTED_STREAM, MESSAGE_ID, Stored, in_utc
 from .subjects import DueEntry
 
@@ -224,11 +224,11 @@ class DueEntries:
         if not recent:
             self._swept.pop(prefix, None)  # until this look, which sees all, has come to its end
         wildcards = connection.subjects.due_by(before, prefix, recent=recent)
-        found = await gather_bounded(connection.subjects_of, wildcards, MOST_AT_ONCE)
+        found = await gather_bounded(connection.subjects_of, wildcards, MAX_AT_ONCE)
         # The digits of the second come first in a subject, so their order is the order of time.
         stems: dict[str, list[DueEntry]] = {}
         seconds: dict[str, _Second] = {}
-        complete = all(len(some) < MOST_LISTED for some in found)
+        complete = all(len(some) < MAX_LISTED for some in found)
         for number, subject in enumerate(sorted(one for some in found for one in some), 1):
             if number % _GIVE_WAY == 0:
                 await asyncio.sleep(0)
@@ -248,7 +248,7 @@ class DueEntries:
             groups = await gather_bounded(
                 lambda one: self._group(seconds[connection.subjects.due_second(one[0].subject)], one, before),
                 some,
-                MOST_AT_ONCE,
+                MAX_AT_ONCE,
             )
             yield [group for group in groups if group is not None]
 

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Any
 
 _AT_ONCE = 2  # queries: the second takes what came while the first is under way
-_MOST_IDS = 256  # of one query
+_MAX_IDS = 256  # of one query
 
 
 class Lookups:
@@ -37,7 +37,7 @@ class Lookups:
     async def _run(self) -> None:
         try:
             while self._waiting:
-                ids = list(islice(self._waiting, _MOST_IDS))
+                ids = list(islice(self._waiting, _MAX_IDS))
                 await self._look_up({one: self._waiting.pop(one) for one in ids})
         finally:  # in the same moment as nothing waits: whoever comes next starts a task
             self._tasks.discard(asyncio.current_task())

@@ -17,7 +17,7 @@ import msgspec
 from ...errors import InvalidEventError
 from ..protocol import PersistentRepr, checked
 
-MOST_RECORDS = 256  # of one statement: each new id takes a place in the server's table of locks
+MAX_RECORDS = 256  # of one statement: each new id takes a place in the server's table of locks
 
 # Microseconds as a whole number: timestamps are encoded by asyncpg twenty times as slowly, its datetime.max is `infinity`,
 # and a number of microseconds times an interval is a floating-point product, which is off at the ends of the calendar.

@@ -17,7 +17,7 @@ from typing import Any
 from ...errors import InvalidEventError, JournalUnavailableError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
 from ..protocol import MAX_SEQUENCE_NR, CommitCounts, PersistentRepr, checked_batch
 from .connections import Connections
-from .statements import MOST_RECORDS, Statements, storable, write
+from .statements import MAX_RECORDS, Statements, storable, write
 
 Answer = SagalogError | None
 
@@ -79,10 +79,10 @@ class Writer:
             else:
                 good.pop()
                 answers[place] = SequenceOutOfOrder((record.persistence_id,))
-        if len(good) <= MOST_RECORDS:
+        if len(good) <= MAX_RECORDS:
             found = await self._part(good) if good else []
         else:
-            parts = [good[start : start + MOST_RECORDS] for start in range(0, len(good), MOST_RECORDS)]
+            parts = [good[start : start + MAX_RECORDS] for start in range(0, len(good), MAX_RECORDS)]
             found = [one for part in await asyncio.gather(*map(self._part, parts)) for one in part]
         for place, answer in zip(places, found, strict=True):
             answers[place] = answer
@@ -147,7 +147,7 @@ class Writer:
             return calls
         ids = set(first.ids)
         later: list[Call] = []
-        while self._queue and records < MOST_RECORDS:
+        while self._queue and records < MAX_RECORDS:
             call = self._queue.popleft()
             if call.atomic or not ids.isdisjoint(call.ids):
                 later.append(call)

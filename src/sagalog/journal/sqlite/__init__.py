@@ -36,14 +36,14 @@ from .reader import Read, Reader
 from .rows import COLUMNS, NEWEST, RECORDS, check_instant, check_size, microseconds, record_of
 from .schema import ERRORS, check_version, connect, connect_read_only, is_read_only, prepare, translate
 from .threads import ConnectionThread
-from .writer import MOST_ROWS, Row, Write, Writer, delete_chain, forget, row_of, touch
+from .writer import MAX_ROWS, Row, Write, Writer, delete_chain, forget, row_of, touch
 
 T = TypeVar("T")
 _PAGE = 256
 _SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float}
 
 
-_MOST_CHUNK = MOST_ROWS
+_MAX_CHUNK = MAX_ROWS
 _CHUNK_BYTES = 16_000_000  # of a transaction, so that others need not wait for long
 
 
@@ -334,7 +334,7 @@ class SqliteJournal:
                 answers[place] = error
                 continue
             length = len(record.payload)
-            if len(chunk) == _MOST_CHUNK or (chunk and size + length > _CHUNK_BYTES):
+            if len(chunk) == _MAX_CHUNK or (chunk and size + length > _CHUNK_BYTES):
                 await self._write_chunk(chunk, places, answers)
                 chunk, places, size = {}, [], 0
             chunk[record.persistence_id] = row_of(record, microseconds(record.due_at))

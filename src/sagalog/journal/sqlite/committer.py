@@ -20,9 +20,9 @@ from typing import Any, cast
 from ...errors import JournalUnavailableError
 from .file import OpenedFile
 from .threads import ConnectionThread, Job, answer
-from .writer import MOST_ROWS, Batch, Row, Work, Writer
+from .writer import MAX_ROWS, Batch, Row, Work, Writer
 
-MOST_HERE = 96  # records of one commit on the event loop's thread
+MAX_HERE = 96  # records of one commit on the event loop's thread
 SLOW = 32
 
 
@@ -36,7 +36,7 @@ class Committer:
         self._slow = 0 if quick_seconds > 0 else 1  # so many quick commits until the next here
         self._connection = threading.Lock()  # held while the connection is in use
         self._thread: ConnectionThread[Work] = ConnectionThread(
-            "sagalog-writer", self._serve, self._end, MOST_ROWS, rest=self._checkpoint
+            "sagalog-writer", self._serve, self._end, MAX_ROWS, rest=self._checkpoint
         )
         self._here: dict[asyncio.AbstractEventLoop, list[Job[Work]]] = {}  # each entry is its loop's own
         self._closed = False
@@ -51,7 +51,7 @@ class Committer:
         waiting = self._here.get(loop)
         if waiting is not None:
             waiting.append(job)
-            if len(waiting) > MOST_HERE:
+            if len(waiting) > MAX_HERE:
                 self._thread.take_over(self._here.pop(loop))
         elif self._slow or not isinstance(work, tuple) or self._thread.busy or self._writer.log_is_long:
             self._thread.take_over([job])
@@ -61,7 +61,7 @@ class Committer:
         return job.future
 
     async def write_batch(self, rows: list[Row]) -> set[str]:
-        """Store records of different ids, at most MOST_ROWS; return the ids that lost.
+        """Store records of different ids, at most MAX_ROWS; return the ids that lost.
 
         A short batch is committed here and now, without a suspension, under the same conditions as single records.
         """
@@ -69,7 +69,7 @@ class Committer:
             raise JournalUnavailableError("the journal is closed; nothing was stored")
         self._file.check_process()
         job: Job[Work] = Job(Batch(rows), asyncio.get_running_loop())
-        here = len(rows) <= MOST_HERE and not self._slow and not self._thread.busy and not self._writer.log_is_long
+        here = len(rows) <= MAX_HERE and not self._slow and not self._thread.busy and not self._writer.log_is_long
         if here and self._connection.acquire(blocking=False):
             begun = time.perf_counter()
             try:
@@ -120,7 +120,7 @@ class Committer:
 
     def _note(self, records: int, seconds: float) -> None:
         """Remember whether the disk is quick. Large batches say nothing about it."""
-        if self._quick_seconds > 0 and records <= MOST_HERE:
+        if self._quick_seconds > 0 and records <= MAX_HERE:
             self._slow = SLOW if seconds > self._quick_seconds else max(0, self._slow - 1)
 
     def _end(self) -> None:

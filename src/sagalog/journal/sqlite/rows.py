@@ -16,7 +16,7 @@ COLUMNS = (
 )
 RECORDS = "record r CROSS JOIN instance i USING (instance_id) CROSS JOIN label l USING (label_id)"
 NEWEST = "instance i CROSS JOIN record r USING (record_id) CROSS JOIN label l USING (label_id)"
-MOST_BYTES = 900_000_000  # SQLite takes 10**9 for a whole row
+MAX_BYTES = 900_000_000  # SQLite takes 10**9 for a whole row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -34,8 +34,8 @@ def check_instant(at: object, name: str) -> None:
 
 def check_size(message: PersistentRepr) -> None:
     """Raise PayloadTooLargeError for what SQLite cannot keep in a row."""
-    if len(message.payload) > MOST_BYTES:
-        raise PayloadTooLargeError(f"the record of {message.persistence_id[:100]}", len(message.payload), MOST_BYTES)
+    if len(message.payload) > MAX_BYTES:
+        raise PayloadTooLargeError(f"the record of {message.persistence_id[:100]}", len(message.payload), MAX_BYTES)
 
 
 def moment(stored: int) -> datetime:

@@ -38,7 +38,7 @@ class Write:
 
 
 class Batch:
-    """Records of different ids, each told by itself: the result is the set of ids that lost. At most MOST_ROWS."""
+    """Records of different ids, each told by itself: the result is the set of ids that lost. At most MAX_ROWS."""
 
     __slots__ = ("rows",)
 
@@ -51,12 +51,12 @@ Work = Row | Write | Batch | Callable[[sqlite3.Connection], object]
 # Statements are made for these numbers of rows; a batch takes the next larger one and leaves the other rows NULL.
 # So a batch of any size costs a handful of statements, and as many times Python's lock is waited for.
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-MOST_ROWS = _SIZES[-1]
+MAX_ROWS = _SIZES[-1]
 LOG_PAGES = 8000  # some 32 MB, then a checkpoint
 
 _LOG_BYTES = LOG_PAGES * 4120
-_MOST_LOG_BYTES = 2 * _LOG_BYTES  # a log that has been longer is cut off when it is begun anew
-_MOST_LABELS = 4096  # known by heart
+_MAX_LOG_BYTES = 2 * _LOG_BYTES  # a log that has been longer is cut off when it is begun anew
+_MAX_LABELS = 4096  # known by heart
 
 _INCOMING = """INSERT INTO incoming SELECT column1, column2, column3, column4, column5, column6, column7,
  i.instance_id, i.sequence_nr, i.record_id, i.epoch
@@ -115,7 +115,7 @@ _BY_SIZE = [(size, _INCOMING.format(", ".join([f"({', '.join('?' * 7)})"] * size
 
 
 def _insert(connection: sqlite3.Connection, rows: Sequence[Row], labels: Mapping[Label, int]) -> int:
-    """Insert rows of different ids, at least one and at most MOST_ROWS; return how many lost."""
+    """Insert rows of different ids, at least one and at most MAX_ROWS; return how many lost."""
     size, sql = next(entry for entry in _BY_SIZE if entry[0] >= len(rows))  # Python's sqlite3 keeps them prepared
     values: list[object] = []
     for persistence_id, number, payload, label, *others in rows:
@@ -146,7 +146,7 @@ class Writer:
         self._checkpointed_at = connection.total_changes
         self._pages_a_change = 2.0  # in the log; a guess until the first checkpoint tells
         connection.execute("PRAGMA temp_store=MEMORY")
-        connection.execute(f"PRAGMA journal_size_limit={_MOST_LOG_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit={_MAX_LOG_BYTES}")
         for statement in _TRIGGERS:
             connection.execute(statement)
         connection.execute("PRAGMA busy_timeout=0")  # who has time to wait for a lock says so
@@ -259,7 +259,7 @@ class Writer:
 
     def _intern(self, rows: list[Row]) -> None:
         """Find or store the labels that are not known yet; within a transaction."""
-        if len(self._labels) > _MOST_LABELS:
+        if len(self._labels) > _MAX_LABELS:
             self._labels.clear()
         for label in dict.fromkeys(row[3] for row in rows if row[3] not in self._labels):
             self._connection.execute(

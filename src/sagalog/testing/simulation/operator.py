@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 _PATIENCE = 30.0  # seconds
-_MOST_IN_PEACE = 3  # repairs of one instance when nothing goes wrong any more: then it is its saga that fails
+_MAX_IN_PEACE = 3  # repairs of one instance when nothing goes wrong any more: then it is its saga that fails
 
 
 class Operator:
@@ -41,7 +41,7 @@ class Operator:
     async def _look_after(self, persistence_id: str) -> None:
         run, in_peace, pause = self._run, 0, 30.0
         saga, correlation_id = parts_of(persistence_id)
-        while self.needs_repair(persistence_id) and in_peace < _MOST_IN_PEACE:
+        while self.needs_repair(persistence_id) and in_peace < _MAX_IN_PEACE:
             await asyncio.sleep(run.chance.upto(pause))
             pause = min(pause * 2, 3600.0)  # seconds
             if not run.workers:

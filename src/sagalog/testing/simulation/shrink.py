@@ -12,7 +12,7 @@ from .chance import FAULTS, Without
 from .run import Run
 from .world import World
 
-_MOST_STRIKES = 100
+_MAX_STRIKES = 100
 
 
 class SimulationError(AssertionError):
@@ -46,7 +46,7 @@ def shrunk(
     without_kinds()
     for number in reversed(range(run.events)):
         attempt(msgspec.structs.replace(run.without, events=run.without.events | {number}))
-    for number in reversed(range(min(run.chance.struck, _MOST_STRIKES))):
+    for number in reversed(range(min(run.chance.struck, _MAX_STRIKES))):
         attempt(msgspec.structs.replace(run.without, strikes=run.without.strikes | {number}))
     without_kinds()  # what was left out may have brought others
     faults = ", ".join(f"{name} ({count})" for name, count in sorted(run.chance.happened.items())) or "none"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .run import Run
 
 T = TypeVar("T")
-_MOST_SKEW = 60.0  # seconds that a clock may be wrong
+_MAX_SKEW = 60.0  # seconds that a clock may be wrong
 _COUNTED = (
     "handled",
     "duplicates",
@@ -73,8 +73,8 @@ class Worker:
 
     def jump(self, direction: int) -> None:
         """Set its clock forwards (1) or backwards (-1) by up to a minute."""
-        ahead = self.clock.ahead.total_seconds() + direction * self._run.chance.upto(_MOST_SKEW)
-        self.clock.ahead = timedelta(seconds=max(-_MOST_SKEW, min(_MOST_SKEW, ahead)))
+        ahead = self.clock.ahead.total_seconds() + direction * self._run.chance.upto(_MAX_SKEW)
+        self.clock.ahead = timedelta(seconds=max(-_MAX_SKEW, min(_MAX_SKEW, ahead)))
         self._run.tell(f"the clock of {self.name} jumps: it is {self.clock.ahead.total_seconds():+.1f} s off now")
         self._tell_skew()
         self.clock.nudge()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _PATIENCE = 3.0
 
 
-class Together(msgspec.Struct, frozen=True):
+class Fleet(msgspec.Struct, frozen=True):
     """The health of all: live if no running worker is stuck or broken, ready if every one is."""
 
     live: bool
@@ -34,7 +34,7 @@ def probes_of_all(workers: Sequence[Address], *, patience_seconds: float = _PATI
     async def everyone(path: str) -> list[Answer | OSError | TimeoutError]:
         return await asyncio.gather(*(_asked(one, path, patience_seconds) for one in workers))
 
-    async def together() -> Together:
+    async def together() -> Fleet:
         return _together(await everyone("/ready"))
 
     async def live() -> Answer:
@@ -60,7 +60,7 @@ async def _asked(worker: Address, path: str, patience_seconds: float) -> Answer 
         return error
 
 
-def _together(answers: Sequence[Answer | OSError | TimeoutError]) -> Together:
+def _together(answers: Sequence[Answer | OSError | TimeoutError]) -> Fleet:
     found: list[Health | None] = []
     reasons: list[str] = []
     stuck = False
@@ -78,10 +78,10 @@ def _together(answers: Sequence[Answer | OSError | TimeoutError]) -> Together:
         reasons.append(f"worker {number} {'does not answer: it is stuck' if silent else 'is not running yet'}")
     live = not stuck and all(health is None or health.live for health in found)
     ready = all(health is not None and health.ready for health in found)
-    return Together(live, ready, tuple(reasons), tuple(found))
+    return Fleet(live, ready, tuple(reasons), tuple(found))
 
 
-def _said(health: Together, *, yes: bool) -> Answer:
+def _said(health: Fleet, *, yes: bool) -> Answer:
     return Answer(200 if yes else 503, msgspec.json.encode(health) + b"\n", "application/json")
 
 
