@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Iterator
 from datetime import datetime
+from math import inf
 from typing import Any
 
 import msgspec
@@ -72,6 +73,7 @@ class Turn:
         "maintenance",
         "replayed",
         "stale",
+        "timer",
         "to_record",
         "unseen",
         "watch",
@@ -88,6 +90,7 @@ class Turn:
         self.maintenance: tuple[Maintenance, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
+        self.timer: Message | None = None  # that fired last
         self.stale = False
         self.to_record, draft.changed = draft.changed, False
 
@@ -272,7 +275,7 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
         envelope.decided = _HANDLED
         if envelope.maintenance is not Maintenance.CLAIM:
             return None
-        return _fire(turn, turn.instance.hosted.engine.now(), in_parts=True)
+        return _fire(turn, turn.instance.hosted.engine.now(), envelope.most_timers)
     if message.at is not None:
         return _step_in_event_time(turn, envelope, message, message.at)
     return _take(turn, envelope, message)
@@ -308,7 +311,7 @@ def _step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: da
     elif not known and record is not None and at < record.updated_at and draft.has_forgotten():
         envelope.decided = Outcome.DUPLICATE
         return None
-    firing = None if known else _fire(turn, at, in_parts=False)
+    firing = None if known else _fire(turn, at)
     if firing is not None:
         return _after_firing(turn, envelope, message, at, firing)
     return _take_at(turn, envelope, message, at)
@@ -449,12 +452,12 @@ def _failure(turn: Turn, message: Message, error: BaseException) -> Exception:
     return HandlerFailed(message, error)
 
 
-def _fire(turn: Turn, until: datetime, *, in_parts: bool) -> Awaitable[None] | None:
+def _fire(turn: Turn, until: datetime, most: float | None = None) -> Awaitable[None] | None:
     """Fire the timers due at `until` or before, earliest first, also those that are set meanwhile.
 
-    With `in_parts` no longer than some milliseconds: the others are fired in a turn that is asked for here.
+    With `most` up to so many, and no longer than some milliseconds: the others are fired in a turn that is asked for here.
     """
-    firing = _firing(turn, until, in_parts=in_parts)
+    firing = _firing(turn, until, most)
     first = next(firing, None)
     return None if first is None else _fire_slowly(firing, first)
 
@@ -465,24 +468,26 @@ async def _fire_slowly(firing: Iterator[Awaitable[Any]], first: Awaitable[Any]) 
         await more
 
 
-def _firing(turn: Turn, until: datetime, *, in_parts: bool) -> Iterator[Awaitable[Any]]:
+def _firing(turn: Turn, until: datetime, most: float | None) -> Iterator[Awaitable[Any]]:
     """Fire them; yield what has to be waited for in between."""
     instance, draft = turn.instance, turn.draft
     time = instance.hosted.engine.loop.time
     now = draft.now
     give_way_at = time() + _TIMER_SECONDS
-    moment, at_once = None, 0
+    moment, at_once, fired = None, 0, 0
     while (message := _due(turn, until)) is not None:
         if message.at != moment:
             moment, at_once = message.at, 0
         at_once += 1
         late = time() > give_way_at
-        if at_once > _MAX_TIMERS or (late and in_parts):
-            instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM))
+        if at_once > _MAX_TIMERS or (most is not None and (late or fired >= most)):
+            instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf))
             break
         if late:
             yield asyncio.sleep(0)
             give_way_at = time() + _TIMER_SECONDS
+        fired += 1
+        turn.timer = message
         outcome = _advance(turn, message)
         if not isinstance(outcome, Outcome):
             yield outcome
