@@ -14,11 +14,11 @@ from ..decision.record import Command, SagaRecord
 from ..errors import ConflictError, JournalUnavailableError, OutcomeUnknownError, SagalogError
 from ..journal import Journal
 from ..journal.store import new_epoch
-from .decide import Turn
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
 from .load import ids_of
 from .queue import NONE, Instance
+from .turn import Turn
 
 Declines = Callable[[Instance, Command], bool]
 
