@@ -21,6 +21,7 @@ from .queue import NONE, Instance
 from .turn import Turn
 
 Declines = Callable[[Instance, Command], bool]
+_OVER = 2  # so many times the limit for what is not decided by a handler, and has to be recorded
 
 
 class Write:
@@ -85,9 +86,21 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
-    payload = hosted.encode(record)
+    payload = hosted.encode(record, _OVER if _passes_limit(turn) else 1)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
     return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
+
+
+def _passes_limit(turn: Turn) -> bool:
+    """Say whether a record may pass the limit: where a turn does nothing but take over, park or repair an instance.
+
+    An instance at its limit could otherwise not be parked for what makes it too large, nor its commands be taken over.
+    """
+    decided = [envelope for envelope in turn.decided if envelope.open and not envelope.withdrawn]
+    if len(decided) != 1 or turn.draft.fired:
+        return False
+    message, park = decided[0].message, decided[0].park
+    return message is None or (park is not None and park[1] is message and message.kind != "event")
 
 
 async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[SagalogError | None]:

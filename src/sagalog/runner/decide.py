@@ -142,7 +142,7 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
         envelope.decided = _HANDLED
         if envelope.maintenance is not Maintenance.CLAIM:
             return None
-        return fire(turn, turn.instance.hosted.engine.now(), in_parts=True)
+        return fire(turn, turn.instance.hosted.engine.now(), envelope.most_timers)
     if message.at is not None:
         return step_in_event_time(turn, envelope, message, message.at)
     return take(turn, envelope, message)

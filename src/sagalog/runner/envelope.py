@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from enum import Enum
+from math import inf
 from typing import Any
 
 import msgspec
@@ -40,6 +41,7 @@ class Envelope(msgspec.Struct, eq=False):
     result: Any = None
     failures: int = 0
     park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
+    most_timers: float = inf  # so many of a claim fire in one turn: more were too large together
     deadline: float | None = None  # in the loop's time: until then it may wait for its starting event
     withdrawn: bool = False  # its caller was cancelled while it waited
     over: bool = False  # nothing is to be done about it any more: it is answered, or withdrawn

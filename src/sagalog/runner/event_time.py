@@ -30,7 +30,7 @@ def step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: dat
     elif not known and record is not None and at < record.updated_at and draft.has_forgotten():
         envelope.decided = Outcome.DUPLICATE
         return None
-    firing = None if known else fire(turn, at, in_parts=False)
+    firing = None if known else fire(turn, at)
     if firing is not None:
         return _after_firing(turn, envelope, message, at, firing)
     return _take_at(turn, envelope, message, at)

@@ -92,10 +92,10 @@ class Hosted:
             due_at = self.purge_at(record)
         return self.store.repr_of(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
 
-    def encode(self, record: SagaRecord) -> bytes:
-        """Return the bytes to save. Raises PayloadTooLargeError; what was stored stays."""
+    def encode(self, record: SagaRecord, limits: int = 1) -> bytes:
+        """Return the bytes to save, up to so many times the limit. Raises PayloadTooLargeError; what was stored stays."""
         payload = encode_record(record)
-        if len(payload) > self._most_bytes:
+        if len(payload) > self._most_bytes * limits:
             raise PayloadTooLargeError(
                 f"the record of an instance of saga {self.name!r}", len(payload), self._most_bytes
             )

@@ -224,17 +224,27 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
     """Find the message whose step makes the record too large; the others go through."""
     instance = turn.instance
     handled = [envelope for envelope in turn.decided if envelope.open and not envelope.withdrawn]
+    fired, parked = turn.draft.fired, [envelope for envelope in handled if envelope.park is not None]
     take_back(turn)
     if len(handled) > 1:
         instance.one_by_one = len(handled)
     elif handled:
         (envelope,) = handled
-        if envelope.message is not None and envelope.message.kind != "event":
-            envelope.park = (str(error), envelope.message)
+        culprit = turn.timer if envelope.message is None else envelope.message
+        if fired > 1 and envelope.message is None:
+            envelope.most_timers = fired // 2
+        elif culprit is None or culprit.kind == "event" or parked or (culprit.kind == "timer" and _owes(instance)):
+            tell(instance, [envelope], error)  # a timer comes again with the next claim
         else:
-            tell(instance, [envelope], error)
+            envelope.park = (str(error), culprit)
     instance.put_back(turn.batch)
     return None
+
+
+def _owes(instance: Instance) -> bool:
+    """Say whether commands are still to be accepted: then its record gets smaller by itself."""
+    record = instance.record
+    return record is not None and bool(record.outbox) and not record.stuck
 
 
 def abandon(turn: Turn) -> None:

@@ -51,6 +51,7 @@ class Turn:
         "maintenance",
         "replayed",
         "stale",
+        "timer",
         "to_record",
         "unseen",
         "watch",
@@ -67,6 +68,7 @@ class Turn:
         self.maintenance: tuple[Maintenance, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
+        self.timer: Message | None = None  # that fired last
         self.stale = False
         self.to_record, draft.changed = draft.changed, False
 
