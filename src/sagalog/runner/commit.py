@@ -11,7 +11,13 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from ..decision.record import Command, SagaRecord
-from ..errors import ConflictError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from ..errors import (
+    ConflictError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    PayloadTooLargeError,
+    SagalogError,
+)
 from ..journal import Journal
 from ..journal.store import new_epoch
 from .envelope import Maintenance
@@ -86,7 +92,12 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
-    payload = hosted.encode(record, _OVER if _passes_limit(turn) else 1)
+    try:
+        payload = hosted.encode(record)
+    except PayloadTooLargeError:
+        if not _passes_limit(turn):
+            raise
+        payload = hosted.encode(record, _OVER)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
     return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
 
