@@ -14,8 +14,9 @@ import pytest
 from sagalog import Compensate, Complete
 from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
-from sagalog.runner import decide, due, load, queue, replay, settle
+from sagalog.runner import due, fire, load, queue, replay, settle
 from sagalog.runner import round as rounds
+from sagalog.runner import turn as turn_phase
 from sagalog.runner.attempt import CommandAttempts
 from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.engine import Engine
@@ -128,8 +129,8 @@ def one_acceptance_clears_the_whole_outbox(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def timers_fire_an_hour_early(patch: pytest.MonkeyPatch) -> None:
-    real = decide.due_timer
-    patch.setattr(decide, "due_timer", lambda draft, until: real(draft, until + timedelta(hours=1)))
+    real = fire.due_timer
+    patch.setattr(fire, "due_timer", lambda draft, until: real(draft, until + timedelta(hours=1)))
 
 
 @mutant
@@ -215,7 +216,7 @@ def a_new_life_is_taken_for_the_cached_one(patch: pytest.MonkeyPatch) -> None:
         return await real(journal, writes)
 
     patch.setattr(rounds, "write_all", write_all)
-    patch.setattr(decide, "_may_be_of_a_forgotten_life", lambda instance, now: False)
+    patch.setattr(turn_phase, "_may_be_of_a_forgotten_life", lambda instance, now: False)
 
 
 @mutant
@@ -265,7 +266,7 @@ def a_failed_command_counts_as_accepted(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def events_are_handled_backwards(patch: pytest.MonkeyPatch) -> None:
-    real = decide.begin
+    real = turn_phase.begin
 
     def begin(instance: Any, now: Any) -> Any:
         turn = real(instance, now)

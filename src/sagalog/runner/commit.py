@@ -11,14 +11,20 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from ..decision.record import Command, SagaRecord
-from ..errors import ConflictError, JournalUnavailableError, OutcomeUnknownError, SagalogError
+from ..errors import (
+    ConflictError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    PayloadTooLargeError,
+    SagalogError,
+)
 from ..journal import Journal
 from ..journal.store import new_epoch
-from .decide import Turn
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
 from .load import ids_of
 from .queue import NONE, Instance
+from .turn import Turn
 
 Declines = Callable[[Instance, Command], bool]
 _OVER = 2  # so many times the limit for what is not decided by a handler, and has to be recorded
@@ -86,7 +92,12 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
-    payload = hosted.encode(record, _OVER if _passes_limit(turn) else 1)
+    try:
+        payload = hosted.encode(record)
+    except PayloadTooLargeError:
+        if not _passes_limit(turn):
+            raise
+        payload = hosted.encode(record, _OVER)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
     return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
 

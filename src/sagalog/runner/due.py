@@ -23,6 +23,7 @@ from .failures import passes_through, told_of_store
 from .hosted import Hosted
 from .queue import Instance, Queue
 from .scanned import ScannedStore
+from .stranded import Stranded
 
 _PAGE = 500
 _MAX_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
@@ -47,6 +48,7 @@ class DueLoop:
         self._full = False  # somebody has to be told when there is room again
         self._ended: deque[tuple[Queue, str]] = deque()  # claimed, and not live: perhaps to be purged
         self._sweeping = False
+        self._stranded = {one.hosted.name: Stranded(engine, one.hosted) for one in queues}
         self._scans = [engine.spawn(self._scan(one.hosted)) for one in queues if one.hosted.scanned is not None]
 
     def notice(self, due_at: datetime) -> None:
@@ -77,6 +79,7 @@ class DueLoop:
             for queue in self._queues:
                 try:
                     following = await self.look(queue, engine.now(), upcoming)
+                    await self._stranded[queue.hosted.name].look(queue)
                 except BaseException as error:  # whatever a store raises: the others, and the next look, go on
                     if passes_through(error):
                         raise

@@ -18,12 +18,13 @@ from ..decision.message import Message, Outcome
 from ..errors import ConflictError, PayloadTooLargeError
 from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
-from .decide import Turn, begin, decide, decide_slowly
+from .decide import decide, decide_slowly
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .load import take
 from .queue import Instance, Unanswered
 from .replay import tell_parked
+from .turn import Turn, begin
 
 _LOST = Waiting(attempts=8, first=0.01, most=2.0)  # against other workers
 

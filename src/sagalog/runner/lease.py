@@ -22,7 +22,7 @@ from .envelope import Envelope, Maintenance
 from .failures import passes_through, told_of_store
 from .queue import Instance
 
-_LONGEST_LEASES = 12  # up to which a lease grows that goes into the record, because each is a write
+LONGEST_LEASES = 12  # up to which a lease grows that goes into the record, because each is a write
 _MOVES = 500  # of one call
 _ALIKE = 100  # ids that begin with the id of an instance, and are due
 
@@ -69,7 +69,7 @@ class Leases:
             if left > max(lease, instance.lease_seconds) * 0.55:
                 continue
             if instance.contested:
-                instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), _LONGEST_LEASES * lease)
+                instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), LONGEST_LEASES * lease)
                 instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
                 moves.append(instance)

@@ -18,7 +18,7 @@ from datetime import datetime
 from ..errors import OutcomeUnknownError, PayloadTooLargeError, RunnerStoppedError
 from ..journal import Journal
 from .commit import Write, write_all, write_of, write_one
-from .decide import Turn, begin, decide, decide_slowly, may_begin, replays
+from .decide import decide, decide_slowly, replays
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
@@ -27,6 +27,7 @@ from .failures import as_exception, cancellations, passes_through
 from .load import Loader
 from .queue import Instance, Ready
 from .settle import Pause, abandon, give_up, settle, tell
+from .turn import Turn, begin, may_begin
 
 _WRITES = 2  # rounds that are being written, at most
 _STRETCH_SECONDS = 0.005  # so long the event loop is held in one go

@@ -30,12 +30,12 @@ from ..errors import (
 from ..logs import log, trace_of
 from ..waiting import Waiting
 from .commit import Write
-from .decide import Turn
 from .envelope import Envelope
 from .failures import described
 from .load import ids_of
 from .queue import NONE, Instance, Unanswered
 from .replay import tell_parked
+from .turn import Turn
 
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers: one of them wins each time

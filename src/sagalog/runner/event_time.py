@@ -1,0 +1,68 @@
+"""A message at its own time: the timers before it fire first, and the same log always means the same.
+
+turn, fire, outcome ─► [event_time] ─► decide
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import datetime
+
+from ..decision.message import Message, Outcome
+from .envelope import Envelope
+from .fire import fire
+from .outcome import no_instance, take
+from .turn import CacheTooOld, Turn
+
+
+def step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: datetime) -> Awaitable[None] | None:
+    """Let the timers before it fire first, then handle a message at its own time."""
+    draft, record = turn.draft, turn.draft.record
+    known = draft.knows(message.id, message.kind)
+    if message.answer and record is not None:
+        at = max(at, record.updated_at)
+    elif not known and record is not None and at < record.started_at:
+        # It is older than the life that it meets. Fed again, it would otherwise be handled by a life that came after it.
+        if not turn.fresh:
+            raise CacheTooOld
+        no_instance(turn, envelope)
+        return None
+    elif not known and record is not None and at < record.updated_at and draft.has_forgotten():
+        envelope.decided = Outcome.DUPLICATE
+        return None
+    firing = None if known else fire(turn, at)
+    if firing is not None:
+        return _after_firing(turn, envelope, message, at, firing)
+    return _take_at(turn, envelope, message, at)
+
+
+def _take_at(turn: Turn, envelope: Envelope, message: Message, at: datetime) -> Awaitable[None] | None:
+    turn.draft.now = at
+    lives = turn.draft.started
+    more = take(turn, envelope, message)
+    if more is not None:
+        return _taken_later(turn, more, lives, at)
+    _know_of_before(turn, lives, at)
+    return None
+
+
+async def _taken_later(turn: Turn, more: Awaitable[None], lives: int, at: datetime) -> None:
+    await more
+    _know_of_before(turn, lives, at)
+
+
+def _know_of_before(turn: Turn, lives: int, at: datetime) -> None:
+    """Let a new life know what came at the moment of its start, before it, and found nothing."""
+    draft, instance = turn.draft, turn.instance
+    if draft.started > lives and draft.record is not None:
+        for message_id in instance.hosted.passed_over.of(instance.correlation_id, at):
+            draft.remember(draft.record, message_id)
+
+
+async def _after_firing(
+    turn: Turn, envelope: Envelope, message: Message, at: datetime, firing: Awaitable[None]
+) -> None:
+    await firing
+    more = _take_at(turn, envelope, message, at)
+    if more is not None:
+        await more

@@ -1,0 +1,74 @@
+"""Timers that are due fire within the turn of their instance, at their own time, earliest first.
+
+turn ─► [fire] ─► decide
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from datetime import datetime
+from math import inf
+from typing import Any
+
+from ..decision.message import Message, Outcome
+from ..decision.timers import due_timer
+from ..errors import CodecError
+from .envelope import Envelope, Maintenance
+from .load import unreadable
+from .turn import Turn, advance
+
+_MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
+_TIMER_SECONDS = 0.005  # in one go
+
+
+def fire(turn: Turn, until: datetime, most: float | None = None) -> Awaitable[None] | None:
+    """Fire the timers due at `until` or before, earliest first, also those that are set meanwhile.
+
+    With `most` up to so many, and no longer than some milliseconds: the others are fired in a turn that is asked for here.
+    """
+    firing = _firing(turn, until, most)
+    first = next(firing, None)
+    return None if first is None else _fire_slowly(firing, first)
+
+
+async def _fire_slowly(firing: Iterator[Awaitable[Any]], first: Awaitable[Any]) -> None:
+    await first
+    for more in firing:
+        await more
+
+
+def _firing(turn: Turn, until: datetime, most: float | None) -> Iterator[Awaitable[Any]]:
+    """Fire them; yield what has to be waited for in between."""
+    instance, draft = turn.instance, turn.draft
+    time = instance.hosted.engine.loop.time
+    now = draft.now
+    give_way_at = time() + _TIMER_SECONDS
+    moment, at_once, fired = None, 0, 0
+    while (message := _due(turn, until)) is not None:
+        if message.at != moment:
+            moment, at_once = message.at, 0
+        at_once += 1
+        late = time() > give_way_at
+        if at_once > _MAX_TIMERS or (most is not None and (late or fired >= most)):
+            instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf))
+            break
+        if late:
+            yield asyncio.sleep(0)
+            give_way_at = time() + _TIMER_SECONDS
+        fired += 1
+        turn.timer = message
+        outcome = advance(turn, message)
+        if not isinstance(outcome, Outcome):
+            yield outcome
+    draft.now = now
+
+
+def _due(turn: Turn, until: datetime) -> Message | None:
+    try:
+        message = due_timer(turn.draft, until)
+    except CodecError as error:
+        raise unreadable(turn.instance, str(error)) from error
+    if message is not None and turn.instance.hosted.engine.event_time and message.at is not None:
+        turn.draft.now = message.at
+    return message

@@ -1,0 +1,100 @@
+"""What the outcome of a message means for whoever sent it, and what is remembered of one that was passed over.
+
+turn ─► [outcome] ─► decide
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from ..decision.advance import declined_start
+from ..decision.message import Message, Outcome
+from ..decision.record import FINAL, SagaRecord
+from ..errors import NoInstanceError, RunnerStoppedError
+from .envelope import Envelope
+from .settings import NoInstance
+from .turn import CacheTooOld, Turn, advance
+
+_HANDLED = Outcome.HANDLED
+_NO_INSTANCE = Outcome.NO_INSTANCE
+_PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED})
+_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
+
+
+def take(turn: Turn, envelope: Envelope, message: Message) -> Awaitable[None] | None:
+    """Run a message against the draft, and note what it means; an awaitable where it has to be waited for."""
+    outcome = advance(turn, message)
+    if outcome is _HANDLED:
+        envelope.decided = _HANDLED
+        return None
+    if isinstance(outcome, Outcome):
+        decided(turn, envelope, outcome)
+        return None
+    return take_slowly(turn, envelope, outcome)
+
+
+async def take_slowly(turn: Turn, envelope: Envelope, outcome: Awaitable[Outcome]) -> None:
+    """Wait for the outcome, and note what it means."""
+    decided(turn, envelope, await outcome)
+
+
+def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
+    """Note what an outcome means for the sender. Raises CacheTooOld where absence was decided on a cached record."""
+    if outcome is Outcome.ALREADY_STARTED and envelope.message is not None:
+        envelope.decided = declined_start(turn.draft, envelope.message) or outcome
+    elif outcome is not _NO_INSTANCE:
+        envelope.decided = outcome
+    elif turn.fresh:
+        no_instance(turn, envelope)
+    else:
+        raise CacheTooOld
+    if outcome in _PASSED_OVER:
+        _remember(turn, envelope)
+
+
+def _remember(turn: Turn, envelope: Envelope) -> None:
+    """In event time, let an instance know what it passed over: fed again, the log is to change nothing."""
+    message, record = envelope.message, turn.draft.record
+    if message is None or message.at is None or message.kind != "event" or message.answer or message.own:
+        return
+    if record is None:
+        turn.instance.hosted.passed_over.add(turn.instance.correlation_id, message.at, message.id)
+    else:
+        turn.draft.remember(record, message.id)
+        turn.draft.touch()
+
+
+def is_live(record: SagaRecord | None) -> bool:
+    """Say whether there is an instance, and it has not ended."""
+    return record is not None and record.status not in FINAL
+
+
+def _why_none(record: SagaRecord | None) -> str:
+    if record is None:
+        return "there never was an instance, or it is forgotten"
+    if record.status in FINAL:
+        return f"the instance has ended ({record.status})"
+    return f"the instance takes nothing more ({record.status})"
+
+
+def no_instance(turn: Turn, envelope: Envelope) -> None:
+    """No live instance takes it: do as the policy says."""
+    message, instance = envelope.message, turn.instance
+    assert message is not None
+    engine = instance.hosted.engine
+    policy = engine.settings.no_instance
+    if (
+        message.kind != "event"
+        or policy is NoInstance.IGNORE
+        or (policy is NoInstance.WAIT and is_live(turn.draft.record))
+    ):
+        envelope.decided = _NO_INSTANCE
+    elif policy is NoInstance.RAISE:
+        event_type, why = type(message.event).__name__, _why_none(turn.draft.record)
+        envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type, why)
+    elif engine.stopping.is_set():  # nobody would wake it up any more
+        envelope.decided = RunnerStoppedError(_STOPPED)
+    elif envelope.deadline is None or envelope.deadline <= engine.loop.time():
+        envelope.decided = instance.in_vain(envelope)
+    else:
+        instance.let_wait(envelope)

@@ -1,0 +1,61 @@
+"""Commands of dead workers whose lease ends far away, because the clock it was counted by has been set back since.
+
+    due ─► [stranded] ─► queue of each instance (as a takeover)
+
+A lease is never longer than a bound. So what is due much later than that, and not because of a timer, was written while
+the clock was ahead, and nobody alive prolongs it: a living worker counts by the same clock.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from ..decision.record import SagaRecord, decode_record
+from ..errors import CodecError
+from .engine import Engine
+from .envelope import Envelope, Maintenance
+from .hosted import Hosted
+from .lease import LONGEST_LEASES
+from .queue import Queue
+
+_AHEAD = timedelta(days=2)  # so far a clock may have been set back
+_EVERY_SECONDS = 60.0
+_PAGE = 500  # of what is due first; the others come up when these are done
+
+
+class Stranded:
+    """Looks, now and then, for leases that no worker could have taken by the clock as it is now."""
+
+    def __init__(self, engine: Engine, hosted: Hosted) -> None:
+        self._engine = engine
+        self._hosted = hosted
+        self._next = engine.loop.time()
+        settings = engine.settings
+        waits = max(LONGEST_LEASES * settings.lease_seconds, settings.dispatch_retry.cap_seconds)
+        self._longest = timedelta(seconds=waits + 2 * settings.lease_seconds)
+
+    async def look(self, queue: Queue) -> None:
+        """Take over what is stranded, once a minute at most. Raises what the store raises."""
+        engine, hosted = self._engine, self._hosted
+        if engine.event_time or hosted.journal is None or engine.loop.time() < self._next:
+            return
+        self._next = engine.loop.time() + _EVERY_SECONDS
+        now = engine.now()
+        due = await hosted.due.due(now + _AHEAD, limit=_PAGE)
+        later = [(key, at) for key, at in due if at > now + self._longest]
+        found = await hosted.journal.latest_messages([hosted.prefix + key for key, _ in later])
+        for (key, due_at), latest in zip(later, found, strict=True):
+            if latest is None or not latest.payload:
+                continue
+            try:
+                record = decode_record(latest.payload)
+            except CodecError:
+                continue  # seen by those that read it
+            if _is_leased(record) and due_at != record.next_timer_at:
+                instance = queue.instance(key)
+                instance.read_again()
+                instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
+
+
+def _is_leased(record: SagaRecord) -> bool:
+    return bool(record.outbox) and not record.stuck

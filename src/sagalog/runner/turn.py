@@ -1,0 +1,173 @@
+"""A turn: what one instance does in a round, how it is begun, and how one message is run against its draft.
+
+queue ─► [turn] ─► decide
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import datetime
+
+from ..decision.advance import UnreadableStateError
+from ..decision.draft import Draft
+from ..decision.message import Message, Outcome
+from .context import EventHandler
+from .envelope import Envelope, Maintenance
+from .failures import cancellations, ends_program, passes_through
+from .load import unreadable
+from .queue import Instance
+from .replay import NOTHING, Replayed
+from .telling import Watch
+
+_HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
+
+
+class HandlerFailed(Exception):  # noqa: N818
+    """Carries what a handler raised, and for which message, from the step to the turn."""
+
+    def __init__(self, message: Message, error: BaseException) -> None:
+        self.message = message
+        self.error = error
+
+
+class CacheTooOld(Exception):  # noqa: N818
+    """A decision may not rest on a cached record: absence, which another worker may have ended."""
+
+
+class Turn:
+    """What one instance does in a round. `batch[:at]` was decided on `draft`.
+
+    `unseen`: on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`: what was asked
+    for among these. `to_record`: commands were accepted that the record still holds.
+    """
+
+    __slots__ = (
+        "at",
+        "batch",
+        "draft",
+        "failure",
+        "fresh",
+        "instance",
+        "maintenance",
+        "replayed",
+        "stale",
+        "timer",
+        "to_record",
+        "unseen",
+        "watch",
+    )
+
+    def __init__(self, instance: Instance, batch: list[Envelope], draft: Draft, watch: Watch, *, unseen: bool) -> None:
+        self.instance = instance
+        self.batch = batch
+        self.draft = draft
+        self.watch = watch
+        self.unseen = unseen
+        self.fresh = instance.fresh
+        self.at = 0
+        self.maintenance: tuple[Maintenance, ...] = ()
+        self.replayed: Replayed = NOTHING
+        self.failure: HandlerFailed | None = None
+        self.timer: Message | None = None  # that fired last
+        self.stale = False
+        self.to_record, draft.changed = draft.changed, False
+
+    @property
+    def decided(self) -> list[Envelope]:
+        """What was decided, and what it passed over."""
+        return self.batch[: self.at]
+
+
+def may_begin(instance: Instance, now: datetime) -> bool:
+    """Say whether a turn may be begun on what is known of the instance; otherwise its record is to be read first."""
+    if instance.loaded and (instance.fresh or not _may_be_of_a_forgotten_life(instance, now)):
+        return True
+    instance.loaded = False
+    return _may_start_unseen(instance)
+
+
+def _may_be_of_a_forgotten_life(instance: Instance, now: datetime) -> bool:
+    """Say whether the cached record is so old that its instance may have ended elsewhere and been purged since."""
+    record = instance.record
+    return record is not None and now - record.updated_at >= instance.hosted.half_retention
+
+
+def _may_start_unseen(instance: Instance) -> bool:
+    """Say whether to handle a starting event as if nothing were stored: the write fails if anything is."""
+    if instance.look_first or instance.unknown is not None or not instance.hosted.starts_unseen:
+        return False
+    first = next((envelope for envelope in instance.mailbox if not envelope.over), None)
+    if first is None or first.message is None or first.message.kind != "event" or first.park is not None:
+        return False
+    return instance.hosted.saga.may_start(first.message.event)
+
+
+def begin(instance: Instance, now: datetime) -> Turn:
+    """Take what waits, up to `max_batch`, and begin a draft."""
+    hosted = instance.hosted
+    engine = hosted.engine
+    mailbox = instance.mailbox
+    unseen = not instance.loaded
+    if unseen:
+        instance.record, instance.version, instance.epoch = None, 0, 0
+    if instance.one_by_one:
+        instance.one_by_one -= 1
+        batch = mailbox[:1]
+        del mailbox[:1]
+    elif len(mailbox) <= engine.settings.max_batch:
+        batch, instance.mailbox = mailbox, []
+    else:
+        batch = mailbox[: engine.settings.max_batch]
+        del mailbox[: engine.settings.max_batch]
+    if instance.fresh and instance.waiting and instance.record is not None:
+        # Another worker has handled a starting event, and may have ended the instance already.
+        batch[:0] = instance.wait_no_longer()
+    if engine.event_time and instance.record is not None:
+        now = instance.record.updated_at  # no time passes for it but that of its own events and timers
+    draft = Draft(
+        hosted.saga,
+        hosted.registry,
+        instance.persistence_id,
+        instance.record,
+        instance.version,
+        now,
+        engine.retention,
+    )
+    if instance.accepted:
+        draft.accept(instance.accepted)
+    watch = engine.hooks.watch(hosted.name, instance.correlation_id, unseen=unseen)
+    return Turn(instance, batch, draft, watch, unseen=unseen)
+
+
+def advance(turn: Turn, message: Message) -> Outcome | Awaitable[Outcome]:
+    """Run a message against the draft. Raises HandlerFailed, or SagaParkedError for a state that cannot be read."""
+    try:
+        outcome = turn.watch.advance(turn.draft, message)
+    except BaseException as error:
+        if ends_program(error):
+            raise
+        raise failure_of(turn, message, error) from error
+    if outcome is _HANDLED or isinstance(outcome, Outcome):
+        return outcome
+    return advance_slowly(turn, message, outcome)
+
+
+async def advance_slowly(turn: Turn, message: Message, outcome: Awaitable[Outcome]) -> Outcome:
+    """Wait for an `async def` handler. Raises as `advance`."""
+    instance = turn.instance
+    before = cancellations()
+    try:
+        with EventHandler(instance):
+            return await outcome
+    except BaseException as error:
+        withdrawn = turn.at < len(turn.batch) and turn.batch[turn.at].withdrawn
+        if passes_through(error, before) and (withdrawn or not instance.hosted.engine.cancelled_by_handler(error)):
+            raise
+        raise failure_of(turn, message, error) from error
+
+
+def failure_of(turn: Turn, message: Message, error: BaseException) -> Exception:
+    """Return what a turn makes of what a handler raised."""
+    if isinstance(error, UnreadableStateError):
+        return unreadable(turn.instance, str(error))
+    return HandlerFailed(message, error)

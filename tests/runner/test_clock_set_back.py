@@ -1,0 +1,44 @@
+"""A clock that is set back: leases that were counted by it before do not keep their commands for so long."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sagalog import RunnerSettings, SagaRunner, SystemClock
+
+from ..orders import OrderSaga, Placed, Reserve
+
+
+class Ahead(SystemClock):
+    """The clock of a machine, before it was set back by so much."""
+
+    def __init__(self, by: timedelta) -> None:
+        self.by = by
+
+    def now(self) -> datetime:
+        return datetime.now(UTC) + self.by
+
+
+@pytest.mark.parametrize("by", [timedelta(minutes=10), timedelta(hours=25)])
+async def test_a_dead_workers_commands_are_taken_over_although_its_clock_was_set_back(
+    tmp_path: Path, by: timedelta
+) -> None:
+    url = f"sqlite:///{tmp_path}/a.db"
+    settings = RunnerSettings(lease_seconds=0.2, due_poll_seconds=0.05, stop_seconds=0.0)
+
+    async def hangs(command: Any) -> None:
+        await asyncio.sleep(60)
+
+    async with SagaRunner(url, sagas=[OrderSaga], dispatch=hangs, clock=Ahead(by), settings=settings) as dead:
+        await dead.handle(Placed("a"))
+    delivered: list[Any] = []
+    async with SagaRunner(url, sagas=[OrderSaga], dispatch=delivered.append, settings=settings):
+        async with asyncio.timeout(10):
+            while not delivered:
+                await asyncio.sleep(0.01)
+    assert delivered[0] == Reserve("a")
