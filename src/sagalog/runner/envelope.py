@@ -43,6 +43,7 @@ class Envelope(msgspec.Struct, eq=False):
     park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
     most_timers: float = inf  # so many of a claim fire in one turn: more were too large together
     deadline: float | None = None  # in the loop's time: until then it may wait for its starting event
+    seen: bool = False  # a read of its instance's record has begun since it came
     withdrawn: bool = False  # its caller was cancelled while it waited
     over: bool = False  # nothing is to be done about it any more: it is answered, or withdrawn
 

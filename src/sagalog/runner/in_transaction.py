@@ -48,7 +48,7 @@ async def step_in_transaction(instance: Instance, message: Message, connection: 
 async def _step(instance: Instance, message: Message, connection: Any) -> Outcome:
     hosted = instance.hosted
     alone = Instance(instance.queue, instance.correlation_id)
-    envelope = Envelope(message)
+    envelope = Envelope(message, seen=True)
     alone.mailbox.append(envelope)
     try:
         take(alone, await hosted.load_in_transaction(connection, instance.correlation_id))

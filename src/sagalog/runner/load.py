@@ -58,6 +58,8 @@ class Loader:
 
     async def _read(self, journal: Journal, instances: list[Instance]) -> None:
         time, told = self._engine.loop.time, 0
+        for instance in instances:
+            instance.read_begins()
         try:
             found = await journal.latest_messages([instance.persistence_id for instance in instances])
             if len(found) != len(instances):
@@ -81,6 +83,7 @@ class Loader:
             self.flush()
 
     async def _read_one(self, instance: Instance) -> None:
+        instance.read_begins()
         try:
             saved = await self._stored(instance)
         except BaseException as error:

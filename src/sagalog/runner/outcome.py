@@ -39,7 +39,16 @@ async def take_slowly(turn: Turn, envelope: Envelope, outcome: Awaitable[Outcome
 
 
 def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
-    """Note what an outcome means for the sender. Raises CacheTooOld where absence was decided on a cached record."""
+    """Note what an outcome means for the sender.
+
+    Raises CacheTooOld where an event was passed over because of a record that was read before it came: nothing is written
+    then, so nobody else would find out that another worker has changed it since.
+    """
+    message = envelope.message
+    if outcome in _PASSED_OVER and message is not None and message.kind == "event":
+        one_worker = turn.instance.hosted.engine.event_time and outcome is not _NO_INSTANCE
+        if not (turn.fresh and envelope.seen) and not one_worker:
+            raise CacheTooOld
     if outcome is Outcome.ALREADY_STARTED and envelope.message is not None:
         envelope.decided = declined_start(turn.draft, envelope.message) or outcome
     elif outcome is not _NO_INSTANCE:

@@ -244,6 +244,11 @@ class Instance:
             self.retry.cancel()
         self.retry = self.next_attempt_at = None
 
+    def read_begins(self) -> None:
+        """What waits now may be told what the record says that is read from here on."""
+        for envelope in self.mailbox:
+            envelope.seen = True
+
     def read_again(self) -> None:
         """Let the next turn read what is stored, unless one is under way, which finds out by itself."""
         if not self.under_way:

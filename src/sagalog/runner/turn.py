@@ -119,6 +119,13 @@ def begin(instance: Instance, now: datetime) -> Turn:
     else:
         batch = mailbox[: engine.settings.max_batch]
         del mailbox[: engine.settings.max_batch]
+    if instance.fresh and batch[0].seen:  # what came since it was read is not to be passed over by what was read
+        late = next(
+            (at for at, envelope in enumerate(batch) if envelope.message is not None and not envelope.seen), None
+        )
+        if late is not None:
+            instance.mailbox[:0] = batch[late:]
+            del batch[late:]
     if instance.fresh and instance.waiting and instance.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
         batch[:0] = instance.wait_no_longer()
