@@ -96,8 +96,6 @@ class SagaRunner:
         self._due: asyncio.Task[None] | None = None
         self._stopped: asyncio.Event | None = None
 
-    # How it is put together.
-
     def has_handler(self, command: type) -> bool:
         """Say whether commands of this type have a handler."""
         return self._handlers.get(command) is not None
@@ -161,8 +159,6 @@ class SagaRunner:
             raise DefinitionError(f"reports takes a function, not a {type(function).__name__}")
         self.reporter = function
         return function
-
-    # Its life.
 
     @property
     def journal(self) -> Journal | None:
@@ -339,8 +335,6 @@ class SagaRunner:
         self._engine.check_loop()
         return self._engine
 
-    # What it is for.
-
     def handle(
         self, event: Any, *, message_id: str | None = None, at: datetime | None = None, connection: Any = None
     ) -> Coroutine[Any, Any, Receipt]:
@@ -430,8 +424,6 @@ class SagaRunner:
             if not busy:
                 return
             await asyncio.sleep(0)
-
-    # Repair.
 
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""
