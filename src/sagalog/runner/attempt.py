@@ -186,6 +186,14 @@ class CommandAttempts:
             async for event in answer:
                 await store(event)
             return
+        if inspect.isgenerator(answer):
+            try:
+                while True:
+                    await store(next(answer))
+            except StopIteration as end:  # it may return events as well: none is dropped
+                answer = end.value
+            if answer is None:
+                return
         if isinstance(answer, (list, tuple)):
             # Those that come together share a step, in their order.
             for first in range(0, len(answer), _REPLIES_AT_ONCE):
@@ -196,8 +204,7 @@ class CommandAttempts:
                     if error is not None:
                         raise error
             return
-        for event in answer if inspect.isgenerator(answer) else (answer,):
-            await store(event)
+        await store(answer)
 
     def _moment(self, instance: Instance) -> datetime | None:
         """In event time, when its handler was called: at the time of the step that sent it."""

@@ -60,6 +60,7 @@ class Engine:
         self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
         self._writes: dict[int, float] = {}  # that are not answered yet, and since when, in the loop's time
         self._write_numbers = count()
+        self._lone: dict[asyncio.Task[Any], asyncio.Future[None] | None] = {}  # callers that carry a round themselves
         self._tasks: dict[asyncio.Task[Any], bool] = {}  # in the order they were begun, so that a seed is a story
 
     def check_loop(self) -> None:
@@ -99,6 +100,11 @@ class Engine:
             pass
         return True
 
+    def check_not_of_ours(self, what: str) -> None:
+        """Raise DefinitionError for a call that waits until the tasks of this runner have ended, made in one of them."""
+        if asyncio.current_task() in self._tasks:
+            raise DefinitionError(f"{what} waits until every handler has ended, so a handler cannot wait for it")
+
     def write_begins(self) -> int:
         """Note that a write is on its way; `write_ends` takes what this returns."""
         number = next(self._write_numbers)
@@ -118,13 +124,16 @@ class Engine:
     async def wait_for_tasks(self, seconds: float | None = None) -> None:
         """Return when no background task is left, also none that another one started; or after so many seconds."""
         end = None if seconds is None else self.loop.time() + seconds
-        while self._tasks and (end is None or self.loop.time() < end):
-            await asyncio.wait(list(self._tasks), timeout=None if end is None else end - self.loop.time())
+        while self.busy and (end is None or self.loop.time() < end):
+            for task, done in self._lone.items():
+                self._lone[task] = done or self.loop.create_future()
+            waits = [*self._tasks, *(done for done in self._lone.values() if done is not None)]
+            await asyncio.wait(waits, timeout=None if end is None else end - self.loop.time())
 
     @property
     def busy(self) -> bool:
         """Something runs in the background."""
-        return bool(self._tasks)
+        return bool(self._tasks or self._lone)
 
     def cancel_tasks(self) -> None:
         """Cancel what still runs in the background, apart from what writes; nothing is begun again."""
@@ -136,8 +145,21 @@ class Engine:
     def abandon(self) -> None:
         """Cancel also what writes: the journal does not answer."""
         self.cancelled = self.abandoned = True
-        for task in list(self._tasks):
+        for task in (*self._tasks, *self._lone):
             self._cancel(task)
+
+    def lone_begins(self) -> asyncio.Task[Any]:
+        """Note that the current task, a caller's, carries a round; `lone_ends` takes what this returns."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._lone[task] = None
+        return task
+
+    def lone_ends(self, task: asyncio.Task[Any]) -> None:
+        """Note that its round is over."""
+        done = self._lone.pop(task)
+        if done is not None and not done.done():
+            done.set_result(None)
 
     def _cancel(self, task: asyncio.Task[Any]) -> None:
         if has_begun(task):

@@ -92,6 +92,9 @@ class Receiver:
         self._stamp = f"{uuid4()}/"
         self._anonymous = count(1)
         self._waiters: deque[asyncio.Future[None]] = deque()
+        # Where events wait for a starting event, starting events have places of their own: they are what is waited for.
+        self._starting = 0
+        self._waiting_starts: deque[asyncio.Future[None]] = deque()
         self._waits = engine.settings.no_instance is NoInstance.WAIT
         self._most = engine.settings.max_in_flight
         self._most_bytes = engine.settings.max_payload_bytes
@@ -106,13 +109,17 @@ class Receiver:
         message = self._message(event, message_id, at)
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
-        while self.in_flight >= self._most or engine.backlog > self._most:
+        starts = self._waits and any(queue.hosted.saga.may_start(event) for queue, _ in targets)
+        while (
+            self._starting if starts else self.in_flight - self._starting
+        ) >= self._most or engine.backlog > self._most:
             if in_command_handler.get():
                 break  # others wait for it to end: were it made to wait for them, all would stand still
-            await self._room()
+            await self._room(self._waiting_starts if starts else self._waiters)
         if engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
         self.in_flight += 1
+        self._starting += starts
         try:
             if len(targets) == 1 and not self._waits and at is None:
                 queue, correlation_id = targets[0]
@@ -121,7 +128,8 @@ class Receiver:
                 return _receipt(message, queue.hosted.name, envelope)
             return await self._deliver(targets, message)
         finally:
-            self._leave()
+            self._starting -= starts
+            self._leave(self._waiting_starts if starts else self._waiters)
 
     async def _handle_for(self, caller: Instance, targets: list[tuple[Queue, str]], message: Message) -> Receipt:
         """Handle an event that an event handler of `caller` waits for: at once, or not at all."""
@@ -137,7 +145,7 @@ class Receiver:
             for instance in wanted:
                 left.remove(instance)
             caller.awaits = tuple(left)
-            self._leave()
+            self._leave(self._waiters)
 
     @staticmethod
     def check_circles(caller: Instance, targets: list[tuple[Queue, str]], what: str) -> list[Instance]:
@@ -147,10 +155,10 @@ class Receiver:
             check_no_circle(caller, instance, what)
         return wanted
 
-    def _leave(self) -> None:
+    def _leave(self, waiters: deque[asyncio.Future[None]]) -> None:
         self.in_flight -= 1
-        while self._waiters:
-            waiter = self._waiters.popleft()
+        while waiters:
+            waiter = waiters.popleft()
             if not waiter.done():
                 waiter.set_result(None)
                 break
@@ -182,7 +190,7 @@ class Receiver:
                 message = message.copied()
             return Receipt(given_id(message.id), outcomes)
         finally:
-            self._leave()
+            self._leave(self._waiters)
 
     async def repair(self, make: Callable[[], Coroutine[Any, Any, Repaired]]) -> Repaired:
         """Make a repair: stopping waits for it, and refuses one that comes later."""
@@ -192,7 +200,7 @@ class Receiver:
         try:
             return await make()
         finally:
-            self._leave()
+            self._leave(self._waiters)
 
     async def reply(self, event: Any, message_id: str, trace: str = "", at: datetime | None = None) -> Receipt:
         """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
@@ -200,11 +208,11 @@ class Receiver:
         message.trace, message.at, message.answer = trace, at, True
         return await self._deliver(targets, message)
 
-    async def _room(self) -> None:
+    async def _room(self, waiters: deque[asyncio.Future[None]]) -> None:
         if self._engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
         waiter = self._engine.loop.create_future()
-        self._waiters.append(waiter)
+        waiters.append(waiter)
         try:
             # The time limit is for the dispatcher's backlog, which shrinks without anybody leaving here.
             await asyncio.wait_for(waiter, 0.05 if self.in_flight == 0 else 1.0)
@@ -215,7 +223,7 @@ class Receiver:
         """Return when no event from outside is at work any more."""
         if self.in_flight:
             self._drained = self._engine.loop.create_future()
-            for waiter in self._waiters:
+            for waiter in (*self._waiters, *self._waiting_starts):
                 if not waiter.done():
                     waiter.set_result(None)
             await self._drained

@@ -71,6 +71,7 @@ class Rounds:
         self._drivers += 1
         self._just_now = True
         self._engine.loop.call_soon(self._later)
+        lone, asked = self._engine.lone_begins(), cancellations()
         try:
             now, before = self._engine.now(), cancellations()
             turns: list[Turn] = []
@@ -85,7 +86,11 @@ class Rounds:
                 before = cancellations()
                 await self._deliver()
                 await self._stay(before)
+        except asyncio.CancelledError:
+            if not self._engine.abandoned or lone.uncancel() > asked:
+                raise  # its caller was cancelled; otherwise the journal does not answer, and what waits is told
         finally:
+            self._engine.lone_ends(lone)
             self._drivers -= 1
             if self._ready.instances or self._slow or self._deliveries:
                 self.wake()

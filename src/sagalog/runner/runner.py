@@ -224,6 +224,7 @@ class SagaRunner:
         if engine is None or receiver is None or due is None or dispatcher is None:
             return
         engine.check_loop()
+        engine.check_not_of_ours("stop")
         engine.stopping.set()
         dispatcher.stop()
         stopped = RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
@@ -255,7 +256,9 @@ class SagaRunner:
         if engine.busy:
             log.warning("stopping: the journal does not answer; what was accepted is not recorded", extra=about())
             engine.abandon()
-            await engine.wait_for_tasks()
+            await engine.wait_for_tasks(self.settings.lease_seconds)
+        if engine.busy:
+            log.error("stopping: a handler does not end although it was cancelled; it is left to itself", extra=about())
         dispatcher.close()  # deliveries that ended meanwhile have asked for a later record
         await self._close_journal()
         engine.hooks.tell("stopped", self)

@@ -9,7 +9,7 @@ step, write or delivery ever depends on one.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from inspect import isgenerator
@@ -376,11 +376,11 @@ class WatchedHandler:
                     return
             yield event
 
-    def _generated(self, delivery: Delivery, answer: Iterator[T]) -> Iterator[T]:
+    def _generated(self, delivery: Delivery, answer: Iterator[T]) -> Generator[T, None, Any]:
         while True:
             with self._hooks.within(delivery):
                 try:
                     event = next(answer)
-                except StopIteration:
-                    return
+                except StopIteration as end:
+                    return end.value
             yield event
