@@ -124,8 +124,6 @@ class Rounds:
                 await asyncio.sleep(0)
             task.uncancel()
 
-    # Load and decide.
-
     def _decide(self) -> list[Turn]:
         """Decide what is ready, for some milliseconds; begin to read what is not in memory."""
         time = self._engine.loop.time
@@ -217,8 +215,6 @@ class Rounds:
         if refused:
             instance.mailbox[:] = kept
             tell(instance, refused, RunnerStoppedError(_STOPPED))
-
-    # Commit and settle.
 
     async def _carry_out(self, turns: list[Turn]) -> None:
         """Write what was decided, in one go, and settle each by its answer."""
@@ -318,8 +314,6 @@ class Rounds:
         finally:
             instance.working = None
             instance.queue.done(instance)
-
-    # Deliver.
 
     def _deliver_later(self, instance: Instance) -> None:
         if instance.record is not None and instance.record.outbox:

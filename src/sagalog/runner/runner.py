@@ -17,7 +17,6 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
-from ..journal.needs import missing_methods
 from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore, SagaStateStore
 from ..logs import about, log, trace_of
@@ -31,6 +30,7 @@ from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .gauges import Gauges, gauges_of
+from .given import check_source, sagas_of
 from .health import NOT_STARTED, Health, examine
 from .hooks import Hook, checked_hooks
 from .hosted import Hosted
@@ -78,12 +78,12 @@ class SagaRunner:
         self.settings = settings or RunnerSettings()
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.counters = Counters()
-        self.sagas = _instances(sagas)
+        self.sagas = sagas_of(sagas)
         self.hooks = checked_hooks(hooks)
         self._source = journal
         self._handlers = CommandHandlers()
         self._handlers.add(dispatch)
-        self._check_source()
+        check_source(journal, self.sagas)
         self.reader: Reader | None = None
         self.reporter: Report | None = None
         self._journal: Journal | None = None
@@ -95,36 +95,6 @@ class SagaRunner:
         self._receiver: Receiver | None = None
         self._due: asyncio.Task[None] | None = None
         self._stopped: asyncio.Event | None = None
-
-    # How it is put together.
-
-    def _check_source(self) -> None:
-        source = self._source
-        if isinstance(source, Mapping):
-            missing = [saga.name for saga in self.sagas if saga.name not in source]
-            if missing:
-                raise DefinitionError(f"no store is given for saga {', '.join(missing)}")
-            for name in (saga.name for saga in self.sagas):
-                if not isinstance(source[name], SagaStateStore):
-                    raise DefinitionError(
-                        f"the store of saga {name!r} must be a SagaStateStore (load, save, delete, keys), not a "
-                        f"{type(source[name]).__name__}"
-                    )
-        elif isinstance(source, SagaStateStore) and len(self.sagas) != 1:
-            raise DefinitionError(
-                "one store holds the instances of one saga: for several sagas give a mapping {saga name: store}, or a "
-                "journal"
-            )
-        elif callable(getattr(source, "write_batch", getattr(source, "write_messages", None))):
-            if missing := missing_methods(source):
-                raise DefinitionError(
-                    f"the journal {type(source).__name__} lacks what a runner calls: {', '.join(missing)}; see "
-                    "docs/writing-a-journal.md"
-                )
-        elif not isinstance(source, (str, Journal, SagaStateStore)):
-            raise DefinitionError(
-                f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
-            )
 
     def has_handler(self, command: type) -> bool:
         """Say whether commands of this type have a handler."""
@@ -189,8 +159,6 @@ class SagaRunner:
             raise DefinitionError(f"reports takes a function, not a {type(function).__name__}")
         self.reporter = function
         return function
-
-    # Its life.
 
     @property
     def journal(self) -> Journal | None:
@@ -370,8 +338,6 @@ class SagaRunner:
         self._engine.check_loop()
         return self._engine
 
-    # What it is for.
-
     def handle(
         self, event: Any, *, message_id: str | None = None, at: datetime | None = None, connection: Any = None
     ) -> Coroutine[Any, Any, Receipt]:
@@ -462,8 +428,6 @@ class SagaRunner:
                 return
             await asyncio.sleep(0)
 
-    # Repair.
-
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""
         return await self._repair(saga, correlation_id, note, by, repair.retry(note=note, by=by))
@@ -529,34 +493,6 @@ def _check_repair(saga: str, correlation_id: str, note: str, by: str) -> None:
     check_text("correlation_id", correlation_id, error=InvalidEventError, end=end)
     check_text("note=", note, empty=True, error=InvalidEventError, end=end)
     check_text("by=", by, empty=True, error=InvalidEventError, end=end)
-
-
-def _instances(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
-    if isinstance(sagas, (str, bytes, Mapping)) or not isinstance(sagas, Iterable):
-        what = sagas.__name__ if isinstance(sagas, type) else f"a {type(sagas).__name__}"
-        raise DefinitionError(f"sagas= takes a list of Saga classes or instances, not {what}: sagas=[OrderSaga]")
-    made = [_made(saga) for saga in sagas]
-    names: set[str] = set()
-    for saga in made:
-        if not isinstance(saga, Saga):
-            raise DefinitionError(f"sagas= takes Saga classes or instances, not a {type(saga).__name__}")
-        if saga.name in names:
-            raise DefinitionError(f"two sagas are named {saga.name!r}; a name belongs to one saga")
-        names.add(saga.name)
-    if not made:
-        raise DefinitionError("a runner needs at least one saga: sagas=[OrderSaga]")
-    return made
-
-
-def _made(saga: Any) -> Any:
-    if not isinstance(saga, type) or not issubclass(saga, Saga):
-        return saga
-    try:
-        return saga()
-    except TypeError as error:
-        raise DefinitionError(
-            f"{saga.__name__} cannot be made without arguments: give an instance, sagas=[{saga.__name__}(...)]"
-        ) from error
 
 
 async def _aiter(events: Iterable[Any] | AsyncIterable[Any]) -> Any:

@@ -1,0 +1,70 @@
+"""What a runner is given: the sagas, and the journal or the stores, looked at before anything is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..definition.saga import Saga
+from ..errors import DefinitionError
+from ..journal import Journal
+from ..journal.needs import missing_methods
+from ..journal.store import SagaStateStore
+
+
+def check_source(source: Any, sagas: list[Saga[Any]]) -> None:
+    """Raise DefinitionError for a journal or stores that a runner with these sagas cannot use."""
+    if isinstance(source, Mapping):
+        missing = [saga.name for saga in sagas if saga.name not in source]
+        if missing:
+            raise DefinitionError(f"no store is given for saga {', '.join(missing)}")
+        for name in (saga.name for saga in sagas):
+            if not isinstance(source[name], SagaStateStore):
+                raise DefinitionError(
+                    f"the store of saga {name!r} must be a SagaStateStore (load, save, delete, keys), not a "
+                    f"{type(source[name]).__name__}"
+                )
+    elif isinstance(source, SagaStateStore) and len(sagas) != 1:
+        raise DefinitionError(
+            "one store holds the instances of one saga: for several sagas give a mapping {saga name: store}, or a "
+            "journal"
+        )
+    elif callable(getattr(source, "write_batch", getattr(source, "write_messages", None))):
+        if missing := missing_methods(source):
+            raise DefinitionError(
+                f"the journal {type(source).__name__} lacks what a runner calls: {', '.join(missing)}; see "
+                "docs/writing-a-journal.md"
+            )
+    elif not isinstance(source, (str, Journal, SagaStateStore)):
+        raise DefinitionError(
+            f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
+        )
+
+
+def sagas_of(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
+    """Return the sagas, made where a class was given. Raises DefinitionError."""
+    if isinstance(sagas, (str, bytes, Mapping)) or not isinstance(sagas, Iterable):
+        what = sagas.__name__ if isinstance(sagas, type) else f"a {type(sagas).__name__}"
+        raise DefinitionError(f"sagas= takes a list of Saga classes or instances, not {what}: sagas=[OrderSaga]")
+    made = [_made(saga) for saga in sagas]
+    names: set[str] = set()
+    for saga in made:
+        if not isinstance(saga, Saga):
+            raise DefinitionError(f"sagas= takes Saga classes or instances, not a {type(saga).__name__}")
+        if saga.name in names:
+            raise DefinitionError(f"two sagas are named {saga.name!r}; a name belongs to one saga")
+        names.add(saga.name)
+    if not made:
+        raise DefinitionError("a runner needs at least one saga: sagas=[OrderSaga]")
+    return made
+
+
+def _made(saga: Any) -> Any:
+    if not isinstance(saga, type) or not issubclass(saga, Saga):
+        return saga
+    try:
+        return saga()
+    except TypeError as error:
+        raise DefinitionError(
+            f"{saga.__name__} cannot be made without arguments: give an instance, sagas=[{saga.__name__}(...)]"
+        ) from error
