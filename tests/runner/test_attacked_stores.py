@@ -24,6 +24,7 @@ from sagalog import (
     starts,
 )
 
+from ..orders import OrderSaga, Placed
 from .conftest import FourMethodStore
 
 RAISED = [asyncio.CancelledError, GeneratorExit, RuntimeError]
@@ -198,3 +199,20 @@ async def test_a_step_is_read_back_again_whatever_the_first_answer_was(error: Ba
         await journal.asked.wait()
         journal.error = None
         assert (await waiting).message_id == "m1"
+
+
+@pytest.mark.parametrize("wrong", [None, 7, [], ["stored"], [ValueError("no error of ours")]])
+async def test_an_answer_that_is_none_is_read_back_and_not_believed(wrong: Any) -> None:
+    class Wrong(InMemoryJournal):
+        times = 1
+
+        async def write_batch(self, records: Any) -> Any:
+            answers = await super().write_batch(records)
+            if self.times:
+                self.times -= 1
+                return wrong
+            return answers
+
+    async with SagaRunner(Wrong(), sagas=[OrderSaga], dispatch=lambda command: None) as runner:
+        assert (await runner.handle(Placed("a"), message_id="m")).duplicate  # it had landed
+        assert runner.counters.saves == 0

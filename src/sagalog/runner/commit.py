@@ -136,10 +136,13 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
         if passes_through(error, before):
             raise
         return [_unknown(write, error) for write in writes]
-    if len(answers) != len(writes):
-        wrong = JournalUnavailableError(f"{len(answers)} answers for {len(writes)} records")
+    if not isinstance(answers, Sequence) or len(answers) != len(writes):
+        wrong = JournalUnavailableError(f"what {type(journal).__name__}.write_batch gave is no answer for each record")
         return [_unknown(write, wrong) for write in writes]
-    return answers
+    return [
+        answer if answer is None or isinstance(answer, SagalogError) else _unknown(write, TypeError("no SagalogError"))
+        for write, answer in zip(writes, answers, strict=True)
+    ]
 
 
 async def write_one(write: Write) -> SagalogError | None:
