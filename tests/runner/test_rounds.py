@@ -209,3 +209,33 @@ async def test_many_large_records_are_read_in_parts_that_leave_the_loop_free() -
     assert sum(asked) == 2000
     assert max(asked) <= 256
     assert len(asked) <= 40
+
+
+async def test_an_instance_takes_part_in_one_round_at_a_time() -> None:
+    under_way: set[str] = set()
+    met: list[str] = []
+
+    class Slow(InMemoryJournal):
+        async def write_batch(self, records: Any) -> Any:
+            ids = [record.persistence_id for record in records]
+            met.extend(one for one in ids if one in under_way)
+            under_way.update(ids)
+            for _ in range(5):
+                await asyncio.sleep(0)
+            under_way.difference_update(ids)
+            return await super().write_batch(records)
+
+    async with SagaRunner(Slow(), sagas=[Account], dispatch=lambda command: None) as runner:
+        await asyncio.gather(*(runner.handle(Opened(f"a{number}")) for number in range(10)))
+
+        async def send(number: int) -> None:
+            for _ in range(10):
+                for _ in range(number % 7):  # so that some come while others are written
+                    await asyncio.sleep(0)
+                assert (await runner.handle(Opened(f"a{number % 10}"))).handled
+
+        await asyncio.gather(*(send(number) for number in range(50)))
+        await runner.settle()
+        conflicts = runner.counters.conflicts
+    assert met == []
+    assert conflicts == 0
