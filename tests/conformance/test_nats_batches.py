@@ -317,3 +317,12 @@ async def test_a_child_after_a_fork_is_told_at_once(url: str) -> None:
         with pytest.raises(DefinitionError, match="forked"):
             await journal.latest_message("p")
         owner._pid = own
+
+
+async def test_what_is_written_before_a_claimed_moment_is_found_although_all_of_it_is_in_the_future(url: str) -> None:
+    later = [NOW + timedelta(seconds=seconds) for seconds in (0, 1, 11, 12, 20)]
+    async with open_journal(f"{url}&migrate=true") as journal:
+        assert await journal.claim_due("", later[0], later[1], limit=1) == []
+        assert await journal.claim_due("", later[2], later[3], limit=1) == []
+        await journal.write_messages([record("a", number) for number in (1, 2, 3)] + [record("a", 4, due_at=NOW)])
+        assert await journal.due_ids("", later[4], limit=1) == [("a", NOW)]

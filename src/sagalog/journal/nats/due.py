@@ -165,6 +165,8 @@ class DueEntries:
         claimed: dict[str, datetime] = {}
         seconds: dict[str, _Second] = {}  # with something to remove
         loop = asyncio.get_running_loop()
+        # What is late goes by the server's time, so a moment that is ahead of it is never swept: what comes is not marked.
+        moment = min(before, self._connection.now())
         # What the stream holds up to here is in the lists that follow.
         listed_to = (await self._connection.info())["state"]["last_seq"]
         async for groups in self._groups(prefix, before):
@@ -185,9 +187,9 @@ class DueEntries:
         else:
             swept = self._swept.get(prefix)
             if swept is None or swept.until_time < loop.time() or swept.listed_to < await self._late(prefix):
-                self._swept[prefix] = _Swept(before, loop.time() + _SWEEP_SECONDS, listed_to)
+                self._swept[prefix] = _Swept(moment, loop.time() + _SWEEP_SECONDS, listed_to)
             else:
-                self._swept[prefix] = _Swept(max(swept.moment, before), swept.until_time, swept.listed_to)
+                self._swept[prefix] = _Swept(max(swept.moment, moment), swept.until_time, swept.listed_to)
         if claimed and until - self._connection.now() <= _LATE:
             await self._connection.publish(*self._late_mark(until, next(iter(claimed))))
         gone = [subject for second in seconds.values() for subject in second.to_remove()]
