@@ -147,6 +147,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         return self.status in FINAL and self.drained and not self.held and not self.parked
 
     @property
+    def owes_delivery(self) -> bool:
+        """Commands wait in the outbox, and not for a repair."""
+        return bool(self.outbox) and not self.stuck
+
+    @property
     def owes_replay(self) -> bool:
         """It is repaired and still holds messages: they come before anything else of this instance.
 

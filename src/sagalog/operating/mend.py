@@ -89,7 +89,7 @@ async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: s
     effects = ["replaces the whole record"]
     if after.parked:
         effects.append("stays parked: retry it when all is right")
-    if after.outbox and not after.stuck:
+    if after.owes_delivery:
         effects.append("delivers " + ", ".join(f"{one.command.type} ({one.id})" for one in after.outbox[:5]))
     return Replaced(after, tuple(effects))
 
@@ -106,8 +106,7 @@ async def replace(journal: Journal, old: Stored, new: Replaced, *, retention: ti
 
 def _due(record: SagaRecord) -> datetime | None:
     """Return now, where there is something to do; else when the next timer is due."""
-    now = record.owes_replay or (record.outbox and not record.stuck)
-    return record.updated_at if now else record.next_timer_at
+    return record.updated_at if record.owes_replay or record.owes_delivery else record.next_timer_at
 
 
 async def _now(journal: Journal) -> datetime:

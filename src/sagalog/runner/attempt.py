@@ -92,7 +92,7 @@ class CommandAttempts:
 
     def context(self, instance: Instance, entry: Command) -> CommandContext:
         return CommandContext(
-            f"{instance.persistence_id}/{entry.id}",
+            id_of(instance.persistence_id, entry.id),
             instance.hosted.name,
             instance.correlation_id,
             _attempt_nr(instance, entry),
@@ -311,18 +311,10 @@ class CommandAttempts:
         self.tell(instance, entry, "failed", error)
         self._stuck(instance, entry, reason)
 
-    def _stuck(self, instance: Instance, entry: Command, reason: str) -> None:
-        engine = self._engine
+    @staticmethod
+    def _stuck(instance: Instance, entry: Command, reason: str) -> None:
         instance.poke(Envelope(repair=_stick(entry.id, reason)))
-        engine.counters.parked += 1
-        log.error(
-            "saga %s, id %s is parked: %s",
-            instance.hosted.name,
-            instance.correlation_id,
-            reason,
-            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
-        )
-        engine.hooks.parked(instance.hosted.name, instance.correlation_id, reason)
+        instance.tell_parked(reason, command_id=id_of(instance.persistence_id, entry.id))
 
     def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
         """Say that an attempt failed: the first of a type at once, the others together, now and then."""

@@ -76,7 +76,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     claim = renew = False
     if turn.maintenance:  # that commands were accepted is recorded with a step, or then: not for a mere duplicate
         draft.changed = draft.changed or turn.to_record
-        owes = bool(record.outbox) and not record.stuck
+        owes = record.owes_delivery
         renew = owes and Maintenance.RENEW in turn.maintenance
         claim = owes and (Maintenance.CLAIM in turn.maintenance or Maintenance.TAKE_OVER in turn.maintenance)
         claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
@@ -107,7 +107,7 @@ def _passes_limit(turn: Turn) -> bool:
 
     An instance at its limit could otherwise not be parked for what makes it too large, nor its commands be taken over.
     """
-    decided = [envelope for envelope in turn.decided if envelope.open and not envelope.withdrawn]
+    decided = [envelope for envelope in turn.decided if not envelope.over]
     if len(decided) != 1 or turn.draft.fired:
         return False
     message, park = decided[0].message, decided[0].park
@@ -193,7 +193,7 @@ def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[
 
 def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetime | None:
     """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
-    if not record.outbox or record.stuck:
+    if not record.owes_delivery:
         return None
     if instance.declined is not None and instance.declined in record.outbox:
         return now  # whoever can deliver it may claim it at once

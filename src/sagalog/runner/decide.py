@@ -17,6 +17,7 @@ from collections.abc import Awaitable
 import msgspec
 
 from ..decision.advance import UnreadableStateError
+from ..decision.ids import entry_of
 from ..decision.message import Message, Outcome
 from ..definition.actions import Refused
 from ..errors import CodecError, DefinitionError, NoInstanceError, RepairError
@@ -34,8 +35,7 @@ _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an e
 
 def decide(turn: Turn) -> Awaitable[None] | None:
     """Decide the batch in order. What has to be waited for is returned, to be given to `decide_slowly`."""
-    record = turn.draft.record
-    if record is not None and record.owes_replay:
+    if replays(turn):
         return _replay(turn)
     try:
         return _run(turn)
@@ -153,7 +153,7 @@ def _as_it_came(turn: Turn, message: Message) -> Message:
     if message.kind != "refused":
         return message.copied()
     instance, record = turn.instance, turn.draft.record
-    entry = message.event.command_id[len(instance.persistence_id) + 1 :]
+    entry = entry_of(instance.persistence_id, message.event.command_id)
     command = next((c for c in record.outbox if c.id == entry), None) if record is not None else None
     if command is None:
         return message

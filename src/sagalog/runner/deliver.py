@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any
 
+from ..decision.ids import command_id
 from ..decision.record import Command, SagaRecord
 from ..errors import CodecError, DefinitionError
 from ..logs import log
@@ -200,7 +201,7 @@ class Dispatcher:
                 instance.correlation_id,
                 entry.command.type,
                 error,
-                extra=instance.about(command_id=f"{instance.persistence_id}/{entry.id}"),
+                extra=instance.about(command_id=command_id(instance.persistence_id, entry.id)),
             )
             return True
         instance.declined = None

@@ -274,7 +274,7 @@ class DueLoop:
             except CodecError as error:
                 hosted.unreadable[key] = str(error)
                 continue
-            due_at = engine.now() if record.outbox and not record.stuck else record.next_timer_at
+            due_at = engine.now() if record.owes_delivery else record.next_timer_at
             if due_at is None and record.finished:
                 due_at = record.updated_at + engine.retention
             if due_at is not None:

@@ -10,10 +10,11 @@ from datetime import timedelta
 from itertools import count
 from typing import Any
 
-from ..errors import DefinitionError, RunnerStoppedError
+from ..errors import DefinitionError
 from ..logs import about, log, trace_of
 from .clock import Clock, EventClock
 from .counters import Counters
+from .failures import not_handled
 from .settings import RunnerSettings
 from .telling import Hooks
 
@@ -173,4 +174,4 @@ class Engine:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         except TimeoutError:
             return
-        raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+        raise not_handled()

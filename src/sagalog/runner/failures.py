@@ -14,6 +14,7 @@ from ..errors import (
     InvalidEventError,
     JournalUnavailableError,
     PayloadTooLargeError,
+    RunnerStoppedError,
     SagalogError,
 )
 
@@ -57,6 +58,11 @@ def as_exception(error: BaseException, what: str) -> Exception:
     told = SagalogError(f"{what} raised {type(error).__name__}, which is no Exception; nothing was stored")
     told.__cause__ = error
     return told
+
+
+def not_handled() -> RunnerStoppedError:
+    """Return what to tell whoever sent an event that the runner stopped before."""
+    return RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
 
 
 def certain(error: BaseException) -> bool:

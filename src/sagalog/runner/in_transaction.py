@@ -11,7 +11,6 @@ deliver. If this process dies first, they come up as due after the lease, as tho
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from ..decision.message import Message, Outcome
@@ -88,10 +87,7 @@ async def _decided(turn: Turn, message: Message) -> None:
         raise as_exception(error, f"handling {type(message.event).__name__}") from error
     if turn.failure is not None:
         turn.watch.taken_back()
-        raised = turn.failure.error
-        if isinstance(raised, Exception):
-            raise raised
-        raise as_exception(raised, f"handling {type(message.event).__name__}") from raised
+        raise as_exception(turn.failure.error, f"handling {type(message.event).__name__}")
 
 
 async def _write(turn: Turn, write: Write, connection: Any) -> None:
@@ -127,11 +123,12 @@ def _await_end(instance: Instance, connection: Any, write: Write) -> None:
 async def _look_when_ended(instance: Instance, connection: Any, entry: Unanswered) -> None:
     """Wait until the caller's transaction has ended, then see what it left, and deliver its commands."""
     engine = instance.hosted.engine
-    give_up = engine.loop.time() + engine.settings.lease_seconds  # then they come up as due
-    pause = 0.002
-    while is_open(connection) and engine.loop.time() < give_up and not engine.stopping.is_set():
-        await asyncio.sleep(pause)  # drivers tell nobody when a transaction ends
-        pause = min(pause * 1.5, 0.05)
+    # Drivers tell nobody when a transaction ends; after a lease its commands come up as due.
+    looks = Attempts(
+        Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.settings.lease_seconds), clock=engine.loop.time
+    )
+    while is_open(connection) and not engine.stopping.is_set() and await looks.wait():
+        pass
     try:
         instance.read_again()
         await instance.submit(Envelope(maintenance=Maintenance.RECORD))

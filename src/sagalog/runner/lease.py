@@ -33,6 +33,7 @@ class Leases:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._kept: dict[Instance, None] = {}  # a command of theirs is under way
+        self._to_move: list[Instance] = []
         self._tick: asyncio.TimerHandle | None = None
 
     def check(self, instance: Instance) -> None:
@@ -63,7 +64,6 @@ class Leases:
         self._tick = None
         engine = self._engine
         lease = engine.settings.lease_seconds
-        moves: list[Instance] = []
         for instance in self._kept:
             left = lease if instance.lease_end is None else (instance.lease_end - engine.now()).total_seconds()
             if left > max(lease, instance.lease_seconds) * 0.55:
@@ -72,9 +72,7 @@ class Leases:
                 instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), LONGEST_LEASES * lease)
                 instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
-                moves.append(instance)
-        if moves:
-            engine.spawn(self._move_all(moves))
+                self._move_soon(instance)
         if self._kept:
             self._tick = engine.loop.call_later(lease / 4, self._renew)
 
@@ -83,9 +81,16 @@ class Leases:
         if instance.contested:
             instance.poke(Envelope(maintenance=Maintenance.RENEW))
         else:
-            self._engine.spawn(self._move_all([instance]))
+            self._move_soon(instance)
 
-    async def _move_all(self, instances: list[Instance]) -> None:
+    def _move_soon(self, instance: Instance) -> None:
+        """Prolong its lease with those of all others that ask before the event loop comes to it."""
+        self._to_move.append(instance)
+        if len(self._to_move) == 1:
+            self._engine.spawn(self._move_all())
+
+    async def _move_all(self) -> None:
+        instances, self._to_move = self._to_move, []
         by_journal: dict[Journal, list[tuple[Instance, MovedDue]]] = {}
         for instance in instances:
             if instance.under_way:
@@ -102,7 +107,7 @@ class Leases:
     def _move_of(self, instance: Instance) -> MovedDue | None:
         """Return how `due_at` is to be moved; None where the lease has to go into the record."""
         record = instance.record
-        if record is None or not instance.loaded or not record.outbox or record.stuck:
+        if record is None or not instance.loaded or not record.owes_delivery:
             return None
         lease_end, due_at = due_moments(instance, record, self._engine.now())
         return MovedDue(instance.persistence_id, instance.version, due_at) if due_at == lease_end else None

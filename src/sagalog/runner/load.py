@@ -12,13 +12,12 @@ import asyncio
 from collections.abc import Callable
 
 from ..decision.record import SagaRecord, decode_record
-from ..errors import CodecError, JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError, SagaParkedError
+from ..errors import CodecError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
 from ..journal import Journal
 from ..journal.store import SavedState, saved_of
-from ..logs import log
 from ..waiting import Attempts, Waiting
 from .engine import Engine
-from .failures import as_exception, passes_through
+from .failures import as_exception, not_handled, passes_through
 from .queue import NONE, Instance
 
 _LOOKUPS = 4  # at once: what comes meanwhile shares the next one
@@ -124,7 +123,7 @@ def _reason(instance: Instance, error: BaseException) -> Exception:
         return unknown
     if not passes_through(error):
         return as_exception(error, "reading a record")
-    return RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+    return not_handled()
 
 
 def _nobody_knows(instance: Instance) -> OutcomeUnknownError:
@@ -177,15 +176,7 @@ def unreadable(instance: Instance, reason: str) -> SagaParkedError:
     """Park an instance whose record this code cannot read: in memory only, what is stored stays as it is."""
     hosted = instance.hosted
     if instance.correlation_id not in hosted.unreadable:
-        hosted.engine.counters.parked += 1
-        log.error(
-            "saga %s, id %s is parked, and left as it is stored: %s",
-            hosted.name,
-            instance.correlation_id,
-            reason,
-            extra=instance.about(),
-        )
-        hosted.engine.hooks.parked(hosted.name, instance.correlation_id, reason)
+        instance.tell_parked(reason, "is parked, and left as it is stored")
     hosted.unreadable[instance.correlation_id] = reason
     instance.loaded = False
     return SagaParkedError(hosted.name, instance.correlation_id, reason)

@@ -10,15 +10,15 @@ from collections.abc import Awaitable
 from ..decision.advance import declined_start
 from ..decision.message import Message, Outcome
 from ..decision.record import FINAL, SagaRecord
-from ..errors import NoInstanceError, RunnerStoppedError
+from ..errors import NoInstanceError
 from .envelope import Envelope
+from .failures import not_handled
 from .settings import NoInstance
 from .turn import CacheTooOld, Turn, advance
 
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
 _PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED})
-_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
 def take(turn: Turn, envelope: Envelope, message: Message) -> Awaitable[None] | None:
@@ -102,7 +102,7 @@ def no_instance(turn: Turn, envelope: Envelope) -> None:
         event_type, why = type(message.event).__name__, _why_none(turn.draft.record)
         envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type, why)
     elif engine.stopping.is_set():  # nobody would wake it up any more
-        envelope.decided = RunnerStoppedError(_STOPPED)
+        envelope.decided = not_handled()
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():
         envelope.decided = instance.in_vain(envelope)
     else:

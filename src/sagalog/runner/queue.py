@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from ..decision.record import Command, SagaRecord
 from ..errors import NoInstanceError
-from ..logs import about
+from ..logs import about, log
 from .engine import has_begun
 from .envelope import Envelope, Maintenance
 from .hosted import Hosted
@@ -44,20 +44,14 @@ class Ready:
 
     def __init__(self) -> None:
         self.instances: deque[Instance] = deque()
-        self.wake: Callable[[], None]
-        self.nobody: Callable[[], bool]
-        self.alone: Callable[[Instance], Awaitable[None]]
-
-    def driven_by(self, driver: Driver) -> None:
-        """Let `driver` take what is ready."""
-        self.wake, self.nobody, self.alone = driver.wake, driver.nobody, driver.alone
+        self.driver: Driver
 
     def add(self, instance: Instance) -> None:
         """Note that an instance has work. Calling it again has no effect."""
         if not (instance.ready or instance.under_way):
             instance.ready = True
             self.instances.append(instance)
-            self.wake()
+            self.driver.wake()
 
     def take(self) -> Instance:
         """Return the first instance; it is in a round from now on, until `Queue.done`."""
@@ -238,6 +232,22 @@ class Instance:
             command_id=command_id,
         )
 
+    def tell_parked(
+        self, reason: str, how: str = "is parked", *, message_id: str | None = None, command_id: str | None = None
+    ) -> None:
+        """Count, log and tell the hooks that it is parked."""
+        hosted = self.hosted
+        hosted.engine.counters.parked += 1
+        log.error(
+            "saga %s, id %s %s: %s",
+            hosted.name,
+            self.correlation_id,
+            how,
+            reason,
+            extra=self.about(message_id=message_id, command_id=command_id),
+        )
+        hosted.engine.hooks.parked(hosted.name, self.correlation_id, reason)
+
     def forget(self) -> None:
         """Give up waiting for the next look at the outbox."""
         if self.retry is not None:
@@ -275,9 +285,9 @@ class Instance:
         ready = self.queue.ready
         self.mailbox.append(envelope)
         try:
-            if lone and ready.nobody() and not (self.ready or self.under_way):
+            if lone and ready.driver.nobody() and not (self.ready or self.under_way):
                 self.under_way = True
-                await ready.alone(self)
+                await ready.driver.alone(self)
             else:
                 ready.add(self)
             if not envelope.over:

@@ -32,7 +32,7 @@ from .arguments import check_moment
 from .context import check_no_circle, event_handler, in_command_handler, running_handler
 from .engine import Engine
 from .envelope import Envelope
-from .failures import ends_program
+from .failures import ends_program, not_handled
 from .in_transaction import is_open, step_in_transaction
 from .queue import Instance, Queue
 from .repair import Repaired
@@ -344,7 +344,7 @@ class Receiver:
 
 def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:
     if envelope.outcome is None:
-        raise RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+        raise not_handled()
     return Receipt(given_id(message.id), {saga: envelope.outcome})
 
 

@@ -125,7 +125,4 @@ def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome
 def tell_parked(instance: Instance, replayed: Replayed) -> None:
     """Count and log that the instance is parked again, once that is saved."""
     if replayed.parked:
-        instance.hosted.engine.counters.parked += 1
-        name, key, engine = instance.hosted.name, instance.correlation_id, instance.hosted.engine
-        log.error("saga %s, id %s is parked again: %s", name, key, replayed.parked, extra=instance.about())
-        engine.hooks.parked(name, key, replayed.parked)
+        instance.tell_parked(replayed.parked, "is parked again")

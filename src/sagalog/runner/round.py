@@ -23,7 +23,7 @@ from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Maintenance
-from .failures import as_exception, cancellations, passes_through
+from .failures import as_exception, cancellations, not_handled, passes_through
 from .load import Loader
 from .queue import Instance, Ready
 from .settle import Pause, abandon, give_up, settle, tell
@@ -33,7 +33,6 @@ _WRITES = 2  # rounds that are being written, at most
 _STRETCH_SECONDS = 0.005  # so long the event loop is held in one go
 _SLOW_AT_ONCE = 256  # turns that were decided elsewhere, of one round
 _TAKES = (Maintenance.CLAIM, Maintenance.TAKE_OVER)
-_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
 class Rounds:
@@ -50,7 +49,7 @@ class Rounds:
         self._drivers = 0
         self._just_now = False  # a caller has made a round since the event loop was here
         self._coming = False  # a driver will take what is ready, without being called
-        ready.driven_by(self)
+        ready.driver = self
 
     def wake(self) -> None:
         """Take what is ready, soon."""
@@ -159,16 +158,10 @@ class Rounds:
         turn = begin(instance, now)
         try:
             more = decide(turn)
-        except Exception as error:
-            give_up(turn, error)
-            instance.queue.done(instance)
         except BaseException as error:
+            self._undecided(turn, error)
             if passes_through(error):
-                abandon(turn)
-                instance.queue.done(instance)
                 raise
-            give_up(turn, as_exception(error, "a turn"))
-            instance.queue.done(instance)
         else:
             if more is None:
                 turns.append(turn)
@@ -177,19 +170,23 @@ class Rounds:
                 if not replays(turn):  # its caller may withdraw before the task begins
                     instance.working = (turn.batch[turn.at], task)
 
+    @staticmethod
+    def _undecided(turn: Turn, error: BaseException) -> None:
+        """Tell those in a turn what was raised, or put them back where only the task that decided it ends."""
+        if passes_through(error):
+            abandon(turn)
+        else:
+            give_up(turn, as_exception(error, "a turn"))
+        turn.instance.queue.done(turn.instance)
+
     async def _decide_slowly(self, turn: Turn, first: Awaitable[None]) -> None:
-        instance = turn.instance
         try:
             await decide_slowly(turn, first)
         except BaseException as error:
-            if passes_through(error):
-                abandon(turn)
-                instance.queue.done(instance)
-                if isinstance(error, asyncio.CancelledError) and not self._engine.cancelled:
-                    return  # its caller had withdrawn
+            self._undecided(turn, error)
+            withdrawn = isinstance(error, asyncio.CancelledError) and not self._engine.cancelled
+            if passes_through(error) and not withdrawn:
                 raise
-            give_up(turn, as_exception(error, "a turn"))
-            instance.queue.done(instance)
         else:
             self._slow.append(turn)
             self.wake()
@@ -214,7 +211,7 @@ class Rounds:
             (kept if records else refused).append(envelope)
         if refused:
             instance.mailbox[:] = kept
-            tell(instance, refused, RunnerStoppedError(_STOPPED))
+            tell(instance, refused, not_handled())
 
     async def _carry_out(self, turns: list[Turn]) -> None:
         """Write what was decided, in one go, and settle each by its answer."""

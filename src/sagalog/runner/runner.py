@@ -29,6 +29,7 @@ from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Maintenance
+from .failures import not_handled
 from .gauges import Gauges, gauges_of
 from .given import check_source, sagas_of
 from .health import NOT_STARTED, Health, examine
@@ -227,7 +228,7 @@ class SagaRunner:
         engine.check_not_of_ours("stop")
         engine.stopping.set()
         dispatcher.stop()
-        stopped = RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+        stopped = not_handled()
         for queue in self._queues.values():
             for instance in queue.active():
                 instance.give_up_waiting(stopped)

@@ -8,6 +8,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from ..errors import DefinitionError
+from ..waiting import Waiting
 from .arguments import check_duration, check_seconds, check_type, check_whole
 
 
@@ -43,10 +44,8 @@ class RetryPolicy:
 
     def wait_seconds(self, failures: int) -> float | None:
         """Return how long to wait after so many failures (from 1), or None if that was the last attempt."""
-        if self.attempts is not None and failures >= self.attempts:
-            return None
-        bound = min(self.cap_seconds, self.base_seconds * 2.0 ** min(failures - 1, 60))
-        return bound * (0.5 + random.random() / 2)  # noqa: S311  (jitter, not a secret)
+        waiting = Waiting(attempts=self.attempts, first=self.base_seconds, most=self.cap_seconds)
+        return waiting.pause_seconds(failures, 0.0, random.random())  # noqa: S311  (jitter, not a secret)
 
 
 @dataclass(frozen=True, slots=True)

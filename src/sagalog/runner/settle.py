@@ -31,7 +31,7 @@ from ..logs import log, trace_of
 from ..waiting import Waiting
 from .commit import Write
 from .envelope import Envelope
-from .failures import described
+from .failures import described, not_handled
 from .load import ids_of
 from .queue import NONE, Instance, Unanswered
 from .replay import tell_parked
@@ -40,7 +40,6 @@ from .turn import Turn
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers: one of them wins each time
 _MAX_LOST = 20  # answers missing in a row, until the callers are told
-_STOPPED = "the runner stopped before the event was handled; nothing of it was stored"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,7 @@ def _stored(write: Write) -> None:
         if not instance.accepted:
             instance.accepted = NONE
     if write.parked:
-        _tell_parked(instance, write.parked)
+        instance.tell_parked(write.parked)
     counters.started += turn.draft.started
     counters.finished += turn.draft.ended
 
@@ -129,7 +128,7 @@ def _answer(turn: Turn) -> None:
         if envelope.park is not None:
             reason, message = envelope.park
             envelope.park = None
-            _tell_parked(instance, reason, message.id)
+            instance.tell_parked(reason, message_id=message.id)
         if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
             envelope.finish()
     counters.timers += turn.draft.fired
@@ -139,19 +138,6 @@ def _answer(turn: Turn) -> None:
     else:
         # Absence is never remembered: another worker may start the instance at any time.
         instance.loaded, instance.record = False, None
-
-
-def _tell_parked(instance: Instance, reason: str, message_id: str | None = None) -> None:
-    hosted = instance.hosted
-    hosted.engine.counters.parked += 1
-    log.error(
-        "saga %s, id %s is parked: %s",
-        hosted.name,
-        instance.correlation_id,
-        reason,
-        extra=instance.about(message_id=message_id),
-    )
-    hosted.engine.hooks.parked(hosted.name, instance.correlation_id, reason)
 
 
 def _go_on(turn: Turn) -> Pause | None:
@@ -223,7 +209,7 @@ def take_back(turn: Turn) -> None:
 def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
     """Find the message whose step makes the record too large; the others go through."""
     instance = turn.instance
-    handled = [envelope for envelope in turn.decided if envelope.open and not envelope.withdrawn]
+    handled = [envelope for envelope in turn.decided if not envelope.over]
     fired, parked = turn.draft.fired, [envelope for envelope in handled if envelope.park is not None]
     take_back(turn)
     if len(handled) > 1:
@@ -244,7 +230,7 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
 def _owes(instance: Instance) -> bool:
     """Say whether commands are still to be accepted: then its record gets smaller by itself."""
     record = instance.record
-    return record is not None and bool(record.outbox) and not record.stuck
+    return record is not None and record.owes_delivery
 
 
 def abandon(turn: Turn) -> None:
@@ -254,7 +240,7 @@ def abandon(turn: Turn) -> None:
     for envelope in turn.batch:
         envelope.tried()
     if instance.hosted.engine.cancelled:
-        tell(instance, turn.batch, RunnerStoppedError(_STOPPED))
+        tell(instance, turn.batch, not_handled())
     else:
         instance.put_back(turn.batch)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from ..decision.record import SagaRecord, decode_record
+from ..decision.record import decode_record
 from ..errors import CodecError
 from .engine import Engine
 from .envelope import Envelope, Maintenance
@@ -51,11 +51,7 @@ class Stranded:
                 record = decode_record(latest.payload)
             except CodecError:
                 continue  # seen by those that read it
-            if _is_leased(record) and due_at != record.next_timer_at:
+            if record.owes_delivery and due_at != record.next_timer_at:
                 instance = queue.instance(key)
                 instance.read_again()
                 instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
-
-
-def _is_leased(record: SagaRecord) -> bool:
-    return bool(record.outbox) and not record.stuck

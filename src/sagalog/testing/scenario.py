@@ -206,7 +206,7 @@ class Scenario(Generic[S]):
 
     def _deliver(self) -> None:
         """Let the commands be accepted, or refused, one after the other."""
-        while self._record is not None and self._record.outbox and not self._record.stuck:
+        while self._record is not None and self._record.owes_delivery:
             entry = self._record.outbox[0]
             command = self._registry.unpack(entry.command)
             self.sent.append(command)

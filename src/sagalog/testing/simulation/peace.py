@@ -51,7 +51,7 @@ class Peace:
         """Return the instances that have something to do, and when (seconds of virtual time)."""
         found: dict[str, float] = {}
         for persistence_id, record in self._run.ledger.readable():
-            if persistence_id in self._run.operator.busy or (record.outbox and not record.stuck):
+            if persistence_id in self._run.operator.busy or record.owes_delivery:
                 found[persistence_id] = 0.0
             elif record.timers and not record.parked:
                 found[persistence_id] = _next_timer(record)
@@ -64,7 +64,7 @@ class Peace:
             if persistence_id in run.operator.busy:
                 self._heads.pop(persistence_id, None)
                 continue
-            head = record.outbox[0].id if record.outbox and not record.stuck else ""
+            head = record.outbox[0].id if record.owes_delivery else ""
             since = self._heads.get(persistence_id)
             if since is None or since[0] != head:
                 since = self._heads[persistence_id] = (head, now)

@@ -113,7 +113,7 @@ class Trouble:
             newer,
             sequence_nr=newer.sequence_nr + 1,
             payload=encode_record(same),
-            due_at=now if record.outbox and not record.stuck else record.next_timer_at,
+            due_at=now if record.owes_delivery else record.next_timer_at,
         )
         try:
             at_once(run.ledger.write_messages([message]))
