@@ -11,10 +11,10 @@ import msgspec
 from ..decision.record import FORMAT, SagaRecord, Status, decode_record, encode_record
 from ..errors import CodecError, ConflictError
 from ..journal import Journal
+from ..journal.protocol import server_now
 from ..operating.inspect import SagaView
 from ..operating.mend import Replaced, Stored, audited, newest_readable, replace, stored
 from ..operating.readable import Code
-from ..operating.stats import server_now
 from .keeping import keep
 from .repairing import Wish
 from .text import clean, json_line, line

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import click
 
-from ..operating.stats import server_now
+from ..journal.protocol import server_now
 from ..operating.transfer import Totals, export_lines
 from .journals import journal_option, reading
 from .progress import Counting

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
+from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, instances
 from ..operating.outbox import LONG, Pending, oldest_pending
-from ..operating.stats import server_now
 from .durations import spoken
 from .journals import journal_option, reading
 from .selection import Selection, selecting

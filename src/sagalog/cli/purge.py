@@ -11,8 +11,8 @@ import click
 
 from ..decision import ids
 from ..journal import Journal
+from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, instances
-from ..operating.stats import server_now
 from .durations import Duration, spoken
 from .journals import journal_option, reading
 from .progress import Counting

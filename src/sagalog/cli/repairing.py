@@ -15,9 +15,9 @@ import click
 from ..decision.repair import Repair
 from ..errors import ConflictError, SagalogError
 from ..journal import Journal
+from ..journal.protocol import server_now
 from ..operating.apply import RETENTION, Applied, apply
 from ..operating.inspect import SagaView, instances
-from ..operating.stats import server_now
 from .journals import journal_option, reading
 from .progress import Counting
 from .selection import Selection

@@ -11,9 +11,9 @@ import msgspec
 
 from ..decision.record import SagaRecord
 from ..journal import Journal
+from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, find
 from ..operating.outbox import Pending, pending
-from ..operating.stats import server_now
 from .durations import spoken
 from .journals import journal_option, reading
 from .list import summary

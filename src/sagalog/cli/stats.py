@@ -8,8 +8,9 @@ from datetime import datetime
 
 import click
 
+from ..journal.protocol import server_now
 from ..operating.inspect import SagaView
-from ..operating.stats import SagaStats, server_now, stats
+from ..operating.stats import SagaStats, stats
 from .durations import spoken
 from .journals import journal_option, reading
 from .progress import Counting

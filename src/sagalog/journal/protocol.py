@@ -172,6 +172,11 @@ class TellsTime(Protocol):
         """Return the server's time now, aware."""
 
 
+async def server_now(journal: Journal) -> datetime:
+    """Return the time of the journal's server, or of this machine where it has none."""
+    return await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
+
+
 @runtime_checkable
 class ListsLatest(Protocol):
     """A journal that gives the newest records of many ids in one go."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import count
 
 from ..decision import ids
@@ -26,7 +26,7 @@ from ..errors import (
     SagaParkedError,
 )
 from ..journal import Journal, PersistentRepr
-from ..journal.protocol import TellsTime
+from ..journal.protocol import server_now
 from ..journal.store import JournalSagaStateStore
 from ..waiting import Attempts, Waiting
 
@@ -84,7 +84,7 @@ async def apply(
         OutcomeUnknownError: it may be stored; `show` tells.
     """
     store = JournalSagaStateStore(journal, saga)
-    at = now or (await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC))
+    at = now or await server_now(journal)
     tried: tuple[Applied, Audit] | None = None
     attempts = Attempts(waiting)
     while True:

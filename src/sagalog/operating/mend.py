@@ -7,7 +7,7 @@ compare-and-set on its number; whoever calls keeps the bytes of the old one (`St
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -15,7 +15,7 @@ from ..decision import ids
 from ..decision.record import FORMAT, Audit, SagaRecord, Status
 from ..errors import NoInstanceError
 from ..journal import Journal
-from ..journal.protocol import TellsTime
+from ..journal.protocol import server_now
 from ..journal.store import JournalSagaStateStore
 from .apply import RETENTION, store_record
 from .inspect import SagaView, history, view_of
@@ -58,7 +58,7 @@ async def ended(journal: Journal, old: Stored, *, note: str = "", by: str = "") 
 
     It knows the messages that the newest readable step knew.
     """
-    at = await _now(journal)
+    at = await server_now(journal)
     kept = await newest_readable(journal, old.view)
     record = SagaRecord(FORMAT, Status.CANCELLED, msgspec.Raw(b"null"), started_at=at, updated_at=at)
     effects = ["ends the instance, whose record cannot be read: what it still had to deliver, or to undo, is not known"]
@@ -82,7 +82,7 @@ async def ended(journal: Journal, old: Stored, *, note: str = "", by: str = "") 
 
 async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: str = "") -> Replaced:
     """Return a record that an operator has written, with its audit entry; nothing is stored."""
-    at = await _now(journal)
+    at = await server_now(journal)
     after = copy.copy(record)
     after.handled, after.updated_at = (), at
     after.audit = (*after.audit, Audit(at, "edit of the record", note, by))
@@ -107,7 +107,3 @@ async def replace(journal: Journal, old: Stored, new: Replaced, *, retention: ti
 def _due(record: SagaRecord) -> datetime | None:
     """Return now, where there is something to do; else when the next timer is due."""
     return record.updated_at if record.owes_replay or record.owes_delivery else record.next_timer_at
-
-
-async def _now(journal: Journal) -> datetime:
-    return await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)

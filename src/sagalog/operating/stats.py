@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
 from ..journal import Journal
-from ..journal.protocol import TellsTime
+from ..journal.protocol import server_now
 from .inspect import SagaView, instances
 from .outbox import oldest_pending
 
@@ -46,11 +46,6 @@ class SagaStats(msgspec.Struct):
     changed: int = 0
     started: int = 0
     ended: int = 0
-
-
-async def server_now(journal: Journal) -> datetime:
-    """Return the time of the journal's server, or of this machine where it has none."""
-    return await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
 
 
 async def stats(

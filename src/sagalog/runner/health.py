@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Iterator
-from datetime import UTC, datetime
 
 import msgspec
 
 from ..decision.ids import FAMILY
 from ..errors import SagalogError
 from ..journal import Journal
-from ..journal.protocol import ExaminesItself, TellsTime
+from ..journal.protocol import ExaminesItself, server_now
 from .arguments import check_seconds
 from .due import DueLoop
 from .engine import Engine
@@ -150,7 +149,7 @@ async def _asked(question: Awaitable[float], timeout_seconds: float) -> tuple[fl
 
 
 async def _oldest_in(journal: Journal) -> float:
-    now = await journal.server_time() if isinstance(journal, TellsTime) else datetime.now(UTC)
+    now = await server_now(journal)
     due = await journal.due_ids(FAMILY, now, limit=1)
     return (now - due[0][1]).total_seconds() if due else 0.0
 
