@@ -6,9 +6,7 @@ receive ─► queue ─► load ─► decide ─► commit ─► settle ─�
 from __future__ import annotations
 
 import asyncio
-import signal
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -40,6 +38,7 @@ from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired, apply
 from .round import Rounds
 from .settings import RetryPolicy, RunnerSettings
+from .signals import asked_to_stop
 from .telling import Hooks, NoHooks
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -287,23 +286,7 @@ class SagaRunner:
 
         Signals are heard by the main thread only, and not on Windows; elsewhere `stop()` ends it, or a cancellation.
         """
-        engine = self._running()
-        asked = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        signals = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            # In a thread, and on a loop that knows no signals (Windows), only `stop()` ends it, or its cancellation.
-            with suppress(NotImplementedError, RuntimeError, ValueError):
-                loop.add_signal_handler(number, asked.set)
-                signals.append(number)
-        waits = [loop.create_task(asked.wait()), loop.create_task(engine.stopping.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-            for number in signals:
-                loop.remove_signal_handler(number)
+        await asked_to_stop(self._running().stopping)
         await self.stop()
 
     async def health(self, *, timeout_seconds: float = 2.0, behind_seconds: float | None = None) -> Health:
