@@ -14,6 +14,7 @@ from sagalog import (
     CommandRefused,
     InMemoryJournal,
     JournalSagaStateStore,
+    PayloadTooLargeError,
     Refused,
     RetryPolicy,
     RunnerSettings,
@@ -196,3 +197,47 @@ async def test_timers_that_are_too_large_only_together_fire_all_the_same() -> No
         await shop.until(lambda record: not (record.timers or record.outbox))
         assert not (await shop.record()).parked
     assert shop.calls == 7
+
+
+async def test_a_command_whose_parking_no_journal_can_take_is_not_carried_out_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Hard(InMemoryJournal):
+        limit = 10**9
+
+        async def write_batch(self, records: Any) -> Any:
+            taken = [record for record in records if len(record.payload) <= self.limit]
+            answers = iter(await super().write_batch(taken))
+            return [
+                next(answers) if len(record.payload) <= self.limit else PayloadTooLargeError("a record", 2, 1)
+                for record in records
+            ]
+
+    journal, calls = Hard(), 0
+
+    def carry_out(command: Work) -> Any:
+        nonlocal calls
+        calls += 1
+        latest = journal._records["saga::growing::a"][-1]
+        journal.limit = len(latest.payload)  # as large as it is, and no larger
+        return True  # which is no event, and never will be
+
+    settings = RunnerSettings(lease_seconds=0.1, due_poll_seconds=0.01)
+    async with SagaRunner(journal, sagas=[GrowingSaga], dispatch=carry_out, settings=settings) as runner:
+        await runner.handle(Begun("a"))
+        await runner.handle(Ordered("a"))
+        scans = 0
+        real = journal.claim_due
+
+        async def counted(*arguments: Any, **more: Any) -> Any:
+            nonlocal scans
+            found = await real(*arguments, **more)
+            scans += bool(found)
+            return found
+
+        journal.claim_due = counted  # type: ignore[method-assign]
+        async with asyncio.timeout(20):
+            while scans < 4:  # it has come up again as often
+                await asyncio.sleep(0.01)
+    assert calls == 1
+    assert "cannot be recorded" in caplog.text

@@ -30,6 +30,7 @@ from ..errors import (
     JournalUnavailableError,
     NoInstanceError,
     OutcomeUnknownError,
+    PayloadTooLargeError,
     RunnerStoppedError,
     SagalogError,
 )
@@ -311,10 +312,27 @@ class CommandAttempts:
         self.tell(instance, entry, "failed", error)
         self._stuck(instance, entry, reason)
 
-    @staticmethod
-    def _stuck(instance: Instance, entry: Command, reason: str) -> None:
-        instance.poke(Envelope(repair=_stick(entry.id, reason)))
+    def _stuck(self, instance: Instance, entry: Command, reason: str) -> None:
+        parking = Envelope(repair=_stick(entry.id, reason), future=self._engine.loop.create_future())
+        assert parking.future is not None
+        parking.future.add_done_callback(lambda _: self._parked(instance, entry, parking))
+        instance.poke(parking)
         instance.tell_parked(reason, command_id=id_of(instance.persistence_id, entry.id))
+
+    @staticmethod
+    def _parked(instance: Instance, entry: Command, parking: Envelope) -> None:
+        """Leave the command alone where the journal cannot take the record that parks it, until that record is smaller."""
+        if isinstance(parking.error, PayloadTooLargeError):
+            instance.owned -= {entry.id}
+            instance.hosted.unrecorded[instance.correlation_id] = entry.id, instance.size
+            log.error(
+                "saga %s, id %s: that command %s parks it cannot be recorded, so this worker leaves it alone: %s",
+                instance.hosted.name,
+                instance.correlation_id,
+                entry.command.type,
+                parking.error,
+                extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
+            )
 
     def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
         """Say that an attempt failed: the first of a type at once, the others together, now and then."""

@@ -182,6 +182,11 @@ class Dispatcher:
         Trying again here helps nobody, and keeping the lease, or parking the instance for good, would keep out a worker
         with newer code. What this code should be able to read, by its version, no other can: that parks the instance.
         """
+        command, size = instance.hosted.unrecorded.get(instance.correlation_id, ("", 0))
+        if command == entry.id and instance.size >= size:
+            return True
+        if command:
+            del instance.hosted.unrecorded[instance.correlation_id]
         try:
             self._attempts.handler_of(instance, entry)
         except (CodecError, DefinitionError) as error:

@@ -68,6 +68,8 @@ class Hosted:
         self._tombstones = store if isinstance(store, TombstoneStore) else None
         # Instances whose record this code cannot read, and why. They stay as they are in the store.
         self.unreadable: dict[str, str] = {}
+        # Of instances that were to be parked, and their record was too large for it: the command, and the size then.
+        self.unrecorded: dict[str, tuple[str, int]] = {}
         self.passed_over = PassedOver()
         self.declined = Declined(engine.settings.lease_seconds)
 
