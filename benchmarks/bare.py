@@ -119,11 +119,14 @@ async def _postgres(url: str, work: Work) -> Rate:
 async def _nats(url: str, work: Work) -> Rate:
     """Publish with compare-and-set, as many at a time as there are callers.
 
-    While the stream has no leader, nobody has the message, and it is sent again, as any client has to.
+    While the stream has no leader, the message is sent again, as any client has to. Without an answer, or where the server
+    finds another message before it than was expected, it may be stored: no more is asked of that order then.
     """
     import nats
     from nats.errors import TimeoutError as NoAnswerError
-    from nats.js.errors import NoStreamResponseError
+    from nats.js.errors import BadRequestError, NoStreamResponseError
+
+    from sagalog.journal.nats.connection import WRONG_LAST
 
     client = await nats.connect(url.partition("?")[0].split(","))
     stream: Any = client.jetstream()
@@ -149,8 +152,11 @@ async def _nats(url: str, work: Work) -> Rate:
                 for _ in range(5):
                     last = await publish(f"{name}.{number}-{order}", last)
                     done += 1
-            except NoAnswerError:  # it may be stored: no more is asked of this order
+            except NoAnswerError:
                 pass
+            except BadRequestError as error:
+                if error.err_code not in WRONG_LAST:
+                    raise
             order += 1
 
     started = time.perf_counter()
