@@ -20,9 +20,9 @@ from sagalog.runner import turn as turn_phase
 from sagalog.runner.attempt import CommandAttempts
 from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.engine import Engine
-from sagalog.runner.hosted import Hosted
 from sagalog.runner.lease import Leases
 from sagalog.runner.receive import Receiver
+from sagalog.runner.runtime import SagaRuntime
 from sagalog.testing.simulation import SimulationError, World, simulate
 
 from ..orders import Closed, Noted, OrderSaga, Placed
@@ -146,7 +146,7 @@ def compensation_runs_forwards(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def nobody_takes_over(patch: pytest.MonkeyPatch) -> None:
-    async def look(self: Any, hosted: Any, now: Any, upcoming: Any = None) -> None:
+    async def look(self: Any, runtime: Any, now: Any, upcoming: Any = None) -> None:
         return None
 
     patch.setattr(due.DueLoop, "look", look)
@@ -278,8 +278,8 @@ def events_are_handled_backwards(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_tombstone_is_purged_at_once(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Hosted, "purge_at", lambda self, record: record.updated_at)
-    patch.setattr(Hosted, "retention_ended", lambda self, record, now: record.finished)
+    patch.setattr(SagaRuntime, "purge_at", lambda self, record: record.updated_at)
+    patch.setattr(SagaRuntime, "retention_ended", lambda self, record, now: record.finished)
 
 
 @mutant

@@ -81,20 +81,20 @@ class CommandAttempts:
         return self._engine.hooks.watched(handler, entry), command
 
     def handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
-        command = instance.hosted.registry.unpack(entry.command)
+        command = instance.runtime.registry.unpack(entry.command)
         handler = self._handlers.get(type(command))
         if handler is None:
             raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
         return handler, command
 
     def _handler_for(self, instance: Instance, entry: Command) -> CommandHandler | None:
-        cls = instance.hosted.registry.get(entry.command.type)
+        cls = instance.runtime.registry.get(entry.command.type)
         return None if cls is None else self._handlers.get(cls)
 
     def context(self, instance: Instance, entry: Command) -> CommandContext:
         return CommandContext(
             id_of(instance.persistence_id, entry.id),
-            instance.hosted.name,
+            instance.runtime.name,
             instance.correlation_id,
             _attempt_nr(instance, entry),
             entry.undo,
@@ -134,9 +134,9 @@ class CommandAttempts:
             self._leases.let_go(instance)
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
-        hosted = instance.hosted
+        runtime = instance.runtime
         self._engine.hooks.delivered(
-            hosted.name, instance.correlation_id, entry, _attempt_nr(instance, entry), outcome, error
+            runtime.name, instance.correlation_id, entry, _attempt_nr(instance, entry), outcome, error
         )
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
@@ -234,7 +234,7 @@ class CommandAttempts:
                 await self._engine.back_off(wait)
 
     async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
-        command = instance.hosted.registry.unpack(entry.command)
+        command = instance.runtime.registry.unpack(entry.command)
         trace = self._engine.hooks.trace_of(command_id)
         self._engine.counters.refused += 1
         message = refusal(command, command_id, refused.reason, trace)
@@ -324,10 +324,10 @@ class CommandAttempts:
         """Leave the command alone where the journal cannot take the record that parks it, until that record is smaller."""
         if isinstance(parking.error, PayloadTooLargeError):
             instance.owned -= {entry.id}
-            instance.hosted.unrecorded[instance.correlation_id] = entry.id, instance.size
+            instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.size
             log.error(
                 "saga %s, id %s: that command %s parks it cannot be recorded, so this worker leaves it alone: %s",
-                instance.hosted.name,
+                instance.runtime.name,
                 instance.correlation_id,
                 entry.command.type,
                 parking.error,
@@ -336,7 +336,7 @@ class CommandAttempts:
 
     def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
         """Say that an attempt failed: the first of a type at once, the others together, now and then."""
-        now, key = self._engine.loop.time(), (instance.hosted.name, entry.command.type)
+        now, key = self._engine.loop.time(), (instance.runtime.name, entry.command.type)
         said = self._failures.get(key)
         if said is not None and now - said[0] < _SUMMARY_SECONDS:
             said[1] += 1
@@ -345,7 +345,7 @@ class CommandAttempts:
         self._failures[key] = [now, 0.0]
         log.warning(
             "saga %s, id %s: command %s was not accepted (attempt %d%s): %s",
-            instance.hosted.name,
+            instance.runtime.name,
             instance.correlation_id,
             entry.command.type,
             failures,

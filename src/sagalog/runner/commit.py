@@ -70,7 +70,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     `declines` says whether this worker cannot deliver a command. Raises PayloadTooLargeError, which stores nothing.
     """
     instance, draft = turn.instance, turn.draft
-    record, hosted = draft.record, instance.hosted
+    record, runtime = draft.record, instance.runtime
     if record is None:
         return None
     claim = renew = False
@@ -84,7 +84,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         return None
     parked = ""
     if claim and record.outbox[0].id not in instance.owned:
-        parked = draft.take_over(hosted.engine.settings.max_takeovers)
+        parked = draft.take_over(runtime.engine.settings.max_takeovers)
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
         record.taken, record.takeovers = "", 0
     draft.frozen()
@@ -93,11 +93,11 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     try:
-        payload = hosted.encode(record)
+        payload = runtime.encode(record)
     except PayloadTooLargeError:
         if not _passes_limit(turn):
             raise
-        payload = hosted.encode(record, _OVER)
+        payload = runtime.encode(record, _OVER)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
     return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
 
@@ -117,7 +117,7 @@ def _passes_limit(turn: Turn) -> bool:
 async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[SagalogError | None]:
     """Write the records into the journal; return what became of each, in the order given. None: it is stored."""
     records = [
-        write.turn.instance.hosted.repr_of(
+        write.turn.instance.runtime.repr_of(
             write.turn.instance.correlation_id,
             write.record,
             write.payload,
@@ -149,7 +149,7 @@ async def write_one(write: Write) -> SagalogError | None:
     """Write into a store that was given; return what became of it. None: it is stored."""
     instance, before = write.turn.instance, cancellations()
     try:
-        await instance.hosted.save(
+        await instance.runtime.save(
             instance.correlation_id, write.record, write.payload, write.version - 1, write.due_at, write.epoch
         )
     except (ConflictError, JournalUnavailableError, OutcomeUnknownError) as error:
@@ -198,7 +198,7 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     if instance.declined is not None and instance.declined in record.outbox:
         return now  # whoever can deliver it may claim it at once
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
-    end = start + max(instance.hosted.engine.lease, timedelta(seconds=instance.lease_seconds))
+    end = start + max(instance.runtime.engine.lease, timedelta(seconds=instance.lease_seconds))
     # A step that comes in between does not shorten a lease, ours or another worker's.
     return end if record.leased_until is None else max(end, record.leased_until)
 
@@ -208,7 +208,7 @@ def is_leased(instance: Instance, record: SagaRecord) -> bool:
     until = record.leased_until
     if until is None or not record.outbox or record.outbox[0].id in instance.owned:
         return False
-    return until > instance.hosted.engine.now()
+    return until > instance.runtime.engine.now()
 
 
 def _leased_until(

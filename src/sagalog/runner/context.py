@@ -70,10 +70,10 @@ def check_no_circle(caller: Instance, wanted: Instance, what: Any) -> None:
     own = (
         "itself"
         if wanted is caller
-        else f"saga {wanted.hosted.name!r}, id {wanted.correlation_id!r}, which waits for it"
+        else f"saga {wanted.runtime.name!r}, id {wanted.correlation_id!r}, which waits for it"
     )
     raise DefinitionError(
-        f"saga {caller.hosted.name!r}, id {caller.correlation_id!r}: its event handler waits for {what} of {own}; neither "
+        f"saga {caller.runtime.name!r}, id {caller.correlation_id!r}: its event handler waits for {what} of {own}; neither "
         "could ever go on. Return Send(...) or SetTimer(...) instead, or call it from a command handler; nothing was stored"
     )
 

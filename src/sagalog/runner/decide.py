@@ -142,7 +142,7 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
         envelope.decided = _HANDLED
         if envelope.maintenance is not Maintenance.CLAIM:
             return None
-        return fire(turn, turn.instance.hosted.engine.now(), envelope.most_timers)
+        return fire(turn, turn.instance.runtime.engine.now(), envelope.most_timers)
     if message.at is not None:
         return step_in_event_time(turn, envelope, message, message.at)
     return take(turn, envelope, message)
@@ -158,7 +158,7 @@ def _as_it_came(turn: Turn, message: Message) -> Message:
     if command is None:
         return message
     try:
-        again = instance.hosted.registry.unpack(command.command)
+        again = instance.runtime.registry.unpack(command.command)
     except CodecError as error:
         raise HandlerFailed(message, error) from error
     event = Refused(again, message.event.command_id, message.event.reason)

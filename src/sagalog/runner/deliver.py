@@ -182,27 +182,27 @@ class Dispatcher:
         Trying again here helps nobody, and keeping the lease, or parking the instance for good, would keep out a worker
         with newer code. What this code should be able to read, by its version, no other can: that parks the instance.
         """
-        command, size = instance.hosted.unrecorded.get(instance.correlation_id, ("", 0))
+        command, size = instance.runtime.unrecorded.get(instance.correlation_id, ("", 0))
         if command == entry.id and instance.size >= size:
             return True
         if command:
-            del instance.hosted.unrecorded[instance.correlation_id]
+            del instance.runtime.unrecorded[instance.correlation_id]
         try:
             self._attempts.handler_of(instance, entry)
         except (CodecError, DefinitionError) as error:
-            hosted = instance.hosted
-            if isinstance(error, CodecError) and hosted.registry.is_current(entry.command):
+            runtime = instance.runtime
+            if isinstance(error, CodecError) and runtime.registry.is_current(entry.command):
                 instance.owned -= {entry.id}
                 self._attempts.unreadable(instance, entry, error)
                 return True
             instance.declined = entry
             instance.owned -= {entry.id}
-            hosted.declined.add(instance.correlation_id, self._engine.now())
+            runtime.declined.add(instance.correlation_id, self._engine.now())
             self._engine.counters.dispatch_errors += 1
             self._attempts.tell(instance, entry, "failed", error)
             log.warning(
                 "saga %s, id %s: command %s is left to another worker: %s",
-                hosted.name,
+                runtime.name,
                 instance.correlation_id,
                 entry.command.type,
                 error,

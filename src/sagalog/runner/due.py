@@ -20,8 +20,8 @@ from .clock import ServerClock
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import passes_through, told_of_store
-from .hosted import Hosted
 from .queue import Instance, Queue
+from .runtime import SagaRuntime
 from .scanned import ScannedStore
 from .stranded import Stranded
 
@@ -38,18 +38,18 @@ class DueLoop:
     def __init__(self, engine: Engine, queues: list[Queue]) -> None:
         self._engine = engine
         self._queues = queues
-        self._looking = {one.hosted.name: asyncio.Lock() for one in queues}
+        self._looking = {one.runtime.name: asyncio.Lock() for one in queues}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
         self.looked_at = engine.loop.time()  # when the journal last gave an answer to a look, in the loop's time
         self.trouble = ""  # why the last look failed
-        self._at_work: dict[str, set[str]] = {one.hosted.name: set() for one in queues}
+        self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in queues}
         self._complained = ("", "", 0.0)
         self._full = False  # somebody has to be told when there is room again
         self._ended: deque[tuple[Queue, str]] = deque()  # claimed, and not live: perhaps to be purged
         self._sweeping = False
-        self._stranded = {one.hosted.name: Stranded(engine, one.hosted) for one in queues}
-        self._scans = [engine.spawn(self._scan(one.hosted)) for one in queues if one.hosted.scanned is not None]
+        self._stranded = {one.runtime.name: Stranded(engine, one.runtime) for one in queues}
+        self._scans = [engine.spawn(self._scan(one.runtime)) for one in queues if one.runtime.scanned is not None]
 
     def notice(self, due_at: datetime) -> None:
         """Something was saved that is due at `due_at`: wake up in time."""
@@ -79,12 +79,12 @@ class DueLoop:
             for queue in self._queues:
                 try:
                     following = await self.look(queue, engine.now(), upcoming)
-                    await self._stranded[queue.hosted.name].look(queue)
+                    await self._stranded[queue.runtime.name].look(queue)
                 except BaseException as error:  # whatever a store raises: the others, and the next look, go on
                     if passes_through(error):
                         raise
                     trouble = told_of_store(error)
-                    self._complain(queue.hosted.name, trouble)
+                    self._complain(queue.runtime.name, trouble)
                     continue
                 if following is not None and following < self._next:
                     self._next = following
@@ -121,30 +121,32 @@ class DueLoop:
 
     async def look(self, queue: Queue, now: datetime, upcoming: datetime | None = None) -> datetime | None:
         """Claim everything due at `now`; return the first moment after it, up to `upcoming`, at which more is due."""
-        async with self._looking[queue.hosted.name]:
+        async with self._looking[queue.runtime.name]:
             return await self._look(queue, now, upcoming)
 
     async def _look(self, queue: Queue, now: datetime, upcoming: datetime | None) -> datetime | None:
-        hosted = queue.hosted
+        runtime = queue.runtime
         until = now + self._engine.lease
         seen: set[str] = set()
         hooks = self._engine.hooks
-        at_work = self._at_work[hosted.name]
+        at_work = self._at_work[runtime.name]
         while not self._engine.stopping.is_set():
             room = min(_PAGE, _MAX_AT_WORK - len(at_work))
             if room <= 0:
                 self._full = True
                 return None  # what ends wakes the loop up
-            left = hosted.declined.ids(now)
+            left = runtime.declined.ids(now)
             # Those at work are ours still. One that is to be left to a worker with newer code is stored as due, and a
             # claim that comes just then would keep it from that worker for a lease.
             ours = left | at_work if len(at_work) <= _FEW else left
-            claimed = [] if await self._only_left(hosted, now, ours) else await hosted.due.claim(now, until, limit=room)
+            claimed = (
+                [] if await self._only_left(runtime, now, ours) else await runtime.due.claim(now, until, limit=room)
+            )
             self.looked_at = self._engine.loop.time()
             if claimed or not seen:  # the end of what was due is no news
-                hooks.scanned(hosted.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
+                hooks.scanned(runtime.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
             if not claimed:
-                return await self._following(hosted, upcoming, left)
+                return await self._following(runtime, upcoming, left)
             # What is due again right after its claim waits for the lease: not again and again.
             ready = [key for key, _ in claimed if key not in seen and key not in left and key not in at_work]
             seen.update(ready)
@@ -157,26 +159,28 @@ class DueLoop:
         return None
 
     async def _due(
-        self, hosted: Hosted, now: datetime, until: datetime, left: frozenset[str], room: int, seen: int
+        self, runtime: SagaRuntime, now: datetime, until: datetime, left: frozenset[str], room: int, seen: int
     ) -> list[tuple[str, datetime]]:
         """Claim what is due. In event time there is one worker, whose clock stands still: it claims nothing, and looks."""
         if self._engine.event_time:
-            return await hosted.due.due(now, limit=room + seen)
-        return [] if await self._only_left(hosted, now, left) else await hosted.due.claim(now, until, limit=room)
+            return await runtime.due.due(now, limit=room + seen)
+        return [] if await self._only_left(runtime, now, left) else await runtime.due.claim(now, until, limit=room)
 
-    async def _only_left(self, hosted: Hosted, now: datetime, left: frozenset[str]) -> bool:
+    async def _only_left(self, runtime: SagaRuntime, now: datetime, left: frozenset[str]) -> bool:
         """Say whether all that is due is left to other workers, or at work here: a claim would only keep it from them."""
         if not left:
             return False
-        waiting = await hosted.due.due(now, limit=_PAGE)
+        waiting = await runtime.due.due(now, limit=_PAGE)
         return len(waiting) < _PAGE and all(key in left for key, _ in waiting)
 
-    async def _following(self, hosted: Hosted, upcoming: datetime | None, left: frozenset[str]) -> datetime | None:
+    async def _following(
+        self, runtime: SagaRuntime, upcoming: datetime | None, left: frozenset[str]
+    ) -> datetime | None:
         if upcoming is None:
             return None
-        following = await hosted.due.due(upcoming, limit=1 + len(left))
+        following = await runtime.due.due(upcoming, limit=1 + len(left))
         first = next((at for key, at in following if key not in left), None)
-        again = hosted.declined.first_until
+        again = runtime.declined.first_until
         return first if again is None else again if first is None else min(first, again)
 
     def _hand_out(self, queue: Queue, correlation_id: str) -> None:
@@ -190,8 +194,8 @@ class DueLoop:
         instance.poke(claim)
 
     def _claimed(self, queue: Queue, instance: Instance, claim: Envelope) -> None:
-        hosted, correlation_id, error = queue.hosted, instance.correlation_id, claim.error
-        self._at_work[hosted.name].discard(correlation_id)
+        runtime, correlation_id, error = queue.runtime, instance.correlation_id, claim.error
+        self._at_work[runtime.name].discard(correlation_id)
         if self._full:
             self._full = False
             self._wake.set()
@@ -202,10 +206,12 @@ class DueLoop:
                     self._sweeping = True
                     self._engine.spawn(self._sweep())
         elif isinstance(error, SagaParkedError):  # said already; another worker's code may be able to read it
-            hosted.declined.add(correlation_id, self._engine.now())
+            runtime.declined.add(correlation_id, self._engine.now())
         elif not isinstance(error, RunnerStoppedError):
             told = told_of_store(error)
-            log.warning("saga %s, id %s: due work waits: %s", hosted.name, correlation_id, told, extra=instance.about())
+            log.warning(
+                "saga %s, id %s: due work waits: %s", runtime.name, correlation_id, told, extra=instance.about()
+            )
 
     async def _sweep(self) -> None:
         """Forget the tombstones whose retention has ended, some at a time."""
@@ -218,61 +224,61 @@ class DueLoop:
 
     async def _purge(self, queue: Queue, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""
-        hosted = queue.hosted
+        runtime = queue.runtime
         if queue.instance(correlation_id).loaded:
             return
         try:
-            saved = await hosted.load(correlation_id)
+            saved = await runtime.load(correlation_id)
             if saved is None:
                 return
-            ended = not saved.payload or hosted.retention_ended(decode_record(saved.payload), self._engine.now())
+            ended = not saved.payload or runtime.retention_ended(decode_record(saved.payload), self._engine.now())
             if ended and (saved.payload or saved.tombstone):
-                await hosted.purge(correlation_id, saved)
+                await runtime.purge(correlation_id, saved)
                 self._engine.counters.purged += 1
         except BaseException as error:  # it comes up as due again
             if passes_through(error):
                 raise
             log.warning(
                 "saga %s, id %s: it could not be purged: %s",
-                hosted.name,
+                runtime.name,
                 correlation_id,
                 told_of_store(error),
-                extra=about(saga=hosted.name, correlation_id=correlation_id),
+                extra=about(saga=runtime.name, correlation_id=correlation_id),
             )
 
-    async def _scan(self, hosted: Hosted) -> None:
+    async def _scan(self, runtime: SagaRuntime) -> None:
         """Look once through a store that cannot find due instances: what an earlier process left is due now."""
-        scanned = hosted.scanned
+        scanned = runtime.scanned
         if scanned is None:
             return
         engine = self._engine
         while not engine.stopping.is_set():
             try:
-                await self._scan_once(hosted, scanned)
+                await self._scan_once(runtime, scanned)
                 return
             except BaseException as error:
                 if passes_through(error):
                     raise
                 log.warning(
                     "saga %s: looking through its store failed, trying again: %s",
-                    hosted.name,
+                    runtime.name,
                     told_of_store(error),
-                    extra=about(saga=hosted.name),
+                    extra=about(saga=runtime.name),
                 )
                 await asyncio.sleep(engine.settings.due_poll_seconds)
 
-    async def _scan_once(self, hosted: Hosted, scanned: ScannedStore) -> None:
+    async def _scan_once(self, runtime: SagaRuntime, scanned: ScannedStore) -> None:
         engine = self._engine
-        async for key in hosted.store.keys():
+        async for key in runtime.store.keys():
             if engine.stopping.is_set():
                 return
-            saved = await hosted.store.load(key)
+            saved = await runtime.store.load(key)
             if saved is None:
                 continue
             try:
                 record = decode_record(saved.payload)
             except CodecError as error:
-                hosted.unreadable[key] = str(error)
+                runtime.unreadable[key] = str(error)
                 continue
             due_at = engine.now() if record.owes_delivery else record.next_timer_at
             if due_at is None and record.finished:

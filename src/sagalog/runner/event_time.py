@@ -55,7 +55,7 @@ def _know_of_before(turn: Turn, lives: int, at: datetime) -> None:
     """Let a new life know what came at the moment of its start, before it, and found nothing."""
     draft, instance = turn.draft, turn.instance
     if draft.started > lives and draft.record is not None:
-        for message_id in instance.hosted.passed_over.of(instance.correlation_id, at):
+        for message_id in instance.runtime.passed_over.of(instance.correlation_id, at):
             draft.remember(draft.record, message_id)
 
 

@@ -41,7 +41,7 @@ async def _fire_slowly(firing: Iterator[Awaitable[Any]], first: Awaitable[Any]) 
 def _firing(turn: Turn, until: datetime, most: float | None) -> Iterator[Awaitable[Any]]:
     """Fire them; yield what has to be waited for in between."""
     instance, draft = turn.instance, turn.draft
-    time = instance.hosted.engine.loop.time
+    time = instance.runtime.engine.loop.time
     now = draft.now
     give_way_at = time() + _TIMER_SECONDS
     moment, at_once, fired = None, 0, 0
@@ -69,6 +69,6 @@ def _due(turn: Turn, until: datetime) -> Message | None:
         message = due_timer(turn.draft, until)
     except CodecError as error:
         raise unreadable(turn.instance, str(error)) from error
-    if message is not None and turn.instance.hosted.engine.event_time and message.at is not None:
+    if message is not None and turn.instance.runtime.engine.event_time and message.at is not None:
         turn.draft.now = message.at
     return message

@@ -38,4 +38,4 @@ def _of(queue: Queue) -> SagaGauges:
         waiting += len(instance.mailbox) + len(instance.waiting)
         if instance.owned and (entry := instance.undelivered()) is not None and entry.id in instance.owned:
             undelivered[instance.correlation_id] = entry.id
-    return SagaGauges(queue.hosted.name, len(instances), waiting, undelivered)
+    return SagaGauges(queue.runtime.name, len(instances), waiting, undelivered)

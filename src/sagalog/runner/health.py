@@ -20,7 +20,7 @@ from .arguments import check_seconds
 from .due import DueLoop
 from .engine import Engine
 from .failures import cancellations, passes_through
-from .hosted import Hosted
+from .runtime import SagaRuntime
 
 BEHIND_LEASES = 6  # what nobody has claimed for so long is not looked after
 
@@ -46,7 +46,7 @@ NOT_STARTED = Health(live=True, ready=False, reasons=("the runner is not started
 
 async def examine(
     engine: Engine,
-    hosted: list[Hosted],
+    runtimes: list[SagaRuntime],
     journal: Journal | None,
     loop: DueLoop,
     due: asyncio.Task[None],
@@ -65,7 +65,7 @@ async def examine(
     if not live:
         reasons.append("the loop that looks for due work has ended: start this process anew")
     behind = engine.settings.lease_seconds * BEHIND_LEASES if behind_seconds is None else behind_seconds
-    oldest, took, unanswered = await _asked(_oldest(engine, hosted), timeout_seconds)
+    oldest, took, unanswered = await _asked(_oldest(engine, runtimes), timeout_seconds)
     if unanswered:
         reasons.append(unanswered)
     else:
@@ -83,14 +83,14 @@ async def examine(
     return Health(
         live=live,
         ready=live and not reasons,
-        reasons=(*reasons, *_unreadable(hosted)),
+        reasons=(*reasons, *_unreadable(runtimes)),
         oldest_due_seconds=oldest,
         journal_seconds=took,
     )
 
 
-def _unreadable(hosted: list[Hosted]) -> Iterator[str]:
-    for one in hosted:
+def _unreadable(runtimes: list[SagaRuntime]) -> Iterator[str]:
+    for one in runtimes:
         if one.unreadable:
             first = next(iter(one.unreadable))
             many = f"{len(one.unreadable)} instances" if len(one.unreadable) > 1 else "1 instance"
@@ -154,10 +154,10 @@ async def _oldest_in(journal: Journal) -> float:
     return (now - due[0][1]).total_seconds() if due else 0.0
 
 
-async def _oldest(engine: Engine, hosted: list[Hosted]) -> float:
+async def _oldest(engine: Engine, runtimes: list[SagaRuntime]) -> float:
     """Ask the store of every saga how long its oldest due work has been due."""
     oldest, now = 0.0, engine.now()
-    for one in hosted:
+    for one in runtimes:
         if one.scanned is not None:  # it tells from memory what is due: ask for something that is not there
             await one.store.load("sagalog health")
         for _, due_at in await one.due.due(now, limit=1):

@@ -33,31 +33,31 @@ async def step_in_transaction(instance: Instance, message: Message, connection: 
 
     Raises ConflictError if another worker's change stays in the way; the caller's transaction is usable still.
     """
-    attempts = Attempts(_LOST, clock=instance.hosted.engine.loop.time)
+    attempts = Attempts(_LOST, clock=instance.runtime.engine.loop.time)
     while True:
         try:
             return await _step(instance, message, connection)
         except ConflictError:
-            instance.hosted.engine.counters.conflicts += 1
+            instance.runtime.engine.counters.conflicts += 1
             if not await attempts.wait():
                 raise
         message = message.copied()
 
 
 async def _step(instance: Instance, message: Message, connection: Any) -> Outcome:
-    hosted = instance.hosted
+    runtime = instance.runtime
     alone = Instance(instance.queue, instance.correlation_id)
     envelope = Envelope(message, seen=True)
     alone.mailbox.append(envelope)
     try:
-        take(alone, await hosted.load_in_transaction(connection, instance.correlation_id))
-        turn = begin(alone, hosted.engine.now())
+        take(alone, await runtime.load_in_transaction(connection, instance.correlation_id))
+        turn = begin(alone, runtime.engine.now())
         await _decided(turn, message)
         outcome = envelope.decided
         if isinstance(outcome, BaseException):
             raise outcome
         assert outcome is not None
-        write = write_of(turn, lambda *_: False, hosted.engine.now())
+        write = write_of(turn, lambda *_: False, runtime.engine.now())
         if write is not None:
             await _write(turn, write, connection)
     except PayloadTooLargeError:
@@ -94,7 +94,7 @@ async def _write(turn: Turn, write: Write, connection: Any) -> None:
     instance = turn.instance
     turn.watch.writing()
     try:
-        await instance.hosted.save_in_transaction(
+        await instance.runtime.save_in_transaction(
             connection,
             instance.correlation_id,
             write.record,
@@ -117,12 +117,12 @@ def _await_end(instance: Instance, connection: Any, write: Write) -> None:
             fresh |= earlier.fresh
     entry = Unanswered(write.version, write.payload, fresh, write.lease_end)
     instance.in_transaction = (*instance.in_transaction, entry)
-    instance.hosted.engine.spawn(_look_when_ended(instance, connection, entry))
+    instance.runtime.engine.spawn(_look_when_ended(instance, connection, entry))
 
 
 async def _look_when_ended(instance: Instance, connection: Any, entry: Unanswered) -> None:
     """Wait until the caller's transaction has ended, then see what it left, and deliver its commands."""
-    engine = instance.hosted.engine
+    engine = instance.runtime.engine
     # Drivers tell nobody when a transaction ends; after a lease its commands come up as due.
     looks = Attempts(
         Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.settings.lease_seconds), clock=engine.loop.time

@@ -96,10 +96,10 @@ class Leases:
             if instance.under_way:
                 continue  # what it writes begins a lease anew; otherwise the next look comes in time
             move = self._move_of(instance)
-            if move is None or instance.hosted.journal is None:
+            if move is None or instance.runtime.journal is None:
                 instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
-                by_journal.setdefault(instance.hosted.journal, []).append((instance, move))
+                by_journal.setdefault(instance.runtime.journal, []).append((instance, move))
         for journal, moves in by_journal.items():
             for first in range(0, len(moves), _MOVES):
                 await self._move(journal, moves[first : first + _MOVES])
@@ -154,11 +154,11 @@ class Leases:
             if engine.stopping.is_set():
                 return
             if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
-                if instance.hosted.journal is None or instance.version == instance.written:
+                if instance.runtime.journal is None or instance.version == instance.written:
                     instance.read_again()  # the lease may be in the record by now: what is stored decides
                     instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
                 else:
-                    engine.spawn(self._claim_if_due(instance, instance.hosted.journal))
+                    engine.spawn(self._claim_if_due(instance, instance.runtime.journal))
             else:
                 instance.read_again()  # it may be accepted and recorded by now
                 instance.poke(Envelope(maintenance=Maintenance.RECORD))

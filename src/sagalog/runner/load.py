@@ -38,7 +38,7 @@ class Loader:
 
     def add(self, instance: Instance) -> None:
         """Read the record of an instance with the next lookup."""
-        journal = instance.hosted.journal
+        journal = instance.runtime.journal
         if journal is None or instance.unknown is not None:
             self._engine.spawn(self._read_one(instance))
         else:
@@ -99,7 +99,7 @@ class Loader:
         attempts = Attempts(_READING_BACK, clock=self._engine.loop.time)
         while True:
             try:
-                return await instance.hosted.load(instance.correlation_id)
+                return await instance.runtime.load(instance.correlation_id)
             except BaseException as error:  # whatever a store raises: what it holds is still to be found out
                 if instance.unknown is None or self._engine.stopping.is_set() or passes_through(error):
                     raise
@@ -174,9 +174,9 @@ def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
 
 def unreadable(instance: Instance, reason: str) -> SagaParkedError:
     """Park an instance whose record this code cannot read: in memory only, what is stored stays as it is."""
-    hosted = instance.hosted
-    if instance.correlation_id not in hosted.unreadable:
+    runtime = instance.runtime
+    if instance.correlation_id not in runtime.unreadable:
         instance.tell_parked(reason, "is parked, and left as it is stored")
-    hosted.unreadable[instance.correlation_id] = reason
+    runtime.unreadable[instance.correlation_id] = reason
     instance.loaded = False
-    return SagaParkedError(hosted.name, instance.correlation_id, reason)
+    return SagaParkedError(runtime.name, instance.correlation_id, reason)

@@ -46,7 +46,7 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
     """
     message = envelope.message
     if outcome in _PASSED_OVER and message is not None and message.kind == "event":
-        one_worker = turn.instance.hosted.engine.event_time and outcome is not _NO_INSTANCE
+        one_worker = turn.instance.runtime.engine.event_time and outcome is not _NO_INSTANCE
         if not (turn.fresh and envelope.seen) and not one_worker:
             raise CacheTooOld
     if outcome is Outcome.ALREADY_STARTED and envelope.message is not None:
@@ -67,7 +67,7 @@ def _remember(turn: Turn, envelope: Envelope) -> None:
     if message is None or message.at is None or message.kind != "event" or message.answer or message.own:
         return
     if record is None:
-        turn.instance.hosted.passed_over.add(turn.instance.correlation_id, message.at, message.id)
+        turn.instance.runtime.passed_over.add(turn.instance.correlation_id, message.at, message.id)
     else:
         turn.draft.remember(record, message.id)
         turn.draft.touch()
@@ -90,7 +90,7 @@ def no_instance(turn: Turn, envelope: Envelope) -> None:
     """No live instance takes it: do as the policy says."""
     message, instance = envelope.message, turn.instance
     assert message is not None
-    engine = instance.hosted.engine
+    engine = instance.runtime.engine
     policy = engine.settings.no_instance
     if (
         message.kind != "event"
@@ -100,7 +100,7 @@ def no_instance(turn: Turn, envelope: Envelope) -> None:
         envelope.decided = _NO_INSTANCE
     elif policy is NoInstance.RAISE:
         event_type, why = type(message.event).__name__, _why_none(turn.draft.record)
-        envelope.decided = NoInstanceError(instance.hosted.name, instance.correlation_id, event_type, why)
+        envelope.decided = NoInstanceError(instance.runtime.name, instance.correlation_id, event_type, why)
     elif engine.stopping.is_set():  # nobody would wake it up any more
         envelope.decided = not_handled()
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():

@@ -20,7 +20,7 @@ from ..errors import NoInstanceError
 from ..logs import about, log
 from .engine import has_begun
 from .envelope import Envelope, Maintenance
-from .hosted import Hosted
+from .runtime import SagaRuntime
 
 NONE: frozenset[str] = frozenset()
 _NOBODY: dict[Envelope, None] = {}  # what most instances have: never changed in place
@@ -87,7 +87,6 @@ class Instance:
         "epoch",
         "foreign",
         "fresh",
-        "hosted",
         "in_line",
         "in_transaction",
         "lease_end",
@@ -105,6 +104,7 @@ class Instance:
         "ready",
         "record",
         "retry",
+        "runtime",
         "size",
         "to_deliver",
         "turnstile",
@@ -119,9 +119,9 @@ class Instance:
 
     def __init__(self, queue: Queue, correlation_id: str) -> None:
         self.queue = queue
-        self.hosted = queue.hosted
+        self.runtime = queue.runtime
         self.correlation_id = correlation_id
-        self.persistence_id = queue.hosted.prefix + correlation_id
+        self.persistence_id = queue.runtime.prefix + correlation_id
         self.mailbox: list[Envelope] = []
         self.waiting = _NOBODY  # for a starting event, in the order they came
         self.waking: asyncio.TimerHandle | None = None  # while any waits: to look again, and to tell who waited in vain
@@ -178,9 +178,9 @@ class Instance:
 
     async def quiet(self) -> None:
         """Return when nothing of it is under way, and no command of ours is left to deliver here."""
-        while not self._is_quiet() and not self.hosted.engine.stopping.is_set():
+        while not self._is_quiet() and not self.runtime.engine.stopping.is_set():
             if self.quieted is None:
-                self.quieted = self.hosted.engine.loop.create_future()
+                self.quieted = self.runtime.engine.loop.create_future()
             await asyncio.shield(self.quieted)
 
     def _is_quiet(self) -> bool:
@@ -198,7 +198,7 @@ class Instance:
 
     def tell_quiet(self) -> None:
         """Something has ended: whoever waits for `quiet` looks again."""
-        if self.quieted is not None and (self._is_quiet() or self.hosted.engine.stopping.is_set()):
+        if self.quieted is not None and (self._is_quiet() or self.runtime.engine.stopping.is_set()):
             self.quieted.set_result(None)
             self.quieted = None
 
@@ -225,7 +225,7 @@ class Instance:
     def about(self, *, message_id: str | None = None, command_id: str | None = None) -> dict[str, str | int | None]:
         """Return the fields of a log record about this instance; `sequence_nr` is that of its newest known record."""
         return about(
-            saga=self.hosted.name,
+            saga=self.runtime.name,
             correlation_id=self.correlation_id,
             sequence_nr=self.version or None,
             message_id=message_id,
@@ -236,17 +236,17 @@ class Instance:
         self, reason: str, how: str = "is parked", *, message_id: str | None = None, command_id: str | None = None
     ) -> None:
         """Count, log and tell the hooks that it is parked."""
-        hosted = self.hosted
-        hosted.engine.counters.parked += 1
+        runtime = self.runtime
+        runtime.engine.counters.parked += 1
         log.error(
             "saga %s, id %s %s: %s",
-            hosted.name,
+            runtime.name,
             self.correlation_id,
             how,
             reason,
             extra=self.about(message_id=message_id, command_id=command_id),
         )
-        hosted.engine.hooks.parked(hosted.name, self.correlation_id, reason)
+        runtime.engine.hooks.parked(runtime.name, self.correlation_id, reason)
 
     def forget(self) -> None:
         """Give up waiting for the next look at the outbox."""
@@ -291,7 +291,7 @@ class Instance:
             else:
                 ready.add(self)
             if not envelope.over:
-                envelope.future = self.hosted.engine.loop.create_future()
+                envelope.future = self.runtime.engine.loop.create_future()
                 await envelope.future
         except asyncio.CancelledError:
             envelope.withdraw()
@@ -309,7 +309,7 @@ class Instance:
         if has_begun(task):
             task.cancel()
         else:
-            self.hosted.engine.loop.call_soon(self._wait_no_more_for, envelope)
+            self.runtime.engine.loop.call_soon(self._wait_no_more_for, envelope)
 
     def poke(self, envelope: Envelope) -> None:
         """Put `envelope` behind what waits; nobody waits for it here."""
@@ -323,7 +323,7 @@ class Instance:
     def in_vain(self, envelope: Envelope) -> NoInstanceError:
         """Return what to tell an event that has waited in vain for its starting event."""
         assert envelope.message is not None
-        return NoInstanceError(self.hosted.name, self.correlation_id, type(envelope.message.event).__name__)
+        return NoInstanceError(self.runtime.name, self.correlation_id, type(envelope.message.event).__name__)
 
     def let_wait(self, envelope: Envelope) -> None:
         """Keep `envelope` for a starting event."""
@@ -340,14 +340,14 @@ class Instance:
         """Come back for those that wait: when the first must be told, and now and then to look into the store."""
         if not self.waiting or self.waking is not None:
             return
-        loop, settings = self.hosted.engine.loop, self.hosted.engine.settings
+        loop, settings = self.runtime.engine.loop, self.runtime.engine.settings
         first = min(envelope.deadline or 0.0 for envelope in self.waiting)
         self.waking = loop.call_at(min(first, loop.time() + settings.due_poll_seconds), self._wake)
 
     def _wake(self) -> None:
         """Tell those that have waited for too long; look whether another worker has handled a starting event."""
         self.waking = None
-        now = self.hosted.engine.loop.time()
+        now = self.runtime.engine.loop.time()
         for envelope in [waiting for waiting in self.waiting if (waiting.deadline or 0.0) <= now]:
             # A turn that has it among its own passes over it from now on.
             del self.waiting[envelope]
@@ -372,12 +372,12 @@ class Instance:
 class Queue:
     """The instances of one saga that are in memory, least recently used first."""
 
-    def __init__(self, hosted: Hosted, ready: Ready) -> None:
-        self.hosted = hosted
+    def __init__(self, runtime: SagaRuntime, ready: Ready) -> None:
+        self.runtime = runtime
         self.ready = ready
         self.instances: dict[str, Instance] = {}
-        self._cache_size = hosted.engine.settings.cache_size
-        self._cache_bytes = hosted.engine.settings.cache_bytes
+        self._cache_size = runtime.engine.settings.cache_size
+        self._cache_bytes = runtime.engine.settings.cache_bytes
         self._bytes = 0  # the sizes of all in memory
 
     def instance(self, correlation_id: str) -> Instance:

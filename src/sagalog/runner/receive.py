@@ -109,7 +109,7 @@ class Receiver:
         message = self._message(event, message_id, at)
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
-        starts = self._waits and any(queue.hosted.saga.may_start(event) for queue, _ in targets)
+        starts = self._waits and any(queue.runtime.saga.may_start(event) for queue, _ in targets)
         while (
             self._starting if starts else self.in_flight - self._starting
         ) >= self._most or engine.backlog > self._most:
@@ -125,7 +125,7 @@ class Receiver:
                 queue, correlation_id = targets[0]
                 envelope = Envelope(message)
                 await queue.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
-                return _receipt(message, queue.hosted.name, envelope)
+                return _receipt(message, queue.runtime.name, envelope)
             return await self._deliver(targets, message)
         finally:
             self._starting -= starts
@@ -186,7 +186,7 @@ class Receiver:
             outcomes: dict[str, Outcome] = {}
             for queue, correlation_id in targets:
                 instance = queue.instance(correlation_id)
-                outcomes[queue.hosted.name] = await step_in_transaction(instance, message, connection)
+                outcomes[queue.runtime.name] = await step_in_transaction(instance, message, connection)
                 message = message.copied()
             return Receipt(given_id(message.id), outcomes)
         finally:
@@ -233,27 +233,27 @@ class Receiver:
         if found is None:
             found = self._routes[type(event)] = self._candidates(type(event))
         if not found:
-            names = ", ".join(queue.hosted.name for queue in self._queues)
+            names = ", ".join(queue.runtime.name for queue in self._queues)
             raise InvalidEventError(
                 f"no saga of this runner handles {type(event).__name__} (sagas: {names}); nothing was stored"
             )
         targets = []
         for queue in found:
-            hosted = queue.hosted
+            runtime = queue.runtime
             try:
-                correlation_id = hosted.saga.correlation_id(event)
+                correlation_id = runtime.saga.correlation_id(event)
             except BaseException as error:
                 if isinstance(error, SagalogError) or ends_program(error):
                     raise
                 raise InvalidEventError(
-                    f"saga {hosted.name!r}: correlation_id raised {type(error).__name__} for {type(event).__name__}; "
+                    f"saga {runtime.name!r}: correlation_id raised {type(error).__name__} for {type(event).__name__}; "
                     "nothing was stored"
                 ) from error
             if correlation_id is None:
                 continue
             if type(correlation_id) is not str or not correlation_id:
                 raise InvalidEventError(
-                    f"saga {hosted.name!r}: correlation_id must give a text that is not empty, or None, and gave "
+                    f"saga {runtime.name!r}: correlation_id must give a text that is not empty, or None, and gave "
                     f"{'an empty one' if correlation_id == '' else type(correlation_id).__name__} for "
                     f"{type(event).__name__}; nothing was stored"
                 )
@@ -266,8 +266,8 @@ class Receiver:
         return tuple(
             queue
             for queue in self._queues
-            if event in queue.hosted.saga.event_types()
-            or type(queue.hosted.saga).correlation_id is not Saga.correlation_id
+            if event in queue.runtime.saga.event_types()
+            or type(queue.runtime.saga).correlation_id is not Saga.correlation_id
         )
 
     def _message(self, event: Any, message_id: str | None, at: datetime | None, *, ours: bool = False) -> Message:
@@ -304,7 +304,7 @@ class Receiver:
         if len(targets) == 1:
             queue, correlation_id = targets[0]
             return Receipt(
-                given_id(message.id), {queue.hosted.name: await self._submit(queue, correlation_id, message)}
+                given_id(message.id), {queue.runtime.name: await self._submit(queue, correlation_id, message)}
             )
         if not targets:
             self._engine.counters.ignored += 1
@@ -319,7 +319,7 @@ class Receiver:
                 raise outcome  # the sagas that took it know its id; sending it again reaches the others only
         return Receipt(
             given_id(message.id),
-            {queue.hosted.name: outcome for (queue, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
+            {queue.runtime.name: outcome for (queue, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
         )
 
     async def _submit(self, queue: Queue, correlation_id: str, message: Message) -> Outcome:
@@ -334,12 +334,12 @@ class Receiver:
 
     async def _submitted(self, queue: Queue, instance: Instance, message: Message) -> Outcome:
         envelope = Envelope(message)
-        if not self._waits or queue.hosted.saga.may_start(message.event):
+        if not self._waits or queue.runtime.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
             envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
             await instance.submit(envelope)
-        return _receipt(message, queue.hosted.name, envelope).outcomes[queue.hosted.name]
+        return _receipt(message, queue.runtime.name, envelope).outcomes[queue.runtime.name]
 
 
 def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:

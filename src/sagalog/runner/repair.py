@@ -39,7 +39,7 @@ async def apply(queue: Queue, correlation_id: str, repair: Repair) -> Repaired:
         nonlocal replayed
         record = draft.record
         if record is None or (record.finished and not repair.on_finished):
-            raise NoInstanceError(queue.hosted.name, correlation_id, f"the repair {repair.action!r}")
+            raise NoInstanceError(queue.runtime.name, correlation_id, f"the repair {repair.action!r}")
         decision = repair.decide(record, draft.next_id, draft.now)
         if decision.record is not record:
             draft.record = decision.record

@@ -50,7 +50,7 @@ async def replay_held(instance: Instance, draft: Draft, watch: Watch) -> Replaye
     fired, started = draft.fired, draft.started
     try:
         replayed = await _replay(instance, draft, watch, checked=False)
-        instance.hosted.encode(draft.frozen() or draft.record)
+        instance.runtime.encode(draft.frozen() or draft.record)
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: look after each.
         watch.taken_back()
@@ -86,11 +86,11 @@ async def _replay(instance: Instance, draft: Draft, watch: Watch, *, checked: bo
                 if outcome is not Outcome.DUPLICATE:
                     _tell_ignored(instance, draft, first, outcome)
             if checked:
-                instance.hosted.encode(draft.frozen() or record)
+                instance.runtime.encode(draft.frozen() or record)
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
         except BaseException as error:
-            if passes_through(error, cancelled) and not instance.hosted.engine.cancelled_by_handler(error):
+            if passes_through(error, cancelled) and not instance.runtime.engine.cancelled_by_handler(error):
                 raise
             if isinstance(error, CodecError) and draft.registry.is_newer(first.event):
                 # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
@@ -114,7 +114,7 @@ def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome
     draft.append(record, "audit", Audit(draft.now, "replay", note))
     log.warning(
         "saga %s, id %s: %s was held, and is ignored now: %s",
-        instance.hosted.name,
+        instance.runtime.name,
         instance.correlation_id,
         held.event.type,
         outcome.value,

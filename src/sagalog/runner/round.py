@@ -231,7 +231,7 @@ class Rounds:
                 self._settle(turn, None, None)
                 continue
             turn.watch.writing()
-            journal = turn.instance.hosted.journal
+            journal = turn.instance.runtime.journal
             if journal is None:
                 self._engine.spawn(self._write_one(write), writes=True)
             else:

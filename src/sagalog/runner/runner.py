@@ -32,11 +32,11 @@ from .gauges import Gauges, gauges_of
 from .given import check_source, sagas_of
 from .health import NOT_STARTED, Health, examine
 from .hooks import Hook, checked_hooks
-from .hosted import Hosted
 from .queue import Queue, Ready
 from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired, apply
 from .round import Rounds
+from .runtime import SagaRuntime
 from .settings import RetryPolicy, RunnerSettings
 from .signals import asked_to_stop
 from .telling import Hooks, NoHooks
@@ -183,8 +183,8 @@ class SagaRunner:
         self._hooks = Hooks(self.hooks) if self.hooks else NoHooks()
         engine = Engine(self.settings, await self._agreed_clock(), self.counters, outside_handlers(), self._hooks)
         ready = Ready()
-        queues = [Queue(Hosted(saga, self._store(saga), engine, self._journal), ready) for saga in self.sagas]
-        self._queues = {queue.hosted.name: queue for queue in queues}
+        queues = [Queue(SagaRuntime(saga, self._store(saga), engine, self._journal), ready) for saga in self.sagas]
+        self._queues = {queue.runtime.name: queue for queue in queues}
         self._receiver = Receiver(engine, queues)
         self._dispatcher = Dispatcher(engine, self._handlers, self._receiver.reply)
         self._due_loop = due_loop = DueLoop(engine, queues)
@@ -301,7 +301,7 @@ class SagaRunner:
         engine.check_loop()
         return await examine(
             engine,
-            [queue.hosted for queue in self._queues.values()],
+            [queue.runtime for queue in self._queues.values()],
             self._journal,
             due_loop,
             due,

@@ -69,7 +69,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
     if isinstance(error, ConflictError):
         if turn.unseen:  # it was there already: nothing is lost
             return _again(turn)
-        instance.hosted.engine.counters.conflicts += 1
+        instance.runtime.engine.counters.conflicts += 1
         instance.lost += 1
         return _again(turn)
     if isinstance(error, OutcomeUnknownError) and write is not None:
@@ -87,12 +87,12 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
 def _stored(write: Write) -> None:
     turn = write.turn
     instance, record = turn.instance, write.record
-    hosted, counters = instance.hosted, instance.hosted.engine.counters
+    runtime, counters = instance.runtime, instance.runtime.engine.counters
     if write.claim and not instance.owned.issuperset(ids_of(instance.record) & ids_of(record)):
         counters.takeovers += 1
     counters.saves += 1
-    if hosted.unreadable:
-        hosted.unreadable.pop(instance.correlation_id, None)
+    if runtime.unreadable:
+        runtime.unreadable.pop(instance.correlation_id, None)
     if record.outbox or instance.owned:
         instance.owned = write.fresh | (instance.owned & ids_of(record) if not record.stuck else NONE)
     instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
@@ -112,7 +112,7 @@ def _stored(write: Write) -> None:
 def _answer(turn: Turn) -> None:
     """Count and wake the callers; then, and only then, the commands may leave."""
     instance = turn.instance
-    counters = instance.hosted.engine.counters
+    counters = instance.runtime.engine.counters
     turn.watch.settled()
     for envelope in turn.batch if turn.at == len(turn.batch) else turn.decided:
         outcome = envelope.decided
@@ -152,7 +152,7 @@ def _after_failure(turn: Turn) -> Pause | None:
     """Tell the sender, try again later, or park."""
     assert turn.failure is not None
     instance, envelope = turn.instance, turn.batch[turn.at]
-    engine = instance.hosted.engine
+    engine = instance.runtime.engine
     message, error = turn.failure.message, turn.failure.error
     event_type = type(message.event).__name__
     if isinstance(error, (DefinitionError, CodecError)):
@@ -165,7 +165,7 @@ def _after_failure(turn: Turn) -> Pause | None:
     envelope.failures += 1
     log.warning(
         "saga %s, id %s: handling %s raised %s (attempt %d)",
-        instance.hosted.name,
+        instance.runtime.name,
         instance.correlation_id,
         event_type,
         described(error),
@@ -239,7 +239,7 @@ def abandon(turn: Turn) -> None:
     take_back(turn)
     for envelope in turn.batch:
         envelope.tried()
-    if instance.hosted.engine.cancelled:
+    if instance.runtime.engine.cancelled:
         tell(instance, turn.batch, not_handled())
     else:
         instance.put_back(turn.batch)
@@ -256,7 +256,7 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
     expected = isinstance(error, (JournalUnavailableError, PayloadTooLargeError))
     if not expected:
         instance.loaded = False
-    if instance.hosted.engine.stopping.is_set():
+    if instance.runtime.engine.stopping.is_set():
         instance.unknown = None  # nobody is left to tell; the lease brings a worker that looks
     told = False
     for envelope in envelopes:
@@ -266,7 +266,7 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
     if not told and not expected and not isinstance(error, (SagaParkedError, RunnerStoppedError)):
         log.error(
             "saga %s, id %s: maintenance failed: %s",
-            instance.hosted.name,
+            instance.runtime.name,
             instance.correlation_id,
             type(error).__name__,
             exc_info=trace_of(error),

@@ -14,9 +14,9 @@ from ..decision.record import decode_record
 from ..errors import CodecError
 from .engine import Engine
 from .envelope import Envelope, Maintenance
-from .hosted import Hosted
 from .lease import LONGEST_LEASES
 from .queue import Queue
+from .runtime import SagaRuntime
 
 _AHEAD = timedelta(days=2)  # so far a clock may have been set back
 _EVERY_SECONDS = 60.0
@@ -26,9 +26,9 @@ _PAGE = 500  # of what is due first; the others come up when these are done
 class Stranded:
     """Looks, now and then, for leases that no worker could have taken by the clock as it is now."""
 
-    def __init__(self, engine: Engine, hosted: Hosted) -> None:
+    def __init__(self, engine: Engine, runtime: SagaRuntime) -> None:
         self._engine = engine
-        self._hosted = hosted
+        self._runtime = runtime
         self._next = engine.loop.time()
         settings = engine.settings
         waits = max(LONGEST_LEASES * settings.lease_seconds, settings.dispatch_retry.cap_seconds)
@@ -36,14 +36,14 @@ class Stranded:
 
     async def look(self, queue: Queue) -> None:
         """Take over what is stranded, once a minute at most. Raises what the store raises."""
-        engine, hosted = self._engine, self._hosted
-        if engine.event_time or hosted.journal is None or engine.loop.time() < self._next:
+        engine, runtime = self._engine, self._runtime
+        if engine.event_time or runtime.journal is None or engine.loop.time() < self._next:
             return
         self._next = engine.loop.time() + _EVERY_SECONDS
         now = engine.now()
-        due = await hosted.due.due(now + _AHEAD, limit=_PAGE)
+        due = await runtime.due.due(now + _AHEAD, limit=_PAGE)
         later = [(key, at) for key, at in due if at > now + self._longest]
-        found = await hosted.journal.latest_messages([hosted.prefix + key for key, _ in later])
+        found = await runtime.journal.latest_messages([runtime.prefix + key for key, _ in later])
         for (key, due_at), latest in zip(later, found, strict=True):
             if latest is None or not latest.payload:
                 continue

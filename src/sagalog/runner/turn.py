@@ -89,23 +89,23 @@ def may_begin(instance: Instance, now: datetime) -> bool:
 def _may_be_of_a_forgotten_life(instance: Instance, now: datetime) -> bool:
     """Say whether the cached record is so old that its instance may have ended elsewhere and been purged since."""
     record = instance.record
-    return record is not None and now - record.updated_at >= instance.hosted.half_retention
+    return record is not None and now - record.updated_at >= instance.runtime.half_retention
 
 
 def _may_start_unseen(instance: Instance) -> bool:
     """Say whether to handle a starting event as if nothing were stored: the write fails if anything is."""
-    if instance.look_first or instance.unknown is not None or not instance.hosted.starts_unseen:
+    if instance.look_first or instance.unknown is not None or not instance.runtime.starts_unseen:
         return False
     first = next((envelope for envelope in instance.mailbox if not envelope.over), None)
     if first is None or first.message is None or first.message.kind != "event" or first.park is not None:
         return False
-    return instance.hosted.saga.may_start(first.message.event)
+    return instance.runtime.saga.may_start(first.message.event)
 
 
 def begin(instance: Instance, now: datetime) -> Turn:
     """Take what waits, up to `max_batch`, and begin a draft."""
-    hosted = instance.hosted
-    engine = hosted.engine
+    runtime = instance.runtime
+    engine = runtime.engine
     mailbox = instance.mailbox
     unseen = not instance.loaded
     if unseen:
@@ -132,8 +132,8 @@ def begin(instance: Instance, now: datetime) -> Turn:
     if engine.event_time and instance.record is not None:
         now = instance.record.updated_at  # no time passes for it but that of its own events and timers
     draft = Draft(
-        hosted.saga,
-        hosted.registry,
+        runtime.saga,
+        runtime.registry,
         instance.persistence_id,
         instance.record,
         instance.version,
@@ -142,7 +142,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
     )
     if instance.accepted:
         draft.accept(instance.accepted)
-    watch = engine.hooks.watch(hosted.name, instance.correlation_id, unseen=unseen)
+    watch = engine.hooks.watch(runtime.name, instance.correlation_id, unseen=unseen)
     return Turn(instance, batch, draft, watch, unseen=unseen)
 
 
@@ -168,7 +168,7 @@ async def advance_slowly(turn: Turn, message: Message, outcome: Awaitable[Outcom
             return await outcome
     except BaseException as error:
         withdrawn = turn.at < len(turn.batch) and turn.batch[turn.at].withdrawn
-        if passes_through(error, before) and (withdrawn or not instance.hosted.engine.cancelled_by_handler(error)):
+        if passes_through(error, before) and (withdrawn or not instance.runtime.engine.cancelled_by_handler(error)):
             raise
         raise failure_of(turn, message, error) from error
 

@@ -1,4 +1,4 @@
-"""One saga as a runner hosts it: its code, its store, and what the store can do.
+"""What a runner keeps of one saga while it runs: its code, its store, and what both can and cannot do.
 
 Where the runner made the store from a journal, load.py and commit.py use that journal in batches. A store that was given
 is read and written here, one instance at a time.
@@ -19,38 +19,12 @@ from ..journal.protocol import LAST_MOMENT
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
 from .declined import Declined
 from .engine import Engine
+from .passed_over import PassedOver
 from .scanned import ScannedStore
 
-_MAX_PASSED_OVER = 100_000  # ids of instances
 
-
-class PassedOver:
-    """In event time: the messages of the newest moment that found no instance, by correlation id.
-
-    Those of earlier moments are told apart by the time at which an instance was started.
-    """
-
-    def __init__(self) -> None:
-        self._found: dict[str, tuple[datetime, list[str]]] = {}
-
-    def add(self, correlation_id: str, at: datetime, message_id: str) -> None:
-        """Note a message."""
-        moment, ids = self._found.pop(correlation_id, (at, []))
-        if moment != at:
-            ids = []
-        ids.append(message_id)
-        self._found[correlation_id] = (at, ids)
-        if len(self._found) > _MAX_PASSED_OVER:
-            del self._found[next(iter(self._found))]
-
-    def of(self, correlation_id: str, at: datetime) -> list[str]:
-        """Return, and forget, the messages of that moment."""
-        moment, ids = self._found.pop(correlation_id, (at, []))
-        return ids if moment == at else []
-
-
-class Hosted:
-    """A saga and its store. `journal`: the one that the runner made this store from; None where stores were given."""
+class SagaRuntime:
+    """One saga in a started runner. `journal`: the one that its store was made from; None if the store was given."""
 
     def __init__(self, saga: Saga[Any], store: SagaStateStore, engine: Engine, journal: Journal | None = None) -> None:
         self.journal = journal
@@ -66,9 +40,9 @@ class Hosted:
         self.scanned = scanned
         self.due: DueStore = scanned or store  # type: ignore[assignment]
         self._tombstones = store if isinstance(store, TombstoneStore) else None
-        # Instances whose record this code cannot read, and why. They stay as they are in the store.
+        # Instances whose record this code cannot read, and why. The store keeps them as they are.
         self.unreadable: dict[str, str] = {}
-        # Of instances that were to be parked, and their record was too large for it: the command, and the size then.
+        # Instances that could not be parked, because the record would have been too large: the command, and the size then.
         self.unrecorded: dict[str, tuple[str, int]] = {}
         self.passed_over = PassedOver()
         self.declined = Declined(engine.settings.lease_seconds)
