@@ -77,14 +77,14 @@ def a_lost_id_in_a_batch_is_answered_as_stored(patch: pytest.MonkeyPatch) -> Non
 
 @mutant
 def an_instance_is_in_two_rounds_at_once(patch: pytest.MonkeyPatch) -> None:
-    real = queue.Ready.take
+    real = queue.Queue.take
 
     def take(self: Any) -> Any:
         instance = real(self)
         instance.under_way = False
         return instance
 
-    patch.setattr(queue.Ready, "take", take)
+    patch.setattr(queue.Queue, "take", take)
 
 
 @mutant

@@ -11,7 +11,8 @@ from collections import deque
 from ..decision.record import FINAL, Status
 from .engine import Engine
 from .envelope import Envelope, Maintenance
-from .queue import Instance
+from .instance import Instance
+from .quiet import tell_quiet
 
 
 class Acceptances:
@@ -25,7 +26,7 @@ class Acceptances:
     def record_later(self, instance: Instance) -> None:
         """Record acceptances with the next step, or lazily; at once where the end of the saga depends on it."""
         if instance.quieted is not None:
-            self._engine.loop.call_soon(instance.tell_quiet)  # what calls this has not ended yet
+            self._engine.loop.call_soon(tell_quiet, instance)  # what calls this has not ended yet
         if not instance.accepted or instance.record is None:
             return
         if instance.undelivered() is None and (

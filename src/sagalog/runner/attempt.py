@@ -39,8 +39,8 @@ from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
 from .envelope import Envelope
 from .failures import described, is_permanent, passes_through
+from .instance import Instance
 from .lease import Leases
-from .queue import Instance
 from .telling import Watch, WatchedHandler
 
 Reply = Callable[[Any, str, str, datetime | None], Awaitable[Any]]

@@ -22,8 +22,8 @@ from ..journal import Journal
 from ..journal.store import new_epoch
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
+from .instance import NONE, Instance
 from .load import ids_of
-from .queue import NONE, Instance
 from .turn import Turn
 
 Declines = Callable[[Instance, Command], bool]

@@ -9,7 +9,7 @@ from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 from ..errors import DefinitionError
-from .queue import Instance
+from .instance import Instance
 
 # Set while a command handler runs: its events hold up nobody but itself, so they are never made to wait for room.
 in_command_handler: ContextVar[bool] = ContextVar("sagalog_in_command_handler", default=False)

@@ -28,6 +28,7 @@ from .fire import fire
 from .load import unreadable
 from .outcome import decided, is_live, take, take_slowly
 from .replay import replay_held
+from .starting import wait_no_longer
 from .turn import CacheTooOld, HandlerFailed, Turn, advance_slowly, failure_of
 
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
@@ -121,7 +122,7 @@ def _passed(turn: Turn, envelope: Envelope) -> None:
         turn.maintenance = (*turn.maintenance, envelope.maintenance)
     if turn.instance.waiting and is_live(turn.draft.record):
         # They came before whatever is behind.
-        turn.batch[turn.at : turn.at] = turn.instance.wait_no_longer()
+        turn.batch[turn.at : turn.at] = wait_no_longer(turn.instance)
 
 
 def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:

@@ -22,8 +22,8 @@ from .commands import CommandHandlers
 from .context import in_command_handler
 from .engine import Engine
 from .failures import ends_program
+from .instance import Instance
 from .lease import Leases
-from .queue import Instance
 
 _GIVE_WAY_SECONDS = 0.005  # so long plain functions are called one after the other
 

@@ -16,11 +16,12 @@ from datetime import datetime, timedelta
 from ..decision.record import decode_record
 from ..errors import CodecError, RunnerStoppedError, SagaParkedError
 from ..logs import about, log
+from .cache import InstanceCache
 from .clock import ServerClock
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import passes_through, told_of_store
-from .queue import Instance, Queue
+from .instance import Instance
 from .runtime import SagaRuntime
 from .scanned import ScannedStore
 from .stranded import Stranded
@@ -35,21 +36,21 @@ _PURGES = 100  # at once, by themselves: housekeeping holds up no timer
 class DueLoop:
     """Looks for due instances, and hands them to their mailboxes."""
 
-    def __init__(self, engine: Engine, queues: list[Queue]) -> None:
+    def __init__(self, engine: Engine, caches: list[InstanceCache]) -> None:
         self._engine = engine
-        self._queues = queues
-        self._looking = {one.runtime.name: asyncio.Lock() for one in queues}
+        self._caches = caches
+        self._looking = {one.runtime.name: asyncio.Lock() for one in caches}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
         self.looked_at = engine.loop.time()  # when the journal last gave an answer to a look, in the loop's time
         self.trouble = ""  # why the last look failed
-        self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in queues}
+        self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in caches}
         self._complained = ("", "", 0.0)
         self._full = False  # somebody has to be told when there is room again
-        self._ended: deque[tuple[Queue, str]] = deque()  # claimed, and not live: perhaps to be purged
+        self._ended: deque[tuple[InstanceCache, str]] = deque()  # claimed, and not live: perhaps to be purged
         self._sweeping = False
-        self._stranded = {one.runtime.name: Stranded(engine, one.runtime) for one in queues}
-        self._scans = [engine.spawn(self._scan(one.runtime)) for one in queues if one.runtime.scanned is not None]
+        self._stranded = {one.runtime.name: Stranded(engine, one.runtime) for one in caches}
+        self._scans = [engine.spawn(self._scan(one.runtime)) for one in caches if one.runtime.scanned is not None]
 
     def notice(self, due_at: datetime) -> None:
         """Something was saved that is due at `due_at`: wake up in time."""
@@ -76,15 +77,15 @@ class DueLoop:
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming
             trouble = ""
-            for queue in self._queues:
+            for cache in self._caches:
                 try:
-                    following = await self.look(queue, engine.now(), upcoming)
-                    await self._stranded[queue.runtime.name].look(queue)
+                    following = await self.look(cache, engine.now(), upcoming)
+                    await self._stranded[cache.runtime.name].look(cache)
                 except BaseException as error:  # whatever a store raises: the others, and the next look, go on
                     if passes_through(error):
                         raise
                     trouble = told_of_store(error)
-                    self._complain(queue.runtime.name, trouble)
+                    self._complain(cache.runtime.name, trouble)
                     continue
                 if following is not None and following < self._next:
                     self._next = following
@@ -119,13 +120,13 @@ class DueLoop:
                 wait.cancel()
             await asyncio.gather(*waits, return_exceptions=True)
 
-    async def look(self, queue: Queue, now: datetime, upcoming: datetime | None = None) -> datetime | None:
+    async def look(self, cache: InstanceCache, now: datetime, upcoming: datetime | None = None) -> datetime | None:
         """Claim everything due at `now`; return the first moment after it, up to `upcoming`, at which more is due."""
-        async with self._looking[queue.runtime.name]:
-            return await self._look(queue, now, upcoming)
+        async with self._looking[cache.runtime.name]:
+            return await self._look(cache, now, upcoming)
 
-    async def _look(self, queue: Queue, now: datetime, upcoming: datetime | None) -> datetime | None:
-        runtime = queue.runtime
+    async def _look(self, cache: InstanceCache, now: datetime, upcoming: datetime | None) -> datetime | None:
+        runtime = cache.runtime
         until = now + self._engine.lease
         seen: set[str] = set()
         hooks = self._engine.hooks
@@ -154,7 +155,7 @@ class DueLoop:
             if self._engine.event_time and not ready:
                 return None
             for key in ready:
-                self._hand_out(queue, key)
+                self._hand_out(cache, key)
             await asyncio.sleep(0)
         return None
 
@@ -183,25 +184,25 @@ class DueLoop:
         again = runtime.declined.first_until
         return first if again is None else again if first is None else min(first, again)
 
-    def _hand_out(self, queue: Queue, correlation_id: str) -> None:
+    def _hand_out(self, cache: InstanceCache, correlation_id: str) -> None:
         """Let the next round fire and take over what is due. Nobody waits for it here: one that hangs holds up no other."""
-        instance = queue.instance(correlation_id)
+        instance = cache.instance(correlation_id)
         if not instance.delivering:
             instance.read_again()  # another worker may have dealt with it
         claim = Envelope(maintenance=Maintenance.CLAIM, future=self._engine.loop.create_future())
         assert claim.future is not None
-        claim.future.add_done_callback(lambda _: self._claimed(queue, instance, claim))
+        claim.future.add_done_callback(lambda _: self._claimed(cache, instance, claim))
         instance.poke(claim)
 
-    def _claimed(self, queue: Queue, instance: Instance, claim: Envelope) -> None:
-        runtime, correlation_id, error = queue.runtime, instance.correlation_id, claim.error
+    def _claimed(self, cache: InstanceCache, instance: Instance, claim: Envelope) -> None:
+        runtime, correlation_id, error = cache.runtime, instance.correlation_id, claim.error
         self._at_work[runtime.name].discard(correlation_id)
         if self._full:
             self._full = False
             self._wake.set()
         if error is None:
             if not instance.loaded:  # a finished one is not kept in memory
-                self._ended.append((queue, correlation_id))
+                self._ended.append((cache, correlation_id))
                 if not self._sweeping:
                     self._sweeping = True
                     self._engine.spawn(self._sweep())
@@ -218,14 +219,14 @@ class DueLoop:
         try:
             while self._ended and not self._engine.stopping.is_set():
                 some = [self._ended.popleft() for _ in range(min(_PURGES, len(self._ended)))]
-                await asyncio.gather(*(self._purge(queue, key) for queue, key in some))
+                await asyncio.gather(*(self._purge(cache, key) for cache, key in some))
         finally:
             self._sweeping = False
 
-    async def _purge(self, queue: Queue, correlation_id: str) -> None:
+    async def _purge(self, cache: InstanceCache, correlation_id: str) -> None:
         """Forget the instance if it is a tombstone whose retention has ended."""
-        runtime = queue.runtime
-        if queue.instance(correlation_id).loaded:
+        runtime = cache.runtime
+        if cache.instance(correlation_id).loaded:
             return
         try:
             saved = await runtime.load(correlation_id)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from .cache import InstanceCache
 from .engine import Engine
-from .queue import Queue
 from .receive import Receiver
 
 
@@ -26,16 +26,16 @@ class Gauges(msgspec.Struct, frozen=True):
     sagas: tuple[SagaGauges, ...] = ()
 
 
-def gauges_of(receiver: Receiver, engine: Engine, queues: list[Queue]) -> Gauges:
+def gauges_of(receiver: Receiver, engine: Engine, caches: list[InstanceCache]) -> Gauges:
     """Look; may be called from another thread than the runner's."""
-    return Gauges(receiver.in_flight, engine.backlog, tuple(_of(one) for one in queues))
+    return Gauges(receiver.in_flight, engine.backlog, tuple(_of(one) for one in caches))
 
 
-def _of(queue: Queue) -> SagaGauges:
+def _of(cache: InstanceCache) -> SagaGauges:
     waiting, undelivered = 0, {}
-    instances = list(queue.instances.values())
+    instances = list(cache.instances.values())
     for instance in instances:
         waiting += len(instance.mailbox) + len(instance.waiting)
         if instance.owned and (entry := instance.undelivered()) is not None and entry.id in instance.owned:
             undelivered[instance.correlation_id] = entry.id
-    return SagaGauges(queue.runtime.name, len(instances), waiting, undelivered)
+    return SagaGauges(cache.runtime.name, len(instances), waiting, undelivered)

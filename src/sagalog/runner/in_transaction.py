@@ -20,8 +20,8 @@ from .commit import Write, write_of
 from .decide import decide, decide_slowly
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
+from .instance import Instance, Unanswered
 from .load import take
-from .queue import Instance, Unanswered
 from .replay import tell_parked
 from .turn import Turn, begin
 
@@ -46,7 +46,7 @@ async def step_in_transaction(instance: Instance, message: Message, connection: 
 
 async def _step(instance: Instance, message: Message, connection: Any) -> Outcome:
     runtime = instance.runtime
-    alone = Instance(instance.queue, instance.correlation_id)
+    alone = Instance(instance.cache, instance.correlation_id)
     envelope = Envelope(message, seen=True)
     alone.mailbox.append(envelope)
     try:
@@ -64,7 +64,7 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         turn.watch.taken_back()
         raise
     finally:
-        instance.queue.weigh(alone, 0)
+        instance.cache.set_size(alone, 0)
     turn.watch.settled()
     tell_parked(instance, turn.replayed)
     if write is not None:

@@ -20,7 +20,7 @@ from .commit import due_moments
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import passes_through, told_of_store
-from .queue import Instance
+from .instance import Instance
 
 LONGEST_LEASES = 12  # up to which a lease grows that goes into the record, because each is a write
 _MOVES = 500  # of one call

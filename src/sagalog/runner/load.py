@@ -18,7 +18,7 @@ from ..journal.store import SavedState, saved_of
 from ..waiting import Attempts, Waiting
 from .engine import Engine
 from .failures import as_exception, not_handled, passes_through
-from .queue import NONE, Instance
+from .instance import NONE, Instance
 
 _LOOKUPS = 4  # at once: what comes meanwhile shares the next one
 _AT_ONCE = 256  # records of one lookup
@@ -139,7 +139,7 @@ def take(instance: Instance, saved: SavedState | None) -> None:
     instance.record = record = decoded(instance, saved)
     instance.version = saved.version if saved is not None else 0
     instance.epoch = saved.epoch if saved is not None else 0
-    instance.queue.weigh(instance, len(saved.payload) if saved is not None else 0)
+    instance.cache.set_size(instance, len(saved.payload) if saved is not None else 0)
     if (instance.epoch, instance.version) != before:
         for envelope in instance.mailbox:  # that it parks was decided on another record, which may hold it already
             envelope.park = None

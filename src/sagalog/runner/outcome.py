@@ -14,6 +14,7 @@ from ..errors import NoInstanceError
 from .envelope import Envelope
 from .failures import not_handled
 from .settings import NoInstance
+from .starting import in_vain, let_wait
 from .turn import CacheTooOld, Turn, advance
 
 _HANDLED = Outcome.HANDLED
@@ -104,6 +105,6 @@ def no_instance(turn: Turn, envelope: Envelope) -> None:
     elif engine.stopping.is_set():  # nobody would wake it up any more
         envelope.decided = not_handled()
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():
-        envelope.decided = instance.in_vain(envelope)
+        envelope.decided = in_vain(instance, envelope)
     else:
-        instance.let_wait(envelope)
+        let_wait(instance, envelope)

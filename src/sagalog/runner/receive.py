@@ -1,6 +1,6 @@
 """Where events come in: which sagas take them, for which correlation ids, and whether they may come in at all.
 
-    handle(event) ─► [receive] ─► queue of each instance
+    handle(event) ─► [receive] ─► mailbox of each instance
 
 Everything that is wrong with an event is told here, before anything is stored.
 """
@@ -29,12 +29,14 @@ from ..errors import (
     SagalogError,
 )
 from .arguments import check_moment
+from .cache import InstanceCache
 from .context import check_no_circle, event_handler, in_command_handler, running_handler
 from .engine import Engine
 from .envelope import Envelope
 from .failures import ends_program, not_handled
 from .in_transaction import is_open, step_in_transaction
-from .queue import Instance, Queue
+from .instance import Instance
+from .quiet import catch_up, in_turn, quiet
 from .repair import Repaired
 from .settings import NoInstance
 
@@ -85,10 +87,10 @@ class Receipt(msgspec.Struct, frozen=True):
 class Receiver:
     """Finds the instances of an event and answers when each has it durably."""
 
-    def __init__(self, engine: Engine, queues: list[Queue]) -> None:
+    def __init__(self, engine: Engine, caches: list[InstanceCache]) -> None:
         self._engine = engine
-        self._queues = queues
-        self._routes: dict[type, tuple[Queue, ...]] = {}
+        self._caches = caches
+        self._routes: dict[type, tuple[InstanceCache, ...]] = {}
         self._stamp = f"{uuid4()}/"
         self._anonymous = count(1)
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -109,7 +111,7 @@ class Receiver:
         message = self._message(event, message_id, at)
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
-        starts = self._waits and any(queue.runtime.saga.may_start(event) for queue, _ in targets)
+        starts = self._waits and any(cache.runtime.saga.may_start(event) for cache, _ in targets)
         while (
             self._starting if starts else self.in_flight - self._starting
         ) >= self._most or engine.backlog > self._most:
@@ -122,16 +124,18 @@ class Receiver:
         self._starting += starts
         try:
             if len(targets) == 1 and not self._waits and at is None:
-                queue, correlation_id = targets[0]
+                cache, correlation_id = targets[0]
                 envelope = Envelope(message)
-                await queue.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
-                return _receipt(message, queue.runtime.name, envelope)
+                await cache.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
+                return _receipt(message, cache.runtime.name, envelope)
             return await self._deliver(targets, message)
         finally:
             self._starting -= starts
             self._leave(self._waiting_starts if starts else self._waiters)
 
-    async def _handle_for(self, caller: Instance, targets: list[tuple[Queue, str]], message: Message) -> Receipt:
+    async def _handle_for(
+        self, caller: Instance, targets: list[tuple[InstanceCache, str]], message: Message
+    ) -> Receipt:
         """Handle an event that an event handler of `caller` waits for: at once, or not at all."""
         if self._engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
@@ -148,9 +152,9 @@ class Receiver:
             self._leave(self._waiters)
 
     @staticmethod
-    def check_circles(caller: Instance, targets: list[tuple[Queue, str]], what: str) -> list[Instance]:
+    def check_circles(caller: Instance, targets: list[tuple[InstanceCache, str]], what: str) -> list[Instance]:
         """Return the instances of the targets. Raises DefinitionError if one of them waits for the handler of `caller`."""
-        wanted = [queue.instance(correlation_id) for queue, correlation_id in targets]
+        wanted = [cache.instance(correlation_id) for cache, correlation_id in targets]
         for instance in wanted:
             check_no_circle(caller, instance, what)
         return wanted
@@ -184,9 +188,9 @@ class Receiver:
         self.in_flight += 1
         try:
             outcomes: dict[str, Outcome] = {}
-            for queue, correlation_id in targets:
-                instance = queue.instance(correlation_id)
-                outcomes[queue.runtime.name] = await step_in_transaction(instance, message, connection)
+            for cache, correlation_id in targets:
+                instance = cache.instance(correlation_id)
+                outcomes[cache.runtime.name] = await step_in_transaction(instance, message, connection)
                 message = message.copied()
             return Receipt(given_id(message.id), outcomes)
         finally:
@@ -228,18 +232,18 @@ class Receiver:
                     waiter.set_result(None)
             await self._drained
 
-    def _targets(self, event: Any) -> list[tuple[Queue, str]]:
+    def _targets(self, event: Any) -> list[tuple[InstanceCache, str]]:
         found = self._routes.get(type(event))
         if found is None:
             found = self._routes[type(event)] = self._candidates(type(event))
         if not found:
-            names = ", ".join(queue.runtime.name for queue in self._queues)
+            names = ", ".join(cache.runtime.name for cache in self._caches)
             raise InvalidEventError(
                 f"no saga of this runner handles {type(event).__name__} (sagas: {names}); nothing was stored"
             )
         targets = []
-        for queue in found:
-            runtime = queue.runtime
+        for cache in found:
+            runtime = cache.runtime
             try:
                 correlation_id = runtime.saga.correlation_id(event)
             except BaseException as error:
@@ -259,15 +263,15 @@ class Receiver:
                 )
             if not correlation_id.isascii():
                 _check_text(correlation_id, "a correlation id")
-            targets.append((queue, correlation_id))
+            targets.append((cache, correlation_id))
         return targets
 
-    def _candidates(self, event: type) -> tuple[Queue, ...]:
+    def _candidates(self, event: type) -> tuple[InstanceCache, ...]:
         return tuple(
-            queue
-            for queue in self._queues
-            if event in queue.runtime.saga.event_types()
-            or type(queue.runtime.saga).correlation_id is not Saga.correlation_id
+            cache
+            for cache in self._caches
+            if event in cache.runtime.saga.event_types()
+            or type(cache.runtime.saga).correlation_id is not Saga.correlation_id
         )
 
     def _message(self, event: Any, message_id: str | None, at: datetime | None, *, ours: bool = False) -> Message:
@@ -300,11 +304,11 @@ class Receiver:
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
-    async def _deliver(self, targets: list[tuple[Queue, str]], message: Message) -> Receipt:
+    async def _deliver(self, targets: list[tuple[InstanceCache, str]], message: Message) -> Receipt:
         if len(targets) == 1:
-            queue, correlation_id = targets[0]
+            cache, correlation_id = targets[0]
             return Receipt(
-                given_id(message.id), {queue.runtime.name: await self._submit(queue, correlation_id, message)}
+                given_id(message.id), {cache.runtime.name: await self._submit(cache, correlation_id, message)}
             )
         if not targets:
             self._engine.counters.ignored += 1
@@ -319,27 +323,27 @@ class Receiver:
                 raise outcome  # the sagas that took it know its id; sending it again reaches the others only
         return Receipt(
             given_id(message.id),
-            {queue.runtime.name: outcome for (queue, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
+            {cache.runtime.name: outcome for (cache, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
         )
 
-    async def _submit(self, queue: Queue, correlation_id: str, message: Message) -> Outcome:
-        instance = queue.instance(correlation_id)
+    async def _submit(self, cache: InstanceCache, correlation_id: str, message: Message) -> Outcome:
+        instance = cache.instance(correlation_id)
         if message.at is not None and not message.answer and not in_command_handler.get():
-            async with instance.in_turn():
-                await instance.catch_up()
-                outcome = await self._submitted(queue, instance, message)
-                await instance.quiet()
+            async with in_turn(instance):
+                await catch_up(instance)
+                outcome = await self._submitted(cache, instance, message)
+                await quiet(instance)
                 return outcome
-        return await self._submitted(queue, instance, message)
+        return await self._submitted(cache, instance, message)
 
-    async def _submitted(self, queue: Queue, instance: Instance, message: Message) -> Outcome:
+    async def _submitted(self, cache: InstanceCache, instance: Instance, message: Message) -> Outcome:
         envelope = Envelope(message)
-        if not self._waits or queue.runtime.saga.may_start(message.event):
+        if not self._waits or cache.runtime.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
             envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
             await instance.submit(envelope)
-        return _receipt(message, queue.runtime.name, envelope).outcomes[queue.runtime.name]
+        return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
 
 
 def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:

@@ -8,8 +8,8 @@ from ..decision.draft import Draft
 from ..decision.record import Status
 from ..decision.repair import Repair
 from ..errors import NoInstanceError
+from .cache import InstanceCache
 from .envelope import Envelope
-from .queue import Queue
 from .replay import NOTHING, replay_held, tell_parked
 from .telling import Watch
 
@@ -25,13 +25,13 @@ class Repaired:
     status: Status
 
 
-async def apply(queue: Queue, correlation_id: str, repair: Repair) -> Repaired:
+async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Repaired:
     """Run a repair as a step of its instance: one record, against the newest version.
 
     Raises NoInstanceError where nothing live is stored under that id, SagaParkedError for a record that this code
     cannot read (only code that can read it helps), RepairError.
     """
-    instance = queue.instance(correlation_id)
+    instance = cache.instance(correlation_id)
     instance.read_again()
     replayed = NOTHING
 
@@ -39,7 +39,7 @@ async def apply(queue: Queue, correlation_id: str, repair: Repair) -> Repaired:
         nonlocal replayed
         record = draft.record
         if record is None or (record.finished and not repair.on_finished):
-            raise NoInstanceError(queue.runtime.name, correlation_id, f"the repair {repair.action!r}")
+            raise NoInstanceError(cache.runtime.name, correlation_id, f"the repair {repair.action!r}")
         decision = repair.decide(record, draft.next_id, draft.now)
         if decision.record is not record:
             draft.record = decision.record

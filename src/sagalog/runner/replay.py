@@ -21,8 +21,8 @@ from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .context import EventHandler
 from .failures import cancellations, described, passes_through
+from .instance import Instance
 from .load import unreadable
-from .queue import Instance
 from .telling import Watch
 
 _GIVE_WAY = 64  # so many are replayed in one go

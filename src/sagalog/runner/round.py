@@ -24,8 +24,9 @@ from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, not_handled, passes_through
+from .instance import Instance
 from .load import Loader
-from .queue import Instance, Ready
+from .queue import Queue
 from .settle import Pause, abandon, give_up, settle, tell
 from .turn import Turn, begin, may_begin
 
@@ -38,9 +39,9 @@ _TAKES = (Maintenance.CLAIM, Maintenance.TAKE_OVER)
 class Rounds:
     """Drives the rounds of a runner: in a task that is there as long as there is something to do."""
 
-    def __init__(self, engine: Engine, ready: Ready, dispatcher: Dispatcher, due: DueLoop) -> None:
+    def __init__(self, engine: Engine, queue: Queue[Instance], dispatcher: Dispatcher, due: DueLoop) -> None:
         self._engine = engine
-        self._ready = ready
+        self._queue = queue
         self._dispatcher = dispatcher
         self._due = due
         self._loader = Loader(engine, self._loaded)
@@ -49,7 +50,7 @@ class Rounds:
         self._drivers = 0
         self._just_now = False  # a caller has made a round since the event loop was here
         self._coming = False  # a driver will take what is ready, without being called
-        ready.driver = self
+        queue.driver = self
 
     def wake(self) -> None:
         """Take what is ready, soon."""
@@ -91,7 +92,7 @@ class Rounds:
         finally:
             self._engine.lone_ends(lone)
             self._drivers -= 1
-            if self._ready.instances or self._slow or self._deliveries:
+            if self._queue.instances or self._slow or self._deliveries:
                 self.wake()
 
     def _later(self) -> None:
@@ -99,7 +100,7 @@ class Rounds:
 
     async def _drive(self) -> None:
         try:
-            while self._ready.instances or self._slow or self._deliveries:
+            while self._queue.instances or self._slow or self._deliveries:
                 self._coming = True
                 turns = self._decide()
                 self._coming = False
@@ -107,12 +108,12 @@ class Rounds:
                 await self._carry_out(turns)
                 await self._deliver()
                 await self._stay(0)
-                if self._ready.instances or self._slow:
+                if self._queue.instances or self._slow:
                     await asyncio.sleep(0)
         finally:
             self._coming = False
             self._drivers -= 1
-            if self._ready.instances or self._slow or self._deliveries:  # this task was cancelled
+            if self._queue.instances or self._slow or self._deliveries:  # this task was cancelled
                 self.wake()
 
     async def _stay(self, before: int) -> None:
@@ -128,17 +129,17 @@ class Rounds:
         time = self._engine.loop.time
         give_way_at = time() + _STRETCH_SECONDS
         turns = [self._slow.popleft() for _ in range(min(len(self._slow), _SLOW_AT_ONCE))]
-        ready, now = self._ready, self._engine.now()
+        queue, now = self._queue, self._engine.now()
         try:
-            while ready.instances:
-                instance = ready.take()
+            while queue.instances:
+                instance = queue.take()
                 mailbox = instance.mailbox
                 if mailbox and mailbox[0].over:
                     mailbox[:] = [envelope for envelope in mailbox if not envelope.over]
                 if self._engine.cancelled:
                     self._refuse(instance)
                 if not mailbox:
-                    instance.queue.done(instance)
+                    instance.cache.done(instance)
                 elif not may_begin(instance, now):
                     self._loader.add(instance)
                 else:
@@ -177,7 +178,7 @@ class Rounds:
             abandon(turn)
         else:
             give_up(turn, as_exception(error, "a turn"))
-        turn.instance.queue.done(turn.instance)
+        turn.instance.cache.done(turn.instance)
 
     async def _decide_slowly(self, turn: Turn, first: Awaitable[None]) -> None:
         try:
@@ -195,12 +196,12 @@ class Rounds:
         """Its record was read, or could not be."""
         if error is None:
             instance.under_way = False
-            self._ready.add(instance)
+            self._queue.add(instance)
             return
         envelopes = list(instance.mailbox)
         instance.mailbox.clear()
         tell(instance, envelopes, error)
-        instance.queue.done(instance)
+        instance.cache.done(instance)
 
     def _refuse(self, instance: Instance) -> None:
         """The time to stop has run out: only what was accepted is still recorded."""
@@ -225,7 +226,7 @@ class Rounds:
                 continue
             except Exception as error:
                 give_up(turn, error)
-                turn.instance.queue.done(turn.instance)
+                turn.instance.cache.done(turn.instance)
                 continue
             if write is None:
                 self._settle(turn, None, None)
@@ -273,7 +274,7 @@ class Rounds:
             )
             if self._engine.cancelled:
                 give_up(write.turn, unknown)
-                write.turn.instance.queue.done(write.turn.instance)
+                write.turn.instance.cache.done(write.turn.instance)
             else:
                 self._settle(write.turn, write, unknown)
 
@@ -293,7 +294,7 @@ class Rounds:
         if instance.to_deliver:
             self._deliveries.append(instance)
         if pause is None:
-            instance.queue.done(instance)
+            instance.cache.done(instance)
         else:
             task = self._engine.spawn(self._pause(instance, pause))
             if pause.envelope is not None:
@@ -310,7 +311,7 @@ class Rounds:
                 raise
         finally:
             instance.working = None
-            instance.queue.done(instance)
+            instance.cache.done(instance)
 
     def _deliver_later(self, instance: Instance) -> None:
         if instance.record is not None and instance.record.outbox:

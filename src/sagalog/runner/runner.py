@@ -19,6 +19,7 @@ from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore, SagaStateStore
 from ..logs import about, log, trace_of
 from .arguments import check_text, check_type
+from .cache import InstanceCache
 from .clock import Clock, ServerClock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
 from .context import check_no_circle, check_outside_handlers, event_handler, outside_handlers
@@ -32,13 +33,16 @@ from .gauges import Gauges, gauges_of
 from .given import check_source, sagas_of
 from .health import NOT_STARTED, Health, examine
 from .hooks import Hook, checked_hooks
-from .queue import Queue, Ready
+from .instance import Instance
+from .queue import Queue
+from .quiet import tell_quiet
 from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired, apply
 from .round import Rounds
 from .runtime import SagaRuntime
 from .settings import RetryPolicy, RunnerSettings
 from .signals import asked_to_stop
+from .starting import give_up_waiting
 from .telling import Hooks, NoHooks
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -89,7 +93,7 @@ class SagaRunner:
         self._journal: Journal | None = None
         self._engine: Engine | None = None
         self._hooks: Hooks = NoHooks()
-        self._queues: dict[str, Queue] = {}
+        self._caches: dict[str, InstanceCache] = {}
         self._dispatcher: Dispatcher | None = None
         self._due_loop: DueLoop | None = None
         self._receiver: Receiver | None = None
@@ -182,13 +186,15 @@ class SagaRunner:
                 raise
         self._hooks = Hooks(self.hooks) if self.hooks else NoHooks()
         engine = Engine(self.settings, await self._agreed_clock(), self.counters, outside_handlers(), self._hooks)
-        ready = Ready()
-        queues = [Queue(SagaRuntime(saga, self._store(saga), engine, self._journal), ready) for saga in self.sagas]
-        self._queues = {queue.runtime.name: queue for queue in queues}
-        self._receiver = Receiver(engine, queues)
+        queue: Queue[Instance] = Queue()
+        caches = [
+            InstanceCache(SagaRuntime(saga, self._store(saga), engine, self._journal), queue) for saga in self.sagas
+        ]
+        self._caches = {cache.runtime.name: cache for cache in caches}
+        self._receiver = Receiver(engine, caches)
         self._dispatcher = Dispatcher(engine, self._handlers, self._receiver.reply)
-        self._due_loop = due_loop = DueLoop(engine, queues)
-        Rounds(engine, ready, self._dispatcher, due_loop)
+        self._due_loop = due_loop = DueLoop(engine, caches)
+        Rounds(engine, queue, self._dispatcher, due_loop)
         self._engine = engine
         self._stopped = asyncio.Event()
         self._due = engine.loop.create_task(due_loop.run())
@@ -228,10 +234,10 @@ class SagaRunner:
         engine.stopping.set()
         dispatcher.stop()
         stopped = not_handled()
-        for queue in self._queues.values():
-            for instance in queue.active():
-                instance.give_up_waiting(stopped)
-                instance.tell_quiet()
+        for cache in self._caches.values():
+            for instance in cache.active():
+                give_up_waiting(instance, stopped)
+                tell_quiet(instance)
         try:
             async with asyncio.timeout(self.settings.stop_seconds):
                 await asyncio.wait([due])  # if it has failed, it was logged, and stopping goes on
@@ -247,8 +253,8 @@ class SagaRunner:
             engine.cancel_tasks()
             await asyncio.gather(due, return_exceptions=True)
             await engine.wait_for_tasks(self.settings.lease_seconds)
-        for queue in self._queues.values():
-            for instance in list(queue.instances.values()):
+        for cache in self._caches.values():
+            for instance in list(cache.instances.values()):
                 instance.forget()
                 if instance.accepted:
                     instance.poke(Envelope(maintenance=Maintenance.RECORD))
@@ -264,7 +270,7 @@ class SagaRunner:
         engine.hooks.tell("stopped", self)
         self._engine = self._receiver = self._due = self._dispatcher = self._due_loop = None
         self._hooks = NoHooks()
-        self._queues = {}
+        self._caches = {}
         if self._stopped is not None:
             self._stopped.set()
 
@@ -301,7 +307,7 @@ class SagaRunner:
         engine.check_loop()
         return await examine(
             engine,
-            [queue.runtime for queue in self._queues.values()],
+            [cache.runtime for cache in self._caches.values()],
             self._journal,
             due_loop,
             due,
@@ -314,7 +320,7 @@ class SagaRunner:
         engine, receiver = self._engine, self._receiver
         if engine is None or receiver is None:
             return Gauges()
-        return gauges_of(receiver, engine, list(self._queues.values()))
+        return gauges_of(receiver, engine, list(self._caches.values()))
 
     def _running(self) -> Engine:
         if self._engine is None:
@@ -399,12 +405,12 @@ class SagaRunner:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here
                 now += engine.lease
-            for queue in self._queues.values():
-                await due_loop.look(queue, now)
+            for cache in self._caches.values():
+                await due_loop.look(cache, now)
             await engine.wait_for_tasks()
             busy = False
-            for queue in self._queues.values():
-                for instance in queue.active():
+            for cache in self._caches.values():
+                for instance in cache.active():
                     busy = busy or not instance.settled
                     if instance.accepted:
                         instance.poke(Envelope(maintenance=Maintenance.RECORD))
@@ -440,20 +446,20 @@ class SagaRunner:
 
     async def _repair(self, saga: str, correlation_id: str, note: str, by: str, made: repair.Repair) -> Repaired:
         _check_repair(saga, correlation_id, note, by)
-        queue = self._named(saga)
+        cache = self._named(saga)
         caller = event_handler()
         if caller is not None:
-            check_no_circle(caller, queue.instance(correlation_id), "a repair")
+            check_no_circle(caller, cache.instance(correlation_id), "a repair")
         assert self._receiver is not None
-        return await self._receiver.repair(lambda: apply(queue, correlation_id, made))
+        return await self._receiver.repair(lambda: apply(cache, correlation_id, made))
 
-    def _named(self, saga: str) -> Queue:
+    def _named(self, saga: str) -> InstanceCache:
         self._running()
         try:
-            return self._queues[saga]
+            return self._caches[saga]
         except KeyError:
             raise InvalidEventError(
-                f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._queues))}"
+                f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._caches))}"
             ) from None
 
 

@@ -32,8 +32,8 @@ from ..waiting import Waiting
 from .commit import Write
 from .envelope import Envelope
 from .failures import described, not_handled
+from .instance import NONE, Instance, Unanswered
 from .load import ids_of
-from .queue import NONE, Instance, Unanswered
 from .replay import tell_parked
 from .turn import Turn
 
@@ -97,7 +97,7 @@ def _stored(write: Write) -> None:
         instance.owned = write.fresh | (instance.owned & ids_of(record) if not record.stuck else NONE)
     instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
     instance.written, instance.look_first = write.version, False
-    instance.queue.weigh(instance, len(write.payload))
+    instance.cache.set_size(instance, len(write.payload))
     instance.lease_end = write.lease_end
     if turn.draft.accepted:  # more may have been accepted since the draft was begun
         instance.accepted -= turn.draft.accepted

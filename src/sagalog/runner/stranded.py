@@ -1,6 +1,6 @@
 """Commands of dead workers whose lease ends far away, because the clock it was counted by has been set back since.
 
-    due ─► [stranded] ─► queue of each instance (as a takeover)
+    due ─► [stranded] ─► mailbox of each instance (as a takeover)
 
 A lease is never longer than a bound. So what is due much later than that, and not because of a timer, was written while
 the clock was ahead, and nobody alive prolongs it: a living worker counts by the same clock.
@@ -12,10 +12,10 @@ from datetime import timedelta
 
 from ..decision.record import decode_record
 from ..errors import CodecError
+from .cache import InstanceCache
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .lease import LONGEST_LEASES
-from .queue import Queue
 from .runtime import SagaRuntime
 
 _AHEAD = timedelta(days=2)  # so far a clock may have been set back
@@ -34,7 +34,7 @@ class Stranded:
         waits = max(LONGEST_LEASES * settings.lease_seconds, settings.dispatch_retry.cap_seconds)
         self._longest = timedelta(seconds=waits + 2 * settings.lease_seconds)
 
-    async def look(self, queue: Queue) -> None:
+    async def look(self, cache: InstanceCache) -> None:
         """Take over what is stranded, once a minute at most. Raises what the store raises."""
         engine, runtime = self._engine, self._runtime
         if engine.event_time or runtime.journal is None or engine.loop.time() < self._next:
@@ -52,6 +52,6 @@ class Stranded:
             except CodecError:
                 continue  # seen by those that read it
             if record.owes_delivery and due_at != record.next_timer_at:
-                instance = queue.instance(key)
+                instance = cache.instance(key)
                 instance.read_again()
                 instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))

@@ -14,9 +14,10 @@ from ..decision.message import Message, Outcome
 from .context import EventHandler
 from .envelope import Envelope, Maintenance
 from .failures import cancellations, ends_program, passes_through
+from .instance import Instance
 from .load import unreadable
-from .queue import Instance
 from .replay import NOTHING, Replayed
+from .starting import wait_no_longer
 from .telling import Watch
 
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
@@ -128,7 +129,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
             del batch[late:]
     if instance.fresh and instance.waiting and instance.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
-        batch[:0] = instance.wait_no_longer()
+        batch[:0] = wait_no_longer(instance)
     if engine.event_time and instance.record is not None:
         now = instance.record.updated_at  # no time passes for it but that of its own events and timers
     draft = Draft(

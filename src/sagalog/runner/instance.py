@@ -1,0 +1,262 @@
+"""One instance in memory: what waits for it, what is cached of its record, and what is known of its deliveries.
+
+    receive, due, repair, deliver ─► [instance: its mailbox] ─► queue
+
+load.py enters what was read, settle.py what was stored, and deliver.py what became of deliveries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from ..decision.record import Command, SagaRecord
+from ..logs import about, log
+from .engine import has_begun
+from .envelope import Envelope
+from .queue import Queue
+from .runtime import SagaRuntime
+
+NONE: frozenset[str] = frozenset()
+NOBODY: dict[Envelope, None] = {}  # what most instances have: never changed in place
+
+
+class Cache(Protocol):
+    """Where an instance is kept in memory; see cache.py."""
+
+    runtime: SagaRuntime
+    queue: Queue[Instance]
+
+    def done(self, instance: Instance) -> None:
+        """An instance has left its round."""
+
+    def drop(self, instance: Instance) -> None:
+        """Take an idle instance out of memory."""
+
+    def set_size(self, instance: Instance, size: int) -> None:
+        """Note the size of the record that an instance keeps in memory, in bytes as stored."""
+
+
+class Unanswered(NamedTuple):
+    """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends."""
+
+    version: int
+    payload: bytes
+    fresh: frozenset[str]
+    lease_end: datetime | None
+
+
+class Instance:
+    """One instance in memory: its mailbox, what is cached of its record, and what is known of its deliveries."""
+
+    __slots__ = (
+        "accepted",
+        "attempt",
+        "attempts",
+        "awaits",
+        "cache",
+        "caught_up",
+        "contested",
+        "correlation_id",
+        "cursor",
+        "declined",
+        "delivering",
+        "epoch",
+        "foreign",
+        "fresh",
+        "in_line",
+        "in_transaction",
+        "lease_end",
+        "lease_seconds",
+        "loaded",
+        "look_first",
+        "lost",
+        "mailbox",
+        "next_attempt_at",
+        "one_by_one",
+        "owned",
+        "persistence_id",
+        "queue",
+        "quieted",
+        "ready",
+        "record",
+        "retry",
+        "runtime",
+        "size",
+        "to_deliver",
+        "turnstile",
+        "under_way",
+        "unknown",
+        "version",
+        "waiting",
+        "waking",
+        "working",
+        "written",
+    )
+
+    def __init__(self, cache: Cache, correlation_id: str) -> None:
+        self.cache = cache
+        self.queue = cache.queue
+        self.runtime = cache.runtime
+        self.correlation_id = correlation_id
+        self.persistence_id = cache.runtime.prefix + correlation_id
+        self.mailbox: list[Envelope] = []
+        self.waiting = NOBODY  # for a starting event, in the order they came
+        self.waking: asyncio.TimerHandle | None = None  # while any waits: to look again, and to tell who waited in vain
+        self.awaits: tuple[Instance, ...] = ()  # for which its event handler, just now, waits
+        self.ready = False  # it has work, and waits for a round
+        self.under_way = False  # it is in a round, or pauses before the next
+        self.working: tuple[Envelope, asyncio.Task[None]] | None = None  # that is waited for, and the task which does
+        self.one_by_one = 0  # so many messages are handled one a record: together they were too large
+        self.lost = 0  # writes in a row that lost a race, or brought no answer
+        # The cached record. It may be out of date: every write says which version it builds on.
+        self.loaded = False
+        self.fresh = False  # it was read for the next turn
+        self.look_first = False  # the next turn may not begin on the guess that nothing is stored
+        self.record: SagaRecord | None = None
+        self.version = 0
+        self.written = 0  # the newest version that this worker wrote
+        self.epoch = 0  # of its numbers: they begin anew after a purge
+        self.size = 0  # of the cached record, in bytes as it is stored
+        self.unknown: Unanswered | None = None  # a write without an answer: read back first
+        self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
+        # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
+        # belong until then to the worker that saved them.
+        self.owned: frozenset[str] = NONE
+        self.lease_end: datetime | None = None  # of the last write; afterwards others may have taken over
+        self.accepted: set[str] | frozenset[str] = NONE  # accepted, not yet recorded
+        self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
+        self.to_deliver = False  # the round has not come to its deliveries yet
+        self.delivering = False
+        self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
+        self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
+        self.contested = False  # another worker has changed it during a lease of ours: the next ones are written
+        self.declined: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
+        self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
+        self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
+        self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
+        self.next_attempt_at: datetime | None = None
+        # In event time the events of a log come one after the other, each after what the one before it has led to.
+        self.caught_up = False
+        self.in_line = 0  # who is in its turn, or waits for it
+        self.turnstile: asyncio.Lock | None = None
+        self.quieted: asyncio.Future[None] | None = None  # for whom waits until nothing is left to deliver
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way, and the store knows all: also when to look at this instance again."""
+        return self.settled and not self.waiting
+
+    @property
+    def settled(self) -> bool:
+        """Nothing is under way, apart from events that wait for their starting event."""
+        return not (
+            self.under_way
+            or self.ready
+            or self.mailbox
+            or self.to_deliver
+            or self.delivering
+            or self.accepted
+            or self.in_transaction
+            or self.in_line
+            or self.unknown is not None
+        )
+
+    def about(self, *, message_id: str | None = None, command_id: str | None = None) -> dict[str, str | int | None]:
+        """Return the fields of a log record about this instance; `sequence_nr` is that of its newest known record."""
+        return about(
+            saga=self.runtime.name,
+            correlation_id=self.correlation_id,
+            sequence_nr=self.version or None,
+            message_id=message_id,
+            command_id=command_id,
+        )
+
+    def tell_parked(
+        self, reason: str, how: str = "is parked", *, message_id: str | None = None, command_id: str | None = None
+    ) -> None:
+        """Count, log and tell the hooks that it is parked."""
+        runtime = self.runtime
+        runtime.engine.counters.parked += 1
+        log.error(
+            "saga %s, id %s %s: %s",
+            runtime.name,
+            self.correlation_id,
+            how,
+            reason,
+            extra=self.about(message_id=message_id, command_id=command_id),
+        )
+        runtime.engine.hooks.parked(runtime.name, self.correlation_id, reason)
+
+    def forget(self) -> None:
+        """Give up waiting for the next look at the outbox."""
+        if self.retry is not None:
+            self.retry.cancel()
+        self.retry = self.next_attempt_at = None
+
+    def read_begins(self) -> None:
+        """What waits now may be told what the record says that is read from here on."""
+        for envelope in self.mailbox:
+            envelope.seen = True
+
+    def read_again(self) -> None:
+        """Let the next turn read what is stored, unless one is under way, which finds out by itself."""
+        if not self.under_way:
+            self.loaded = False
+
+    def undelivered(self) -> Command | None:
+        """Return the first outbox entry that is not accepted yet, whoever may deliver it; None if delivery waits."""
+        if self.record is None or self.record.stuck:
+            return None
+        outbox = self.record.outbox
+        if self.cursor[0] is not outbox:
+            self.cursor = (outbox, 0)
+        index = self.cursor[1]
+        while index < len(outbox) and outbox[index].id in self.accepted:
+            index += 1
+        self.cursor = (outbox, index)
+        return outbox[index] if index < len(outbox) else None
+
+    async def submit(self, envelope: Envelope, *, lone: bool = False) -> None:
+        """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it.
+
+        `lone`: no other is to be expected just now, so a round for this one need not wait for others.
+        """
+        queue = self.queue
+        self.mailbox.append(envelope)
+        try:
+            if lone and queue.driver.nobody() and not (self.ready or self.under_way):
+                self.under_way = True
+                await queue.driver.alone(self)
+            else:
+                queue.add(self)
+            if not envelope.over:
+                envelope.future = self.runtime.engine.loop.create_future()
+                await envelope.future
+        except asyncio.CancelledError:
+            envelope.withdraw()
+            self.waiting.pop(envelope, None)
+            self._wait_no_more_for(envelope)
+            raise
+        if envelope.error is not None:
+            raise envelope.error
+
+    def _wait_no_more_for(self, envelope: Envelope) -> None:
+        """End the task that waits for a message whose caller has withdrawn."""
+        if self.working is None or self.working[0] is not envelope:
+            return
+        task = self.working[1]
+        if has_begun(task):
+            task.cancel()
+        else:
+            self.runtime.engine.loop.call_soon(self._wait_no_more_for, envelope)
+
+    def poke(self, envelope: Envelope) -> None:
+        """Put `envelope` behind what waits; nobody waits for it here."""
+        self.mailbox.append(envelope)
+        self.queue.add(self)
+
+    def put_back(self, envelopes: list[Envelope]) -> None:
+        """Put what a turn has taken and not answered back in front of what came since."""
+        self.mailbox[:0] = [e for e in envelopes if not e.over and e not in self.waiting]

@@ -1,0 +1,58 @@
+"""In event time: the events of a log one after the other, each after all that the one before it has led to.
+
+    receive ─► [quiet] ─► mailbox of the instance
+
+An instance is quiet when nothing of it is under way and no command of ours is left to deliver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from .envelope import Envelope, Maintenance
+from .instance import Instance
+
+
+@asynccontextmanager
+async def in_turn(instance: Instance) -> AsyncIterator[None]:
+    """Let callers in one at a time, in the order they come."""
+    if instance.turnstile is None:
+        instance.turnstile = asyncio.Lock()
+    instance.in_line += 1
+    try:
+        async with instance.turnstile:
+            yield
+    finally:
+        instance.in_line -= 1
+
+
+async def quiet(instance: Instance) -> None:
+    """Return when the instance is quiet, or the runner stops."""
+    while not _is_quiet(instance) and not instance.runtime.engine.stopping.is_set():
+        if instance.quieted is None:
+            instance.quieted = instance.runtime.engine.loop.create_future()
+        await asyncio.shield(instance.quieted)
+
+
+def _is_quiet(instance: Instance) -> bool:
+    if instance.under_way or instance.ready or instance.mailbox or instance.to_deliver or instance.delivering:
+        return False
+    entry = instance.undelivered()
+    return entry is None or entry == instance.declined
+
+
+async def catch_up(instance: Instance) -> None:
+    """In event time: deliver what an earlier run has left, before the first event of this run."""
+    if not instance.caught_up:
+        await instance.submit(Envelope(maintenance=Maintenance.RECORD))
+        await quiet(instance)
+        instance.caught_up = True
+
+
+def tell_quiet(instance: Instance) -> None:
+    """Something has ended: whoever waits for `quiet` looks again."""
+    if instance.quieted is not None and (_is_quiet(instance) or instance.runtime.engine.stopping.is_set()):
+        instance.quieted.set_result(None)
+        instance.quieted = None

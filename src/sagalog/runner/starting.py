@@ -1,0 +1,64 @@
+"""Events that wait, for a bounded time, for the event that starts their instance.
+
+outcome ─► [starting] ─► mailbox of the instance, or the caller, who is told that it waited in vain
+"""
+
+from __future__ import annotations
+
+from ..errors import NoInstanceError
+from .envelope import Envelope, Maintenance
+from .instance import NOBODY, Instance
+
+
+def in_vain(instance: Instance, envelope: Envelope) -> NoInstanceError:
+    """Return what to tell an event that has waited in vain for its starting event."""
+    assert envelope.message is not None
+    return NoInstanceError(instance.runtime.name, instance.correlation_id, type(envelope.message.event).__name__)
+
+
+def let_wait(instance: Instance, envelope: Envelope) -> None:
+    """Keep `envelope` for a starting event."""
+    if instance.waiting is NOBODY:
+        instance.waiting = {}
+    instance.waiting[envelope] = None
+
+
+def wait_no_longer(instance: Instance) -> list[Envelope]:
+    """Return what waits for a starting event, in the order it came; nothing waits any more."""
+    waiting, instance.waiting = list(instance.waiting), NOBODY
+    return waiting
+
+
+def wake_later(instance: Instance) -> None:
+    """Come back for those that wait: when the first must be told, and now and then to look into the store."""
+    if not instance.waiting or instance.waking is not None:
+        return
+    loop, settings = instance.runtime.engine.loop, instance.runtime.engine.settings
+    first = min(envelope.deadline or 0.0 for envelope in instance.waiting)
+    instance.waking = loop.call_at(min(first, loop.time() + settings.due_poll_seconds), _wake, instance)
+
+
+def _wake(instance: Instance) -> None:
+    """Tell those that have waited for too long; look whether another worker has handled a starting event."""
+    instance.waking = None
+    now = instance.runtime.engine.loop.time()
+    for envelope in [waiting for waiting in instance.waiting if (waiting.deadline or 0.0) <= now]:
+        # A turn that has it among its own passes over it from now on.
+        del instance.waiting[envelope]
+        envelope.fail(in_vain(instance, envelope))
+    if instance.waiting:
+        wake_later(instance)
+        if not instance.under_way:
+            instance.loaded = False
+            instance.poke(Envelope(maintenance=Maintenance.RECORD))
+    elif instance.idle and not instance.loaded and instance.retry is None:
+        instance.cache.drop(instance)
+
+
+def give_up_waiting(instance: Instance, error: Exception) -> None:
+    """Tell all that wait for a starting event: the runner stops."""
+    for envelope in wait_no_longer(instance):
+        envelope.fail(error)
+    if instance.waking is not None:
+        instance.waking.cancel()
+        instance.waking = None
