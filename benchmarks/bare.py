@@ -126,7 +126,7 @@ async def _nats(url: str, work: Work) -> Rate:
     from nats.errors import TimeoutError as NoAnswerError
     from nats.js.errors import BadRequestError, NoStreamResponseError
 
-    from sagalog.journal.nats.connection import WRONG_LAST
+    from sagalog.journal.nats.refusals import WRONG_LAST
 
     client = await nats.connect(url.partition("?")[0].split(","))
     stream: Any = client.jetstream()

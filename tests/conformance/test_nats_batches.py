@@ -200,7 +200,7 @@ async def test_what_was_due_long_ago_when_it_was_written_is_found_by_the_next_lo
         for number in range(5):
             now = datetime.now(UTC)
             long_ago = now - timedelta(seconds=100 + number)
-            listing = one._connection.subjects_of
+            listing = one._requests.subjects_of
             listed = 0
 
             async def late(wildcard: str, listing: Any = listing, at: datetime = long_ago, n: int = number) -> Any:
@@ -212,9 +212,9 @@ async def test_what_was_due_long_ago_when_it_was_written_is_found_by_the_next_lo
                 return found
 
             one._due._swept.clear()
-            one._connection.subjects_of = late  # type: ignore[method-assign]
+            one._requests.subjects_of = late  # type: ignore[method-assign]
             assert await one.claim_due(FAMILY, now, now + timedelta(seconds=60)) == []
-            one._connection.subjects_of = listing  # type: ignore[method-assign]
+            one._requests.subjects_of = listing  # type: ignore[method-assign]
             claimed = await one.claim_due(FAMILY, now, now + timedelta(seconds=60))
             assert claimed == [(f"{FAMILY}{number}", long_ago)]
             await two.write_messages([record(f"{FAMILY}again{number}", 1, due_at=long_ago)])
@@ -267,7 +267,7 @@ async def test_a_large_backlog_of_entries_that_nobody_needs_is_removed_some_at_a
         await journal.write_batch([record(k, 1, due_at=NOW + timedelta(seconds=n)) for n, k in enumerate(keys)])
         await journal.write_batch([record(key, 2) for key in keys])
         purging = most = 0
-        purge = journal._connection.purge
+        purge = journal._requests.purge
 
         async def counted(subject: str, up_to: int) -> None:
             nonlocal purging, most
@@ -276,7 +276,7 @@ async def test_a_large_backlog_of_entries_that_nobody_needs_is_removed_some_at_a
             await purge(subject, up_to)
             purging -= 1
 
-        journal._connection.purge = counted  # type: ignore[method-assign]
+        journal._requests.purge = counted  # type: ignore[method-assign]
         assert await journal.claim_due(FAMILY, NOW + timedelta(days=1), NOW + timedelta(days=2)) == []
         assert 0 < most <= 16
         await journal.purge([(key, 2) for key in keys[:100]])

@@ -26,7 +26,8 @@ from sagalog import (
 from sagalog.conformance.records import record, replay, write
 from sagalog.journal import migrate_journal
 from sagalog.journal.nats import NatsJournal
-from sagalog.journal.nats.connection import Rejected, check_version
+from sagalog.journal.nats.connection import check_version
+from sagalog.journal.nats.refusals import Rejected
 from sagalog.journal.nats.subjects import Subjects, token, untoken
 
 from ..servers.nats import Nats
@@ -235,7 +236,7 @@ async def test_an_entry_whose_record_never_came_is_not_due_and_one_of_an_older_r
         await journal.write_messages([record("p", 1, due_at=now)])
         await write(journal, "p", 2)  # due no more
         ((subject, body, headers), *_) = journal._due.messages("q", 1, now)  # its record is not there
-        await journal._connection.publish((subject, body, headers))
+        await journal._publisher.publish((subject, body, headers))
         assert await journal.due_ids("", now) == []
         assert await journal.claim_due("", now, now + timedelta(seconds=5)) == []
         left = await js.stream_info(stream_of(url), subjects_filter=f"{stream_of(url)}.due.>")
@@ -342,7 +343,7 @@ async def test_a_record_that_is_stored_without_its_entry_is_never_called_not_sto
 ) -> None:
     async with open_journal(f"{url}&migrate=true") as journal:
         assert isinstance(journal, NatsJournal)
-        publish_each = journal._connection.publish_each
+        publish_each = journal._publisher.publish_each
 
         async def refuse_entries(pieces: Any) -> Any:
             answered = await publish_each([piece[1:] for piece in pieces])
@@ -351,8 +352,8 @@ async def test_a_record_that_is_stored_without_its_entry_is_never_called_not_sto
         async def away(*_: Any) -> Any:
             raise JournalUnavailableError("the leader went away in between")
 
-        monkeypatch.setattr(journal._connection, "publish_each", refuse_entries)
-        monkeypatch.setattr(journal._connection, "publish", away)
+        monkeypatch.setattr(journal._publisher, "publish_each", refuse_entries)
+        monkeypatch.setattr(journal._publisher, "publish", away)
         with pytest.raises(OutcomeUnknownError, match="stored, but not when it is due"):
             await journal.write_messages([record("p", 1, due_at=datetime.now(UTC))])
         assert await journal.highest_sequence_nr("p") == 1

@@ -46,8 +46,7 @@ from sagalog.definition.codec import Typed, TypeRegistry, decode
 from sagalog.errors import JournalFormatError
 from sagalog.journal import _BACKENDS
 from sagalog.journal.memory import InMemoryJournal
-from sagalog.journal.nats.connection import header_in
-from sagalog.journal.nats.messages import Stored, head_of
+from sagalog.journal.nats.messages import Stored, head_of, header_in
 from sagalog.journal.nats.subjects import Subjects, token, untoken
 from sagalog.journal.settings import check_history
 from sagalog.operating.inspect import view_of

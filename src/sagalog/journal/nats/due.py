@@ -30,8 +30,11 @@ from ...errors import JournalFormatError, SagalogError
 from ...logs import about, log
 from ..protocol import MAX_SEQUENCE_NR
 from .bounded import gather_bounded
-from .connection import IN_PROCESS, MAX_AT_ONCE, MAX_LISTED, Connection, Message, Rejected
+from .connection import MAX_AT_ONCE
 from .messages import EXPECTED_STREAM, MESSAGE_ID, Stored, in_utc
+from .publishing import Message, Publisher
+from .refusals import IN_PROCESS, Rejected
+from .requests import MAX_LISTED, Requests
 from .subjects import DueEntry
 
 _KEPT = timedelta(minutes=15)
@@ -86,61 +89,62 @@ def _earliest(one: tuple[str, datetime]) -> tuple[datetime, str]:
 class DueEntries:
     """The due entries of a stream."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
+    def __init__(self, requests: Requests, publisher: Publisher) -> None:
+        self._requests = requests
+        self._publisher = publisher
         self._swept: dict[str, _Swept] = {}  # by prefix
         self._held: OrderedDict[str, str] = OrderedDict()  # by id, the entry that this process claimed or moved last
 
     def messages(self, persistence_id: str, nr: int, due_at: datetime) -> list[Message]:
         """Return the entry for a record, to be published before it; and where looks may have passed that moment, a mark."""
-        subject = self._connection.subjects.due(in_utc(due_at), persistence_id, nr)
+        subject = self._requests.subjects.due(in_utc(due_at), persistence_id, nr)
         return [self._message(subject), *self._late_mark(due_at, persistence_id)]
 
     def _message(self, subject: str) -> Message:
-        return subject, b"", {EXPECTED_STREAM: self._connection.stream}
+        return subject, b"", {EXPECTED_STREAM: self._requests.stream}
 
     def _late_mark(self, at: datetime, persistence_id: str) -> list[Message]:
-        if at - self._connection.now() > _LATE:
+        if at - self._requests.now() > _LATE:
             return []
-        return [self._message(self._connection.subjects.late(persistence_id))]
+        return [self._message(self._requests.subjects.late(persistence_id))]
 
     async def move(self, newest: Stored, due_at: datetime | None) -> bool:
         """Let an id be due at another moment; False if somebody else claimed or moved it meanwhile."""
         old = await self._entries_of(newest)
         if due_at is not None:
-            subject = self._connection.subjects.due(in_utc(due_at), newest.persistence_id, newest.head.nr, claim=True)
+            subject = self._requests.subjects.due(in_utc(due_at), newest.persistence_id, newest.head.nr, claim=True)
             if any(one.subject == subject for one in old):
                 old = [one for one in old if one.subject != subject]
             else:
-                headers = {EXPECTED_STREAM: self._connection.stream}
+                headers = {EXPECTED_STREAM: self._requests.stream}
                 if old:
                     headers[MESSAGE_ID] = f"claim/{old[-1].subject}"
                 piece = [(subject, b"", headers), *self._late_mark(due_at, newest.persistence_id)]
-                answer = (await self._connection.publish(*piece))[0]
+                answer = (await self._publisher.publish(*piece))[0]
                 if isinstance(answer, Rejected):
                     if answer.code == IN_PROCESS:
                         return False
-                    raise self._connection.refused(answer)
+                    raise self._requests.refused(answer)
                 if answer.get("duplicate", False):
                     return False
             self._hold(newest.persistence_id, subject)
         else:
             self._held.pop(newest.persistence_id, None)
         for one in old:
-            await self._connection.purge(one.subject, MAX_SEQUENCE_NR - 1)
+            await self._requests.purge(one.subject, MAX_SEQUENCE_NR - 1)
         return True
 
     async def _entries_of(self, newest: Stored) -> list[DueEntry]:
         """Return the entries that say when an id is due: usually the one that was last heard of, or its record's own."""
-        subjects = self._connection.subjects
+        subjects = self._requests.subjects
         candidates = [self._held.get(newest.persistence_id)]
         if newest.head.due_at is not None:
             candidates.append(subjects.due(newest.head.due_at, newest.persistence_id, newest.head.nr))
         for candidate in candidates:
             entry = subjects.due_entry(candidate) if candidate is not None else None
-            if entry is not None and self._says(entry, newest) and await self._connection.last_of(entry.subject):
+            if entry is not None and self._says(entry, newest) and await self._requests.last_of(entry.subject):
                 return [entry]
-        listed = await self._connection.subjects_of(subjects.due_of(newest.persistence_id))
+        listed = await self._requests.subjects_of(subjects.due_of(newest.persistence_id))
         found = [subjects.due_entry(one) for one in sorted(listed)]
         return [one for one in found if one is not None and self._says(one, newest)]
 
@@ -166,9 +170,9 @@ class DueEntries:
         seconds: dict[str, _Second] = {}  # with something to remove
         loop = asyncio.get_running_loop()
         # What is late goes by the server's time, so a moment that is ahead of it is never swept: what comes is not marked.
-        moment = min(before, self._connection.now())
+        moment = min(before, self._requests.now())
         # What the stream holds up to here is in the lists that follow.
-        listed_to = (await self._connection.info())["state"]["last_seq"]
+        listed_to = (await self._requests.info())["state"]["last_seq"]
         async for groups in self._groups(prefix, before):
             valid = _in_order(groups)[: limit - len(claimed)]
             won = await self._claim([entry for entry, _ in valid], until)
@@ -190,15 +194,15 @@ class DueEntries:
                 self._swept[prefix] = _Swept(moment, loop.time() + _SWEEP_SECONDS, listed_to)
             else:
                 self._swept[prefix] = _Swept(max(swept.moment, moment), swept.until_time, swept.listed_to)
-        if claimed and until - self._connection.now() <= _LATE:
-            await self._connection.publish(*self._late_mark(until, next(iter(claimed))))
+        if claimed and until - self._requests.now() <= _LATE:
+            await self._publisher.publish(*self._late_mark(until, next(iter(claimed))))
         gone = [subject for second in seconds.values() for subject in second.to_remove()]
-        await gather_bounded(lambda subject: self._connection.purge(subject, listed_to), gone, PURGES_AT_ONCE)
+        await gather_bounded(lambda subject: self._requests.purge(subject, listed_to), gone, PURGES_AT_ONCE)
         return sorted(claimed.items(), key=_earliest)
 
     async def _late(self, prefix: str) -> int:
         """Return the place in the stream of the newest mark of something that was late when it was written."""
-        newest = await self._connection.last_of(self._connection.subjects.late_by(prefix)[0])
+        newest = await self._requests.last_of(self._requests.subjects.late_by(prefix)[0])
         return newest.sequence if newest is not None else 0
 
     async def _only_recent(self, prefix: str, before: datetime) -> bool:
@@ -211,9 +215,9 @@ class DueEntries:
         late = await self._late(prefix)
         if late <= swept.listed_to:
             return True
-        subject, alone = self._connection.subjects.late_by(prefix)
+        subject, alone = self._requests.subjects.late_by(prefix)
         if alone:
-            await self._connection.purge(subject, late - 1)  # the newest says it all
+            await self._requests.purge(subject, late - 1)  # the newest says it all
         return False
 
     async def _groups(self, prefix: str, before: datetime) -> AsyncIterator[list[_Group]]:
@@ -221,12 +225,12 @@ class DueEntries:
 
         What was due long ago is looked for now and then only, and when something was written that was late.
         """
-        connection = self._connection
+        requests = self._requests
         recent = await self._only_recent(prefix, before)
         if not recent:
             self._swept.pop(prefix, None)  # until this look, which sees all, has come to its end
-        wildcards = connection.subjects.due_by(before, prefix, recent=recent)
-        found = await gather_bounded(connection.subjects_of, wildcards, MAX_AT_ONCE)
+        wildcards = requests.subjects.due_by(before, prefix, recent=recent)
+        found = await gather_bounded(requests.subjects_of, wildcards, MAX_AT_ONCE)
         # The digits of the second come first in a subject, so their order is the order of time.
         stems: dict[str, list[DueEntry]] = {}
         seconds: dict[str, _Second] = {}
@@ -234,10 +238,10 @@ class DueEntries:
         for number, subject in enumerate(sorted(one for some in found for one in some), 1):
             if number % _GIVE_WAY == 0:
                 await asyncio.sleep(0)
-            wildcard = connection.subjects.due_second(subject)
+            wildcard = requests.subjects.due_second(subject)
             second = seconds.setdefault(wildcard, _Second(wildcard, complete, 0, []))
             second.listed += 1
-            entry = connection.subjects.due_entry(subject)
+            entry = requests.subjects.due_entry(subject)
             if entry is None:
                 log.warning(
                     "what is due by %s is passed over: it was written by something else", subject, extra=about()
@@ -248,7 +252,7 @@ class DueEntries:
         for start in range(0, len(lists), _PAGE):
             some = lists[start : start + _PAGE]
             groups = await gather_bounded(
-                lambda one: self._group(seconds[connection.subjects.due_second(one[0].subject)], one, before),
+                lambda one: self._group(seconds[requests.subjects.due_second(one[0].subject)], one, before),
                 some,
                 MAX_AT_ONCE,
             )
@@ -261,7 +265,7 @@ class DueEntries:
         """
         persistence_id = entries[0].persistence_id
         try:
-            group = _Group(second, entries, await self._connection.last(persistence_id), [], [])
+            group = _Group(second, entries, await self._requests.last(persistence_id), [], [])
         except JournalFormatError as error:
             log.warning("what is due of %s is passed over: %s", persistence_id, error, extra=about())
             return None
@@ -284,23 +288,23 @@ class DueEntries:
             return False
         if entry.claimed or due_at is None:
             return entry.claimed
-        return entry.subject == self._connection.subjects.due(due_at, entry.persistence_id, entry.nr)
+        return entry.subject == self._requests.subjects.due(due_at, entry.persistence_id, entry.nr)
 
     async def _given_up(self, entry: DueEntry) -> bool:
         """Say whether the record of an entry will never come."""
-        one = await self._connection.last_of(entry.subject)
+        one = await self._requests.last_of(entry.subject)
         return one is not None and datetime.now(UTC) - one.time > _KEPT
 
     async def _claim(self, entries: Sequence[DueEntry], until: datetime) -> list[bool | None]:
         """Say of each whether the claim is ours, or somebody else's; None if somebody else is at it."""
         pieces = []
         for entry in entries:
-            subject = self._connection.subjects.due(in_utc(until), entry.persistence_id, entry.nr, claim=True)
-            headers = {EXPECTED_STREAM: self._connection.stream, MESSAGE_ID: f"claim/{entry.subject}"}
+            subject = self._requests.subjects.due(in_utc(until), entry.persistence_id, entry.nr, claim=True)
+            headers = {EXPECTED_STREAM: self._requests.stream, MESSAGE_ID: f"claim/{entry.subject}"}
             pieces.append([(subject, b"", headers)])
         found: list[bool | None] = []
         failed: SagalogError | None = None
-        answered = await self._connection.publish_each(pieces)
+        answered = await self._publisher.publish_each(pieces)
         for entry, piece, answers in zip(entries, pieces, answered, strict=True):
             answer = answers if isinstance(answers, SagalogError) else answers[0]
             if isinstance(answer, SagalogError):
@@ -308,7 +312,7 @@ class DueEntries:
                 found.append(None)
             elif isinstance(answer, Rejected):
                 if answer.code != IN_PROCESS:
-                    failed = failed or self._connection.refused(answer)
+                    failed = failed or self._requests.refused(answer)
                 found.append(None)
             else:
                 found.append(not answer.get("duplicate", False))

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from nats.aio.msg import Msg
 
 from ...errors import JournalFormatError
 from ..protocol import PersistentRepr
@@ -135,3 +136,17 @@ def _damaged(what: str) -> JournalFormatError:
     return JournalFormatError(
         f"{what} of the stream is damaged, or was written by something else or by a newer version; it was left as it is"
     )
+
+
+def header_in(raw: bytes) -> str:
+    """Return our header in the headers of a message as the server gives them; empty if there is none."""
+    for line in raw.decode(errors="replace").split("\r\n"):
+        name, _, value = line.partition(":")
+        if name == HEADER:
+            return value.strip()
+    return ""
+
+
+def header(message: Msg) -> str:
+    """Return our header of a message."""
+    return (message.headers or {}).get(HEADER, "")
