@@ -8,7 +8,6 @@ Everything that is wrong with an event is told here, before anything is stored.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +35,7 @@ from .envelope import Envelope
 from .failures import ends_program, not_handled
 from .in_transaction import is_open, step_in_transaction
 from .instance import Instance
+from .places import Places
 from .quiet import catch_up, in_turn, quiet
 from .repair import Repaired
 from .settings import NoInstance
@@ -93,15 +93,17 @@ class Receiver:
         self._routes: dict[type, tuple[InstanceCache, ...]] = {}
         self._stamp = f"{uuid4()}/"
         self._anonymous = count(1)
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._places = Places(engine)
         # Where events wait for a starting event, starting events have places of their own: they are what is waited for.
-        self._starting = 0
-        self._waiting_starts: deque[asyncio.Future[None]] = deque()
+        self._starts = Places(engine)
         self._waits = engine.settings.no_instance is NoInstance.WAIT
-        self._most = engine.settings.max_in_flight
         self._most_bytes = engine.settings.max_payload_bytes
-        self.in_flight = 0
         self._drained: asyncio.Future[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many events from outside, and repairs, are at work."""
+        return self._places.taken + self._starts.taken
 
     async def handle(self, event: Any, message_id: str | None, at: datetime | None) -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops."""
@@ -112,17 +114,15 @@ class Receiver:
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
         starts = self._waits and any(cache.runtime.saga.may_start(event) for cache, _ in targets)
-        while (
-            self._starting if starts else self.in_flight - self._starting
-        ) >= self._most or engine.backlog > self._most:
-            if in_command_handler.get():
-                break  # others wait for it to end: were it made to wait for them, all would stand still
-            await self._room(self._waiting_starts if starts else self._waiters)
-        if engine.stopping.is_set():
-            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
-        self.in_flight += 1
-        self._starting += starts
+        places = self._starts if starts else self._places
+        # Others wait for a command handler to end: were it made to wait for them, all would stand still.
+        if places.free or in_command_handler.get():
+            places.taken += 1
+        else:
+            await places.wait()
         try:
+            if engine.stopping.is_set():
+                raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
             if len(targets) == 1 and not self._waits and at is None:
                 cache, correlation_id = targets[0]
                 envelope = Envelope(message)
@@ -130,8 +130,7 @@ class Receiver:
                 return _receipt(message, cache.runtime.name, envelope)
             return await self._deliver(targets, message)
         finally:
-            self._starting -= starts
-            self._leave(self._waiting_starts if starts else self._waiters)
+            self._leave(places)
 
     async def _handle_for(
         self, caller: Instance, targets: list[tuple[InstanceCache, str]], message: Message
@@ -140,7 +139,7 @@ class Receiver:
         if self._engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
         wanted = self.check_circles(caller, targets, type(message.event).__name__)
-        self.in_flight += 1
+        self._places.taken += 1
         caller.awaits = (*caller.awaits, *wanted)
         try:
             return await self._deliver(targets, message)
@@ -149,7 +148,7 @@ class Receiver:
             for instance in wanted:
                 left.remove(instance)
             caller.awaits = tuple(left)
-            self._leave(self._waiters)
+            self._leave(self._places)
 
     @staticmethod
     def check_circles(caller: Instance, targets: list[tuple[InstanceCache, str]], what: str) -> list[Instance]:
@@ -159,13 +158,8 @@ class Receiver:
             check_no_circle(caller, instance, what)
         return wanted
 
-    def _leave(self, waiters: deque[asyncio.Future[None]]) -> None:
-        self.in_flight -= 1
-        while waiters:
-            waiter = waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                break
+    def _leave(self, places: Places) -> None:
+        places.leave()
         if self._drained is not None and self.in_flight == 0 and not self._drained.done():
             self._drained.set_result(None)
 
@@ -185,7 +179,7 @@ class Receiver:
         caller = event_handler()
         if caller is not None:
             self.check_circles(caller, targets, type(event).__name__)
-        self.in_flight += 1
+        self._places.taken += 1
         try:
             outcomes: dict[str, Outcome] = {}
             for cache, correlation_id in targets:
@@ -194,17 +188,17 @@ class Receiver:
                 message = message.copied()
             return Receipt(given_id(message.id), outcomes)
         finally:
-            self._leave(self._waiters)
+            self._leave(self._places)
 
     async def repair(self, make: Callable[[], Coroutine[Any, Any, Repaired]]) -> Repaired:
         """Make a repair: stopping waits for it, and refuses one that comes later."""
         if self._engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the repair was not made and nothing was stored")
-        self.in_flight += 1
+        self._places.taken += 1
         try:
             return await make()
         finally:
-            self._leave(self._waiters)
+            self._leave(self._places)
 
     async def reply(self, event: Any, message_id: str, trace: str = "", at: datetime | None = None) -> Receipt:
         """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
@@ -212,24 +206,12 @@ class Receiver:
         message.trace, message.at, message.answer = trace, at, True
         return await self._deliver(targets, message)
 
-    async def _room(self, waiters: deque[asyncio.Future[None]]) -> None:
-        if self._engine.stopping.is_set():
-            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
-        waiter = self._engine.loop.create_future()
-        waiters.append(waiter)
-        try:
-            # The time limit is for the dispatcher's backlog, which shrinks without anybody leaving here.
-            await asyncio.wait_for(waiter, 0.05 if self.in_flight == 0 else 1.0)
-        except TimeoutError:
-            return
-
     async def drained(self) -> None:
         """Return when no event from outside is at work any more."""
+        self._places.close()
+        self._starts.close()
         if self.in_flight:
             self._drained = self._engine.loop.create_future()
-            for waiter in (*self._waiters, *self._waiting_starts):
-                if not waiter.done():
-                    waiter.set_result(None)
             await self._drained
 
     def _targets(self, event: Any) -> list[tuple[InstanceCache, str]]:
