@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -148,3 +149,22 @@ def test_what_cannot_be_drawn_is_told(target: str, code: int, message: str) -> N
     done = run(target)
     assert (done.exit_code, message in done.stderr.replace("\n", " ")) == (code, True), done.stderr
     assert sys.modules.get("tests.nowhere") is None
+
+
+class Billing(Saga[OrderState]):
+    name = "billing"
+
+    @starts(Placed, key="order_id")
+    def placed(self, state: OrderState, event: Placed) -> Any:
+        yield SetTimer("monthly", Overdue(event.order_id), cron="0 9 1 * *", zone="Europe/Berlin")
+        yield SetTimer("daily", Overdue(event.order_id), every=timedelta(days=1, hours=2))
+
+    @on(Overdue, key="order_id")
+    def overdue(self, state: OrderState, event: Overdue) -> None: ...
+
+
+def test_a_recurring_timer_is_drawn_with_its_rule() -> None:
+    placed = outline(Billing).reactions[0]
+    assert placed.recurs == {"monthly": "cron 0 9 1 * *", "daily": "every 1 day, 2 hours"}
+    assert "sets, every 1 day, 2 hours" in mermaid(outline(Billing))
+    assert "timer monthly, cron 0 9 1 * *" in svg(outline(Billing))

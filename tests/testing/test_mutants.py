@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from sagalog import Compensate, Complete
+from sagalog.decision import timers
 from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import due, fire, load, queue, replay, settle
@@ -26,6 +28,7 @@ from sagalog.runner.runtime import SagaRuntime
 from sagalog.testing.simulation import SimulationError, World, simulate
 
 from ..orders import Closed, Noted, OrderSaga, Placed
+from .clockwork import Clockwork
 from .shop_world import Shop
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -318,6 +321,56 @@ def stopping_does_not_wait_for_what_is_under_way(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Engine, "abandon", lambda self: None)  # it would cut off what was not waited for
 
 
+@mutant
+def a_recurring_timer_counts_from_when_it_fired(patch: pytest.MonkeyPatch) -> None:
+    real = timers.following
+    patch.setattr(timers, "following", lambda rule, due_at, now: (now + rule.every, real(rule, due_at, now)[1]))
+
+
+@mutant
+def a_recurring_timer_keeps_its_id(patch: pytest.MonkeyPatch) -> None:
+    def fired(self: Any, record: Any, message: Any) -> None:
+        if message.following is not None:
+            self.set_timer(record, message.name, message.following)
+        elif not message.replayed:
+            self.drop_timer(record, message.name)
+
+    patch.setattr(Draft, "fired_timer", fired)
+
+
+@mutant
+def a_recurring_timer_ends_with_the_one_that_is_parked(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.hold
+
+    def hold(self: Any, message: Any) -> None:
+        message.following = None
+        real(self, message)
+
+    patch.setattr(Draft, "hold", hold)
+
+
+@mutant
+def a_replayed_timer_takes_its_successor_along(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.fired_timer
+
+    def fired(self: Any, record: Any, message: Any) -> None:
+        real(self, record, message)
+        if message.replayed:
+            self.drop_timer(record, message.name)
+
+    patch.setattr(Draft, "fired_timer", fired)
+
+
+@mutant
+def what_was_missed_comes_once_whatever_the_rule_says(patch: pytest.MonkeyPatch) -> None:
+    real = timers.following
+
+    def following(rule: Any, due_at: Any, now: Any) -> Any:
+        return real(msgspec.structs.replace(rule, missed="once"), due_at, now)
+
+    patch.setattr(timers, "following", following)
+
+
 class Again(World):
     """The same order id, life after life, each after the last one is forgotten."""
 
@@ -331,7 +384,14 @@ class Again(World):
             yield 8000
 
 
-WORLDS = {"a new life is taken for the cached one": Again}
+WORLDS = {
+    "a new life is taken for the cached one": Again,
+    "a recurring timer counts from when it fired": Clockwork,
+    "a recurring timer keeps its id": Clockwork,
+    "a recurring timer ends with the one that is parked": Clockwork,
+    "a replayed timer takes its successor along": Clockwork,
+    "what was missed comes once whatever the rule says": Clockwork,
+}
 
 
 # What a patch raises whose place has changed since it was written.
@@ -347,7 +407,8 @@ def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
         pytest.skip("a minute or two by itself: `make mutants` plants it")
     MUTANTS[name](monkeypatch)
     with pytest.raises(SimulationError) as caught:
-        simulate([OrderSaga], WORLDS.get(name, Shop), seeds=range(2000))
+        world = WORLDS.get(name, Shop)
+        simulate(world.sagas or [OrderSaga], world, seeds=range(2000))
     said = str(caught.value)
     assert not MISPLANTED.search(said), f"what is planted raises, so the bug itself was not met: {said}"
     print(f"seed {caught.value.seed}: {said.partition(chr(10))[0]}")

@@ -17,6 +17,7 @@ from sagalog.testing.simulation import Finished, SimulationError, World, simulat
 from sagalog.testing.simulation.run import Run
 
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
+from .clockwork import Clockwork
 from .shop_world import Shop
 
 FIRST = int(os.environ.get("SAGALOG_SIMULATION_SEED", random.randrange(10**6)))
@@ -236,3 +237,7 @@ def test_an_error_of_the_world_itself_is_raised_as_it_is() -> None:
 
     with pytest.raises(ZeroDivisionError):
         simulate([CountingSaga], Broken, seeds=range(20))
+
+
+def test_recurring_timers_come_at_their_moments_whatever_goes_wrong() -> None:
+    simulate(Clockwork.sagas, Clockwork, seeds=range(20))

@@ -59,6 +59,7 @@ def _fields(step: Step) -> dict[str, object]:
         "held": [{"id": held.id, "type": held.event.type} for held in step.held],
         "accepted": [{"id": one.id, "type": one.command.type} for one in step.accepted],
         "lease_until": step.lease,
+        "passed_over": step.passed_over,
         "compared_with": step.before,
         "sent": [{"id": entry, "type": kind} for entry, kind in view.sent],
         "status": view.status,
@@ -98,7 +99,8 @@ def _what(step: Step) -> list[str]:
     record = step.view.record
     handled = [] if record is None else [_handled(step.view, one) for one in record.handled]
     held = [f"held {line(one.event.type)} ({line(one.id)})" for one in step.held]
-    told = [*handled, *held, *(["repair"] if step.repairs else [])]
+    missed = [f"passed over what timer {line(name)} missed" for name in step.passed_over]
+    told = [*handled, *held, *missed, *(["repair"] if step.repairs else [])]
     if told:
         return told
     if step.accepted:

@@ -99,9 +99,11 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at)[:_MOST]:
         left = timer.due_at - now
         when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"
-        out.append(
+        again = f", {line(str(timer.rule))}" if timer.rule is not None else ""
+        told = (
             f"timer   {line(name)}: {line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}"
         )
+        out.append(told + again)
     out.extend(_more("timer", len(record.timers)))
     out.extend(_pending(record, one, now) for one in waiting[:_MOST])
     out.extend(_more("outbox", len(waiting)))

@@ -12,7 +12,7 @@ from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
 from ..journal import Journal
 from ..operating.inspect import SagaView, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
-from ..operating.steps import accepted_in, repairs_of
+from ..operating.steps import accepted_in, passed_over_in, repairs_of
 from .mask import Mask
 from .render import MAX_OF_A_MESSAGE, cut, pretty
 from .tally import name_of
@@ -66,6 +66,7 @@ class Step(msgspec.Struct):
     changes: list[Shown] = []
     begins: bool = False  # a new incarnation
     parks: str = ""
+    passed_over: list[str] = []  # recurring timers whose missed times it passed over
     lease: bool = False  # it prolonged the lease of the worker that is at the first command
 
 
@@ -118,6 +119,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
         _changes(record, before, mask) if before is not None or view.version == 1 else [],
         begins,
         record.parked if record.parked and (before is None or before.parked != record.parked) else "",
+        passed_over_in(before, view),
         before is not None and record.leased_until not in (None, before.leased_until),
     )
 

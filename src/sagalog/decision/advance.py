@@ -68,6 +68,10 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
         if record.parked and not timer.send:
             return Outcome.IGNORED  # it waits for the repair: an event that is held may cancel it
+        if message.missed:
+            draft.fired_timer(record, message)
+            draft.touch()
+            return Outcome.IGNORED
         if timer.send:
             draft.drop_timer(record, message.name)
             sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace, life=timer.life)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Coroutine, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from types import GeneratorType
 from typing import Any
 
@@ -11,13 +11,7 @@ from ..definition.actions import Action, CancelTimer, Compensate, Complete, Sche
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
-
-SCHEDULED = "schedule/"  # how the timers of scheduled commands are named
-
-
-# Schedule and SetTimer take moments that every journal and every zone can carry; a day at both ends is left for zones.
-FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)
-LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)
+from .moments import after, timer_due
 
 _ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)
 
@@ -92,9 +86,9 @@ def plan_of(
         elif isinstance(action, SetTimer):
             if ended:
                 raise DefinitionError(f"saga {saga.name!r}: a SetTimer after its end would outlive the saga")
-            plan.append((action, (registry.pack(action.event), _timer_due(action, saga, now)), None))
+            plan.append((action, (registry.pack(action.event), *timer_due(action, saga, now)), None))
         elif isinstance(action, Schedule):
-            plan.append((action, (registry.pack(action.command), _after(now, action.after, saga, "Schedule")), None))
+            plan.append((action, (registry.pack(action.command), after(now, action.after, saga, "Schedule")), None))
         elif isinstance(action, (Compensate, Complete)):
             if ended:
                 raise DefinitionError(f"saga {saga.name!r}: one step ends it once, by Complete() or by Compensate()")
@@ -120,53 +114,3 @@ def plan_of(
                 "command as Send(command)"
             )
     return plan
-
-
-def _timer_due(action: SetTimer, saga: Saga[Any], now: datetime) -> datetime:
-    name = action.name
-    if not isinstance(name, str) or not name or name.startswith(SCHEDULED):
-        raise DefinitionError(
-            f"saga {saga.name!r}: a timer's name is a text, not empty, that does not begin with {SCHEDULED}"
-        )
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DefinitionError(
-            f"saga {saga.name!r}: a timer's name holds a lone surrogate, which is not valid Unicode"
-        ) from None
-    if not saga.handles_event(action.event):
-        raise DefinitionError(
-            f"saga {saga.name!r}: SetTimer({name!r}) brings a {type(action.event).__name__}, and no handler takes it"
-        )
-    if (action.after is None) == (action.at is None):
-        raise DefinitionError(f"saga {saga.name!r}: SetTimer({name!r}) takes either after= or at=")
-    if action.after is not None:
-        return _after(now, action.after, saga, f"SetTimer({name!r})")
-    if not isinstance(action.at, datetime) or action.at.utcoffset() is None:
-        raise DefinitionError(f"saga {saga.name!r}: SetTimer({name!r}) needs an aware datetime as at=")
-    try:
-        # Two moments of one zone are compared by their clock faces, which is wrong while clocks are changed.
-        return _carried(action.at.astimezone(UTC), saga, f"SetTimer({name!r})")
-    except OverflowError:
-        raise _outside(saga, f"SetTimer({name!r})") from None
-
-
-def _after(now: datetime, after: timedelta, saga: Saga[Any], what: str) -> datetime:
-    if not isinstance(after, timedelta):
-        raise DefinitionError(f"saga {saga.name!r}: {what} needs a timedelta as after=, not a {type(after).__name__}")
-    try:
-        return _carried(now.astimezone(UTC) + after, saga, what)
-    except OverflowError:
-        raise _outside(saga, what) from None
-
-
-def _carried(moment: datetime, saga: Saga[Any], what: str) -> datetime:
-    if not FIRST_MOMENT <= moment <= LAST_MOMENT:
-        raise _outside(saga, what)
-    return moment
-
-
-def _outside(saga: Saga[Any], what: str) -> DefinitionError:
-    return DefinitionError(
-        f"saga {saga.name!r}: {what} needs a moment in the years 1 to 9998, which every journal can carry"
-    )

@@ -16,11 +16,12 @@ from ..definition.actions import Action, CancelTimer, Compensate, Complete, Sche
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
-from .checked import SCHEDULED, plan_of
+from .checked import plan_of
 from .compensation import compensate, end_compensation, forget_earlier
 from .ids import entry_id, entry_of
 from .inbox import FEW, Known, inherit, remember
 from .message import Message, Outcome
+from .moments import SCHEDULED
 from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state, well_formed
 from .timer_queue import TimerQueue
 
@@ -122,6 +123,15 @@ class Draft:
         """Take the timer of that name out of the record. An unknown name has no effect."""
         if name in record.timers:
             del self._own_timers(record)[name]
+
+    def fired_timer(self, record: SagaRecord, message: Message) -> None:
+        """Take a timer that fires out of the record, or let the next one of its rule take its place."""
+        following = message.following
+        if following is not None:
+            entry, trace = self.next_id(), self.trace or following.trace
+            self.set_timer(record, message.name, msgspec.structs.replace(following, id=entry, trace=trace))
+        elif not message.replayed:  # one that was held was taken out then; a recurring one has its next in its place
+            self.drop_timer(record, message.name)
 
     def _own_timers(self, record: SagaRecord) -> dict[str, Timer]:
         timers = record.timers
@@ -281,7 +291,8 @@ class Draft:
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
         packed, life = self.registry.pack(event), self._life_of(record, message)
-        held = Held(message.id, packed, message.kind, message.reason, message.name, message.trace, life=life)
+        at = message.at if message.kind == "timer" else None
+        held = Held(message.id, packed, message.kind, message.reason, message.name, message.trace, life=life, at=at)
         self.append(record, "held", held)
         if self._known is not None:
             self._known.held(record.held)
@@ -326,7 +337,7 @@ class Draft:
 
     def _consume(self, record: SagaRecord, message: Message) -> None:
         if message.kind == "timer":
-            self.drop_timer(record, message.name)
+            self.fired_timer(record, message)
         elif message.kind == "refused":
             entry = entry_of(self.persistence_id, message.event.command_id)
             record.outbox = tuple(c for c in record.outbox if c.id != entry)
@@ -382,8 +393,8 @@ class Draft:
                 if undo is not None:
                     undo_stack.append(Undo(entry, undo, life))
             elif isinstance(action, SetTimer):
-                event, due_at = packed
-                self.set_timer(record, action.name, Timer(self.next_id(), due_at, event, False, trace, life))
+                event, due_at, rule = packed
+                self.set_timer(record, action.name, Timer(self.next_id(), due_at, event, False, trace, life, rule))
             elif isinstance(action, CancelTimer):
                 self.drop_timer(record, action.name)
             elif isinstance(action, Schedule):

@@ -12,7 +12,7 @@ from ..definition import codec
 from ..definition.actions import Refused
 from ..definition.codec import TypeRegistry
 from .ids import refusal_id, refused_command
-from .record import Held, Kind, well_formed
+from .record import Held, Kind, Timer, well_formed
 
 
 class Outcome(Enum):
@@ -21,7 +21,7 @@ class Outcome(Enum):
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     HELD = "held"  # stored with a parked instance
-    IGNORED = "ignored"  # a timer that was cancelled, an event for an instance that compensates
+    IGNORED = "ignored"  # a timer that was cancelled or missed, an event for an instance that compensates
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
     ALREADY_STARTED = "already_started"  # by an event of this type; `again=` of its handler declines another one
 
@@ -41,6 +41,8 @@ class Message(msgspec.Struct, gc=False, eq=False):
     trace: str = ""  # what caused it, as a hook of the runner says: kept, never looked into
     data: bytes = b""  # the JSON of an event from outside
     tried: bool = False  # a handler has had `event`, and may have changed it
+    following: Timer | None = None  # of a recurring timer: the next one, but for its id
+    missed: bool = False  # of a recurring timer: its time has passed unnoticed, and its rule passes over such
     life: int = 0  # of a refusal that was held: the incarnation that sent the command
 
     def copied(self) -> Message:
@@ -61,4 +63,8 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     event = registry.unpack(held.event)
     if held.kind == "refused":
         event = Refused(event, refused_command(held.id), held.reason)
-    return Message(held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace, life=held.life)
+    message = Message(
+        held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace, life=held.life
+    )
+    message.at = held.at
+    return message

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..definition.codec import Typed
+from ..definition.recurring import Rule
 from ..errors import CodecError
 
 FORMAT = 1
@@ -54,6 +55,7 @@ class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
     send: bool = False  # a scheduled command: moved to the outbox when due, not handed to the saga
     trace: str = ""  # of the step that set it
     life: int = 1  # the incarnation that set it
+    rule: Rule | None = None  # when it comes again; each firing makes the next one, under an id of its own
 
 
 class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -75,6 +77,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     trace: str = ""  # that it brought
     waits: bool = False  # to begin the next incarnation, once this one has ended
     life: int = 0  # of a refusal: the incarnation that sent the command
+    at: datetime | None = None  # of a timer: when it was due
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):

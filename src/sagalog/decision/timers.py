@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from datetime import datetime
 
+import msgspec
+
+from ..definition.recurring import RuleError, following
 from ..errors import CodecError
 from .draft import Draft
 from .message import Message
 
 
-def due_timer(draft: Draft, until: datetime) -> Message | None:
+def due_timer(draft: Draft, until: datetime, *, in_time: bool = False) -> Message | None:
     """Return the earliest timer due at `until` or before, as a message.
 
     Its id names the step that set it, so a replaced timer, and one of an earlier incarnation, is never taken for it.
-    Raises CodecError for one that this code cannot read, or has no handler for: newer code may.
+    A recurring one brings the next of its rule with it. `in_time`: it fires at its own moment, so nothing is missed;
+    otherwise at `until`. Raises CodecError for one that this code cannot read, has no handler for, or whose rule it
+    cannot follow: newer code may, or a machine that has what it needs.
     """
     found = draft.next_timer()
     if found is None or found[1].due_at > until:
@@ -22,4 +27,11 @@ def due_timer(draft: Draft, until: datetime) -> Message | None:
     event = None if timer.send else draft.registry.unpack(timer.event)
     if event is not None and not draft.saga.handles_event(event):
         raise CodecError(f"timer {name}: no handler takes {timer.event.type}")
-    return Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at, trace=timer.trace)
+    message = Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at, trace=timer.trace)
+    if timer.rule is not None:
+        try:
+            again, message.missed = following(timer.rule, timer.due_at, timer.due_at if in_time else until)
+        except RuleError as error:
+            raise CodecError(f"timer {name} {error}") from None
+        message.following = None if again is None else msgspec.structs.replace(timer, due_at=again)
+    return message

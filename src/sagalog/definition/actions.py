@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
+
+from .recurring import Missed
 
 C = TypeVar("C")
 
@@ -33,13 +35,24 @@ class Schedule(msgspec.Struct, frozen=True):
 class SetTimer(msgspec.Struct, frozen=True):
     """Hand `event` to this saga's own handler once, not before now + `after` (or the moment `at`).
 
-    One timer a name: setting it again replaces it. Give `after` or `at` (aware), not both.
+    One timer a name: setting it again replaces it. Give `after` or `at` (aware), not both. With `zone`, `at` is what the
+    clocks there show: a datetime without a zone of its own, or a time of day, which is the next one.
+
+    With `every` (a second or more) or `cron` (five fields; in `zone`, or UTC) it comes again and again, until it is
+    cancelled or replaced or the saga ends. `after` or `at` say when `every` begins; the first time is now + `every`
+    otherwise. `missed` says what becomes of the times that passed while no worker ran: they come one after the other
+    ("each"), one stands for all ("once", if nothing is said), or what is a minute late is passed over ("skip").
+    `context.message_at` tells the handler which time it is.
     """
 
     name: str
     event: Any
     after: timedelta | None = None
-    at: datetime | None = None
+    at: datetime | time | None = None
+    every: timedelta | None = None
+    cron: str | None = None
+    zone: str | None = None
+    missed: Missed | None = None
 
 
 class CancelTimer(msgspec.Struct, frozen=True):

@@ -56,7 +56,8 @@ def mermaid(found: Outline) -> str:
             nodes.edge(here, "-->", nodes.node("command", command, '[/"{}"/]'), "later")
         for name, event in reaction.sets.items():
             timer = nodes.node("timer", name, '{{{{"{}"}}}}')
-            nodes.edge(here, "-->", timer, "sets")
+            again = reaction.recurs.get(name, "")
+            nodes.edge(here, "-->", timer, f"sets, {again}" if again else "sets")
             if event in events:
                 nodes.edge(timer, "-->", events[event], "fires")
         for name in reaction.cancels:

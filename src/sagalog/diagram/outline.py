@@ -31,6 +31,7 @@ class Reaction:
     sends: dict[str, str] = field(default_factory=dict)  # command -> its undo, or nothing
     schedules: list[str] = field(default_factory=list)
     sets: dict[str, str] = field(default_factory=dict)  # timer -> the event it brings
+    recurs: dict[str, str] = field(default_factory=dict)  # timer that comes again -> how often, as far as is written
     cancels: list[str] = field(default_factory=list)
     compensates: bool = False
     chain: list[str] = field(default_factory=list)  # what Compensate(...) names itself
@@ -148,6 +149,14 @@ def _text(node: ast.expr | None) -> str:
     return str(node.value) if isinstance(node, ast.Constant) else "a timer"
 
 
+def _span(node: ast.expr) -> str:
+    """Return a span of time as it is written: timedelta(days=1) as 1 days; nothing where it is made elsewhere."""
+    if not isinstance(node, ast.Call) or not node.keywords:
+        return ""
+    parts = [(one.arg, one.value.value) for one in node.keywords if isinstance(one.value, ast.Constant)]
+    return ", ".join(f"{value!s} {str(name)[:-1] if value == 1 else name}" for name, value in parts)
+
+
 def _send(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
     undo = _argument(call, 1, "undo")
     empty = undo is None or (isinstance(undo, ast.Constant) and undo.value is None)
@@ -160,7 +169,12 @@ def _schedule(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
 
 def _set(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
     event = describe(_argument(call, 1, "event"))
-    reaction.sets[_text(_argument(call, 0, "name"))] = "an event" if event == _UNNAMED else event
+    name = _text(_argument(call, 0, "name"))
+    reaction.sets[name] = "an event" if event == _UNNAMED else event
+    if (cron := _argument(call, 5, "cron")) is not None:
+        reaction.recurs[name] = f"cron {cron.value!s}" if isinstance(cron, ast.Constant) else "again and again"
+    elif (every := _argument(call, 4, "every")) is not None:
+        reaction.recurs[name] = f"every {_span(every)}".rstrip()
 
 
 def _cancel(reaction: Reaction, call: ast.Call, describe: Describe) -> None:

@@ -84,7 +84,15 @@ def _cells(reaction: Reaction) -> list[_Cell]:
     return [
         *(_Cell("command", command, "sends", undo) for command, undo in reaction.sends.items()),
         *(_Cell("command", command, "later") for command in reaction.schedules),
-        *(_Cell("timer", f"timer {name}", "sets", brings=event) for name, event in reaction.sets.items()),
+        *(
+            _Cell(
+                "timer",
+                f"timer {name}{', ' * (name in reaction.recurs)}{reaction.recurs.get(name, '')}",
+                "sets",
+                brings=event,
+            )
+            for name, event in reaction.sets.items()
+        ),
         *(_Cell("timer", f"timer {name}", "cancels", dashed=True) for name in reaction.cancels),
         *(_Cell("undo", command, "sends") for command in reaction.chain),
         *([_Cell("last", "compensate", "ends")] if reaction.compensates else []),

@@ -14,6 +14,7 @@ import msgspec
 from ..decision.advance import UnreadableStateError, decode_state
 from ..decision.message import unhold
 from ..decision.record import SagaRecord
+from ..definition.recurring import RuleError, check_rule
 from ..definition.saga import Saga
 from ..errors import CodecError
 from .inspect import SagaView
@@ -73,6 +74,11 @@ class Code:
             except CodecError as error:
                 yield Reason(f"timer {name if not timer.send else 'of a scheduled command'}: {error}", timer.id)
                 continue
+            if timer.rule is not None:
+                try:
+                    check_rule(timer.rule)
+                except RuleError as error:
+                    yield Reason(f"timer {name} {error}", timer.id)
             if timer.send:
                 yield from self._handled(event, "scheduled command", timer.id)
             elif not saga.handles_event(event):

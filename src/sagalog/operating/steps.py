@@ -9,6 +9,7 @@ import msgspec
 
 from ..decision import ids
 from ..decision.record import Audit, Command, Held, SagaRecord
+from ..definition.recurring import LATE
 from ..journal import Journal
 from .inspect import ABSENT, Change, SagaView, changes, history, state_changes, state_of
 
@@ -28,11 +29,21 @@ class Step(msgspec.Struct, frozen=True):
     accepted: list[Command]  # that it recorded as accepted
     lease: datetime | None  # it prolonged the lease of the worker that is at the first command, until then
 
+    passed_over: list[str]  # recurring timers whose missed times it passed over, by name
+
     @property
     def says_nothing(self) -> bool:
         """Nothing that a record tells is new in it, as far as is known."""
         record = self.view.record
-        new = self.changes or self.repairs or self.held or self.accepted or self.lease or self.view.sent
+        new = (
+            self.changes
+            or self.repairs
+            or self.held
+            or self.accepted
+            or self.lease
+            or self.view.sent
+            or self.passed_over
+        )
         return not new and not (record is not None and record.handled)
 
 
@@ -49,6 +60,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             _held(known, view),
             accepted_in(known, view),
             _lease(known, view),
+            passed_over_in(known, view),
         )
         if view.record is not None:
             before = view
@@ -97,6 +109,26 @@ def accepted_in(before: SagaRecord | None, view: SagaView) -> list[Command]:
         if command.id not in left
         and command.of not in refused
         and not (command.undo and (command.of, command.command.type) in back)
+    ]
+
+
+def passed_over_in(before: SagaRecord | None, view: SagaView) -> list[str]:
+    """Return the names of the recurring timers that a step moved on without handling them: they had been missed."""
+    record = view.record
+    if before is None or record is None or not before.timers:
+        return []
+    own = ids.persistence_id(view.saga, view.correlation_id)
+    fired = {*(one.id for one in record.handled), *(held.id for held in record.held)}
+    return [
+        name
+        for name, timer in before.timers.items()
+        if timer.rule is not None
+        and timer.rule.missed == "skip"
+        and record.updated_at - timer.due_at > LATE
+        and (now := record.timers.get(name)) is not None
+        and now.id != timer.id
+        and now.rule == timer.rule
+        and f"{own}/{timer.id}" not in fired
     ]
 
 

@@ -29,7 +29,7 @@ from .load import unreadable
 from .outcome import decided, is_live, take, take_slowly
 from .replay import replay_held
 from .starting import wait_no_longer
-from .turn import CacheTooOld, HandlerFailed, Turn, advance_slowly, failure_of
+from .turn import CacheTooOld, HandlerFailed, StepFull, Turn, advance_slowly, failure_of
 
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
 
@@ -40,7 +40,7 @@ def decide(turn: Turn) -> Awaitable[None] | None:
         return _replay(turn)
     try:
         return _run(turn)
-    except (HandlerFailed, CacheTooOld) as raised:
+    except (HandlerFailed, CacheTooOld, StepFull) as raised:
         _stopped_at(turn, raised)
         return None
 
@@ -67,13 +67,15 @@ async def decide_slowly(turn: Turn, first: Awaitable[None]) -> None:
             if following is None:
                 return
             more = following
-    except (HandlerFailed, CacheTooOld) as raised:
+    except (HandlerFailed, CacheTooOld, StepFull) as raised:
         _stopped_at(turn, raised)
     finally:
         instance.working = None
 
 
 def _stopped_at(turn: Turn, raised: Exception) -> None:
+    if isinstance(raised, StepFull):
+        return
     if isinstance(raised, HandlerFailed):
         turn.batch[turn.at].tried()
     if turn.unseen or not isinstance(raised, HandlerFailed):

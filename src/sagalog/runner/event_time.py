@@ -10,7 +10,7 @@ from datetime import datetime
 
 from ..decision.message import Message, Outcome
 from .envelope import Envelope
-from .fire import fire
+from .fire import fire_before
 from .outcome import no_instance, take
 from .turn import CacheTooOld, Turn
 
@@ -30,7 +30,7 @@ def step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: dat
     elif not known and record is not None and at < record.updated_at and draft.has_forgotten():
         envelope.decided = Outcome.DUPLICATE
         return None
-    firing = None if known else fire(turn, at)
+    firing = None if known else fire_before(turn, envelope, at)
     if firing is not None:
         return _after_firing(turn, envelope, message, at, firing)
     return _take_at(turn, envelope, message, at)

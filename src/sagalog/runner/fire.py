@@ -16,10 +16,11 @@ from ..decision.timers import due_timer
 from ..errors import CodecError
 from .envelope import Envelope, Maintenance
 from .load import unreadable
-from .turn import Turn, advance
+from .turn import StepFull, Turn, advance
 
 _MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
 _TIMER_SECONDS = 0.005  # in one go
+_MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does not fit into a record
 
 
 def fire(turn: Turn, until: datetime, most: float | None = None) -> Awaitable[None] | None:
@@ -27,7 +28,15 @@ def fire(turn: Turn, until: datetime, most: float | None = None) -> Awaitable[No
 
     With `most` up to so many, and no longer than some milliseconds: the others are fired in a turn that is asked for here.
     """
-    firing = _firing(turn, until, most)
+    return _begun(_firing(turn, until, most))
+
+
+def fire_before(turn: Turn, envelope: Envelope, at: datetime) -> Awaitable[None] | None:
+    """Fire the timers due at `at` or before, and then let the event come. Raises StepFull where they are too many."""
+    return _begun(_firing(turn, at, None, min(_MAX_IN_STEP, envelope.most_timers)))
+
+
+def _begun(firing: Iterator[Awaitable[Any]]) -> Awaitable[None] | None:
     first = next(firing, None)
     return None if first is None else _fire_slowly(firing, first)
 
@@ -38,7 +47,7 @@ async def _fire_slowly(firing: Iterator[Awaitable[Any]], first: Awaitable[Any]) 
         await more
 
 
-def _firing(turn: Turn, until: datetime, most: float | None) -> Iterator[Awaitable[Any]]:
+def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = inf) -> Iterator[Awaitable[Any]]:
     """Fire them; yield what has to be waited for in between."""
     instance, draft = turn.instance, turn.draft
     time = instance.runtime.engine.loop.time
@@ -53,6 +62,9 @@ def _firing(turn: Turn, until: datetime, most: float | None) -> Iterator[Awaitab
         if at_once > _MAX_TIMERS or (most is not None and (late or fired >= most)):
             instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf))
             break
+        if fired >= in_step:
+            draft.now = now
+            raise StepFull
         if late:
             yield asyncio.sleep(0)
             give_way_at = time() + _TIMER_SECONDS
@@ -65,10 +77,11 @@ def _firing(turn: Turn, until: datetime, most: float | None) -> Iterator[Awaitab
 
 
 def _due(turn: Turn, until: datetime) -> Message | None:
+    event_time = turn.instance.runtime.engine.event_time
     try:
-        message = due_timer(turn.draft, until)
+        message = due_timer(turn.draft, until, in_time=True) if event_time else due_timer(turn.draft, until)
     except CodecError as error:
         raise unreadable(turn.instance, str(error)) from error
-    if message is not None and turn.instance.runtime.engine.event_time and message.at is not None:
+    if event_time and message is not None and message.at is not None:
         turn.draft.now = message.at
     return message

@@ -217,7 +217,7 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
     elif handled:
         (envelope,) = handled
         culprit = turn.timer if envelope.message is None else envelope.message
-        if fired > 1 and envelope.message is None:
+        if fired > 1:  # of a claim, or before an event
             envelope.most_timers = fired // 2
         elif culprit is None or culprit.kind == "event" or parked or (culprit.kind == "timer" and _owes(instance)):
             tell(instance, [envelope], error)  # a timer comes again with the next claim

@@ -187,7 +187,7 @@ class Watch:
         """Do as `decision.advance`, and tell."""
         event = message.event.command if message.kind == "refused" else message.event
         late = None
-        if message.kind == "timer" and message.at is not None:
+        if message.kind == "timer" and message.at is not None and not message.replayed:
             late = max(0.0, (draft.now - message.at).total_seconds())
         kind = type(event).__name__
         if event is None and draft.record is not None and message.name in draft.record.timers:

@@ -31,6 +31,10 @@ class HandlerFailed(Exception):  # noqa: N818
         self.error = error
 
 
+class StepFull(Exception):  # noqa: N818
+    """One record has taken enough: what was decided so far is written, and the rest waits for the next turn."""
+
+
 class CacheTooOld(Exception):  # noqa: N818
     """A decision may not rest on a cached record: absence, which another worker may have ended."""
 

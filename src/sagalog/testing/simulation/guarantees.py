@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from ...decision.ids import is_refusal, parts_of
-from ...decision.record import FINAL, SagaRecord, Status
+from ...decision.record import FINAL, SagaRecord, Status, Timer
+from ...definition.recurring import LATE
 from .ledger import Landed
 from .outside import Outside, Sent
 
@@ -67,6 +68,7 @@ def _check_timers(persistence_id: str, here: str, a: SagaRecord, b: SagaRecord) 
     handled = {one.id for one in b.handled}
     for name, timer in a.timers.items():
         fired = f"{persistence_id}/{timer.id}" in known
+        decided = decided or _passed_over(name, timer, b)
         assert timer.id in left or fired or decided, f"{here} drops the timer {name}, and nobody asked for it"
         assert timer.id in left or fired or not timer.send, f"{here} drops a scheduled command"
         if f"{persistence_id}/{timer.id}" in handled:
@@ -74,6 +76,14 @@ def _check_timers(persistence_id: str, here: str, a: SagaRecord, b: SagaRecord) 
             assert timer.id not in left, f"{here}: timer {name} fired, and is pending still"
     ended = b.status in FINAL and any(not timer.send for timer in b.timers.values())
     assert not ended, f"{here} has ended, with a timer pending"
+
+
+def _passed_over(name: str, timer: Timer, record: SagaRecord) -> bool:
+    """Say whether a recurring timer moved on because its time had been missed, as its rule asks."""
+    after, rule = record.timers.get(name), timer.rule
+    if after is None or rule is None or after.rule != rule or rule.missed != "skip":
+        return False
+    return after.due_at > timer.due_at and record.updated_at - timer.due_at > LATE
 
 
 def _check_held(here: str, a: SagaRecord, b: SagaRecord) -> None:

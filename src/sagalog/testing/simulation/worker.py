@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...decision.ids import persistence_id
+from ...definition.context import StepContext
 from ...definition.saga import Saga
 from ...errors import CommandRefused
 from ...runner import CommandContext, SagaRunner
@@ -153,8 +154,16 @@ def _raising(saga: Saga[Any], run: Run) -> Saga[Any]:
         _raise(run, saga.name, event.command)
         return saga.refused(state, event)
 
+    def handle_in(state: Any, event: Any, context: StepContext) -> Any:
+        _raise(run, saga.name, event)
+        return saga.handle_in(state, event, context)
+
+    def refused_in(state: Any, event: Any, context: StepContext) -> Any:
+        _raise(run, saga.name, event.command)
+        return saga.refused_in(state, event, context)
+
     ours = copy.copy(saga)
-    vars(ours).update(handle=handle, refused=refused)
+    vars(ours).update(handle=handle, refused=refused, handle_in=handle_in, refused_in=refused_in)
     return ours
 
 

@@ -1,0 +1,162 @@
+"""When a recurring timer comes again: every so often, or by a cron rule in a zone. Pure: the time is given.
+
+A rule is stored beside its next moment, and asked again each time that it fires: so it follows the zone's rules as they
+are then. Cron rules mean what they mean to Debian's cron, over both changes of the clocks (docs/recurring-times.md).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from functools import lru_cache
+from typing import Any, Literal, TypeAlias, get_args
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+Missed: TypeAlias = Literal["each", "once", "skip"]
+
+SHORTEST = timedelta(seconds=1)  # each firing is a durable step
+LATE = timedelta(minutes=1)  # from then on a firing counts as missed: longer than a takeover takes
+_LAST = datetime(9998, 12, 31, tzinfo=UTC)
+_LONGEST_RULE = 200  # characters
+
+
+class RuleError(ValueError):
+    """A rule that this code cannot follow: it is wrong, or what it needs is not installed."""
+
+
+class Rule(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
+    """Either `every` or `cron`. `zone` is that of a cron rule, UTC if empty."""
+
+    every: timedelta | None = None
+    cron: str = ""
+    zone: str = ""
+    missed: Missed = "once"
+
+    def __str__(self) -> str:
+        when = f"every {self.every}" if self.every is not None else f"cron {self.cron} in {self.zone or 'UTC'}"
+        return when if self.missed == "once" else f"{when}, missed: {self.missed}"
+
+
+def rule_of(every: Any, cron: Any, zone: Any, missed: Any) -> Rule:
+    """Return the rule that a SetTimer asks for. Raises RuleError, which names what is wrong."""
+    if every is not None and cron is not None:
+        raise RuleError("takes either every= or cron=")
+    if missed is not None and missed not in get_args(Missed):
+        raise RuleError(f'missed= is "each", "once" or "skip", not {missed!r}')
+    if every is not None:
+        if not isinstance(every, timedelta):
+            raise RuleError(f"needs a timedelta as every=, not a {type(every).__name__}")
+        if every < SHORTEST:
+            raise RuleError(f"comes every second at most, and every= is {every}")
+        return Rule(every, missed=missed or "once")
+    if not isinstance(cron, str):
+        raise RuleError(f"needs a text as cron=, not a {type(cron).__name__}")
+    if zone is not None:
+        zone_named(zone)
+    rule = Rule(None, " ".join(cron.split()), zone or "", missed or "once")
+    check_rule(rule)
+    return rule
+
+
+@lru_cache(maxsize=256)
+def check_rule(rule: Rule) -> None:
+    """Raise RuleError for a rule that this code cannot follow: a bad one, an unknown zone, a library that is missing."""
+    if rule.every is None:
+        zone = zone_named(rule.zone) if rule.zone else UTC
+        if _next_by_cron(rule.cron, datetime(2000, 1, 1, tzinfo=zone)) is None:
+            raise RuleError(f"has a cron rule that never comes: {rule.cron!r}")
+
+
+def next_after(rule: Rule, moment: datetime) -> datetime | None:
+    """Return the first moment of the rule after `moment`, in UTC; None where the calendar ends. Raises RuleError.
+
+    For `every`, `moment` is one of its own.
+    """
+    try:
+        if rule.every is not None:
+            found: datetime | None = moment.astimezone(UTC) + rule.every
+        else:
+            found = _next_by_cron(rule.cron, moment.astimezone(zone_named(rule.zone) if rule.zone else UTC))
+    except OverflowError:
+        return None
+    return None if found is None or found > _LAST else found
+
+
+def following(rule: Rule, due_at: datetime, now: datetime) -> tuple[datetime | None, bool]:
+    """Return when a timer that was due at `due_at` comes again, and whether its own firing is to be passed over.
+
+    `now` is when it fires. With "each", what was missed comes one by one; otherwise the next one lies ahead of `now`.
+    """
+    if rule.missed == "each" or now <= due_at:
+        return next_after(rule, due_at), False
+    if rule.every is None:
+        ahead = next_after(rule, now)
+    else:
+        ahead = next_after(rule, due_at.astimezone(UTC) + (now - due_at) // rule.every * rule.every)
+    return ahead, rule.missed == "skip" and now - due_at > LATE
+
+
+def zone_named(name: Any) -> tzinfo:
+    """Return the zone of that name. Raises RuleError where this machine knows none."""
+    if not isinstance(name, str):
+        raise RuleError(f"needs the name of a zone as zone=, not a {type(name).__name__}")
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise RuleError(
+            f"names a zone that is not known here: {name[:60]!r}; zones have names such as 'Europe/Berlin', and where a "
+            "machine lacks their rules: pip install tzdata"
+        ) from None
+
+
+def local_moment(at: Any, zone: Any, now: datetime) -> datetime:
+    """Return the moment, in UTC, when clocks in `zone` show `at`; for a time of day, when they next do. Raises RuleError.
+
+    A time that the clocks jump over is the moment of the jump. Of one that they show twice, it is the first, unless `at`
+    has `fold=1`.
+    """
+    where = zone_named(zone)
+    if isinstance(at, time) and at.tzinfo is None:
+        here = now.astimezone(where)
+        found = _shown(datetime.combine(here.date(), at), where)
+        return found if found > now else _shown(datetime.combine(here.date() + timedelta(days=1), at), where)
+    if isinstance(at, datetime) and at.tzinfo is None:
+        return _shown(at, where)
+    raise RuleError("needs a datetime or a time without a zone of its own as at=, beside zone=")
+
+
+def _shown(local: datetime, zone: tzinfo) -> datetime:
+    before, behind = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+    if before <= behind:  # the clocks show it
+        return behind if local.fold else before
+    low, high = behind, before  # the clocks jump in between
+    offset = low.astimezone(zone).utcoffset()
+    while high - low > timedelta(seconds=1):
+        middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
+        if middle.astimezone(zone).utcoffset() == offset:
+            low = middle
+        else:
+            high = middle
+    return high.replace(microsecond=0)
+
+
+def _next_by_cron(rule: str, moment: datetime) -> datetime | None:
+    """Return the first moment after `moment`, which is in the rule's zone; None if it does not come in decades."""
+    try:
+        from cronsim import CronSim, CronSimError
+    except ImportError:
+        raise RuleError("has a cron rule, which needs a library: pip install 'sagalog[cron]'") from None
+    if len(rule.split()) != 5 or len(rule) > _LONGEST_RULE:
+        raise RuleError(
+            f"has no cron rule of five fields (minute, hour, day of month, month, day of week): {rule[:60]!r}"
+        )
+    try:
+        for found in CronSim(rule, moment):
+            utc = found.astimezone(UTC)
+            # Within the hour that the clocks show twice, a fixed time is found in the first one, which may have passed.
+            if utc > moment:
+                return utc
+    except (CronSimError, ValueError) as error:
+        raise RuleError(f"has a bad cron rule {rule[:60]!r}: {str(error)[:60].lower()}") from None
+    return None

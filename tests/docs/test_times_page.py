@@ -1,0 +1,18 @@
+"""The page about recurring times is run, and prints what it says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from .test_pages import blocks
+from .test_readme import run
+
+
+def test_the_subscription_comes_when_the_page_says(tmp_path: Path) -> None:
+    (code,) = blocks("recurring-times.md", "python")
+    (expected,) = blocks("recurring-times.md", "text")
+    (tmp_path / "subscription.py").write_text(code)
+    done = run(tmp_path, sys.executable, "subscription.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
