@@ -270,7 +270,7 @@ async def test_a_claim_reads_what_is_due_and_not_all_ids_where_statistics_are_mi
                 FROM generate_series(1, 20000) n"""
         )
         now = microseconds(_now())
-        rows = await admin.fetch(f"EXPLAIN {journal._claim}", b"saga::order::", now, now, 500)
+        rows = await admin.fetch(f"EXPLAIN {journal._due.claim_statement}", b"saga::order::", now, now, 500)
     reads = "\n".join(row[0] for row in rows).partition("CTE Scan")[0]
     assert "Index Scan using instance_due" in reads
     assert "instance_pkey" not in reads

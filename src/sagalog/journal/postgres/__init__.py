@@ -8,7 +8,6 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import asyncpg
-import msgspec
 
 from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
 from ..protocol import (
@@ -26,17 +25,15 @@ from ..protocol import (
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from ..urls import split_server_url
 from .connections import Connections
+from .due import DueIds
 from .failures import translate
-from .following import Horizon
+from .listing import Listing
 from .lookups import Lookups
+from .rows import COLUMNS, record_of
 from .schema import MIGRATIONS, check_name, migrate
-from .statements import MOMENT, microseconds, storable, write, write_statements
+from .statements import storable, write, write_statements
 from .writer import Writer
 
-_COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at, i.epoch"
-# Not as a range of ids: where the statistics are old, PostgreSQL reads all of it rather than the few that are due.
-_STARTS_SO = "CASE WHEN substring(persistence_id FROM 1 FOR length($1::bytea)) = $1 THEN true ELSE false END"
-_PAGE = 256
 _SETTINGS: Known = {
     "schema": str,
     "history": history_setting,
@@ -45,19 +42,6 @@ _SETTINGS: Known = {
     "connect_seconds": float,
     "timeout_seconds": float,
 }
-
-
-def _repr(row: Any) -> PersistentRepr:
-    tags = tuple(msgspec.json.decode(row[6])) if row[6] != "[]" else ()
-    return PersistentRepr(row[0].decode(), row[1], row[2], row[3], row[4], row[5], tags, row[7], row[8])
-
-
-def _within(prefix: str) -> tuple[bytes, bytes]:
-    """Return the range of ids that start with `prefix`: the lowest, and the first behind the highest."""
-    if not prefix:
-        return b"", b"\xff"  # which no UTF-8 begins with
-    low = prefix.encode()
-    return low, low[:-1] + bytes([low[-1] + 1])
 
 
 class PostgresJournal:
@@ -102,21 +86,8 @@ class PostgresJournal:
         )
         self._statements = write_statements(self.schema, keep)
         self._writer = Writer(self._connections, self._statements)
-        self._newest = f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
+        self._newest = f"""SELECT {COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
                            USING (persistence_id, sequence_nr) WHERE i.persistence_id = ANY($1)"""
-        self._claim = f"""WITH due AS MATERIALIZED (
-                SELECT persistence_id, due_at FROM {self.schema}.instance
-                WHERE due_at <= {_moment("$2")} AND {_STARTS_SO}
-                ORDER BY due_at, persistence_id LIMIT $4 FOR UPDATE SKIP LOCKED)
-            UPDATE {self.schema}.instance i SET due_at = {_moment("$3")} FROM due
-            WHERE i.persistence_id = due.persistence_id RETURNING due.persistence_id, due.due_at"""
-        self._move = f"""WITH held AS MATERIALIZED (
-                SELECT i.persistence_id, {MOMENT.format("due")} AS due_at
-                FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS given (persistence_id, sequence_nr, due)
-                JOIN {self.schema}.instance i USING (persistence_id, sequence_nr)
-                WHERE NOT i.hidden FOR UPDATE OF i SKIP LOCKED)
-            UPDATE {self.schema}.instance i SET due_at = held.due_at FROM held
-            WHERE i.persistence_id = held.persistence_id RETURNING i.persistence_id"""
         self._purge = f"""WITH held AS MATERIALIZED (
                 SELECT i.persistence_id
                 FROM unnest($1::bytea[], $2::bigint[]) AS given (persistence_id, sequence_nr)
@@ -127,7 +98,8 @@ class PostgresJournal:
                 RETURNING i.persistence_id)
             DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id"""
         self._lookups = Lookups(self._connections.read, self._newest)
-        self._horizon = Horizon(self._connections.read, self.schema)
+        self._due = DueIds(self._connections, self.schema)
+        self._listing = Listing(self._connections, self.schema)
         self.commit_counts = self._writer.counts
 
     @classmethod
@@ -179,8 +151,6 @@ class PostgresJournal:
             return [Finding("durable", "fail", text, f"set {', '.join(f'{name} = on' for name in off)}"), schema]
         return [Finding("durable", "ok", f"{where}, {', '.join(names)} on: durable when a call returns"), schema]
 
-    # Writing.
-
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         if not self._connections.checked:
             await self._connections.pool()
@@ -220,7 +190,7 @@ class PostgresJournal:
             row = await connection.fetchrow(self._newest, [persistence_id.encode()])
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error, self._connections.where) from error
-        return _repr(row) if row else None
+        return record_of(row) if row else None
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         key, highest = persistence_id.encode(), min(to_sequence_nr, MAX_SEQUENCE_NR)
@@ -246,41 +216,21 @@ class PostgresJournal:
         if not moves:
             return []
         check_moves(moves)
-        times = [None if move.due_at is None else microseconds(move.due_at) for move in moves]
-        keys = [move.persistence_id.encode() for move in moves]
-        rows = await self._connections.change((self._move, (keys, [move.sequence_nr for move in moves], times)))
-        moved = {row[0] for row in rows}
-        return [key in moved for key in keys]
+        return await self._due.move(moves)
 
     async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
         if tombstones:
             keys = [persistence_id.encode() for persistence_id, _ in tombstones]
             await self._connections.change((self._purge, (keys, [number for _, number in tombstones])))
 
-    # Reading.
-
-    async def replay_messages(
+    def replay_messages(
         self,
         persistence_id: str,
         from_sequence_nr: int = 1,
         to_sequence_nr: int = MAX_SEQUENCE_NR,
         max: int = MAX_SEQUENCE_NR,
     ) -> AsyncIterator[PersistentRepr]:
-        following, left = min(from_sequence_nr, MAX_SEQUENCE_NR), max
-        while left > 0 and following <= to_sequence_nr:
-            rows = await self._connections.read(
-                f"""SELECT {_COLUMNS} FROM {self.schema}.record r JOIN {self.schema}.instance i USING (persistence_id)
-                    WHERE r.persistence_id = $1 AND r.sequence_nr BETWEEN $2 AND $3 ORDER BY r.sequence_nr LIMIT $4""",
-                persistence_id.encode(),
-                following,
-                min(to_sequence_nr, MAX_SEQUENCE_NR),
-                min(left, _PAGE),
-            )
-            for row in rows:
-                yield _repr(row)
-            if len(rows) < _PAGE:
-                return
-            following, left = rows[-1][1] + 1, left - len(rows)
+        return self._listing.replay(persistence_id, from_sequence_nr, to_sequence_nr, max)
 
     async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
         rows = await self._connections.read(
@@ -292,7 +242,7 @@ class PostgresJournal:
         check_text(persistence_id)
         self._connections.check_owner()
         row = await self._lookups.row(persistence_id.encode())
-        return _repr(row) if row else None
+        return record_of(row) if row else None
 
     async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
         for persistence_id in persistence_ids:
@@ -300,7 +250,7 @@ class PostgresJournal:
         if not persistence_ids:
             return []
         keys = [one.encode() for one in persistence_ids]
-        found = {row[0]: _repr(row) for row in await self._connections.read(self._newest, keys)}
+        found = {row[0]: record_of(row) for row in await self._connections.read(self._newest, keys)}
         return [found.get(key) for key in keys]
 
     def all_persistence_ids(self) -> AsyncIterator[str]:
@@ -309,78 +259,30 @@ class PostgresJournal:
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
     ) -> list[str]:
-        rows = await self._connections.read(
-            f"""SELECT persistence_id FROM {self.schema}.instance WHERE persistence_id >= $1 AND persistence_id < $2
-                AND persistence_id > $3 AND deleted = $4 AND NOT hidden ORDER BY persistence_id LIMIT $5""",
-            *_within(prefix),
-            after.encode(),
-            deleted,
-            limit,
-        )
-        return [row[0].decode() for row in rows]
+        return await self._listing.ids(prefix, after, limit, deleted=deleted)
 
     async def latest_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
     ) -> list[PersistentRepr]:
-        rows = await self._connections.read(
-            f"""SELECT {_COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
-                USING (persistence_id, sequence_nr) WHERE i.persistence_id >= $1 AND i.persistence_id < $2
-                AND i.persistence_id > $3 AND i.deleted = coalesce($4, i.deleted) AND NOT i.hidden
-                ORDER BY i.persistence_id LIMIT $5""",
-            *_within(prefix),
-            after.encode(),
-            deleted,
-            limit,
-        )
-        return [_repr(row) for row in rows]
+        return await self._listing.latest(prefix, after, limit, deleted=deleted)
 
     async def newest_offset(self) -> int:
-        return await self._horizon.reached()
+        return await self._listing.newest_offset()
 
     async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
-        rows = await self._behind(offset, limit, "")
-        return [_repr(row) for row in rows], rows[-1][9] if rows else offset
+        return await self._listing.records_after(offset, limit)
 
-    async def _behind(self, offset: int, limit: int, condition: str, *arguments: str) -> list[Any]:
-        return await self._connections.read(
-            f"""SELECT {_COLUMNS}, r.ordinal FROM {self.schema}.record r JOIN {self.schema}.instance i
-                USING (persistence_id) WHERE r.ordinal > $1 AND r.ordinal <= $2 {condition}
-                ORDER BY r.ordinal LIMIT $3""",
-            offset,
-            await self._horizon.reached(),
-            limit,
-            *arguments,
-        )
+    def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
+        return self._listing.by_tag(tag, offset)
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
-        rows = await self._connections.read(
-            f"""SELECT persistence_id, due_at FROM {self.schema}.instance
-                WHERE due_at <= {_moment("$2")} AND {_STARTS_SO} ORDER BY due_at, persistence_id LIMIT $3""",
-            prefix.encode(),
-            microseconds(before),
-            limit,
-        )
-        return [(row[0].decode(), row[1]) for row in rows]
+        return await self._due.due(prefix, before, limit)
 
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
         check_moment(until, "until")
-        rows = await self._connections.change(
-            (self._claim, (prefix.encode(), microseconds(before), microseconds(until), limit))
-        )
-        return sorted([(row[0].decode(), row[1]) for row in rows], key=lambda one: one[1])
-
-    async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
-        while True:
-            rows = await self._behind(offset, _PAGE, "AND r.tags ? $4", tag)
-            for row in rows:
-                yield row[9], _repr(row)
-            if len(rows) < _PAGE:
-                return
-            offset = rows[-1][9]
-
-    # Its life.
+        return await self._due.claim(prefix, before, until, limit)
 
     async def __aenter__(self) -> Self:
         try:
@@ -397,10 +299,6 @@ class PostgresJournal:
         self._connections.check_owner()
         await self._writer.close()
         await self._connections.close()
-
-
-def _moment(parameter: str) -> str:
-    return MOMENT.format(f"{parameter}::bigint")
 
 
 def _of_two_epochs(records: Sequence[PersistentRepr]) -> set[str]:
