@@ -8,6 +8,8 @@ import os
 import shutil
 import sqlite3
 import threading
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -162,6 +164,33 @@ async def test_damage_found_while_reading_is_told_and_not_repaired(tmp_path: Pat
         with pytest.raises(JournalFormatError, match="damaged"):
             for n in range(300):
                 await journal.latest_message(f"k{n}")
+
+
+async def test_a_damaged_row_fails_only_the_read_that_meets_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    async with SqliteJournal(path) as journal:
+        await write(journal, "good", 1)
+        await write(journal, "bad", 1)
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute("UPDATE record SET payload = 7 WHERE record_id = (SELECT max(record_id) FROM record)")
+            other.execute("UPDATE instance SET due_at = 1.5 WHERE persistence_id = 'bad'")
+        held = threading.Event()
+        first = journal._reader.submit(lambda _: held.wait())  # what comes meanwhile is read in one go
+        reads = [
+            asyncio.ensure_future(read)
+            for read in (
+                journal.latest_message("good"),
+                journal.records_after(0),
+                journal.due_ids("", datetime(2999, 1, 1, tzinfo=UTC)),
+            )
+        ]
+        await asyncio.sleep(0)
+        held.set()
+        good, *bad = await asyncio.gather(*reads, return_exceptions=True)
+        await first
+    assert good is not None
+    assert not isinstance(good, BaseException)
+    assert [type(one) for one in bad] == [JournalFormatError, JournalFormatError]
 
 
 @pytest.mark.parametrize(

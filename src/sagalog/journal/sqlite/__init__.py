@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from ...errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from ...errors import DefinitionError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
 from ..opening import told_if_slow
 from ..protocol import (
     MAX_SEQUENCE_NR,
@@ -24,27 +24,35 @@ from ..protocol import (
     check_moves,
     check_text,
     checked,
-    checked_batch,
     in_sequence,
     out_of_order,
 )
 from ..settings import Known, check_history, check_seconds, history_setting, only_known, split_settings
+from .batch import chunks_of
 from .committer import Committer, NoCommitter
 from .due import due, move, postpone
+from .examining import findings_of, findings_of_names
 from .file import OpenedFile, check_not_inherited
+from .listing import (
+    PAGE,
+    highest,
+    ids,
+    latest,
+    newest_place,
+    places_of,
+    range_of,
+    records_at,
+    records_behind,
+    tagged_behind,
+)
 from .reader import Read, Reader
-from .rows import COLUMNS, NEWEST, RECORDS, check_instant, check_size, microseconds, record_of
+from .rows import check_instant, check_size, microseconds, record_of
 from .schema import ERRORS, check_version, connect, connect_read_only, is_read_only, prepare, translate
 from .threads import ConnectionThread
-from .writer import MAX_ROWS, Row, Write, Writer, delete_chain, forget, row_of, touch
+from .writer import Write, Writer, delete_chain, forget, row_of, touch
 
 T = TypeVar("T")
-_PAGE = 256
 _SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float}
-
-
-_MAX_CHUNK = MAX_ROWS
-_CHUNK_BYTES = 16_000_000  # of a transaction, so that others need not wait for long
 
 
 def _checked_path(path: object) -> str:
@@ -55,17 +63,6 @@ def _checked_path(path: object) -> str:
     if name in ("", ":memory:"):
         raise DefinitionError("SqliteJournal needs a file; use memory:// for a journal in memory")
     return name
-
-
-def _within(prefix: str) -> tuple[str, list[str]]:
-    """Return the condition for ids that start with `prefix`, as a range an index can serve, and its parameters."""
-    stem = prefix.rstrip("\U0010ffff")
-    if not stem:
-        return "+persistence_id >= ?", [prefix]
-    successor = ord(stem[-1]) + 1
-    if successor == 0xD800:  # surrogates are no characters
-        successor = 0xE000
-    return "{column} >= ? AND {column} < ?", [prefix, stem[:-1] + chr(successor)]
 
 
 class SqliteJournal:
@@ -183,40 +180,13 @@ class SqliteJournal:
     ) -> AsyncIterator[PersistentRepr]:
         if max <= 0 or from_sequence_nr > to_sequence_nr:
             return
-        found = await self._read(
-            lambda c: c.execute(
-                """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id, first) AS (
-                     SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id, i.deleted_to + 1
-                       FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?
-                     UNION ALL
-                     SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id, first
-                       FROM chain JOIN record r ON r.record_id = chain.previous_id
-                      WHERE chain.sequence_nr > max(first, ?)
-                        AND r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
-                   SELECT record_id FROM chain WHERE sequence_nr BETWEEN max(first, ?) AND ?
-                   ORDER BY sequence_nr LIMIT ?""",
-                (persistence_id, from_sequence_nr, from_sequence_nr, to_sequence_nr, max),
-            ).fetchall()
-        )
-        for start in range(0, len(found), _PAGE):
-            ids = [row[0] for row in found[start : start + _PAGE]]
-            marks = ", ".join("?" * len(ids))
-            rows = await self._read(
-                lambda c, ids=ids, marks=marks: c.execute(  # type: ignore[misc]
-                    f"SELECT {COLUMNS} FROM {RECORDS} WHERE r.record_id IN ({marks}) ORDER BY r.sequence_nr",  # noqa: S608
-                    ids,
-                ).fetchall()
-            )
-            for row in rows:
-                yield record_of(row)
+        places = await self._read(lambda c: places_of(c, persistence_id, from_sequence_nr, to_sequence_nr, max))
+        for start in range(0, len(places), PAGE):
+            for record in await self._read(partial(records_at, places=places[start : start + PAGE])):
+                yield record
 
     async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
-        row = await self._read(
-            lambda c: c.execute(
-                "SELECT sequence_nr FROM instance WHERE persistence_id = ?", (persistence_id,)
-            ).fetchone()
-        )
-        return row[0] if row else 0
+        return await self._read(lambda c: highest(c, persistence_id))
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         def work(connection: sqlite3.Connection) -> None:
@@ -234,20 +204,12 @@ class SqliteJournal:
 
     async def events_by_tag(self, tag: str, offset: int = 0) -> AsyncIterator[tuple[int, PersistentRepr]]:
         while True:
-            rows = await self._read(
-                lambda c, after=offset: c.execute(  # type: ignore[misc]
-                    f"""SELECT {COLUMNS} FROM {RECORDS}
-                         WHERE r.record_id > ? AND r.sequence_nr > i.deleted_to AND r.label_id IN
-                               (SELECT label_id FROM label, json_each(tags) WHERE value = ?)
-                         ORDER BY r.record_id LIMIT {_PAGE}""",  # noqa: S608
-                    (after, tag),
-                ).fetchall()
-            )
-            for row in rows:
-                yield row[9], record_of(row)
-            if len(rows) < _PAGE:
+            found = await self._read(partial(tagged_behind, tag=tag, place=offset))
+            for one in found:
+                yield one
+            if len(found) < PAGE:
                 return
-            offset = rows[-1][9]
+            offset = found[-1][0]
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
         check_text(persistence_id)
@@ -258,50 +220,22 @@ class SqliteJournal:
     async def ids_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool = False
     ) -> list[str]:
-        within, bounds = _within(prefix)
-        rows = await self._read(
-            lambda c: c.execute(
-                f"""SELECT persistence_id FROM instance WHERE persistence_id > ?
-                       AND {within.format(column="persistence_id")} AND deleted = ? AND deleted_to < sequence_nr
-                     ORDER BY persistence_id LIMIT ?""",  # noqa: S608
-                (after, *bounds, int(deleted), limit),
-            ).fetchall()
-        )
-        return [row[0] for row in rows]
+        return await self._read(lambda c: ids(c, prefix, after, limit, deleted))
 
     async def latest_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
     ) -> list[PersistentRepr]:
-        within, bounds = _within(prefix)
-        rows = await self._read(
-            lambda c: c.execute(
-                f"""SELECT {COLUMNS} FROM {NEWEST} WHERE i.persistence_id > ?
-                       AND {within.format(column="i.persistence_id")} AND i.deleted = ifnull(?, i.deleted)
-                       AND i.deleted_to < i.sequence_nr ORDER BY i.persistence_id LIMIT ?""",  # noqa: S608
-                (after, *bounds, deleted, limit),
-            ).fetchall()
-        )
-        return [record_of(row) for row in rows]
+        return await self._read(lambda c: latest(c, prefix, after, limit, deleted))
 
     async def newest_offset(self) -> int:
-        row = await self._read(lambda c: c.execute("SELECT max(record_id) FROM record").fetchone())
-        return row[0] or 0
+        return await self._read(newest_place)
 
     async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
-        rows = await self._read(
-            lambda c: c.execute(
-                f"SELECT {COLUMNS} FROM {RECORDS} WHERE r.record_id > ? ORDER BY r.record_id LIMIT ?",  # noqa: S608
-                (offset, limit),
-            ).fetchall()
-        )
-        if rows:
-            return [record_of(row) for row in rows], rows[-1][9]
-        # Where the newest record was purged, its number is given once more: follow on from what is left.
-        return [], min(offset, await self.newest_offset())
+        return await self._read(lambda c: records_behind(c, offset, limit))
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
         check_instant(before, "before")
-        return await self._read(lambda c: due(c, _within(prefix), before, limit))
+        return await self._read(lambda c: due(c, range_of(prefix), before, limit))
 
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
@@ -310,7 +244,7 @@ class SqliteJournal:
         check_moment(until, "until")
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, datetime]]:
-            found = due(connection, _within(prefix), before, limit)
+            found = due(connection, range_of(prefix), before, limit)
             postpone(connection, [persistence_id for persistence_id, _ in found], until)
             return found
 
@@ -319,50 +253,26 @@ class SqliteJournal:
 
     async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
         answers: list[SagalogError | None] = [None] * len(records)
-        chunk: dict[str, Row] = {}
-        places: list[int] = []
-        size = 0
-        for place, record in enumerate(checked_batch(records)):
-            if isinstance(record, InvalidEventError):
-                answers[place] = record
-                continue
+        for chunk in chunks_of(records, answers):
             try:
-                if not 0 < record.sequence_nr < MAX_SEQUENCE_NR:
-                    raise SequenceOutOfOrder((record.persistence_id,))
-                check_size(record)
-            except (InvalidEventError, SequenceOutOfOrder) as error:
-                answers[place] = error
+                lost = await self._writer.write_batch(list(chunk.rows.values()))
+            except SagalogError as error:
+                for place in chunk.places:
+                    answers[place] = error
                 continue
-            length = len(record.payload)
-            if len(chunk) == _MAX_CHUNK or (chunk and size + length > _CHUNK_BYTES):
-                await self._write_chunk(chunk, places, answers)
-                chunk, places, size = {}, [], 0
-            chunk[record.persistence_id] = row_of(record, microseconds(record.due_at))
-            places.append(place)
-            size += length
-        if chunk:
-            await self._write_chunk(chunk, places, answers)
+            if lost:
+                for place, persistence_id in zip(chunk.places, chunk.rows, strict=True):
+                    if persistence_id in lost:
+                        answers[place] = SequenceOutOfOrder((persistence_id,))
         return answers
-
-    async def _write_chunk(self, chunk: dict[str, Row], places: list[int], answers: list[SagalogError | None]) -> None:
-        try:
-            lost = await self._writer.write_batch(list(chunk.values()))
-        except SagalogError as error:
-            for place in places:
-                answers[place] = error
-            return
-        if lost:
-            for place, persistence_id in zip(places, chunk, strict=True):
-                if persistence_id in lost:
-                    answers[place] = SequenceOutOfOrder((persistence_id,))
 
     async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
         found: list[PersistentRepr | None] = []
         for persistence_id in persistence_ids:
             check_text(persistence_id)
         self._file.check_process()
-        for start in range(0, len(persistence_ids), _PAGE):
-            rows = await self._reader.submit(tuple(persistence_ids[start : start + _PAGE]))
+        for start in range(0, len(persistence_ids), PAGE):
+            rows = await self._reader.submit(tuple(persistence_ids[start : start + PAGE]))
             found.extend(record_of(row) if row else None for row in rows)
         return found
 
@@ -376,25 +286,12 @@ class SqliteJournal:
     async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
         for persistence_id, _ in tombstones:
             check_text(persistence_id)
-        for start in range(0, len(tombstones), _PAGE):  # others have their turn in between
-            page = tombstones[start : start + _PAGE]
+        for start in range(0, len(tombstones), PAGE):  # others have their turn in between
+            page = tombstones[start : start + PAGE]
             await self._writer.submit(partial(forget, tombstones=page))
 
     async def examine(self) -> list[Finding]:
-        def work(connection: sqlite3.Connection) -> tuple[str, int]:
-            (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            return mode, version
-
-        mode, version = await self._read(work)
-        findings = [Finding("schema", "ok", f"version {version}, as this code has it")]
-        if mode == "wal" or self.read_only:
-            findings.insert(
-                0, Finding("durable", "ok", "SQLite, WAL with synchronous=FULL: durable when a call returns")
-            )
-        else:
-            remedy = "somebody changed it: run `PRAGMA journal_mode=WAL` on the file while no worker runs"
-            findings.insert(0, Finding("durable", "fail", f"SQLite with journal_mode={mode}", remedy))
+        findings = await self._read(partial(findings_of, read_only=self.read_only))
         if self.read_only:
             findings.append(Finding("writable", "warn", "the file can only be read from here"))
         else:
@@ -402,10 +299,7 @@ class SqliteJournal:
                 await self._writer.submit(touch)
             except SagalogError as error:
                 findings.append(Finding("writable", "fail", f"writes are refused: {error}", "see what it says"))
-        if self._file.links > 1:
-            text = f"the file has {self._file.links} names; SQLite keeps a log for each, and mixes them up"
-            findings.append(Finding("name", "warn", text, "open it under one name only, and remove the other links"))
-        return findings
+        return [*findings, *findings_of_names(self._file)]
 
     async def open(self) -> None:
         """Nothing: the constructor has opened it."""

@@ -20,10 +20,10 @@ _decoder = msgspec.json.Decoder(list[tuple[str, int]])
 
 
 def due(
-    connection: sqlite3.Connection, within: tuple[str, list[str]], before: datetime, limit: int
+    connection: sqlite3.Connection, ids: tuple[str, list[str]], before: datetime, limit: int
 ) -> list[tuple[str, datetime]]:
-    """Return up to `limit` ids that are due at `before`, earliest first. `within`: the condition for the ids."""
-    condition, bounds = within
+    """Return up to `limit` ids that are due at `before`, earliest first. `ids`: the condition and its parameters."""
+    condition, bounds = ids
     # The + keeps the other index out. An id is in hexadecimal because JSON in SQLite ends a text at a zero.
     (answer,) = connection.execute(
         f"""SELECT json_group_array(json_array(hex(persistence_id), due_at)) FROM (

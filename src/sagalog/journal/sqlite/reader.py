@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from ...errors import JournalFormatError
 from .file import OpenedFile
 from .rows import COLUMNS, NEWEST
 from .schema import ERRORS, translate
@@ -60,6 +61,8 @@ class Reader:
                     job.result = [self._newest(key, found) for key in work]
                 else:
                     job.result = self._newest(work, found)
+            except JournalFormatError as error:  # a row that is not one of ours fails its own read only
+                job.error = error
             except ERRORS as error:
                 job.error = translate(error, self._file.path)
 
