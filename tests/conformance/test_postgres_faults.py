@@ -1,40 +1,21 @@
-"""Servers as they are after failovers, restores and misconfiguration: what is told, and what goes on."""
+"""PostgreSQL after failovers, restores and upgrades, and with transactions of others in the way."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import asyncpg
 import pytest
 
-from sagalog import (
-    ConflictError,
-    DefinitionError,
-    InvalidEventError,
-    JournalUnavailableError,
-    OutcomeUnknownError,
-    PersistentRepr,
-    open_journal,
-)
+from sagalog import JournalUnavailableError, PersistentRepr, open_journal
 from sagalog.conformance.records import record, write
 from sagalog.journal.postgres import PostgresJournal
 from sagalog.journal.postgres.schema import MIGRATIONS
-from sagalog.journal.protocol import FIRST_MOMENT, LAST_MOMENT, MovedDue
 
-from ..servers.postgres import Postgres
-from ..servers.proxy import Proxy
-
-
-@pytest.fixture
-async def admin(postgres_url: str) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(postgres_url)
-    yield connection
-    await connection.close()
+from .named import kinds, schema_of
 
 
 @pytest.fixture
@@ -42,122 +23,6 @@ async def journal(postgres_schema: str) -> AsyncIterator[PostgresJournal]:
     async with open_journal(postgres_schema) as journal:
         assert isinstance(journal, PostgresJournal)
         yield journal
-
-
-def schema_of(url: str) -> str:
-    return url.partition("schema=")[2].partition("&")[0]
-
-
-def kinds(answers: Any) -> list[Any]:
-    return [None if one is None else type(one).__name__ for one in answers]
-
-
-# Batches.
-
-
-async def test_each_record_of_a_batch_is_told_by_itself(journal: PostgresJournal) -> None:
-    await write(journal, "there", 1)
-    batch = [
-        record("new", 1),
-        record("there", 1),
-        record("there2", 2),
-        record("bad", 1, manifest="a\x00b"),
-        record("zero", 0),
-        record("last", 1),
-    ]
-    lost = "SequenceOutOfOrder"
-    assert kinds(await journal.write_batch(batch)) == [None, lost, lost, "InvalidEventError", lost, None]
-    found = await journal.latest_messages(["last", "nowhere", "new", "last"])
-    assert [one and one.persistence_id for one in found] == ["last", None, "new", "last"]
-    assert await journal.write_batch([]) == []
-
-
-async def test_a_large_batch_is_stored_as_a_whole(journal: PostgresJournal) -> None:
-    batch = [record(f"p{number}", 1) for number in range(1000)]
-    assert kinds(await journal.write_batch(batch)) == [None] * 1000
-    assert kinds(await journal.write_batch(batch)) == ["SequenceOutOfOrder"] * 1000
-    assert all(await journal.latest_messages([one.persistence_id for one in batch]))
-
-
-@pytest.mark.parametrize("count", [1, 3, 300])
-async def test_racing_batches_have_one_winner_for_each_id(journal: PostgresJournal, count: int) -> None:
-    for number in (1, 2):
-        batch = [record(f"p{one}", number) for one in range(count)]
-        answers = await asyncio.gather(*(journal.write_batch(batch) for _ in range(6)))
-        for of_one in zip(*answers, strict=True):
-            assert sum(one is None for one in of_one) <= 1
-        await journal.write_batch(batch)  # what none of them got, as each was in the way of another
-        found = await journal.latest_messages([one.persistence_id for one in batch])
-        assert [one.sequence_nr for one in found if one] == [number] * count
-
-
-async def test_the_epoch_is_kept_compared_and_gone_after_a_purge(journal: PostgresJournal) -> None:
-    def of(number: int, epoch: int, *, deleted: bool = False, key: str = "p") -> PersistentRepr:
-        return PersistentRepr(key, number, b"{}", deleted=deleted, epoch=epoch, tags=("t",))
-
-    others = [of(1, 2**63 - 1, key="q")]
-    assert kinds(await journal.write_batch([of(1, 7), *others])) == [None, None]
-    assert kinds(await journal.write_batch([of(2, 8)])) == ["SequenceOutOfOrder"]
-    assert kinds(await journal.write_batch([of(2, 8), *[of(2, 3, key="q")]])) == ["SequenceOutOfOrder"] * 2
-    assert kinds(await journal.write_batch([of(2, 0)])) == [None]
-    with pytest.raises(ConflictError):
-        await journal.write_messages([of(3, 7), of(4, 8)])
-    await journal.write_messages([of(3, 7), of(4, 0, deleted=True)])
-    latest = await journal.latest_message("p")
-    assert latest is not None
-    assert latest.epoch == 7
-    assert [one.epoch async for one in journal.replay_messages("p")] == [7] * 4
-    assert {one.epoch for _, one in [each async for each in journal.events_by_tag("t")]} == {7, 2**63 - 1}
-    assert {one.epoch for one in (await journal.records_after(0))[0]} == {7, 2**63 - 1}
-    assert [one.epoch for one in await journal.latest_by_prefix("q")] == [2**63 - 1]
-    await journal.purge([("p", 4), ("q", 1), ("nowhere", 1)])
-    assert await journal.latest_messages(["p"]) == [None]
-    assert await journal.latest_message("q") is not None
-    assert kinds(await journal.write_batch([of(5, 7)])) == ["SequenceOutOfOrder"]
-    assert kinds(await journal.write_batch([of(1, 9)])) == [None]
-    assert kinds(await journal.write_batch([of(2, -1), of(1, 2**63, key="r")])) == ["InvalidEventError"] * 2
-
-
-async def test_a_lease_moves_without_a_record_only_where_the_number_is_still_that(journal: PostgresJournal) -> None:
-    at = datetime(2030, 1, 1, tzinfo=UTC)
-    for key in ("a", "b", "c"):
-        await journal.write_messages([record(key, 1, due_at=at)])
-    later = at + timedelta(days=1)
-    moves = [MovedDue("a", 1, later), MovedDue("b", 2, later), MovedDue("c", 1, None), MovedDue("nowhere", 1, later)]
-    assert list(await journal.move_due(moves)) == [True, False, True, False]
-    assert await journal.due_ids("", later) == [("b", at), ("a", later)]
-
-
-@pytest.mark.parametrize("lost", ["answer", "request"])
-async def test_of_a_batch_in_flight_only_what_is_open_is_unknown(
-    postgres_server: Postgres, postgres_proxy: Proxy, lost: str
-) -> None:
-    url = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
-    async with open_journal(f"{url}?migrate=true") as journal:
-        before = await journal.write_batch([record(f"a{number}", 1) for number in range(3)])
-        postgres_proxy.lose(lost)
-        answers = await journal.write_batch([record(f"b{number}", 1) for number in range(3)])
-        assert kinds(before) == [None] * 3
-        assert [type(one) for one in answers] == [OutcomeUnknownError] * 3
-        stored = await journal.latest_messages([f"b{number}" for number in range(3)])
-        assert [one is not None for one in stored] == [lost == "answer"] * 3
-        assert kinds(await journal.write_batch([record("c", 1), record("d", 1)])) == [None, None]
-
-
-async def test_a_read_that_fails_says_nothing_of_what_is_stored(
-    postgres_server: Postgres, postgres_proxy: Proxy
-) -> None:
-    url = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
-    async with open_journal(f"{url}?migrate=true&connect_seconds=0.5") as journal:
-        await write(journal, "p", 1)
-        postgres_proxy.block()
-        with pytest.raises(JournalUnavailableError) as caught:
-            await journal.latest_message("p")
-        assert "stored" not in str(caught.value)
-        postgres_proxy.block(False)
-
-
-# Servers in odd states.
 
 
 async def test_connections_from_while_the_server_was_read_only_are_replaced(
@@ -275,145 +140,6 @@ async def test_a_schema_of_each_earlier_version_is_migrated_with_what_it_holds(
         assert [(one.sequence_nr, one.epoch) for one in (await journal.records_after(offset))[0]] == [(2, 3)]
 
 
-# Told as what it is.
-
-
-async def test_a_missing_right_is_told_with_the_table(postgres_schema: str, admin: Any) -> None:
-    schema = schema_of(postgres_schema)
-    async with open_journal(postgres_schema) as journal:
-        await write(journal, "p", 1)
-    await admin.execute("DROP ROLE IF EXISTS clerk")
-    await admin.execute("CREATE ROLE clerk LOGIN")
-    await admin.execute(f"GRANT USAGE ON SCHEMA {schema} TO clerk")
-    await admin.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {schema}.instance TO clerk")
-    await admin.execute(f"GRANT SELECT ON {schema}.sagalog_version, {schema}.record TO clerk")
-    url = postgres_schema.replace("tester@", "clerk@").replace("&migrate=true", "")
-    try:
-        async with open_journal(url) as journal:
-            with pytest.raises(JournalUnavailableError, match=r"lacks a right on table record: .* Nothing was stored"):
-                await journal.write_messages([record("q", 1)])
-            await admin.execute(f"GRANT INSERT, DELETE ON {schema}.record TO clerk")
-            await write(journal, "q", 1)  # without a right on the sequence
-            assert isinstance(journal, PostgresJournal)
-            assert len((await journal.records_after(0))[0]) == 2
-    finally:
-        await admin.execute("DROP OWNED BY clerk; DROP ROLE clerk")
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("sslmode=verify-full&sslrootcert=/nowhere/root.crt", "sslrootcert .*no such file"),
-        ("sslmode=require", "the server refuses TLS"),
-        ("sslmode=perhaps", "sslmode"),
-        ("conect_seconds=3", "does not take a setting of the URL .*conect_seconds"),
-        ("statement_timeout=soon", "does not take a setting of the URL .*statement_timeout"),
-    ],
-)
-async def test_a_wrong_setting_is_told_as_what_it_is_and_at_once(
-    postgres_schema: str, setting: str, message: str
-) -> None:
-    journal = open_journal(f"{postgres_schema}&{setting}")
-    async with asyncio.timeout(5):
-        with pytest.raises((DefinitionError, JournalUnavailableError), match=message) as caught:
-            await journal.open()
-    assert "host and port" not in str(caught.value)
-
-
-@pytest.mark.parametrize("mark", ["/", "?", "#", "@", "%", "/?#", "?schema=", "12/"])
-async def test_a_password_is_never_shown(mark: str) -> None:
-    for password in (f"hunter2{mark}geheim", f"{mark}geheim"):
-        with pytest.raises(DefinitionError, match="%2F") as caught:
-            open_journal(f"postgresql://user:{password}@localhost:1/db?connect_seconds=0.1")
-        assert "hunter2" not in str(caught.value)
-        assert "geheim" not in str(caught.value)
-        with pytest.raises(DefinitionError):
-            PostgresJournal(f"postgresql://user:{password}@localhost:1/db")
-    journal = open_journal("postgresql://user:hunter2%2F%3F%23@localhost:1/db?connect_seconds=0.1")
-    told_so = "PostgreSQL localhost:1/db (cannot be reached|does not answer)"
-    with pytest.raises(JournalUnavailableError, match=told_so) as told:
-        await journal.open()
-    assert "hunter2" not in str(told.value)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"connect_seconds": float("nan")},
-        {"connect_seconds": -1},
-        {"connect_seconds": "5"},
-        {"timeout_seconds": 0},
-        {"timeout_seconds": float("inf")},
-        {"timeout_seconds": None},
-        {"migrate": "yes"},
-        {"pooler": 1},
-        {"history": 1.5},
-        {"schema": None},
-        {"schema": "Ä"},
-    ],
-)
-def test_an_odd_argument_is_named(settings: dict[str, Any]) -> None:
-    (name,) = settings
-    with pytest.raises(DefinitionError, match=name):
-        PostgresJournal("postgresql://x/y", **settings)
-
-
-@pytest.mark.parametrize("dsn", [None, 5, "", "sqlite:///x", "postgresql://x:0/y", "postgresql://x/y?port=no"])
-def test_an_odd_url_is_refused(dsn: Any) -> None:
-    with pytest.raises(DefinitionError, match="PostgreSQL|postgresql"):
-        PostgresJournal(dsn)
-
-
-# The ends of the calendar.
-
-EDGES = [LAST_MOMENT, FIRST_MOMENT]
-OUTSIDE = [
-    LAST_MOMENT + timedelta(microseconds=1),
-    FIRST_MOMENT - timedelta(microseconds=1),
-    datetime.max.replace(tzinfo=UTC),
-    datetime.min.replace(tzinfo=UTC),
-    datetime.max.replace(tzinfo=timezone(timedelta(hours=-12))),
-    datetime.min.replace(tzinfo=timezone(timedelta(hours=14))),
-    datetime(2030, 1, 1),  # noqa: DTZ001  (naive, on purpose)
-]
-
-
-@pytest.mark.parametrize(
-    "at", [*EDGES, datetime(9999, 12, 28, 23, 59, 59, 1, UTC), datetime(1969, 12, 31, 23, 59, 59, 7, UTC)]
-)
-async def test_a_moment_comes_back_as_it_was(journal: PostgresJournal, admin: Any, at: datetime) -> None:
-    await journal.write_batch([record("a", 1, due_at=at)])
-    await journal.write_batch([record("b", 1, due_at=at), record("c", 1), record("d", 1, due_at=datetime.now(UTC))])
-    await journal.move_due([MovedDue("c", 1, at)])
-    await journal.claim_due("d", datetime.max.replace(tzinfo=UTC), at)
-    assert await journal.due_ids("", datetime.max.replace(tzinfo=UTC)) == [(key, at) for key in "abcd"]
-    latest = await journal.latest_message("a")
-    assert latest is not None
-    assert latest.due_at == at
-    assert not await admin.fetchval(
-        f"SELECT count(*) FROM {journal.schema}.instance WHERE due_at IN ('infinity', '-infinity')"
-    )
-
-
-@pytest.mark.parametrize("at", OUTSIDE)
-async def test_a_moment_that_cannot_be_carried_is_refused_before_anything_is_stored(
-    journal: PostgresJournal, at: datetime
-) -> None:
-    await write(journal, "p", 1)
-    assert kinds(await journal.write_batch([record("a", 1, due_at=at), record("b", 1)])) == ["InvalidEventError", None]
-    for work in (
-        journal.write_messages([record("a", 1, due_at=at)]),
-        journal.claim_due("", EDGES[0], at),
-        journal.move_due([MovedDue("p", 1, at)]),
-    ):
-        with pytest.raises(InvalidEventError):
-            await work
-    assert await journal.latest_message("a") is None
-
-
-# For people, and for others than the owner.
-
-
 async def test_the_view_is_json_whatever_the_texts_hold(journal: PostgresJournal, admin: Any) -> None:
     payloads = {
         "quote": rb'{"status": "a\"b"}',
@@ -433,48 +159,3 @@ async def test_the_view_is_json_whatever_the_texts_hold(journal: PostgresJournal
     assert found["nul"] == "��x"
     assert len(found) == 7
     assert [found[key] for key in ("nan", "bytes", "nul\\000")] == [None] * 3
-
-
-async def test_another_event_loop_is_told_at_once(journal: PostgresJournal) -> None:
-    await write(journal, "p", 1)
-
-    async def use() -> list[str]:
-        told = []
-        for call in (
-            lambda: journal.latest_message("p"),
-            lambda: journal.latest_messages(["p"]),
-            lambda: journal.write_messages([record("p", 2)]),
-            lambda: journal.purge([("p", 1)]),
-            journal.open,
-            journal.close,
-        ):
-            with pytest.raises(DefinitionError) as caught:
-                async with asyncio.timeout(5):
-                    await call()
-            told.append(str(caught.value))
-        (answer,) = await journal.write_batch([record("p", 2)])
-        return [*told, str(answer)]
-
-    with ThreadPoolExecutor(1) as thread:
-        told = await asyncio.get_running_loop().run_in_executor(thread, lambda: asyncio.run(use()))
-    assert all("another event loop" in one for one in told)
-    await write(journal, "p", 2)
-
-
-async def test_a_forked_process_is_told_at_once(journal: PostgresJournal) -> None:
-    await write(journal, "p", 1)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:  # the loop of the parent is not this process's
-        try:
-            try:
-                journal.latest_message("p").send(None)
-            except DefinitionError as error:
-                os.write(writing, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    said = await asyncio.to_thread(lambda: os.read(reading, 1000).decode())
-    os.waitpid(child, 0)
-    assert "before the process forked" in said
-    await write(journal, "p", 2)

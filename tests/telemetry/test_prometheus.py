@@ -20,7 +20,8 @@ from sagalog import (
     SqliteJournal,
 )
 from sagalog.decision.record import decode_record, encode_record
-from sagalog.telemetry.prometheus import READ, TOLD, PrometheusHook
+from sagalog.telemetry.metrics import READ, TOLD
+from sagalog.telemetry.prometheus import PrometheusHook
 
 from ..orders import Asked, Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve
 from ..runner.conftest import Bench, Gate

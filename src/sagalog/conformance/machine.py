@@ -62,8 +62,6 @@ class JournalMachine(RuleBasedStateMachine):
         self._run(self._journal.close())
         self._runner.close()
 
-    # What changes it.
-
     @rule(entries=st.lists(_ENTRY, min_size=1, max_size=4), all_or_nothing=st.booleans())
     def write(self, entries: Sequence[Entry], all_or_nothing: bool) -> None:
         """Write records of one or several ids in one call, some with a number or an epoch that is not theirs."""
@@ -179,8 +177,6 @@ class JournalMachine(RuleBasedStateMachine):
         self._run(self._journal.close())
         self._journal = self._make()
         self._run(self._journal.open())
-
-    # What looks at it.
 
     def _agree(self, found: Sequence[tuple[str, datetime]], before: datetime, limit: int) -> None:
         due = sorted((at, key) for key, at in self._due.items() if at <= before)
