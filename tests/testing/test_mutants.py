@@ -19,9 +19,11 @@ from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import due, fire, load, queue, replay, settle
 from sagalog.runner import round as rounds
 from sagalog.runner import turn as turn_phase
+from sagalog.runner.answers import Answers
 from sagalog.runner.attempt import CommandAttempts
 from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.engine import Engine
+from sagalog.runner.instance import Instance
 from sagalog.runner.lease import Leases
 from sagalog.runner.receive import Receiver
 from sagalog.runner.runtime import SagaRuntime
@@ -29,6 +31,7 @@ from sagalog.testing.simulation import SimulationError, World, simulate
 
 from ..orders import Closed, Noted, OrderSaga, Placed
 from .clockwork import Clockwork
+from .parcels import Parcels, let_answers_wait
 from .shop_world import Shop
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -371,6 +374,35 @@ def what_was_missed_comes_once_whatever_the_rule_says(patch: pytest.MonkeyPatch)
     patch.setattr(timers, "following", following)
 
 
+@mutant
+def an_answered_command_is_accepted_before_its_answer_is_stored(patch: pytest.MonkeyPatch) -> None:
+    let_answers_wait(patch)
+    real = Answers.set_aside
+
+    def set_aside(self: Any, instance: Any, entry: Any, answer: Any) -> bool:
+        aside = real(self, instance, entry, answer)
+        if aside and entry.id in instance.owned:
+            instance.accepted = {*instance.accepted, entry.id}
+        return aside
+
+    patch.setattr(Answers, "set_aside", set_aside)
+
+
+@mutant
+def an_undo_overtakes_the_answers_before_it(patch: pytest.MonkeyPatch) -> None:
+    let_answers_wait(patch)
+    real = Instance.undelivered
+
+    def undelivered(self: Any) -> Any:
+        found = real(self)
+        if found is None and self.answered and self.record is not None and not self.record.stuck:
+            left = [c for c in self.record.outbox if c.id not in self.accepted and c.id not in self.answered]
+            return left[0] if left else None
+        return found
+
+    patch.setattr(Instance, "undelivered", undelivered)
+
+
 class Again(World):
     """The same order id, life after life, each after the last one is forgotten."""
 
@@ -391,6 +423,8 @@ WORLDS = {
     "a recurring timer ends with the one that is parked": Clockwork,
     "a replayed timer takes its successor along": Clockwork,
     "what was missed comes once whatever the rule says": Clockwork,
+    "an answered command is accepted before its answer is stored": Parcels,
+    "an undo overtakes the answers before it": Parcels,
 }
 
 
@@ -406,8 +440,8 @@ def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     if name in RARE and not os.environ.get("SAGALOG_MUTANTS"):
         pytest.skip("a minute or two by itself: `make mutants` plants it")
     MUTANTS[name](monkeypatch)
+    world = WORLDS.get(name, Shop)
     with pytest.raises(SimulationError) as caught:
-        world = WORLDS.get(name, Shop)
         simulate(world.sagas or [OrderSaga], world, seeds=range(2000))
     said = str(caught.value)
     assert not MISPLANTED.search(said), f"what is planted raises, so the bug itself was not met: {said}"

@@ -18,6 +18,7 @@ from sagalog.testing.simulation.run import Run
 
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from .clockwork import Clockwork
+from .parcels import Parcels, ParcelSaga, let_answers_wait
 from .shop_world import Shop
 
 FIRST = int(os.environ.get("SAGALOG_SIMULATION_SEED", random.randrange(10**6)))
@@ -32,6 +33,14 @@ def test_nothing_that_goes_wrong_breaks_a_guarantee() -> None:
     report = simulate([OrderSaga], Shop, seeds=range(FIRST, FIRST + SEEDS))
     assert report.seeds == SEEDS
     assert set(report.never) <= OURS, "a green run in which these never happened says nothing about them"
+
+
+def test_nothing_breaks_a_guarantee_where_many_answers_are_stored_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    let_answers_wait(monkeypatch)
+    report = simulate([ParcelSaga], Parcels, seeds=range(FIRST, FIRST + SEEDS // 4))
+    assert not report.never, "a green run in which these never happened says nothing about them"
 
 
 def test_what_never_happened_is_told() -> None:

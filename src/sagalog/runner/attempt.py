@@ -11,30 +11,24 @@ cannot mend parks the instance at once: each attempt may have its effects.
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from ..decision.draft import Draft
 from ..decision.ids import command_id as id_of
-from ..decision.ids import reply_id
 from ..decision.message import Outcome, refusal
 from ..decision.record import Command, SagaRecord
 from ..errors import (
     CodecError,
     CommandRefused,
     DefinitionError,
-    InvalidEventError,
-    JournalUnavailableError,
-    NoInstanceError,
-    OutcomeUnknownError,
     PayloadTooLargeError,
     RunnerStoppedError,
     SagalogError,
 )
 from ..logs import log
+from .answers import AnswerError, Answers
 from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
 from .envelope import Envelope
@@ -43,15 +37,9 @@ from .instance import Instance
 from .lease import Leases
 from .telling import Watch, WatchedHandler
 
-Reply = Callable[[Any, str, str, datetime | None], Awaitable[Any]]
 Handler = CommandHandler | WatchedHandler
 
-_REPLIES_AT_ONCE = 256
 _SUMMARY_SECONDS = 60.0  # of failed attempts of one command type, after the first one
-
-
-class AnswerError(Exception):
-    """A command was carried out, and what its handler answered can never be taken."""
 
 
 class CommandAttempts:
@@ -61,13 +49,13 @@ class CommandAttempts:
         self,
         engine: Engine,
         handlers: CommandHandlers,
-        reply: Reply,
+        answers: Answers,
         leases: Leases,
         again: Callable[[Instance], None],
     ) -> None:
         self._engine = engine
         self._handlers = handlers
-        self._reply = reply
+        self._answers = answers
         self._leases = leases
         self._release = again
         self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when it was said, how many since
@@ -123,6 +111,8 @@ class CommandAttempts:
                 if isinstance(answer, AsyncIterable):
                     return await self.conclude(instance, entry, answer, None)
             instance.attempt = None  # the handler has ended: there is nothing to cut off
+            if answer is not None and self._answers.set_aside(instance, entry, answer):
+                return True
             return await self.conclude(instance, entry, answer, None)
         except BaseException as error:
             instance.attempt = None
@@ -131,7 +121,8 @@ class CommandAttempts:
             return await self.conclude(instance, entry, None, error)
         finally:
             instance.attempt = None
-            self._leases.let_go(instance)
+            if not instance.answered:
+                self._leases.let_go(instance)
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
         runtime = instance.runtime
@@ -148,13 +139,14 @@ class CommandAttempts:
         if when is None or when > now:
             attempt[1].reschedule(now)
 
-    async def conclude(self, instance: Instance, entry: Command, answer: Any, error: BaseException | None) -> bool:
+    async def conclude(
+        self, instance: Instance, entry: Command, answer: Any, error: BaseException | None = None
+    ) -> bool:
         """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""
-        command_id = id_of(instance.persistence_id, entry.id)
         if error is None:
             try:
                 if answer is not None:
-                    await self._take_answer(instance, entry, command_id, answer)
+                    await self._answers.take(instance, entry, answer)
             except BaseException as raised:
                 if passes_through(raised):
                     raise
@@ -164,81 +156,20 @@ class CommandAttempts:
             return True
         if isinstance(error, CommandRefused):
             try:
-                await self._refuse(instance, entry, command_id, error)
+                await self._answers.stored(instance)
+                await self._refuse(instance, entry, id_of(instance.persistence_id, entry.id), error)
             except Exception as failed:
                 error = failed
             else:
                 return True
         return self._failed(instance, entry, error)
 
-    async def _take_answer(self, instance: Instance, entry: Command, command_id: str, answer: Any) -> None:
-        """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
-        trace = self._engine.hooks.trace_of(command_id)
-        counts: Counter[str] = Counter()
-        at = self._moment(instance)
-
-        async def store(event: Any) -> None:
-            name = type(event).__name__
-            message_id = reply_id(command_id, name, counts[name])
-            counts[name] += 1
-            await self._store_reply(entry, event, message_id, trace, at)
-
-        if isinstance(answer, AsyncIterable):
-            async for event in answer:
-                await store(event)
-            return
-        if inspect.isgenerator(answer):
-            try:
-                while True:
-                    await store(next(answer))
-            except StopIteration as end:  # it may return events as well: none is dropped
-                answer = end.value
-            if answer is None:
-                return
-        if isinstance(answer, (list, tuple)):
-            # Those that come together share a step, in their order.
-            for first in range(0, len(answer), _REPLIES_AT_ONCE):
-                stored = await asyncio.gather(
-                    *map(store, answer[first : first + _REPLIES_AT_ONCE]), return_exceptions=True
-                )
-                for error in stored:
-                    if error is not None:
-                        raise error
-            return
-        await store(answer)
-
-    def _moment(self, instance: Instance) -> datetime | None:
-        """In event time, when its handler was called: at the time of the step that sent it."""
-        if not self._engine.event_time or instance.record is None:
-            return None
-        return instance.record.updated_at
-
-    async def _store_reply(self, entry: Command, event: Any, message_id: str, trace: str, at: datetime | None) -> None:
-        failures = 0
-        while True:
-            try:
-                await self._reply(event, message_id, trace, at)
-                return
-            except NoInstanceError:
-                # Whoever the answer is for has ended, or never was: asking the receiver again would not change that.
-                self._engine.counters.ignored += 1
-                return
-            except (DefinitionError, CodecError, InvalidEventError) as error:
-                raise AnswerError(f"its answer, a {type(event).__name__}, cannot be taken: {error}") from error
-            except (JournalUnavailableError, OutcomeUnknownError):
-                # The command is carried out: only its answer is tried again, under the same id.
-                failures += 1
-                wait = self._engine.settings.dispatch_retry.wait_seconds(failures)
-                if wait is None:
-                    raise
-                await self._engine.back_off(wait)
-
     async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
         command = instance.runtime.registry.unpack(entry.command)
         trace = self._engine.hooks.trace_of(command_id)
         self._engine.counters.refused += 1
         message = refusal(command, command_id, refused.reason, trace)
-        message.at, message.answer = self._moment(instance), True
+        message.at, message.answer = self._answers.moment(instance), True
         envelope = Envelope(message)
         await instance.submit(envelope)
         record = instance.record
@@ -368,7 +299,7 @@ def _stick(entry: str, reason: str) -> Callable[[Draft, Watch], Awaitable[None]]
         record = draft.record
         if record is not None and any(command.id == entry for command in record.outbox):
             record.parked = record.parked or reason
-            record.stuck = entry
+            record.stuck = record.stuck or entry  # the answers of several commands may be on their way
             draft.touch()
 
     return park

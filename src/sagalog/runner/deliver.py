@@ -17,7 +17,8 @@ from ..decision.record import Command, SagaRecord
 from ..errors import CodecError, DefinitionError
 from ..logs import log
 from .acceptances import Acceptances
-from .attempt import CommandAttempts, Handler, Reply
+from .answers import Answers, Reply
+from .attempt import CommandAttempts, Handler
 from .commands import CommandHandlers
 from .context import in_command_handler
 from .engine import Engine
@@ -46,7 +47,10 @@ class Dispatcher:
         self._engine = engine
         self._leases = Leases(engine)
         self._acceptances = Acceptances(engine)
-        self._attempts = CommandAttempts(engine, handlers, reply, self._leases, self.release)
+        self._answers = Answers(engine, reply, self._leases)
+        self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, self.release)
+        self._answers.conclude = self._attempts.conclude
+        self._answers.go_on = self._go_on
         self._lanes: dict[str, _Lane] = {}
 
     def release(self, instance: Instance) -> None:
@@ -59,6 +63,7 @@ class Dispatcher:
         if entry is not None and entry.id in instance.owned:
             self._leases.check(instance)
         if entry is None:
+            self._answers.hurry(instance)
             self._acceptances.record_later(instance)
         elif entry.id not in instance.owned:
             self._leases.watch(instance, entry)
@@ -90,10 +95,11 @@ class Dispatcher:
                 return
             finally:
                 in_command_handler.reset(token)
-            if answer is not None:
+            if answer is None:
+                self._attempts.accepted(instance, entry)
+            elif not self._answers.set_aside(instance, entry, answer):
                 self._engine.spawn(self._finish(instance, entry, answer, None, handler))
                 return
-            self._attempts.accepted(instance, entry)
             if self._engine.loop.time() > give_way_at:
                 instance.delivering = False
                 self._acceptances.record_later(instance)
@@ -101,6 +107,7 @@ class Dispatcher:
                 return
             entry = instance.undelivered()
         instance.delivering = False
+        self._answers.hurry(instance)
         self._acceptances.record_later(instance)
 
     def _give_up(self, instance: Instance, entry: Command) -> None:
@@ -139,7 +146,8 @@ class Dispatcher:
                     accepted = await self._attempts.carry_out(instance, entry, handler, None, command)
                 finally:
                     instance.delivering = False
-                self._go_on(instance, accepted=accepted)
+                if accepted:
+                    self._go_on(instance)
         finally:
             lane.running -= 1
             if lane.ready and lane.running == 0 and not self._engine.stopping.is_set():  # this task was cancelled
@@ -162,12 +170,12 @@ class Dispatcher:
                 accepted = await self._attempts.conclude(instance, entry, answer, error)
         finally:
             instance.delivering = False
-        self._go_on(instance, accepted=accepted)
-
-    def _go_on(self, instance: Instance, *, accepted: bool) -> None:
         if accepted:
-            self._acceptances.record_later(instance)
-            self.release(instance)
+            self._go_on(instance)
+
+    def _go_on(self, instance: Instance) -> None:
+        self._acceptances.record_later(instance)
+        self.release(instance)
 
     def _deliverable(self, instance: Instance) -> Command | None:
         if self._engine.stopping.is_set():
@@ -219,6 +227,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Start nothing new; what is under way ends by itself."""
         self._acceptances.stop()
+        self._answers.stop()
         for lane in self._lanes.values():
             for instance in lane.ready:
                 instance.delivering = False

@@ -52,6 +52,7 @@ class Instance:
 
     __slots__ = (
         "accepted",
+        "answered",
         "attempt",
         "attempts",
         "awaits",
@@ -126,6 +127,7 @@ class Instance:
         self.owned: frozenset[str] = NONE
         self.lease_end: datetime | None = None  # of the last write; afterwards others may have taken over
         self.accepted: set[str] | frozenset[str] = NONE  # accepted, not yet recorded
+        self.answered: set[str] | frozenset[str] = NONE  # carried out, their answers are being stored
         self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
         self.to_deliver = False  # the round has not come to its deliveries yet
         self.delivering = False
@@ -158,6 +160,7 @@ class Instance:
             or self.to_deliver
             or self.delivering
             or self.accepted
+            or self.answered
             or self.in_transaction
             or self.in_line
             or self.unknown is not None
@@ -206,7 +209,10 @@ class Instance:
             self.loaded = False
 
     def undelivered(self) -> Command | None:
-        """Return the first outbox entry that is not accepted yet, whoever may deliver it; None if delivery waits."""
+        """Return the first outbox entry that is not carried out yet, whoever may deliver it; None if delivery waits.
+
+        An undo command waits until all that was sent before it is accepted.
+        """
         if self.record is None or self.record.stuck:
             return None
         outbox = self.record.outbox
@@ -216,6 +222,11 @@ class Instance:
         while index < len(outbox) and outbox[index].id in self.accepted:
             index += 1
         self.cursor = (outbox, index)
+        if self.answered:
+            while index < len(outbox) and (outbox[index].id in self.accepted or outbox[index].id in self.answered):
+                index += 1
+            if index < len(outbox) and outbox[index].undo:
+                return None
         return outbox[index] if index < len(outbox) else None
 
     async def submit(self, envelope: Envelope, *, lone: bool = False) -> None:

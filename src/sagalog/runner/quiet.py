@@ -37,7 +37,9 @@ async def quiet(instance: Instance) -> None:
 
 
 def _is_quiet(instance: Instance) -> bool:
-    if instance.under_way or instance.ready or instance.mailbox or instance.to_deliver or instance.delivering:
+    if instance.under_way or instance.ready or instance.mailbox or instance.to_deliver:
+        return False
+    if instance.delivering or instance.answered:
         return False
     entry = instance.undelivered()
     return entry is None or entry == instance.declined

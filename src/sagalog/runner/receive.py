@@ -8,9 +8,10 @@ Everything that is wrong with an event is told here, before anything is stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -200,11 +201,14 @@ class Receiver:
         finally:
             self._leave(self._places)
 
-    async def reply(self, event: Any, message_id: str, trace: str = "", at: datetime | None = None) -> Receipt:
-        """Handle an event that a command handler returned: not bounded, or commands and events could wait in a circle."""
+    def reply(self, event: Any, message_id: str, trace: str, at: datetime | None) -> Callable[[], Awaitable[Receipt]]:
+        """Check an event that a command handler returned, and return what handles it, again and again if need be.
+
+        It is not bounded, or commands and events could wait in a circle.
+        """
         targets, message = self._targets(event), self._message(event, message_id, None, ours=True)
         message.trace, message.at, message.answer = trace, at, True
-        return await self._deliver(targets, message)
+        return partial(self._deliver, targets, message)
 
     async def drained(self) -> None:
         """Return when no event from outside is at work any more."""

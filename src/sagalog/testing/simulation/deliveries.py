@@ -65,10 +65,16 @@ class Deliveries:
         assert a is not None
         assert b is not None
         left = {entry.id for entry in b.outbox}
+        waits = False  # something before it in the outbox is not accepted
         for entry in a.outbox:
             if entry.id in left:
+                waits = True
                 continue
             dropped = _dropped(entry, a, b)
+            assert not (waits and entry.undo) or dropped or self._needless(entry), (
+                f"{self._persistence_id}/{entry.id} undoes, and left the outbox before an earlier command, in "
+                f"#{after.message.sequence_nr}"
+            )
             if self._ended(entry, after.tick) and not dropped:
                 continue
             failed = entry.undo and b.status is Status.COMPENSATION_FAILED

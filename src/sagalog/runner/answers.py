@@ -1,0 +1,237 @@
+"""What command handlers answered: their events are stored, and only then the command counts as accepted.
+
+    attempt ─► [answers] ─► receive
+
+The next commands of an instance need not wait for that: what its record holds of them leaves whatever these events lead
+to. So the answers of many commands share a step, where each would write a record with all commands that are still to go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import Counter
+from collections.abc import AsyncIterable, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from ..decision.ids import command_id, reply_id
+from ..decision.record import Command
+from ..errors import (
+    CodecError,
+    DefinitionError,
+    InvalidEventError,
+    JournalUnavailableError,
+    NoInstanceError,
+    OutcomeUnknownError,
+)
+from .engine import Engine
+from .instance import Instance
+from .lease import Leases
+
+Store = Callable[[], Awaitable[Any]]
+Reply = Callable[[Any, str, str, datetime | None], Store]
+"""Checks an event, with its message id, trace and time, and returns what stores it."""
+
+_AT_ONCE = 256  # answers of an instance on their way, and events of one answer in a step
+_BYTES_A_SECOND = 16_000_000  # so much of an instance's record is written for answers, while it has commands to deliver
+_SMALL_BYTES = 8_192  # a record up to this size is written for each answer as it comes
+_LONGEST_WAIT_SECONDS = 0.25
+
+
+class AnswerError(Exception):
+    """A command was carried out, and what its handler answered can never be taken."""
+
+
+class Prepared:
+    """The events of an answer, checked: nothing but the journal, or the saga, can refuse them."""
+
+    __slots__ = ("stores",)
+
+    def __init__(self, stores: list[tuple[str, Store]]) -> None:
+        self.stores = stores
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The answers of one instance that are stored together."""
+
+    full: asyncio.Future[None]  # done when no more are waited for
+    task: asyncio.Task[None] = field(init=False)
+    entries: list[tuple[Command, Prepared]] = field(default_factory=list)
+
+    def close(self) -> None:
+        if not self.full.done():
+            self.full.set_result(None)
+
+
+class Answers:
+    """Stores the events that command handlers answer.
+
+    `conclude` is called for a command and its prepared answer; `go_on` for an instance whose answers were concluded.
+    """
+
+    def __init__(self, engine: Engine, reply: Reply, leases: Leases) -> None:
+        self._engine = engine
+        self._reply = reply
+        self._leases = leases
+        self._open: dict[Instance, _Group] = {}
+        self._tasks: dict[Instance, set[asyncio.Task[None]]] = {}
+        self.conclude: Callable[[Instance, Command, Prepared], Awaitable[object]]
+        self.go_on: Callable[[Instance], None]
+
+    def set_aside(self, instance: Instance, entry: Command, answer: Any) -> bool:
+        """Store an answer beside the next commands; False where it is to be waited for.
+
+        That is so if nothing more is to be delivered, where an order is promised (an undo command leaves when all before
+        it are accepted; in event time each thing comes after what led to it), and for what cannot be checked in advance.
+        """
+        if entry.undo or self._engine.event_time or len(instance.answered) >= _AT_ONCE:
+            return False
+        if isinstance(answer, (Awaitable, AsyncIterable)) or inspect.isgenerator(answer):
+            return False
+        if isinstance(instance.answered, frozenset):
+            instance.answered = set()
+        instance.answered.add(entry.id)
+        prepared = None
+        if instance.undelivered() is not None:
+            with suppress(Exception):  # it is raised again, for whoever waits
+                prepared = self._prepared(instance, entry, answer)
+        if prepared is None:
+            instance.answered.discard(entry.id)
+            return False
+        group = self._open.get(instance)
+        if group is None:
+            group = self._open[instance] = _Group(self._engine.loop.create_future())
+            group.task = self._engine.spawn(self._store(instance, group))
+            self._tasks.setdefault(instance, set()).add(group.task)
+            self._leases.keep(instance)
+        group.entries.append((entry, prepared))
+        if len(instance.answered) >= _AT_ONCE:
+            group.close()
+        return True
+
+    async def _store(self, instance: Instance, group: _Group) -> None:
+        try:
+            seconds = min(
+                instance.size / _BYTES_A_SECOND, _LONGEST_WAIT_SECONDS, self._engine.settings.lease_seconds / 8
+            )
+            if instance.size > _SMALL_BYTES and not self._engine.stopping.is_set():
+                await asyncio.wait([group.full], timeout=seconds)
+            del self._open[instance]
+            await asyncio.gather(*(self.conclude(instance, *one) for one in group.entries))
+        finally:
+            if self._open.get(instance) is group:
+                del self._open[instance]
+            instance.answered -= {entry.id for entry, _ in group.entries}
+            tasks = self._tasks[instance]
+            tasks.discard(group.task)
+            if not tasks:
+                del self._tasks[instance]
+                if instance.attempt is None:
+                    self._leases.let_go(instance)
+        self.go_on(instance)
+
+    def hurry(self, instance: Instance) -> None:
+        """Wait for no more answers to store with those that are there."""
+        if (group := self._open.get(instance)) is not None:
+            group.close()
+
+    async def stored(self, instance: Instance) -> None:
+        """Return when no answer of the instance is on its way: what comes now is to come after them."""
+        while tasks := self._tasks.get(instance):
+            self.hurry(instance)
+            await asyncio.wait(list(tasks))
+
+    def stop(self) -> None:
+        """Wait for no more answers."""
+        for group in self._open.values():
+            group.close()
+
+    async def take(self, instance: Instance, entry: Command, answer: Any) -> None:
+        """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
+        if isinstance(answer, Prepared):
+            await self._store_all(answer)
+            return
+        await self.stored(instance)
+        one = self._numbered(instance, entry)
+        if isinstance(answer, AsyncIterable):
+            async for event in answer:
+                await self._keep_trying(*one(event))
+            return
+        if inspect.isgenerator(answer):
+            try:
+                while True:
+                    await self._keep_trying(*one(next(answer)))
+            except StopIteration as end:  # it may return events as well: none is dropped
+                answer = end.value
+            if answer is None:
+                return
+        await self._store_all(self._prepared(instance, entry, answer, one))
+
+    def _prepared(
+        self, instance: Instance, entry: Command, answer: Any, one: Callable[[Any], tuple[str, Store]] | None = None
+    ) -> Prepared:
+        one = one or self._numbered(instance, entry)
+        return Prepared([one(event) for event in (answer if isinstance(answer, (list, tuple)) else (answer,))])
+
+    def _numbered(self, instance: Instance, entry: Command) -> Callable[[Any], tuple[str, Store]]:
+        """Return what checks an event of an answer, and gives it the next id of its type."""
+        sent_as = command_id(instance.persistence_id, entry.id)
+        trace, at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
+        counts: Counter[str] = Counter()
+
+        def one(event: Any) -> tuple[str, Store]:
+            name = type(event).__name__
+            number = counts[name]
+            counts[name] += 1
+            try:
+                return name, self._reply(event, reply_id(sent_as, name, number), trace, at)
+            except (DefinitionError, CodecError, InvalidEventError) as error:
+                raise _not_taken(name, error) from error
+
+        return one
+
+    async def _store_all(self, prepared: Prepared) -> None:
+        # Those that come together share a step, in their order.
+        for first in range(0, len(prepared.stores), _AT_ONCE):
+            some = prepared.stores[first : first + _AT_ONCE]
+            if len(some) == 1:
+                await self._keep_trying(*some[0])
+                continue
+            stored = await asyncio.gather(*(self._keep_trying(*one) for one in some), return_exceptions=True)
+            for error in stored:
+                if error is not None:
+                    raise error
+
+    def moment(self, instance: Instance) -> datetime | None:
+        """In event time, when its handler was called: at the time of the step that sent it."""
+        if not self._engine.event_time or instance.record is None:
+            return None
+        return instance.record.updated_at
+
+    async def _keep_trying(self, name: str, store: Store) -> None:
+        failures = 0
+        while True:
+            try:
+                await store()
+                return
+            except NoInstanceError:
+                # Whoever the answer is for has ended, or never was: asking the receiver again would not change that.
+                self._engine.counters.ignored += 1
+                return
+            except (DefinitionError, CodecError, InvalidEventError) as error:
+                raise _not_taken(name, error) from error
+            except (JournalUnavailableError, OutcomeUnknownError):
+                # The command is carried out: only its answer is tried again, under the same id.
+                failures += 1
+                wait = self._engine.settings.dispatch_retry.wait_seconds(failures)
+                if wait is None:
+                    raise
+                await self._engine.back_off(wait)
+
+
+def _not_taken(name: str, error: Exception) -> AnswerError:
+    return AnswerError(f"its answer, a {name}, cannot be taken: {error}")
