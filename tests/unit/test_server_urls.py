@@ -8,15 +8,15 @@ import pytest
 
 from sagalog import DefinitionError
 from sagalog.journal.owner import Owner
-from sagalog.journal.urls import Address, split_server_url
+from sagalog.journal.urls import ServerAddress, split_server_url
 
 
 def test_a_url_is_taken_apart_and_decoded() -> None:
     url = split_server_url("nats", "us%40er:p%2F%3F%23%40%25@one:1,[::1]:2,three/path?a=b")
     assert url.addresses == (
-        Address("one", 1, "us@er", "p/?#@%"),
-        Address("::1", 2, None, None),
-        Address("three", None, None, None),
+        ServerAddress("one", 1, "us@er", "p/?#@%"),
+        ServerAddress("::1", 2, None, None),
+        ServerAddress("three", None, None, None),
     )
     assert (url.place, url.path, url.query) == ("one:1,[::1]:2,three", "/path", "a=b")
 

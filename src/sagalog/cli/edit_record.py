@@ -13,7 +13,7 @@ from ..errors import CodecError, ConflictError
 from ..journal import Journal
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView
-from ..operating.mend import Replaced, Stored, audited, newest_readable, replace, stored
+from ..operating.mend import Replaced, StoredRecord, audited, newest_readable, replace, stored
 from ..operating.readable import Code
 from .keeping import keep
 from .repairing import Wish
@@ -36,7 +36,7 @@ async def edit_record(journal: Journal, code: Code, view: SagaView, given: bytes
     await confirm_and_replace(journal, old, new, wish, f"Save it over version {old.view.version}?")
 
 
-async def confirm_and_replace(journal: Journal, old: Stored, new: Replaced, wish: Wish, question: str) -> None:
+async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced, wish: Wish, question: str) -> None:
     """Show what a new record means, ask, keep the old one in a file, and store the new one."""
     if not wish.as_json:
         click.echo(f"{line(old.view.saga)} {line(old.view.correlation_id)}")
@@ -72,7 +72,7 @@ async def confirm_and_replace(journal: Journal, old: Stored, new: Replaced, wish
         click.echo(f"saved as version {version}; the record as it was is kept in {kept}")
 
 
-async def _proposed(journal: Journal, old: Stored) -> bytes:
+async def _proposed(journal: Journal, old: StoredRecord) -> bytes:
     """Return what to begin with: the record itself if it is JSON, else the newest step that can be read, else a new one."""
     try:
         return msgspec.json.format(old.payload, indent=2)
@@ -88,7 +88,7 @@ async def _proposed(journal: Journal, old: Stored) -> bytes:
     )
 
 
-def _edited(code: Code, old: Stored, shown: bytes) -> SagaRecord | None:
+def _edited(code: Code, old: StoredRecord, shown: bytes) -> SagaRecord | None:
     """Let the text be edited until this code can go on with it, or the operator gives up. None: it is as it was."""
     text = shown.decode()
     while True:
@@ -104,7 +104,7 @@ def _edited(code: Code, old: Stored, shown: bytes) -> SagaRecord | None:
         text = changed
 
 
-def _read(code: Code, old: Stored, text: bytes) -> tuple[SagaRecord | None, str]:
+def _read(code: Code, old: StoredRecord, text: bytes) -> tuple[SagaRecord | None, str]:
     """Return the record, or None and why this code could not go on with it."""
     try:
         record = decode_record(msgspec.json.format(text, indent=-1))

@@ -128,7 +128,7 @@ _CHUNK = 1 << 18
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class _Line(msgspec.Struct):
+class _EventLine(msgspec.Struct):
     type: str
     data: msgspec.Raw
     id: str | None = None
@@ -136,7 +136,7 @@ class _Line(msgspec.Struct):
     version: int | None = None  # None is 1, as in stored data: a line means the same to whatever code reads it
 
 
-_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_line = msgspec.json.Decoder(_EventLine).decode
 
 
 def reader(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:

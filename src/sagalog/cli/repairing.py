@@ -42,7 +42,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class _Shown:
+class _ShownInstance:
     """One instance to be repaired, as it was shown: the version that the repair builds on, and whether it ends it."""
 
     saga: str
@@ -103,7 +103,7 @@ class _Repairs:
     wish: Wish
     make: Make
     as_shown: bool
-    previews: list[_Shown] = field(default_factory=list)  # what is to be repaired; a dry run only counts
+    previews: list[_ShownInstance] = field(default_factory=list)  # what is to be repaired; a dry run only counts
     changing: int = 0
     done: int = 0
     unchanged: int = 0  # somebody else was first
@@ -150,7 +150,7 @@ class _Repairs:
             self.changing += 1
             if not self.wish.dry_run:
                 ends = applied.after.finished
-                self.previews.append(_Shown(view.saga, view.correlation_id, repair, applied.version - 1, ends))
+                self.previews.append(_ShownInstance(view.saga, view.correlation_id, repair, applied.version - 1, ends))
         if not (applied.changes or named):  # selected, and needs nothing
             return
         if self.wish.as_json:
@@ -184,7 +184,7 @@ class _Repairs:
                 click.echo(f"{self.done:,} repaired so far, {left:,} not looked at, or nobody knows", err=True)
                 raise
 
-    async def _repair(self, journal: Journal, shown: _Shown) -> None:
+    async def _repair(self, journal: Journal, shown: _ShownInstance) -> None:
         expected = shown.version if self.as_shown and not self.wish.yes else None
         try:
             applied = await apply(

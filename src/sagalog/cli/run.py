@@ -56,12 +56,12 @@ def run_(target: str, url: str | None, source: str, clock: str | None, on_error:
     # This process does nothing else, so fewer and larger garbage collections are its to choose.
     gc.set_threshold(50_000, 20, 50)
     code = asyncio.run(
-        _Run(runner, Lines(source, runner.settings.max_payload_bytes), on_error == "skip", as_json).run()
+        _Feeding(runner, Lines(source, runner.settings.max_payload_bytes), on_error == "skip", as_json).run()
     )
     sys.exit(code)
 
 
-class _Run:
+class _Feeding:
     def __init__(self, runner: SagaRunner, lines: Lines, skip: bool, as_json: bool) -> None:
         self.runner = runner
         self.lines = lines

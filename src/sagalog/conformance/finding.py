@@ -13,7 +13,7 @@ from .capability import Capability, may
 from .records import IDS, NOW, record, replay, write
 
 
-class Finding:
+class FindingIds:
     """What a journal promises of ids, tombstones, due ids and tags."""
 
     async def test_a_tombstone_ends_the_life_of_its_id_and_stays_readable(self, five: Journal) -> None:

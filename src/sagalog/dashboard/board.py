@@ -25,7 +25,7 @@ from .overview import Overview
 from .render import environment, link, live_address
 from .search import CHOICES
 from .source import Source
-from .story import Story
+from .story import InstanceStory
 from .tally import STATUSES
 
 MAX_STORIES = 16
@@ -61,7 +61,7 @@ class Board:
         self.overview = Overview(source)
         self.stopping = asyncio.Event()
         self.streams = 0
-        self.stories: dict[tuple[str, int, int | None], Story] = {}  # by instance, version and page; the oldest first
+        self.stories: dict[tuple[str, int, int | None], InstanceStory] = {}  # by instance, version, page; oldest first
         self._templates = environment()
         self._templates.globals["ui"] = self._templates.get_template("parts.html").module
         self._task: asyncio.Task[None] | None = None

@@ -45,7 +45,7 @@ class Box(msgspec.Struct, frozen=True):
     number: int
 
 
-class Line(msgspec.Struct, frozen=True):
+class Curve(msgspec.Struct, frozen=True):
     """A curve, as an SVG path; `weight` is its width."""
 
     path: str
@@ -76,9 +76,9 @@ class Diagram(msgspec.Struct):
     """Both pictures of one saga. `unseen`: events that its code handles and that were not seen."""
 
     boxes: list[Box]
-    arrows: list[Line]
+    arrows: list[Curve]
     nodes: list[Node]
-    lines: list[Line]
+    lines: list[Curve]
     height: int
     rows: list[Row]
     unseen: list[str]
@@ -88,7 +88,7 @@ class Diagram(msgspec.Struct):
 def diagram(tally: Tally, flow: Flow, saga: str, events: dict[str, bool] | None = None) -> Diagram:
     """Return the pictures of a saga. `events`: those its code handles, and whether each may start it, if that is known."""
     boxes = [Box(status, x, y, tally.count(status, saga=saga)) for status, (x, y) in _PLACES.items()]
-    arrows = [Line(_arrow(*_PLACES[start], *_PLACES[end]), 1.5) for start, end in _ARROWS]
+    arrows = [Curve(_arrow(*_PLACES[start], *_PLACES[end]), 1.5) for start, end in _ARROWS]
     led: dict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for transition, number in flow.transitions.items():
         if transition.saga == saga:
@@ -113,7 +113,7 @@ def _arrow(x: int, y: int, to_x: int, to_y: int) -> str:
     return f"M{start_x} {start_y} C{half} {start_y} {half} {end_y} {end_x} {end_y}"
 
 
-def _drawn(rows: list[Row]) -> tuple[list[Node], list[Line], int]:
+def _drawn(rows: list[Row]) -> tuple[list[Node], list[Curve], int]:
     targets = list(dict.fromkeys((kind, target) for row in rows for kind, target, _ in row.targets))
     targets.sort(key=lambda one: (("command", "timer", "status").index(one[0]), one[1]))
     total = max((number for row in rows for _, _, number in row.targets), default=1)
@@ -132,5 +132,7 @@ def _drawn(rows: list[Row]) -> tuple[list[Node], list[Line], int]:
             y, to_y = _TOP + index * _ROW + 13, places[kind, target] + 13
             half = (_LEFT + _BOX + _RIGHT) // 2
             path = f"M{_LEFT + _BOX} {y} C{half} {y} {half} {to_y} {_RIGHT} {to_y}"
-            lines.append(Line(path, round(1 + 4 * number / total, 1), kind, f"{row.event} led to {target}: {number:,}"))
+            lines.append(
+                Curve(path, round(1 + 4 * number / total, 1), kind, f"{row.event} led to {target}: {number:,}")
+            )
     return nodes, lines, height

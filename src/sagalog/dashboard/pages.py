@@ -20,7 +20,7 @@ from .diagram import diagram
 from .flow import BUCKET_SECONDS, BUCKETS, spread
 from .render import cut, pretty, whole_number
 from .search import Filter, known_sagas, search
-from .story import Story, shown, story
+from .story import InstanceStory, shown, story
 from .tally import MAX_WATCHED, NEEDS_REPAIR, name_of
 
 _MAX_LISTED = 100  # of the commands, timers and held messages of one instance
@@ -139,7 +139,7 @@ def actions(view: SagaView) -> list[str]:
     return [*(["retry", "skip"] if needs else []), "cancel with compensation", "cancel"]
 
 
-async def _told(board: Board, journal: Journal, view: SagaView, newest: int | None) -> Story:
+async def _told(board: Board, journal: Journal, view: SagaView, newest: int | None) -> InstanceStory:
     """Return the steps; once told, those of one version are the same when an open page asks again each second."""
     key = (name_of(view), view.version, newest)
     told = board.stories.pop(key, None) or await story(journal, view, board.mask, newest=newest)

@@ -30,7 +30,7 @@ class Payload(msgspec.Struct, frozen=True):
     left_out: int
 
 
-class Sent(msgspec.Struct, frozen=True):
+class SentCommand(msgspec.Struct, frozen=True):
     """A command that a step put into the outbox."""
 
     id: str
@@ -38,7 +38,7 @@ class Sent(msgspec.Struct, frozen=True):
     undo: bool
 
 
-class Shown(msgspec.Struct, frozen=True):
+class ShownChange(msgspec.Struct, frozen=True):
     """A change of the state as it is shown; None where nothing was, or is."""
 
     path: str
@@ -46,7 +46,7 @@ class Shown(msgspec.Struct, frozen=True):
     after: str | None
 
 
-class Step(msgspec.Struct):
+class StoryStep(msgspec.Struct):
     """One record: what it handled, sent and set, and what it took out of the outbox."""
 
     version: int
@@ -55,7 +55,7 @@ class Step(msgspec.Struct):
     writer: str
     unreadable: str
     handled: tuple[Handled, ...]
-    sent: list[Sent]
+    sent: list[SentCommand]
     timers: dict[str, Timer]  # that it set, by name
     stopped: list[str]  # timers that it cancelled, or that fired
     accepted: list[str]  # commands that it no longer has to deliver
@@ -63,17 +63,17 @@ class Step(msgspec.Struct):
     repairs: list[Audit]
     before: SagaRecord | None
     record: SagaRecord | None
-    changes: list[Shown] = []
+    changes: list[ShownChange] = []
     begins: bool = False  # a new incarnation
     parks: str = ""
     passed_over: list[str] = []  # recurring timers whose missed times it passed over
     lease: bool = False  # it prolonged the lease of the worker that is at the first command
 
 
-class Story(msgspec.Struct):
+class InstanceStory(msgspec.Struct):
     """Some steps, the newest first. `older`: the step to go on from, 0 where the kept history begins."""
 
-    steps: list[Step]
+    steps: list[StoryStep]
     older: int
 
 
@@ -82,7 +82,7 @@ def shown(kind: str, data: msgspec.Raw, mask: Mask) -> Payload:
     return Payload(kind, *cut(pretty(data, mask), MAX_OF_A_MESSAGE))
 
 
-async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> Story:
+async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> InstanceStory:
     """Return the steps up to and including `newest` (all of them: None), STEPS at most."""
     top = view.version if newest is None else max(0, min(newest, view.version))
     found: dict[int, SagaView] = {}
@@ -90,25 +90,25 @@ async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | N
         found[message.sequence_nr] = view_of(message)
     numbers = sorted(found, reverse=True)
     steps = [_step(found[number], found.get(number - 1), mask) for number in numbers[:STEPS]]
-    return Story(steps, numbers[STEPS] if len(numbers) > STEPS else 0)
+    return InstanceStory(steps, numbers[STEPS] if len(numbers) > STEPS else 0)
 
 
-def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> Step:
+def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
     record = view.record
     if record is None:
-        return Step(
+        return StoryStep(
             view.version, view.status, None, view.writer, view.unreadable, (), [], {}, [], [], [], [], None, None
         )
     before = previous.record if previous is not None else None
     begins = record.incarnation > 1 and before is not None and before.incarnation < record.incarnation
-    return Step(
+    return StoryStep(
         view.version,
         view.status,
         record.updated_at,
         view.writer,
         "",
         record.handled,
-        [Sent(entry.id, _payload(entry, mask), entry.undo) for entry in record.outbox if _of(entry.id, view)],
+        [SentCommand(entry.id, _payload(entry, mask), entry.undo) for entry in record.outbox if _of(entry.id, view)],
         {name: timer for name, timer in record.timers.items() if _of(timer.id, view)},
         [] if before is None else [name for name, timer in before.timers.items() if record.timers.get(name) != timer],
         [f"{entry.command.type} ({entry.id})" for entry in accepted_in(before, view)],
@@ -132,15 +132,15 @@ def _payload(entry: Command, mask: Mask) -> Payload:
     return shown(entry.command.type, entry.command.data, mask)
 
 
-def _changes(record: SagaRecord, before: SagaRecord | None, mask: Mask) -> list[Shown]:
+def _changes(record: SagaRecord, before: SagaRecord | None, mask: Mask) -> list[ShownChange]:
     if before is not None and bytes(before.state) == bytes(record.state):
         return []
     after = mask.veiled(state_of(record))
     old = mask.veiled(state_of(before)) if before is not None else {} if isinstance(after, dict) else ABSENT
     found = changes(old, after)
-    shown = [Shown(one.path or "all of it", _short(one.before), _short(one.after)) for one in found[:MAX_CHANGES]]
+    shown = [ShownChange(one.path or "all of it", _short(one.before), _short(one.after)) for one in found[:MAX_CHANGES]]
     if len(found) > MAX_CHANGES:
-        shown.append(Shown(f"and {len(found) - MAX_CHANGES:,} more", None, None))
+        shown.append(ShownChange(f"and {len(found) - MAX_CHANGES:,} more", None, None))
     return shown
 
 

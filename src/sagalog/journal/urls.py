@@ -16,7 +16,7 @@ _ENDS = re.compile(r"[/?#]")
 _BROKEN = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-class Address(NamedTuple):
+class ServerAddress(NamedTuple):
     """A server of a URL; user and password are decoded, and None where none is given. `repr` shows neither."""
 
     host: str
@@ -37,7 +37,7 @@ class Address(NamedTuple):
 class ServerUrl(NamedTuple):
     """The parts of a URL. `path` and `query` are as they were written."""
 
-    addresses: tuple[Address, ...]
+    addresses: tuple[ServerAddress, ...]
     path: str
     query: str
 
@@ -71,7 +71,7 @@ def _unclear(scheme: str) -> DefinitionError:
     )
 
 
-def _address(scheme: str, server: str) -> Address:
+def _address(scheme: str, server: str) -> ServerAddress:
     user_and_password, at, host_and_port = server.rpartition("@")
     if "@" in user_and_password:
         raise _unclear(scheme)
@@ -84,7 +84,7 @@ def _address(scheme: str, server: str) -> Address:
         raise DefinitionError(
             f"the port in this {scheme}:// URL is not a number from 1 to 65535; in a password write : as %3A, / as %2F"
         )
-    return Address(
+    return ServerAddress(
         unquote(host.strip("[]")),
         int(port) if port else None,
         unquote(user) if at else None,
@@ -92,4 +92,4 @@ def _address(scheme: str, server: str) -> Address:
     )
 
 
-__all__ = ["Address", "ServerUrl", "split_server_url"]
+__all__ = ["ServerAddress", "ServerUrl", "split_server_url"]

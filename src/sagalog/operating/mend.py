@@ -1,7 +1,7 @@
 """Mending an instance whose record cannot be read: another record takes its place, whole, or it ends.
 
 A repair (decision/repair.py) decides on a record, so it needs one that can be read. Here the newest record is replaced by
-compare-and-set on its number; whoever calls keeps the bytes of the old one (`Stored.payload`).
+compare-and-set on its number; whoever calls keeps the bytes of the old one (`StoredRecord.payload`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .apply import RETENTION, store_record
 from .inspect import SagaView, history, view_of
 
 
-class Stored(msgspec.Struct, frozen=True):
+class StoredRecord(msgspec.Struct, frozen=True):
     """The newest record of a live instance as it is stored, and as it is seen."""
 
     view: SagaView
@@ -36,12 +36,12 @@ class Replaced(msgspec.Struct, frozen=True):
     effects: tuple[str, ...]
 
 
-async def stored(journal: Journal, saga: str, correlation_id: str) -> Stored:
+async def stored(journal: Journal, saga: str, correlation_id: str) -> StoredRecord:
     """Return the newest record of a live instance. Raises NoInstanceError where there is none."""
     message = await journal.latest_message(ids.persistence_id(saga, correlation_id))
     if message is None or message.deleted:
         raise NoInstanceError(saga, correlation_id, "the repair")
-    return Stored(view_of(message), message.payload, message.epoch)
+    return StoredRecord(view_of(message), message.payload, message.epoch)
 
 
 async def newest_readable(journal: Journal, view: SagaView) -> SagaView | None:
@@ -53,7 +53,7 @@ async def newest_readable(journal: Journal, view: SagaView) -> SagaView | None:
     return found
 
 
-async def ended(journal: Journal, old: Stored, *, note: str = "", by: str = "") -> Replaced:
+async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str = "") -> Replaced:
     """Return the record that ends an instance whose record cannot be read; nothing is stored.
 
     It knows the messages that the newest readable step knew.
@@ -94,7 +94,7 @@ async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: s
     return Replaced(after, tuple(effects))
 
 
-async def replace(journal: Journal, old: Stored, new: Replaced, *, retention: timedelta = RETENTION) -> int:
+async def replace(journal: Journal, old: StoredRecord, new: Replaced, *, retention: timedelta = RETENTION) -> int:
     """Store the new record in the place of the old one, and return its number; durable on return.
 
     Raises ConflictError if the instance has moved on, OutcomeUnknownError as every write.

@@ -57,7 +57,7 @@ class Totals(msgspec.Struct):
     sha256: str = ""
 
 
-class _Line(msgspec.Struct, omit_defaults=True):
+class _ExportLine(msgspec.Struct, omit_defaults=True):
     """Any line of the file; which one it is, its fields say."""
 
     sagalog: str = ""
@@ -80,7 +80,7 @@ class _Line(msgspec.Struct, omit_defaults=True):
 
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(_Line)
+_decoder = msgspec.json.Decoder(_ExportLine)
 
 
 async def export_lines(
@@ -93,7 +93,7 @@ async def export_lines(
     """
     counted = totals if totals is not None else Totals()
     whole = hashlib.sha256()
-    yield _encoder.encode(_Line(sagalog="export", version=VERSION, history="latest" if latest else "all", at=at))
+    yield _encoder.encode(_ExportLine(sagalog="export", version=VERSION, history="latest" if latest else "all", at=at))
     prefix = FAMILY if saga is None else prefix_of(saga)
     for deleted in (False, True):
         async for persistence_id in all_ids(journal, prefix, deleted=deleted):
@@ -107,9 +107,9 @@ async def export_lines(
                 counted.instances += 1
                 counted.records += records
                 whole.update(checksum.digest())
-                yield _encoder.encode(_Line(end=persistence_id, records=records, sha256=checksum.hexdigest()))
+                yield _encoder.encode(_ExportLine(end=persistence_id, records=records, sha256=checksum.hexdigest()))
     counted.sha256 = whole.hexdigest()
-    yield _encoder.encode(_Line(total=counted))
+    yield _encoder.encode(_ExportLine(total=counted))
 
 
 async def _records(journal: Journal, persistence_id: str, *, latest: bool) -> AsyncIterator[PersistentRepr]:
@@ -122,8 +122,8 @@ async def _records(journal: Journal, persistence_id: str, *, latest: bool) -> As
         yield message
 
 
-def _line(message: PersistentRepr) -> _Line:
-    line = _Line(
+def _line(message: PersistentRepr) -> _ExportLine:
+    line = _ExportLine(
         id=message.persistence_id,
         nr=message.sequence_nr,
         manifest=message.manifest,
@@ -145,7 +145,7 @@ def read_export(lines: Iterable[bytes]) -> Iterator[list[PersistentRepr]]:
     Memory: one instance. Raises CodecError, which names the line, for what is not such a file, is of a newer version, is
     damaged, or ends too early; what was yielded before is right.
     """
-    found = _Reader()
+    found = _ExportReader()
     number = 0
     for number, text in enumerate(_bounded(lines), 1):
         try:
@@ -170,7 +170,7 @@ def _bounded(lines: Iterable[bytes]) -> Iterator[bytes]:
         yield text
 
 
-class _Reader:
+class _ExportReader:
     def __init__(self) -> None:
         self._bytes = self._gaps = 0
         self.total: Totals | None = None
@@ -197,14 +197,14 @@ class _Reader:
             self._add(line, text)
         return []
 
-    def _begin(self, line: _Line) -> None:
+    def _begin(self, line: _ExportLine) -> None:
         if line.sagalog != "export":
             raise CodecError("this is not an export of sagas: it does not begin with its version")
         if line.version != VERSION:
             raise CodecError(f"the export has version {line.version}, this code knows {VERSION}: upgrade sagalog")
         self._begun = True
 
-    def _add(self, line: _Line, text: bytes) -> None:
+    def _add(self, line: _ExportLine, text: bytes) -> None:
         last = self._records[-1] if self._records else None
         if last is not None and (line.id, line.nr) != (last.persistence_id, last.sequence_nr + 1):
             raise CodecError("a record is missing before this one")
@@ -232,7 +232,7 @@ class _Reader:
             PersistentRepr(line.id, line.nr, payload, line.manifest, line.writer, line.deleted, line.tags, line.due_at)
         )
 
-    def _instance(self, line: _Line) -> list[PersistentRepr]:
+    def _instance(self, line: _ExportLine) -> list[PersistentRepr]:
         records, checksum = self._records, self._checksum
         self._records, self._checksum, self._bytes = [], hashlib.sha256(), 0
         right = records and (line.end, line.records) == (records[0].persistence_id, len(records))

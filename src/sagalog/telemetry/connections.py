@@ -31,7 +31,7 @@ def patient_connections(
     """Return the connections of one server, for uvicorn's `http=`; they share one bound."""
     waiting: dict[Any, asyncio.TimerHandle] = {}  # the one that waits longest is the first
 
-    class Connection(H11Protocol):
+    class PatientConnection(H11Protocol):
         _stalled: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -82,4 +82,4 @@ def patient_connections(
             self._wait_no_longer()
             self.transport.abort()
 
-    return Connection
+    return PatientConnection

@@ -44,7 +44,7 @@ from .metrics import (
     TOLD,
     Metric,
 )
-from .totals import Totals
+from .totals import CounterTotals
 
 try:
     from prometheus_client import REGISTRY, Counter, Gauge, Histogram
@@ -69,8 +69,8 @@ class PrometheusHook(Hook, Collector):
         self.registry = registry
         self._known: set[str] = set()
         self._runners: dict[SagaRunner, CommitCounts | None] = {}  # and what its journal counts
-        self._totals = Totals(Counters)
-        self._commits = Totals(CommitCounts)
+        self._totals = CounterTotals(Counters)
+        self._commits = CounterTotals(CommitCounts)
         self._begun: dict[str, float] = {}  # deliveries, by command id
         self._oldest: dict[tuple[str, str], tuple[str, float]] = {}  # first outbox entry, by instance
         self._errors = frozenset(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 
-class Totals:
+class CounterTotals:
     """Sums over counters that come and go. What has gone stays counted: a total never goes back."""
 
     def __init__(self, kind: type[msgspec.Struct]) -> None:

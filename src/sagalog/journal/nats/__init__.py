@@ -35,12 +35,12 @@ from .bounded import gather_bounded
 from .connection import MAX_AT_ONCE, Connection
 from .consuming import Consumers
 from .due import DueEntries
-from .listing import Listing
+from .listing import NatsListing
 from .login import Files, Login
 from .publishing import Publisher
 from .requests import Requests
 from .stream import Stream
-from .writing import Writer
+from .writing import NatsWriter
 
 _MAX_SECONDS = 86_400
 _SETTINGS: Known = {
@@ -116,8 +116,8 @@ class NatsJournal:
         self._stream = Stream(self._connection, self._requests, replicas=replicas, keep=keep)
         self._publisher = Publisher(self._connection, self._requests)
         self._due = DueEntries(self._requests, self._publisher)
-        self._writer = Writer(self._requests, self._publisher, self._due)
-        self._listing = Listing(self._requests, Consumers(self._connection, self._requests, self._publisher))
+        self._writer = NatsWriter(self._requests, self._publisher, self._due)
+        self._listing = NatsListing(self._requests, Consumers(self._connection, self._requests, self._publisher))
         self._ready = False
         self._opening = asyncio.Lock()
 

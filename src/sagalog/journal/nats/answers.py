@@ -18,7 +18,7 @@ from .refusals import DENIED, Rejected
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"')
 
 
-class Answers:
+class AwaitedAnswers:
     """The answers that one call waits for; `future` has them when the last is there."""
 
     __slots__ = ("future", "keys", "messages", "missing", "subjects")
@@ -47,8 +47,8 @@ class Inbox:
     def __init__(self, timeout_seconds: float) -> None:
         self.subject = ""
         self._timeout = timeout_seconds
-        self._answers: dict[int, Answers] = {}
-        self._deadlines: deque[tuple[float, Answers]] = deque()  # all wait equally long: the first comes first
+        self._answers: dict[int, AwaitedAnswers] = {}
+        self._deadlines: deque[tuple[float, AwaitedAnswers]] = deque()  # all wait equally long: the first comes first
         self._alarm: asyncio.TimerHandle | None = None
         self._number = 0
 
@@ -58,13 +58,13 @@ class Inbox:
         if answers is not None:
             answers.add(key, message)
 
-    def expect(self, subjects: Sequence[str]) -> Answers:
+    def expect(self, subjects: Sequence[str]) -> AwaitedAnswers:
         """Wait for an answer from each subject, at `reply_to` of its key; a TimeoutError if one is missing in time."""
         loop = asyncio.get_running_loop()
         count = len(subjects)
         first = self._number + 1
         self._number += count
-        answers = Answers(range(first, first + count), subjects, loop.create_future())
+        answers = AwaitedAnswers(range(first, first + count), subjects, loop.create_future())
         for key in answers.keys:
             self._answers[key] = answers
         self._deadlines.append((loop.time() + self._timeout, answers))
@@ -95,7 +95,7 @@ class Inbox:
                 del self._answers[key]
                 answers.add(key, Rejected(DENIED, f"this user has no permission for {kind} to {found[2]!r}"))
 
-    def _give_up(self, answers: Answers) -> None:
+    def _give_up(self, answers: AwaitedAnswers) -> None:
         if answers.missing:
             for key in answers.keys:
                 self._answers.pop(key, None)

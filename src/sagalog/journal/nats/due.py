@@ -72,7 +72,7 @@ class _Second(msgspec.Struct):
         return [self.wildcard] if self.complete and len(self.done) == self.listed else self.done
 
 
-class _Group(msgspec.Struct):
+class _IdEntries(msgspec.Struct):
     """The entries of one id in one second, and the newest record of that id."""
 
     second: _Second
@@ -220,7 +220,7 @@ class DueEntries:
             await self._requests.purge(subject, late - 1)  # the newest says it all
         return False
 
-    async def _groups(self, prefix: str, before: datetime) -> AsyncIterator[list[_Group]]:
+    async def _groups(self, prefix: str, before: datetime) -> AsyncIterator[list[_IdEntries]]:
         """Yield the entries up to `before`, some at a time, by their second.
 
         What was due long ago is looked for now and then only, and when something was written that was late.
@@ -258,14 +258,14 @@ class DueEntries:
             )
             yield [group for group in groups if group is not None]
 
-    async def _group(self, second: _Second, entries: list[DueEntry], before: datetime) -> _Group | None:
+    async def _group(self, second: _Second, entries: list[DueEntry], before: datetime) -> _IdEntries | None:
         """Return the entries of an id with its newest record, None if that is damaged.
 
         What is damaged holds up its own instance, not all that is due.
         """
         persistence_id = entries[0].persistence_id
         try:
-            group = _Group(second, entries, await self._requests.last(persistence_id), [], [])
+            group = _IdEntries(second, entries, await self._requests.last(persistence_id), [], [])
         except JournalFormatError as error:
             log.warning("what is due of %s is passed over: %s", persistence_id, error, extra=about())
             return None
@@ -323,5 +323,5 @@ class DueEntries:
         return found
 
 
-def _in_order(groups: list[_Group]) -> list[tuple[DueEntry, datetime]]:
+def _in_order(groups: list[_IdEntries]) -> list[tuple[DueEntry, datetime]]:
     return sorted((entry for group in groups for entry in group.valid), key=lambda one: one[1])

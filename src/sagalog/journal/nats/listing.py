@@ -14,7 +14,7 @@ from .subjects import SHARDS, shard
 _FEW_SUBJECTS = 20_000  # so many are listed in one go
 
 
-class Listing:
+class NatsListing:
     """Lists ids in an order of the journal's own: by shard, then by id."""
 
     def __init__(self, requests: Requests, consumers: Consumers) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from nats.aio.client import Client
 
 from ...errors import DefinitionError, MissingExtraError
-from ..urls import Address, split_server_url
+from ..urls import ServerAddress, split_server_url
 
 
 class Files(msgspec.Struct, frozen=True):
@@ -92,7 +92,7 @@ class Login:
             found["token"] = lambda: self._at(client, known).user
         return found
 
-    def _at(self, client: Client, known: list[Address]) -> Address:
+    def _at(self, client: Client, known: list[ServerAddress]) -> ServerAddress:
         """Return whom the URL names for the server that is being connected to; the first for one that it does not name."""
         server = client._current_server
         if server is not None:

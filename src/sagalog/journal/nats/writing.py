@@ -22,7 +22,7 @@ from .requests import Requests
 _KNOWN_IDS = 65_536
 
 
-class _Known(NamedTuple):
+class _Newest(NamedTuple):
     """The newest message of an id: its record number, its place in the stream, what it hides, and its epoch."""
 
     nr: int
@@ -31,24 +31,24 @@ class _Known(NamedTuple):
     epoch: int
 
 
-_NOTHING = _Known(0, 0, 0, 0)
-_UNKNOWN = _Known(-1, 0, 0, 0)
+_NOTHING = _Newest(0, 0, 0, 0)
+_UNKNOWN = _Newest(-1, 0, 0, 0)
 
 
-class Writer:
+class NatsWriter:
     """Writes records, each with the entry that says when its id is due; knows the newest message of ids seen lately."""
 
     def __init__(self, requests: Requests, publisher: Publisher, due: DueEntries) -> None:
         self._requests = requests
         self._publisher = publisher
         self._due = due
-        self._seen: OrderedDict[str, _Known] = OrderedDict()
+        self._seen: OrderedDict[str, _Newest] = OrderedDict()
 
     async def write(self, groups: Sequence[list[PersistentRepr]], *, look: bool = False) -> list[SagalogError | None]:
         """Write the records of each id as one message, all in a pipeline; with `look` without trust in the cache."""
         results: list[SagalogError | None] = [None] * len(groups)
         pieces: list[list[Message]] = []
-        sent: list[tuple[int, _Known]] = []
+        sent: list[tuple[int, _Newest]] = []
         for place, known in enumerate(await self._known(groups, look=look)):
             records = groups[place]
             persistence_id = records[0].persistence_id
@@ -95,9 +95,9 @@ class Writer:
                 results[place] = result
         return results
 
-    async def _known(self, groups: Sequence[list[PersistentRepr]], *, look: bool) -> list[_Known | SagalogError]:
+    async def _known(self, groups: Sequence[list[PersistentRepr]], *, look: bool) -> list[_Newest | SagalogError]:
         """Return what is stored of each id, as far as it is not known already that its next number can be."""
-        found: list[_Known | SagalogError] = []
+        found: list[_Newest | SagalogError] = []
         missing: list[int] = []
         for place, records in enumerate(groups):
             before = records[0].sequence_nr - 1
@@ -128,15 +128,15 @@ class Writer:
                 return OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answer.description}")
         return None
 
-    def note(self, persistence_id: str, stored: Stored | None) -> _Known:
+    def note(self, persistence_id: str, stored: Stored | None) -> _Newest:
         """Remember what was read as the newest of an id."""
         if stored is None:
             self._seen.pop(persistence_id, None)
             return _NOTHING
         head = stored.head
-        return self._remember(persistence_id, _Known(head.nr, stored.sequence, head.hidden_to, head.epoch))
+        return self._remember(persistence_id, _Newest(head.nr, stored.sequence, head.hidden_to, head.epoch))
 
-    def _remember(self, persistence_id: str, known: _Known) -> _Known:
+    def _remember(self, persistence_id: str, known: _Newest) -> _Newest:
         self._seen[persistence_id] = known
         self._seen.move_to_end(persistence_id)
         if len(self._seen) > _KNOWN_IDS:

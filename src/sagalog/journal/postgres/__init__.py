@@ -27,12 +27,12 @@ from ..urls import split_server_url
 from .connections import Connections
 from .due import DueIds
 from .failures import translate
-from .listing import Listing
+from .listing import PostgresListing
 from .lookups import Lookups
 from .rows import COLUMNS, record_of
 from .schema import MIGRATIONS, check_name, migrate
 from .statements import storable, write, write_statements
-from .writer import Writer
+from .writer import PostgresWriter
 
 _SETTINGS: Known = {
     "schema": str,
@@ -85,7 +85,7 @@ class PostgresJournal:
             timeout_seconds=timeout_seconds,
         )
         self._statements = write_statements(self.schema, keep)
-        self._writer = Writer(self._connections, self._statements)
+        self._writer = PostgresWriter(self._connections, self._statements)
         self._newest = f"""SELECT {COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
                            USING (persistence_id, sequence_nr) WHERE i.persistence_id = ANY($1)"""
         self._purge = f"""WITH held AS MATERIALIZED (
@@ -99,7 +99,7 @@ class PostgresJournal:
             DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id"""
         self._lookups = Lookups(self._connections.read, self._newest)
         self._due = DueIds(self._connections, self.schema)
-        self._listing = Listing(self._connections, self.schema)
+        self._listing = PostgresListing(self._connections, self.schema)
         self.commit_counts = self._writer.counts
 
     @classmethod

@@ -21,7 +21,7 @@ def _range_of(prefix: str) -> tuple[bytes, bytes]:
     return low, low[:-1] + bytes([low[-1] + 1])
 
 
-class Listing:
+class PostgresListing:
     """Lists what is in one schema, page by page."""
 
     def __init__(self, connections: Connections, schema: str) -> None:

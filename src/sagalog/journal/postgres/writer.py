@@ -50,7 +50,7 @@ class Call:
             self.future.set_exception(error)
 
 
-class Writer:
+class PostgresWriter:
     """Carries out calls and batches over connections that `connections` gives and makes again when they ended."""
 
     def __init__(self, connections: Connections, statements: Statements) -> None:

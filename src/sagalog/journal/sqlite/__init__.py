@@ -49,7 +49,7 @@ from .reader import Read, Reader
 from .rows import check_instant, check_size, microseconds, record_of
 from .schema import ERRORS, check_version, connect, connect_read_only, is_read_only, prepare, translate
 from .threads import ConnectionThread
-from .writer import Write, Writer, delete_chain, forget, row_of, touch
+from .writer import SqliteWriter, WriteCall, delete_chain, forget, row_of, touch
 
 T = TypeVar("T")
 _SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float}
@@ -101,7 +101,7 @@ class SqliteJournal:
             check_version(opened[-1], self.path)
             self._file = OpenedFile(self.path)
             if not self.read_only:
-                writer = Writer(opened[0], self._file, keep, busy_seconds=busy_seconds)
+                writer = SqliteWriter(opened[0], self._file, keep, busy_seconds=busy_seconds)
         except BaseException as error:
             for one in opened:
                 one.close()
@@ -165,7 +165,7 @@ class SqliteJournal:
             if len(rows) == 1:
                 await self._writer.submit(rows[0])
             elif rows:
-                await self._writer.submit(Write(rows, atomic))
+                await self._writer.submit(WriteCall(rows, atomic))
         except SequenceOutOfOrder as error:
             losers = (*losers, *error.losers)
         if losers:

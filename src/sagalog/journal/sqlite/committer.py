@@ -20,7 +20,7 @@ from typing import Any, cast
 from ...errors import JournalUnavailableError
 from .file import OpenedFile
 from .threads import ConnectionThread, Job, answer
-from .writer import MAX_ROWS, Batch, Row, Work, Writer
+from .writer import MAX_ROWS, Batch, Row, SqliteWriter, Work
 
 MAX_HERE = 96  # records of one commit on the event loop's thread
 SLOW = 32
@@ -29,7 +29,7 @@ SLOW = 32
 class Committer:
     """Serves writes. `quick_seconds`: how long a commit may hold up the event loop; 0 leaves all to the thread."""
 
-    def __init__(self, writer: Writer, file: OpenedFile, *, quick_seconds: float) -> None:
+    def __init__(self, writer: SqliteWriter, file: OpenedFile, *, quick_seconds: float) -> None:
         self._file = file
         self._writer = writer
         self._quick_seconds = quick_seconds

@@ -27,7 +27,7 @@ Label = tuple[str, str, str]  # manifest, writer, tags
 Row = tuple[str, int, bytes, Label, int, int | None, int]  # as in `row_of`
 
 
-class Write:
+class WriteCall:
     """Records of one call: their rows, and whether it is all or nothing."""
 
     __slots__ = ("atomic", "rows")
@@ -46,7 +46,7 @@ class Batch:
         self.rows = rows
 
 
-Work = Row | Write | Batch | Callable[[sqlite3.Connection], object]
+Work = Row | WriteCall | Batch | Callable[[sqlite3.Connection], object]
 
 # Statements are made for these numbers of rows; a batch takes the next larger one and leaves the other rows NULL.
 # So a batch of any size costs a handful of statements, and as many times Python's lock is waited for.
@@ -125,10 +125,10 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[Row], labels: Mapping
 
 
 def _records(work: Work) -> int:
-    return 1 if isinstance(work, tuple) else len(work.rows) if isinstance(work, (Write, Batch)) else 0
+    return 1 if isinstance(work, tuple) else len(work.rows) if isinstance(work, (WriteCall, Batch)) else 0
 
 
-class Writer:
+class SqliteWriter:
     """The one connection that writes. `history`: how many records before the newest are kept, None for all."""
 
     def __init__(
@@ -249,8 +249,8 @@ class Writer:
     def _serve_other(self, job: Job[Work]) -> None:
         work = job.work
         if isinstance(work, tuple):
-            self._store_call(job, Write([work], atomic=False))
-        elif isinstance(work, Write):
+            self._store_call(job, WriteCall([work], atomic=False))
+        elif isinstance(work, WriteCall):
             self._store_call(job, work)
         elif isinstance(work, Batch):
             job.result = set(self._store(work.rows))
@@ -294,7 +294,7 @@ class Writer:
                     self._prune(row[0], row[1])
         return losers
 
-    def _store_call(self, job: Job[Work], write: Write) -> None:
+    def _store_call(self, job: Job[Work], write: WriteCall) -> None:
         """Store the records of a call with several: those of one id stand or fall together, or all if atomic."""
         self._intern(write.rows)  # before anything that may be rolled back to: a label is remembered from then on
         self._connection.execute("SAVEPOINT call")

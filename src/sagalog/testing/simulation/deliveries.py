@@ -10,7 +10,7 @@ from ...decision.ids import persistence_id, refusal_id, reply_id
 from ...decision.record import Command, SagaRecord, Status
 from .clock import EPOCH
 from .ledger import Landed
-from .outside import Delivery
+from .outside import HandlerCall
 
 if TYPE_CHECKING:
     from .run import Run
@@ -25,7 +25,7 @@ class Deliveries:
         self._run = run
         self._persistence_id = persistence_id
         self._records = records
-        self._seen: dict[str, list[Delivery]] = {}
+        self._seen: dict[str, list[HandlerCall]] = {}
         for one in run.outside.deliveries:
             if one.persistence_id == persistence_id and one.life == life:
                 self._seen.setdefault(one.id, []).append(one)
@@ -105,7 +105,7 @@ class Deliveries:
         self._in_order()
         self._compensated()
 
-    def _not_long_after(self, entry: Command, calls: list[Delivery]) -> None:
+    def _not_long_after(self, entry: Command, calls: list[HandlerCall]) -> None:
         """Who lost its lease stops delivering: others have gone on, in an order that it knows nothing of."""
         run = self._run
         for before, after in pairwise(self._records):

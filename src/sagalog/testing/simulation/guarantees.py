@@ -8,7 +8,7 @@ from ...decision.ids import is_refusal, parts_of
 from ...decision.record import FINAL, SagaRecord, Status, Timer
 from ...definition.recurring import LATE
 from .ledger import Landed
-from .outside import Outside, Sent
+from .outside import Outside, SentEvent
 
 
 def _record(landed: Landed) -> SagaRecord:
@@ -133,8 +133,8 @@ def check_order(persistence_id: str, lives: list[list[Landed]], outside: Outside
         for one in landed.record.handled
         if one.id in outside.sent
     ]
-    latest: Sent | None = None
-    arrived: dict[str, Sent] = {}
+    latest: SentEvent | None = None
+    arrived: dict[str, SentEvent] = {}
     for sent in handled:
         accepted = sent.known.get(saga)
         assert latest is None or accepted is None or latest.began < accepted, (

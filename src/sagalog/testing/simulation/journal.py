@@ -16,7 +16,7 @@ from .ledger import Ledger, at_once
 _AWAY = "simulated: the journal is away; nothing was stored"
 
 
-class Health:
+class Condition:
     """Whether a worker runs, stalls, is dead, or was stopped; what it does meanwhile waits at the gate."""
 
     def __init__(self, name: str, tell: Tell, blame: Tell) -> None:
@@ -59,59 +59,59 @@ class FaultyJournal:
     sorted_ids = True
 
     def __init__(
-        self, inner: Ledger, chance: Chance, health: Health, tell: Tell, poll_again: Callable[[], None]
+        self, inner: Ledger, chance: Chance, condition: Condition, tell: Tell, poll_again: Callable[[], None]
     ) -> None:
         self._poll_again = poll_again
         self._inner = inner
         self._chance = chance
-        self._health = health
+        self._condition = condition
         self._tell = tell
 
     async def _travel(self) -> None:
-        if self._health.stopped:
-            self._health.blame(f"{self._health.name} uses the journal after it has stopped")
-        await asyncio.sleep(self._chance.random.random() ** 3 * 0.02 * self._health.slow)
-        await self._health.gate()
+        if self._condition.stopped:
+            self._condition.blame(f"{self._condition.name} uses the journal after it has stopped")
+        await asyncio.sleep(self._chance.random.random() ** 3 * 0.02 * self._condition.slow)
+        await self._condition.gate()
 
     async def _death(self, when: str) -> None:
-        self._health.die(when)
-        await self._health.gate()
+        self._condition.die(when)
+        await self._condition.gate()
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
-        chance, health = self._chance, self._health
+        chance, condition = self._chance, self._condition
         await self._travel()
         fault = chance.strikes(WRITE_FAULTS)
         what = ", ".join(f"{m.persistence_id}#{m.sequence_nr}" for m in messages)
         if fault == "stalls before a write":
-            health.stall(chance.upto(20))
-            await health.gate()
+            condition.stall(chance.upto(20))
+            await condition.gate()
         if fault == "dies before a write":
             await self._death(f"before it writes {what}")
         if fault == "write refused":
-            self._tell(f"{health.name}: {what} is refused")
+            self._tell(f"{condition.name}: {what} is refused")
             raise JournalUnavailableError(_AWAY)
         if fault == "answer lost, not stored":
-            self._tell(f"{health.name}: {what} is lost, and its answer")
+            self._tell(f"{condition.name}: {what} is lost, and its answer")
             raise OutcomeUnknownError("simulated: no answer")
         if fault in ("answer lost, stored late", "dies during a write"):
             asyncio.get_running_loop().call_later(chance.upto(3), self._land_late, list(messages), what)
             if fault == "dies during a write":
                 await self._death(f"while {what} is on its way")
-            self._tell(f"{health.name}: {what} is on its way, its answer lost")
+            self._tell(f"{condition.name}: {what} is on its way, its answer lost")
             raise OutcomeUnknownError("simulated: no answer")
         await self._inner.write_messages(messages, atomic=atomic)
-        self._tell(f"{health.name} stores {what}")
+        self._tell(f"{condition.name} stores {what}")
         if fault == "write arrives twice":
             asyncio.get_running_loop().call_later(chance.upto(3), self._land_late, list(messages), what)
         if fault == "dies after a write":
-            health.die(f"after it has written {what}")
+            condition.die(f"after it has written {what}")
         if fault == "stalls after a write":
-            health.stall(chance.upto(20))
+            condition.stall(chance.upto(20))
         if fault == "answer late":
             await asyncio.sleep(chance.upto(8))
         await self._travel()
         if fault == "answer lost, stored":
-            self._tell(f"{health.name}: {what} is stored, its answer lost")
+            self._tell(f"{condition.name}: {what} is stored, its answer lost")
             raise OutcomeUnknownError("simulated: no answer")
 
     def _land_late(self, messages: list[PersistentRepr], what: str) -> None:
@@ -179,7 +179,7 @@ class FaultyJournal:
             raise JournalUnavailableError(_AWAY)
         await self._inner.purge(tombstones)
         for persistence_id, sequence_nr in tombstones:
-            self._tell(f"{self._health.name} purges {persistence_id}, if it is #{sequence_nr} still")
+            self._tell(f"{self._condition.name} purges {persistence_id}, if it is #{sequence_nr} still")
         if fault == "purged, answer lost":
             raise OutcomeUnknownError("simulated: no answer")
         if fault == "dies during a purge":

@@ -15,7 +15,7 @@ from ...runner import Receipt
 KNOWN = (Outcome.HANDLED, Outcome.DUPLICATE, Outcome.HELD)
 
 
-class Sent(msgspec.Struct):
+class SentEvent(msgspec.Struct):
     """One event, and what its sender was told of it. Ticks order everything that happened in a run."""
 
     message_id: str
@@ -29,7 +29,7 @@ class Sent(msgspec.Struct):
         return self.attempts[0][1]
 
 
-class Delivery(msgspec.Struct):
+class HandlerCall(msgspec.Struct):
     """One call of a command handler."""
 
     id: str
@@ -53,24 +53,24 @@ class Outside:
 
     def __init__(self, tick: Callable[[], int]) -> None:
         self._tick = tick
-        self.sent: dict[str, Sent] = {}
-        self.deliveries: list[Delivery] = []
+        self.sent: dict[str, SentEvent] = {}
+        self.deliveries: list[HandlerCall] = []
         self.answers: dict[tuple[str, int], tuple[Any, CommandRefused | None]] = {}
         self.repairs: Counter[str] = Counter()
 
-    def attempt(self, message_id: str, event: Any, worker: str) -> Sent:
+    def attempt(self, message_id: str, event: Any, worker: str) -> SentEvent:
         """An event is sent to a worker."""
-        sent = self.sent.setdefault(message_id, Sent(message_id, event))
+        sent = self.sent.setdefault(message_id, SentEvent(message_id, event))
         sent.attempts.append((worker, self._tick()))
         return sent
 
-    def told(self, sent: Sent, receipt: Receipt) -> None:
+    def told(self, sent: SentEvent, receipt: Receipt) -> None:
         """A worker answered that an event is accepted."""
         now = self._tick()
         for name, outcome in receipt.outcomes.items():
             if outcome in KNOWN:
                 sent.known.setdefault(name, now)
 
-    def ended(self, delivery: Delivery) -> None:
+    def ended(self, delivery: HandlerCall) -> None:
         """A command handler returned, or refused."""
         delivery.ended = self._tick()

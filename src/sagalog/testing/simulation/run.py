@@ -170,7 +170,7 @@ class Run:
         self.spawn(self._replace(worker))
 
     async def _replace(self, worker: Worker) -> None:
-        await worker.health.dead.wait()
+        await worker.condition.dead.wait()
         self.retire(worker)
         await asyncio.sleep(self.chance.upto(5))
         await self.start_worker()

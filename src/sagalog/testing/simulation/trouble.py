@@ -49,7 +49,7 @@ class Trouble:
         elif fault == "clock jumps backwards":
             worker.jump(-1)
         elif fault == "dies at rest":
-            worker.health.die("at rest")
+            worker.condition.die("at rest")
         elif fault == "worker stops and is replaced":
             run.spawn(self._stop(worker))
         elif fault == "history cut":
@@ -60,21 +60,21 @@ class Trouble:
     async def _stop(self, worker: Worker) -> None:
         run = self._run
         # A stop does not wait for an operator's repair: whoever asked for it is told.
-        if worker.health.stopping or worker.repairing or worker.health.dead.is_set():
+        if worker.condition.stopping or worker.repairing or worker.condition.dead.is_set():
             return
-        worker.health.stopping = True
+        worker.condition.stopping = True
         run.tell(f"{worker.name} is told to stop")
         stopping = worker.does(worker.runner.stop())
-        dead = asyncio.ensure_future(worker.health.dead.wait())
+        dead = asyncio.ensure_future(worker.condition.dead.wait())
         await asyncio.sleep(run.chance.upto(1))  # senders notice late
         run.retire(worker)
         await asyncio.wait([stopping, dead], timeout=_STOPS_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
-            if not worker.health.dead.is_set():
+            if not worker.condition.dead.is_set():
                 run.blame(f"{worker.name} was told to stop, and does not")
             return
         await stopping
-        worker.health.stopped = True
+        worker.condition.stopped = True
         run.tell(f"{worker.name} has stopped")
         await run.start_worker()
 

@@ -16,9 +16,9 @@ from ...errors import CommandRefused
 from ...runner import CommandContext, SagaRunner
 from .chance import COMMAND_FAULTS, SAGA_FAULTS, START_FAULTS
 from .clock import LoopClock
-from .journal import FaultyJournal, Health
+from .journal import Condition, FaultyJournal
 from .loop import process
-from .outside import Delivery
+from .outside import HandlerCall
 
 if TYPE_CHECKING:
     from .run import Run
@@ -46,17 +46,17 @@ class Worker:
         self._run = run
         self.name = name
         self.repairing = 0
-        self.health = Health(name, run.tell, run.blame)
+        self.condition = Condition(name, run.tell, run.blame)
         self._context = copy_context()
-        self._context.run(process.set, self.health.dead)
+        self._context.run(process.set, self.condition.dead)
         fault = run.chance.strikes(START_FAULTS)
         if fault == "worker slow":
-            self.health.slow = 50.0
+            self.condition.slow = 50.0
         ahead = run.chance.random.uniform(-2, 2) if fault == "clock wrong" else 0.0
         self.clock = LoopClock(timedelta(seconds=ahead))
         self._tell_skew()
         self.runner = SagaRunner(
-            FaultyJournal(run.ledger, run.chance, self.health, run.tell, self._poll_again),
+            FaultyJournal(run.ledger, run.chance, self.condition, run.tell, self._poll_again),
             sagas=[_raising(saga, run) for saga in run.sagas],
             dispatch=self._answer,
             clock=self.clock,
@@ -96,10 +96,10 @@ class Worker:
         run, chance = self._run, self._run.chance
         lives = run.ledger.lives.get(persistence_id(context.saga, context.correlation_id), ())
         now = asyncio.get_running_loop().time()
-        delivery = Delivery(context.id, command, context.undo, max(0, len(lives) - 1), run.tick(), now)
-        await self.health.gate()
-        await asyncio.sleep(chance.upto(0.02) * self.health.slow)
-        await self.health.gate()
+        delivery = HandlerCall(context.id, command, context.undo, max(0, len(lives) - 1), run.tick(), now)
+        await self.condition.gate()
+        await asyncio.sleep(chance.upto(0.02) * self.condition.slow)
+        await self.condition.gate()
         fault = chance.strikes(COMMAND_FAULTS)
         if fault == "command handlers fail for a while":
             run.away_until = asyncio.get_running_loop().time() + chance.upto(60)
@@ -116,14 +116,14 @@ class Worker:
         if fault == "command handler fails after it did it":
             raise ConnectionError("simulated")
         if fault == "dies in a command handler":
-            self.health.die(f"while {context.id} is carried out")
-            await self.health.gate()
+            self.condition.die(f"while {context.id} is carried out")
+            await self.condition.gate()
         run.outside.ended(delivery)
         if refused is not None:
             raise refused
         return answer
 
-    def _carry_out(self, command: Any, delivery: Delivery) -> tuple[Any, CommandRefused | None]:
+    def _carry_out(self, command: Any, delivery: HandlerCall) -> tuple[Any, CommandRefused | None]:
         """Let the world answer, once for each id: a receiver knows the ids that it has seen."""
         key = (delivery.id, delivery.life)
         known = self._run.outside.answers.get(key)
