@@ -9,7 +9,7 @@ from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.message import Message, Outcome, refusal, unhold
 
-from ..orders import Charge, Closed, OrderSaga, Paid, Placed
+from ..orders import Charge, Closed, Noted, OrderSaga, Paid, Placed
 
 SAGA = OrderSaga()
 REGISTRY = SAGA.registry()
@@ -64,3 +64,19 @@ def test_a_refusal_that_is_held_behind_a_new_beginning_takes_back_the_life_that_
     assert (record.status, record.incarnation) == ("running", 2)
     assert [(c.command.type, c.of, c.life) for c in record.outbox if c.undo] == [("Release", "1/0", 1)]
     assert [(u.command.type, u.life) for u in record.undo] == [("Release", 2)]
+
+
+def test_an_answer_that_is_held_behind_a_new_beginning_is_not_handled_by_the_life_that_did_not_ask() -> None:
+    life = Life()
+    for number, event in enumerate((Placed("a"), Paid("a"))):
+        life.step(Message(f"e{number}", event))
+    draft = life.draft()
+    record = draft.touch()
+    record.parked, record.stuck = "the charge is not accepted", "2/0"
+    life.keep(draft)
+    for number, event in enumerate((Closed("a"), Placed("a"))):
+        assert life.step(Message(f"held{number}", event)) is Outcome.HELD
+    assert life.step(Message(f"{PID}/1/0/reply/Noted/0", Noted("a", "late"), answer=True, life=1)) is Outcome.HELD
+    record = life.replay()
+    assert (record.status, record.incarnation) == ("running", 2)
+    assert SAGA.decode_state(record.state_bytes()).log == ["placed"]

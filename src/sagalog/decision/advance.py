@@ -45,6 +45,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
                 return Outcome.NO_INSTANCE
             record, state = draft.start()
             return _run(draft, message, record, state)
+        if message.life not in (0, record.incarnation) and not draft.saga.may_start(message.event):
+            return Outcome.IGNORED  # an answer to a command of an incarnation that has ended
         if record.parked:
             draft.hold(message)
             return Outcome.HELD

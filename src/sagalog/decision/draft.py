@@ -301,7 +301,7 @@ class Draft:
 
     def _life_of(self, record: SagaRecord, message: Message) -> int:
         if message.kind != "refused":
-            return 0
+            return message.life
         entry = entry_of(self.persistence_id, message.event.command_id)
         return next((c.life for c in record.outbox if c.id == entry), message.life)
 

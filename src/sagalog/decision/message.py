@@ -43,7 +43,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
     tried: bool = False  # a handler has had `event`, and may have changed it
     following: Timer | None = None  # of a recurring timer: the next one, but for its id
     missed: bool = False  # of a recurring timer: its time has passed unnoticed, and its rule passes over such
-    life: int = 0  # of a refusal that was held: the incarnation that sent the command
+    life: int = 0  # of a refusal that was held, and of an answer to the instance that asked: the incarnation that did
 
     def copied(self) -> Message:
         """Return this message with an event of its own, as it came, for another saga or another attempt."""

@@ -76,7 +76,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     name: str = ""  # of a timer
     trace: str = ""  # that it brought
     waits: bool = False  # to begin the next incarnation, once this one has ended
-    life: int = 0  # of a refusal: the incarnation that sent the command
+    life: int = 0  # of a refusal, and of an answer to this very instance: the incarnation that sent the command
     at: datetime | None = None  # of a timer: when it was due
 
 

@@ -267,12 +267,15 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
 
 
 def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
-    effects = _drop_held(record, record.held)
-    effects += _drop_commands(record, [*_stuck(record), *(c for c in record.outbox if c.undo and c.id != record.stuck)])
-    if record.timers:
-        effects.append(f"drops the timers {_all(sorted(record.timers))}")
-    if record.undo:
-        effects.append(f"does not undo what was done: {_all(u.command.type for u in reversed(record.undo))} not sent")
+    effects, life = _drop_held(record, record.held), record.incarnation
+    undoing = (c for c in record.outbox if c.undo and c.life == life and c.id != record.stuck)
+    effects += _drop_commands(record, [*_stuck(record), *undoing])
+    timers = [name for name, timer in record.timers.items() if timer.life == life]
+    if timers:
+        effects.append(f"drops the timers {_all(sorted(timers))}")
+    undo = undo_of(record, life)
+    if undo:
+        effects.append(f"does not undo what was done: {_all(u.command.type for u in undo)} not sent")
     if record.outbox:
         effects.append(
             f"still delivers {_all(map(_command, record.outbox))}: their step is saved; `drop` passes one that hangs"
@@ -280,7 +283,9 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
     if record.status not in FINAL:
         record.status = Status.CANCELLED
         effects.append("ends the instance as it stands")
-    record.timers, record.undo = {}, ()
+    record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
+    record.undo = tuple(u for u in record.undo if u.life != life)
+    forget_earlier(record)
     record.parked = record.stuck = ""
     return effects
 

@@ -32,8 +32,8 @@ from .instance import Instance
 from .lease import Leases
 
 Store = Callable[[], Awaitable[Any]]
-Reply = Callable[[Any, str, str, datetime | None], Store]
-"""Checks an event, with its message id, trace and time, and returns what stores it."""
+Reply = Callable[[Instance, int, Any, str, str, datetime | None], Store]
+"""Checks an event for who asked, in which life, with its message id, trace and time, and returns what stores it."""
 
 _AT_ONCE = 256  # answers of an instance on their way, and events of one answer in a step
 _BYTES_A_SECOND = 16_000_000  # so much of an instance's record is written for answers, while it has commands to deliver
@@ -188,7 +188,7 @@ class Answers:
             number = counts[name]
             counts[name] += 1
             try:
-                return name, self._reply(event, reply_id(sent_as, name, number), trace, at)
+                return name, self._reply(instance, entry.life, event, reply_id(sent_as, name, number), trace, at)
             except (DefinitionError, CodecError, InvalidEventError) as error:
                 raise _not_taken(name, error) from error
 

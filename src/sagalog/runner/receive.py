@@ -201,13 +201,21 @@ class Receiver:
         finally:
             self._leave(self._places)
 
-    def reply(self, event: Any, message_id: str, trace: str, at: datetime | None) -> Callable[[], Awaitable[Receipt]]:
+    def reply(
+        self, asker: Instance, life: int, event: Any, message_id: str, trace: str, at: datetime | None
+    ) -> Callable[[], Awaitable[Receipt]]:
         """Check an event that a command handler returned, and return what handles it, again and again if need be.
 
-        It is not bounded, or commands and events could wait in a circle.
+        `asker` sent the command in its incarnation `life`. It is not bounded, or commands and events could wait in a
+        circle.
         """
         targets, message = self._targets(event), self._message(event, message_id, None, ours=True)
         message.trace, message.at, message.answer = trace, at, True
+        for cache, correlation_id in targets:
+            if cache is asker.cache and correlation_id == asker.correlation_id:
+                # By then its next incarnation may have begun, which did not ask.
+                others = (one for one in targets if one[0] is not cache)
+                return partial(self._deliver, [(cache, correlation_id), *others], message, life)
         return partial(self._deliver, targets, message)
 
     async def drained(self) -> None:
@@ -290,7 +298,10 @@ class Receiver:
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
-    async def _deliver(self, targets: list[tuple[InstanceCache, str]], message: Message) -> Receipt:
+    async def _deliver(self, targets: list[tuple[InstanceCache, str]], message: Message, life: int = 0) -> Receipt:
+        """Hand the message to all targets; `life`: of the first of them, which asked for it."""
+        others = [message.copied() for _ in targets[1:]]  # what one saga does to it, no other sees
+        message.life = life
         if len(targets) == 1:
             cache, correlation_id = targets[0]
             return Receipt(
@@ -299,7 +310,7 @@ class Receiver:
         if not targets:
             self._engine.counters.ignored += 1
             return Receipt(given_id(message.id))
-        messages = [message, *(message.copied() for _ in targets[1:])]  # what one saga does to it, no other sees
+        messages = [message, *others]
         outcomes = await asyncio.gather(
             *(self._submit(*target, each) for target, each in zip(targets, messages, strict=True)),
             return_exceptions=True,
