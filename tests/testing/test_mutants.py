@@ -229,9 +229,9 @@ def a_new_life_is_taken_for_the_cached_one(patch: pytest.MonkeyPatch) -> None:
 def a_repair_forgets_what_is_held(patch: pytest.MonkeyPatch) -> None:
     real = replay._replay
 
-    async def forgetful(instance: Any, draft: Any, watch: Any, **keywords: Any) -> Any:
+    async def forgetful(instance: Any, draft: Any, reporter: Any, **keywords: Any) -> Any:
         draft.record.held = draft.record.held[:1]
-        return await real(instance, draft, watch, **keywords)
+        return await real(instance, draft, reporter, **keywords)
 
     patch.setattr(replay, "_replay", forgetful)
 

@@ -33,11 +33,12 @@ from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
 from .envelope import Envelope
 from .failures import described, is_permanent, passes_through
+from .hooked_handler import HookedHandler
 from .instance import Instance
 from .lease import Leases
-from .telling import Watch, WatchedHandler
+from .reporter import Reporter
 
-Handler = CommandHandler | WatchedHandler
+Handler = CommandHandler | HookedHandler
 
 _SUMMARY_SECONDS = 60.0  # of failed attempts of one command type, after the first one
 
@@ -66,7 +67,7 @@ class CommandAttempts:
             handler, command = self.handler_of(instance, entry)
         except (CodecError, DefinitionError):
             return None, None
-        return self._engine.hooks.watched(handler, entry), command
+        return self._engine.hooks.hooked(handler, entry), command
 
     def handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
         command = instance.runtime.registry.unpack(entry.command)
@@ -294,8 +295,8 @@ def _attempt_nr(instance: Instance, entry: Command) -> int:
     return 1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1
 
 
-def _stick(entry: str, reason: str) -> Callable[[Draft, Watch], Awaitable[None]]:
-    async def park(draft: Draft, watch: Watch) -> None:
+def _stick(entry: str, reason: str) -> Callable[[Draft, Reporter], Awaitable[None]]:
+    async def park(draft: Draft, reporter: Reporter) -> None:
         record = draft.record
         if record is not None and any(command.id == entry for command in record.outbox):
             record.parked = record.parked or reason

@@ -85,11 +85,11 @@ def _stopped_at(turn: Turn, raised: Exception) -> None:
 
 
 async def _replay(turn: Turn) -> None:
-    turn.replayed = await replay_held(turn.instance, turn.draft, turn.watch)
+    turn.replayed = await replay_held(turn.instance, turn.draft, turn.reporter)
 
 
 def _run(turn: Turn) -> Awaitable[None] | None:
-    batch, draft, advance = turn.batch, turn.draft, turn.watch.advance
+    batch, draft, advance = turn.batch, turn.draft, turn.reporter.advance
     while turn.at < len(batch):
         envelope = batch[turn.at]
         if envelope.over:
@@ -189,7 +189,7 @@ def _park(turn: Turn, envelope: Envelope) -> bool:
 async def _repair(turn: Turn, envelope: Envelope) -> None:
     assert envelope.repair is not None
     try:
-        envelope.result = await envelope.repair(turn.draft, turn.watch)
+        envelope.result = await envelope.repair(turn.draft, turn.reporter)
     except UnreadableStateError as error:
         raise unreadable(turn.instance, str(error)) from error
     except (NoInstanceError, RepairError) as error:  # found before the draft was touched

@@ -12,7 +12,7 @@ import msgspec
 
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
-from .telling import Watch
+from .reporter import Reporter
 
 
 class Maintenance(Enum):
@@ -33,7 +33,7 @@ class Envelope(msgspec.Struct, eq=False):
 
     message: Message | None = None
     maintenance: Maintenance | None = None
-    repair: Callable[[Draft, Watch], Awaitable[Any]] | None = None
+    repair: Callable[[Draft, Reporter], Awaitable[Any]] | None = None
     future: asyncio.Future[None] | None = None
     decided: Outcome | BaseException | None = None  # in this turn; holds only once the turn is saved
     outcome: Outcome | None = None

@@ -61,11 +61,11 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
         if write is not None:
             await _write(turn, write, connection)
     except PayloadTooLargeError:
-        turn.watch.taken_back()
+        turn.reporter.taken_back()
         raise
     finally:
         instance.cache.set_size(alone, 0)
-    turn.watch.settled()
+    turn.reporter.settled()
     tell_parked(instance, turn.replayed)
     if write is not None:
         _await_end(instance, connection, write)
@@ -80,19 +80,19 @@ async def _decided(turn: Turn, message: Message) -> None:
         if more is not None:
             await decide_slowly(turn, more)
     except BaseException as error:
-        turn.watch.taken_back()
+        turn.reporter.taken_back()
         if isinstance(error, Exception) or passes_through(error, cancelled):
             raise
         # It would end the caller's task in silence, as if that had been cancelled.
         raise as_exception(error, f"handling {type(message.event).__name__}") from error
     if turn.failure is not None:
-        turn.watch.taken_back()
+        turn.reporter.taken_back()
         raise as_exception(turn.failure.error, f"handling {type(message.event).__name__}")
 
 
 async def _write(turn: Turn, write: Write, connection: Any) -> None:
     instance = turn.instance
-    turn.watch.writing()
+    turn.reporter.writing()
     try:
         await instance.runtime.save_in_transaction(
             connection,
@@ -104,9 +104,9 @@ async def _write(turn: Turn, write: Write, connection: Any) -> None:
             write.epoch,
         )
     except BaseException as error:
-        turn.watch.written(write.version, write.record, error)
+        turn.reporter.written(write.version, write.record, error)
         raise
-    turn.watch.written(write.version, write.record, None)
+    turn.reporter.written(write.version, write.record, None)
 
 
 def _await_end(instance: Instance, connection: Any, write: Write) -> None:

@@ -11,7 +11,7 @@ from ..errors import NoInstanceError
 from .cache import InstanceCache
 from .envelope import Envelope
 from .replay import NOTHING, replay_held, tell_parked
-from .telling import Watch
+from .reporter import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Re
     instance.read_again()
     replayed = NOTHING
 
-    async def run(draft: Draft, watch: Watch) -> Repaired:
+    async def run(draft: Draft, reporter: Reporter) -> Repaired:
         nonlocal replayed
         record = draft.record
         if record is None or (record.finished and not repair.on_finished):
@@ -44,7 +44,7 @@ async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Re
         if decision.record is not record:
             draft.record = decision.record
             draft.touch()
-            replayed = await replay_held(instance, draft, watch)
+            replayed = await replay_held(instance, draft, reporter)
         after = draft.record
         assert after is not None
         return Repaired(decision.effects, replayed.count, after.parked, len(after.held), after.status)

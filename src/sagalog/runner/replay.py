@@ -23,7 +23,7 @@ from .context import EventHandler
 from .failures import cancellations, described, passes_through
 from .instance import Instance
 from .load import unreadable
-from .telling import Watch
+from .reporter import Reporter
 
 _GIVE_WAY = 64  # so many are replayed in one go
 
@@ -38,7 +38,7 @@ class Replayed(msgspec.Struct, frozen=True):
 NOTHING = Replayed()
 
 
-async def replay_held(instance: Instance, draft: Draft, watch: Watch) -> Replayed:
+async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> Replayed:
     """Replay what the draft's record holds, in the order it came; the first that fails parks it again, with the rest.
 
     Raises SagaParkedError for a state, or a held message of a newer version, that this code cannot read; what is stored
@@ -49,18 +49,18 @@ async def replay_held(instance: Instance, draft: Draft, watch: Watch) -> Replaye
     before = draft.copied()
     fired, started = draft.fired, draft.started
     try:
-        replayed = await _replay(instance, draft, watch, checked=False)
+        replayed = await _replay(instance, draft, reporter, checked=False)
         instance.runtime.encode(draft.frozen() or draft.record)
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: look after each.
-        watch.taken_back()
+        reporter.taken_back()
         draft.record, draft.fired, draft.started = before, fired, started
-        replayed = await _replay(instance, draft, watch, checked=True)
+        replayed = await _replay(instance, draft, reporter, checked=True)
     draft.replaying = ()
     return replayed
 
 
-async def _replay(instance: Instance, draft: Draft, watch: Watch, *, checked: bool) -> Replayed:
+async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, checked: bool) -> Replayed:
     record = draft.touch()
     held = record.held
     record.held, draft.replaying = (), held  # each is asked for among the consumed ones, not among the held
@@ -72,7 +72,7 @@ async def _replay(instance: Instance, draft: Draft, watch: Watch, *, checked: bo
             await asyncio.sleep(0)
         try:
             message = unhold(first, draft.registry)
-            outcome = watch.advance(draft, message)
+            outcome = reporter.advance(draft, message)
             if not isinstance(outcome, Outcome):
                 with EventHandler(instance):
                     outcome = await outcome
@@ -99,7 +99,7 @@ async def _replay(instance: Instance, draft: Draft, watch: Watch, *, checked: bo
             if before is not None:
                 draft.record = before
                 draft.fired, draft.started = counted
-            watch.taken_back(first.id)
+            reporter.taken_back(first.id)
             told = isinstance(error, (CodecError, PayloadTooLargeError))  # others may quote payloads
             reason = f"replaying {first.event.type} failed: {error if told else described(error)}"
             draft.park_again(reason, held[number:])

@@ -231,7 +231,7 @@ class Rounds:
             if write is None:
                 self._settle(turn, None, None)
                 continue
-            turn.watch.writing()
+            turn.reporter.writing()
             journal = turn.instance.runtime.journal
             if journal is None:
                 self._engine.spawn(self._write_one(write), writes=True)
@@ -281,7 +281,7 @@ class Rounds:
     def _settle(self, turn: Turn, write: Write | None, error: BaseException | None) -> None:
         instance = turn.instance
         if write is not None:
-            turn.watch.written(write.version, write.record, error)
+            turn.reporter.written(write.version, write.record, error)
         try:
             pause = settle(turn, write, error)
         except Exception as raised:  # nobody may wait for ever because of what is wrong here

@@ -113,7 +113,7 @@ def _answer(turn: Turn) -> None:
     """Count and wake the callers; then, and only then, the commands may leave."""
     instance = turn.instance
     counters = instance.runtime.engine.counters
-    turn.watch.settled()
+    turn.reporter.settled()
     for envelope in turn.batch if turn.at == len(turn.batch) else turn.decided:
         outcome = envelope.decided
         if envelope.message is not None:
@@ -199,7 +199,7 @@ def take_back(turn: Turn) -> None:
     That one was to be parked is decided again, too: it may be stored as held already, and repaired since; its timer may
     be cancelled, its instance may have ended.
     """
-    turn.watch.taken_back()
+    turn.reporter.taken_back()
     for envelope in turn.decided:
         envelope.decided = envelope.park = None
         envelope.tried()
@@ -247,7 +247,7 @@ def abandon(turn: Turn) -> None:
 
 def give_up(turn: Turn, error: BaseException) -> None:
     """Tell everybody in the turn. Nothing is known to be stored of theirs."""
-    turn.watch.taken_back()
+    turn.reporter.taken_back()
     tell(turn.instance, turn.batch, error)
 
 

@@ -17,8 +17,8 @@ from .failures import cancellations, ends_program, passes_through
 from .instance import Instance
 from .load import unreadable
 from .replay import NOTHING, Replayed
+from .reporter import Reporter
 from .starting import wait_no_longer
-from .telling import Watch
 
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
 
@@ -55,18 +55,20 @@ class Turn:
         "instance",
         "maintenance",
         "replayed",
+        "reporter",
         "stale",
         "timer",
         "to_record",
         "unseen",
-        "watch",
     )
 
-    def __init__(self, instance: Instance, batch: list[Envelope], draft: Draft, watch: Watch, *, unseen: bool) -> None:
+    def __init__(
+        self, instance: Instance, batch: list[Envelope], draft: Draft, reporter: Reporter, *, unseen: bool
+    ) -> None:
         self.instance = instance
         self.batch = batch
         self.draft = draft
-        self.watch = watch
+        self.reporter = reporter
         self.unseen = unseen
         self.fresh = instance.fresh
         self.at = 0
@@ -147,14 +149,14 @@ def begin(instance: Instance, now: datetime) -> Turn:
     )
     if instance.accepted:
         draft.accept(instance.accepted)
-    watch = engine.hooks.watch(runtime.name, instance.correlation_id, unseen=unseen)
-    return Turn(instance, batch, draft, watch, unseen=unseen)
+    reporter = engine.hooks.reporter(runtime.name, instance.correlation_id, unseen=unseen)
+    return Turn(instance, batch, draft, reporter, unseen=unseen)
 
 
 def advance(turn: Turn, message: Message) -> Outcome | Awaitable[Outcome]:
     """Run a message against the draft. Raises HandlerFailed, or SagaParkedError for a state that cannot be read."""
     try:
-        outcome = turn.watch.advance(turn.draft, message)
+        outcome = turn.reporter.advance(turn.draft, message)
     except BaseException as error:
         if ends_program(error):
             raise
