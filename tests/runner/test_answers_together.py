@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,8 +15,12 @@ from sagalog import (
     JournalUnavailableError,
     RetryPolicy,
     RunnerSettings,
+    Saga,
     SagaRecord,
     SagaRunner,
+    Send,
+    on,
+    starts,
 )
 from sagalog.decision.record import decode_record
 
@@ -145,3 +150,38 @@ async def test_answers_on_their_way_are_stored_before_the_runner_stops() -> None
     done = ParcelSaga().decode_state(last.state_bytes()).shipped
     assert len(done) >= 400
     assert len(done) + len(last.outbox) == 800, "what was answered is accepted, the others are still to be delivered"
+
+
+@dataclass
+class Count:
+    number: int = 0
+
+
+class CountingSaga(Saga[Count]):
+    name = "counting"
+
+    @starts(Packed, key="id")
+    def packed(self, state: Count, event: Packed):
+        return Send(Hand(event.id, event.parcels))
+
+    @on(Shipped, key="id")
+    def shipped(self, state: Count, event: Shipped) -> None:
+        state.number += 1
+
+
+async def test_answers_that_are_yielded_write_as_much_each_whatever_their_number() -> None:
+    async def yields(command: Hand) -> AsyncIterator[Shipped]:
+        for number in range(command.number):
+            yield Shipped(command.id, number)
+
+    written = []
+    for parcels in (200, 800):
+        journal = Counting()
+        async with SagaRunner(journal, sagas=[CountingSaga], dispatch=yields) as runner:
+            await runner.handle(Packed("p", parcels), message_id="first")
+            await runner.settle()
+        last = journal.seen[-1]
+        assert CountingSaga().decode_state(last.state_bytes()).number == parcels
+        assert last.inbox == ("first", f"saga::counting::p/1/0/reply/Shipped/0-{parcels - 1}")
+        written.append(journal.written / parcels)
+    assert written[1] < 1.1 * written[0]

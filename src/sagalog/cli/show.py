@@ -9,6 +9,7 @@ from datetime import datetime
 import click
 import msgspec
 
+from ..decision.inbox import count_of
 from ..decision.record import SagaRecord
 from ..journal import Journal
 from ..journal.protocol import server_now
@@ -114,7 +115,8 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     out.extend(_more("held", len(record.held)))
     if record.owes_replay:
         out.append("        a running worker replays what is held, as soon as it comes to it")
-    out.append(f"inbox   {len(record.inbox)} message{'' if len(record.inbox) == 1 else 's'} consumed")
+    consumed = count_of(record.inbox)
+    out.append(f"inbox   {consumed} message{'' if consumed == 1 else 's'} consumed")
     for audit in record.audit:
         who = f" by {line(audit.by)}" if audit.by else ""
         note = f": {line(audit.note)}" if audit.note else ""

@@ -18,8 +18,8 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .checked import plan_of
 from .compensation import compensate, end_compensation, forget_earlier
-from .ids import entry_id, entry_of
-from .inbox import FEW, Known, inherit, remember
+from .ids import FAMILY, entry_id, entry_of
+from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .message import Message, Outcome
 from .moments import SCHEDULED
 from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state, well_formed
@@ -184,7 +184,14 @@ class Draft:
         if recent and message_id in (recent if len(recent) < FEW else self._looked_up().recent.of(recent)):
             return True
         until = record.inherited_until
-        return until is not None and until > self.now and message_id in record.inherited
+        inherits = until is not None and until > self.now
+        if inherits and message_id in record.inherited:
+            return True
+        if not message_id.startswith(FAMILY):
+            return False
+        return self._looked_up().inbox.stands_for(inbox, message_id) or (
+            inherits and stand_for(record.inherited, message_id)
+        )
 
     def _looked_up(self) -> Known:
         if self._known is None:
@@ -208,15 +215,18 @@ class Draft:
             else:
                 self.append(record, "recent", message_id)
             if self._known is not None:
-                self._known.recent.added(record.recent)
+                self._known.recent.added(record.recent, message_id)
             return
         most = self.saga.remembered_messages
-        if len(record.inbox) < (most if most < FEW else FEW):
+        longer = continued(record, message_id) if message_id.startswith(FAMILY) else None
+        if longer is not None:
+            record.inbox = longer
+        elif len(record.inbox) < (most if most < FEW else FEW):
             record.inbox = (*record.inbox, message_id)
         else:
             remember(record, message_id, self.now, most, max(self.saga.remembered_for, self.retention))
         if self._known is not None:
-            self._known.inbox.added(record.inbox)
+            self._known.inbox.added(record.inbox, message_id)
 
     def touch(self) -> SagaRecord:
         """Mark the record as changed now and return it."""

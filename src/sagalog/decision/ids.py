@@ -66,6 +66,25 @@ def reply_id(command_id: str, event: str, index: int) -> str:
     return f"{command_id}/reply/{event}/{index}"
 
 
+def reply_parts(message_id: str) -> tuple[str, int, int] | None:
+    """Return what a stored reply id is about: all but its number, and the first and the last number that it stands for.
+
+    `<command id>/reply/<event type>/0-7` stands for eight of them. None for the id of anything else.
+    """
+    if not message_id.startswith(FAMILY):
+        return None
+    of, _, numbers = message_id.rpartition("/")
+    first, _, last = numbers.partition("-")
+    if not first.isdecimal() or not (last.isdecimal() or last == "" == numbers[len(first) :]):
+        return None
+    return of, int(first), int(last or first)
+
+
+def replies_id(of: str, first: int, last: int) -> str:
+    """Return the id that stands for the replies `first` to `last`; see `reply_parts`."""
+    return f"{of}/{first}-{last}" if last > first else f"{of}/{first}"
+
+
 def instance_of(persistence_id: str) -> tuple[str, str] | None:
     """Return the saga name and the correlation id in a persistence id; None for one that is not of a saga.
 

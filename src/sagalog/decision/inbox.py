@@ -1,5 +1,8 @@
 """Which message ids an instance remembers: for how long, how many, and how a long list of them is searched.
 
+The answers of one command that came one after the other are remembered as one id (see ids.reply_parts): a command handler
+may yield thousands of them, each in a step of its own.
+
 The saga declares a window of time and a number for the ids that senders gave. They are not dated one by one: `ages` says
 of so many of the oldest that all of them came before a moment, an eighth of the window apart. So an id is remembered for
 the window at least, and an instance that lives for less than an eighth of it, or takes few events, needs no ages at all.
@@ -7,10 +10,11 @@ the window at least, and an instance that lives for less than an eighth of it, o
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from .ids import replies_id, reply_parts
 from .record import Held, SagaRecord
 
 Ages: TypeAlias = tuple[tuple[datetime, int], ...]  # oldest first: a moment, and how many more ids came before it
@@ -19,29 +23,51 @@ FEW = 64  # so many ids are searched one by one, and kept whatever their age
 _PARTS = 8  # of a window, each dated as a whole
 
 
+_NEAR = 16  # so far back an answer looks for the ones before it
+
+
 class Searched:
     """Ids to look into again and again: once as they are, for making a set costs more than one look."""
 
-    __slots__ = ("_ids", "_set")
+    __slots__ = ("_ids", "_runs", "_set")
 
     def __init__(self) -> None:
         self._ids: Sequence[str] | None = None
         self._set: set[str] | None = None
+        self._runs: dict[str, list[tuple[int, int]]] | None = None
+
+    def stands_for(self, ids: Sequence[str], message_id: str) -> bool:
+        """Say whether one of these stands for that reply, and for others."""
+        if len(ids) < FEW:
+            return stand_for(ids, message_id)
+        reply = reply_parts(message_id)
+        if reply is None:
+            return False
+        if self._ids is not ids:
+            self._ids, self._set, self._runs = ids, None, None
+        if self._runs is None:
+            self._runs = {}
+            for one in ids:
+                if (run := reply_parts(one)) is not None:
+                    self._runs.setdefault(run[0], []).append((run[1], run[2]))
+        return any(first <= reply[1] <= last for first, last in self._runs.get(reply[0], ()))
 
     def of(self, ids: Sequence[str]) -> Container[str]:
         """Return what to look for an id in."""
         if self._ids is not ids:
-            self._ids, self._set = ids, None
+            self._ids, self._set, self._runs = ids, None, None
             return ids
         if self._set is None:
             self._set = set(ids)
         return self._set
 
-    def added(self, ids: Sequence[str]) -> None:
-        """Note that they are `ids` now, of which the last is new. What was forgotten stays known in this step."""
+    def added(self, ids: Sequence[str], message_id: str) -> None:
+        """Note that they are `ids` now, with a new one. What was forgotten stays known in this step."""
         self._ids = ids
         if self._set is not None:
-            self._set.add(ids[-1])
+            self._set.add(message_id)
+        if self._runs is not None and (reply := reply_parts(message_id)) is not None:
+            self._runs.setdefault(reply[0], []).append(reply[1:])
 
 
 class Known:
@@ -67,6 +93,47 @@ class Known:
         """Note that the last one was added to those that are held."""
         if self._of_held is held:
             self._held.add((held[-1].kind, held[-1].id))
+
+
+def stand_for(ids: Iterable[str], message_id: str) -> bool:
+    """Say whether one of these ids stands for that reply, and for others."""
+    reply = reply_parts(message_id)
+    if reply is None:
+        return False
+    of, number, _ = reply
+    runs = (reply_parts(one) for one in ids if one.startswith(of))
+    return any(run is not None and run[0] == of and run[1] <= number <= run[2] for run in runs)
+
+
+def each(ids: Iterable[str]) -> Iterator[str]:
+    """Yield each message id that these stand for."""
+    for one in ids:
+        run = reply_parts(one)
+        if run is None:
+            yield one
+        else:
+            yield from (replies_id(run[0], number, number) for number in range(run[1], run[2] + 1))
+
+
+def count_of(ids: Iterable[str]) -> int:
+    """Return how many message ids these stand for."""
+    runs = (reply_parts(one) for one in ids)
+    return sum(1 if run is None else max(1, run[2] - run[1] + 1) for run in runs)
+
+
+def continued(record: SagaRecord, message_id: str) -> tuple[str, ...] | None:
+    """Return the inbox with a reply added to the ones before it; None where that one has no place among the last."""
+    reply = reply_parts(message_id)
+    if reply is None or not reply[1]:
+        return None
+    ids = record.inbox
+    dated = sum(count for _, count in record.inbox_ages)
+    for place in range(len(ids) - 1, max(dated, len(ids) - _NEAR) - 1, -1):
+        if ids[place].startswith(reply[0]):
+            run = reply_parts(ids[place])
+            if run is not None and run[0] == reply[0] and run[2] == reply[1] - 1:
+                return (*ids[:place], replies_id(reply[0], run[1], reply[1]), *ids[place + 1 :])
+    return None
 
 
 def remember(record: SagaRecord, message_id: str, now: datetime, most: int, window: timedelta) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from ..decision import ids
+from ..decision.inbox import count_of
 from ..decision.record import FORMAT, Audit, SagaRecord, Status
 from ..errors import NoInstanceError
 from ..journal import Journal
@@ -68,7 +69,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
         record.status, record.parked, record.stuck, record.leased_until = Status.CANCELLED, "", "", None
         record.inbox = (*last.inbox, *(held.id for held in last.held if held.kind == "event"))
         record.held, record.outbox, record.undo, record.timers, record.handled = (), (), (), {}, ()
-        count = len(record.inbox)
+        count = count_of(record.inbox)
         effects.append(
             f"remembers the {count:,} message{'' if count == 1 else 's'} of step {kept.version}, the newest that can be "
             "read; one that came later may start it anew"

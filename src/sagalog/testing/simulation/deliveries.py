@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ...decision.ids import persistence_id, refusal_id, reply_id
+from ...decision.inbox import each
 from ...decision.record import Command, SagaRecord, Status
 from .clock import EPOCH
 from .ledger import Landed
@@ -145,7 +146,7 @@ class Deliveries:
 
     def _stored(self, persistence_id: str, message_id: str) -> None:
         known = any(
-            message_id in (*record.inbox, *record.inherited, *(held.id for held in record.held))
+            message_id in (*each(record.inbox), *each(record.inherited), *(held.id for held in record.held))
             for life in self._run.ledger.lives.get(persistence_id, ())
             for record in (one.record for one in life)
             if record is not None

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ...decision import ids
+from ...decision.inbox import each
 from ...decision.record import FINAL
 from ...runner import NoInstance
 from .deliveries import Deliveries
@@ -68,7 +69,7 @@ def _nothing_accepted_is_lost(run: Run, persistence_id: str, lives: list[list[La
     known: set[str] = set()
     for life in lives:
         newest = next(one.record for one in reversed(life) if one.record is not None)
-        known.update(newest.inbox, newest.inherited, (held.id for held in newest.held))
+        known.update(each(newest.inbox), each(newest.inherited), (held.id for held in newest.held))
         known.update(handled.id for one in life if one.record is not None for handled in one.record.handled)
     saga = next(saga for saga in run.sagas if saga.name == name)
     for sent in run.outside.sent.values():
