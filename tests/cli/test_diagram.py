@@ -14,6 +14,7 @@ from sagalog import Compensate, Complete, Saga, Send, SetTimer, on, on_refused, 
 from sagalog.cli.group import sagalog as command
 from sagalog.diagram import mermaid, outline, svg
 
+from ..asking import AskSaga
 from ..orders import Charge, Closed, Noted, OrderSaga, OrderState, Overdue, Placed, Refund, Release, Reserve
 
 
@@ -168,3 +169,10 @@ def test_a_recurring_timer_is_drawn_with_its_rule() -> None:
     assert placed.recurs == {"monthly": "cron 0 9 1 * *", "daily": "every 1 day, 2 hours"}
     assert "sets, every 1 day, 2 hours" in mermaid(outline(Billing))
     assert "timer monthly, cron 0 9 1 * *" in svg(outline(Billing))
+
+
+def test_a_request_is_drawn_with_what_comes_otherwise() -> None:
+    wanted = outline(AskSaga).reactions[0]
+    assert wanted.requests == {"Ask": ("2 minutes", "Silence")}
+    assert "no answer within 2 minutes" in mermaid(outline(AskSaga))
+    assert "no answer to Ask in 2 minutes" in svg(outline(AskSaga))

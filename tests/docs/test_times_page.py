@@ -1,4 +1,4 @@
-"""The page about recurring times is run, and prints what it says."""
+"""The pages about recurring times and about answers in time are run, and print what they say."""
 
 from __future__ import annotations
 
@@ -17,5 +17,14 @@ def test_the_subscription_comes_when_the_page_says(tmp_path: Path) -> None:
     (expected,) = blocks("recurring-times.md", "text")
     (tmp_path / "subscription.py").write_text(code)
     done = run(tmp_path, sys.executable, "subscription.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
+def test_the_supplier_is_answered_as_the_page_says(tmp_path: Path) -> None:
+    (code,) = blocks("answers-in-time.md", "python")
+    (expected,) = blocks("answers-in-time.md", "text")
+    (tmp_path / "supplier.py").write_text(code)
+    done = run(tmp_path, sys.executable, "supplier.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected

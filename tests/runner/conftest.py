@@ -212,6 +212,14 @@ async def shared(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     await journal.close()
 
 
+@pytest.fixture(params=["memory", "sqlite"])
+async def quick(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Like `bench`, on the journals without a server."""
+    journal = InMemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "sagas.db")
+    yield Bench(journal)
+    await journal.close()
+
+
 @pytest.fixture(autouse=True)
 async def _no_hanging() -> AsyncIterator[None]:
     """An upper bound for a test that waits for a signal which never comes."""

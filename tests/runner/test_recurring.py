@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -77,15 +76,6 @@ async def test_what_was_missed_while_nobody_ran_comes_as_the_policy_says(
         shared.clock.advance(HOUR / 2)
         await running.settle()
         assert await ticks(shared) == [begun + n * HOUR for n in [*expected, 5]]
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-async def quick(request: pytest.FixtureRequest, tmp_path: Any) -> AsyncIterator[Bench]:
-    from sagalog import SqliteJournal
-
-    journal = InMemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "ticks.db")
-    yield Bench(journal)
-    await journal.close()
 
 
 @pytest.mark.parametrize("what", ["cancel", "replace"])

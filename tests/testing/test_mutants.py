@@ -13,6 +13,8 @@ import msgspec
 import pytest
 
 from sagalog import Compensate, Complete
+from sagalog.decision import advance as advance_phase
+from sagalog.decision import draft as draft_phase
 from sagalog.decision import timers
 from sagalog.decision.draft import Draft
 from sagalog.errors import ConflictError, OutcomeUnknownError
@@ -32,6 +34,7 @@ from sagalog.testing.simulation import SimulationError, World, simulate
 from ..orders import Closed, Noted, OrderSaga, Placed
 from .clockwork import Clockwork
 from .parcels import Parcels, let_answers_wait
+from .questions import Questions
 from .shop_world import Shop
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -403,6 +406,27 @@ def an_undo_overtakes_the_answers_before_it(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Instance, "undelivered", undelivered)
 
 
+@mutant
+def an_answer_does_not_end_the_wait(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(draft_phase, "request_answered_by", lambda record, persistence_id, message: None)
+
+
+@mutant
+def a_deadline_stays_behind_its_request(patch: pytest.MonkeyPatch) -> None:
+    real = draft_phase.settled
+
+    def settled(record: Any, entry: str) -> str:
+        real(record, entry)
+        return ""
+
+    patch.setattr(draft_phase, "settled", settled)
+
+
+@mutant
+def a_late_answer_is_taken_for_one_in_time(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(advance_phase, "_came_late", lambda draft, record, message: None)
+
+
 class Again(World):
     """The same order id, life after life, each after the last one is forgotten."""
 
@@ -418,6 +442,9 @@ class Again(World):
 
 WORLDS = {
     "a new life is taken for the cached one": Again,
+    "an answer does not end the wait": Questions,
+    "a deadline stays behind its request": Questions,
+    "a late answer is taken for one in time": Questions,
     "a recurring timer counts from when it fired": Clockwork,
     "a recurring timer keeps its id": Clockwork,
     "a recurring timer ends with the one that is parked": Clockwork,

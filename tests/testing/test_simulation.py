@@ -19,6 +19,7 @@ from sagalog.testing.simulation.run import Run
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from .clockwork import Clockwork
 from .parcels import Parcels, ParcelSaga, let_answers_wait
+from .questions import Questions
 from .shop_world import Shop
 
 FIRST = int(os.environ.get("SAGALOG_SIMULATION_SEED", random.randrange(10**6)))
@@ -250,3 +251,7 @@ def test_an_error_of_the_world_itself_is_raised_as_it_is() -> None:
 
 def test_recurring_timers_come_at_their_moments_whatever_goes_wrong() -> None:
     simulate(Clockwork.sagas, Clockwork, seeds=range(20))
+
+
+def test_each_question_is_answered_or_not_in_time_whatever_goes_wrong() -> None:
+    simulate(Questions.sagas, Questions, seeds=range(20))

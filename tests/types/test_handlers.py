@@ -49,6 +49,8 @@ class Good(Saga[State]):
     def generator(self, state: State, event: Placed) -> Iterator[Action]:
         yield Send(Ship(event.id))
         yield SetTimer("t", Paid(event.id), after=timedelta(1))
+        yield SetTimer("u", Paid(event.id), cron="0 9 1 * *", zone="Europe/Berlin", missed="each")
+        yield Send(Ship(event.id), reply_within=timedelta(1), otherwise=Paid(event.id), reply=Paid, late="park")
 
     @on(Paid, key=lambda event: event.id)
     async def coroutine(self, state: State, event: Paid) -> Action | None:

@@ -53,7 +53,10 @@ def _fields(step: Step) -> dict[str, object]:
     return {
         "step": view.version,
         "at": record.updated_at if record is not None else None,
-        "handled": [{"id": handled.id, "type": handled.type} for handled in record.handled]
+        "handled": [
+            {"id": handled.id, "type": handled.type, **({"late": True} if handled.late else {})}
+            for handled in record.handled
+        ]
         if record is not None
         else [],
         "held": [{"id": held.id, "type": held.event.type} for held in step.held],
@@ -114,6 +117,8 @@ def _what(step: Step) -> list[str]:
 
 def _handled(view: SagaView, handled: Handled) -> str:
     own = persistence_id(view.saga, view.correlation_id)
+    if handled.late:
+        return f"ignored {line(handled.type)}, which came too late ({line(handled.id.removeprefix(f'{own}/'))})"
     if (entry := refused_entry(own, handled.id)) is not None:
         return f"{line(handled.type)} was refused ({line(entry)})"
     return f"{line(handled.type)} ({line(handled.id.removeprefix(f'{own}/'))})"

@@ -101,13 +101,17 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
         left = timer.due_at - now
         when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"
         again = f", {line(str(timer.rule))}" if timer.rule is not None else ""
-        told = (
-            f"timer   {line(name)}: {line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}"
-        )
-        out.append(told + again)
+        told = f"{line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}{again}"
+        out.append(f"timer   {line(record.timer_title(name))}: {told}")
     out.extend(_more("timer", len(record.timers)))
     out.extend(_pending(record, one, now) for one in waiting[:_MOST])
     out.extend(_more("outbox", len(waiting)))
+    late = [request for request in record.requests if request.overdue]
+    out.extend(
+        f"late    {line(one.command)} ({line(one.id)}) was not answered in time: {one.late} a late answer"
+        for one in late[:_MOST]
+    )
+    out.extend(_more("late", len(late)))
     newest = record.undo[: -_MOST - 1 : -1]
     out.extend(f"undo    {line(undo.command.type)}, of command {line(undo.of)}" for undo in newest)
     out.extend(_more("undo", len(record.undo)))

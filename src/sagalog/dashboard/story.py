@@ -110,7 +110,9 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         record.handled,
         [SentCommand(entry.id, _payload(entry, mask), entry.undo) for entry in record.outbox if _of(entry.id, view)],
         {name: timer for name, timer in record.timers.items() if _of(timer.id, view)},
-        [] if before is None else [name for name, timer in before.timers.items() if record.timers.get(name) != timer],
+        []
+        if before is None
+        else [before.timer_title(name) for name, timer in before.timers.items() if record.timers.get(name) != timer],
         [f"{entry.command.type} ({entry.id})" for entry in accepted_in(before, view)],
         [held for held in record.held if before is not None and held not in before.held],
         repairs_of(before, view),

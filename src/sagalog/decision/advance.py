@@ -21,6 +21,7 @@ from .draft import Draft
 from .ids import entry_of, parts_of, prefix_of
 from .message import Message, Outcome
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
+from .requests import request_answered_by, settled
 
 _RUNNING = Status.RUNNING
 
@@ -52,6 +53,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.HELD
         if type(message.event).__name__ == record.started_by and not message.replayed and _declined(draft, message):
             return Outcome.ALREADY_STARTED
+        if record.requests and (passed := _came_late(draft, record, message)) is not None:
+            return passed
         if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
             return Outcome.NO_INSTANCE
     elif record is None:
@@ -97,6 +100,25 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             draft.hold(message)
             return Outcome.HELD
     return _run(draft, message, record, decode_state(draft.saga, record))
+
+
+def _came_late(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:
+    """Do as the request says whose deadline has passed before this answer came; None where the event is to be handled."""
+    request = request_answered_by(record, draft.persistence_id, message)
+    if request is None or not request.overdue:
+        return None
+    if request.late == "park":
+        if message.replayed:  # an operator has decided to go on
+            return None
+        name = type(message.event).__name__
+        draft.park(
+            f"{name} answers {request.command} ({request.id}) after its deadline: `retry` handles it, `skip` drops it",
+            message,
+        )
+        settled(record, request.id)
+        return Outcome.HELD
+    draft.ignore_late(record, message, request)
+    return Outcome.IGNORED
 
 
 def declined_start(draft: Draft, message: Message) -> AlreadyStartedError | None:

@@ -12,6 +12,7 @@ from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .moments import after, timer_due
+from .requests import asked
 
 _ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)
 
@@ -82,7 +83,15 @@ def plan_of(
             if ended and action.undo is not None:
                 raise DefinitionError(f"saga {saga.name!r}: Send(undo=...) after its end could never be undone")
             undo = registry.pack(action.undo) if action.undo is not None else None
-            plan.append((action, registry.pack(action.command), undo))
+            command = registry.pack(action.command)
+            if action.reply_within is None and action.otherwise is None and action.reply is None:
+                plan.append((action, command, undo))
+                continue
+            if ended:
+                raise DefinitionError(
+                    f"saga {saga.name!r}: a Send with reply_within= after its end would outlive the saga"
+                )
+            plan.append((action, asked(action, command, saga, registry, now), undo))
         elif isinstance(action, SetTimer):
             if ended:
                 raise DefinitionError(f"saga {saga.name!r}: a SetTimer after its end would outlive the saga")

@@ -19,6 +19,7 @@ def compensate(
     """
     life = record.incarnation
     record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
+    record.requests = ()
     undo = [Undo("", command, life) for command in chain] if chain else undo_of(record, life)
     send_undo(record, undo, next_id, trace)
 

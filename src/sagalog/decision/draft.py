@@ -12,17 +12,31 @@ from typing import Any
 
 import msgspec
 
-from ..definition.actions import Action, CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..definition.actions import Action, CancelTimer, Compensate, Complete, Late, Schedule, Send, SetTimer
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .checked import plan_of
 from .compensation import compensate, end_compensation, forget_earlier
-from .ids import FAMILY, entry_id, entry_of
+from .ids import ANSWER, FAMILY, entry_id, entry_of
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .message import Message, Outcome
 from .moments import SCHEDULED
-from .record import FINAL, FORMAT, Command, Handled, Held, SagaRecord, Status, Timer, Undo, embed_state, well_formed
+from .record import (
+    FINAL,
+    FORMAT,
+    Command,
+    Handled,
+    Held,
+    Request,
+    SagaRecord,
+    Status,
+    Timer,
+    Undo,
+    embed_state,
+    well_formed,
+)
+from .requests import Asked, overdue, request_answered_by, settled
 from .timer_queue import TimerQueue
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
@@ -373,6 +387,8 @@ class Draft:
         else:
             record.state, record.state_is_base64 = embed_state(payload)
         record.state_version = saga.state_version()
+        if record.requests:
+            self._settle_request(record, message)
         if kind == "event":
             self.remember(record, message.id, own=message.own)
         else:
@@ -399,6 +415,8 @@ class Draft:
         for action, packed, undo in plan:
             if isinstance(action, Send):
                 entry = self.next_id()
+                if action.reply_within is not None:
+                    packed = self._ask(record, entry, packed, action.late)
                 sent.append(Command(entry, packed, False, "", trace, life))
                 if undo is not None:
                     undo_stack.append(Undo(entry, undo, life))
@@ -413,6 +431,7 @@ class Draft:
                 self.set_timer(record, f"{SCHEDULED}{entry}", Timer(entry, due_at, command, True, trace, life))
             elif isinstance(action, Complete):
                 record.status = _COMPLETED
+                record.requests = ()
                 if record.timers:
                     record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
             else:
@@ -421,6 +440,35 @@ class Draft:
                 self.compensate(packed)
         if sent:
             self._send(record, sent, undo_stack)
+
+    def _ask(self, record: SagaRecord, entry: str, asked: Asked, late: Late) -> Typed:
+        """Note that a command waits for an answer, and set its deadline. Returns the command."""
+        record.requests = (*record.requests, Request(entry, asked.command.type, asked.reply, late))
+        timer = Timer(self.next_id(), asked.due_at, asked.otherwise, False, self.trace, record.incarnation)
+        self.set_timer(record, ANSWER + entry, timer)
+        return asked.command
+
+    def _settle_request(self, record: SagaRecord, message: Message) -> None:
+        """Note what a message that is handled means for the requests: it answers one, refuses one, or is a deadline."""
+        if message.kind == "timer":
+            if message.name.startswith(ANSWER):
+                overdue(record, message.name)
+            return
+        if message.kind == "refused":
+            entry = entry_of(self.persistence_id, message.event.command_id)
+        else:
+            request = request_answered_by(record, self.persistence_id, message)
+            if request is None:
+                return
+            entry = request.id
+        self.drop_timer(record, settled(record, entry))
+
+    def ignore_late(self, record: SagaRecord, message: Message, request: Request) -> None:
+        """Consume an answer that came too late, without a handler."""
+        settled(record, request.id)
+        self.remember(record, message.id, own=message.own)
+        self.append(record, "handled", Handled(message.id, type(message.event).__name__, late=True))
+        self.touch()
 
     def _send(self, record: SagaRecord, sent: list[Command], undo: list[Undo]) -> None:
         if len(record.handled) == 1:  # mostly, a draft takes one message: then a list would be made for one use

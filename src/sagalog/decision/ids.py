@@ -9,6 +9,7 @@ command id       <persistence id>/<entry>
 
 from __future__ import annotations
 
+ANSWER = "answer/"  # before the entry of a command: the name of the timer that is the deadline of its answer
 FAMILY = "saga::"  # before the persistence ids of all sagas
 
 
@@ -99,6 +100,14 @@ def instance_of(persistence_id: str) -> tuple[str, str] | None:
 def parts_of(persistence_id: str) -> tuple[str, str]:
     """Return the saga name and the correlation id; no name, and all of it as the id, for one that is not of a saga."""
     return instance_of(persistence_id) or ("", persistence_id)
+
+
+def answered_entry(persistence_id: str, message_id: str) -> str:
+    """Return the entry of the command of that instance whose handler gave this answer; nothing for any other message."""
+    if not message_id.startswith(f"{persistence_id}/"):
+        return ""
+    entry, answer, _ = entry_of(persistence_id, message_id).partition("/reply/")
+    return entry if answer else ""
 
 
 def behind_saga(saga: str) -> str:

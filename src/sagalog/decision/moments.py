@@ -9,8 +9,10 @@ from ..definition.actions import SetTimer
 from ..definition.recurring import Rule, RuleError, local_moment, next_after, rule_of
 from ..definition.saga import Saga
 from ..errors import DefinitionError
+from .ids import ANSWER
 
 SCHEDULED = "schedule/"  # how the timers of scheduled commands are named
+_OURS = (SCHEDULED, ANSWER)
 
 # Schedule and SetTimer take moments that every journal and every zone can carry; a day at both ends is left for zones.
 FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)
@@ -20,9 +22,9 @@ LAST_MOMENT = datetime(9998, 12, 31, tzinfo=UTC)
 def timer_due(action: SetTimer, saga: Saga[Any], now: datetime) -> tuple[datetime, Rule | None]:
     """Return when a timer is due, and its rule if it comes again. Raises DefinitionError, which names the timer."""
     name = action.name
-    if not isinstance(name, str) or not name or name.startswith(SCHEDULED):
+    if not isinstance(name, str) or not name or name.startswith(_OURS):
         raise DefinitionError(
-            f"saga {saga.name!r}: a timer's name is a text, not empty, that does not begin with {SCHEDULED}"
+            f"saga {saga.name!r}: a timer's name is a text, not empty, that does not begin with {' or '.join(_OURS)}"
         )
     try:
         name.encode()

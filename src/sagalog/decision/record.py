@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import msgspec
 
+from ..definition.actions import Late
 from ..definition.codec import Typed
 from ..definition.recurring import Rule
 from ..errors import CodecError
+from .ids import ANSWER
 
 FORMAT = 1
 Kind = Literal["event", "timer", "refused"]  # of a message
@@ -58,6 +60,16 @@ class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
     rule: Rule | None = None  # when it comes again; each firing makes the next one, under an id of its own
 
 
+class Request(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A command that waits for an answer until its deadline, which is a timer. `id`: the command's outbox entry."""
+
+    id: str
+    command: str  # its type
+    reply: str = ""  # the type of the event that answers it; empty: whatever its handler answers this instance
+    late: Late = "handle"
+    overdue: bool = False  # its deadline has passed; kept to know a late answer
+
+
 class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """How to take back the command `of`."""
 
@@ -94,6 +106,7 @@ class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
 
     id: str
     type: str
+    late: bool = False  # an answer that came after its deadline, and was ignored
 
 
 class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
@@ -127,6 +140,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     recent: tuple[str, ...] = ()  # the last ids that no sender gave, so that a save without an answer can be looked up
     taken: str = ""  # the outbox entry that other workers had begun when they died, as far as anybody knows ...
     takeovers: int = 0  # ... and how often it was taken over
+    requests: tuple[Request, ...] = ()  # commands whose answer has a deadline
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
 
     def state_bytes(self) -> bytes:
@@ -138,6 +152,15 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
             return base64.b64decode(msgspec.json.decode(raw), validate=True)
         except (TypeError, ValueError):  # not a text, or not base64
             raise CodecError("the stored state is damaged: it is not base64") from None
+
+    def timer_title(self, name: str) -> str:
+        """Return what to call a timer: the name that the saga gave it, or what its deadline is for."""
+        if name.startswith(ANSWER):
+            entry = name.removeprefix(ANSWER)
+            for request in self.requests:
+                if request.id == entry:
+                    return f"no answer to {request.command} ({entry})"
+        return name
 
     @property
     def drained(self) -> bool:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from datetime import datetime, time, timedelta
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from .recurring import Missed
 
 C = TypeVar("C")
+Late: TypeAlias = Literal["handle", "ignore", "park"]
 
 
 class Send(msgspec.Struct, frozen=True):
     """Send `command` once this step is durable; delivered at least once, always under the same id.
 
     `undo` is the command that takes it back: it goes onto the undo stack and is sent by `Compensate`.
+
+    With `reply_within`, the event `otherwise` is handled if no answer was by then, counted from this step. The answer is
+    what the command's handler answers this instance; with `reply`, an event of that type, wherever it comes from. Its
+    refusal ends the wait, too. An answer that comes after `otherwise` is handled like any event; with `late="ignore"`
+    it changes nothing, with `late="park"` an operator decides.
     """
 
     command: Any
     undo: Any = None
+    reply_within: timedelta | None = None
+    otherwise: Any = None
+    reply: type | None = None
+    late: Late = "handle"
 
 
 class Schedule(msgspec.Struct, frozen=True):

@@ -52,6 +52,10 @@ def mermaid(found: Outline) -> str:
             if undo:
                 undone[undo] = nodes.node("undo", undo, '[\\"{}"\\]')
                 nodes.edge(sent, "-.-", undone[undo], "undone by")
+        for command, (span, event) in reaction.requests.items():
+            asked = nodes.node("command", command, '[/"{}"/]')
+            if event in events:
+                nodes.edge(asked, "-.->", events[event], f"no answer within {span}" if span else "no answer in time")
         for command in reaction.schedules:
             nodes.edge(here, "-->", nodes.node("command", command, '[/"{}"/]'), "later")
         for name, event in reaction.sets.items():

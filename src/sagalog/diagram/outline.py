@@ -29,6 +29,9 @@ class Reaction:
     starts: bool = False
     refusal: bool = False
     sends: dict[str, str] = field(default_factory=dict)  # command -> its undo, or nothing
+    requests: dict[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # command -> how long, and the event if no answer
     schedules: list[str] = field(default_factory=list)
     sets: dict[str, str] = field(default_factory=dict)  # timer -> the event it brings
     recurs: dict[str, str] = field(default_factory=dict)  # timer that comes again -> how often, as far as is written
@@ -161,6 +164,13 @@ def _send(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
     undo = _argument(call, 1, "undo")
     empty = undo is None or (isinstance(undo, ast.Constant) and undo.value is None)
     reaction.sends[describe(_argument(call, 0, "command"))] = "" if empty else describe(undo)
+    _request(reaction, call, describe)
+
+
+def _request(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    within, otherwise = _argument(call, 2, "reply_within"), _argument(call, 3, "otherwise")
+    if within is not None and otherwise is not None:
+        reaction.requests[describe(_argument(call, 0, "command"))] = _span(within), describe(otherwise)
 
 
 def _schedule(reaction: Reaction, call: ast.Call, describe: Describe) -> None:

@@ -83,6 +83,10 @@ def svg(found: Outline) -> str:
 def _cells(reaction: Reaction) -> list[_Cell]:
     return [
         *(_Cell("command", command, "sends", undo) for command, undo in reaction.sends.items()),
+        *(
+            _Cell("timer", f"no answer to {command}{' in ' * bool(span)}{span}", "or else", brings=event)
+            for command, (span, event) in reaction.requests.items()
+        ),
         *(_Cell("command", command, "later") for command in reaction.schedules),
         *(
             _Cell(

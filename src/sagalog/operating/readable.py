@@ -16,6 +16,7 @@ from ..decision.message import unhold
 from ..decision.record import SagaRecord
 from ..definition.recurring import RuleError, check_rule
 from ..definition.saga import Saga
+from ..definition.schema import schema_of
 from ..errors import CodecError
 from .inspect import SagaView
 
@@ -83,6 +84,14 @@ class Code:
                 yield from self._handled(event, "scheduled command", timer.id)
             elif not saga.handles_event(event):
                 yield Reason(f"timer {name}: no handler takes {timer.event.type}", timer.id, unreadable=False)
+        names = {schema_of(event).name for event in saga.event_types()}
+        for request in record.requests:
+            if request.reply and request.reply not in names and type(saga).handle is Saga.handle:
+                yield Reason(
+                    f"{request.command} waits for {request.reply}, and no handler takes it",
+                    request.id,
+                    unreadable=False,
+                )
         for what, entry, stored in (
             *(("pending command", command.id, command.command) for command in record.outbox),
             *(("undo command", "", undo.command) for undo in record.undo),

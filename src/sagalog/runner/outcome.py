@@ -60,6 +60,17 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
         raise CacheTooOld
     if outcome in _PASSED_OVER:
         _remember(turn, envelope)
+    elif outcome is Outcome.HELD:
+        _note_parking(turn, envelope)
+
+
+def _note_parking(turn: Turn, envelope: Envelope) -> None:
+    """See to it that it is told, once it is stored, if the message has parked its instance: a late answer does."""
+    record, before = turn.draft.record, turn.instance.record
+    if record is None or envelope.message is None or before is None or before.parked:
+        return
+    if record.held[0].id == envelope.message.id:
+        envelope.park = record.parked, envelope.message
 
 
 def _remember(turn: Turn, envelope: Envelope) -> None:
@@ -69,7 +80,7 @@ def _remember(turn: Turn, envelope: Envelope) -> None:
         return
     if record is None:
         turn.instance.runtime.passed_over.add(turn.instance.correlation_id, message.at, message.id)
-    else:
+    elif not turn.draft.knows(message.id):
         turn.draft.remember(record, message.id)
         turn.draft.touch()
 

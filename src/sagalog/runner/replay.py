@@ -16,7 +16,7 @@ import msgspec
 from ..decision.advance import UnreadableStateError
 from ..decision.draft import Draft
 from ..decision.message import Outcome, unhold
-from ..decision.record import FINAL, Audit, Held
+from ..decision.record import FINAL, Audit, Held, SagaRecord
 from ..errors import CodecError, PayloadTooLargeError
 from ..logs import log
 from .context import EventHandler
@@ -81,7 +81,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 # It begins the next incarnation, and this one has not ended yet: it was accepted, so it waits.
                 record.held = (msgspec.structs.replace(first, waits=True), *held[number + 1 :])
                 return Replayed(number)
-            if outcome is not Outcome.HANDLED and first.kind == "event":
+            if outcome is not Outcome.HANDLED and first.kind == "event" and not _ignored_late(record, first):
                 draft.remember(record, first.id)
                 if outcome is not Outcome.DUPLICATE:
                     _tell_ignored(instance, draft, first, outcome)
@@ -105,6 +105,12 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
             draft.park_again(reason, held[number:])
             return Replayed(number, reason)
     return Replayed(len(held))
+
+
+def _ignored_late(record: SagaRecord, held: Held) -> bool:
+    """Say whether a held answer came after its deadline, and was consumed as its request says."""
+    last = record.handled[-1] if record.handled else None
+    return last is not None and last.late and last.id == held.id
 
 
 def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome) -> None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
+from types import FunctionType
 from typing import Any, Generic, Self, TypeVar
 
 from ..decision.advance import advance, declined_start
 from ..decision.draft import Draft
-from ..decision.ids import persistence_id
+from ..decision.ids import ANSWER, command_id, persistence_id, reply_id
 from ..decision.message import Message, Outcome, refusal
 from ..decision.record import FINAL, SagaRecord, Status, decode_record, encode_record
 from ..decision.timers import due_timer
@@ -49,6 +50,7 @@ class Scenario(Generic[S]):
         self._version = 0
         self._correlation_id: str | None = None
         self._refuses: dict[type, str] = {}
+        self._answers: dict[type, Any] = {}
         self._messages = 0
         self._story = Story(self._saga.name)
         self.now = now
@@ -82,7 +84,7 @@ class Scenario(Generic[S]):
             if at_once > _MAX_TIMERS:
                 raise AssertionError(f"{_MAX_TIMERS:,} timers fired at one moment: does one set itself again at once?")
             self.now = max(self.now, message.at)
-            self._step(message, f"timer {message.name!r} fires")
+            self._step(message, f"{self._timer(message)} fires")
         self.now = until
         return self
 
@@ -97,10 +99,15 @@ class Scenario(Generic[S]):
             if message is None:
                 return self
             told = "was missed, and is passed over" if message.missed else "fires late"
-            self._step(message, f"timer {message.name!r} {told}")
+            self._step(message, f"{self._timer(message)} {told}")
         raise AssertionError(
             f"{_MAX_TIMERS:,} timers were due after {passed}: was one set again at once, or are these so many?"
         )
+
+    def answers(self, command: type, answer: Any) -> Self:
+        """From now on, let the handler of such commands answer this event, or what this function makes of the command."""
+        self._answers[command] = answer
+        return self
 
     def refuses(self, command: type, reason: str = "refused") -> Self:
         """From now on, let the handler of such commands refuse them for that reason."""
@@ -123,10 +130,20 @@ class Scenario(Generic[S]):
 
     @property
     def timers(self) -> dict[str, datetime]:
-        """When the pending timers are due, by name; scheduled commands are not among them."""
+        """When the pending timers are due, by name; scheduled commands and deadlines of answers are not among them."""
         if self._record is None:
             return {}
-        return {name: timer.due_at for name, timer in self._record.timers.items() if not timer.send}
+        timers = self._record.timers.items()
+        return {name: timer.due_at for name, timer in timers if not timer.send and not name.startswith(ANSWER)}
+
+    @property
+    def awaited(self) -> list[tuple[str, datetime]]:
+        """The commands whose answer has a deadline that has not passed: their types, and until when, in their order."""
+        record = self._record
+        if record is None:
+            return []
+        due = {name.removeprefix(ANSWER): timer.due_at for name, timer in record.timers.items()}
+        return [(request.command, due[request.id]) for request in record.requests if request.id in due]
 
     def then(
         self,
@@ -196,6 +213,10 @@ class Scenario(Generic[S]):
             message_id = f"message {self._messages}"
         self._step(Message(message_id, event), f"{event!r}")
 
+    def _timer(self, message: Message) -> str:
+        title = message.name if self._record is None else self._record.timer_title(message.name)
+        return f"timer {title!r}" if title == message.name else f"the deadline ({title})"
+
     def _draft(self) -> Draft:
         own = persistence_id(self._saga.name, str(self._correlation_id))
         return Draft(self._saga, self._registry, own, self._record, self._version, self.now, timedelta(days=7))
@@ -236,6 +257,10 @@ class Scenario(Generic[S]):
             draft = self._draft()
             draft.accept([entry.id])
             self._save(draft)
+            if (answer := self._answers.get(type(command))) is not None:
+                event = answer(command) if isinstance(answer, FunctionType) else answer
+                answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
+                self._step(Message(answer_id, event), f"it is answered: {event!r}")
         if self._record is not None and (self._record.status in FINAL or self._record.parked):
             self._story.ends(self._record.status.value)
 

@@ -31,20 +31,27 @@ def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, i
 
 def _count(counts: Counter[str], persistence_id: str, before: SagaRecord | None, record: SagaRecord) -> None:
     timers = before.timers.items() if before is not None else ()
-    pending = {f"{persistence_id}/{timer.id}": (name, timer) for name, timer in timers}
+    pending = {f"{persistence_id}/{timer.id}": (_title(before, name), timer) for name, timer in timers}
     for name, timer in record.timers.items():
         if not timer.send:
-            counts.setdefault(f"timer {name}", 0)
+            counts.setdefault(_title(record, name), 0)
     for handled in record.handled:
         name, fired = pending.get(handled.id, ("", None))
         if fired is not None and fired.send:
             counts[f"scheduled {handled.type}"] += 1
             continue
         if fired is not None:
-            counts[f"timer {name}"] += 1
-        counts[f"{handled.type} refused" if is_refusal(handled.id) else handled.type] += 1
+            counts[name] += 1
+        refused, late = " refused" * is_refusal(handled.id), " too late" * handled.late
+        counts[f"{handled.type}{refused}{late}"] += 1
     ended = (*FINAL, Status.COMPENSATION_FAILED)
     if record.status in ended and (before is None or before.status is not record.status):
         counts[f"ends {record.status.value}"] += 1
     if record.parked and not (before is not None and before.parked):
         counts["is parked"] += 1
+
+
+def _title(record: SagaRecord | None, name: str) -> str:
+    """Return what to count a timer as: deadlines of answers by the command, not each by its number."""
+    title = name if record is None else record.timer_title(name)
+    return f"timer {name}" if title == name else title.partition(" (")[0]

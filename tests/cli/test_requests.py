@@ -1,0 +1,51 @@
+"""Requests as an operator sees them: what waits for which answer, what came too late, and what new code lacks."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from sagalog import ManualClock, SagaRunner
+from sagalog.cli.group import sagalog as command
+from sagalog.decision.record import Request, SagaRecord
+from sagalog.operating.inspect import SagaView
+from sagalog.operating.readable import Code
+
+from ..asking import Ask, AskSaga, Confirmed, Wanted
+
+
+def run(*arguments: str) -> str:
+    return CliRunner().invoke(command, [*arguments]).output
+
+
+def test_show_and_history_tell_what_waits_and_what_came_too_late(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/asks.db"
+
+    async def fill() -> None:
+        clock = ManualClock(datetime.now(UTC))
+        async with SagaRunner(url, sagas=[AskSaga], dispatch={Ask: lambda command: None}, clock=clock) as runner:
+            await runner.handle(Wanted("open"))
+            await runner.handle(Wanted("late", "ignore", by_type=True))
+            clock.advance(timedelta(minutes=3))
+            await runner.settle()
+            await runner.handle(Wanted("open"))
+
+    async def answer() -> None:
+        async with SagaRunner(url, sagas=[AskSaga], dispatch={Ask: lambda command: None}) as runner:
+            await runner.handle(Confirmed("late"), message_id="c-1")
+
+    asyncio.run(fill())
+    assert "late    Ask (1/0) was not answered in time: ignore a late answer" in run("show", "late", "--journal", url)
+    assert "timer   no answer to Ask (" in run("show", "open", "--journal", url)
+    asyncio.run(answer())
+    assert "ignored Confirmed, which came too late (c-1)" in run("history", "late", "--journal", url)
+
+
+def test_check_names_an_answer_that_no_handler_takes() -> None:
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+    record = SagaRecord(1, "running", b"{}", at, at, requests=(Request("1/0", "Ask", "Gone"),))  # type: ignore[arg-type]
+    reasons = Code([AskSaga()], lambda command: True).reasons(SagaView("ask", "a", 1, record))
+    assert [reason.text for reason in reasons] == ["Ask waits for Gone, and no handler takes it"]
