@@ -65,8 +65,8 @@ async def test_a_journal_that_is_down_is_named_and_its_return_is_noticed() -> No
     bench = sick()
     async with bench.runner(due_poll_seconds=0.005) as runner:
         bench.journal.error = JournalUnavailableError("PostgreSQL db/shop is down")  # type: ignore[union-attr]
-        assert runner._engine is not None
-        loop = runner._due_loop
+        assert runner._started is not None
+        loop = runner._started.due_loop
         await until(lambda: loop.trouble)
         health = await runner.health()
         assert (health.live, health.ready, health.oldest_due_seconds) == (True, False, None)
@@ -125,10 +125,9 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
         raise bug
 
     async with bench.runner(due_poll_seconds=0.005) as runner:
-        assert runner._engine is not None
-        assert runner._due is not None
-        runner._due_loop._sleep = die  # type: ignore[method-assign]
-        await asyncio.wait([runner._due])
+        assert runner._started is not None
+        runner._started.due_loop._sleep = die  # type: ignore[method-assign]
+        await asyncio.wait([runner._started.due])
         health = await runner.health()
         assert (health.live, health.ready) == (False, False)
         assert health.reasons == ("the loop that looks for due work has ended: start this process anew",)
@@ -142,8 +141,8 @@ async def test_a_store_that_raises_anything_does_not_end_the_due_loop(caplog: py
     bench = sick()
     async with bench.runner(due_poll_seconds=0.005) as runner:
         bench.journal.error = ValueError("a bug, which quotes a secret")  # type: ignore[union-attr]
-        assert runner._engine is not None
-        loop = runner._due_loop
+        assert runner._started is not None
+        loop = runner._started.due_loop
         await until(lambda: loop.trouble != "")
         health = await runner.health()
         assert (health.live, health.ready) == (True, False)
@@ -163,9 +162,9 @@ async def test_a_due_loop_that_hangs_is_not_ready_although_the_journal_answers()
 
     async with bench.runner(due_poll_seconds=0.005) as runner:
         bench.journal.claim_due = hang  # type: ignore[union-attr, method-assign]
-        assert runner._engine is not None
-        engine = runner._engine
-        await until(lambda: engine.loop.time() - runner._due_loop.looked_at > 0.02)
+        assert runner._started is not None
+        engine = runner._started.engine
+        await until(lambda: engine.loop.time() - runner._started.due_loop.looked_at > 0.02)
         health = await runner.health(behind_seconds=0)
         assert (health.live, health.ready) == (True, False)
         assert health.reasons == ("due work has not been looked for since 0 s",)

@@ -152,8 +152,8 @@ async def test_a_worker_that_dies_after_the_commit_is_replaced_within_the_lease(
         for task in asyncio.all_tasks():  # all that it still had in mind is gone
             if "_look_when_ended" in repr(task.get_coro()):
                 task.cancel()
-    assert runner._due is not None
-    runner._due.cancel()
+    assert runner._started is not None
+    runner._started.due.cancel()
     joined.advance(seconds=6)
     async with joined.runner() as successor:
         await successor.settle()

@@ -79,8 +79,8 @@ async def test_what_goes_wrong_is_logged_with_saga_and_id_and_without_payloads(
         await runner.handle(Failing("failing", SECRET), message_id="f1")
         with pytest.raises(SagaParkedError):
             await runner.handle(Noted("damaged", SECRET))
-        assert runner._engine is not None
-        runner._engine.spawn(wrong())
+        assert runner._started is not None
+        runner._started.engine.spawn(wrong())
         await until(lambda: any("background" in record.getMessage() for record in caplog.records))
         await runner.settle()
     OrderSaga.fail_times = 0

@@ -74,7 +74,7 @@ def runner_of(saga: type[Saga[Any]], clock: Any) -> SagaRunner:
 
 
 async def state_of(runner: SagaRunner, saga: str) -> Counted:
-    instance = runner._caches[saga].instance("a")
+    instance = runner._started.caches[saga].instance("a")
     assert instance.record is not None
     state: Counted = runner.sagas[0].decode_state(instance.record.state_bytes())
     return state

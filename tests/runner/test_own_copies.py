@@ -80,7 +80,7 @@ class Second(Emptying):
 
 
 async def items(runner: Any, saga: str) -> list[str]:
-    record = decode_record((await runner._caches[saga].runtime.store.load("a")).payload)
+    record = decode_record((await runner._started.caches[saga].runtime.store.load("a")).payload)
     return Emptying().decode_state(record.state_bytes()).items
 
 

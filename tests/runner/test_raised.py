@@ -176,7 +176,7 @@ def _afresh() -> None:
 
 
 async def record_of(bench: Bench, runner: Any, key: str) -> Any:
-    return decode_record((await runner._caches["odd"].runtime.store.load(key)).payload)
+    return decode_record((await runner._started.caches["odd"].runtime.store.load(key)).payload)
 
 
 @pytest.mark.parametrize("error", ODD)

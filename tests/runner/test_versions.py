@@ -172,7 +172,7 @@ async def test_a_timer_that_only_newer_code_can_handle_is_left_to_it(side: Side,
         assert await side.due() == ["a"]  # it was not claimed again
         assert await side.stored() == before
         assert (await old.handle(Noted("a", "meanwhile"))).handled  # its state can be read
-        assert old._caches["order"].runtime.unreadable == {}
+        assert old._started.caches["order"].runtime.unreadable == {}
         async with side.new() as new:
             await new.settle()
     assert await side.log() == ["placed", what, "meanwhile", then]

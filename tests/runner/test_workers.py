@@ -190,7 +190,7 @@ async def test_a_slow_handler_keeps_its_lease(shared: Bench) -> None:
     ):
         await one.handle(Placed("a"))
         saves = one.counters.saves
-        instance = one._caches["order"].instance("a")
+        instance = one._started.caches["order"].instance("a")
         first = instance.lease_end
         assert first is not None
         await until(lambda: instance.lease_end is not None and (instance.lease_end - first).total_seconds() > 1.8)
@@ -288,7 +288,7 @@ async def test_starting_loads_no_instance_however_many_are_live(shared: Bench) -
         assert store.loads == 0
         await runner.handle(Paid("o7"))
         assert store.loads == 1
-        assert sum(len(cache.instances) for cache in runner._caches.values()) == 1
+        assert sum(len(cache.instances) for cache in runner._started.caches.values()) == 1
 
 
 async def test_idle_instances_beyond_the_cache_leave_memory_and_still_work(bench: Bench) -> None:
@@ -297,7 +297,7 @@ async def test_idle_instances_beyond_the_cache_leave_memory_and_still_work(bench
         await runner.settle()
         await runner.handle(Noted("o0", "x"))
         await runner.settle()
-        assert sum(len(cache.instances) for cache in runner._caches.values()) <= 20
+        assert sum(len(cache.instances) for cache in runner._started.caches.values()) <= 20
         await runner.handle_many([Paid(f"o{n}") for n in range(200)])
         await runner.settle()
     assert len(bench.world.seen) == 401
@@ -306,7 +306,7 @@ async def test_idle_instances_beyond_the_cache_leave_memory_and_still_work(bench
 
 async def test_large_idle_instances_leave_memory_by_their_size(bench: Bench) -> None:
     async with bench.runner(cache_bytes=20_000) as runner:
-        (cache,) = runner._caches.values()
+        (cache,) = runner._started.caches.values()
         await runner.handle_many([Placed(f"o{n}") for n in range(50)])
         await runner.settle()
         small = len(cache.instances)
@@ -362,5 +362,5 @@ async def test_a_finished_instance_costs_no_memory() -> None:
     async with bench.runner() as runner:
         await runner.handle_many([event for n in range(50) for event in (Placed(f"o{n}"), Closed(f"o{n}"))])
         await runner.settle()
-        assert sum(len(cache.instances) for cache in runner._caches.values()) == 0
+        assert sum(len(cache.instances) for cache in runner._started.caches.values()) == 0
     assert (await bench.record("o1")).status is Status.COMPLETED

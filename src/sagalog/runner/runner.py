@@ -1,11 +1,7 @@
-"""The runner: puts the phases together, owns start, drain and stop.
-
-receive ─► queue ─► load ─► decide ─► commit ─► settle ─► deliver          due ─► queue          repair ─► queue
-"""
+"""The runner as its users see it. started.py puts the phases together; round.py calls them."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
@@ -13,36 +9,24 @@ from typing import Any, Self, TypeVar
 from ..decision import repair
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
-from ..journal import Journal, open_journal
-from ..journal.memory import InMemoryJournal
-from ..journal.protocol import TellsTime
-from ..journal.store import JournalSagaStateStore, SagaStateStore
-from ..logs import about, log, trace_of
+from ..journal import Journal
 from .arguments import check_text, check_type
-from .cache import InstanceCache
-from .clock import Clock, ServerClock, SystemClock
+from .clock import Clock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
-from .context import check_no_circle, check_outside_handlers, event_handler, outside_handlers
+from .context import check_outside_handlers, outside_handlers
 from .counters import Counters
-from .deliver import Dispatcher
-from .due import DueLoop
 from .engine import Engine
-from .envelope import Envelope, Maintenance
-from .failures import not_handled
-from .gauges import Gauges, gauges_of
+from .gauges import Gauges
 from .given import check_source, sagas_of
-from .health import NOT_STARTED, Health, examine
+from .health import NOT_STARTED, Health
 from .hooks import Hook, checked_hooks
-from .instance import Instance
-from .queue import Queue
-from .quiet import tell_quiet
+from .many import handle_all
 from .receive import Incoming, Receipt, Receiver
-from .repair import Repaired, apply
-from .round import Rounds
-from .runtime import SagaRuntime
+from .repair import Repaired
 from .settings import RetryPolicy, RunnerSettings
 from .signals import asked_to_stop
-from .starting import give_up_waiting
+from .started import Started
+from .stores import Source, Stores, is_in_memory
 from .telling import Hooks, NoHooks
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,7 +49,7 @@ class SagaRunner:
 
     def __init__(
         self,
-        journal: str | Journal | SagaStateStore | Mapping[str, SagaStateStore],
+        journal: Source,
         *,
         sagas: Iterable[Saga[Any] | type[Saga[Any]]],
         dispatch: Dispatch | None = None,
@@ -90,15 +74,10 @@ class SagaRunner:
         check_source(journal, self.sagas)
         self.reader: Reader | None = None
         self.reporter: Report | None = None
-        self._journal: Journal | None = None
-        self._engine: Engine | None = None
         self._hooks: Hooks = NoHooks()
-        self._caches: dict[str, InstanceCache] = {}
-        self._dispatcher: Dispatcher | None = None
-        self._due_loop: DueLoop | None = None
+        self._stores: Stores | None = None
+        self._started: Started | None = None
         self._receiver: Receiver | None = None
-        self._due: asyncio.Task[None] | None = None
-        self._stopped: asyncio.Event | None = None
 
     def has_handler(self, command: type) -> bool:
         """Say whether commands of this type have a handler."""
@@ -107,12 +86,12 @@ class SagaRunner:
     @property
     def in_memory(self) -> bool:
         """Nothing of it can be shared with another process."""
-        return isinstance(self._source, InMemoryJournal) or self._source == "memory://"
+        return is_in_memory(self._source)
 
     def using(
         self,
         *,
-        journal: str | Journal | SagaStateStore | None = None,
+        journal: Source | None = None,
         clock: Clock | None = None,
         hooks: Iterable[Hook] = (),
     ) -> SagaRunner:
@@ -167,118 +146,41 @@ class SagaRunner:
     @property
     def journal(self) -> Journal | None:
         """The journal of a started runner, None where stores were given."""
-        return self._journal
+        return None if self._stores is None else self._stores.journal
 
     async def start(self) -> None:
         """Open what was named by URL, and begin to look for due work. Loads no instance, however many are live."""
-        if self._engine is not None:
+        if self._started is not None:
             raise DefinitionError("this runner is started already")
-        source = self._source
-        if isinstance(source, str):
-            self._journal = open_journal(source)
-        elif not isinstance(source, (SagaStateStore, Mapping)):
-            self._journal = source
-        if self._journal is not None:
-            try:
-                await self._journal.open()
-            except BaseException:
-                await self._close_journal()
-                raise
+        self._stores = stores = Stores(self._source)
+        await stores.open()
         self._hooks = Hooks(self.hooks) if self.hooks else NoHooks()
-        engine = Engine(self.settings, await self._agreed_clock(), self.counters, outside_handlers(), self._hooks)
-        queue: Queue[Instance] = Queue()
-        caches = [
-            InstanceCache(SagaRuntime(saga, self._store(saga), engine, self._journal), queue) for saga in self.sagas
-        ]
-        self._caches = {cache.runtime.name: cache for cache in caches}
-        self._receiver = Receiver(engine, caches)
-        self._dispatcher = Dispatcher(engine, self._handlers, self._receiver.reply)
-        self._due_loop = due_loop = DueLoop(engine, caches)
-        Rounds(engine, queue, self._dispatcher, due_loop)
-        self._engine = engine
-        self._stopped = asyncio.Event()
-        self._due = engine.loop.create_task(due_loop.run())
-        self._due.add_done_callback(_due_loop_ended)
-        self._hooks.tell("started", self)
-
-    async def _agreed_clock(self) -> Clock:
-        """Return the clock to use: the server's, where there is one and nothing else was asked for."""
-        if type(self.clock) is not SystemClock or not isinstance(self._journal, TellsTime):
-            return self.clock
-        clock = ServerClock(self._journal)
+        clock = await stores.agreed_clock(self.clock)
+        engine = Engine(self.settings, clock, self.counters, outside_handlers(), self._hooks)
         try:
-            await clock.synchronize()
+            self._started = Started(engine, stores, self.sagas, self._handlers)
         except BaseException:
-            await self._close_journal()
+            await stores.close()
             raise
-        return clock
-
-    def _store(self, saga: Saga[Any]) -> SagaStateStore:
-        if self._journal is not None:
-            return JournalSagaStateStore(self._journal, saga.name)
-        if isinstance(self._source, Mapping):
-            return self._source[saga.name]
-        assert isinstance(self._source, SagaStateStore)
-        return self._source
+        self._receiver = self._started.receiver
+        self._hooks.tell("started", self)
 
     async def stop(self) -> None:
         """Stop gracefully: refuse new events, finish what is under way, record it, close what was opened here.
 
         Commands that were not accepted within `stop_seconds` stay in their outbox, for any worker.
         """
-        engine, receiver, due, dispatcher = self._engine, self._receiver, self._due, self._dispatcher
-        if engine is None or receiver is None or due is None or dispatcher is None:
+        started = self._started
+        if started is None:
             return
-        engine.check_loop()
-        engine.check_not_of_ours("stop")
-        engine.stopping.set()
-        dispatcher.stop()
-        stopped = not_handled()
-        for cache in self._caches.values():
-            for instance in cache.active():
-                give_up_waiting(instance, stopped)
-                tell_quiet(instance)
-        try:
-            async with asyncio.timeout(self.settings.stop_seconds):
-                await asyncio.wait([due])  # if it has failed, it was logged, and stopping goes on
-                await receiver.drained()
-                await engine.wait_for_tasks()
-        except TimeoutError:
-            log.warning(
-                "stopping: command handlers still run after %.0f s; cancelled, their commands stay in the outbox",
-                self.settings.stop_seconds,
-                extra=about(),
-            )
-            due.cancel()
-            engine.cancel_tasks()
-            await asyncio.gather(due, return_exceptions=True)
-            await engine.wait_for_tasks(self.settings.lease_seconds)
-        for cache in self._caches.values():
-            for instance in list(cache.instances.values()):
-                instance.forget()
-                if instance.accepted:
-                    instance.poke(Envelope(maintenance=Maintenance.RECORD))
-        await engine.wait_for_tasks(max(self.settings.stop_seconds, self.settings.lease_seconds))
-        if engine.busy:
-            log.warning("stopping: the journal does not answer; what was accepted is not recorded", extra=about())
-            engine.abandon()
-            await engine.wait_for_tasks(self.settings.lease_seconds)
-        if engine.busy:
-            log.error("stopping: a handler does not end although it was cancelled; it is left to itself", extra=about())
-        dispatcher.close()  # deliveries that ended meanwhile have asked for a later record
-        await self._close_journal()
-        engine.hooks.tell("stopped", self)
-        self._engine = self._receiver = self._due = self._dispatcher = self._due_loop = None
-        self._hooks = NoHooks()
-        self._caches = {}
-        if self._stopped is not None:
-            self._stopped.set()
-
-    async def _close_journal(self) -> None:
-        """Close what was opened here; a journal that was given stays open."""
-        if isinstance(self._source, str) and self._journal is not None:
-            await self._journal.close()
-        self._journal = None
+        started.engine.check_loop()
+        started.engine.check_not_of_ours("stop")
+        await started.stop()
+        await started.stores.close()
+        if self._started is started:  # not for the second of two calls at once
+            self._hooks.tell("stopped", self)
+            self._started = self._receiver = None
+            self._hooks = NoHooks()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -292,7 +194,7 @@ class SagaRunner:
 
         Signals are heard by the main thread only, and not on Windows; elsewhere `stop()` ends it, or a cancellation.
         """
-        await asked_to_stop(self._running().stopping)
+        await asked_to_stop(self._running().engine.stopping)
         await self.stop()
 
     async def health(self, *, timeout_seconds: float = 2.0, behind_seconds: float | None = None) -> Health:
@@ -301,32 +203,20 @@ class SagaRunner:
         Ready means: the journal answers, and no work has been due for longer than `behind_seconds` (default: six leases)
         without a worker claiming it. Changes nothing and raises nothing.
         """
-        engine, due, due_loop = self._engine, self._due, self._due_loop
-        if engine is None or due is None or due_loop is None:
+        if self._started is None:
             return NOT_STARTED
-        engine.check_loop()
-        return await examine(
-            engine,
-            [cache.runtime for cache in self._caches.values()],
-            self._journal,
-            due_loop,
-            due,
-            timeout_seconds=timeout_seconds,
-            behind_seconds=behind_seconds,
-        )
+        self._started.engine.check_loop()
+        return await self._started.health(timeout_seconds, behind_seconds)
 
     def gauges(self) -> Gauges:
         """Return what this runner has on its hands now; nothing, unless it is started. May be called by another thread."""
-        engine, receiver = self._engine, self._receiver
-        if engine is None or receiver is None:
-            return Gauges()
-        return gauges_of(receiver, engine, list(self._caches.values()))
+        return Gauges() if self._started is None else self._started.gauges()
 
-    def _running(self) -> Engine:
-        if self._engine is None:
+    def _running(self) -> Started:
+        if self._started is None:
             raise RunnerStoppedError(_NOT_STARTED)
-        self._engine.check_loop()
-        return self._engine
+        self._started.engine.check_loop()
+        return self._started
 
     def handle(
         self, event: Any, *, message_id: str | None = None, at: datetime | None = None, connection: Any = None
@@ -361,34 +251,16 @@ class SagaRunner:
         Returns their receipts in that order. All are tried; if some fail, an ExceptionGroup of their errors is raised,
         each with a note that names the event by its number (from 1) and message id.
         """
-        engine = self._running()
+        self._running()
         if isinstance(events, (str, bytes, Mapping)) or not isinstance(events, (Iterable, AsyncIterable)):
             raise InvalidEventError(
                 f"handle_many takes an iterable of events, not a {type(events).__name__}; nothing was stored"
             )
-        window = asyncio.Semaphore(self.settings.max_in_flight)
-        receipts: list[Receipt | None] = []
-        errors: list[Exception] = []
 
-        async def one(number: int, incoming: Incoming) -> None:
-            try:
-                receipts[number] = await self.handle(incoming.event, message_id=incoming.message_id, at=incoming.at)
-            except Exception as error:
-                error.add_note(f"event {number + 1}, message id {incoming.message_id!r}")
-                errors.append(error)
-            finally:
-                window.release()
+        def handle(incoming: Incoming) -> Coroutine[Any, Any, Receipt]:
+            return self.handle(incoming.event, message_id=incoming.message_id, at=incoming.at)
 
-        async with asyncio.TaskGroup() as group:
-            async for item in _aiter(events):
-                await window.acquire()
-                incoming = item if isinstance(item, Incoming) else Incoming(item)
-                receipts.append(None)
-                group.create_task(one(len(receipts) - 1, incoming))
-        del engine
-        if errors:
-            raise ExceptionGroup(f"{len(errors)} of {len(receipts)} events were not accepted", errors)
-        return [receipt for receipt in receipts if receipt is not None]
+        return await handle_all(handle, events, self.settings.max_in_flight)
 
     async def settle(self) -> None:
         """Return when nothing is left to do now: mailboxes empty, due work done, commands accepted and recorded.
@@ -397,26 +269,9 @@ class SagaRunner:
         waited for. With an EventClock, timers
         due up to its time fire here, and commands that an earlier process left are taken over.
         """
-        engine, due_loop = self._running(), self._due_loop
-        assert due_loop is not None
+        started = self._running()
         check_outside_handlers("settle")
-        await due_loop.scanned()
-        while True:
-            now = engine.now()
-            if engine.event_time:  # no lease runs out by itself here
-                now += engine.lease
-            for cache in self._caches.values():
-                await due_loop.look(cache, now)
-            await engine.wait_for_tasks()
-            busy = False
-            for cache in self._caches.values():
-                for instance in cache.active():
-                    busy = busy or not instance.settled
-                    if instance.accepted:
-                        instance.poke(Envelope(maintenance=Maintenance.RECORD))
-            if not busy:
-                return
-            await asyncio.sleep(0)
+        await started.settle()
 
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""
@@ -446,27 +301,7 @@ class SagaRunner:
 
     async def _repair(self, saga: str, correlation_id: str, note: str, by: str, made: repair.Repair) -> Repaired:
         _check_repair(saga, correlation_id, note, by)
-        cache = self._named(saga)
-        caller = event_handler()
-        if caller is not None:
-            check_no_circle(caller, cache.instance(correlation_id), "a repair")
-        assert self._receiver is not None
-        return await self._receiver.repair(lambda: apply(cache, correlation_id, made))
-
-    def _named(self, saga: str) -> InstanceCache:
-        self._running()
-        try:
-            return self._caches[saga]
-        except KeyError:
-            raise InvalidEventError(
-                f"no saga {saga!r} in this runner; it has {', '.join(sorted(self._caches))}"
-            ) from None
-
-
-def _due_loop_ended(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        name = type(error).__name__
-        log.critical("the loop that looks for due work failed: %s", name, exc_info=trace_of(error), extra=about())
+        return await self._running().repair(saga, correlation_id, made)
 
 
 class _NotStarted:
@@ -483,12 +318,3 @@ def _check_repair(saga: str, correlation_id: str, note: str, by: str) -> None:
     check_text("correlation_id", correlation_id, error=InvalidEventError, end=end)
     check_text("note=", note, empty=True, error=InvalidEventError, end=end)
     check_text("by=", by, empty=True, error=InvalidEventError, end=end)
-
-
-async def _aiter(events: Iterable[Any] | AsyncIterable[Any]) -> Any:
-    if isinstance(events, AsyncIterable):
-        async for event in events:
-            yield event
-    else:
-        for event in events:
-            yield event

@@ -1,0 +1,145 @@
+"""A runner between its start and its stop: the phases, put together.
+
+receive ─► queue ─► load ─► decide ─► commit ─► settle ─► deliver          due ─► queue          repair ─► queue
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+from ..decision.repair import Repair
+from ..definition.saga import Saga
+from ..errors import InvalidEventError
+from ..logs import about, log, trace_of
+from .cache import InstanceCache
+from .commands import CommandHandlers
+from .context import check_no_circle, event_handler
+from .deliver import Dispatcher
+from .due import DueLoop
+from .engine import Engine
+from .envelope import Envelope, Maintenance
+from .failures import not_handled
+from .gauges import Gauges, gauges_of
+from .health import Health, examine
+from .instance import Instance
+from .queue import Queue
+from .quiet import tell_quiet
+from .receive import Receiver
+from .repair import Repaired, apply
+from .round import Rounds
+from .runtime import SagaRuntime
+from .starting import give_up_waiting
+from .stores import Stores
+
+
+class Started:
+    """What runs: made at start, when the journal is open, and of no use after `stop`."""
+
+    def __init__(self, engine: Engine, stores: Stores, sagas: Iterable[Saga[Any]], handlers: CommandHandlers) -> None:
+        queue: Queue[Instance] = Queue()
+        caches = [
+            InstanceCache(SagaRuntime(saga, stores.store_of(saga), engine, stores.journal), queue) for saga in sagas
+        ]
+        self.engine = engine
+        self.stores = stores
+        self.caches = {cache.runtime.name: cache for cache in caches}
+        self.receiver = Receiver(engine, caches)
+        self._dispatcher = Dispatcher(engine, handlers, self.receiver.reply)
+        self.due_loop = DueLoop(engine, caches)
+        Rounds(engine, queue, self._dispatcher, self.due_loop)
+        self.due = engine.loop.create_task(self.due_loop.run())
+        self.due.add_done_callback(_due_loop_ended)
+
+    async def stop(self) -> None:
+        """Refuse new events, finish what is under way, record it; see `SagaRunner.stop`."""
+        engine = self.engine
+        engine.stopping.set()
+        self._dispatcher.stop()
+        stopped = not_handled()
+        for cache in self.caches.values():
+            for instance in cache.active():
+                give_up_waiting(instance, stopped)
+                tell_quiet(instance)
+        try:
+            async with asyncio.timeout(engine.settings.stop_seconds):
+                await asyncio.wait([self.due])  # if it has failed, it was logged, and stopping goes on
+                await self.receiver.drained()
+                await engine.wait_for_tasks()
+        except TimeoutError:
+            log.warning(
+                "stopping: command handlers still run after %.0f s; cancelled, their commands stay in the outbox",
+                engine.settings.stop_seconds,
+                extra=about(),
+            )
+            self.due.cancel()
+            engine.cancel_tasks()
+            await asyncio.gather(self.due, return_exceptions=True)
+            await engine.wait_for_tasks(engine.settings.lease_seconds)
+        for cache in self.caches.values():
+            for instance in list(cache.instances.values()):
+                instance.forget()
+                if instance.accepted:
+                    instance.poke(Envelope(maintenance=Maintenance.RECORD))
+        await engine.wait_for_tasks(max(engine.settings.stop_seconds, engine.settings.lease_seconds))
+        if engine.busy:
+            log.warning("stopping: the journal does not answer; what was accepted is not recorded", extra=about())
+            engine.abandon()
+            await engine.wait_for_tasks(engine.settings.lease_seconds)
+        if engine.busy:
+            log.error("stopping: a handler does not end although it was cancelled; it is left to itself", extra=about())
+        self._dispatcher.close()  # deliveries that ended meanwhile have asked for a later record
+
+    async def settle(self) -> None:
+        """Return when nothing is left to do now; see `SagaRunner.settle`."""
+        engine = self.engine
+        await self.due_loop.scanned()
+        while True:
+            now = engine.now()
+            if engine.event_time:  # no lease runs out by itself here
+                now += engine.lease
+            for cache in self.caches.values():
+                await self.due_loop.look(cache, now)
+            await engine.wait_for_tasks()
+            busy = False
+            for cache in self.caches.values():
+                for instance in cache.active():
+                    busy = busy or not instance.settled
+                    if instance.accepted:
+                        instance.poke(Envelope(maintenance=Maintenance.RECORD))
+            if not busy:
+                return
+            await asyncio.sleep(0)
+
+    async def health(self, timeout_seconds: float, behind_seconds: float | None) -> Health:
+        """Say whether all is well; see `SagaRunner.health`."""
+        return await examine(
+            self.engine,
+            [cache.runtime for cache in self.caches.values()],
+            self.stores.journal,
+            self.due_loop,
+            self.due,
+            timeout_seconds=timeout_seconds,
+            behind_seconds=behind_seconds,
+        )
+
+    def gauges(self) -> Gauges:
+        """Return what there is on hand now."""
+        return gauges_of(self.receiver, self.engine, list(self.caches.values()))
+
+    async def repair(self, saga: str, correlation_id: str, repair: Repair) -> Repaired:
+        """Repair an instance. Raises InvalidEventError for a saga that is not here."""
+        cache = self.caches.get(saga)
+        if cache is None:
+            raise InvalidEventError(f"no saga {saga!r} in this runner; it has {', '.join(sorted(self.caches))}")
+        caller = event_handler()
+        if caller is not None:
+            check_no_circle(caller, cache.instance(correlation_id), "a repair")
+        return await self.receiver.repair(lambda: apply(cache, correlation_id, repair))
+
+
+def _due_loop_ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        name = type(error).__name__
+        log.critical("the loop that looks for due work failed: %s", name, exc_info=trace_of(error), extra=about())
