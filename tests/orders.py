@@ -157,7 +157,7 @@ class OrderSaga(Saga[OrderState]):
     @on(Closed, key="order_id")
     def closed(self, state: OrderState, event: Closed):
         state.log.append("closed")
-        return [Send(Ship(event.order_id)), Complete()]
+        return [Send(Ship(event.order_id)), Complete(len(state.log))]
 
     @on(Failing, key="order_id")
     def failing(self, state: OrderState, event: Failing):

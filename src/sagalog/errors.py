@@ -5,7 +5,7 @@
     ├── CodecError                   fix your types: a value cannot be turned into bytes or back
     ├── InvalidEventError            fix the sender: the event was refused before anything was stored
     │   └── PayloadTooLargeError     ... because it, or the record it leads to, is over the limit
-    ├── NoInstanceError              the event may not start a saga, and no live instance waits for it
+    ├── NoInstanceError              the event may not start a saga, and no live instance waits for it; or it was asked for
     ├── AlreadyStartedError          the saga is started already, and its handler declines such an event: again="raise"
     ├── ConflictError                reload: another writer was first; certainly nothing was stored
     │   └── SequenceOutOfOrder       ... at the level of a journal: the number is not the next one
@@ -14,6 +14,8 @@
     │   ├── JournalUnavailableError  retry: certainly nothing was stored
     │   ├── JournalFormatError       not a journal of ours, or of a newer version; left untouched
     │   └── MissingExtraError        install the named extra
+    ├── OutcomeTimeoutError          ask again: the instance has not ended within the time given (a TimeoutError, too)
+    ├── OutcomeGoneError             ask earlier: how that life ended is not kept any more
     ├── SagaParkedError              operate: the instance waits for a repair
     ├── RepairError                  operate: this repair cannot be made as the instance stands; nothing was stored
     └── RunnerStoppedError           the runner is not running (any more); nothing was stored
@@ -61,7 +63,8 @@ class PayloadTooLargeError(InvalidEventError):
 class NoInstanceError(SagalogError):
     """The event may not start a saga and no live instance takes it (policy RAISE, or WAIT ran out).
 
-    `why`: what there is instead of one; empty where that is not known.
+    Also for an instance that was asked for and is not there: then `event_type` is empty. `why`: what there is instead of
+    one; empty where that is not known.
     """
 
     def __init__(self, saga: str, correlation_id: str, event_type: str, why: str = "") -> None:
@@ -73,6 +76,8 @@ class NoInstanceError(SagalogError):
 
     def __str__(self) -> str:
         why = self.why or "there is no live instance"
+        if not self.event_type:
+            return f"saga {self.saga!r}, id {self.correlation_id!r}: {why}"
         return (
             f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: {why}, and it may not start one. "
             "Nothing was stored."
@@ -149,6 +154,40 @@ class JournalFormatError(JournalError):
 
 class MissingExtraError(JournalError):
     """An optional dependency is needed: the message holds the command that installs it."""
+
+
+class OutcomeTimeoutError(SagalogError, TimeoutError):
+    """The instance has not ended within the time that its outcome was waited for; it goes on.
+
+    `seen`: how it stood when this runner last saw it.
+    """
+
+    def __init__(self, saga: str, correlation_id: str, seconds: float, seen: str) -> None:
+        super().__init__(saga, correlation_id, seconds, seen)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.seconds = seconds
+        self.seen = seen
+
+    def __str__(self) -> str:
+        return (
+            f"saga {self.saga!r}, id {self.correlation_id!r} has not ended within {self.seconds:g} s; when it was last "
+            f"seen, {self.seen}"
+        )
+
+
+class OutcomeGoneError(SagalogError):
+    """How a life of the instance ended is not kept any more, or not all of it: another one has begun since."""
+
+    def __init__(self, saga: str, correlation_id: str, incarnation: int, why: str) -> None:
+        super().__init__(saga, correlation_id, incarnation, why)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.incarnation = incarnation
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"saga {self.saga!r}, id {self.correlation_id!r}, life {self.incarnation}: {self.why}"
 
 
 class SagaParkedError(SagalogError):

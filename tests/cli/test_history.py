@@ -47,6 +47,21 @@ def write(*records: SagaRecord | bytes, hidden: int = 0) -> None:
     asyncio.run(fill())
 
 
+def test_a_result_is_told_with_the_step_that_completed_and_by_show() -> None:
+    done = {"status": Status.COMPLETED, "result": Typed("builtins:str", msgspec.Raw(b'"B-7\\u001b[2J"'))}
+    write(record(1, outbox=(RESERVE,)), record(2, outbox=(RESERVE,), **done), record(3, **done))
+    history = CliRunner().invoke(command, ["history", "a", "--journal", "sqlite:///orders.db"]).stdout
+    assert history.count("completed with str: ") == 1
+    assert '      completed with str: "B-7\\u001b[2J"\n' in history
+    rows = (
+        CliRunner().invoke(command, ["history", "a", "--json", "--journal", "sqlite:///orders.db"]).stdout.splitlines()
+    )
+    told = [json.loads(row)["result"] for row in rows]
+    assert told == [None, {"type": "builtins:str", "data": "B-7\x1b[2J"}, None]
+    shown = CliRunner().invoke(command, ["show", "a", "--journal", "sqlite:///orders.db"]).stdout
+    assert 'result  str: "B-7\\u001b[2J"\n' in shown
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -20,6 +20,7 @@ from sagalog.dashboard.mask import MASKED, Mask
 from sagalog.decision.record import FORMAT, encode_record
 
 from ..orders import Noted, OrderSaga, Placed
+from ..runner.trips import Asked, Booked, TripSaga
 from ..servers.proxy import Proxy
 from .conftest import EVIL, TOKEN, board_of, browsing, fill
 from .test_overview import NOW
@@ -208,6 +209,23 @@ async def test_masked_fields_are_shown_nowhere() -> None:
         evil = (await browser.get("/instance", params={"saga": "order", "id": EVIL})).text
         assert "pwned" not in evil
         assert f"<del>&#34;{MASKED}&#34;</del>" in evil  # that it has changed is seen
+
+
+async def test_a_result_is_shown_and_masked_as_a_state_is() -> None:
+    journal = InMemoryJournal()
+    async with SagaRunner(journal, sagas=[TripSaga], dispatch=lambda command: None) as runner:
+        await runner.handle(Asked("T-1"))
+        await runner.handle(Booked("T-1", "B-77"))
+        await runner.settle()
+    for masks, shows in (([], True), (["number"], False), (["result", "trip", "number"], False)):
+        async with browsing(board_of(journal, masks=masks)) as browser:
+            page = await read(browser, "/instance", saga="trip", id="T-1")
+            assert "Result Booking" in page.text
+            assert ("B-77" in page.text) is shows
+            assert ("pages" in page.text) is ("result" not in masks)
+            assert (
+                "B-77" in (await browser.get("/instance/payload", params={"saga": "trip", "id": "T-1"})).text
+            ) is shows
 
 
 @pytest.mark.parametrize(

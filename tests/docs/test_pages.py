@@ -50,6 +50,15 @@ def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:
     assert done.stdout == expected
 
 
+def test_an_outcome_is_told_as_the_page_says(tmp_path: Path) -> None:
+    (code,) = blocks("asking.md", "python")
+    (expected,) = blocks("asking.md", "text")
+    (tmp_path / "asking.py").write_text(code)
+    done = run(tmp_path, sys.executable, "asking.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
 def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
     (tmp_path / "test_file_journal.py").write_text("\n".join(blocks("writing-a-journal.md", "python")))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # none of this project's settings

@@ -23,8 +23,10 @@ from sagalog.runner import round as rounds
 from sagalog.runner import turn as turn_phase
 from sagalog.runner.answers import Answers
 from sagalog.runner.attempt import CommandAttempts
+from sagalog.runner.awaited import Waiter
 from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.engine import Engine
+from sagalog.runner.follower import Follower
 from sagalog.runner.instance import Instance
 from sagalog.runner.lease import Leases
 from sagalog.runner.receive import Receiver
@@ -427,6 +429,35 @@ def a_late_answer_is_taken_for_one_in_time(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(advance_phase, "_came_late", lambda draft, record, message: None)
 
 
+@mutant
+def who_waits_is_not_told_of_what_another_worker_ended(patch: pytest.MonkeyPatch) -> None:
+    async def follow(self: Any, journal: Any) -> None:
+        return None
+
+    patch.setattr(Follower, "_follow", follow)
+    patch.setattr(Follower, "_in_turn", lambda self, most: [])
+
+
+@mutant
+def who_waits_is_told_of_the_life_that_is_seen_last(patch: pytest.MonkeyPatch) -> None:
+    def outcome(self: Any, record: Any, *, certain: bool) -> Any:
+        return self._reader.outcome(self.correlation_id, record)
+
+    patch.setattr(Waiter, "_outcome", outcome)
+
+
+@mutant
+def a_result_that_was_taken_back_is_told_all_the_same(patch: pytest.MonkeyPatch) -> None:
+    real = draft_phase.compensate
+
+    def compensate(record: Any, *arguments: Any) -> None:
+        result = record.result
+        real(record, *arguments)
+        record.result = result
+
+    patch.setattr(draft_phase, "compensate", compensate)
+
+
 class Again(World):
     """The same order id, life after life, each after the last one is forgotten."""
 
@@ -440,11 +471,23 @@ class Again(World):
             yield 8000
 
 
+class Quick(World):
+    """One life after the other, each begun before anybody can have looked how the last one ended."""
+
+    def events(self, chance: random.Random) -> Iterator[Any]:
+        for _ in range(8):
+            yield Placed("o")
+            yield chance.random()
+            yield Closed("o")
+            yield chance.choice([0, 0, chance.random(), 30])
+
+
 WORLDS = {
     "a new life is taken for the cached one": Again,
     "an answer does not end the wait": Questions,
     "a deadline stays behind its request": Questions,
     "a late answer is taken for one in time": Questions,
+    "who waits is told of the life that is seen last": Quick,
     "a recurring timer counts from when it fired": Clockwork,
     "a recurring timer keeps its id": Clockwork,
     "a recurring timer ends with the one that is parked": Clockwork,

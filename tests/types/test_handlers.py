@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, assert_type
 from sagalog import *
 
 @dataclass
@@ -109,6 +109,13 @@ async def use() -> None:
     async with SagaRunner("memory://", sagas=[Good, Wider(), Plain], dispatch={Ship: print}) as runner:
         receipt: Receipt = await runner.handle(Placed("1"), message_id="m")
         assert receipt.handled
+        state = await runner.state(Good, "1")
+        assert_type(state, State)
+        outcome = await runner.outcome(Wider(), "1", timeout=timedelta(seconds=1), missing="wait")
+        assert_type(outcome, SagaOutcome[State])
+        assert_type(outcome.state, State)
+        plain = await runner.state(Plain, "1")
+        assert_type(plain, dict[str, int])
         store: SagaStateStore = JournalSagaStateStore(open_journal("memory://"), "good")
         await store.save("a", b"", expected_version=0)
 """

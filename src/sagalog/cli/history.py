@@ -8,11 +8,12 @@ import click
 
 from ..decision.ids import persistence_id, refused_entry
 from ..decision.record import Handled
+from ..definition.results import result_type
 from ..operating.inspect import ABSENT, SagaView
 from ..operating.steps import Step, steps
 from .journals import journal_option, reading
 from .show import the_one
-from .text import change_lines, json_line, line, moment
+from .text import change_lines, cut, json_line, line, moment
 
 
 @click.command("history")
@@ -68,6 +69,7 @@ def _fields(step: Step) -> dict[str, object]:
         "status": view.status,
         "why": view.why,
         "state": record.state if record is not None else None,
+        "result": step.result,
         "changes": [
             {
                 "path": change.path,
@@ -93,6 +95,8 @@ def _lines(step: Step, parked: str) -> list[str]:
     if record.parked and record.parked != parked:
         lines.append(f"      parked: {line(record.parked)}")
     lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))
+    if step.result is not None:
+        lines.append(f"      completed with {result_type(step.result)}: {cut(json_line(step.result.data), 200)}")
     lines.extend(f"      accepted {line(one.command.type)} ({line(one.id)})" for one in step.accepted)
     lines.extend(f"      sent {line(kind)} as {line(entry)}" for entry, kind in view.sent)
     return lines

@@ -11,6 +11,7 @@ import msgspec
 
 from ..decision.inbox import count_of
 from ..decision.record import SagaRecord
+from ..definition.results import result_type
 from ..journal import Journal
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, find
@@ -97,6 +98,12 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     out.append("state   " + clean(state[:_LONGEST_STATE]).replace("\n", "\n        "))
     if len(state) > _LONGEST_STATE:
         out.append(f"        ... cut at {_LONGEST_STATE:,} of {len(state):,} characters: --json shows all")
+    if record.result is not None:
+        result = msgspec.json.format(bytes(record.result.data)).decode()
+        text = f"{result_type(record.result)}: {result[:_LONGEST_STATE]}"
+        out.append("result  " + clean(text).replace("\n", "\n        "))
+        if len(result) > _LONGEST_STATE:
+            out.append(f"        ... cut at {_LONGEST_STATE:,} of {len(result):,} characters: --json shows all")
     for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at)[:_MOST]:
         left = timer.due_at - now
         when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"

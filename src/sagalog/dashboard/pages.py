@@ -20,7 +20,7 @@ from .diagram import diagram
 from .flow import BUCKET_SECONDS, BUCKETS, spread
 from .render import cut, pretty, whole_number
 from .search import Filter, known_sagas, search
-from .story import InstanceStory, shown, story
+from .story import InstanceStory, shown, shown_result, story
 from .tally import MAX_WATCHED, NEEDS_REPAIR, name_of
 
 _MAX_LISTED = 100  # of the commands, timers and held messages of one instance
@@ -103,7 +103,8 @@ def standing(board: Board, view: SagaView) -> dict[str, Any]:
     state = ("", 0)
     if record is not None:
         state = ("(not JSON)", 0) if record.state_is_base64 else cut(pretty(record.state, mask))
-    return {"view": view, "record": record, "state": state, "shown": _shower(board)}
+    result = None if record is None or record.result is None else shown_result(record.result, mask)
+    return {"view": view, "record": record, "state": state, "result": result, "shown": _shower(board)}
 
 
 def _shower(board: Board) -> Any:

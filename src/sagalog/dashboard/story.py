@@ -9,11 +9,13 @@ import msgspec
 
 from ..decision.ids import sent_in
 from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
+from ..definition.codec import Typed
+from ..definition.results import result_type
 from ..journal import Journal
 from ..operating.inspect import SagaView, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
-from ..operating.steps import accepted_in, passed_over_in, repairs_of
-from .mask import Mask
+from ..operating.steps import accepted_in, passed_over_in, repairs_of, result_in
+from .mask import MASKED, Mask
 from .render import MAX_OF_A_MESSAGE, cut, pretty
 from .tally import name_of
 
@@ -68,6 +70,7 @@ class StoryStep(msgspec.Struct):
     parks: str = ""
     passed_over: list[str] = []  # recurring timers whose missed times it passed over
     lease: bool = False  # it prolonged the lease of the worker that is at the first command
+    result: Payload | None = None  # that it completed with
 
 
 class InstanceStory(msgspec.Struct):
@@ -80,6 +83,12 @@ class InstanceStory(msgspec.Struct):
 def shown(kind: str, data: msgspec.Raw, mask: Mask) -> Payload:
     """Return a stored message as it is shown."""
     return Payload(kind, *cut(pretty(data, mask), MAX_OF_A_MESSAGE))
+
+
+def shown_result(stored: Typed, mask: Mask) -> Payload:
+    """Return a stored result as it is shown: a mask may name its fields, or `result` for all of it."""
+    data = msgspec.Raw(msgspec.json.encode(MASKED)) if mask.hides(("result",)) else stored.data
+    return shown(result_type(stored), data, mask)
 
 
 async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> InstanceStory:
@@ -123,6 +132,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         record.parked if record.parked and (before is None or before.parked != record.parked) else "",
         passed_over_in(before, view),
         before is not None and record.leased_until not in (None, before.leased_until),
+        None if (result := result_in(before, view)) is None else shown_result(result, mask),
     )
 
 

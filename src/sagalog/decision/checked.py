@@ -9,6 +9,7 @@ from typing import Any
 
 from ..definition.actions import Action, CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
 from ..definition.codec import Typed, TypeRegistry
+from ..definition.results import pack_result
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .moments import after, timer_due
@@ -102,8 +103,10 @@ def plan_of(
             if ended:
                 raise DefinitionError(f"saga {saga.name!r}: one step ends it once, by Complete() or by Compensate()")
             ended = True
-            chain = None
-            if isinstance(action, Compensate):
+            chain: Any = None
+            if isinstance(action, Complete):
+                chain = None if action.result is None else pack_result(action.result, registry)
+            else:
                 if not isinstance(action.commands, (tuple, list)):
                     raise DefinitionError(
                         f"saga {saga.name!r}: Compensate(commands=...) takes a tuple of commands, not a "

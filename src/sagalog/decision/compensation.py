@@ -18,6 +18,7 @@ def compensate(
     What earlier incarnations scheduled, and how to take back what they did, is theirs, and stays.
     """
     life = record.incarnation
+    record.result = None  # what it had completed with is taken back
     record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
     record.requests = ()
     undo = [Undo("", command, life) for command in chain] if chain else undo_of(record, life)

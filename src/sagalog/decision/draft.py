@@ -18,6 +18,7 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .checked import plan_of
 from .compensation import compensate, end_compensation, forget_earlier
+from .ending import date_end, end_of
 from .ids import ANSWER, FAMILY, entry_id, entry_of
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .message import Message, Outcome
@@ -172,6 +173,8 @@ class Draft:
         """Return the record, its sequences as they may be shared: to be called before it is kept."""
         record = self.record
         self._timers = None
+        if record is not None and record.status is not _RUNNING:
+            date_end(record, self._before, self.now)
         if self._lists is not None and record is not None:
             for name, items in self._lists.items():
                 if getattr(record, name) is items:
@@ -299,6 +302,8 @@ class Draft:
         )
         if old is not None:
             record.incarnation = old.incarnation + 1
+            date_end(old, self._before, self.now)
+            record.last_end = end_of(old)
             record.handled = old.handled  # the same step may have ended the last one
             record.audit = old.audit
             record.outbox = old.outbox  # not yet delivered commands of the last incarnation still go out
@@ -432,6 +437,7 @@ class Draft:
             elif isinstance(action, Complete):
                 record.status = _COMPLETED
                 record.requests = ()
+                record.result = packed or record.result
                 if record.timers:
                     record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
             else:

@@ -35,6 +35,7 @@ class Status(StrEnum):
 
 
 FINAL = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED})
+ENDS = FINAL | {Status.COMPENSATION_FAILED}  # what who waits for the end is told of
 
 
 class Command(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -109,6 +110,16 @@ class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     late: bool = False  # an answer that came after its deadline, and was ignored
 
 
+class Ended(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
+    """How the incarnation before ended: for who waits for its end, and looks when the next one has begun."""
+
+    status: Status
+    at: datetime
+    started_at: datetime
+    result: Typed | None = None
+    left_out: bool = False  # its result was too large to be carried on
+
+
 class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """The whole truth about one instance after one step.
 
@@ -142,6 +153,9 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     takeovers: int = 0  # ... and how often it was taken over
     requests: tuple[Request, ...] = ()  # commands whose answer has a deadline
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
+    result: Typed | None = None  # of the incarnation that has completed
+    ended_at: datetime | None = None  # when it came to stand as it does, where that is an end
+    last_end: Ended | None = None  # of the incarnation before
 
     def state_bytes(self) -> bytes:
         """Return the state as the saga encoded it. Raises CodecError if it is damaged."""

@@ -16,6 +16,7 @@ from datetime import datetime
 
 from ..errors import RepairError
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, undo_of
+from .ending import date_end
 from .record import FINAL, Audit, Command, Held, SagaRecord, Status, embed_state
 
 NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
@@ -55,6 +56,7 @@ class Repair:
         after = copy.copy(record)
         effects = self.change(after, next_id)
         after.updated_at = now
+        date_end(after, record, now)
         after.audit = (*after.audit, Audit(now, self.action, self.note, self.by))
         return Decision(after, tuple(effects))
 

@@ -81,7 +81,13 @@ class Compensate(msgspec.Struct, frozen=True):
 
 
 class Complete(msgspec.Struct, frozen=True):
-    """End the saga: its timers are dropped, its commands still go out, its message ids are remembered for a while."""
+    """End the saga: its timers are dropped, its commands still go out, its message ids are remembered for a while.
+
+    `result` is what `runner.outcome` tells of it: a value of a message type, a plain one (text, number, date, ...), or a
+    list or dict of plain JSON. It is stored with the instance, as long as that is remembered. None: it has no result.
+    """
+
+    result: Any = None
 
 
 Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete

@@ -9,6 +9,7 @@ import msgspec
 
 from ..decision import ids
 from ..decision.record import Audit, Command, Held, SagaRecord
+from ..definition.codec import Typed
 from ..definition.recurring import LATE
 from ..journal import Journal
 from .inspect import ABSENT, Change, SagaView, changes, history, state_changes, state_of
@@ -28,8 +29,8 @@ class Step(msgspec.Struct, frozen=True):
     held: list[Held]
     accepted: list[Command]  # that it recorded as accepted
     lease: datetime | None  # it prolonged the lease of the worker that is at the first command, until then
-
     passed_over: list[str]  # recurring timers whose missed times it passed over, by name
+    result: Typed | None = None  # that it completed with
 
     @property
     def says_nothing(self) -> bool:
@@ -61,6 +62,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             accepted_in(known, view),
             _lease(known, view),
             passed_over_in(known, view),
+            result_in(known, view),
         )
         if view.record is not None:
             before = view
@@ -130,6 +132,12 @@ def passed_over_in(before: SagaRecord | None, view: SagaView) -> list[str]:
         and now.rule == timer.rule
         and f"{own}/{timer.id}" not in fired
     ]
+
+
+def result_in(before: SagaRecord | None, view: SagaView) -> Typed | None:
+    """Return the result that a step completed with; `before`: the record before it, if that is kept."""
+    result = view.record.result if view.record is not None else None
+    return None if before is not None and before.result == result else result
 
 
 def _lease(before: SagaRecord | None, view: SagaView) -> datetime | None:

@@ -3,6 +3,7 @@
 from .clock import Clock, EventClock, ManualClock, SystemClock
 from .commands import CommandContext, CommandPolicy
 from .counters import Counters
+from .ended import SagaOutcome
 from .health import Health
 from .hooks import Delivery, Handling, Hook, Save, Scan
 from .receive import Incoming, Receipt
@@ -27,6 +28,7 @@ __all__ = [
     "Repaired",
     "RetryPolicy",
     "RunnerSettings",
+    "SagaOutcome",
     "SagaRunner",
     "Save",
     "Scan",

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import DefinitionError
 from ..logs import about, log, trace_of
+from .awaited import Awaited
 from .clock import Clock, EventClock
 from .counters import Counters
 from .failures import not_handled
@@ -58,6 +59,7 @@ class Engine:
         self.stopping = asyncio.Event()
         self.cancelled = False
         self.abandoned = False
+        self.awaited = Awaited()  # for who waits until an instance has ended
         self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
         self._writes: dict[int, float] = {}  # that are not answered yet, and since when, in the loop's time
         self._write_numbers = count()
@@ -83,6 +85,10 @@ class Engine:
         self._tasks[task] = writes
         task.add_done_callback(self._done)
         return task
+
+    def beside(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run `work` as `spawn` does, except that nobody waits for it: who started it ends it, and hears of its errors."""
+        return self.loop.create_task(work, context=self._context.copy())
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)

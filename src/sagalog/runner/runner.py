@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from ..decision import repair
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal
 from .arguments import check_text, check_type
+from .asking import outcome_of, state_of
 from .clock import Clock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
 from .context import check_outside_handlers, outside_handlers
 from .counters import Counters
+from .ended import SagaOutcome
 from .engine import Engine
 from .gauges import Gauges
 from .given import check_source, sagas_of
@@ -30,6 +32,7 @@ from .stores import Source, Stores, is_in_memory
 from .telling import Hooks, NoHooks
 
 F = TypeVar("F", bound=Callable[..., Any])
+S = TypeVar("S")
 Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
 Reader = Callable[[dict[str, Any]], Incoming | None]
 Report = Callable[["SagaRunner"], Any]
@@ -272,6 +275,44 @@ class SagaRunner:
         started = self._running()
         check_outside_handlers("settle")
         await started.settle()
+
+    async def state(self, saga: type[Saga[S]] | Saga[S], correlation_id: str) -> S:
+        """Return the state that is stored of an instance: after its last step, also of a parked or finished one; a copy.
+
+        A finished one is known for `retention` at least. Raises NoInstanceError where nothing is known of it, CodecError
+        for a record or state that this code cannot read, JournalUnavailableError.
+        """
+        state: S = await state_of(self._running().runtime_of(saga), correlation_id)
+        return state
+
+    async def outcome(
+        self,
+        saga: type[Saga[S]] | Saga[S],
+        correlation_id: str,
+        *,
+        timeout: timedelta | None = None,  # noqa: ASYNC109  (who waits in vain is told of what)
+        incarnation: int | None = None,
+        missing: Literal["raise", "wait"] = "raise",
+    ) -> SagaOutcome[S]:
+        """Wait until an instance has ended, by whichever worker, and return how.
+
+        Ended are the completed, compensated and cancelled ones, and those whose compensation failed. A parked one has not:
+        it is waited for until somebody has repaired it, and it ends. `incarnation`: which life is meant; None: the one
+        that is stored when it is looked up first, also if that has ended already. `missing`: whether to raise, or to
+        wait for it, where there is no such instance, or that life has not begun.
+
+        Raises:
+            OutcomeTimeoutError: it has not ended within `timeout` (None: wait without end). It is a TimeoutError, too.
+            NoInstanceError: there is no such instance, and `missing` does not say to wait for it.
+            OutcomeGoneError: that life has ended, and how is not kept any more.
+            CodecError: this code cannot read its record, state or result.
+            RunnerStoppedError: the runner stopped meanwhile.
+        """
+        started = self._running()
+        runtime = started.runtime_of(saga)
+        return await outcome_of(
+            runtime, correlation_id, started.follower, timeout=timeout, incarnation=incarnation, missing=missing
+        )
 
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""

@@ -18,6 +18,7 @@ from ..journal import Journal, PersistentRepr
 from ..journal.protocol import LAST_MOMENT
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
 from .declined import Declined
+from .ended import RecordReader
 from .engine import Engine
 from .passed_over import PassedOver
 from .scanned import ScannedStore
@@ -32,6 +33,7 @@ class SagaRuntime:
         self.name = saga.name
         self.prefix = prefix_of(saga.name)
         self.registry = type(saga).registry(saga)
+        self.reader = RecordReader(saga, self.registry)
         self.engine = engine
         self.half_retention = engine.retention / 2
         self._most_bytes = engine.settings.max_payload_bytes

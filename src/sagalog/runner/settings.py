@@ -64,6 +64,7 @@ class RunnerSettings:
     cache_size: int = 20_000  # idle instances of a saga kept in memory, at most
     cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory they take several times as much
     due_poll_seconds: float = 1.0  # how often other workers' due work is looked for
+    outcome_poll_seconds: float = 0.1  # how often it is looked what others ended, while somebody waits for an outcome
     stop_seconds: float = 30.0  # how long a graceful stop waits for command handlers
     no_instance: NoInstance | str = NoInstance.IGNORE
     no_instance_wait_seconds: float = 30.0
@@ -75,7 +76,7 @@ class RunnerSettings:
             check_whole(name, getattr(self, name), least=1)
         for name in ("cache_size", "cache_bytes"):
             check_whole(name, getattr(self, name), least=0)
-        for name in ("lease_seconds", "due_poll_seconds"):
+        for name in ("lease_seconds", "due_poll_seconds", "outcome_poll_seconds"):
             check_seconds(name, getattr(self, name))
         for name in ("stop_seconds", "no_instance_wait_seconds"):
             check_seconds(name, getattr(self, name), zero=True)

@@ -13,6 +13,7 @@ from ..decision.repair import Repair
 from ..definition.saga import Saga
 from ..errors import InvalidEventError
 from ..logs import about, log, trace_of
+from .asking import runtime_of
 from .cache import InstanceCache
 from .commands import CommandHandlers
 from .context import check_no_circle, event_handler
@@ -21,6 +22,7 @@ from .due import DueLoop
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import not_handled
+from .follower import Follower
 from .gauges import Gauges, gauges_of
 from .health import Health, examine
 from .instance import Instance
@@ -48,6 +50,7 @@ class Started:
         self.receiver = Receiver(engine, caches)
         self._dispatcher = Dispatcher(engine, handlers, self.receiver.reply)
         self.due_loop = DueLoop(engine, caches)
+        self.follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         Rounds(engine, queue, self._dispatcher, self.due_loop)
         self.due = engine.loop.create_task(self.due_loop.run())
         self.due.add_done_callback(_due_loop_ended)
@@ -57,6 +60,7 @@ class Started:
         engine = self.engine
         engine.stopping.set()
         self._dispatcher.stop()
+        await self.follower.stop()
         stopped = not_handled()
         for cache in self.caches.values():
             for instance in cache.active():
@@ -130,13 +134,21 @@ class Started:
 
     async def repair(self, saga: str, correlation_id: str, repair: Repair) -> Repaired:
         """Repair an instance. Raises InvalidEventError for a saga that is not here."""
-        cache = self.caches.get(saga)
-        if cache is None:
-            raise InvalidEventError(f"no saga {saga!r} in this runner; it has {', '.join(sorted(self.caches))}")
+        cache = self._named(saga)
         caller = event_handler()
         if caller is not None:
             check_no_circle(caller, cache.instance(correlation_id), "a repair")
         return await self.receiver.repair(lambda: apply(cache, correlation_id, repair))
+
+    def runtime_of(self, saga: type[Saga[Any]] | Saga[Any]) -> SagaRuntime:
+        """Return the saga that is asked about. Raises InvalidEventError for one that is not here, DefinitionError."""
+        return runtime_of(saga, lambda name: self._named(name).runtime)
+
+    def _named(self, saga: str) -> InstanceCache:
+        cache = self.caches.get(saga)
+        if cache is None:
+            raise InvalidEventError(f"no saga {saga!r} in this runner; it has {', '.join(sorted(self.caches))}")
+        return cache
 
 
 def _due_loop_ended(task: asyncio.Task[None]) -> None:

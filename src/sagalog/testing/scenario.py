@@ -16,6 +16,7 @@ from ..decision.ids import ANSWER, command_id, persistence_id, reply_id
 from ..decision.message import Message, Outcome, refusal
 from ..decision.record import FINAL, SagaRecord, Status, decode_record, encode_record
 from ..decision.timers import due_timer
+from ..definition.results import unpack_result
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError
 from .story import Story, shown
@@ -124,6 +125,11 @@ class Scenario(Generic[S]):
         return self._saga.decode_state(self._record.state_bytes())
 
     @property
+    def result(self) -> Any:
+        """What it has completed with, read back from what is stored; None: nothing yet, or without a result."""
+        return None if self._record is None else unpack_result(self._record.result, self._registry)
+
+    @property
     def status(self) -> str | None:
         """`running`, `compensating`, `compensation_failed`, `completed`, `compensated`, or None: there is no instance."""
         return None if self._record is None else self._record.status.value
@@ -154,11 +160,13 @@ class Scenario(Generic[S]):
         status: str | None = _UNSET,
         completed: bool = _UNSET,
         compensated: bool = _UNSET,
+        result: Any = _UNSET,
     ) -> Self:
         """Raise AssertionError, with the story so far, unless all that is named is so.
 
         `sent`: exactly these commands since the last `when` or `after`, in this order. `timers`: exactly these are
         pending, due at that moment or that long from now. `state`: equal to it, or a mapping: these attributes are.
+        `result`: it has completed with that.
         """
         wrong: list[str] = []
         if sent is not _UNSET and self.sent != sent:
@@ -169,6 +177,8 @@ class Scenario(Generic[S]):
                 wrong += shown("timers", self._left(expected), self._left(self.timers))
         if state is not _UNSET:
             wrong += self._differences(state)
+        if result is not _UNSET and (type(self.result) is not type(result) or self.result != result):
+            wrong += shown("result", result, self.result)
         for name, value, actual in (
             ("status", status, self.status),
             ("completed", completed, self.status == Status.COMPLETED),

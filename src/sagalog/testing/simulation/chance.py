@@ -68,6 +68,7 @@ class Chance:
     """The one source of chance of a run. A fault that is left out is drawn all the same, to move nothing else."""
 
     def __init__(self, seed: int, without: Without) -> None:
+        self.seed = seed
         self.random = random.Random(seed)
         self.likely = self.random.choice([0.02, 0.1, 0.3])
         self.quiet = False  # towards the end nothing goes wrong any more

@@ -13,6 +13,7 @@ from ...journal.protocol import MovedDue, one_by_one
 from .chance import CLAIM_FAULTS, PURGE_FAULTS, READ_FAULTS, WRITE_FAULTS, Chance, Tell
 from .ledger import Ledger, at_once
 
+_OF_MANY = 0.03  # the share of faults of reads that come again and again while somebody waits
 _AWAY = "simulated: the journal is away; nothing was stored"
 
 
@@ -121,9 +122,9 @@ class FaultyJournal:
         except ConflictError:
             self._tell(f"{what} comes too late")
 
-    async def _read(self) -> None:
+    async def _read(self, share: float = 0.3) -> None:
         await self._travel()
-        fault = self._chance.strikes(READ_FAULTS, share=0.3)
+        fault = self._chance.strikes(READ_FAULTS, share=share)
         if fault == "read refused":
             raise JournalUnavailableError(_AWAY)
         if fault == "read late":
@@ -184,6 +185,16 @@ class FaultyJournal:
             raise OutcomeUnknownError("simulated: no answer")
         if fault == "dies during a purge":
             await self._death("while it purges")
+
+    async def newest_offset(self) -> int:
+        await self._read(_OF_MANY)
+        return await self._inner.newest_offset()
+
+    async def records_after(self, offset: int, *, limit: int = 1000) -> tuple[list[PersistentRepr], int]:
+        await self._read(_OF_MANY)
+        found = await self._inner.records_after(offset, limit=limit)
+        await self._travel()
+        return found
 
     async def write_batch(self, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
         """Store each by itself, at the same time: some land, some are lost, and some nobody knows about."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
@@ -21,6 +22,7 @@ class Landed(msgspec.Struct):
     tick: int
     message: PersistentRepr
     record: SagaRecord | None
+    seconds: float = 0.0  # of virtual time
 
 
 class Ledger(InMemoryJournal):
@@ -46,7 +48,7 @@ class Ledger(InMemoryJournal):
         lives = self.lives[message.persistence_id]
         if message.sequence_nr == 1:
             lives.append([])
-        lives[-1].append(Landed(self._tick(), message, record))
+        lives[-1].append(Landed(self._tick(), message, record, asyncio.get_running_loop().time()))
         self.purged.discard(message.persistence_id)
         if message.due_at is not None:
             self._tell_due(message.due_at)

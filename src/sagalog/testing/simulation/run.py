@@ -28,13 +28,14 @@ from ...errors import (
     SagaParkedError,
 )
 from ...runner import NoInstance, RetryPolicy, RunnerSettings
+from .asking import Askers
 from .branches import branches_of
 from .chance import SENDING_FAULTS, Chance, Without
 from .clock import EPOCH
 from .ledger import Landed, Ledger
 from .loop import VirtualLoop
 from .operator import Operator
-from .outside import Outside
+from .outside import KNOWN, Outside
 from .peace import Peace
 from .trouble import Trouble
 from .verdict import judge
@@ -118,6 +119,7 @@ class Run:
         ours = copy_context()  # what follows from a write is not done by the worker that wrote, which may be dead
         self.ledger = Ledger(self.tick, lambda one: ours.run(self._landed, one), lambda at: ours.run(self._due, at))
         self.operator = Operator(self)
+        self.askers = Askers(self)
         work = asyncio.ensure_future(self._live())
         over = asyncio.ensure_future(self._over.wait())
         await asyncio.wait([work, over], return_when=asyncio.FIRST_COMPLETED)
@@ -235,6 +237,8 @@ class Run:
             said = ", ".join(outcome.value for outcome in receipt.outcomes.values())
             self.tell(f"{message_id} {event!r} is accepted by {worker.name}: {said}")
             self.outside.told(sent, receipt)
+            if known := [name for name, outcome in receipt.outcomes.items() if outcome in KNOWN]:
+                self.askers.may_ask(known, event, message_id)
             return
 
 
@@ -243,6 +247,7 @@ def _settings(world: World, draw: random.Random) -> RunnerSettings:
     return RunnerSettings(
         # Polls that find nothing are left out (see LoopClock); but events that wait for a starting one need them.
         due_poll_seconds=5.0 if waits else 86_400.0,
+        outcome_poll_seconds=5.0,
         handler_retry=RetryPolicy(attempts=5, base_seconds=0.1, cap_seconds=5.0),
         dispatch_retry=RetryPolicy(attempts=draw.choice([None, 8]), base_seconds=0.1, cap_seconds=5.0),
         retention=draw.choice([timedelta(days=7), timedelta(hours=1)]),

@@ -45,6 +45,7 @@ def judge(run: Run) -> None:
             correlation_id = next(one for one in run.sagas if one.name == saga).correlation_id(sent.event)
             own = ids.persistence_id(saga, str(correlation_id))
             assert own in run.ledger.lives, f"{sent.message_id} was accepted, and {own} never was there"
+    run.askers.check()
     for instance in finished:
         assert run.world.may_park or instance.status != "parked", _stays_parked(run, instance)
         run.world.check(instance)
@@ -86,7 +87,7 @@ def _finished(run: Run, persistence_id: str, life: list[Landed], deliveries: Del
     last = {one.record.incarnation: one.record for one in life if one.record is not None}
     final = max(last)
     found = []
-    for incarnation, record in last.items():
+    for incarnation, record in list(last.items()):
         if incarnation != final and record.status not in FINAL:
             last[incarnation + 1] = last.get(incarnation + 1, record)
             continue

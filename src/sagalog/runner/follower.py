@@ -1,0 +1,192 @@
+"""Hears of ends that this runner did not write itself: one task for all who wait, and none while nobody does.
+
+    journal ─► [follower] ─► awaited ─► the calls that wait
+
+Who begins to wait is looked up, many at a time. From then on what is new in the journal is read, whatever their number,
+where the journal can be followed. Where it cannot, and for the rare record that a follower misses (purged before it came
+to it), some are looked up again at an interval, in turn, and never more than _AT_ONCE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from ..errors import JournalUnavailableError, RunnerStoppedError, SagalogError
+from ..journal import Journal, PersistentRepr
+from ..journal.protocol import Followable
+from ..journal.store import SavedState
+from ..logs import about, log, trace_of
+from .awaited import Waiter
+from .engine import Engine
+from .failures import passes_through, told_of_store
+from .runtime import SagaRuntime
+
+_LONGEST_PAUSE = 5.0  # while the journal does not answer
+_AGAIN_SECONDS = 5.0  # those that a follower may have missed are looked up again, some at a time
+_AT_ONCE = 256  # ids of one lookup
+_PAGE = 1000  # records that are followed in one go ...
+_PAGES = 20  # ... and how many of these in one interval
+
+
+class Follower:
+    """Follows the journal of a runner, or looks into its stores, while anybody waits."""
+
+    def __init__(self, engine: Engine, journal: Journal | None, runtime: Iterable[SagaRuntime]) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._runtimes = {one.name: one for one in runtime}
+        self._awaited = engine.awaited
+        self._interval = engine.settings.outcome_poll_seconds
+        self._offset: int | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._new: dict[Waiter, None] = {}  # not looked up yet
+        self._follow_at = self._again_at = 0.0
+        self._turns: list[str] = []  # ids that are still to be looked up again, before all of them are once more
+        self.trouble = ""  # why the journal could not be asked
+
+    def add(self, waiter: Waiter) -> None:
+        """Let a call wait."""
+        self._awaited.add(waiter)
+        self._new[waiter] = None
+        self._wake.set()
+        if self._task is None:
+            self._task = self._engine.beside(self._run())
+            self._task.add_done_callback(_ended)
+
+    def remove(self, waiter: Waiter) -> None:
+        """Its call is over."""
+        self._awaited.remove(waiter)
+        self._new.pop(waiter, None)
+        if not self._awaited:
+            self._wake.set()
+
+    async def stop(self) -> None:
+        """Tell everybody who waits, and end."""
+        self._awaited.fail_all(
+            RunnerStoppedError(
+                "the runner stopped while an outcome was waited for; the instance goes on with any worker"
+            )
+        )
+        task = self._task
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task], timeout=_LONGEST_PAUSE)
+
+    async def _run(self) -> None:
+        pause = self._interval
+        try:
+            while self._awaited:
+                self._wake.clear()
+                try:
+                    await self._look()
+                except BaseException as error:  # whatever a store raises: who waits has a time limit of his own
+                    if passes_through(error):
+                        raise
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    self._complain(told_of_store(error))
+                else:
+                    self.trouble, pause = "", self._interval
+                if self._awaited:
+                    await self._sleep(pause)
+        finally:  # in the same moment as nobody waits: who comes next starts a task
+            self._task, self._offset = None, None
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self.trouble:
+            log.warning("looking for the ends that are waited for failed: %s", trouble, extra=about())
+        self.trouble = trouble
+
+    async def _sleep(self, seconds: float) -> None:
+        if self.trouble:  # not sooner for those who come meanwhile
+            await asyncio.sleep(seconds)
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _look(self) -> None:
+        journal = self._journal
+        if journal is None:
+            await self._look_into_stores()
+            return
+        follows = isinstance(journal, Followable)
+        if isinstance(journal, Followable) and self._offset is None:
+            self._offset = await journal.newest_offset()  # before anybody is looked up: nothing comes in between
+        while self._new:
+            await self._look_up(journal, list(islice(self._new, _AT_ONCE)))
+        now = self._engine.loop.time()
+        if now < self._follow_at:  # woken by somebody who has come meanwhile
+            return
+        self._follow_at = now + self._interval / 2
+        if isinstance(journal, Followable):
+            await self._follow(journal)
+        if not follows or now >= self._again_at:
+            self._again_at = now + _AGAIN_SECONDS
+            await self._look_up(journal, self._in_turn(_AT_ONCE))
+
+    async def _follow(self, journal: Followable) -> None:
+        by_id = self._awaited.by_id
+        for _ in range(_PAGES):
+            assert self._offset is not None
+            try:
+                records, offset = await journal.records_after(self._offset, limit=_PAGE)
+            except JournalUnavailableError:
+                raise
+            except SagalogError:  # one record that its journal cannot read: look everybody up, and go on behind it
+                self._offset = await journal.newest_offset()
+                self._new.update((waiter, None) for waiters in by_id.values() for waiter in waiters)
+                raise
+            for record in records:
+                for waiter in list(by_id.get(record.persistence_id, ())):
+                    waiter.payload_written(record.payload, record.sequence_nr)
+                    if waiter.missed:
+                        self._new[waiter] = None
+            done = offset == self._offset or len(records) < _PAGE
+            self._offset = offset
+            if done:
+                return
+
+    async def _look_up(self, journal: Journal, waiters: Sequence[Waiter]) -> None:
+        if not waiters:
+            return
+        asked: dict[str, list[Waiter]] = {}
+        for waiter in waiters:
+            waiter.missed = False
+            asked.setdefault(waiter.persistence_id, []).append(waiter)
+        found = await journal.latest_messages(list(asked))
+        for of_one, latest in zip(asked.values(), found, strict=True):
+            for waiter in of_one:
+                self._read(waiter, latest)
+
+    def _read(self, waiter: Waiter, latest: PersistentRepr | SavedState | None) -> None:
+        if not waiter.missed:
+            self._new.pop(waiter, None)
+        number = 0 if latest is None else latest.version if isinstance(latest, SavedState) else latest.sequence_nr
+        waiter.read(None if latest is None else latest.payload, number)
+
+    async def _look_into_stores(self) -> None:
+        """Look each up by itself: a store has no other way. What this runner writes is told at once."""
+        waiters = list(islice(self._new, _AT_ONCE)) or self._in_turn(_AT_ONCE // 8)
+        for waiter in waiters:
+            waiter.missed = False
+            self._read(waiter, await self._runtimes[waiter.saga].load(waiter.correlation_id))
+
+    def _in_turn(self, most: int) -> list[Waiter]:
+        """Return the next ones to be looked up again."""
+        by_id = self._awaited.by_id
+        turns = self._turns = self._turns or list(by_id)
+        some, self._turns = turns[-most:], turns[:-most]
+        return [waiter for one in some for waiter in by_id.get(one, ())]
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        name = type(error).__name__
+        log.critical(
+            "following the journal for those who wait failed: %s", name, exc_info=trace_of(error), extra=about()
+        )
