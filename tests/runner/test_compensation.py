@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sagalog import JournalSagaStateStore, JournalUnavailableError, NoInstanceError, Status
+from sagalog.decision.inbox import each
 from sagalog.decision.record import decode_record
 
 from ..orders import Cancelled, Charge, Closed, Noted, Overdue, Paid, Placed, Refund, Release, Reserve, Reserved, Ship
@@ -199,7 +200,7 @@ async def test_reply_events_come_back_once_under_the_commands_id(bench: Bench) -
         await runner.handle(Paid("a"))
         await runner.settle()
     assert sorted(await bench.log("a")) == ["1", "2", "paid", "placed", "reserved"]
-    inbox = (await bench.record("a")).inbox
+    inbox = each((await bench.record("a")).inbox)
     ids = [command_id for command_id, command in bench.world.seen if isinstance(command, (Reserve, Charge))]
     assert {f"{ids[0]}/reply/Reserved/0", f"{ids[1]}/reply/Noted/0", f"{ids[1]}/reply/Noted/1"} == set(inbox)
 

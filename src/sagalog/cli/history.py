@@ -63,6 +63,7 @@ def _fields(step: Step) -> dict[str, object]:
         "held": [{"id": held.id, "type": held.event.type} for held in step.held],
         "accepted": [{"id": one.id, "type": one.command.type} for one in step.accepted],
         "lease_until": step.lease,
+        "begun_alone": step.alone,
         "passed_over": step.passed_over,
         "compared_with": step.before,
         "sent": [{"id": entry, "type": kind} for entry, kind in view.sent],
@@ -114,6 +115,8 @@ def _what(step: Step) -> list[str]:
         return ["recorded what was accepted"]
     if step.lease is not None:
         return [f"prolonged its worker's lease until {moment(step.lease)}"]
+    if step.alone:
+        return [f"began {line(step.alone)} by itself: workers died that had it in hand"]
     if step.before is None and step.view.version > 1:
         return ["what it did is not known: the step before is not kept"]
     return ["parked" if record is not None and record.parked and step.says_nothing else "changed nothing that is kept"]

@@ -272,10 +272,14 @@ class Draft:
         """Count that the first command is taken over from a worker that died; park the instance beyond `most`.
 
         Returns the reason, where it parks. A command that ends its worker would otherwise go from one to the next for ever.
+        After some takeovers only those count that come after it was begun by itself: the worker may have died of another.
         """
         record = self.touch()
         first = record.outbox[0]
-        count = record.takeovers + 1 if record.taken == first.id else 1
+        count = record.takeovers if record.taken == first.id else 0
+        if record.begun or not record.suspects(first.id, most):
+            count += 1
+        record.begun = False
         if count <= most:
             record.taken, record.takeovers = first.id, count
             return ""

@@ -120,6 +120,9 @@ class Ended(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
     left_out: bool = False  # its result was too large to be carried on
 
 
+_UNSUSPECTED = 3  # takeovers: whatever a worker has in hand when it dies is taken over, not only what it died of
+
+
 class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, gc=False):
     """The whole truth about one instance after one step.
 
@@ -152,6 +155,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     taken: str = ""  # the outbox entry that other workers had begun when they died, as far as anybody knows ...
     takeovers: int = 0  # ... and how often it was taken over
     requests: tuple[Request, ...] = ()  # commands whose answer has a deadline
+    begun: bool = False  # the command `taken` was begun by itself since: if its worker dies now, it may be the reason
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
     result: Typed | None = None  # of the incarnation that has completed
     ended_at: datetime | None = None  # when it came to stand as it does, where that is an end
@@ -175,6 +179,10 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
                 if request.id == entry:
                     return f"no answer to {request.command} ({entry})"
         return name
+
+    def suspects(self, entry: str, most: int) -> bool:
+        """Say whether a command was taken over so often that it is carried out by itself, and its beginning recorded."""
+        return bool(self.taken) and self.taken == entry and self.takeovers >= min(_UNSUSPECTED, most)
 
     @property
     def drained(self) -> bool:

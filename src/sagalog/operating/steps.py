@@ -29,6 +29,9 @@ class Step(msgspec.Struct, frozen=True):
     held: list[Held]
     accepted: list[Command]  # that it recorded as accepted
     lease: datetime | None  # it prolonged the lease of the worker that is at the first command, until then
+
+    alone: str  # the type of the command that it began by itself, because workers died that had it in hand
+
     passed_over: list[str]  # recurring timers whose missed times it passed over, by name
     result: Typed | None = None  # that it completed with
 
@@ -42,6 +45,7 @@ class Step(msgspec.Struct, frozen=True):
             or self.held
             or self.accepted
             or self.lease
+            or self.alone
             or self.view.sent
             or self.passed_over
         )
@@ -61,6 +65,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             _held(known, view),
             accepted_in(known, view),
             _lease(known, view),
+            begun_in(known, view),
             passed_over_in(known, view),
             result_in(known, view),
         )
@@ -112,6 +117,14 @@ def accepted_in(before: SagaRecord | None, view: SagaView) -> list[Command]:
         and command.of not in refused
         and not (command.undo and (command.of, command.command.type) in back)
     ]
+
+
+def begun_in(before: SagaRecord | None, view: SagaView) -> str:
+    """Return the type of the command that a step recorded as begun by itself, because workers died that had it in hand."""
+    record = view.record
+    if before is None or record is None or not record.begun or (before.begun and before.taken == record.taken):
+        return ""
+    return next((command.command.type for command in record.outbox if command.id == record.taken), "")
 
 
 def passed_over_in(before: SagaRecord | None, view: SagaView) -> list[str]:

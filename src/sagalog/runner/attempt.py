@@ -217,7 +217,7 @@ class CommandAttempts:
             self._park(instance, entry, error, told, failures, carried_out=carried_out)
             return False
         self._complain(instance, entry, told, failures)
-        instance.retry = engine.loop.call_later(wait, self._again, instance)
+        instance.retry = engine.loop.call_later(wait, self.again, instance)
         if wait > engine.settings.lease_seconds / 2:
             # Others may take over only after our next attempt, so that a dead broker does not cost a write a lease.
             instance.next_attempt_at = engine.now() + timedelta(seconds=wait)
@@ -286,7 +286,8 @@ class CommandAttempts:
             extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
         )
 
-    def _again(self, instance: Instance) -> None:
+    def again(self, instance: Instance) -> None:
+        """The pause before the next look at its outbox is over."""
         instance.retry = instance.next_attempt_at = None
         self._release(instance)
 

@@ -80,13 +80,15 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         renew = owes and Maintenance.RENEW in turn.maintenance
         claim = owes and (Maintenance.CLAIM in turn.maintenance or Maintenance.TAKE_OVER in turn.maintenance)
         claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
+        if Maintenance.BEGIN in turn.maintenance and record.outbox and record.outbox[0].id == record.taken:
+            record.begun = draft.changed = True
     if not (draft.changed or claim or renew):
         return None
     parked = ""
     if claim and record.outbox[0].id not in instance.owned:
         parked = draft.take_over(runtime.engine.settings.max_takeovers)
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
-        record.taken, record.takeovers = "", 0
+        record.taken, record.takeovers, record.begun = "", 0, False
     draft.frozen()
     if claim:  # whatever was waited for, it is due
         instance.forget()

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..decision.ids import command_id
 from ..decision.record import Command, SagaRecord
-from ..errors import CodecError, DefinitionError
+from ..errors import CodecError, DefinitionError, SagalogError
 from ..logs import log
 from .acceptances import Acceptances
 from .answers import Answers, Reply
@@ -22,10 +22,12 @@ from .attempt import CommandAttempts, Handler
 from .commands import CommandHandlers
 from .context import in_command_handler
 from .engine import Engine
+from .envelope import Envelope, Maintenance
 from .failures import ends_program
 from .instance import Instance
 from .lease import Leases
 
+_SUSPECTS = ""  # the lane of commands that may end their workers
 _GIVE_WAY_SECONDS = 0.005  # so long plain functions are called one after the other
 
 
@@ -67,9 +69,16 @@ class Dispatcher:
             self._acceptances.record_later(instance)
         elif entry.id not in instance.owned:
             self._leases.watch(instance, entry)
+        elif self._suspects(instance, entry):
+            instance.delivering = True
+            self._enqueue(instance, _SUSPECTS, 1)
         else:
             instance.delivering = True
             self._deliver_plain(instance, entry)
+
+    def _suspects(self, instance: Instance, entry: Command) -> bool:
+        record = instance.record
+        return record is not None and record.suspects(entry.id, self._engine.settings.max_takeovers)
 
     def _deliver_plain(self, instance: Instance, first: Command) -> None:
         """Deliver to plain functions that answer None, without a task; the first that is otherwise goes on in one."""
@@ -82,7 +91,7 @@ class Dispatcher:
                 self._give_up(instance, entry)
                 return
             if handler.asynchronous:
-                self._enqueue(instance, entry, handler)
+                self._enqueue(instance, entry.command.type, handler.policy.places or self._engine.settings.max_dispatch)
                 return
             token = in_command_handler.set(True)
             try:
@@ -115,11 +124,10 @@ class Dispatcher:
         self.declines(instance, entry)
         self._acceptances.record_later(instance)  # what was accepted before it
 
-    def _enqueue(self, instance: Instance, entry: Command, handler: Handler) -> None:
-        lane = self._lanes.get(entry.command.type)
+    def _enqueue(self, instance: Instance, name: str, places: int) -> None:
+        lane = self._lanes.get(name)
         if lane is None:
-            places = handler.policy.places or self._engine.settings.max_dispatch
-            lane = self._lanes[entry.command.type] = _Lane(places)
+            lane = self._lanes[name] = _Lane(places)
         lane.ready.append(instance)
         self._engine.backlog += 1
         if lane.running < lane.places:
@@ -142,10 +150,16 @@ class Dispatcher:
                 if handler is None:
                     self._give_up(instance, entry)
                     continue
+                alone = lane is self._lanes.get(_SUSPECTS)
                 try:
-                    accepted = await self._attempts.carry_out(instance, entry, handler, None, command)
+                    ours = not alone or await self._begin_alone(instance, entry)
+                    accepted = ours and await self._attempts.carry_out(instance, entry, handler, None, command)
+                    if alone:
+                        await self._end_alone(instance)
                 finally:
                     instance.delivering = False
+                if not ours:
+                    self.release(instance)
                 if accepted:
                     self._go_on(instance)
         finally:
@@ -153,6 +167,30 @@ class Dispatcher:
             if lane.ready and lane.running == 0 and not self._engine.stopping.is_set():  # this task was cancelled
                 lane.running += 1
                 self._engine.spawn(self._work(lane))
+
+    async def _begin_alone(self, instance: Instance, entry: Command) -> bool:
+        """Record that the attempt at a command begins which may end its worker; False if it is not ours to deliver now.
+
+        It is the only one of its kind here, so that no other is blamed for what the worker dies of.
+        """
+        if instance.record is not None and not instance.record.begun:
+            await self._record(instance, Maintenance.BEGIN)
+        begun = instance.record is not None and instance.record.begun
+        return begun and self._deliverable(instance) == entry
+
+    async def _end_alone(self, instance: Instance) -> None:
+        """Record what came of it before the next command leaves, or this one would be blamed for what that one does."""
+        await self._answers.stored(instance)
+        if instance.accepted:
+            await self._record(instance, Maintenance.RECORD)
+
+    async def _record(self, instance: Instance, what: Maintenance) -> None:
+        try:
+            await instance.submit(Envelope(maintenance=what))
+        except SagalogError:  # the journal is away: the outbox is looked at again
+            if instance.retry is None:
+                seconds = self._engine.settings.lease_seconds / 4
+                instance.retry = self._engine.loop.call_later(seconds, self._attempts.again, instance)
 
     async def _finish(
         self,

@@ -20,6 +20,7 @@ class Maintenance(Enum):
 
     RECORD = "record"  # write down which commands were accepted, or just read back
     RENEW = "renew"  # save for the sake of a later `due_at`: the delivery takes longer than the lease
+    BEGIN = "begin"  # an attempt at a command that may end its worker
     TAKE_OVER = "take over"  # commands whose lease has ended
     CLAIM = "claim"  # that, and fire the timers that are due
 

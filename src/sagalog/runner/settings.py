@@ -59,7 +59,7 @@ class RunnerSettings:
     max_in_flight: int = 4096  # events at work at once; `handle` waits beyond that
     max_batch: int = 256  # messages of one instance that share one save
     max_dispatch: int = 256  # commands of one type on their way at once
-    max_takeovers: int = 10  # of one command from workers that died; then its instance is parked
+    max_takeovers: int = 10  # of one command from workers that died at it; then its instance is parked
     command_seconds: float = 300.0  # how long one attempt at a command may take (inf: without end)
     cache_size: int = 20_000  # idle instances of a saga kept in memory, at most
     cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory they take several times as much
