@@ -5,9 +5,9 @@ from typing import Any as _Any
 
 from .decision.message import Outcome
 from .decision.record import SagaRecord, Status
-from .definition.actions import Action, CancelTimer, Compensate, Complete, Refused, Schedule, Send, SetTimer
+from .definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Refused, Schedule, Send, SetTimer
 from .definition.context import StepContext
-from .definition.saga import Actions, Saga, on, on_refused, starts
+from .definition.saga import Actions, Saga, on, on_enter, on_leave, on_refused, starts
 from .definition.schema import schema, upcast
 from .errors import (
     AlreadyStartedError,
@@ -30,6 +30,8 @@ from .errors import (
     SagalogError,
     SagaParkedError,
     SequenceOutOfOrder,
+    TooManyKeptError,
+    UnexpectedEventError,
 )
 from .journal import Journal, PersistentRepr, open_journal
 from .journal.memory import InMemoryJournal
@@ -77,6 +79,7 @@ __all__ = [
     "Counters",
     "DefinitionError",
     "Delivery",
+    "Enter",
     "EventClock",
     "Handling",
     "Health",
@@ -125,7 +128,11 @@ __all__ = [
     "Status",
     "StepContext",
     "SystemClock",
+    "TooManyKeptError",
+    "UnexpectedEventError",
     "on",
+    "on_enter",
+    "on_leave",
     "on_refused",
     "open_journal",
     "schema",

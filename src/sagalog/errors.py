@@ -7,6 +7,8 @@
     │   └── PayloadTooLargeError     ... because it, or the record it leads to, is over the limit
     ├── NoInstanceError              the event may not start a saga, and no live instance waits for it; or it was asked for
     ├── AlreadyStartedError          the saga is started already, and its handler declines such an event: again="raise"
+    ├── UnexpectedEventError         the saga's phase does not expect such an event: unexpected="raise"
+    ├── TooManyKeptError             send it again later: so many events wait for another phase that it takes no more
     ├── ConflictError                reload: another writer was first; certainly nothing was stored
     │   └── SequenceOutOfOrder       ... at the level of a journal: the number is not the next one
     ├── OutcomeUnknownError          look first: the write may or may not be stored
@@ -100,6 +102,47 @@ class AlreadyStartedError(SagalogError):
         return (
             f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: it is started already. Nothing was "
             "stored."
+        )
+
+
+class UnexpectedEventError(SagalogError):
+    """The phase of the live instance does not expect such an event, and none is declared to keep or ignore it.
+
+    Nothing was stored.
+    """
+
+    def __init__(self, saga: str, correlation_id: str, event_type: str, phase: str, expected: tuple[str, ...]) -> None:
+        super().__init__(saga, correlation_id, event_type, phase, expected)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.event_type = event_type
+        self.phase = phase
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return (
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: its phase is {self.phase}, and such an "
+            f"event is expected during {' and '.join(self.expected)} only. Nothing was stored."
+        )
+
+
+class TooManyKeptError(SagalogError):
+    """As many events as `most_kept` of the saga wait in the record for their moment already. Nothing was stored.
+
+    Sent again later, it finds room: whatever is expected now is handled all the same.
+    """
+
+    def __init__(self, saga: str, correlation_id: str, event_type: str, most: int) -> None:
+        super().__init__(saga, correlation_id, event_type, most)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.event_type = event_type
+        self.most = most
+
+    def __str__(self) -> str:
+        return (
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: {self.most:,} events are kept there "
+            "already, and it would have to wait, too. Nothing was stored; send it again later."
         )
 
 

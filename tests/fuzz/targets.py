@@ -37,10 +37,10 @@ from sagalog import (
 from sagalog.cli.history import _lines as history_lines
 from sagalog.cli.lines import LineError, Lines, reader
 from sagalog.cli.show import _lines
-from sagalog.decision.advance import UnreadableStateError, decode_state
 from sagalog.decision.draft import Draft
 from sagalog.decision.message import unhold
 from sagalog.decision.record import decode_record, encode_record
+from sagalog.decision.state import UnreadableStateError, decode_state
 from sagalog.decision.timers import due_timer
 from sagalog.definition.codec import Typed, TypeRegistry, decode
 from sagalog.errors import JournalFormatError

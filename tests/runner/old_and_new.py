@@ -23,7 +23,7 @@ from sagalog import (
     starts,
     upcast,
 )
-from sagalog.decision.advance import decode_state
+from sagalog.decision.state import decode_state
 
 from ..orders import Cancelled, Closed, Failing, Noted, Placed, World
 from .conftest import Bench

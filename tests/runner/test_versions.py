@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sagalog import SagaParkedError
-from sagalog.decision.advance import decode_state
+from sagalog.decision.state import decode_state
 
 from ..orders import Cancelled, Noted, Placed
 from .conftest import Bench

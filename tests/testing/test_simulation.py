@@ -17,8 +17,10 @@ from sagalog.testing.simulation import Finished, SimulationError, World, simulat
 from sagalog.testing.simulation.run import Run
 
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
+from ..phased import Orders
 from .clockwork import Clockwork
 from .parcels import Parcels, ParcelSaga, let_answers_wait
+from .phased_world import Depot
 from .questions import Questions
 from .shop_world import Shop
 
@@ -42,6 +44,13 @@ def test_nothing_breaks_a_guarantee_where_many_answers_are_stored_together(
     let_answers_wait(monkeypatch)
     report = simulate([ParcelSaga], Parcels, seeds=range(FIRST, FIRST + SEEDS // 4))
     assert not report.never, "a green run in which these never happened says nothing about them"
+
+
+def test_nothing_that_goes_wrong_breaks_what_phases_promise() -> None:
+    print(f"to run the same again: SAGALOG_SIMULATION_SEED={FIRST}")
+    report = simulate([Orders], Depot, seeds=range(FIRST, FIRST + SEEDS // 8))
+    never = {one for one in report.never if one.startswith("phased")}
+    assert never <= {"phased: Asked"}, "a green run in which these never happened says nothing about them"
 
 
 def test_what_never_happened_is_told() -> None:

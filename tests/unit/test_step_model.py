@@ -21,10 +21,11 @@ from sagalog import (
     Send,
     SetTimer,
 )
-from sagalog.decision.advance import advance, decode_state
+from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.message import Message, refusal, unhold
 from sagalog.decision.record import decode_record, encode_record
+from sagalog.decision.state import decode_state
 from sagalog.decision.timers import due_timer
 
 from ..orders import Asked, Charge, Overdue, Placed, Refund, Ship, Survey

@@ -9,8 +9,8 @@ from typing import Any
 import click
 import msgspec
 
-from ..decision.advance import decode_state
 from ..decision.repair import edit
+from ..decision.state import decode_state
 from ..definition.saga import Saga
 from ..errors import CodecError, ConflictError
 from ..operating.apply import Applied, apply

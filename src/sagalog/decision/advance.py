@@ -13,21 +13,19 @@ from typing import Any
 import msgspec
 
 from ..definition.context import StepContext
-from ..definition.saga import Saga
-from ..errors import AlreadyStartedError, CodecError
+from ..errors import AlreadyStartedError
 from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
 from .ids import entry_of, parts_of, prefix_of
+from .kept import waits
 from .message import Message, Outcome
+from .phases import entered, phase_of
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
 from .requests import request_answered_by, settled
+from .state import decode_state
 
 _RUNNING = Status.RUNNING
-
-
-class UnreadableStateError(CodecError):
-    """The stored state cannot be decoded by this code: the instance is parked in memory, the journal left as it is."""
 
 
 def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
@@ -37,28 +35,37 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     that cannot be decoded: in each case the draft is unchanged.
     """
     record = draft.record
-    if draft.knows(message.id, message.kind):
+    if not message.kept and draft.knows(message.id, message.kind):
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":
         if record is None or (record.status in FINAL and not record.parked):
             if not draft.saga.may_start(message.event):
-                return Outcome.NO_INSTANCE
+                return draft.let_go(message) if message.kept else Outcome.NO_INSTANCE
             record, state = draft.start()
             return _run(draft, message, record, state)
         if message.life not in (0, record.incarnation) and not draft.saga.may_start(message.event):
+            if message.kept:
+                return draft.let_go(message)
             return Outcome.IGNORED  # an answer to a command of an incarnation that has ended
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
-        if type(message.event).__name__ == record.started_by and not message.replayed and _declined(draft, message):
+        if (
+            type(message.event).__name__ == record.started_by
+            and not (message.replayed or message.kept)
+            and _declined(draft, message)
+        ):
             return Outcome.ALREADY_STARTED
-        if record.requests and (passed := _came_late(draft, record, message)) is not None:
+        if record.requests and not message.kept and (passed := _came_late(draft, record, message)) is not None:
             return passed
         if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
             return Outcome.NO_INSTANCE
     elif record is None:
         return Outcome.IGNORED
+    elif message.kept:
+        if record.status is not Status.RUNNING:
+            return draft.let_go(message)
     elif message.replayed:
         # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
         if kind == "timer" and record.status is not Status.RUNNING:
@@ -99,11 +106,17 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
+    if draft.saga.waits and kind != "refused":
+        outcome = waits(draft, record, message)
+        if outcome is not None:
+            return outcome
     return _run(draft, message, record, decode_state(draft.saga, record))
 
 
 def _came_late(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:
     """Do as the request says whose deadline has passed before this answer came; None where the event is to be handled."""
+    if message.was_kept:  # it came in time
+        return None
     request = request_answered_by(record, draft.persistence_id, message)
     if request is None or not request.overdue:
         return None
@@ -185,44 +198,38 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
     return Outcome.HANDLED
 
 
-def decode_state(saga: Saga[Any], record: SagaRecord) -> Any:
-    """Return the state, upcast if an older version is stored. Raises UnreadableStateError, which names no values."""
-    was = ""
-    try:
-        payload = record.state_bytes()
-        if record.state_version != saga.state_version():
-            payload = saga.upcast_state(payload, record.state_version)
-            was = f"upcast from schema version {record.state_version}: "
-        return saga.decode_state(payload)
-    except CodecError as error:
-        raise UnreadableStateError(f"{was}{error}") from error
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the user's own decoder; its message may quote the state
-        raise UnreadableStateError(f"{was}decode_state raised {type(error).__name__}") from error
-
-
 def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:
-    saga, event = draft.saga, message.event
+    saga, event, context = draft.saga, message.event, None
     if saga.takes_context():
-        context = _context_of(draft, message)
+        context = _context_of(draft, message, record)
         call = saga.refused_in if message.kind == "refused" else saga.handle_in
         result = call(state, event, context)
     else:
         result = saga.refused(state, event) if message.kind == "refused" else saga.handle(state, event)
     actions = actions_of(result, saga)
     if isinstance(actions, list):
+        if context is not None:
+            actions = entered(saga, record, state, actions, context)
         return draft.finish(message, record, state, actions)
-    return _run_async(draft, message, record, state, actions)
+    return _run_async(draft, message, record, state, actions, context)
 
 
 async def _run_async(
-    draft: Draft, message: Message, record: SagaRecord, state: Any, actions: Awaitable[list[Any]]
+    draft: Draft,
+    message: Message,
+    record: SagaRecord,
+    state: Any,
+    asked: Awaitable[list[Any]],
+    context: StepContext | None,
 ) -> Outcome:
-    return draft.finish(message, record, state, await actions)
+    actions = await asked
+    if context is not None:
+        actions = entered(draft.saga, record, state, actions, context)
+    return draft.finish(message, record, state, actions)
 
 
-def _context_of(draft: Draft, message: Message) -> StepContext:
+def _context_of(draft: Draft, message: Message, record: SagaRecord) -> StepContext:
     correlation_id = draft.persistence_id.removeprefix(prefix_of(draft.saga.name))
     at = None if message.at is None else message.at.astimezone(UTC)
-    return StepContext(draft.now.astimezone(UTC), correlation_id, message.id, at, message.trace)
+    phase = phase_of(draft.saga, record)
+    return StepContext(draft.now.astimezone(UTC), correlation_id, message.id, at, message.trace, phase=phase)

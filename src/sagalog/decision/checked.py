@@ -7,7 +7,7 @@ from datetime import datetime
 from types import GeneratorType
 from typing import Any
 
-from ..definition.actions import Action, CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Schedule, Send, SetTimer
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.results import pack_result
 from ..definition.saga import Saga
@@ -15,7 +15,7 @@ from ..errors import DefinitionError
 from .moments import after, timer_due
 from .requests import asked
 
-_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule)
+_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter)
 
 
 def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]:
@@ -119,6 +119,12 @@ def plan_of(
                 raise DefinitionError(
                     f"saga {saga.name!r}: CancelTimer takes the name of a timer, not a {type(action.name).__name__}"
                 )
+            plan.append((action, None, None))
+        elif isinstance(action, Enter):
+            if ended:
+                raise DefinitionError(f"saga {saga.name!r}: an Enter after its end; enter its last phase before that")
+            if saga.phase_table is None:
+                raise DefinitionError(f"saga {saga.name!r} has no phases to Enter: give it phases = an Enum of them")
             plan.append((action, None, None))
         else:
             raise DefinitionError(

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..definition.actions import Action, CancelTimer, Compensate, Complete, Late, Schedule, Send, SetTimer
+from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Late, Schedule, Send, SetTimer
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
@@ -26,6 +26,7 @@ from .moments import SCHEDULED
 from .record import (
     FINAL,
     FORMAT,
+    Audit,
     Command,
     Handled,
     Held,
@@ -71,6 +72,7 @@ class Draft:
         "sequence_nr",
         "started",
         "trace",
+        "woken",
     )
 
     def __init__(
@@ -93,6 +95,7 @@ class Draft:
         self.accepted: frozenset[str] = frozenset()  # commands that this draft has taken out of the outbox
         self.fired = 0  # timers
         self.started = 0  # incarnations
+        self.woken = 0  # kept messages that were handled
         self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
         self.trace = ""  # kept with what the message at hand sends
         self._index = 0
@@ -192,6 +195,8 @@ class Draft:
             return False
         if record.held and self._looked_up().holds(record.held, message_id, kind):
             return True
+        if record.kept and any(one.id == message_id and one.kind == kind for one in record.kept):
+            return True
         if kind != "event":
             return False
         inbox = record.inbox
@@ -250,6 +255,8 @@ class Draft:
         assert self.record is not None
         self.changed = True
         self.record.updated_at = self.now
+        if self.record.kept:
+            self.record.waking = True
         return self.record
 
     def accept(self, entries: Collection[str]) -> None:
@@ -314,6 +321,7 @@ class Draft:
             record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
             record.undo = old.undo  # where one of them is refused, the last incarnation is taken back, not this one
             record.held, record.recent = old.held, old.recent
+            record.kept = old.kept
             forget_earlier(record, self.replaying)
             inherit(record, old, self.now, self.saga.remembered_messages, self.retention)
         return record, state
@@ -324,8 +332,9 @@ class Draft:
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
         packed, life = self.registry.pack(event), self._life_of(record, message)
-        at = message.at if message.kind == "timer" else None
-        held = Held(message.id, packed, message.kind, message.reason, message.name, message.trace, life=life, at=at)
+        held = Held(
+            message.id, packed, message.kind, message.reason, message.name, message.trace, life=life, at=message.at
+        )
         self.append(record, "held", held)
         if self._known is not None:
             self._known.held(record.held)
@@ -337,6 +346,65 @@ class Draft:
             return message.life
         entry = entry_of(self.persistence_id, message.event.command_id)
         return next((c.life for c in record.outbox if c.id == entry), message.life)
+
+    def keep(self, record: SagaRecord, message: Message) -> None:
+        """Keep a message until its moment comes. Raises CodecError or DefinitionError: nothing changed."""
+        if message.kept:
+            return
+        packed = self.registry.pack(message.event)
+        kept = Held(message.id, packed, message.kind, "", message.name, message.trace, life=message.life, at=message.at)
+        record.kept = (*record.kept, kept)
+        if record.requests and not message.was_kept:
+            self._settle_request(record, message)
+        if message.kind == "timer":
+            self.fired_timer(record, message)
+        self.changed = True
+        record.updated_at = self.now
+
+    def let_go(self, message: Message) -> Outcome:
+        """Take a kept message out of a record that has ended before its moment came, and say so there."""
+        record = self.touch()
+        gone = self._unkeep(record, message)
+        if message.kind == "event":
+            self.remember(record, message.id)
+            note = f"{gone.event.type} ({message.id}) was kept, and ended with the saga"
+            self.append(record, "audit", Audit(self.now, "kept", note))
+        return Outcome.NO_INSTANCE
+
+    def ignore_timer(self, record: SagaRecord, message: Message) -> None:
+        """Note that a timer has fired that the instance does not expect."""
+        if record.requests:
+            self._settle_request(record, message)
+        self.fired_timer(record, message)
+        self.fired += not message.replayed
+        self.append(record, "handled", Handled(message.id, type(message.event).__name__, how="ignored"))
+        self.touch()
+
+    def _unkeep(self, record: SagaRecord, message: Message) -> Held:
+        gone = next(one for one in record.kept if one.id == message.id and one.kind == message.kind)
+        record.kept = tuple([one for one in record.kept if one is not gone])
+        return gone
+
+    def park_kept(self, reason: str, message: Message) -> bool:
+        """Park the instance with a kept message; say whether it is still there.
+
+        The others that are kept are held behind it: what the repair does with it may let them be handled, too, and they
+        came before whatever is held from now on.
+        """
+        record = self.record
+        if record is None or not any(one.id == message.id and one.kind == message.kind for one in record.kept):
+            return False
+        record.held = (*self.all_kept(message), *record.held)
+        record.kept, record.parked = (), well_formed(reason)
+        self.touch()
+        return True
+
+    def all_kept(self, first: Message) -> tuple[Held, ...]:
+        """Return all that is kept as it is to be held, with that message in front."""
+        assert self.record is not None
+        kept = [msgspec.structs.replace(one, kept=True) for one in self.record.kept]
+        kept.sort(key=lambda one: (one.id, one.kind) != (first.id, first.kind))
+        return tuple(kept)
 
     def park(self, reason: str, message: Message) -> None:
         """Park the instance with the message that it could not handle; a new one is made for an event, if none is live.
@@ -391,22 +459,27 @@ class Draft:
         # From here on nothing raises.
         self.started += record is not self.record
         self.record = record
+        if message.kept:
+            self._unkeep(record, message)
+            self.woken += 1
+        if record.kept:
+            record.waking = True
         if type(saga).encode_state is Saga.encode_state:
             record.state, record.state_is_base64 = msgspec.Raw(payload), False
         else:
             record.state, record.state_is_base64 = embed_state(payload)
         record.state_version = saga.state_version()
-        if record.requests:
+        if record.requests and not (message.kept or message.was_kept):
             self._settle_request(record, message)
         if kind == "event":
             self.remember(record, message.id, own=message.own)
-        else:
+        elif not message.kept:
             self.fired += kind == "timer"
             self._consume(record, message)
         name = type(event.command if kind == "refused" else event).__name__
         if not record.started_by and kind == "event":
             record.started_by = name
-        handled = Handled(message.id, name)
+        handled = Handled(message.id, name, how="kept" if message.kept or message.was_kept else "")
         if record.handled:
             self.append(record, "handled", handled)
         else:
@@ -434,6 +507,8 @@ class Draft:
                 self.set_timer(record, action.name, Timer(self.next_id(), due_at, event, False, trace, life, rule))
             elif isinstance(action, CancelTimer):
                 self.drop_timer(record, action.name)
+            elif isinstance(action, Enter):
+                record.phase = action.phase.name
             elif isinstance(action, Schedule):
                 entry = self.next_id()
                 command, due_at = packed

@@ -21,9 +21,11 @@ class Outcome(Enum):
     HANDLED = "handled"
     DUPLICATE = "duplicate"
     HELD = "held"  # stored with a parked instance
+    KEPT = "kept"  # stored until its moment comes: a phase that expects it, or what comes before it
     IGNORED = "ignored"  # a timer that was cancelled or missed, an event for an instance that compensates
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
     ALREADY_STARTED = "already_started"  # by an event of this type; `again=` of its handler declines another one
+    UNEXPECTED = "unexpected"  # by the phase of the instance, which cannot keep it either; its sender is told
 
 
 class Message(msgspec.Struct, gc=False, eq=False):
@@ -44,6 +46,8 @@ class Message(msgspec.Struct, gc=False, eq=False):
     following: Timer | None = None  # of a recurring timer: the next one, but for its id
     missed: bool = False  # of a recurring timer: its time has passed unnoticed, and its rule passes over such
     life: int = 0  # of a refusal that was held, and of an answer to the instance that asked: the incarnation that did
+    kept: bool = False  # it waits in the record, and is taken out of there when it is handled
+    was_kept: bool = False  # it was held, and kept before
 
     def copied(self) -> Message:
         """Return this message with an event of its own, as it came, for another saga or another attempt."""
@@ -66,5 +70,11 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     message = Message(
         held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace, life=held.life
     )
-    message.at = held.at
+    message.at, message.was_kept = held.at, held.kept
     return message
+
+
+def unkeep(kept: Held, registry: TypeRegistry) -> Message:
+    """Return a kept message as it came. Raises CodecError if its type is not known any more, or not yet."""
+    event = registry.unpack(kept.event)
+    return Message(kept.id, event, kept.kind, kept.name, at=kept.at, trace=kept.trace, life=kept.life, kept=True)

@@ -80,7 +80,7 @@ class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
 
 
 class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
-    """An accepted message that waits for the repair of a parked instance."""
+    """An accepted message that waits: for the repair of a parked instance (held), or for its moment (kept)."""
 
     id: str
     event: Typed
@@ -90,16 +90,22 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     trace: str = ""  # that it brought
     waits: bool = False  # to begin the next incarnation, once this one has ended
     life: int = 0  # of a refusal, and of an answer to this very instance: the incarnation that sent the command
-    at: datetime | None = None  # of a timer: when it was due
+    at: datetime | None = None  # its own time, where it has one; of a timer: when it was due
+    kept: bool = False  # it was kept before it was held, and its sender was told so
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
-    """One repair by an operator."""
+    """One repair by an operator, or what became of an accepted message that could not be handled any more."""
 
     at: datetime
     action: str
     note: str = ""
     by: str = ""  # the operator's name, as told
+
+    @property
+    def by_engine(self) -> bool:
+        """No operator did it: a message that was held or kept found the saga ended, and that is told here."""
+        return self.action in ("replay", "kept") and not self.by
 
 
 class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -108,6 +114,7 @@ class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     id: str
     type: str
     late: bool = False  # an answer that came after its deadline, and was ignored
+    how: str = ""  # "kept": it waited for its moment in the record; "ignored": a timer that its phase did not expect
 
 
 class Ended(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -160,6 +167,9 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     result: Typed | None = None  # of the incarnation that has completed
     ended_at: datetime | None = None  # when it came to stand as it does, where that is an end
     last_end: Ended | None = None  # of the incarnation before
+    phase: str = ""  # the name of its member; none where the saga has no phases, or has not handled its first event
+    kept: tuple[Held, ...] = ()  # accepted messages that wait for their moment; see kept.py
+    waking: bool = False  # the moment of one of those may have come: they come before anything else of this instance
 
     def state_bytes(self) -> bytes:
         """Return the state as the saga encoded it. Raises CodecError if it is damaged."""
@@ -192,7 +202,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     @property
     def finished(self) -> bool:
         """It has ended, owes nothing, and waits for no operator: only its memory of message ids is kept."""
-        return self.status in FINAL and self.drained and not self.held and not self.parked
+        return self.status in FINAL and self.drained and not self.held and not self.kept and not self.parked
 
     @property
     def owes_delivery(self) -> bool:
@@ -206,6 +216,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         A starting event that was held for the next incarnation waits until this one has ended.
         """
         return bool(self.held) and not self.parked and (not self.held[0].waits or self.status in FINAL)
+
+    @property
+    def owes_waking(self) -> bool:
+        """The moment of a kept message may have come, and no repair has to come first."""
+        return self.waking and not self.parked
 
     @property
     def next_timer_at(self) -> datetime | None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from ..errors import RepairError
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, undo_of
 from .ending import date_end
@@ -57,6 +59,8 @@ class Repair:
         effects = self.change(after, next_id)
         after.updated_at = now
         date_end(after, record, now)
+        if after.kept:  # whatever was changed, their moment may have come
+            after.waking = True
         after.audit = (*after.audit, Audit(now, self.action, self.note, self.by))
         return Decision(after, tuple(effects))
 
@@ -97,11 +101,11 @@ def skip(*, note: str = "", by: str = "") -> Repair:
 
 
 def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
-    """Take one command out of the outbox, or cancel one timer, by its number (`<sequence nr>/<index>`).
+    """Take one command out of the outbox, or cancel one timer, by its number, or drop one kept message by its id.
 
     Also where the instance is not parked, as for a command whose handler hangs: its attempt is cut off, and what waits
     behind it is delivered. How to undo it stays known. An instance that it parks goes on, as after `skip`. Refused
-    (RepairError) where neither the outbox nor a timer has that number.
+    (RepairError) where nothing has that number (`<sequence nr>/<index>`) or id.
     """
 
     def change(record: SagaRecord, next_id: NextId) -> list[str]:
@@ -115,9 +119,11 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
                 record.timers = {other: kept for other, kept in record.timers.items() if other != name}
                 what = "the scheduled" if timer.send else f"the timer {name}, that is"
                 return [f"drops {what} {timer.event.type} ({entry})"]
+        if any(one.id == entry for one in record.kept):
+            return _drop_kept(record, entry)
         waiting = [*map(_command, record.outbox), *(f"{t.event.type} ({t.id})" for t in record.timers.values())]
         raise RepairError(
-            f"{entry!r} is neither a command in the outbox nor a timer; there "
+            f"{entry!r} is neither a command in the outbox nor a timer, nor the id of a kept message; there "
             + (f"wait {_all(waiting)}" if waiting else "is none")
         )
 
@@ -134,24 +140,36 @@ def cancel(*, compensate: bool, note: str = "", by: str = "") -> Repair:
     return Repair(action, _ended, _cancel_compensating if compensate else _cancel_as_it_stands, note, by)
 
 
-def edit(state: bytes, *, state_version: int, note: str = "", by: str = "") -> Repair:
-    """Replace the state by `state`, as the saga encodes it; the caller has made sure that the saga can decode it.
+def edit(
+    state: bytes | None, *, state_version: int = 1, phase: str | None = None, note: str = "", by: str = ""
+) -> Repair:
+    """Replace the state by `state`, as the saga encodes it, or the phase, or both.
 
-    Nothing else changes: a parked instance stays parked until `retry`.
+    The caller has made sure that the saga can decode the state, and knows the phase by this name. None: as it is. Nothing
+    else changes, and nothing acts: a parked instance stays parked until `retry`. What is kept for that phase is handled.
     """
-    raw, wrapped = embed_state(state)
+    raw, wrapped = embed_state(state) if state is not None else (msgspec.Raw(), False)
+
+    def same_state(record: SagaRecord) -> bool:
+        stored = (bytes(record.state), record.state_is_base64, record.state_version)
+        return state is None or stored == (bytes(raw), wrapped, state_version)
 
     def needless(record: SagaRecord) -> str:
-        same = (bytes(record.state), record.state_is_base64, record.state_version) == (
-            bytes(raw),
-            wrapped,
-            state_version,
-        )
-        return "the state is the same" if same else _ended(record)
+        if not same_state(record) or phase not in (None, record.phase):
+            return _ended(record)
+        return "the state is the same" if phase is None else f"its phase is {phase} already"
 
     def change(record: SagaRecord, next_id: NextId) -> list[str]:
-        record.state, record.state_is_base64, record.state_version = raw, wrapped, state_version
-        return ["replaces the state", *(["stays parked: retry it when the state is right"] if record.parked else [])]
+        effects, what = [], "state" if phase is None else "phase"
+        if not same_state(record):
+            record.state, record.state_is_base64, record.state_version = raw, wrapped, state_version
+            effects.append("replaces the state")
+        if phase is not None and phase != record.phase:
+            effects.append(f"sets the phase {phase}, where it was {record.phase or 'in none'}; nothing acts on that")
+            record.phase = phase
+            if record.kept and not record.parked:
+                effects.append(f"handles, of {len(record.kept):,} kept, what that phase expects")
+        return [*effects, *([f"stays parked: retry it when the {what} is right"] if record.parked else [])]
 
     return Repair("edit", needless, change, note, by)
 
@@ -237,7 +255,7 @@ def _resume(record: SagaRecord, next_id: NextId) -> list[str]:
 
 
 def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
-    effects = _drop_held(record, record.held)
+    effects = [*_drop_held(record, record.held), *_drop_kept(record)]
     life, compensating = record.incarnation, record.status is Status.COMPENSATING
     # They would be in the way of the undo commands. Their own undo is sent: nobody knows how far they came.
     effects += _drop_commands(
@@ -269,7 +287,7 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
 
 
 def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
-    effects, life = _drop_held(record, record.held), record.incarnation
+    effects, life = [*_drop_held(record, record.held), *_drop_kept(record)], record.incarnation
     undoing = (c for c in record.outbox if c.undo and c.life == life and c.id != record.stuck)
     effects += _drop_commands(record, [*_stuck(record), *undoing])
     timers = [name for name, timer in record.timers.items() if timer.life == life]
@@ -294,10 +312,21 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
 
 def _drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
     record.held = record.held[len(dropped) :]
-    record.inbox = (*record.inbox, *(held.id for held in dropped if held.kind == "event"))
-    told = [f"drops the held {one.event.type}, message {one.id}; it counts as consumed" for one in dropped[:_NAMED]]
+    return _consumed(record, dropped, "held")
+
+
+def _drop_kept(record: SagaRecord, message_id: str | None = None) -> list[str]:
+    """Drop what is kept: all of it, or one message."""
+    dropped = tuple(one for one in record.kept if message_id in (None, one.id))
+    record.kept = tuple(one for one in record.kept if one not in dropped)
+    return _consumed(record, dropped, "kept")
+
+
+def _consumed(record: SagaRecord, dropped: tuple[Held, ...], what: str) -> list[str]:
+    record.inbox = (*record.inbox, *(one.id for one in dropped if one.kind == "event"))
+    told = [f"drops the {what} {one.event.type}, message {one.id}; it counts as consumed" for one in dropped[:_NAMED]]
     more = len(dropped) - _NAMED
-    return [*told, f"drops {more:,} more held messages; they count as consumed"] if more > 0 else told
+    return [*told, f"drops {more:,} more {what} messages; they count as consumed"] if more > 0 else told
 
 
 def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:

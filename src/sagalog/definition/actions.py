@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, time, timedelta
+from enum import Enum
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -90,7 +91,16 @@ class Complete(msgspec.Struct, frozen=True):
     result: Any = None
 
 
-Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete
+class Enter(msgspec.Struct, frozen=True):
+    """Go on to another phase: what `@on_leave` and `@on_enter` declare acts in this step, and kept events are handled.
+
+    Both act on the state as the handler has left it. Entering the phase that the saga is in has no effect.
+    """
+
+    phase: Enum
+
+
+Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter
 
 
 class Refused(msgspec.Struct, Generic[C], frozen=True):

@@ -40,6 +40,25 @@ def takes_context(saga: str, function: Any) -> bool:
     return fourth.default is fourth.empty or fourth.name == "context" or "StepContext" in str(fourth.annotation)
 
 
+def check_acting(saga: str, function: Any, state: type | None) -> bool:
+    """Say whether a method of `on_enter` or `on_leave` takes the context of its step behind the state.
+
+    Raises DefinitionError if it can be called neither as (self, state) nor as (self, state, context).
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    given = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [one for one in parameters if one.kind in given]
+    required = [one for one in positional if one.default is one.empty]
+    keywords = [one for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY and one.default is one.empty]
+    if keywords or len(required) > 3 or len(positional) < 2:
+        raise DefinitionError(
+            f"{saga}.{function.__name__}() must take (self, state) or (self, state, context), and takes "
+            f"({', '.join(str(one) for one in parameters)})"
+        )
+    check_annotations(saga, function, state, None)
+    return len(required) == 3 or (len(positional) > 2 and positional[2].name == "context")
+
+
 def check_annotations(saga: str, function: Any, state: Any, event: type | None) -> None:
     """Raise DefinitionError if a handler is annotated with another state or event type than it will get.
 
@@ -49,13 +68,13 @@ def check_annotations(saga: str, function: Any, state: Any, event: type | None) 
     if code is None:
         return
     names = code.co_varnames[1 : code.co_argcount]
-    if len(names) < 2:
+    if not names:
         return
     try:
         hints = get_type_hints(function)
     except Exception:  # whatever an annotation may raise when it is evaluated
         return
-    for name, actual, what in ((names[0], state, "state"), (names[1], event, "event")):
+    for name, actual, what in zip(names, (state, event), ("state", "event"), strict=False):
         declared = hints.get(name, Any)
         plain = get_origin(declared) or declared
         if not isinstance(plain, type) or declared is Any or actual is None or declared == actual:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from enum import Enum
 from types import MappingProxyType
 
 import msgspec
@@ -27,3 +28,4 @@ class StepContext(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = msgspec.field(
         default_factory=lambda: _NONE
     )  # of the message, where its source has some
+    phase: Enum | None = None  # that the saga is in as the step begins; None for a saga without phases

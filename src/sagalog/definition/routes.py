@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Generator, Iterable
+from enum import Enum
 from operator import attrgetter
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, get_args, get_origin, overload
 from uuid import UUID
@@ -12,6 +13,7 @@ import msgspec
 from ..errors import DefinitionError
 from .actions import Action
 from .context import StepContext
+from .phases import During, Policies, members_of, policies_of
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -40,6 +42,9 @@ class Route(msgspec.Struct, frozen=True):
     while_compensating: bool
     method: str
     again: Again = "handle"  # what it means for a life that an event of this type has met already
+    during: tuple[Enum, ...] = ()  # the phases that expect it; none are named: all of them
+    elsewhere: str = ""  # what becomes of it in any other phase, where that is declared ...
+    policies: tuple[tuple[Enum, str], ...] = ()  # ... or phase by phase
 
 
 class Handles(Generic[E]):
@@ -51,7 +56,15 @@ class Handles(Generic[E]):
     """
 
     def __init__(
-        self, event: type[E], key: Key[E], *, starts: bool, while_compensating: bool, again: Again = "handle"
+        self,
+        event: type[E],
+        key: Key[E],
+        *,
+        starts: bool,
+        while_compensating: bool,
+        again: Again = "handle",
+        during: During | None = None,
+        unexpected: Policies | None = None,
     ) -> None:
         self.event = event
         self.read, self.attribute = _key_reader(event, key)
@@ -65,6 +78,8 @@ class Handles(Generic[E]):
         self.starts = starts
         self.while_compensating = while_compensating
         self.again: Again = again
+        self.during = members_of(f"during= of {event.__name__}", during)
+        self.elsewhere, self.policies = policies_of(f"unexpected= of {event.__name__}", unexpected)
 
     @overload
     def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]: ...
@@ -85,24 +100,57 @@ class Handles(Generic[E]):
             self.while_compensating,
             getattr(function, "__name__", ""),
             self.again,
+            self.during,
+            self.elsewhere,
+            tuple(self.policies.items()),
         )
         function.__dict__.setdefault("__sagalog_routes__", []).append(route)
         return function
 
 
-def starts(event: type[E], *, key: Key[E], while_compensating: bool = False, again: Again = "handle") -> Handles[E]:
+def starts(
+    event: type[E],
+    *,
+    key: Key[E],
+    while_compensating: bool = False,
+    again: Again = "handle",
+    during: During | None = None,
+    unexpected: Policies | None = None,
+) -> Handles[E]:
     """Handle `event`, and let it start a saga where none is live. `key`: attribute with the correlation id, or a function.
 
     `again`: what an event of this type means for a saga that one has started already, under another message id. It is
     handled like any other, ignored, or its sender is told by an error. Handlers are found by the exact type of an event,
-    not by its base classes.
+    not by its base classes. `during` and `unexpected`: as for `on`, for a saga that is live.
     """
-    return Handles(event, key, starts=True, while_compensating=while_compensating, again=again)
+    return Handles(
+        event,
+        key,
+        starts=True,
+        while_compensating=while_compensating,
+        again=again,
+        during=during,
+        unexpected=unexpected,
+    )
 
 
-def on(event: type[E], *, key: Key[E], while_compensating: bool = False) -> Handles[E]:
-    """Handle `event` for a live saga. Events that come while it compensates are ignored unless asked for."""
-    return Handles(event, key, starts=False, while_compensating=while_compensating)
+def on(
+    event: type[E],
+    *,
+    key: Key[E],
+    while_compensating: bool = False,
+    during: During | None = None,
+    unexpected: Policies | None = None,
+) -> Handles[E]:
+    """Handle `event` for a live saga. Events that come while it compensates are ignored unless asked for.
+
+    `during`: the phase, or phases, that expect it; without, all do. `unexpected`: what becomes of it in any other. Its
+    sender is told by an error ("raise"), it is passed over ("ignore"), or it waits in the record for a phase that expects
+    it ("keep"). One for all other phases, or a mapping by phase; what is not named does as the saga's `unexpected`.
+    """
+    return Handles(
+        event, key, starts=False, while_compensating=while_compensating, during=during, unexpected=unexpected
+    )
 
 
 def on_refused(command: type[E]) -> Callable[[F], F]:

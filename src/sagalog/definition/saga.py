@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import types
 from datetime import timedelta
+from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 from uuid import UUID
 
@@ -17,8 +18,9 @@ import msgspec
 from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
 from .actions import Compensate, Refused
-from .annotations import check_annotations, named_types, takes_context
+from .annotations import check_acting, check_annotations, named_types, takes_context
 from .context import StepContext
+from .phases import POLICIES, PhaseTable, Unexpected, on_enter, on_leave
 from .reach import declared, reached
 from .routes import Actions, Again, Handles, Key, Route, on, on_refused, starts
 from .schema import check_upcasters, schema_of, to_current
@@ -28,7 +30,19 @@ S = TypeVar("S")
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
-__all__ = ["Actions", "Again", "Handles", "Key", "Route", "Saga", "on", "on_refused", "starts"]
+__all__ = [
+    "Actions",
+    "Again",
+    "Handles",
+    "Key",
+    "Route",
+    "Saga",
+    "on",
+    "on_enter",
+    "on_leave",
+    "on_refused",
+    "starts",
+]
 
 
 class Saga(Generic[S]):
@@ -40,14 +54,26 @@ class Saga(Generic[S]):
 
     A living instance knows a sender's message again for `remembered_for` at least, unless more than
     `remembered_messages` came after it. All that are remembered are written with every step.
+
+    `phases` is an Enum of the states that the saga goes through; a new instance is in `initial_phase`, by default the
+    first. `unexpected` says what becomes of an event in a phase that does not expect it, where its handler says nothing.
+    Events that are kept wait in the record: `most_kept` at once, beyond that their sender is told by an error.
     """
 
     name: ClassVar[str]
     messages: ClassVar[Any] = ()
     remembered_messages: ClassVar[int] = 1000
     remembered_for: ClassVar[timedelta] = timedelta(days=7)
+    phases: ClassVar[type[Enum] | None] = None
+    initial_phase: ClassVar[Enum | None] = None
+    unexpected: ClassVar[Unexpected] = "raise"
+    most_kept: ClassVar[int] = 100
 
-    __routes: ClassVar[dict[type, Route]] = {}
+    phase_table: ClassVar[PhaseTable | None] = None  # made of the above and the handlers, with the class
+    waits: ClassVar[bool] = False  # some of its messages may come before their moment
+
+    __all_routes: ClassVar[tuple[Route, ...]] = ()
+    __routes: ClassVar[dict[type, Route]] = {}  # one for each event: the one that starts the saga, or the first
     __refusals: ClassVar[dict[type, str]] = {}
     __contextual: ClassVar[frozenset[str]] = frozenset()  # methods that take the context of their step
     __state: ClassVar[type | None] = None
@@ -56,20 +82,16 @@ class Saga(Generic[S]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__state = _state_type(cls)
-        routes: dict[type, Route] = {}
+        routes: dict[type, list[Route]] = {}
         refusals: dict[type, str] = {}
         contextual: set[str] = set()
+        acting: list[str] = []
         for attribute in dir(cls):
             function = getattr(cls, attribute, None)
             if takes_step(function) and takes_context(cls.__name__, function):
                 contextual.add(attribute)
             for route in getattr(function, "__sagalog_routes__", ()):
-                if route.event in routes:
-                    raise DefinitionError(
-                        f"{cls.__name__} handles {route.event.__name__} twice: in {routes[route.event].method}() and "
-                        f"in {attribute}(); keep one"
-                    )
-                routes[route.event] = msgspec.structs.replace(route, method=attribute)
+                routes.setdefault(route.event, []).append(msgspec.structs.replace(route, method=attribute))
                 check_annotations(cls.__name__, function, cls.__state, route.event)
             for command in getattr(function, "__sagalog_refused__", ()):
                 if command in refusals:
@@ -79,7 +101,15 @@ class Saga(Generic[S]):
                     )
                 refusals[command] = attribute
                 check_annotations(cls.__name__, function, cls.__state, None)
-        cls.__routes, cls.__refusals, cls.__contextual = routes, refusals, frozenset(contextual)
+            if hasattr(function, "__sagalog_enters__") or hasattr(function, "__sagalog_leaves__"):
+                acting.append(attribute)
+                if check_acting(cls.__name__, function, cls.__state):
+                    contextual.add(attribute)
+        cls.__all_routes = tuple(route for several in routes.values() for route in several)
+        cls.phase_table = _phase_table(cls, cls.__all_routes, acting)
+        cls.waits = cls.phase_table is not None
+        cls.__routes = {event: _merged(cls.__name__, several) for event, several in routes.items()}
+        cls.__refusals, cls.__contextual = refusals, frozenset(contextual)
         for known in (*routes, *refusals, *declared(cls.messages, cls.__name__)):
             check_upcasters(known)
             check_storable(known, f"{cls.__name__}: the message type", final=False)
@@ -97,7 +127,7 @@ class Saga(Generic[S]):
                 f"{cls.__name__}.name must be letters, digits, '_', '.' or '-', and is {name!r}: it is part of every "
                 "persistence id"
             )
-        if cls.handle is Saga.handle and not any(route.starts for route in routes.values()):
+        if cls.handle is Saga.handle and not any(route.starts for route in cls.__all_routes):
             raise DefinitionError(f"{cls.__name__} has no starting event: decorate one handler with @starts(...)")
 
     @classmethod
@@ -171,7 +201,11 @@ class Saga(Generic[S]):
 
     def accepts_while_compensating(self, event: Any) -> bool:
         """Say whether `event` is handled while the instance compensates; otherwise it is ignored then."""
-        route = self.__routes.get(type(event))
+        return self.accepts_type_while_compensating(type(event))
+
+    def accepts_type_while_compensating(self, event: type) -> bool:
+        """Say whether events of that type are handled while the instance compensates."""
+        route = self.__routes.get(event)
         return route is not None and route.while_compensating
 
     def handle(self, state: S, event: Any) -> Actions:
@@ -180,9 +214,9 @@ class Saga(Generic[S]):
         A handler that takes the context of its step is given one through `handle_in`.
         """
         route = self.__routes.get(type(event))
-        if route is not None and route.method not in self.__contextual:  # mostly; the same without two calls
+        if route is not None and self.phase_table is None and route.method not in self.__contextual:  # mostly
             return getattr(self, route.method)(state, event)  # type: ignore[no-any-return]
-        return self.__call(self.__method(event), state, event, None)
+        return self.__call(self.__method(event, None), state, event, None)
 
     def handle_in(self, state: S, event: Any, context: StepContext) -> Actions:
         """Handle `event` as `handle` does, and give `context` to a handler that takes it. The engine calls this."""
@@ -190,7 +224,7 @@ class Saga(Generic[S]):
         if cls.handle is not Saga.handle:
             override: Any = self.handle
             return override(state, event, context) if "handle" in cls.__contextual else override(state, event)  # type: ignore[no-any-return]
-        return self.__call(self.__method(event), state, event, context)
+        return self.__call(self.__method(event, context), state, event, context)
 
     def refused(self, state: S, refused: Refused[Any]) -> Actions:
         """Decide what a refused command means: the handler of `on_refused`, else compensate."""
@@ -208,14 +242,47 @@ class Saga(Generic[S]):
 
     @classmethod
     def takes_context(cls) -> bool:
-        """Say whether any handler takes the context of its step; where none does, it need not be made."""
-        return bool(cls.__contextual)
+        """Say whether any handler takes the context of its step, or depends on its phase; else it need not be made."""
+        return bool(cls.__contextual) or cls.phase_table is not None
 
-    def __method(self, event: Any) -> str:
-        route = self.__routes.get(type(event))
+    def phase_of(self, state: S) -> Enum:
+        """Return the phase of an instance that was stored before the saga had phases: the initial one, unless overridden.
+
+        Nothing is entered by that.
+        """
+        table = self.phase_table
+        if table is None:
+            raise DefinitionError(f"saga {type(self).name!r} has no phases: give it phases = an Enum")
+        return table.initial
+
+    def acts(self, phase: Enum, state: S, context: StepContext, *, entering: bool) -> Actions:
+        """Return what is declared to act when a phase is entered, or left. The engine calls this."""
+        assert self.phase_table is not None
+        method = (self.phase_table.entering if entering else self.phase_table.leaving).get(phase.name)
+        if method is None:
+            return None
+        function = getattr(self, method)
+        return function(state, context) if method in self.__contextual else function(state)  # type: ignore[no-any-return]
+
+    def __method(self, event: Any, context: StepContext | None) -> str:
+        route, table = self.__routes.get(type(event)), self.phase_table
         if route is None:
             raise DefinitionError(f"saga {type(self).name!r} has no handler for {type(event).__name__}")
-        return route.method
+        if table is None:
+            return route.method
+        if context is None or context.phase is None:
+            if sum(other.event is route.event for other in self.__all_routes) == 1:
+                return route.method
+            raise DefinitionError(
+                f"saga {type(self).name!r} handles {type(event).__name__} by its phase: call handle_in(state, event, "
+                "StepContext(..., phase=...)), or the method itself"
+            )
+        method = table.method(type(event), context.phase)
+        if method is None:
+            raise DefinitionError(
+                f"saga {type(self).name!r} has no handler for {type(event).__name__} during {context.phase.name}"
+            )
+        return method
 
     def __call(self, method: str, state: S, message: Any, context: StepContext | None) -> Actions:
         handler = getattr(self, method)
@@ -289,7 +356,7 @@ class Saga(Generic[S]):
     @classmethod
     def routes(cls) -> tuple[Route, ...]:
         """Return the decorated handlers of events."""
-        return tuple(cls.__routes.values())
+        return cls.__all_routes
 
     @classmethod
     def refusals(cls) -> dict[type, str]:
@@ -330,6 +397,62 @@ def _check_remembered(cls: type[Saga[Any]]) -> None:
         raise DefinitionError(f"{cls.__name__}.remembered_messages is a whole number, 1 or more")
     if not isinstance(window, timedelta) or window <= timedelta():
         raise DefinitionError(f"{cls.__name__}.remembered_for is a timedelta above zero")
+
+
+def _phase_table(cls: type[Saga[Any]], routes: tuple[Route, ...], acting: list[str]) -> PhaseTable | None:
+    """Return the table of a saga's phases, checked; None for one without."""
+    name = cls.__name__
+    if type(cls.most_kept) is not int or cls.most_kept < 1:
+        raise DefinitionError(f"{name}.most_kept is a whole number, 1 or more")
+    if cls.unexpected not in POLICIES:
+        raise DefinitionError(f'{name}.unexpected is "raise", "ignore" or "keep" (until a phase expects the event)')
+    if cls.phases is None:
+        bound = next((route for route in routes if route.during or route.elsewhere or route.policies), None)
+        what = f"during= or unexpected= of {bound.method}()" if bound is not None else ""
+        what = what or (f"{acting[0]}(), which acts when a phase is entered or left," if acting else "")
+        what = what or ("initial_phase" if cls.initial_phase is not None else "")
+        if what:
+            raise DefinitionError(f"{name} has no phases, so {what} says nothing: give it phases = an Enum of them")
+        return None
+    table = PhaseTable(name, cls.phases, cls.initial_phase)
+    for route in routes:
+        table.add(route.event, route.method, route.during, route.elsewhere, dict(route.policies))
+        if route.starts and route.during and table.initial not in route.during:
+            raise DefinitionError(
+                f"{name}.{route.method}() starts the saga, which is in {table.initial.name} then: name that in its during="
+            )
+    table.close()
+    for attribute in acting:
+        function = getattr(cls, attribute)
+        table.act(attribute, getattr(function, "__sagalog_enters__", ()), getattr(function, "__sagalog_leaves__", ()))
+    return table
+
+
+def _merged(saga: str, several: list[Route]) -> Route:
+    """Return the one route by which an event is found. Raises DefinitionError for handlers that do not go together."""
+    first = next((route for route in several if route.starts), several[0])
+    for route in several:
+        if route is first:
+            continue
+        if not (route.during and first.during):
+            raise DefinitionError(
+                f"{saga} handles {route.event.__name__} twice: in {first.method}() and in {route.method}(); keep one"
+            )
+        if route.starts:
+            raise DefinitionError(
+                f"{saga} is started by {route.event.__name__} twice: in {first.method}() and in {route.method}(); keep one"
+            )
+        if route.attribute != first.attribute or (route.attribute is None and route.key is not first.key):
+            raise DefinitionError(
+                f"{saga} finds the key of {route.event.__name__} in two ways: in {first.method}() and in "
+                f"{route.method}(); give both the same key="
+            )
+        if route.while_compensating != first.while_compensating:
+            raise DefinitionError(
+                f"{saga}: while_compensating= of {route.event.__name__} differs between {first.method}() and "
+                f"{route.method}()"
+            )
+    return first
 
 
 def takes_step(function: Any) -> bool:

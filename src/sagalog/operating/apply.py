@@ -213,7 +213,7 @@ def _due(before: SagaRecord, after: SagaRecord, due_at: datetime | None, now: da
     The lease of a worker that delivers is not ended by an edit: others wait for it as before.
     """
     delivers = after.owes_delivery
-    if after.owes_replay or (delivers and (before.stuck or after.outbox != before.outbox)):
+    if after.owes_replay or after.owes_waking or (delivers and (before.stuck or after.outbox != before.outbox)):
         return now
     timer = after.next_timer_at
     return (due_at or now) if delivers else timer

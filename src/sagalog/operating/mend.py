@@ -69,6 +69,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
         record.status, record.parked, record.stuck, record.leased_until = Status.CANCELLED, "", "", None
         record.inbox = (*last.inbox, *(held.id for held in last.held if held.kind == "event"))
         record.held, record.outbox, record.undo, record.timers, record.handled = (), (), (), {}, ()
+        record.kept, record.waking = (), False
         count = count_of(record.inbox)
         effects.append(
             f"remembers the {count:,} message{'' if count == 1 else 's'} of step {kept.version}, the newest that can be "
@@ -85,7 +86,7 @@ async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: s
     """Return a record that an operator has written, with its audit entry; nothing is stored."""
     at = await server_now(journal)
     after = copy.copy(record)
-    after.handled, after.updated_at = (), at
+    after.handled, after.updated_at, after.waking = (), at, bool(after.kept)
     after.audit = (*after.audit, Audit(at, "edit of the record", note, by))
     effects = ["replaces the whole record"]
     if after.parked:
@@ -107,4 +108,5 @@ async def replace(journal: Journal, old: StoredRecord, new: Replaced, *, retenti
 
 def _due(record: SagaRecord) -> datetime | None:
     """Return now, where there is something to do; else when the next timer is due."""
-    return record.updated_at if record.owes_replay or record.owes_delivery else record.next_timer_at
+    owes = record.owes_replay or record.owes_delivery or record.owes_waking
+    return record.updated_at if owes else record.next_timer_at

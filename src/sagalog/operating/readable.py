@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..decision.advance import UnreadableStateError, decode_state
 from ..decision.message import unhold
 from ..decision.record import SagaRecord
+from ..decision.state import UnreadableStateError, decode_state
 from ..definition.recurring import RuleError, check_rule
 from ..definition.saga import Saga
 from ..definition.schema import schema_of

@@ -103,7 +103,7 @@ def accepted_in(before: SagaRecord | None, view: SagaView) -> list[Command]:
     repair took out is dropped: a step that is a repair accepts none.
     """
     record = view.record
-    if before is None or record is None or len(record.audit) > len(before.audit):
+    if before is None or record is None or not all(one.by_engine for one in record.audit[len(before.audit) :]):
         return []
     own = ids.persistence_id(view.saga, view.correlation_id)
     refused = {entry for one in record.handled if (entry := ids.refused_entry(own, one.id)) is not None}

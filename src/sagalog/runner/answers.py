@@ -26,6 +26,8 @@ from ..errors import (
     JournalUnavailableError,
     NoInstanceError,
     OutcomeUnknownError,
+    TooManyKeptError,
+    UnexpectedEventError,
 )
 from .engine import Engine
 from .instance import Instance
@@ -222,9 +224,9 @@ class Answers:
                 # Whoever the answer is for has ended, or never was: asking the receiver again would not change that.
                 self._engine.counters.ignored += 1
                 return
-            except (DefinitionError, CodecError, InvalidEventError) as error:
+            except (DefinitionError, CodecError, InvalidEventError, UnexpectedEventError) as error:
                 raise _not_taken(name, error) from error
-            except (JournalUnavailableError, OutcomeUnknownError):
+            except (JournalUnavailableError, OutcomeUnknownError, TooManyKeptError):
                 # The command is carried out: only its answer is tried again, under the same id.
                 failures += 1
                 wait = self._engine.settings.dispatch_retry.wait_seconds(failures)

@@ -113,6 +113,8 @@ def _passes_limit(turn: Turn) -> bool:
     if len(decided) != 1 or turn.draft.fired:
         return False
     message, park = decided[0].message, decided[0].park
+    if decided[0].maintenance is Maintenance.WAKE and park is None:
+        return False  # it handles a message, as any other
     return message is None or (park is not None and park[1] is message and message.kind != "event")
 
 
@@ -189,8 +191,11 @@ def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[st
 def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[datetime | None, datetime | None]:
     """Return when the lease on the outbox ends, and when the instance next needs attention."""
     lease_end = _lease_end(instance, record, now)
-    timer = record.next_timer_at
-    return lease_end, timer if lease_end is None else lease_end if timer is None else min(timer, lease_end)
+    due = record.next_timer_at
+    if record.waking and record.owes_waking:  # the next turn here goes on; another worker does if this one dies
+        waking = now + instance.runtime.engine.lease
+        due = waking if due is None else min(due, waking)
+    return lease_end, due if lease_end is None else lease_end if due is None else min(due, lease_end)
 
 
 def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetime | None:

@@ -12,6 +12,7 @@ class Counters(msgspec.Struct):
     duplicates: int = 0  # messages that were known already
     ignored: int = 0  # events for which there was no live instance
     held: int = 0  # messages kept for the repair of a parked instance
+    kept: int = 0  # messages that wait in the record for their moment; counted as handled, too, when it has come
     started: int = 0
     finished: int = 0
     saves: int = 0  # records written

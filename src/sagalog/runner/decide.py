@@ -16,9 +16,9 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from ..decision.advance import UnreadableStateError
 from ..decision.ids import entry_of
 from ..decision.message import Message, Outcome
+from ..decision.state import UnreadableStateError
 from ..definition.actions import Refused
 from ..errors import CodecError, DefinitionError, NoInstanceError, RepairError
 from .envelope import Envelope, Maintenance
@@ -30,6 +30,7 @@ from .outcome import decided, is_live, take, take_slowly
 from .replay import replay_held
 from .starting import wait_no_longer
 from .turn import CacheTooOld, HandlerFailed, StepFull, Turn, advance_slowly, failure_of
+from .wake import wake, wake_next
 
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
 
@@ -120,11 +121,14 @@ def _run(turn: Turn) -> Awaitable[None] | None:
 
 def _passed(turn: Turn, envelope: Envelope) -> None:
     turn.at += 1
-    if envelope.maintenance is not None:
+    if envelope.maintenance is not None and envelope.maintenance is not Maintenance.WAKE:
         turn.maintenance = (*turn.maintenance, envelope.maintenance)
     if turn.instance.waiting and is_live(turn.draft.record):
         # They came before whatever is behind.
         turn.batch[turn.at : turn.at] = wait_no_longer(turn.instance)
+    record = turn.draft.record
+    if record is not None and record.waking and record.owes_waking:
+        wake_next(turn)
 
 
 def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
@@ -143,6 +147,8 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
         if envelope.repair is not None:
             return _repair(turn, envelope)
         envelope.decided = _HANDLED
+        if envelope.maintenance is Maintenance.WAKE:
+            return wake(turn)
         if envelope.maintenance is not Maintenance.CLAIM:
             return None
         return fire(turn, turn.instance.runtime.engine.now(), envelope.most_timers)
@@ -173,6 +179,13 @@ def _park(turn: Turn, envelope: Envelope) -> bool:
     assert envelope.park is not None
     reason, culprit = envelope.park
     record = turn.draft.record
+    if culprit.kept:
+        if not turn.draft.park_kept(reason, culprit):  # another worker has handled it
+            envelope.park = None
+        if envelope.message is None:
+            envelope.decided = _HANDLED
+            return True
+        return False
     try:
         if culprit.kind == "timer" and record is not None and culprit.name in record.timers:
             culprit.event = turn.draft.registry.unpack(record.timers[culprit.name].event)  # as it was set

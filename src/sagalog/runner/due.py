@@ -281,7 +281,7 @@ class DueLoop:
             except CodecError as error:
                 runtime.unreadable[key] = str(error)
                 continue
-            due_at = engine.now() if record.owes_delivery else record.next_timer_at
+            due_at = engine.now() if record.owes_delivery or record.owes_waking else record.next_timer_at
             if due_at is None and record.finished:
                 due_at = record.updated_at + engine.retention
             if due_at is not None:

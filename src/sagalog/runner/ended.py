@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from ..decision.advance import UnreadableStateError, decode_state
 from ..decision.record import ENDS, SagaRecord, Status, decode_record
+from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.results import unpack_result
 from ..definition.saga import Saga

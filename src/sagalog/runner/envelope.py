@@ -23,6 +23,7 @@ class Maintenance(Enum):
     BEGIN = "begin"  # an attempt at a command that may end its worker
     TAKE_OVER = "take over"  # commands whose lease has ended
     CLAIM = "claim"  # that, and fire the timers that are due
+    WAKE = "wake"  # handle the oldest kept message whose moment has come
 
 
 class Envelope(msgspec.Struct, eq=False):

@@ -17,6 +17,7 @@ from ..errors import CodecError
 from .envelope import Envelope, Maintenance
 from .load import unreadable
 from .turn import StepFull, Turn, advance
+from .wake import wake, wakes
 
 _MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
 _TIMER_SECONDS = 0.005  # in one go
@@ -73,6 +74,10 @@ def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = in
         outcome = advance(turn, message)
         if not isinstance(outcome, Outcome):
             yield outcome
+        while wakes(turn):  # what is kept was there before the timers that are left
+            woken = wake(turn)
+            if woken is not None:
+                yield woken
     draft.now = now
 
 

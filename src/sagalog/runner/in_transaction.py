@@ -85,6 +85,8 @@ async def _decided(turn: Turn, message: Message) -> None:
             raise
         # It would end the caller's task in silence, as if that had been cancelled.
         raise as_exception(error, f"handling {type(message.event).__name__}") from error
+    if turn.failure is not None and turn.failure.message.kept:
+        return  # the message itself is handled; what was kept goes on in the runner, which tries again, and parks
     if turn.failure is not None:
         turn.reporter.taken_back()
         raise as_exception(turn.failure.error, f"handling {type(message.event).__name__}")

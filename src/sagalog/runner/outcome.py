@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from ..decision.advance import declined_start
+from ..decision.kept import unexpected
 from ..decision.message import Message, Outcome
 from ..decision.record import FINAL, SagaRecord
 from ..errors import NoInstanceError
@@ -19,7 +20,7 @@ from .turn import CacheTooOld, Turn, advance
 
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
-_PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED})
+_PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED, Outcome.UNEXPECTED})
 
 
 def take(turn: Turn, envelope: Envelope, message: Message) -> Awaitable[None] | None:
@@ -52,6 +53,8 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
             raise CacheTooOld
     if outcome is Outcome.ALREADY_STARTED and envelope.message is not None:
         envelope.decided = declined_start(turn.draft, envelope.message) or outcome
+    elif outcome is Outcome.UNEXPECTED and envelope.message is not None:
+        envelope.decided = unexpected(turn.draft, envelope.message)
     elif outcome is not _NO_INSTANCE:
         envelope.decided = outcome
     elif turn.fresh:

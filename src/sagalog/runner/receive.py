@@ -75,6 +75,11 @@ class Receipt(msgspec.Struct, frozen=True):
         return Outcome.HELD in self.outcomes.values()
 
     @property
+    def kept(self) -> bool:
+        """At least one instance keeps the event until its moment comes: a phase that expects it, or what is before it."""
+        return Outcome.KEPT in self.outcomes.values()
+
+    @property
     def already_started(self) -> bool:
         """At least one instance was started by an event of this type already, and its handler says `again="ignore"`."""
         return Outcome.ALREADY_STARTED in self.outcomes.values()

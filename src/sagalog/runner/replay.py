@@ -10,14 +10,16 @@ worker that dies in between leaves all of it to the next.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import msgspec
 
-from ..decision.advance import UnreadableStateError
 from ..decision.draft import Draft
-from ..decision.message import Outcome, unhold
+from ..decision.kept import next_kept
+from ..decision.message import Message, Outcome, unhold, unkeep
 from ..decision.record import FINAL, Audit, Held, SagaRecord
-from ..errors import CodecError, PayloadTooLargeError
+from ..decision.state import UnreadableStateError
+from ..errors import CodecError, PayloadTooLargeError, UnexpectedEventError
 from ..logs import log
 from .context import EventHandler
 from .failures import cancellations, described, passes_through
@@ -47,14 +49,14 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
     if draft.record is None or not draft.record.owes_replay:
         return NOTHING
     before = draft.copied()
-    fired, started = draft.fired, draft.started
+    fired, started, woken = draft.fired, draft.started, draft.woken
     try:
         replayed = await _replay(instance, draft, reporter, checked=False)
         instance.runtime.encode(draft.frozen() or draft.record)
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: look after each.
         reporter.taken_back()
-        draft.record, draft.fired, draft.started = before, fired, started
+        draft.record, draft.fired, draft.started, draft.woken = before, fired, started, woken
         replayed = await _replay(instance, draft, reporter, checked=True)
     draft.replaying = ()
     return replayed
@@ -62,29 +64,50 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
 
 async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, checked: bool) -> Replayed:
     record = draft.touch()
-    held = record.held
-    record.held, draft.replaying = (), held  # each is asked for among the consumed ones, not among the held
+    held = deque(record.held)
+    record.held, draft.replaying = (), tuple(held)  # each is asked for among the consumed ones, not among the held
+    record.waking = bool(record.kept)
     cancelled = cancellations()
-    for number, first in enumerate(held):
+    turns = replayed = 0
+    while True:
         before = draft.copied() if checked else None
-        counted = draft.fired, draft.started
-        if number % _GIVE_WAY == _GIVE_WAY - 1:
+        counted = draft.fired, draft.started, draft.woken
+        turns += 1
+        if turns % _GIVE_WAY == 0:
             await asyncio.sleep(0)
+        kept = first = None
         try:
-            message = unhold(first, draft.registry)
+            kept = next_kept(draft)  # it was accepted before what is held
+            if kept is not None:
+                message = Message(kept.id, None, kept.kind, kept.name, kept=True)  # if it cannot be read
+                message = unkeep(kept, draft.registry)
+            elif held:
+                first = held.popleft()
+                message = unhold(first, draft.registry)
+            else:
+                return Replayed(replayed)
             outcome = reporter.advance(draft, message)
             if not isinstance(outcome, Outcome):
                 with EventHandler(instance):
                     outcome = await outcome
             record = draft.touch()
-            if outcome is Outcome.NO_INSTANCE and record.status not in FINAL and draft.saga.may_start(message.event):
-                # It begins the next incarnation, and this one has not ended yet: it was accepted, so it waits.
-                record.held = (msgspec.structs.replace(first, waits=True), *held[number + 1 :])
-                return Replayed(number)
-            if outcome is not Outcome.HANDLED and first.kind == "event" and not _ignored_late(record, first):
-                draft.remember(record, first.id)
-                if outcome is not Outcome.DUPLICATE:
-                    _tell_ignored(instance, draft, first, outcome)
+            if kept is not None:
+                tell_let_go(instance, kept, outcome)
+            elif first is not None:
+                if (
+                    outcome is Outcome.NO_INSTANCE
+                    and record.status not in FINAL
+                    and draft.saga.may_start(message.event)
+                ):
+                    # It begins the next incarnation, and this one has not ended yet: it was accepted, so it waits.
+                    record.held = (msgspec.structs.replace(first, waits=True), *held)
+                    return Replayed(replayed)
+                replayed += 1
+                passed = outcome not in (Outcome.HANDLED, Outcome.KEPT) and first.kind == "event"
+                if passed and not _ignored_late(record, first):
+                    draft.remember(record, first.id)
+                    if outcome is not Outcome.DUPLICATE:
+                        _tell_ignored(instance, draft, first, outcome)
             if checked:
                 instance.runtime.encode(draft.frozen() or record)
         except UnreadableStateError as error:
@@ -92,19 +115,25 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
         except BaseException as error:
             if passes_through(error, cancelled) and not instance.runtime.engine.cancelled_by_handler(error):
                 raise
-            if isinstance(error, CodecError) and draft.registry.is_newer(first.event):
+            culprit = kept if kept is not None else first
+            assert culprit is not None
+            if isinstance(error, CodecError) and draft.registry.is_newer(culprit.event):
                 # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
                 # unknown may be gone for good: that takes an operator.
                 raise unreadable(instance, f"held event: {error}") from error
             if before is not None:
                 draft.record = before
-                draft.fired, draft.started = counted
-            reporter.taken_back(first.id)
-            told = isinstance(error, (CodecError, PayloadTooLargeError))  # others may quote payloads
-            reason = f"replaying {first.event.type} failed: {error if told else described(error)}"
-            draft.park_again(reason, held[number:])
-            return Replayed(number, reason)
-    return Replayed(len(held))
+                draft.fired, draft.started, draft.woken = counted
+            reporter.taken_back(culprit.id)
+            told = isinstance(error, (CodecError, PayloadTooLargeError, UnexpectedEventError))  # others quote payloads
+            reason = f"replaying {culprit.event.type} failed: {error if told else described(error)}"
+            if first is None:
+                assert draft.record is not None
+                draft.record.held = tuple(held)
+                draft.park_kept(reason, message)
+            else:
+                draft.park_again(reason, (first, *held))
+            return Replayed(replayed, reason)
 
 
 def _ignored_late(record: SagaRecord, held: Held) -> bool:
@@ -114,9 +143,10 @@ def _ignored_late(record: SagaRecord, held: Held) -> bool:
 
 
 def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome) -> None:
-    """Say that a message which was held could not be handled any more: what was replayed before it has ended the saga."""
+    """Say that a held message is not handled any more: what was replayed before it has ended the saga, or its phase."""
     record = draft.touch()
-    note = f"{held.event.type} ({held.id}) was held, and found no live instance"
+    why = "its phase ignores it" if outcome is Outcome.IGNORED else "found no live instance"
+    note = f"{held.event.type} ({held.id}) was held, and {why}"
     draft.append(record, "audit", Audit(draft.now, "replay", note))
     log.warning(
         "saga %s, id %s: %s was held, and is ignored now: %s",
@@ -126,6 +156,18 @@ def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome
         outcome.value,
         extra=instance.about(message_id=held.id),
     )
+
+
+def tell_let_go(instance: Instance, kept: Held, outcome: Outcome) -> None:
+    """Log that a kept message will never be handled: the saga has ended. Its record says so, too."""
+    if outcome is Outcome.NO_INSTANCE and kept.kind == "event":
+        log.warning(
+            "saga %s, id %s: %s was kept, and is ignored now: the saga has ended",
+            instance.runtime.name,
+            instance.correlation_id,
+            kept.event.type,
+            extra=instance.about(message_id=kept.id),
+        )
 
 
 def tell_parked(instance: Instance, replayed: Replayed) -> None:

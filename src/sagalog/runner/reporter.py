@@ -8,10 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable
 
-from ..decision.advance import UnreadableStateError, advance
+from ..decision.advance import advance
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..decision.record import SagaRecord
+from ..decision.state import UnreadableStateError
 from ..errors import ConflictError
 from .failures import certain
 from .hook_calls import HookCalls

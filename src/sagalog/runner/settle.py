@@ -26,16 +26,18 @@ from ..errors import (
     PayloadTooLargeError,
     RunnerStoppedError,
     SagaParkedError,
+    UnexpectedEventError,
 )
 from ..logs import log, trace_of
 from ..waiting import Waiting
 from .commit import Write
-from .envelope import Envelope
+from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
 from .instance import NONE, Instance, Unanswered
 from .load import ids_of
 from .replay import tell_parked
 from .turn import Turn
+from .wake import wakes
 
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers: one of them wins each time
@@ -125,6 +127,8 @@ def _answer(turn: Turn) -> None:
                 counters.duplicates += 1
             elif outcome is Outcome.HELD:
                 counters.held += 1
+            elif outcome is Outcome.KEPT:
+                counters.kept += 1
             elif isinstance(outcome, Outcome):
                 counters.ignored += 1
         if envelope.park is not None:
@@ -134,6 +138,7 @@ def _answer(turn: Turn) -> None:
         if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
             envelope.finish()
     counters.timers += turn.draft.fired
+    counters.handled += turn.draft.woken
     record = instance.record
     if record is not None and (record.status not in FINAL or not record.drained):
         instance.to_deliver = instance.to_deliver or bool(record.outbox)
@@ -147,6 +152,8 @@ def _go_on(turn: Turn) -> Pause | None:
     pause = None if turn.failure is None else _after_failure(turn)
     if turn.at < len(turn.batch):
         turn.instance.put_back(turn.batch[turn.at :])
+    elif wakes(turn) and not turn.instance.mailbox:
+        turn.instance.mailbox.append(Envelope(maintenance=Maintenance.WAKE))
     return pause
 
 
@@ -157,7 +164,7 @@ def _after_failure(turn: Turn) -> Pause | None:
     engine = instance.runtime.engine
     message, error = turn.failure.message, turn.failure.error
     event_type = type(message.event).__name__
-    if isinstance(error, (DefinitionError, CodecError)):
+    if isinstance(error, (DefinitionError, CodecError, UnexpectedEventError)):
         if message is envelope.message and message.kind == "event":
             envelope.fail(error)
         else:
@@ -218,9 +225,13 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
         instance.one_by_one = len(handled)
     elif handled:
         (envelope,) = handled
-        culprit = turn.timer if envelope.message is None else envelope.message
+        culprit = envelope.message
+        if culprit is None:
+            culprit = turn.woken if envelope.maintenance is Maintenance.WAKE else turn.timer
         if fired > 1:  # of a claim, or before an event
             envelope.most_timers = fired // 2
+        elif culprit is not None and culprit.kept and not parked:
+            envelope.park = (str(error), culprit)
         elif culprit is None or culprit.kind == "event" or parked or (culprit.kind == "timer" and _owes(instance)):
             tell(instance, [envelope], error)  # a timer comes again with the next claim
         else:

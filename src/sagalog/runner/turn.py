@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from datetime import datetime
 
-from ..decision.advance import UnreadableStateError
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
+from ..decision.state import UnreadableStateError
 from .context import EventHandler
 from .envelope import Envelope, Maintenance
-from .failures import cancellations, ends_program, passes_through
+from .failures import cancellations, ends_program, not_handled, passes_through
 from .instance import Instance
 from .load import unreadable
 from .replay import NOTHING, Replayed
@@ -43,10 +43,11 @@ class Turn:
     """What one instance does in a round. `batch[:at]` was decided on `draft`.
 
     `unseen`: on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`: what was asked
-    for among these. `to_record`: commands were accepted that the record still holds.
+    for among these. `to_record`: commands were accepted that the record still holds. `alone`: one message a record.
     """
 
     __slots__ = (
+        "alone",
         "at",
         "batch",
         "draft",
@@ -60,6 +61,7 @@ class Turn:
         "timer",
         "to_record",
         "unseen",
+        "woken",
     )
 
     def __init__(
@@ -72,10 +74,12 @@ class Turn:
         self.unseen = unseen
         self.fresh = instance.fresh
         self.at = 0
+        self.alone = False
         self.maintenance: tuple[Maintenance, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
         self.timer: Message | None = None  # that fired last
+        self.woken: Message | None = None  # that was kept, and handled last
         self.stale = False
         self.to_record, draft.changed = draft.changed, False
 
@@ -114,7 +118,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
     runtime = instance.runtime
     engine = runtime.engine
     mailbox = instance.mailbox
-    unseen = not instance.loaded
+    unseen, alone = not instance.loaded, instance.one_by_one > 0
     if unseen:
         instance.record, instance.version, instance.epoch = None, 0, 0
     if instance.one_by_one:
@@ -149,8 +153,23 @@ def begin(instance: Instance, now: datetime) -> Turn:
     )
     if instance.accepted:
         draft.accept(instance.accepted)
+    record = draft.record
+    if record is not None and record.waking and record.owes_waking and batch[0].maintenance is not Maintenance.WAKE:
+        # A worker died, a handler failed, or it was repaired: what is kept comes before all that came since.
+        if engine.stopping.is_set():  # and is left to another worker, or what fails would be tried for ever
+            for envelope in batch:
+                if envelope.message is not None and not envelope.over:
+                    envelope.fail(not_handled())
+        elif alone:
+            instance.mailbox[:0] = batch
+            instance.one_by_one += 1
+            batch = [Envelope(maintenance=Maintenance.WAKE)]
+        else:
+            batch.insert(0, Envelope(maintenance=Maintenance.WAKE))
     reporter = engine.hooks.reporter(runtime.name, instance.correlation_id, unseen=unseen)
-    return Turn(instance, batch, draft, reporter, unseen=unseen)
+    turn = Turn(instance, batch, draft, reporter, unseen=unseen)
+    turn.alone = alone
+    return turn
 
 
 def advance(turn: Turn, message: Message) -> Outcome | Awaitable[Outcome]:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from types import FunctionType
 from typing import Any, Generic, Self, TypeVar
 
 from ..decision.advance import advance, declined_start
 from ..decision.draft import Draft
 from ..decision.ids import ANSWER, command_id, persistence_id, reply_id
-from ..decision.message import Message, Outcome, refusal
+from ..decision.kept import next_kept, unexpected
+from ..decision.message import Message, Outcome, refusal, unkeep
+from ..decision.phases import phase_of
 from ..decision.record import FINAL, SagaRecord, Status, decode_record, encode_record
 from ..decision.timers import due_timer
 from ..definition.results import unpack_result
@@ -105,6 +108,22 @@ class Scenario(Generic[S]):
             f"{_MAX_TIMERS:,} timers were due after {passed}: was one set again at once, or are these so many?"
         )
 
+    def in_phase(self, phase: Enum) -> Self:
+        """Put the instance into a phase, as an operator may: nothing acts. What is kept for that phase is handled."""
+        table = self._saga.phase_table
+        if table is None:
+            raise DefinitionError(f"in_phase({phase!r}): saga {self._saga.name!r} has no phases")
+        table.check("in_phase(...)", phase)
+        if self._record is None:
+            raise AssertionError(self._story.told("there is no instance to be in a phase: no event has started one"))
+        self.sent = []
+        self._story.begin(self.now, f"is put into {phase.name}")
+        draft = self._draft()
+        draft.touch().phase = phase.name
+        self._save(draft)
+        self._deliver()
+        return self
+
     def answers(self, command: type, answer: Any) -> Self:
         """From now on, let the handler of such commands answer this event, or what this function makes of the command."""
         self._answers[command] = answer
@@ -135,6 +154,16 @@ class Scenario(Generic[S]):
         return None if self._record is None else self._record.status.value
 
     @property
+    def phase(self) -> Enum | None:
+        """The phase; None where there is no instance, or the saga has no phases."""
+        return None if self._record is None else phase_of(self._saga, self._record)
+
+    @property
+    def kept(self) -> list[Any]:
+        """The events that wait for their moment, in the order they came."""
+        return [] if self._record is None else [self._registry.unpack(one.event) for one in self._record.kept]
+
+    @property
     def timers(self) -> dict[str, datetime]:
         """When the pending timers are due, by name; scheduled commands and deadlines of answers are not among them."""
         if self._record is None:
@@ -161,12 +190,15 @@ class Scenario(Generic[S]):
         completed: bool = _UNSET,
         compensated: bool = _UNSET,
         result: Any = _UNSET,
+        phase: Enum | None = _UNSET,
+        kept: list[Any] = _UNSET,
     ) -> Self:
         """Raise AssertionError, with the story so far, unless all that is named is so.
 
         `sent`: exactly these commands since the last `when` or `after`, in this order. `timers`: exactly these are
         pending, due at that moment or that long from now. `state`: equal to it, or a mapping: these attributes are.
-        `result`: it has completed with that.
+        `result`: it has completed with that. `phase`: it is in that one. `kept`: exactly these events wait for their
+        moment, in this order.
         """
         wrong: list[str] = []
         if sent is not _UNSET and self.sent != sent:
@@ -175,17 +207,20 @@ class Scenario(Generic[S]):
             expected = {name: self.now + due if isinstance(due, timedelta) else due for name, due in timers.items()}
             if self.timers != expected:
                 wrong += shown("timers", self._left(expected), self._left(self.timers))
+        if kept is not _UNSET and self.kept != kept:
+            wrong += shown("kept", kept, self.kept)
         if state is not _UNSET:
             wrong += self._differences(state)
         if result is not _UNSET and (type(self.result) is not type(result) or self.result != result):
             wrong += shown("result", result, self.result)
         for name, value, actual in (
             ("status", status, self.status),
+            ("phase", phase, self.phase),
             ("completed", completed, self.status == Status.COMPLETED),
             ("compensated", compensated, self.status == Status.COMPENSATED),
         ):
             if value is not _UNSET and value != actual:
-                wrong += shown(name, value, actual if name == "status" else f"{actual}, it is {self.status}")
+                wrong += shown(name, value, actual if name in ("status", "phase") else f"{actual}, it is {self.status}")
         if wrong:
             raise AssertionError(self._story.told("\n".join(wrong)))
         return self
@@ -240,6 +275,8 @@ class Scenario(Generic[S]):
                 outcome = _without_loop(outcome)
             if outcome is Outcome.ALREADY_STARTED and (error := declined_start(draft, message)) is not None:
                 raise error
+            if outcome is Outcome.UNEXPECTED:
+                raise unexpected(draft, message)
         except Exception as error:
             self._story.add(f"raised {type(error).__name__}")
             raise
@@ -247,7 +284,22 @@ class Scenario(Generic[S]):
         self._save(draft)
         self._deliver()
 
+    def _wake(self, draft: Draft) -> None:
+        """Handle what was kept and whose moment has come, in the same step."""
+        while (kept := next_kept(draft)) is not None:
+            message = unkeep(kept, self._registry)
+            self._story.begin(self.now, f"{message.event!r} was kept, and its moment has come")
+            try:
+                outcome = advance(draft, message)
+                if not isinstance(outcome, Outcome):
+                    outcome = _without_loop(outcome)
+            except Exception as error:
+                self._story.add(f"raised {type(error).__name__}")
+                raise
+            self._story.add("the saga has ended" if outcome is Outcome.NO_INSTANCE else "")
+
     def _save(self, draft: Draft) -> None:
+        self._wake(draft)
         if draft.changed and draft.record is not None:
             self._record = decode_record(encode_record(draft.frozen() or draft.record))
             self._version += 1

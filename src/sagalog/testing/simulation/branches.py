@@ -18,6 +18,7 @@ def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, i
         counts = found[saga.name]
         counts.update({event.__name__: 0 for event in saga.event_types()})
         counts.update({f"{command.__name__} refused": 0 for command in saga.refusals()})
+        counts.update({f"enters {phase.name}": 0 for phase in saga.phases or ()})
     for persistence_id, lives in ledger.lives.items():
         counts = found[parts_of(persistence_id)[0]]
         for life in lives:
@@ -44,6 +45,11 @@ def _count(counts: Counter[str], persistence_id: str, before: SagaRecord | None,
             counts[name] += 1
         refused, late = " refused" * is_refusal(handled.id), " too late" * handled.late
         counts[f"{handled.type}{refused}{late}"] += 1
+    if record.phase and (before is None or (before.phase, before.incarnation) != (record.phase, record.incarnation)):
+        counts[f"enters {record.phase}"] += 1
+    if record.kept:
+        known = {one.id for one in before.kept} if before is not None else set()
+        counts.update(f"keeps {one.event.type}" for one in record.kept if one.id not in known)
     ended = (*FINAL, Status.COMPENSATION_FAILED)
     if record.status in ended and (before is None or before.status is not record.status):
         counts[f"ends {record.status.value}"] += 1

@@ -20,9 +20,11 @@ def _record(landed: Landed) -> SagaRecord:
 def check_first(persistence_id: str, first: Landed) -> None:
     """A life begins with its first incarnation; what came with its starting event may have ended it, and begun the next."""
     record = _record(first)
-    began = 1 + (len(record.handled) + len(record.held) - 1) // 2  # each but the last one took a message to end it, too
+    began = (
+        1 + (len(record.handled) + len(record.held) + len(record.kept) - 1) // 2
+    )  # each but the last one took a message to end it, too
     assert 1 <= record.incarnation <= max(1, began), f"{persistence_id} begins with incarnation {record.incarnation}"
-    assert not record.audit, f"{persistence_id} begins with a repair"
+    assert all(audit.by_engine for audit in record.audit), f"{persistence_id} begins with a repair"
 
 
 def check_pair(persistence_id: str, before: Landed, after: Landed) -> None:
@@ -36,6 +38,7 @@ def check_pair(persistence_id: str, before: Landed, after: Landed) -> None:
         _check_next_life(here, a, b, after.message.sequence_nr)
     _check_timers(persistence_id, here, a, b)
     _check_held(here, a, b)
+    _check_kept(here, a, b)
 
 
 def _check_same_life(here: str, a: SagaRecord, b: SagaRecord) -> None:
@@ -66,7 +69,7 @@ def _check_next_life(here: str, a: SagaRecord, b: SagaRecord, number: int) -> No
 
 def _check_timers(persistence_id: str, here: str, a: SagaRecord, b: SagaRecord) -> None:
     left = {timer.id for timer in b.timers.values()}
-    known = {*(one.id for one in b.handled), *each(b.inbox), *(held.id for held in b.held)}
+    known = {*(one.id for one in b.handled), *each(b.inbox), *(held.id for held in (*b.held, *b.kept))}
     decided = bool(b.handled) or b.audit != a.audit or b.status is not a.status or b.incarnation != a.incarnation
     handled = {one.id for one in b.handled}
     for name, timer in a.timers.items():
@@ -92,16 +95,39 @@ def _passed_over(name: str, timer: Timer, record: SagaRecord) -> bool:
 def _check_held(here: str, a: SagaRecord, b: SagaRecord) -> None:
     held, known = [one.id for one in b.held], {*each(b.inbox), *each(b.inherited)}
     before = [one.id for one in a.held]
-    lost = [one.id for one in a.held if one.kind == "event" and one.id not in held and one.id not in known]
+    kept_now = {one.id for one in b.kept}
+    lost = [
+        one.id
+        for one in a.held
+        if one.kind == "event" and one.id not in held and one.id not in known and one.id not in kept_now
+    ]
     assert not lost, f"{here} loses held messages: {', '.join(lost)}"
-    kept = [one for one in before if one in held]
-    assert held[: len(kept)] == kept, f"{here} holds its messages in another order"
-    replayed = [one.id for one in b.handled if one.id in before]
+    plain = [one.id for one in b.held if not one.kept]  # the others were kept, and waited for something else
+    again = [one for one in before if one in plain]
+    assert plain[: len(again)] == again, f"{here} holds its messages in another order"
+    replayed = [one.id for one in b.handled if one.id in before and one.how != "kept"]
     assert replayed == [one for one in before if one in replayed], f"{here} replays out of order: {replayed}"
     # One that begins the next incarnation waits for this one to end, and what came after it waits behind it.
     assert not held or b.parked or (b.held[0].waits and b.status not in FINAL), (
         f"{here} holds messages, and is not parked"
     )
+
+
+def _check_kept(here: str, a: SagaRecord, b: SagaRecord) -> None:
+    """What is kept stays kept, in its order, until it is handled, held or let go; of one type, the older goes first."""
+    left, handled = [one.id for one in b.kept], [one.id for one in b.handled]
+    known = {*handled, *each(b.inbox), *each(b.inherited), *(one.id for one in b.held)}
+    ended = b.status in FINAL or b.incarnation != a.incarnation or b.audit != a.audit
+    lost = [
+        one.id for one in a.kept if one.id not in left and one.id not in known and not (ended and one.kind == "timer")
+    ]
+    assert not lost, f"{here} loses kept messages: {', '.join(lost)}"
+    again = [one.id for one in a.kept if one.id in left]
+    assert left[: len(again)] == again, f"{here} keeps its messages in another order"
+    for kind in {one.event.type for one in a.kept}:
+        before = [one.id for one in a.kept if one.event.type == kind]
+        woken = [one for one in handled if one in before]
+        assert woken == [one for one in before if one in woken], f"{here} handles what it kept out of order: {woken}"
 
 
 def check_ended(persistence_id: str, last: Landed) -> None:
@@ -128,13 +154,12 @@ def check_twice(persistence_id: str, lives: list[list[Landed]], retention: timed
 def check_order(persistence_id: str, lives: list[list[Landed]], outside: Outside, *, waits: bool) -> None:
     """What was accepted before another was sent, or reached the same worker before it, was handled before it."""
     saga = parts_of(persistence_id)[0]
+    records = [landed.record for life in lives for landed in life if landed.record is not None]
     handled = [
         outside.sent[one.id]
-        for life in lives
-        for landed in life
-        if landed.record is not None
-        for one in landed.record.handled
-        if one.id in outside.sent
+        for record in records
+        for one in record.handled
+        if one.id in outside.sent and one.how != "kept"  # which was handled later on purpose
     ]
     latest: SentEvent | None = None
     arrived: dict[str, SentEvent] = {}

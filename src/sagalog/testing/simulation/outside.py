@@ -12,7 +12,7 @@ from ...decision.message import Outcome
 from ...errors import CommandRefused
 from ...runner import Receipt
 
-KNOWN = (Outcome.HANDLED, Outcome.DUPLICATE, Outcome.HELD)
+KNOWN = (Outcome.HANDLED, Outcome.DUPLICATE, Outcome.HELD, Outcome.KEPT)
 
 
 class SentEvent(msgspec.Struct):

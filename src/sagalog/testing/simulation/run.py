@@ -26,6 +26,8 @@ from ...errors import (
     RunnerStoppedError,
     SagalogError,
     SagaParkedError,
+    TooManyKeptError,
+    UnexpectedEventError,
 )
 from ...runner import NoInstance, RetryPolicy, RunnerSettings
 from .asking import Askers
@@ -225,8 +227,10 @@ class Run:
                 RunnerStoppedError,
                 SagaParkedError,
                 TimeoutError,
+                TooManyKeptError,
+                UnexpectedEventError,
             ) as error:
-                lost += isinstance(error, NoInstanceError)
+                lost += isinstance(error, (NoInstanceError, TooManyKeptError, UnexpectedEventError))
                 patience = _PATIENCE
                 self.tell(
                     f"{message_id} {type(event).__name__} is not accepted by {worker.name}: {type(error).__name__}"

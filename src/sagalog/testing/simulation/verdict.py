@@ -7,11 +7,13 @@ Read from the ledger and from outside, never from a runner's memory. `guarantees
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...decision import ids
 from ...decision.inbox import each
-from ...decision.record import FINAL
+from ...decision.phases import phase_of
+from ...decision.record import FINAL, SagaRecord, Status
+from ...definition.saga import Saga
 from ...runner import NoInstance
 from .deliveries import Deliveries
 from .guarantees import check_ended, check_first, check_order, check_pair, check_twice
@@ -70,7 +72,8 @@ def _nothing_accepted_is_lost(run: Run, persistence_id: str, lives: list[list[La
     known: set[str] = set()
     for life in lives:
         newest = next(one.record for one in reversed(life) if one.record is not None)
-        known.update(each(newest.inbox), each(newest.inherited), (held.id for held in newest.held))
+        known.update(each(newest.inbox), each(newest.inherited), (held.id for held in (*newest.held, *newest.kept)))
+        _nothing_waits_in_vain(persistence_id, next(saga for saga in run.sagas if saga.name == name), newest)
         known.update(handled.id for one in life if one.record is not None for handled in one.record.handled)
     saga = next(saga for saga in run.sagas if saga.name == name)
     for sent in run.outside.sent.values():
@@ -78,6 +81,19 @@ def _nothing_accepted_is_lost(run: Run, persistence_id: str, lives: list[list[La
             assert sent.message_id in known, (
                 f"{sent.message_id} {type(sent.event).__name__} was accepted, and {persistence_id} does not know it"
             )
+
+
+def _nothing_waits_in_vain(persistence_id: str, saga: Saga[Any], newest: SagaRecord) -> None:
+    """Nothing is kept that could be handled: by the phase it is in, or because the saga has ended."""
+    if newest.parked or not newest.kept:
+        return
+    assert newest.status not in FINAL, f"{persistence_id} has ended, and keeps messages still"
+    table, phase = saga.phase_table, phase_of(saga, newest)
+    if table is None or phase is None or newest.status is not Status.RUNNING:
+        return
+    expected = {event.__name__ for event in saga.event_types() if table.expects(event, phase)}
+    waits = [one.event.type for one in newest.kept if one.event.type in expected]
+    assert not waits, f"{persistence_id} keeps {', '.join(waits)}, which its phase {phase.name} expects"
 
 
 def _finished(run: Run, persistence_id: str, life: list[Landed], deliveries: Deliveries) -> list[Finished]:

@@ -1,0 +1,72 @@
+"""What an instance keeps, and whose moment has come, is handled next in its turn, oldest first.
+
+turn ─► [wake] ─► decide
+
+One message for each envelope that asks to wake, so a failure is tried again, and parks, as that of any message does. A
+turn is one record: what was kept for a phase is handled in the record that enters it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from ..decision.draft import Draft
+from ..decision.kept import next_kept
+from ..decision.message import Message, Outcome, unkeep
+from ..decision.record import Held
+from ..decision.state import UnreadableStateError
+from ..errors import CodecError
+from .envelope import Envelope, Maintenance
+from .instance import Instance
+from .load import unreadable
+from .replay import tell_let_go
+from .turn import HandlerFailed, Turn, advance
+
+
+def wakes(turn: Turn) -> bool:
+    """Say whether the record of a turn says that the moment of a kept message may have come."""
+    record = turn.draft.record
+    return record is not None and record.owes_waking
+
+
+def wake_next(turn: Turn) -> None:
+    """Let what is kept be looked through next, before what else is in the batch.
+
+    A turn of one message (it was too large with others) leaves that to the next turn.
+    """
+    if not turn.alone and not (turn.at < len(turn.batch) and turn.batch[turn.at].maintenance is Maintenance.WAKE):
+        turn.batch.insert(turn.at, Envelope(maintenance=Maintenance.WAKE))
+
+
+def wake(turn: Turn) -> Awaitable[None] | None:
+    """Handle the oldest kept message whose moment has come; an awaitable where it has to be waited for.
+
+    Raises HandlerFailed; SagaParkedError for a state, a phase or a message of a newer version, which this code cannot read.
+    """
+    draft = turn.draft
+    try:
+        kept = next_kept(draft)
+    except UnreadableStateError as error:
+        raise unreadable(turn.instance, str(error)) from error
+    if kept is None:
+        return None
+    message = turn.woken = _unkept(turn, kept)
+    outcome = advance(turn, message)
+    if isinstance(outcome, Outcome):
+        tell_let_go(turn.instance, kept, outcome)
+        return None
+    return _wake_slowly(turn.instance, kept, outcome)
+
+
+async def _wake_slowly(instance: Instance, kept: Held, outcome: Awaitable[Outcome]) -> None:
+    tell_let_go(instance, kept, await outcome)
+
+
+def _unkept(turn: Turn, kept: Held) -> Message:
+    draft: Draft = turn.draft
+    try:
+        return unkeep(kept, draft.registry)
+    except CodecError as error:
+        if draft.registry.is_newer(kept.event):
+            raise unreadable(turn.instance, f"kept event: {error}") from error
+        raise HandlerFailed(Message(kept.id, None, kept.kind, kept.name, kept=True), error) from error

@@ -1,0 +1,109 @@
+"""Bugs planted in what keeps messages for their moment: the simulation finds each of them within some hundred seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sagalog import Outcome, SagaRecord
+from sagalog.decision import kept, phases
+from sagalog.decision.draft import Draft
+from sagalog.runner import wake
+from sagalog.testing.simulation import SimulationError, simulate
+
+from ..phased import Orders
+from .phased_world import Depot
+
+MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
+MISPLANTED = re.compile("TypeError|AttributeError|ValueError|NameError")
+
+
+def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    MUTANTS[plant.__name__.replace("_", " ")] = plant
+    return plant
+
+
+@mutant
+def what_is_kept_is_forgotten_when_its_phase_comes(patch: pytest.MonkeyPatch) -> None:
+    real = wake.next_kept
+
+    def next_kept(draft: Any) -> Any:
+        found = real(draft)
+        if found is not None:
+            draft.record.kept = tuple(one for one in draft.record.kept if one is not found)
+        return None
+
+    patch.setattr(wake, "next_kept", next_kept)
+
+
+@mutant
+def what_is_kept_is_handled_newest_first(patch: pytest.MonkeyPatch) -> None:
+    real = wake.next_kept
+
+    def next_kept(draft: Any) -> Any:
+        if real(draft) is None:
+            return None
+        phase = kept.phase_of(draft.saga, draft.record)
+        ready = [one for one in draft.record.kept if kept._expected(draft, draft.record, one, phase)]
+        return ready[-1] if ready else real(draft)
+
+    patch.setattr(wake, "next_kept", next_kept)
+
+
+@mutant
+def a_kept_message_is_not_known(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.knows
+
+    def knows(self: Any, message_id: str, kind: str = "event") -> bool:
+        if self.record is None:
+            return real(self, message_id, kind)
+        kept, self.record.kept = self.record.kept, ()
+        try:
+            return real(self, message_id, kind)
+        finally:
+            self.record.kept = kept
+
+    patch.setattr(Draft, "knows", knows)
+
+
+@mutant
+def a_phase_that_is_entered_acts_twice(patch: pytest.MonkeyPatch) -> None:
+    real = phases._acts
+
+    def acts(saga: Any, phase: Any, state: Any, context: Any, *, entering: bool) -> Any:
+        actions = real(saga, phase, state, context, entering=entering)
+        return actions + real(saga, phase, state, context, entering=entering) if entering else actions
+
+    patch.setattr(phases, "_acts", acts)
+
+
+@mutant
+def a_kept_message_that_failed_is_left_lying(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SagaRecord, "owes_waking", property(lambda self: False))
+
+
+@mutant
+def a_kept_message_that_fails_parks_without_the_others(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.all_kept
+    patch.setattr(Draft, "all_kept", lambda self, first: real(self, first)[:1])
+
+
+@mutant
+def what_an_ended_saga_keeps_is_dropped(patch: pytest.MonkeyPatch) -> None:
+    def let_go(self: Any, message: Any) -> Any:
+        self._unkeep(self.touch(), message)
+        return Outcome.NO_INSTANCE
+
+    patch.setattr(Draft, "let_go", let_go)
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    MUTANTS[name](monkeypatch)
+    with pytest.raises(SimulationError) as caught:
+        simulate([Orders], Depot, seeds=range(500))
+    said = str(caught.value)
+    assert not MISPLANTED.search(said), f"what is planted raises, so the bug itself was not met: {said}"
