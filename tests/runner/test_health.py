@@ -164,7 +164,7 @@ async def test_a_due_loop_that_hangs_is_not_ready_although_the_journal_answers()
         bench.journal.claim_due = hang  # type: ignore[union-attr, method-assign]
         assert runner._started is not None
         engine = runner._started.engine
-        await until(lambda: engine.loop.time() - runner._started.due_loop.looked_at > 0.02)
+        await until(lambda: engine.loop.time() - runner._started.due_loop.scanned_at > 0.02)
         health = await runner.health(behind_seconds=0)
         assert (health.live, health.ready) == (True, False)
         assert health.reasons == ("due work has not been looked for since 0 s",)

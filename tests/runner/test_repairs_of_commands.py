@@ -74,7 +74,7 @@ async def test_an_edit_does_not_take_commands_from_the_worker_that_delivers_them
         await one.handle(Placed("a"))
         await called.wait()
         await apply(journal(shared), "order", "a", edit(encode({"log": ["by hand"]}), state_version=1))
-        await two._started.due_loop.look(two._started.caches["order"], shared.clock.now())  # type: ignore[union-attr]
+        await two._started.due_loop.scan(two._started.caches["order"], shared.clock.now())  # type: ignore[union-attr]
         assert seen == ["Reserve"]
         hold.set()
         await one.settle()

@@ -157,10 +157,10 @@ def compensation_runs_forwards(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def nobody_takes_over(patch: pytest.MonkeyPatch) -> None:
-    async def look(self: Any, runtime: Any, now: Any, upcoming: Any = None) -> None:
+    async def scan(self: Any, runtime: Any, now: Any, upcoming: Any = None) -> None:
         return None
 
-    patch.setattr(due.DueLoop, "look", look)
+    patch.setattr(due.DueLoop, "scan", scan)
 
 
 @mutant

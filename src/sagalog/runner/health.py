@@ -74,7 +74,7 @@ async def examine(
     if waited > max(timeout_seconds, engine.settings.lease_seconds):
         reasons.append(f"the journal has not answered a write for {waited:.0f} s")
     if live and not engine.event_time:
-        silent = engine.loop.time() - loop.looked_at
+        silent = engine.loop.time() - loop.scanned_at
         if loop.trouble:
             reasons.append(f"looking for due work fails: {loop.trouble}")
         elif silent > max(behind, 2 * engine.settings.due_poll_seconds):

@@ -70,8 +70,8 @@ class Instance:
         "in_transaction",
         "lease_end",
         "lease_seconds",
+        "load_first",
         "loaded",
-        "look_first",
         "lost",
         "mailbox",
         "next_attempt_at",
@@ -114,7 +114,7 @@ class Instance:
         # The cached record. It may be out of date: every write says which version it builds on.
         self.loaded = False
         self.fresh = False  # it was read for the next turn
-        self.look_first = False  # the next turn may not begin on the guess that nothing is stored
+        self.load_first = False  # the next turn may not begin on the guess that nothing is stored
         self.record: SagaRecord | None = None
         self.version = 0
         self.written = 0  # the newest version that this worker wrote

@@ -154,7 +154,7 @@ def take(instance: Instance, saved: SavedState | None) -> None:
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = instance.fresh = True
-    instance.look_first = False
+    instance.load_first = False
 
 
 def ids_of(record: SagaRecord | None) -> frozenset[str]:

@@ -98,7 +98,7 @@ def _stored(write: Write) -> None:
     if record.outbox or instance.owned:
         instance.owned = write.fresh | (instance.owned & ids_of(record) if not record.stuck else NONE)
     instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
-    instance.written, instance.look_first = write.version, False
+    instance.written, instance.load_first = write.version, False
     instance.cache.set_size(instance, len(write.payload))
     instance.lease_end = write.lease_end
     if runtime.engine.awaited:
@@ -194,7 +194,7 @@ def _again(turn: Turn) -> Pause | None:
     """Nothing of the turn holds, or nobody knows: put it back, and read what is stored before it is decided again."""
     instance = turn.instance
     take_back(turn)
-    instance.loaded, instance.look_first = False, True
+    instance.loaded, instance.load_first = False, True
     instance.put_back(turn.batch)
     if instance.lost <= 2:
         return None

@@ -98,13 +98,13 @@ class Started:
     async def settle(self) -> None:
         """Return when nothing is left to do now; see `SagaRunner.settle`."""
         engine = self.engine
-        await self.due_loop.scanned()
+        await self.due_loop.searched()
         while True:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here
                 now += engine.lease
             for cache in self.caches.values():
-                await self.due_loop.look(cache, now)
+                await self.due_loop.scan(cache, now)
             await engine.wait_for_tasks()
             busy = False
             for cache in self.caches.values():

@@ -24,7 +24,7 @@ _PAGE = 500  # of what is due first; the others come up when these are done
 
 
 class Stranded:
-    """Looks, now and then, for leases that no worker could have taken by the clock as it is now."""
+    """Finds, now and then, leases that no worker could have taken by the clock as it is now."""
 
     def __init__(self, engine: Engine, runtime: SagaRuntime) -> None:
         self._engine = engine
@@ -34,7 +34,7 @@ class Stranded:
         waits = max(LONGEST_LEASES * settings.lease_seconds, settings.dispatch_retry.cap_seconds)
         self._longest = timedelta(seconds=waits + 2 * settings.lease_seconds)
 
-    async def look(self, cache: InstanceCache) -> None:
+    async def take_over(self, cache: InstanceCache) -> None:
         """Take over what is stranded, once a minute at most. Raises what the store raises."""
         engine, runtime = self._engine, self._runtime
         if engine.event_time or runtime.journal is None or engine.loop.time() < self._next:

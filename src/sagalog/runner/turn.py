@@ -105,7 +105,7 @@ def _may_be_of_a_forgotten_life(instance: Instance, now: datetime) -> bool:
 
 def _may_start_unseen(instance: Instance) -> bool:
     """Say whether to handle a starting event as if nothing were stored: the write fails if anything is."""
-    if instance.look_first or instance.unknown is not None or not instance.runtime.starts_unseen:
+    if instance.load_first or instance.unknown is not None or not instance.runtime.starts_unseen:
         return False
     first = next((envelope for envelope in instance.mailbox if not envelope.over), None)
     if first is None or first.message is None or first.message.kind != "event" or first.park is not None:
