@@ -19,8 +19,8 @@ help: ## list the targets
 demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
 	@$(BIN)/sagalog demo $(ARGS)
 
-test: .venv/test ## run all tests; ARGS="-k timer" chooses
-	$(BIN)/python -m pytest $(ARGS)
+test: .venv/test ## run all tests, in two processes; ARGS="-k timer" chooses
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: .venv/check ## lint, types, walls between layers, what a step costs, and the wheel in an empty environment
 	$(BIN)/ruff check .
