@@ -29,7 +29,7 @@ WHOLE = {"max_payload_bytes", "max_in_flight", "max_batch", "max_dispatch", "cac
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(RunnerSettings)])
-@pytest.mark.parametrize("value", ODD, ids=repr)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: type(value).__name__)
 def test_a_setting_of_a_wrong_type_is_refused_by_name(name: str, value: Any) -> None:
     if (name, value) == ("command_seconds", INF):
         RunnerSettings(command_seconds=value)

@@ -153,7 +153,11 @@ class AsyncCharged(Charged):
 
 
 @pytest.mark.parametrize("receiver", [Charged, AsyncCharged])
-@pytest.mark.parametrize("answer", [True, 0, {"status": "ok"}, "done", object(), Charge("a"), [Done("a"), 1]], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    [True, 0, {"status": "ok"}, "done", object(), Charge("a"), [Done("a"), 1]],
+    ids=lambda answer: type(answer).__name__,
+)
 async def test_an_answer_that_is_no_event_is_asked_for_once(receiver: type[Charged], answer: Any) -> None:
     charge = receiver(answer=answer)
     async with runner_of(charge) as runner:

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 
 import pytest
 
-from sagalog import InMemoryJournal, JournalSagaStateStore, NoInstanceError, RunnerStoppedError, Saga, on, starts
+from sagalog import (
+    InMemoryJournal,
+    JournalSagaStateStore,
+    NoInstanceError,
+    Outcome,
+    RunnerStoppedError,
+    Saga,
+    on,
+    starts,
+)
 
 from ..orders import Noted, Paid, Placed
 from .conftest import Bench, Gate
@@ -168,3 +177,54 @@ async def test_an_event_that_still_waits_is_told_when_the_runner_stops(bench: Be
     await asyncio.wait_for(runner.stop(), 10)
     with pytest.raises(RunnerStoppedError):
         await waiting
+
+
+@dataclass
+class Joined:
+    key: str
+
+
+class HostSaga(Saga[Count]):
+    """Waits for Begun; Joined, which begins a guest, only goes on here."""
+
+    name = "host"
+
+    @starts(Begun, key="key")
+    def begun(self, state: Count, event: Begun) -> None: ...
+
+    @on(Joined, key="key")
+    def joined(self, state: Count, event: Joined) -> None:
+        state.came += 1
+
+
+class GuestSaga(Saga[Count]):
+    name = "guest"
+
+    @starts(Joined, key="key")
+    def joined(self, state: Count, event: Joined) -> None: ...
+
+
+async def test_events_that_start_one_saga_and_wait_in_another_leave_room_for_what_they_wait_for() -> None:
+    bench = Bench(InMemoryJournal())
+    async with bench.runner(
+        sagas=[HostSaga, GuestSaga], no_instance="wait", no_instance_wait_seconds=60.0, max_in_flight=2
+    ) as runner:
+        joined = [asyncio.create_task(runner.handle(Joined("a"), message_id=f"m{n}")) for n in range(4)]
+        while runner.gauges().in_flight < 2:
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            assert (await runner.handle(Begun("a"))).handled
+            receipts = await asyncio.gather(*joined)
+    assert all(receipt.outcomes["host"] is Outcome.HANDLED for receipt in receipts)
+
+
+async def test_who_is_told_that_the_runner_stopped_is_told_which_sagas_have_the_event() -> None:
+    bench = Bench(InMemoryJournal())
+    runner = bench.runner(sagas=[HostSaga, GuestSaga], no_instance="wait", no_instance_wait_seconds=60.0)
+    await runner.start()
+    joined = asyncio.create_task(runner.handle(Joined("a"), message_id="m"))
+    while runner.counters.started == 0:
+        await asyncio.sleep(0)
+    await runner.stop()
+    with pytest.raises(RunnerStoppedError, match="saga guest has it; sent again under the same message id"):
+        await joined

@@ -8,7 +8,7 @@ Everything that is wrong with an event is told here, before anything is stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -100,8 +100,9 @@ class Receiver:
         self._stamp = f"{uuid4()}/"
         self._anonymous = count(1)
         self._places = Places(engine)
-        # Where events wait for a starting event, starting events have places of their own: they are what is waited for.
-        self._starts = Places(engine)
+        # Where events wait for a starting event, each type of those has places of its own: it is what is waited for, and
+        # may itself wait in another saga for one of another type.
+        self._starts: dict[type, Places] = {}
         self._waits = engine.settings.no_instance is NoInstance.WAIT
         self._most_bytes = engine.settings.max_payload_bytes
         self._drained: asyncio.Future[None] | None = None
@@ -109,7 +110,7 @@ class Receiver:
     @property
     def in_flight(self) -> int:
         """How many events from outside, and repairs, are at work."""
-        return self._places.taken + self._starts.taken
+        return self._places.taken + sum(places.taken for places in self._starts.values())
 
     async def handle(self, event: Any, message_id: str | None, at: datetime | None) -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops."""
@@ -119,8 +120,7 @@ class Receiver:
         message = self._message(event, message_id, at)
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
-        starts = self._waits and any(cache.runtime.saga.may_start(event) for cache, _ in targets)
-        places = self._starts if starts else self._places
+        places = self._places if not self._waits else self._places_of(event, targets)
         # Others wait for a command handler to end: were it made to wait for them, all would stand still.
         if places.free or in_command_handler.get():
             places.taken += 1
@@ -137,6 +137,14 @@ class Receiver:
             return await self._deliver(targets, message)
         finally:
             self._leave(places)
+
+    def _places_of(self, event: Any, targets: list[tuple[InstanceCache, str]]) -> Places:
+        if not any(cache.runtime.saga.may_start(event) for cache, _ in targets):
+            return self._places
+        places = self._starts.get(type(event))
+        if places is None:
+            places = self._starts[type(event)] = Places(self._engine)
+        return places
 
     async def _handle_for(
         self, caller: Instance, targets: list[tuple[InstanceCache, str]], message: Message
@@ -226,7 +234,8 @@ class Receiver:
     async def drained(self) -> None:
         """Return when no event from outside is at work any more."""
         self._places.close()
-        self._starts.close()
+        for places in self._starts.values():
+            places.close()
         if self.in_flight:
             self._drained = self._engine.loop.create_future()
             await self._drained
@@ -322,7 +331,7 @@ class Receiver:
         )
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
-                raise outcome  # the sagas that took it know its id; sending it again reaches the others only
+                raise _only_in_part(outcome, targets, outcomes)
         return Receipt(
             given_id(message.id),
             {cache.runtime.name: outcome for (cache, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
@@ -346,6 +355,25 @@ class Receiver:
             envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
             await instance.submit(envelope)
         return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
+
+
+def _only_in_part(
+    error: BaseException, targets: list[tuple[InstanceCache, str]], outcomes: Sequence[Outcome | BaseException]
+) -> BaseException:
+    """Return the error of one saga, which says what it is to send the event again where others have taken it."""
+    took = [
+        cache.runtime.name
+        for (cache, _), outcome in zip(targets, outcomes, strict=True)
+        if isinstance(outcome, Outcome)
+    ]
+    if not took:
+        return error
+    have = "saga " + ", ".join(took) + (" has it" if len(took) == 1 else " have it")
+    again = f"{have}; sent again under the same message id, it reaches the others only"
+    if isinstance(error, RunnerStoppedError):
+        return RunnerStoppedError(f"the runner stopped before all sagas had handled the event: {again}")
+    error.add_note(again)
+    return error
 
 
 def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:

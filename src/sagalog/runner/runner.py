@@ -251,6 +251,9 @@ class SagaRunner:
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
 
+        Up to `max_in_flight` are at work at once. With `no_instance="wait"` those that wait count among them, so a starting
+        event is to come no further behind what waits for it.
+
         Returns their receipts in that order. All are tried; if some fail, an ExceptionGroup of their errors is raised,
         each with a note that names the event by its number (from 1) and message id.
         """
