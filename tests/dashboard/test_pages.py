@@ -19,6 +19,7 @@ from sagalog import InMemoryJournal, PersistentRepr, SagaRecord, SagaRunner, Sta
 from sagalog.dashboard.mask import MASKED, Mask
 from sagalog.decision.record import FORMAT, encode_record
 
+from .. import phased
 from ..orders import Noted, OrderSaga, Placed
 from ..runner.trips import Asked, Booked, TripSaga
 from ..servers.proxy import Proxy
@@ -360,3 +361,28 @@ async def test_a_saga_name_that_is_none_never_shows_another_instance(saga: str) 
     async with browsing(board_of(journal)) as browser:
         await read(browser, "/instance", 404, saga=saga, id="c")
         assert '"mine": 1' in (await read(browser, "/instance", saga="a", id="c")).text
+
+
+async def test_the_pages_tell_phases_and_what_is_kept() -> None:
+    journal = InMemoryJournal()
+    async with SagaRunner(journal, sagas=[phased.Orders], dispatch=lambda command: None) as runner:
+        for order in ("new", "old"):
+            await runner.handle(phased.Placed(order))
+            await runner.handle(phased.Labelled(order, "<b>x</b>"), message_id=f"label {order}")
+        await runner.handle(phased.Paid("old"))
+        await runner.settle()
+    async with browsing(board_of(journal, sagas=[phased.Orders])) as browser:
+        page = (await browser.get("/instance?saga=phased&id=new")).text
+        assert "phase <b>PLACED</b>" in page
+        assert "Messages kept for their moment" in page
+        assert "label new" in page
+        assert "<b>x</b>" not in page
+        page = (await browser.get("/instance?saga=phased&id=old")).text
+        assert '<span class="badge">kept</span>' in page
+        assert "<dt>enters</dt><dd>PAID</dd>" in page
+        listed = (await browser.get("/instances?saga=phased&phase=PAID")).text
+        assert ("id=old" in listed, "id=new" in listed) == (True, False)
+        assert (
+            '<a href="/instances?saga=phased&amp;phase=PAID">PAID</a> 1'
+            in (await browser.get("/saga?name=phased")).text
+        )

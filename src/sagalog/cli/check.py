@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 
 import click
 
+from ..diagram import outline, unreached
 from ..operating.inspect import SagaView, instances
 from ..operating.readable import Code
 from ..runner import SagaRunner
@@ -26,7 +27,8 @@ _EXAMPLES = 3
 def check_(target: str, url: str, as_json: bool) -> None:
     """Read every live saga of a journal with this code, and say which it could not go on with.
 
-    Does each state still decode, each timer, pending command, undo command and held event? Has each a handler? What
+    Does each state still decode, each timer, pending command, undo command, held and kept event? Has each a handler? Does
+    the saga still have each phase? A phase that no handler is seen to enter is warned of. What
     older code stored is upcast as a worker would. Nothing is changed. Exit code 1 if an instance would park.
 
     \b
@@ -42,6 +44,9 @@ class _Check:
         self._code = Code(runner.sagas, runner.has_handler)
         self._read: Counter[str] = Counter()
         self._parked = 0
+        self._unreached = [
+            (saga.name, phase) for saga in runner.sagas if saga.phases for phase in unreached(outline(type(saga)))
+        ]
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     async def run(self, url: str, as_json: bool) -> int:
@@ -67,6 +72,8 @@ class _Check:
         for (saga, reason), ids in sorted(self._found.items()):
             examples = ", ".join(line(one) for one in ids[:_EXAMPLES]) + (", ..." if len(ids) > _EXAMPLES else "")
             click.echo(f"{len(ids):>7,}  {line(saga)}: {line(reason)} ({examples})")
+        for saga, phase in self._unreached:
+            click.echo(f"warning  {line(saga)}: no handler is seen to enter the phase {line(phase)}")
         total, would_park = (
             self._read.total(),
             len({(saga, one) for (saga, _), ids in self._found.items() for one in ids}),
@@ -81,6 +88,7 @@ class _Check:
         fields = {
             "read": dict(sorted(self._read.items())),
             "parked_already": self._parked,
+            "phases_never_entered": [{"saga": saga, "phase": phase} for saga, phase in self._unreached],
             "would_park": [
                 {"saga": saga, "reason": reason, "ids": ids} for (saga, reason), ids in sorted(self._found.items())
             ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ..diagram import mermaid, outline, svg
+from ..diagram import mermaid, outline, state_diagram, svg
 from .targets import load_saga
 from .text import clean, json_line
 
@@ -15,8 +15,9 @@ from .text import clean, json_line
 @click.command("diagram")
 @click.argument("target", metavar="MODULE:SAGA")
 @click.option("--svg", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture to this file.")
+@click.option("--phases", is_flag=True, help="Its phases, as a Mermaid state diagram.")
 @click.option("--json", "as_json", is_flag=True, help="What was found, as one JSON object.")
-def diagram_(target: str, file: Path | None, as_json: bool) -> None:
+def diagram_(target: str, file: Path | None, phases: bool, as_json: bool) -> None:
     """Draw a saga: its events, commands, timers, compensations and ends. As Mermaid text, or as a picture.
 
     It is read from the class and from the source of its handlers; nothing is run but the import. What a handler makes
@@ -25,6 +26,7 @@ def diagram_(target: str, file: Path | None, as_json: bool) -> None:
     \b
     Examples:
       sagalog diagram shop.sagas:OrderSaga
+      sagalog diagram shop.sagas:OrderSaga --phases
       sagalog diagram shop/sagas.py:OrderSaga --svg order.svg
     """
     found = outline(load_saga(target))
@@ -36,6 +38,10 @@ def diagram_(target: str, file: Path | None, as_json: bool) -> None:
         except OSError as error:
             raise click.ClickException(clean(f"{file} cannot be written: {error.strerror}")) from error
         click.echo(f"{file} written", err=True)
+    elif phases:
+        if not found.phases:
+            raise click.ClickException(clean(f"saga {found.saga} has no phases"))
+        click.echo(state_diagram(found))
     elif as_json:
         click.echo(json_line(asdict(found)))
     else:

@@ -26,8 +26,9 @@ from .show import the_one
 def drop_(correlation_id: str, command_id: str | None, saga: str | None, url: str, wish: Wish) -> None:
     """Do not deliver one command that waits, and go on with what is behind it: for one whose handler hangs, say.
 
-    COMMAND is its number as `show` tells it (such as 3/0), or its full id; a timer can be named so, too. The command may
-    have been carried out all the same: how to undo it stays known, and `cancel` undoes it.
+    COMMAND is its number as `show` tells it (such as 3/0), or its full id; a timer can be named so, too, and a message that
+    is kept for its moment by its id. The command may have been carried out all the same: how to undo it stays known, and
+    `cancel` undoes it.
 
     Without COMMAND: end an instance whose record cannot be read. The record as it was is kept in a file here.
 

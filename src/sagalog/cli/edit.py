@@ -30,9 +30,19 @@ from .text import change_lines, clean, json_line, line
 @click.argument("correlation_id", metavar="ID")
 @click.option("--saga", help="Which saga, where several have this id.")
 @click.option("--from", "file", type=click.File("rb"), help="Take the new state from a file (- for stdin), no editor.")
+@click.option("--phase", metavar="NAME", help="Set the phase, and leave the state as it is; nothing acts on that.")
 @click.option("--record", "whole", is_flag=True, help="The whole record, not only the state: also one that is damaged.")
 @repair_options
-def edit_(target: str, correlation_id: str, saga: str | None, file: Any, whole: bool, url: str, wish: Wish) -> None:
+def edit_(
+    target: str,
+    correlation_id: str,
+    saga: str | None,
+    file: Any,
+    phase: str | None,
+    whole: bool,
+    url: str,
+    wish: Wish,
+) -> None:
     """Open the state of one instance as JSON in $EDITOR, and save it if the saga's code can read it.
 
     It is saved against the version that was shown: if the instance moves on meanwhile, nothing is overwritten. A parked
@@ -43,10 +53,16 @@ def edit_(target: str, correlation_id: str, saga: str | None, file: Any, whole: 
       sagalog edit shop.sagas:runner 4711 --note "total was negative"
       sagalog show 4711 --json | jq .record.state > state.json
       sagalog edit shop.sagas:runner 4711 --from state.json --yes
+      sagalog edit shop.sagas:runner 4711 --phase PAID --yes
       sagalog edit shop.sagas:runner 4711 --record
     """
     runner = load_runner(target)
     sagas = {one.name: one for one in runner.sagas}
+    if phase is not None and (file is not None or whole):
+        raise click.UsageError("--phase sets the phase alone: change the state, or the record, in another edit")
+    if phase is not None:
+        asyncio.run(_edit_phase(sagas, correlation_id, saga, phase, url, wish))
+        return
     given = file.read() if file is not None else None
     if given is None and not sys.stdin.isatty():
         raise click.UsageError("there is no terminal for an editor: give the new state with --from FILE --yes")
@@ -89,6 +105,38 @@ async def _edit(
             await apply(journal, view.saga, view.correlation_id, repair, expected_version=view.version)
         except ConflictError:
             raise click.ClickException(_moved_on(view, state, given)) from None
+    if not wish.as_json:
+        click.echo(f"saved as version {applied.version}")
+
+
+async def _edit_phase(
+    sagas: dict[str, Saga[Any]], correlation_id: str, name: str | None, phase: str, url: str, wish: Wish
+) -> None:
+    async with reading(url) as journal:
+        view = await the_one(journal, correlation_id, name)
+        saga = sagas.get(view.saga)
+        if saga is None:
+            raise click.ClickException(f"this runner has no saga {line(view.saga)}; it has {', '.join(sorted(sagas))}")
+        known = () if saga.phases is None else tuple(member.name for member in saga.phases)
+        if phase not in known:
+            told = f"its phases are {', '.join(known)}" if known else "it has no phases"
+            raise click.ClickException(f"saga {view.saga} knows no phase {line(phase)}: {told}")
+        repair = edit(None, phase=phase, note=wish.note, by=wish.by)
+        try:
+            applied = await apply(
+                journal, view.saga, view.correlation_id, repair, expected_version=view.version, dry_run=True
+            )
+            _show(applied, wish)
+            if applied.after is applied.before or wish.dry_run:
+                return
+            if not wish.yes:
+                _confirm(view)
+            await apply(journal, view.saga, view.correlation_id, repair, expected_version=view.version)
+        except ConflictError:
+            raise click.ClickException(
+                f"{line(view.saga)} {line(view.correlation_id)} has moved on since version {view.version} was shown; "
+                "nothing was saved"
+            ) from None
     if not wish.as_json:
         click.echo(f"saved as version {applied.version}")
 

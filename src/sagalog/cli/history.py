@@ -55,12 +55,19 @@ def _fields(step: Step) -> dict[str, object]:
         "step": view.version,
         "at": record.updated_at if record is not None else None,
         "handled": [
-            {"id": handled.id, "type": handled.type, **({"late": True} if handled.late else {})}
+            {
+                "id": handled.id,
+                "type": handled.type,
+                **({"late": True} if handled.late else {}),
+                **({"how": handled.how} if handled.how else {}),
+            }
             for handled in record.handled
         ]
         if record is not None
         else [],
         "held": [{"id": held.id, "type": held.event.type} for held in step.held],
+        **({"kept": [{"id": kept.id, "type": kept.event.type} for kept in step.kept]} if step.kept else {}),
+        **({"phase": step.phase} if step.phase else {}),
         "accepted": [{"id": one.id, "type": one.command.type} for one in step.accepted],
         "lease_until": step.lease,
         "begun_alone": step.alone,
@@ -95,6 +102,8 @@ def _lines(step: Step, parked: str) -> list[str]:
         lines.append(f"      {line(repair.action)}{who}{': ' if repair.note else ''}{line(repair.note)}")
     if record.parked and record.parked != parked:
         lines.append(f"      parked: {line(record.parked)}")
+    if step.phase:
+        lines.append(f"      enters {line(step.phase)}")
     lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))
     if step.result is not None:
         lines.append(f"      completed with {result_type(step.result)}: {cut(json_line(step.result.data), 200)}")
@@ -108,7 +117,8 @@ def _what(step: Step) -> list[str]:
     handled = [] if record is None else [_handled(step.view, one) for one in record.handled]
     held = [f"held {line(one.event.type)} ({line(one.id)})" for one in step.held]
     missed = [f"passed over what timer {line(name)} missed" for name in step.passed_over]
-    told = [*handled, *held, *missed, *(["repair"] if step.repairs else [])]
+    kept = [f"keeps {line(one.event.type)} ({line(one.id)})" for one in step.kept]
+    told = [*handled, *held, *kept, *missed, *(["repair"] if step.repairs else [])]
     if told:
         return told
     if step.accepted:
@@ -126,9 +136,12 @@ def _handled(view: SagaView, handled: Handled) -> str:
     own = persistence_id(view.saga, view.correlation_id)
     if handled.late:
         return f"ignored {line(handled.type)}, which came too late ({line(handled.id.removeprefix(f'{own}/'))})"
+    if handled.how == "ignored":
+        return f"ignored {line(handled.type)}, which its phase does not expect ({line(handled.id.removeprefix(f'{own}/'))})"
     if (entry := refused_entry(own, handled.id)) is not None:
         return f"{line(handled.type)} was refused ({line(entry)})"
-    return f"{line(handled.type)} ({line(handled.id.removeprefix(f'{own}/'))})"
+    kept = ", which was kept" if handled.how == "kept" else ""
+    return f"{line(handled.type)}{kept} ({line(handled.id.removeprefix(f'{own}/'))})"
 
 
 def _worker(writer: str) -> str:

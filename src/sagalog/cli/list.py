@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..decision.record import FINAL
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, instances
 from ..operating.outbox import LONG, Pending, oldest_pending
@@ -34,6 +35,7 @@ def list_(url: str, selection: Selection, code: str | None, everything: bool, li
       sagalog list --journal sqlite:///orders.db
       sagalog list --status parked --why ConnectionError --json
       sagalog list --saga order --older-than 2h --id-has EU-
+      sagalog list --saga order --phase PAID
       sagalog list --overdue
       sagalog list --code shop.sagas:runner --status unreadable
     """
@@ -63,7 +65,7 @@ async def _list(
                     click.echo(f"{'SAGA':<16} {'ID':<28} {'STATUS':<19} {'STEPS':>5}  {'UPDATED (UTC)':<19}  WHY")
                 updated = moment(view.record.updated_at) if view.record is not None else ""
                 click.echo(
-                    f"{line(view.saga):<16} {line(view.correlation_id):<28} {view.status:<19} {view.version:>5}  "
+                    f"{line(view.saga):<16} {line(view.correlation_id):<28} {_stands(view):<19} {view.version:>5}  "
                     f"{updated:<19}  {_first_line(view.why or _waits(waiting, now))}".rstrip()
                 )
             shown += 1
@@ -73,6 +75,13 @@ async def _list(
         click.echo(
             f"{shown:,} instance{'' if shown == 1 else 's'}" + ("" if finished else " (--all: finished ones too)")
         )
+
+
+def _stands(view: SagaView) -> str:
+    """Return how an instance stands, and in which phase if it has one and has not ended."""
+    if view.record is None or not view.phase or view.record.status in FINAL:
+        return view.status
+    return f"{view.status} {line(view.phase)}"
 
 
 def _first_line(why: str) -> str:
@@ -95,6 +104,7 @@ def summary(view: SagaView, waiting: Pending | None) -> dict[str, Any]:
         "saga": view.saga,
         "id": view.correlation_id,
         "status": view.status,
+        **({"phase": view.phase} if view.phase else {}),
         "version": view.version,
         "started_at": record.started_at if record is not None else None,
         "updated_at": record.updated_at if record is not None else None,

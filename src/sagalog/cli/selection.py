@@ -16,7 +16,7 @@ from .durations import Duration
 F = TypeVar("F", bound=Callable[..., Any])
 
 STATUSES = [*(status.value for status in Status), "parked", "unreadable"]
-_OPTIONS = ("status", "why", "id_has", "older_than", "newer_than", "overdue")
+_OPTIONS = ("status", "phase", "why", "id_has", "older_than", "newer_than", "overdue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class Selection:
 
     saga: str | None = None
     status: str | None = None
+    phase: str | None = None
     why: str | None = None
     id_has: str | None = None
     older_than: timedelta | None = None
@@ -42,6 +43,8 @@ class Selection:
     def takes(self, view: SagaView, now: datetime) -> bool:
         """Say whether an instance is meant. Its age is the time since its last step."""
         if self.status is not None and view.status != self.status:
+            return False
+        if self.phase is not None and view.phase != self.phase:
             return False
         if self.why is not None and self.why.casefold() not in view.why.casefold():
             return False
@@ -69,6 +72,7 @@ def selecting(command: F) -> F:
     options = (
         click.option("--saga", help="Only this saga."),
         click.option("--status", type=click.Choice(STATUSES), help="Only these."),
+        click.option("--phase", metavar="NAME", help="Only those in this phase."),
         click.option("--why", metavar="TEXT", help="Only what is stuck for a reason that holds this text."),
         click.option("--id-has", metavar="TEXT", help="Only ids that hold this text."),
         click.option("--older-than", type=Duration(), help="Only those whose last step is longer ago, e.g. 2h."),

@@ -94,6 +94,8 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     out.append(f"steps   {view.version}, since {moment(record.started_at)}, last {moment(record.updated_at)} UTC")
     if record.incarnation > 1:
         out.append(f"life    {record.incarnation}: it was finished before and started again")
+    if record.phase:
+        out.append(f"phase   {line(record.phase)}")
     state = "(not JSON)" if record.state_is_base64 else msgspec.json.format(bytes(record.state)).decode()
     out.append("state   " + clean(state[:_LONGEST_STATE]).replace("\n", "\n        "))
     if len(state) > _LONGEST_STATE:
@@ -124,6 +126,10 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     out.extend(_more("undo", len(record.undo)))
     out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held[:_MOST])
     out.extend(_more("held", len(record.held)))
+    out.extend(f"kept    {line(kept.event.type)}, message {line(kept.id)}" for kept in record.kept[:_MOST])
+    out.extend(_more("kept", len(record.kept)))
+    if record.owes_waking:
+        out.append("        a running worker handles what is kept and expected now, as soon as it comes to it")
     if record.owes_replay:
         out.append("        a running worker replays what is held, as soon as it comes to it")
     consumed = count_of(record.inbox)

@@ -56,6 +56,7 @@ def _lines(figures: SagaStats, now: datetime) -> list[str]:
     undelivered, oldest = figures.oldest_undelivered_at, figures.oldest_undelivered
     which = f", {line(oldest.type)} ({line(oldest.command)}) of {line(oldest.id)}" if oldest is not None else ""
     timer = figures.oldest_overdue_timer_at
+    phases = ", ".join(f"{line(name)} {count:,}" for name, count in sorted(figures.phases.items()))
     return [
         line(figures.saga),
         f"  live         {figures.live:>9,}   finished and remembered {figures.remembered:,}",
@@ -65,6 +66,8 @@ def _lines(figures: SagaStats, now: datetime) -> list[str]:
         f"  undelivered  {figures.undelivered:>9,}   oldest command: {_age(undelivered, now)}{which}",
         f"  timers       {figures.timers:>9,}",
         f"  last hour    {figures.changed:>9,}   changed; {figures.started:,} started, {figures.ended:,} ended",
+        *([f"  kept         {figures.kept:>9,}   messages that wait for their moment"] if figures.kept else []),
+        *([f"  by phase     {phases}"] if phases else []),
     ]
 
 

@@ -70,6 +70,7 @@ async def instances_page(board: Board, request: Request) -> Page:
         "id": wanted.id,
         "anywhere": "1" if wanted.anywhere else "",
         "reason": wanted.reason,
+        "phase": wanted.phase,
     }
     context = {"wanted": wanted, "found": found, "query": query, "most_watched": MAX_WATCHED}
     context |= {"pending": board.overview.tally.undelivered.entries, "name_of": name_of, "long": LONG}

@@ -46,6 +46,7 @@ class Filter(msgspec.Struct, frozen=True):
     id: str = ""
     anywhere: bool = False
     reason: str = ""
+    phase: str = ""
     after: str = ""  # the instance that the page before ended with, as `<pass>:<persistence id>`
 
     @classmethod
@@ -58,11 +59,14 @@ class Filter(msgspec.Struct, frozen=True):
             query.get("id", ""),
             query.get("anywhere", "") == "1",
             query.get("reason", ""),
+            query.get("phase", ""),
             query.get("after", "") if _PLACE.match(query.get("after", "")) else "",
         )
 
     def matches(self, view: SagaView) -> bool:
         """Say whether an instance is one of those, apart from its id and saga."""
+        if self.phase and view.phase != self.phase:
+            return False
         if self.status == "live":
             if view.finished:
                 return False

@@ -14,7 +14,7 @@ from ..definition.results import result_type
 from ..journal import Journal
 from ..operating.inspect import SagaView, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
-from ..operating.steps import accepted_in, begun_in, passed_over_in, repairs_of, result_in
+from ..operating.steps import accepted_in, begun_in, kept_in, passed_over_in, phase_in, repairs_of, result_in
 from .mask import MASKED, Mask
 from .render import MAX_OF_A_MESSAGE, cut, pretty
 from .tally import name_of
@@ -71,6 +71,8 @@ class StoryStep(msgspec.Struct):
     passed_over: list[str] = []  # recurring timers whose missed times it passed over
     lease: bool = False  # it prolonged the lease of the worker that is at the first command
     result: Payload | None = None  # that it completed with
+    kept: list[Held] = []  # messages that it keeps for their moment
+    phase: str = ""  # that it entered
     alone: str = ""  # the type of the command that it began by itself, because workers died that had it in hand
 
 
@@ -134,6 +136,8 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         passed_over_in(before, view),
         before is not None and record.leased_until not in (None, before.leased_until),
         None if (result := result_in(before, view)) is None else shown_result(result, mask),
+        kept_in(before, view),
+        phase_in(before, view),
         begun_in(before, view),
     )
 

@@ -69,6 +69,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
+        self.phases: Counter[tuple[str, str]] = Counter()  # by saga and phase, of those that have not ended
         self.undrained: Counter[str] = Counter()  # ended, with something left to deliver: by saga
         self.watched: dict[str, Watched[str]] = {status: Watched() for status in WATCHED}  # the reason
         self.undelivered: Watched[Undelivered] = Watched()
@@ -76,6 +77,8 @@ class Tally:
     def add(self, view: SagaView) -> None:
         """Count an instance."""
         self._count(view.saga, view.status, _undrained(view), 1)
+        if phase := _phase(view):
+            self.phases[view.saga, phase] += 1
         watched = self.watched.get(view.status)
         if watched is not None:
             watched.put(name_of(view), view.why)
@@ -95,6 +98,8 @@ class Tally:
             )
         if before is not None or not _began(after):
             self._count(after.saga, status, undrained, -1)
+            if before is not None and (phase := _phase(before)):
+                self.phases[after.saga, phase] = max(0, self.phases[after.saga, phase] - 1)
             if status in self.watched and status != after.status:
                 self.watched[status].drop(name)
         self.add(after)
@@ -116,10 +121,19 @@ class Tally:
             if status in statuses and (saga is None or name == saga)
         )
 
+    def by_phase(self, saga: str) -> list[tuple[str, int]]:
+        """Return the phases in which live instances of a saga were seen, with how many are in each, sorted by name."""
+        return sorted((phase, number) for (name, phase), number in self.phases.items() if name == saga and number)
+
     def live(self, saga: str | None = None) -> int:
         """Return how many instances are live: those that have not ended, or have something left to deliver."""
         undrained = sum(self.undrained.values()) if saga is None else self.undrained[saga]
         return self.count(*_LIVE, saga=saga) + undrained
+
+
+def _phase(view: SagaView) -> str:
+    """Return the phase of an instance that has not ended; nothing for one that has none."""
+    return view.phase if view.record is not None and view.record.status not in FINAL else ""
 
 
 def _undrained(view: SagaView) -> bool:

@@ -119,8 +119,9 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
                 record.timers = {other: kept for other, kept in record.timers.items() if other != name}
                 what = "the scheduled" if timer.send else f"the timer {name}, that is"
                 return [f"drops {what} {timer.event.type} ({entry})"]
-        if any(one.id == entry for one in record.kept):
-            return _drop_kept(record, entry)
+        for kept in record.kept:
+            if kept.id == entry or (kept.kind == "timer" and kept.id.endswith(f"/{entry}")):
+                return _drop_kept(record, kept.id)
         waiting = [*map(_command, record.outbox), *(f"{t.event.type} ({t.id})" for t in record.timers.values())]
         raise RepairError(
             f"{entry!r} is neither a command in the outbox nor a timer, nor the id of a kept message; there "

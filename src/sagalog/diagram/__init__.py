@@ -2,6 +2,7 @@
 
 from .mermaid import mermaid
 from .outline import Outline, Reaction, outline
+from .phases import state_diagram, unreached
 from .svg import svg
 
-__all__ = ["Outline", "Reaction", "mermaid", "outline", "svg"]
+__all__ = ["Outline", "Reaction", "mermaid", "outline", "state_diagram", "svg", "unreached"]

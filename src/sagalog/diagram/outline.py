@@ -11,13 +11,16 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
-from ..definition.actions import CancelTimer, Compensate, Complete, Schedule, Send, SetTimer
+from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Schedule, Send, SetTimer
+from ..definition.routes import Route
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
 
 _UNNAMED = "a command"
+UNKNOWN_PHASE = "?"  # one that only a run would tell
 
 
 @dataclass(slots=True)
@@ -39,21 +42,40 @@ class Reaction:
     compensates: bool = False
     chain: list[str] = field(default_factory=list)  # what Compensate(...) names itself
     completes: bool = False
+    during: tuple[str, ...] = ()  # phases that expect it; none are named: all of them
+    unexpected: dict[str, str] = field(default_factory=dict)  # phase -> what it does with such an event
+    enters: list[str] = field(default_factory=list)  # phases
+    acts: str = ""  # it is no event: "entering" or "leaving" one of the phases in `during`
+
+    @property
+    def title(self) -> str:
+        """The trigger, with its phases where it has some."""
+        return f"{self.trigger} ({', '.join(self.during)})" if self.during and not self.acts else self.trigger
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A saga's reactions: starting events first, then in the order of its class. `unread`: no source was found there."""
+    """A saga's reactions: starting events first, then in the order of its class. `unread`: no source was found there.
+
+    `phases`: their names, the initial one first.
+    """
 
     saga: str
     reactions: tuple[Reaction, ...]
     unread: tuple[str, ...] = ()
+    phases: tuple[str, ...] = ()
 
 
 def outline(saga: type[Saga[Any]]) -> Outline:
     """Return what `saga` may do. A saga that overrides `handle` is shown as one reaction to "any event"."""
     reactions = [
-        Reaction(schema_of(route.event).name, route.method, route.starts)
+        Reaction(
+            schema_of(route.event).name,
+            route.method,
+            route.starts,
+            during=tuple(member.name for member in route.during),
+            unexpected=_unexpected(saga, route),
+        )
         for route in sorted(saga.routes(), key=lambda route: (not route.starts, _line(saga, route.method)))
     ]
     if saga.handle is not Saga.handle:
@@ -62,11 +84,45 @@ def outline(saga: type[Saga[Any]]) -> Outline:
         Reaction(f"{schema_of(command).name} refused", method, refusal=True)
         for command, method in saga.refusals().items()
     ]
+    reactions += _acting(saga)
     unread = []
     for reaction in reactions:
         if not _read(saga, getattr(saga, reaction.method), reaction, set()):
             unread.append(reaction.method)
-    return Outline(saga.name, tuple(reactions), tuple(unread))
+    return Outline(saga.name, tuple(reactions), tuple(unread), _phases(saga))
+
+
+def _phases(saga: type[Saga[Any]]) -> tuple[str, ...]:
+    table = saga.phase_table
+    if table is None:
+        return ()
+    return (table.initial.name, *(member.name for member in table.phases if member is not table.initial))
+
+
+def _unexpected(saga: type[Saga[Any]], route: Route) -> dict[str, str]:
+    table = saga.phase_table
+    if table is None:
+        return {}
+    return {
+        member.name: table.policy(route.event, member) or saga.unexpected
+        for member in table.phases
+        if not table.expects(route.event, member)
+    }
+
+
+def _acting(saga: type[Saga[Any]]) -> list[Reaction]:
+    """Return what acts when a phase is entered or left, one for each method."""
+    table = saga.phase_table
+    if table is None:
+        return []
+    found: dict[tuple[str, str], list[str]] = {}
+    for acts, methods in (("entering", table.entering), ("leaving", table.leaving)):
+        for phase, method in methods.items():
+            found.setdefault((acts, method), []).append(phase)
+    return [
+        Reaction(f"{acts} {', '.join(phases)}", method, during=tuple(phases), acts=f"acts on {acts}")
+        for (acts, method), phases in found.items()
+    ]
 
 
 def _line(saga: type, method: str) -> int:
@@ -88,7 +144,10 @@ def _read(saga: type, function: Any, reaction: Reaction, seen: set[Any]) -> bool
     assigned = _assigned(tree, names)
     for call in _calls(tree):
         called = names(call.func)
-        if called in _ACTIONS:
+        if called is Enter:
+            phase = names(_argument(call, 0, "phase") or call)
+            reaction.enters.append(phase.name if isinstance(phase, Enum) else UNKNOWN_PHASE)
+        elif called in _ACTIONS:
             _ACTIONS[called](reaction, call, assigned)
         elif isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
             inner = getattr(saga, call.func.attr, None) if call.func.value.id == "self" else None

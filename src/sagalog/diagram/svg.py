@@ -47,7 +47,7 @@ class _Cell:
 def svg(found: Outline) -> str:
     """Return the file's text."""
     rows = [(reaction, _cells(reaction)) for reaction in found.reactions]
-    left = _width([reaction.trigger for reaction in found.reactions])
+    left = _width([reaction.title for reaction in found.reactions])
     middle = _width([cell.text for _, cells in rows for cell in cells])
     undos = [cell.undo for _, cells in rows for cell in cells if cell.undo]
     columns = (_MARGIN, _MARGIN + left + _GAP, _MARGIN + left + _GAP + middle + _GAP)
@@ -55,7 +55,8 @@ def svg(found: Outline) -> str:
     tops: dict[str, float] = {}
     height = 2.0 * _MARGIN + 24
     for reaction, cells in rows:
-        tops[reaction.trigger] = height
+        tops[reaction.title] = height
+        tops.setdefault(reaction.trigger, height)  # where a timer that brings it leads
         height += max(1, len(cells)) * _ROW + 12
     parts: list[str] = []
     for reaction, cells in rows:
@@ -111,8 +112,8 @@ def _reaction(
     columns: tuple[float, float, float],
     widths: tuple[float, float, float],
 ) -> list[str]:
-    top = tops[reaction.trigger]
-    parts = _box("event", columns[0], top, widths[0], reaction.trigger)
+    top = tops[reaction.title]
+    parts = _box("event", columns[0], top, widths[0], reaction.title)
     if reaction.starts:
         parts.append(f'<text class="small" x="{columns[0]}" y="{top - 4:.0f}">starts it</text>')
     right, begin = columns[0] + widths[0], top + _BOX / 2

@@ -47,6 +47,11 @@ class SagaView(msgspec.Struct, frozen=True):
         return "parked" if self.record.parked else self.record.status.value
 
     @property
+    def phase(self) -> str:
+        """The name of its phase, or nothing."""
+        return "" if self.record is None else self.record.phase
+
+    @property
     def why(self) -> str:
         """Why it needs an operator, or nothing."""
         record = self.record

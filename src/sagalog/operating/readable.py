@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..decision.message import unhold
+from ..decision.phases import unknown_phase
 from ..decision.record import SagaRecord
 from ..decision.state import UnreadableStateError, decode_state
 from ..definition.recurring import RuleError, check_rule
@@ -65,6 +66,8 @@ class Code:
             decode_state(saga, record)
         except UnreadableStateError as error:
             yield Reason(f"state: {error}")
+        if saga.phase_table is not None and record.phase and saga.phase_table.named(record.phase) is None:
+            yield Reason(unknown_phase(saga, record))
         yield from self._of_messages(saga, record)
 
     def _of_messages(self, saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
@@ -100,14 +103,14 @@ class Code:
                 yield from self._handled(registry.unpack(stored), what, entry)
             except CodecError as error:
                 yield Reason(f"{what}: {error}", entry)
-        for held in record.held:
+        for what, held in (*(("held", one) for one in record.held), *(("kept", one) for one in record.kept)):
             try:
                 event = unhold(held, registry).event
             except CodecError as error:
-                yield Reason(f"held event: {error}")
+                yield Reason(f"{what} event: {error}")
                 continue
             if held.kind != "refused" and not saga.handles_event(event):
-                yield Reason(f"held event: no handler takes {held.event.type}", unreadable=False)
+                yield Reason(f"{what} event: no handler takes {held.event.type}", unreadable=False)
 
     def _handled(self, command: Any, what: str, entry: str) -> Iterator[Reason]:
         if not self._handles(type(command)):

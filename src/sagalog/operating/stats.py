@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from ..decision.record import FINAL
 from ..journal import Journal
 from ..journal.protocol import server_now
 from .inspect import SagaView, instances
@@ -39,6 +40,7 @@ class SagaStats(msgspec.Struct):
     remembered: int = 0  # finished, as tombstones
     undelivered: int = 0  # commands in outboxes
     held: int = 0  # messages of parked instances
+    kept: int = 0  # messages that wait for a phase, or for what comes before them
     timers: int = 0  # scheduled commands included
     oldest_undelivered_at: datetime | None = None  # of its step; of the newest step, where its own is not kept
     oldest_undelivered: Oldest | None = None
@@ -46,6 +48,7 @@ class SagaStats(msgspec.Struct):
     changed: int = 0
     started: int = 0
     ended: int = 0
+    phases: dict[str, int] = {}  # instances that have not ended, by the name of their phase
 
 
 async def stats(
@@ -88,6 +91,9 @@ def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
     figures.compensation_failed += record.status.value == "compensation_failed"
     figures.undelivered += len(record.outbox)
     figures.held += len(record.held)
+    figures.kept += len(record.kept)
+    if record.phase and record.status not in FINAL:
+        figures.phases[record.phase] = figures.phases.get(record.phase, 0) + 1
     figures.timers += len(record.timers)
     figures.changed += record.updated_at > now - RECENT
     figures.started += record.started_at > now - RECENT

@@ -34,6 +34,8 @@ class Step(msgspec.Struct, frozen=True):
 
     passed_over: list[str]  # recurring timers whose missed times it passed over, by name
     result: Typed | None = None  # that it completed with
+    kept: list[Held] = []  # messages that it keeps for their moment
+    phase: str = ""  # that it entered
 
     @property
     def says_nothing(self) -> bool:
@@ -48,6 +50,8 @@ class Step(msgspec.Struct, frozen=True):
             or self.alone
             or self.view.sent
             or self.passed_over
+            or self.kept
+            or self.phase
         )
         return not new and not (record is not None and record.handled)
 
@@ -68,6 +72,8 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             begun_in(known, view),
             passed_over_in(known, view),
             result_in(known, view),
+            kept_in(known, view),
+            phase_in(known, view),
         )
         if view.record is not None:
             before = view
@@ -85,6 +91,21 @@ def _held(before: SagaRecord | None, view: SagaView) -> list[Held]:
         return []
     known = {held.id for held in before.held} if before is not None else set()
     return [held for held in view.record.held if held.id not in known]
+
+
+def kept_in(before: SagaRecord | None, view: SagaView) -> list[Held]:
+    """Return the messages that a step keeps for their moment."""
+    if view.record is None or (before is None and view.version > 1):
+        return []
+    known = {kept.id for kept in before.kept} if before is not None else set()
+    return [kept for kept in view.record.kept if kept.id not in known]
+
+
+def phase_in(before: SagaRecord | None, view: SagaView) -> str:
+    """Return the phase that an instance is in since a step, if it was in another one before."""
+    if view.record is None or (before is None and view.version > 1):
+        return ""
+    return view.record.phase if before is None or before.phase != view.record.phase else ""
 
 
 def repairs_of(before: SagaRecord | None, view: SagaView) -> list[Audit]:
