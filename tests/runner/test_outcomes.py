@@ -1,4 +1,4 @@
-"""How an instance stands and how it ended, asked of a runner: whoever ended it, and of the life that was meant."""
+"""How an instance ended, asked of a runner: whoever ended it."""
 
 from __future__ import annotations
 
@@ -9,123 +9,26 @@ from typing import Any
 import pytest
 
 from sagalog import (
-    CodecError,
     CommandRefused,
     DefinitionError,
     InMemoryJournal,
-    InvalidEventError,
-    JournalSagaStateStore,
-    JournalUnavailableError,
     NoInstanceError,
-    OutcomeGoneError,
     OutcomeTimeoutError,
     RunnerStoppedError,
     Saga,
-    SagaOutcome,
-    SagaRunner,
     Status,
     starts,
 )
-from sagalog.decision.record import decode_record, encode_record
 from sagalog.runner import follower
 
+from .asking import SOON, runner, waiting
 from .conftest import Bench
 from .trips import Asked, Booked, Booking, CalledOff, Failed, Trip, TripSaga
-
-SOON = timedelta(seconds=15)  # for what has to come; so long a broken runner is waited for
-
-
-def runner(bench: Bench, source: Any = None, **more: Any) -> SagaRunner:
-    more.setdefault("dispatch", lambda command: None)
-    return bench.runner(source, sagas=[TripSaga], **more)
-
-
-async def waiting(asked: SagaRunner, number: int = 1) -> None:
-    """Return when so many calls wait, and each has looked at what is stored."""
-    while True:
-        started = asked._started
-        assert started is not None
-        waiters = [one for some in started.engine.awaited.by_id.values() for one in some]
-        if len(waiters) == number and all(one.looked for one in waiters):
-            return
-        await asyncio.sleep(0)
 
 
 @pytest.fixture
 async def memory() -> Bench:
     return Bench(InMemoryJournal())
-
-
-# The state.
-
-
-async def test_the_state_of_a_live_and_of_an_ended_instance_is_a_copy(bench: Bench) -> None:
-    async with runner(bench) as one:
-        await one.handle(Asked("T-1"))
-        state = await one.state(TripSaga, "T-1")
-        assert state == Trip(log=["asked"])
-        state.log.append("changed by its reader")
-        assert await one.state(TripSaga(), "T-1") == Trip(log=["asked"])
-        await one.handle(Booked("T-1", "B-7"))
-        await one.settle()
-        assert await one.state(TripSaga, "T-1") == Trip("B-7", ["asked"])
-
-
-async def test_a_state_that_is_not_there_is_said_so(bench: Bench) -> None:
-    async with runner(bench) as one:
-        with pytest.raises(NoInstanceError, match="'T-9': there is no such instance"):
-            await one.state(TripSaga, "T-9")
-
-
-async def test_what_cannot_be_asked_is_an_error_that_names_it(memory: Bench) -> None:
-    class Other(Saga[Trip]):
-        name = "other"
-
-        @starts(Asked, key="trip")
-        def asked(self, trip: Trip, event: Asked) -> None: ...
-
-    class Namesake(Other):
-        name = "trip"
-
-    one = runner(memory)
-    with pytest.raises(RunnerStoppedError):
-        await one.state(TripSaga, "T-1")
-    async with one:
-        for ask in (one.state, one.outcome):
-            with pytest.raises(InvalidEventError, match="no saga 'other' in this runner"):
-                await ask(Other, "T-1")
-            with pytest.raises(DefinitionError, match="runs TripSaga under the name 'trip', not Namesake"):
-                await ask(Namesake, "T-1")
-            with pytest.raises(DefinitionError, match="ask for a saga by its class"):
-                await ask("trip", "T-1")  # type: ignore[arg-type]
-            with pytest.raises(InvalidEventError, match="correlation_id"):
-                await ask(TripSaga, "")
-        for wrong in ({"timeout": 3}, {"timeout": timedelta(0)}, {"incarnation": 0}, {"missing": "maybe"}):
-            with pytest.raises(DefinitionError, match=next(iter(wrong))):
-                await one.outcome(TripSaga, "T-1", **wrong)  # type: ignore[arg-type]
-
-
-async def test_a_record_that_this_code_cannot_read_is_said_to_be_so(memory: Bench) -> None:
-    assert memory.journal is not None
-    store = JournalSagaStateStore(memory.journal, "trip")
-    async with runner(memory) as one:
-        await one.handle(Asked("T-1"))
-        await one.handle(Asked("T-2"))
-        await one.settle()
-        for name, change in (("T-1", {"format": 9}), ("T-2", {"state_version": 5})):
-            saved = await store.load(name)
-            assert saved is not None
-            record = decode_record(saved.payload)
-            for field, value in change.items():
-                setattr(record, field, value)
-            record.status = Status.COMPLETED
-            await store.save(name, encode_record(record), expected_version=saved.version)
-            for ask in (one.state, one.outcome):
-                with pytest.raises(CodecError, match=f"saga 'trip', id '{name}' cannot be read by this code"):
-                    await ask(TripSaga, name)
-
-
-# The outcome.
 
 
 async def test_an_outcome_tells_how_it_ended_with_its_result_and_state(bench: Bench) -> None:
@@ -190,9 +93,7 @@ async def test_an_outcome_is_heard_of_when_another_worker_ends_the_instance(shar
         assert not one._started.engine.awaited  # type: ignore[union-attr]
 
 
-async def test_where_a_journal_cannot_be_followed_some_are_looked_up_at_a_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_where_a_journal_cannot_be_followed_some_are_looked_up_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unfollowed(InMemoryJournal):
         newest_offset = None  # type: ignore[assignment]
 
@@ -314,119 +215,3 @@ async def test_an_event_handler_may_not_wait_for_an_outcome(memory: Bench) -> No
     async with one:
         with pytest.raises(DefinitionError, match="its event handler waits for an outcome"):
             await one.handle(Asked("T-1"))
-
-
-# Of the life that was meant.
-
-
-async def test_a_life_that_another_one_has_followed_tells_its_result_and_not_its_state(bench: Bench) -> None:
-    async with runner(bench) as one:
-        await one.handle(Asked("T-1"))
-        await one.handle(Booked("T-1", "B-1"))
-        await one.settle()
-        ended_at = bench.clock.now()
-        bench.advance(minutes=1)
-        await one.handle(Asked("T-1"))
-        first = await one.outcome(TripSaga, "T-1", incarnation=1, timeout=SOON)
-        assert (first.status, first.result, first.ended_at) == (Status.COMPLETED, Booking("B-1", [0, 1]), ended_at)
-        assert first.incarnation == 1
-        with pytest.raises(OutcomeGoneError, match="life 1: its state is not kept"):
-            first.state
-        second = asyncio.create_task(one.outcome(TripSaga, "T-1", timeout=SOON))
-        third = asyncio.create_task(one.outcome(TripSaga, "T-1", incarnation=3, timeout=SOON, missing="wait"))
-        await waiting(one, 2)
-        await one.handle(Booked("T-1", "B-2"))
-        assert (await second).result.number == "B-2"
-        with pytest.raises(NoInstanceError, match="life 3 has not begun, it is in life 2"):
-            await one.outcome(TripSaga, "T-1", incarnation=3, timeout=SOON)
-        await one.handle(Asked("T-1"))
-        with pytest.raises(OutcomeGoneError, match="life 1: life 3 has begun since"):
-            await one.outcome(TripSaga, "T-1", incarnation=1, timeout=SOON)
-        await one.handle(Booked("T-1", "B-3"))
-        assert (await third).result.number == "B-3"
-
-
-async def test_the_end_of_a_life_is_heard_of_though_the_next_one_begins_in_the_same_record(shared: Bench) -> None:
-    async with runner(shared) as one, runner(shared) as other:
-        await one.handle(Asked("T-1"))
-        await one.settle()
-        asked = asyncio.create_task(one.outcome(TripSaga, "T-1", timeout=SOON))
-        await waiting(one)
-        await asyncio.gather(other.handle(Booked("T-1", "B-1")), other.handle(Asked("T-1")))
-        outcome = await asked
-        assert (outcome.incarnation, outcome.result) == (1, Booking("B-1", [0, 1]))
-
-
-async def test_a_large_result_does_not_weigh_on_the_next_life(memory: Bench) -> None:
-    async with runner(memory) as one:
-        await one.handle(Asked("T-1"))
-        await one.handle(Booked("T-1", "large"))
-        await one.settle()
-        await one.handle(Asked("T-1"))
-        with pytest.raises(OutcomeGoneError, match="its result was too large to be kept when the next life began"):
-            await one.outcome(TripSaga, "T-1", incarnation=1, timeout=SOON)
-        assert memory.journal is not None
-        saved = await JournalSagaStateStore(memory.journal, "trip").load("T-1")
-        assert saved is not None
-        assert len(saved.payload) < 1000
-
-
-async def test_a_life_that_was_forgotten_and_begun_anew_is_not_taken_for_the_one_that_was_meant(
-    memory: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its numbers begin anew: only the time it began tells it from the one before."""
-    monkeypatch.setattr(follower, "_AGAIN_SECONDS", 0.0)
-    assert isinstance(memory.journal, InMemoryJournal)
-    async with runner(memory) as one:
-        await one.handle(Asked("T-1"))
-        await one.settle()
-        asked = [asyncio.create_task(one.outcome(TripSaga, "T-1", timeout=SOON)) for _ in range(2)]
-        await waiting(one, 2)
-        real = memory.journal.records_after
-        with monkeypatch.context() as patch:  # the follower is late
-
-            async def nothing_yet(offset: int, *, limit: int = 1000) -> Any:
-                return [], offset
-
-            patch.setattr(memory.journal, "records_after", nothing_yet)
-            patch.setattr(type(one._started.follower), "_in_turn", lambda self, most: [])
-            async with runner(memory) as other:
-                await other.handle(Booked("T-1", "B-1"))
-                await other.settle()
-                saved = await JournalSagaStateStore(memory.journal, "trip").load_with_tombstone("T-1")
-                assert saved is not None
-                await memory.journal.purge([("saga::trip::T-1", saved.version)])
-                memory.advance(days=30)
-                await other.handle(Asked("T-1"))
-                await other.handle(Booked("T-1", "B-2"))
-        assert memory.journal.records_after == real
-        for outcome in asked:
-            with pytest.raises(OutcomeGoneError, match="begun anew, before its end was seen"):
-                await outcome
-
-
-async def test_who_waits_is_not_troubled_by_a_journal_that_is_away(
-    memory: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(follower, "_LONGEST_PAUSE", 0.01)
-    assert isinstance(memory.journal, InMemoryJournal)
-
-    async def away(*_: Any, **__: Any) -> Any:
-        raise JournalUnavailableError("it is away")
-
-    async with runner(memory) as one, runner(memory) as other:
-        await one.handle(Asked("T-1"))
-        with monkeypatch.context() as patch:
-            patch.setattr(memory.journal, "newest_offset", away)
-            with pytest.raises(OutcomeTimeoutError, match="could not be asked: it is away"):
-                await one.outcome(TripSaga, "T-1", timeout=timedelta(seconds=0.1))
-            asked = asyncio.create_task(one.outcome(TripSaga, "T-1", timeout=SOON))
-            while not one._started.follower.trouble:  # type: ignore[union-attr]
-                await asyncio.sleep(0)
-            await other.handle(Booked("T-1", "B-1"))
-        assert (await asked).result.number == "B-1"
-
-
-def test_an_outcome_can_be_made_for_tests_of_callers(memory: Bench) -> None:
-    made = SagaOutcome("trip", "T-1", Status.COMPLETED, "done", memory.clock.now(), last_state=Trip("B"))
-    assert made.state.number == "B"

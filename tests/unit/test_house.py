@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -18,3 +19,16 @@ def test_no_two_classes_have_one_name() -> None:
             if isinstance(node, ast.ClassDef):
                 found[node.name.lstrip("_")].append(path.relative_to(ROOT).as_posix())
     assert {name: places for name, places in found.items() if len(places) > 1} == {}
+
+
+def test_no_comment_is_a_heading() -> None:
+    """A comment between two empty lines, or one that is drawn with lines: there the file is to be cut."""
+    found = []
+    for path in [*SOURCE, *TESTS]:
+        lines = ["", *path.read_text().splitlines(), ""]
+        for number, (before, line, after) in enumerate(zip(lines, lines[1:], lines[2:], strict=False), 1):
+            text = line.strip()
+            alone = text.startswith("# ") and not before.strip() and not after.strip()
+            if alone or re.match(r"#\s*[-=~─━*#]{3}", text):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {text}")
+    assert found == []

@@ -129,7 +129,7 @@ def test_a_timer_may_be_kept_too_and_one_of_its_name_that_is_set_meanwhile_is_an
 def test_kept_events_of_a_saga_that_completes_are_told_in_its_record_and_are_consumed() -> None:
     scenario = started().given(Labelled("o", "a"), Closed("o"))
     scenario.then(completed=True, kept=[])
-    record = scenario._record
+    record = scenario._instance.record
     assert record is not None
     assert record.finished
     assert [(audit.action, audit.note) for audit in record.audit] == [
@@ -141,8 +141,8 @@ def test_kept_events_of_a_saga_that_completes_are_told_in_its_record_and_are_con
 def test_kept_events_wait_while_it_compensates_and_are_told_when_that_has_ended() -> None:
     scenario = started().given(Labelled("o", "a")).when(Cancelled("o"))
     scenario.then(compensated=True, kept=[], sent=[Refund("o")])
-    assert scenario._record is not None
-    assert [audit.action for audit in scenario._record.audit] == ["kept"]
+    assert scenario._instance.record is not None
+    assert [audit.action for audit in scenario._instance.record.audit] == ["kept"]
 
 
 def test_a_kept_starting_event_begins_the_next_life_and_what_came_before_it_ends_with_the_old_one() -> None:

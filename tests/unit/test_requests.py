@@ -75,16 +75,16 @@ def test_a_late_answer_meets_its_policy(late: str, expected: list[str]) -> None:
     asked = Scenario(AskSaga).given(Wanted("a", late, by_type=True)).after(2 * MINUTE)
     asked.when(Confirmed("a"), message_id="late")
     assert log(asked) == expected
-    record: Any = asked._record
+    record: Any = asked._instance.record
     assert bool(record.parked) is (late == "park")
     if late == "park":
         assert record.parked.startswith("Confirmed answers Ask (1/0) after its deadline")
         assert [held.id for held in record.held] == ["late"]
         return
     assert not record.requests
-    before = asked._version
+    before = asked._instance._version
     asked.when(Confirmed("a"), message_id="late")
-    assert asked._version == before, "it is known, and consumed"
+    assert asked._instance._version == before, "it is known, and consumed"
     assert log(asked.when(Confirmed("a"))) == [*expected, "confirmed"], "only one answers it"
 
 
@@ -102,7 +102,7 @@ def test_its_end_and_its_compensation_drop_deadline_and_request() -> None:
 
     for late in ("handle", "ignore"):
         ending = Scenario(Ending).given(Wanted("a", late), Wanted("a", late))
-        record: Any = ending._record
+        record: Any = ending._instance.record
         assert (record.requests, record.timers) == ((), {})
 
 
@@ -119,7 +119,7 @@ def test_the_late_ones_that_are_kept_are_bounded() -> None:
 
 def test_a_record_without_requests_is_stored_as_before() -> None:
     asked = Scenario(AskSaga).given(Wanted("a"), Told("a", "x"))
-    record: Any = asked._record
+    record: Any = asked._instance.record
     assert b"requests" in encode_record(record)
     record.requests = ()
     assert b"requests" not in encode_record(record)

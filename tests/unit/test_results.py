@@ -200,8 +200,8 @@ def test_a_stored_result_that_cannot_be_read_is_an_error_of_ours(stored: Typed) 
 
 def test_a_record_without_a_result_is_stored_as_before_and_old_records_are_read() -> None:
     scenario = completing_with(None).given(Told("T-1"))
-    assert scenario._record is not None
-    document = msgspec.json.decode(encode_record(scenario._record))
+    assert scenario._instance.record is not None
+    document = msgspec.json.decode(encode_record(scenario._instance.record))
     assert "result" not in document
     assert decode_record(msgspec.json.encode(document)).result is None
 

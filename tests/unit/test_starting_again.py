@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from sagalog import AlreadyStartedError, Complete, Outcome, Saga, on, starts
-from sagalog.decision.advance import advance, declined_start
+from sagalog.decision.advance import advance
+from sagalog.decision.answer import answer_to
 from sagalog.decision.draft import Draft
 from sagalog.decision.ids import persistence_id
 from sagalog.decision.message import Message, unhold
@@ -96,7 +97,8 @@ class Instance:
         assert isinstance(outcome, Outcome)
         if draft.changed:
             self.save(draft)
-        self.told = declined_start(draft, Message(message_id, event)) if outcome is Outcome.ALREADY_STARTED else None
+        told = answer_to(draft, Message(message_id, event), outcome)
+        self.told = told if isinstance(told, Exception) else None
         return outcome
 
     @property

@@ -13,11 +13,10 @@ from typing import Any
 import msgspec
 
 from ..definition.context import StepContext
-from ..errors import AlreadyStartedError
 from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
-from .ids import entry_of, parts_of, prefix_of
+from .ids import entry_of, prefix_of
 from .kept import waits
 from .message import Message, Outcome
 from .phases import entered, phase_of
@@ -132,14 +131,6 @@ def _came_late(draft: Draft, record: SagaRecord, message: Message) -> Outcome | 
         return Outcome.HELD
     draft.ignore_late(record, message, request)
     return Outcome.IGNORED
-
-
-def declined_start(draft: Draft, message: Message) -> AlreadyStartedError | None:
-    """Return what to tell the sender of a message that was Outcome.ALREADY_STARTED; None if it is to be ignored."""
-    saga = draft.saga
-    if saga.again(message.event) != "raise":
-        return None
-    return AlreadyStartedError(saga.name, parts_of(draft.persistence_id)[1], type(message.event).__name__)
 
 
 def _declined(draft: Draft, message: Message) -> bool:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 
-from ..decision.advance import declined_start
-from ..decision.kept import unexpected
+from ..decision.answer import answer_to
 from ..decision.message import Message, Outcome
 from ..decision.record import FINAL, SagaRecord
 from ..errors import NoInstanceError
@@ -51,12 +50,8 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
         one_worker = turn.instance.runtime.engine.event_time and outcome is not _NO_INSTANCE
         if not (turn.fresh and envelope.seen) and not one_worker:
             raise CacheTooOld
-    if outcome is Outcome.ALREADY_STARTED and envelope.message is not None:
-        envelope.decided = declined_start(turn.draft, envelope.message) or outcome
-    elif outcome is Outcome.UNEXPECTED and envelope.message is not None:
-        envelope.decided = unexpected(turn.draft, envelope.message)
-    elif outcome is not _NO_INSTANCE:
-        envelope.decided = outcome
+    if outcome is not _NO_INSTANCE:
+        envelope.decided = outcome if message is None else answer_to(turn.draft, message, outcome)
     elif turn.fresh:
         no_instance(turn, envelope)
     else:

@@ -1,27 +1,21 @@
-"""One instance of a saga, driven by hand through the same step that production runs.
-
-given, when ─► step.advance ─► record (encoded and decoded, as a journal would) ─► commands delivered ─► then
-"""
+"""Given, when, then: one instance of a saga, driven by hand (driven.py) through the rule that production runs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from types import FunctionType
 from typing import Any, Generic, Self, TypeVar
 
-from ..decision.advance import advance, declined_start
-from ..decision.draft import Draft
-from ..decision.ids import ANSWER, command_id, persistence_id, reply_id
-from ..decision.kept import next_kept, unexpected
-from ..decision.message import Message, Outcome, refusal, unkeep
+from ..decision.ids import ANSWER
+from ..decision.message import Message
 from ..decision.phases import phase_of
-from ..decision.record import FINAL, SagaRecord, Status, decode_record, encode_record
+from ..decision.record import Status
 from ..decision.timers import due_timer
 from ..definition.results import unpack_result
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError
+from .driven import DrivenInstance
 from .story import Story, shown
 
 S = TypeVar("S")
@@ -49,29 +43,20 @@ class Scenario(Generic[S]):
         if not isinstance(now, datetime) or now.utcoffset() is None:
             raise DefinitionError("Scenario(now=...) takes an aware datetime, e.g. datetime(2030, 1, 1, tzinfo=UTC)")
         self._saga: Saga[S] = made
-        self._registry = type(self._saga).registry(self._saga)
-        self._record: SagaRecord | None = None
-        self._version = 0
-        self._correlation_id: str | None = None
-        self._refuses: dict[type, str] = {}
-        self._answers: dict[type, Any] = {}
+        self._story = Story(made.name)
+        self._instance = DrivenInstance(made, self._story, now)
         self._messages = 0
-        self._story = Story(self._saga.name)
-        self.now = now
-        self.sent: list[Any] = []  # since the last `when` or `after`, undo commands included
-
-    # What happens.
 
     def given(self, *events: Any) -> Self:
         """Let events happen, of which `then` will not speak."""
         for event in events:
             self._happen(event, None)
-        self.sent = []
+        self._instance.sent = []
         return self
 
     def when(self, event: Any, *, message_id: str | None = None) -> Self:
         """Let an event happen. With a `message_id` that came before, it is a duplicate, and changes nothing."""
-        self.sent = []
+        self._instance.sent = []
         self._happen(event, message_id)
         return self
 
@@ -79,31 +64,31 @@ class Scenario(Generic[S]):
         """Let time pass: timers that fall due fire in the order of their moments, also those set meanwhile."""
         if passed < timedelta(0):
             raise DefinitionError(f"time goes forward only, not by {passed}")
-        self.sent = []
+        self._instance.sent = []
         until = self.now + passed
         at_once = 0
-        while (message := due_timer(self._draft(), until, in_time=True)) is not None:
+        while (message := due_timer(self._instance.draft(), until, in_time=True)) is not None:
             assert message.at is not None
             at_once = at_once + 1 if message.at <= self.now else 0
             if at_once > _MAX_TIMERS:
                 raise AssertionError(f"{_MAX_TIMERS:,} timers fired at one moment: does one set itself again at once?")
-            self.now = max(self.now, message.at)
-            self._step(message, f"{self._timer(message)} fires")
-        self.now = until
+            self._instance.now = max(self.now, message.at)
+            self._instance.step(message, f"{self._timer(message)} fires")
+        self._instance.now = until
         return self
 
     def away(self, passed: timedelta) -> Self:
         """Let time pass while no worker runs; then one comes back. Recurring timers do as their `missed` says."""
         if passed < timedelta(0):
             raise DefinitionError(f"time goes forward only, not by {passed}")
-        self.sent = []
-        self.now += passed
+        self._instance.sent = []
+        self._instance.now += passed
         for _ in range(_MAX_TIMERS):
-            message = due_timer(self._draft(), self.now)
+            message = due_timer(self._instance.draft(), self.now)
             if message is None:
                 return self
             told = "was missed, and is passed over" if message.missed else "fires late"
-            self._step(message, f"{self._timer(message)} {told}")
+            self._instance.step(message, f"{self._timer(message)} {told}")
         raise AssertionError(
             f"{_MAX_TIMERS:,} timers were due after {passed}: was one set again at once, or are these so many?"
         )
@@ -114,67 +99,79 @@ class Scenario(Generic[S]):
         if table is None:
             raise DefinitionError(f"in_phase({phase!r}): saga {self._saga.name!r} has no phases")
         table.check("in_phase(...)", phase)
-        if self._record is None:
+        if self._instance.record is None:
             raise AssertionError(self._story.told("there is no instance to be in a phase: no event has started one"))
-        self.sent = []
+        self._instance.sent = []
         self._story.begin(self.now, f"is put into {phase.name}")
-        draft = self._draft()
+        draft = self._instance.draft()
         draft.touch().phase = phase.name
-        self._save(draft)
-        self._deliver()
+        self._instance.save(draft)
+        self._instance.deliver()
         return self
 
     def answers(self, command: type, answer: Any) -> Self:
         """From now on, let the handler of such commands answer this event, or what this function makes of the command."""
-        self._answers[command] = answer
+        self._instance.answers[command] = answer
         return self
 
     def refuses(self, command: type, reason: str = "refused") -> Self:
         """From now on, let the handler of such commands refuse them for that reason."""
-        self._refuses[command] = reason
+        self._instance.refuses[command] = reason
         return self
 
-    # What came of it.
+    @property
+    def now(self) -> datetime:
+        """The moment that it is."""
+        return self._instance.now
+
+    @property
+    def sent(self) -> list[Any]:
+        """The commands since the last `when`, `after` or `away`, in their order, undo commands included."""
+        return self._instance.sent
 
     @property
     def state(self) -> S:
         """The state, decoded anew. Raises AssertionError where there is no instance."""
-        if self._record is None:
+        if self._instance.record is None:
             raise AssertionError(self._story.told("there is no instance: no event has started one"))
-        return self._saga.decode_state(self._record.state_bytes())
+        return self._saga.decode_state(self._instance.record.state_bytes())
 
     @property
     def result(self) -> Any:
         """What it has completed with, read back from what is stored; None: nothing yet, or without a result."""
-        return None if self._record is None else unpack_result(self._record.result, self._registry)
+        record = self._instance.record
+        return None if record is None else unpack_result(record.result, self._instance.registry)
 
     @property
     def status(self) -> str | None:
         """`running`, `compensating`, `compensation_failed`, `completed`, `compensated`, or None: there is no instance."""
-        return None if self._record is None else self._record.status.value
+        record = self._instance.record
+        return None if record is None else record.status.value
 
     @property
     def phase(self) -> Enum | None:
         """The phase; None where there is no instance, or the saga has no phases."""
-        return None if self._record is None else phase_of(self._saga, self._record)
+        record = self._instance.record
+        return None if record is None else phase_of(self._saga, record)
 
     @property
     def kept(self) -> list[Any]:
         """The events that wait for their moment, in the order they came."""
-        return [] if self._record is None else [self._registry.unpack(one.event) for one in self._record.kept]
+        record = self._instance.record
+        return [] if record is None else [self._instance.registry.unpack(one.event) for one in record.kept]
 
     @property
     def timers(self) -> dict[str, datetime]:
         """When the pending timers are due, by name; scheduled commands and deadlines of answers are not among them."""
-        if self._record is None:
+        if self._instance.record is None:
             return {}
-        timers = self._record.timers.items()
+        timers = self._instance.record.timers.items()
         return {name: timer.due_at for name, timer in timers if not timer.send and not name.startswith(ANSWER)}
 
     @property
     def awaited(self) -> list[tuple[str, datetime]]:
         """The commands whose answer has a deadline that has not passed: their types, and until when, in their order."""
-        record = self._record
+        record = self._instance.record
         if record is None:
             return []
         due = {name.removeprefix(ANSWER): timer.due_at for name, timer in record.timers.items()}
@@ -240,103 +237,22 @@ class Scenario(Generic[S]):
             for line in shown(f"state.{name}", value, "no such attribute" if found is missing else found)
         ]
 
-    # How it is done.
-
     def _happen(self, event: Any, message_id: str | None) -> None:
         correlation_id = self._saga.correlation_id(event)
         if not correlation_id:
             raise InvalidEventError(f"saga {self._saga.name!r} takes no {type(event).__name__}")
-        if self._correlation_id is None:
-            self._correlation_id = correlation_id
-        elif correlation_id != self._correlation_id:
+        if self._instance.correlation_id is None:
+            self._instance.correlation_id = correlation_id
+        elif correlation_id != self._instance.correlation_id:
             raise DefinitionError(
-                f"a scenario is about one instance, {self._correlation_id!r}; this {type(event).__name__} is for "
+                f"a scenario is about one instance, {self._instance.correlation_id!r}; this {type(event).__name__} is for "
                 f"{correlation_id!r}: make another scenario for it"
             )
         if message_id is None:
             self._messages += 1
             message_id = f"message {self._messages}"
-        self._step(Message(message_id, event), f"{event!r}")
+        self._instance.step(Message(message_id, event), f"{event!r}")
 
     def _timer(self, message: Message) -> str:
-        title = message.name if self._record is None else self._record.timer_title(message.name)
+        title = message.name if self._instance.record is None else self._instance.record.timer_title(message.name)
         return f"timer {title!r}" if title == message.name else f"the deadline ({title})"
-
-    def _draft(self) -> Draft:
-        own = persistence_id(self._saga.name, str(self._correlation_id))
-        return Draft(self._saga, self._registry, own, self._record, self._version, self.now, timedelta(days=7))
-
-    def _step(self, message: Message, what: str) -> None:
-        self._story.begin(self.now, what)
-        draft = self._draft()
-        try:
-            outcome = advance(draft, message)
-            if not isinstance(outcome, Outcome):
-                outcome = _without_loop(outcome)
-            if outcome is Outcome.ALREADY_STARTED and (error := declined_start(draft, message)) is not None:
-                raise error
-            if outcome is Outcome.UNEXPECTED:
-                raise unexpected(draft, message)
-        except Exception as error:
-            self._story.add(f"raised {type(error).__name__}")
-            raise
-        self._story.add(outcome.value if outcome is not Outcome.HANDLED else "")
-        self._save(draft)
-        self._deliver()
-
-    def _wake(self, draft: Draft) -> None:
-        """Handle what was kept and whose moment has come, in the same step."""
-        while (kept := next_kept(draft)) is not None:
-            message = unkeep(kept, self._registry)
-            self._story.begin(self.now, f"{message.event!r} was kept, and its moment has come")
-            try:
-                outcome = advance(draft, message)
-                if not isinstance(outcome, Outcome):
-                    outcome = _without_loop(outcome)
-            except Exception as error:
-                self._story.add(f"raised {type(error).__name__}")
-                raise
-            self._story.add("the saga has ended" if outcome is Outcome.NO_INSTANCE else "")
-
-    def _save(self, draft: Draft) -> None:
-        self._wake(draft)
-        if draft.changed and draft.record is not None:
-            self._record = decode_record(encode_record(draft.frozen() or draft.record))
-            self._version += 1
-
-    def _deliver(self) -> None:
-        """Let the commands be accepted, or refused, one after the other."""
-        while self._record is not None and self._record.owes_delivery:
-            entry = self._record.outbox[0]
-            command = self._registry.unpack(entry.command)
-            self.sent.append(command)
-            reason = self._refuses.get(type(command))
-            self._story.add(f"{'undoes with' if entry.undo else 'sends'} {command!r}")
-            if reason is not None:
-                draft = self._draft()
-                self._step(refusal(command, f"{draft.persistence_id}/{entry.id}", reason), f"it is refused: {reason}")
-                continue
-            draft = self._draft()
-            draft.accept([entry.id])
-            self._save(draft)
-            if (answer := self._answers.get(type(command))) is not None:
-                event = answer(command) if isinstance(answer, FunctionType) else answer
-                answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
-                self._step(Message(answer_id, event), f"it is answered: {event!r}")
-        if self._record is not None and (self._record.status in FINAL or self._record.parked):
-            self._story.ends(self._record.status.value)
-
-
-def _without_loop(outcome: Awaitable[Outcome]) -> Outcome:
-    """Run an async handler to its end. Raises DefinitionError if it waits for anything."""
-    running = outcome.__await__()
-    try:
-        next(running)
-    except StopIteration as done:
-        result: Outcome = done.value
-        return result
-    running.close()
-    raise DefinitionError(
-        "an async handler waited for something, which a scenario has no event loop for: handlers decide, they do not "
-        "wait. Test it with the fixture saga_runner if it has to"
-    )

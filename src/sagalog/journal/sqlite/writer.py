@@ -323,11 +323,11 @@ class SqliteWriter:
             delete_chain(self._connection, persistence_id, sequence_nr - keep - 1)
 
 
-# The number of a record that was deleted may be given to a new one: a chain goes on only to the record before, of its own.
-
-
 def delete_chain(connection: sqlite3.Connection, persistence_id: str, to_sequence_nr: int) -> None:
-    """Delete the records of an id up to and including a number."""
+    """Delete the records of an id up to and including a number.
+
+    The place of a deleted record may be given to a new one, so a chain goes on only to the record before, of the same id.
+    """
     connection.execute(
         """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
              SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id FROM instance i JOIN record r USING (record_id)

@@ -1,0 +1,120 @@
+"""One instance that is driven by hand: its record as a journal would give it back, and the steps that change it.
+
+message ─► advance ─► what it wakes ─► record (encoded and decoded) ─► commands accepted, refused or answered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from datetime import datetime, timedelta
+from types import FunctionType
+from typing import Any
+
+from ..decision.advance import advance
+from ..decision.answer import answer_to
+from ..decision.draft import Draft
+from ..decision.ids import command_id, persistence_id, reply_id
+from ..decision.kept import next_kept
+from ..decision.message import Message, Outcome, refusal, unkeep
+from ..decision.record import FINAL, SagaRecord, decode_record, encode_record
+from ..definition.saga import Saga
+from ..errors import DefinitionError
+from .story import Story
+
+
+class DrivenInstance:
+    """Nothing else runs beside it: no event loop, no queue, no second worker."""
+
+    def __init__(self, saga: Saga[Any], story: Story, now: datetime) -> None:
+        self.saga = saga
+        self.registry = type(saga).registry(saga)
+        self.correlation_id: str | None = None
+        self.record: SagaRecord | None = None
+        self.now = now
+        self.sent: list[Any] = []
+        self.refuses: dict[type, str] = {}  # commands, and for which reason
+        self.answers: dict[type, Any] = {}  # commands, and with which event, or a function that makes it
+        self._version = 0
+        self._story = story
+
+    def draft(self) -> Draft:
+        """Return a draft over what is stored."""
+        own = persistence_id(self.saga.name, str(self.correlation_id))
+        return Draft(self.saga, self.registry, own, self.record, self._version, self.now, timedelta(days=7))
+
+    def step(self, message: Message, what: str) -> None:
+        """Let one message happen, with all it leads to. Raises what a handler raises, or what its sender is told."""
+        self._story.begin(self.now, what)
+        draft = self.draft()
+        try:
+            outcome = _advanced(draft, message)
+            told = answer_to(draft, message, outcome)
+            if isinstance(told, Exception):
+                raise told
+        except Exception as error:
+            self._story.add(f"raised {type(error).__name__}")
+            raise
+        self._story.add(outcome.value if outcome is not Outcome.HANDLED else "")
+        self.save(draft)
+        self.deliver()
+
+    def _wake(self, draft: Draft) -> None:
+        """Handle what was kept and whose moment has come, in the same step."""
+        while (kept := next_kept(draft)) is not None:
+            message = unkeep(kept, self.registry)
+            self._story.begin(self.now, f"{message.event!r} was kept, and its moment has come")
+            try:
+                outcome = _advanced(draft, message)
+            except Exception as error:
+                self._story.add(f"raised {type(error).__name__}")
+                raise
+            self._story.add("the saga has ended" if outcome is Outcome.NO_INSTANCE else "")
+
+    def save(self, draft: Draft) -> None:
+        """Handle what is kept and has its moment now, then store the draft."""
+        self._wake(draft)
+        if draft.changed and draft.record is not None:
+            self.record = decode_record(encode_record(draft.frozen() or draft.record))
+            self._version += 1
+
+    def deliver(self) -> None:
+        """Let the commands be accepted, or refused, one after the other."""
+        while self.record is not None and self.record.owes_delivery:
+            entry = self.record.outbox[0]
+            command = self.registry.unpack(entry.command)
+            self.sent.append(command)
+            reason = self.refuses.get(type(command))
+            self._story.add(f"{'undoes with' if entry.undo else 'sends'} {command!r}")
+            if reason is not None:
+                draft = self.draft()
+                self.step(refusal(command, f"{draft.persistence_id}/{entry.id}", reason), f"it is refused: {reason}")
+                continue
+            draft = self.draft()
+            draft.accept([entry.id])
+            self.save(draft)
+            if (answer := self.answers.get(type(command))) is not None:
+                event = answer(command) if isinstance(answer, FunctionType) else answer
+                answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
+                self.step(Message(answer_id, event), f"it is answered: {event!r}")
+        if self.record is not None and (self.record.status in FINAL or self.record.parked):
+            self._story.ends(self.record.status.value)
+
+
+def _advanced(draft: Draft, message: Message) -> Outcome:
+    outcome = advance(draft, message)
+    return outcome if isinstance(outcome, Outcome) else _without_loop(outcome)
+
+
+def _without_loop(outcome: Awaitable[Outcome]) -> Outcome:
+    """Run an async handler to its end. Raises DefinitionError if it waits for anything."""
+    running = outcome.__await__()
+    try:
+        next(running)
+    except StopIteration as done:
+        result: Outcome = done.value
+        return result
+    running.close()
+    raise DefinitionError(
+        "an async handler waited for something, which a scenario has no event loop for: handlers decide, they do not "
+        "wait. Test it with the fixture saga_runner if it has to"
+    )
