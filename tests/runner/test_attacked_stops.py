@@ -109,6 +109,39 @@ async def test_a_stop_leaves_a_handler_to_itself_that_takes_no_cancellation() ->
     leave.set()
 
 
+async def test_those_who_wait_for_a_saga_handler_that_takes_no_cancellation_are_told_and_nothing_is_stored() -> None:
+    entered, leave, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Stubborn(Saga[Nothing]):
+        name = "stubborn"
+
+        @starts(Begun, key="key")
+        async def begun(self, state: Nothing, event: Begun) -> None:
+            entered.set()
+            while not leave.is_set():
+                try:
+                    await leave.wait()
+                except asyncio.CancelledError:
+                    continue
+            left.set()
+
+    journal = InMemoryJournal()
+    runner = SagaRunner(journal, sagas=[Stubborn], settings=SETTINGS)
+    await runner.start()
+    calls = [asyncio.create_task(runner.handle(Begun("a"), message_id=f"m{n}")) for n in range(3)]
+    await entered.wait()
+    async with asyncio.timeout(5):
+        await runner.stop()
+        for call in calls:
+            with pytest.raises(RunnerStoppedError):
+                await call
+        leave.set()
+        await left.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert await journal.latest_message("saga::stubborn::a") is None
+
+
 async def test_a_handler_that_waits_for_the_stop_is_told_that_it_cannot() -> None:
     told: list[BaseException] = []
     done = asyncio.Event()

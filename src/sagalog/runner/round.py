@@ -45,7 +45,8 @@ class Rounds:
         self._dispatcher = dispatcher
         self._due = due
         self._loader = Loader(engine, self._loaded)
-        self._slow: deque[Turn] = deque()  # decided in tasks of their own
+        self._slowly: set[Turn] = set()  # that are decided in tasks of their own ...
+        self._slow: deque[Turn] = deque()  # ... and that were
         self._deliveries: deque[Instance] = deque()
         self._drivers = 0
         self._just_now = False  # a caller has made a round since the event loop was here
@@ -180,7 +181,16 @@ class Rounds:
             give_up(turn, as_exception(error, "a turn"))
         turn.instance.cache.done(turn.instance)
 
+    def leave(self) -> None:
+        """Tell all who wait for a handler that does not end although it was cancelled. What it does later is not stored."""
+        left, self._slowly = self._slowly, set()
+        for turn in left:
+            mailbox = turn.instance.mailbox
+            tell(turn.instance, [*turn.batch, *mailbox], not_handled())
+            mailbox.clear()
+
     async def _decide_slowly(self, turn: Turn, first: Awaitable[None]) -> None:
+        self._slowly.add(turn)
         try:
             await decide_slowly(turn, first)
         except BaseException as error:
@@ -189,8 +199,11 @@ class Rounds:
             if passes_through(error) and not withdrawn:
                 raise
         else:
-            self._slow.append(turn)
-            self.wake()
+            if turn in self._slowly:
+                self._slow.append(turn)
+                self.wake()
+        finally:
+            self._slowly.discard(turn)
 
     def _loaded(self, instance: Instance, error: BaseException | None) -> None:
         """Its record was read, or could not be."""

@@ -51,7 +51,7 @@ class Started:
         self._dispatcher = Dispatcher(engine, handlers, self.receiver.reply)
         self.due_loop = DueLoop(engine, caches)
         self.follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
-        Rounds(engine, queue, self._dispatcher, self.due_loop)
+        self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)
         self.due = engine.loop.create_task(self.due_loop.run())
         self.due.add_done_callback(_due_loop_ended)
 
@@ -93,6 +93,7 @@ class Started:
             await engine.wait_for_tasks(engine.settings.lease_seconds)
         if engine.busy:
             log.error("stopping: a handler does not end although it was cancelled; it is left to itself", extra=about())
+            self._rounds.leave()
         self._dispatcher.close()  # deliveries that ended meanwhile have asked for a later record
 
     async def settle(self) -> None:
