@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple, TypedDict
@@ -17,7 +17,7 @@ import pydantic
 import pytest
 
 from sagalog import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError, Saga, starts
-from sagalog.definition.codec import TypeRegistry, check_event, round_trip
+from sagalog.definition.codec import TypeRegistry, check_event, encode_readable, round_trip
 from sagalog.definition.storable import check_storable
 
 
@@ -240,3 +240,36 @@ def test_a_shared_initial_state_is_copied() -> None:
     fresh = Sharing().fresh_state()
     fresh.items.append(Item("a"))
     assert SHARED.items == []
+
+
+@dataclass
+class AtHour:
+    value: time
+
+
+@dataclass
+class AtMoment:
+    value: datetime
+
+
+@dataclass
+class Amount:
+    value: Decimal
+
+
+@pytest.mark.parametrize("made", [round_trip, encode_readable], ids=["read back", "checked"])
+@pytest.mark.parametrize(
+    "value",
+    [AtMoment(datetime(2026, 10, 25, 2, 30, fold=1)), AtHour(time(2, 30, fold=1)), Amount(Decimal("sNaN"))],  # noqa: DTZ001
+    ids=lambda value: type(value).__name__,
+)
+def test_what_equality_passes_over_is_not_stored(value: Any, made: Any) -> None:
+    """`fold` has no place in JSON, and a naive moment without it is another hour; a signalling NaN cannot be compared."""
+    with pytest.raises(CodecError):
+        made(value)
+
+
+def test_what_is_folded_and_knows_its_zone_is_stored() -> None:
+    moment = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))
+    _, back = round_trip(AtMoment(moment))
+    assert back.value.timestamp() == moment.timestamp()

@@ -36,7 +36,7 @@ _ATOMS: Mapping[Any, Check | None] = {
     date: None,
     float: isfinite,
     Decimal: Decimal.is_finite,
-    datetime: lambda moment: moment.tzinfo is None or moment.tzinfo is UTC,
+    datetime: lambda moment: moment.tzinfo is UTC or (moment.tzinfo is None and not moment.fold),
 }
 _MIXED = frozenset({str, int, bool, float})  # JSON tells these apart, in one union, by what they look like
 

@@ -154,7 +154,11 @@ def on(
 
 
 def on_refused(command: type[E]) -> Callable[[F], F]:
-    """Handle the refusal of a `command` that this saga sent: the handler receives `Refused[command]`."""
+    """Handle the refusal of a `command` that this saga sent: the handler receives `Refused[command]`.
+
+    It is also called when the saga has completed meanwhile. Once the next incarnation has begun, the state of the one that
+    sent the command is gone: then that one is compensated, without the handler, and the next one is left alone.
+    """
     if not _is_class(command):
         raise DefinitionError(f"@on_refused takes a command type, not a {type(command).__name__}")
 

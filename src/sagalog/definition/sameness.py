@@ -19,7 +19,7 @@ import msgspec
 
 from .storable import takes_anything
 
-_ATOMS = frozenset({str, int, float, bool, type(None), bytes, bytearray, UUID, Decimal, date, time, timedelta})
+_ATOMS = frozenset({str, int, float, bool, type(None), bytes, bytearray, UUID, date, timedelta})
 
 
 class _Record(msgspec.Struct, frozen=True):
@@ -172,8 +172,12 @@ def _of_atoms(value: Any, back: Any, *, plain: bool) -> str | None:
         aware = value.tzinfo is not None
         if aware is not (back.tzinfo is not None):
             return _comes_back(value, back)
-        same = value.astimezone(UTC) == back.astimezone(UTC) if aware else value == back
+        same = value.astimezone(UTC) == back.astimezone(UTC) if aware else value == back and value.fold == back.fold
         return None if same else " comes back changed"
+    if isinstance(value, time) and isinstance(back, time) and value.fold != back.fold:
+        return " comes back changed"  # equality passes over it
+    if isinstance(value, Decimal) and value.is_snan():  # to compare it raises
+        return _comes_back(value, back)
     if type(value) is type(back):
         if value == back or (isinstance(value, (memoryview, msgspec.Raw)) and bytes(value) == bytes(back)):
             return None

@@ -15,11 +15,11 @@ from uuid import uuid4
 import msgspec
 
 from ..decision.ids import prefix_of, tag_of
-from ..errors import ConflictError, DefinitionError, JournalUnavailableError, SequenceOutOfOrder
+from ..errors import ConflictError, DefinitionError, InvalidEventError, JournalUnavailableError, SequenceOutOfOrder
 from ..waiting import Attempts, Waiting
 from . import Journal, PersistentRepr
 from .memory import InMemoryJournal
-from .protocol import JoinsTransactions, all_ids
+from .protocol import JoinsTransactions, all_ids, check_text
 
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
@@ -144,12 +144,26 @@ class JournalSagaStateStore:
         self.writer_uuid = f"saga-{uuid4()}"
         self._tags = (tag_of(saga_name),)
 
+    @staticmethod
+    def _check_version(expected_version: int | None) -> None:
+        if expected_version is not None and (type(expected_version) is not int or expected_version < 0):
+            raise InvalidEventError(
+                f"expected_version is a whole number from 0, or None, not {expected_version!r:.40}; nothing was stored"
+            )
+
+    def _id_of(self, correlation_id: str) -> str:
+        """Return the persistence id. Raises InvalidEventError for what is no id."""
+        check_text(correlation_id)
+        if not correlation_id:
+            raise InvalidEventError("a correlation id is a text that is not empty; nothing was stored")
+        return self.prefix + correlation_id
+
     async def load(self, correlation_id: str) -> SavedState | None:
         found = await self.load_with_tombstone(correlation_id)
         return None if found is None or found.tombstone else found
 
     async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
-        latest = await self._journal.latest_message(self.prefix + correlation_id)
+        latest = await self._journal.latest_message(self._id_of(correlation_id))
         return None if latest is None else saved_of(latest)
 
     async def save(
@@ -171,7 +185,8 @@ class JournalSagaStateStore:
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
     ) -> None:
-        persistence_id = self.prefix + correlation_id
+        self._check_version(expected_version)
+        persistence_id = self._id_of(correlation_id)
         pauses = _Pauses(persistence_id)
         while True:
             # What is live, and the number that it has, come from one read: between two of them others write.
@@ -217,9 +232,10 @@ class JournalSagaStateStore:
         epoch: int = 0,
     ) -> int:
         """Write behind whatever there is (None), behind a tombstone or nothing (0), or behind that very version."""
+        self._check_version(expected)
         if expected:
             return await self._write_next(correlation_id, expected, payload, due_at, deleted=deleted, epoch=epoch)
-        persistence_id = self.prefix + correlation_id
+        persistence_id = self._id_of(correlation_id)
         pauses = _Pauses(persistence_id)
         number, epoch = 0, 0
         if expected is None:
@@ -281,7 +297,7 @@ class JournalSagaStateStore:
         if number == 1:
             epoch = epoch or new_epoch()
         return PersistentRepr(
-            self.prefix + correlation_id,
+            self._id_of(correlation_id),
             number,
             payload,
             TOMBSTONE_MANIFEST if deleted else STATE_MANIFEST,
@@ -321,7 +337,7 @@ class JournalSagaStateStore:
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""
         assert isinstance(self._journal, JoinsTransactions)
-        latest = await self._journal.latest_in_transaction(connection, self.prefix + correlation_id)
+        latest = await self._journal.latest_in_transaction(connection, self._id_of(correlation_id))
         return None if latest is None else saved_of(latest)
 
     async def save_in_transaction(
@@ -345,11 +361,11 @@ class JournalSagaStateStore:
         return message.sequence_nr
 
     async def purge(self, correlation_id: str, version: int) -> None:
-        await self._journal.purge([(self.prefix + correlation_id, version)])
+        await self._journal.purge([(self._id_of(correlation_id), version)])
 
     async def history(self, correlation_id: str) -> AsyncIterator[SavedState]:
         """Yield the records that are kept, oldest first, the tombstone last."""
-        async for message in self._journal.replay_messages(self.prefix + correlation_id):
+        async for message in self._journal.replay_messages(self._id_of(correlation_id)):
             yield saved_of(message)
 
 

@@ -76,6 +76,8 @@ class ManualClock:
         return self._now
 
     async def sleep_until(self, moment: datetime) -> None:
+        if not isinstance(moment, datetime) or moment.tzinfo is None:
+            raise DefinitionError(f"a clock sleeps until an aware datetime, not {type(moment).__name__}")
         if moment > self._now:
             future = asyncio.get_running_loop().create_future()
             heapq.heappush(self._sleepers, (moment, next(self._order), future))

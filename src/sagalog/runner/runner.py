@@ -83,7 +83,9 @@ class SagaRunner:
         self._receiver: Receiver | None = None
 
     def has_handler(self, command: type) -> bool:
-        """Say whether commands of this type have a handler."""
+        """Say whether commands of this type have a handler. Raises DefinitionError for what is no type."""
+        if not isinstance(command, type):
+            raise DefinitionError(f"has_handler takes a command type, not {type(command).__name__}")
         return self._handlers.get(command) is not None
 
     @property
@@ -104,7 +106,7 @@ class SagaRunner:
             sagas=self.sagas,
             clock=clock or self.clock,
             settings=self.settings,
-            hooks=(*self.hooks, *hooks),
+            hooks=(*self.hooks, *checked_hooks(hooks)),
         )
         other._handlers = self._handlers
         other.reader, other.reporter = self.reader, self.reporter

@@ -60,6 +60,11 @@ def _checked_path(path: object) -> str:
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
         raise DefinitionError(f"path is a str or a Path, not {path!r}")
     name = str(os.fspath(path))
+    if not name.isascii():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DefinitionError("path holds a lone surrogate, which is not valid Unicode") from None
     if name in ("", ":memory:"):
         raise DefinitionError("SqliteJournal needs a file; use memory:// for a journal in memory")
     return name
