@@ -59,6 +59,15 @@ def test_an_outcome_is_told_as_the_page_says(tmp_path: Path) -> None:
     assert done.stdout == expected
 
 
+def test_events_of_a_phase_are_kept_and_refused_as_the_page_says(tmp_path: Path) -> None:
+    (code,) = blocks("phases.md", "python")
+    (expected,) = blocks("phases.md", "text")
+    (tmp_path / "phases.py").write_text(code)
+    done = run(tmp_path, sys.executable, "phases.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
 def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
     (tmp_path / "test_file_journal.py").write_text("\n".join(blocks("writing-a-journal.md", "python")))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # none of this project's settings

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from typing import Any, assert_type
 from sagalog import *
 
@@ -81,6 +82,36 @@ class Timely(Saga[State]):
     @on_refused(Ship)
     def refused_ship(self, state: State, refused: Refused[Ship], context: StepContext) -> Actions:
         return None
+
+
+class Phase(Enum):
+    NEW = 1
+    OLD = 2
+
+
+class Phased(Saga[State]):
+    name = "phased"
+    phases = Phase
+    unexpected = "keep"
+
+    @starts(Placed, key="id")
+    def placed(self, state: State, event: Placed) -> Iterator[Action]:
+        yield Enter(Phase.OLD)
+
+    @on(Paid, key="id", during=Phase.NEW, unexpected={Phase.OLD: "ignore"})
+    def paid(self, state: State, event: Paid) -> None: ...
+
+    @on(Ship, key="id", during=(Phase.NEW, Phase.OLD))
+    def shipped(self, state: State, event: Ship, context: StepContext) -> Actions:
+        assert_type(context.phase, Enum | None)
+        return None
+
+    @on_enter(Phase.OLD)
+    def entered(self, state: State) -> Iterator[Action]:
+        yield Send(Ship("1"))
+
+    @on_leave(Phase.NEW)
+    def left(self, state: State, context: StepContext) -> None: ...
 
 
 class Wider(Saga[State]):
