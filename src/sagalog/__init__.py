@@ -1,4 +1,14 @@
-"""Durable sagas for Python: events in, one record per step, commands out, whatever is killed in between."""
+"""Durable sagas for Python: events in, one record per step, commands out, whatever is killed in between.
+
+Open to users is what these modules name in their `__all__`; everything else may change without notice:
+
+- `sagalog`: sagas, runners, journals
+- `sagalog.testing`, `sagalog.testing.simulation`: tests of sagas
+- `sagalog.journal`, `sagalog.conformance`: journals and stores of your own
+- `sagalog.dashboard`: the dashboard in an ASGI app
+- `sagalog.telemetry.prometheus`, `sagalog.telemetry.otel`: metrics and traces
+- `sagalog.mypy`: the plugin, named in the settings of mypy
+"""
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any

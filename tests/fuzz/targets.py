@@ -44,7 +44,7 @@ from sagalog.decision.state import UnreadableStateError, decode_state
 from sagalog.decision.timers import due_timer
 from sagalog.definition.codec import Typed, TypeRegistry, decode
 from sagalog.errors import JournalFormatError
-from sagalog.journal import _BACKENDS
+from sagalog.journal.backends import _BACKENDS
 from sagalog.journal.memory import InMemoryJournal
 from sagalog.journal.nats.messages import Stored, head_of, header_in
 from sagalog.journal.nats.subjects import Subjects, token, untoken

@@ -133,3 +133,6 @@ def _text(span: Span) -> str:
 def _context(traceparent: str) -> Context:
     """Return the context that a traceparent names; an empty one for what is none."""
     return _traceparent.extract({"traceparent": traceparent}, Context()) if traceparent else Context()
+
+
+__all__ = ["OpenTelemetryHook"]

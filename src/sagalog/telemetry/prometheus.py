@@ -226,3 +226,6 @@ class _ByLabel:
         for saga, value in self._values.items():
             family.add_metric([saga], value)
         return family
+
+
+__all__ = ["PrometheusHook"]
