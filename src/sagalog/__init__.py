@@ -17,7 +17,7 @@ from .decision.message import Outcome
 from .decision.record import SagaRecord, Status
 from .definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Refused, Schedule, Send, SetTimer
 from .definition.context import StepContext
-from .definition.saga import Actions, Saga, on, on_enter, on_leave, on_refused, starts
+from .definition.saga import Actions, Saga, on, on_enter, on_leave, on_refused, starts, when_all
 from .definition.schema import schema, upcast
 from .errors import (
     AlreadyStartedError,
@@ -148,6 +148,7 @@ __all__ = [
     "schema",
     "starts",
     "upcast",
+    "when_all",
 ]
 
 

@@ -13,13 +13,15 @@ from mypy.plugin import MethodContext, Plugin
 from mypy.subtypes import is_subtype
 from mypy.types import AnyType, CallableType, Instance, Type, get_proper_type
 
+_DECORATORS = {"sagalog.definition.routes.Handles.__call__", "sagalog.definition.joins.WhenAll.__call__"}
+
 
 class SagaPlugin(Plugin):
     """Checks the state of decorated handlers."""
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
         """Follow the calls that decorate a handler."""
-        return _check_state if fullname == "sagalog.definition.routes.Handles.__call__" else None
+        return _check_state if fullname in _DECORATORS else None
 
 
 def _check_state(context: MethodContext) -> Type:

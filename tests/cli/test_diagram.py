@@ -15,6 +15,7 @@ from sagalog.cli.group import sagalog as command
 from sagalog.diagram import mermaid, outline, svg
 
 from ..asking import AskSaga
+from ..joining import JoinSaga
 from ..orders import Charge, Closed, Noted, OrderSaga, OrderState, Overdue, Placed, Refund, Release, Reserve
 
 
@@ -176,3 +177,11 @@ def test_a_request_is_drawn_with_what_comes_otherwise() -> None:
     assert wanted.requests == {"Ask": ("2 minutes", "Silence")}
     assert "no answer within 2 minutes" in mermaid(outline(AskSaga))
     assert "no answer to Ask in 2 minutes" in svg(outline(AskSaga))
+
+
+def test_a_join_is_drawn_behind_its_legs() -> None:
+    found = {reaction.trigger: reaction for reaction in outline(JoinSaga).reactions}
+    assert found["all of Paid, Reserved"].sends == {"Ship": ""}
+    drawn = mermaid(outline(JoinSaga))
+    assert drawn.count("one of all") == 4
+    assert "all of Paid, Reserved" in svg(outline(JoinSaga))

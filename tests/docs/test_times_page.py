@@ -1,4 +1,4 @@
-"""The pages about recurring times and about answers in time are run, and print what they say."""
+"""The pages about recurring times, answers in time and joins are run, and print what they say."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ def test_the_supplier_is_answered_as_the_page_says(tmp_path: Path) -> None:
     done = run(tmp_path, sys.executable, "supplier.py")
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected
+
+
+def test_the_order_is_ready_when_the_page_says(tmp_path: Path) -> None:
+    for number, (code, expected) in enumerate(
+        zip(blocks("joins.md", "python"), blocks("joins.md", "text"), strict=True)
+    ):
+        (tmp_path / f"joined{number}.py").write_text(code)
+        done = run(tmp_path, sys.executable, f"joined{number}.py")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == expected

@@ -15,8 +15,9 @@ import pytest
 from sagalog import Compensate, Complete
 from sagalog.decision import advance as advance_phase
 from sagalog.decision import draft as draft_phase
-from sagalog.decision import timers
+from sagalog.decision import joins, timers
 from sagalog.decision.draft import Draft
+from sagalog.decision.record import Joined
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import due, fire, load, queue, replay, settle
 from sagalog.runner import round as rounds
@@ -35,6 +36,7 @@ from sagalog.testing.simulation import SimulationError, World, simulate
 
 from ..orders import Closed, Noted, OrderSaga, Placed
 from .clockwork import Clockwork
+from .legs import Legs
 from .parcels import Parcels, let_answers_wait
 from .questions import Questions
 from .shop_world import Shop
@@ -458,6 +460,35 @@ def a_result_that_was_taken_back_is_told_all_the_same(patch: pytest.MonkeyPatch)
     patch.setattr(draft_phase, "compensate", compensate)
 
 
+@mutant
+def a_join_forgets_that_it_has_run(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(joins, "Joined", lambda came=(), waits=(), done=False: Joined(came, waits))
+
+
+@mutant
+def a_join_counts_no_leg_of_an_earlier_step(patch: pytest.MonkeyPatch) -> None:
+    real = joins.came
+
+    def came(known: Any, record: Any, message: Any) -> Any:
+        bare = record.__copy__()
+        bare.joins = {name: joined for name, joined in record.joins.items() if joined.done}
+        return real(known, bare, message)
+
+    patch.setattr(joins, "came", came)
+
+
+@mutant
+def a_join_runs_with_its_first_leg(patch: pytest.MonkeyPatch) -> None:
+    real = joins.came
+
+    def came(known: Any, record: Any, message: Any) -> Any:
+        progress = real(known, record, message)
+        every = {join.name: join.legs for join in known}
+        return {n: one if one.done else Joined(every[n]) for n, one in progress.items()}
+
+    patch.setattr(joins, "came", came)
+
+
 class Again(World):
     """The same order id, life after life, each after the last one is forgotten."""
 
@@ -484,6 +515,9 @@ class Quick(World):
 
 WORLDS = {
     "a new life is taken for the cached one": Again,
+    "a join forgets that it has run": Legs,
+    "a join counts no leg of an earlier step": Legs,
+    "a join runs with its first leg": Legs,
     "an answer does not end the wait": Questions,
     "a deadline stays behind its request": Questions,
     "a late answer is taken for one in time": Questions,

@@ -19,6 +19,7 @@ from sagalog.testing.simulation.run import Run
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from ..phased import Orders
 from .clockwork import Clockwork
+from .legs import Legs
 from .parcels import Parcels, ParcelSaga, let_answers_wait
 from .phased_world import Depot
 from .questions import Questions
@@ -264,3 +265,7 @@ def test_recurring_timers_come_at_their_moments_whatever_goes_wrong() -> None:
 
 def test_each_question_is_answered_or_not_in_time_whatever_goes_wrong() -> None:
     simulate(Questions.sagas, Questions, seeds=range(20))
+
+
+def test_a_join_runs_once_after_its_last_leg_whatever_goes_wrong() -> None:
+    simulate(Legs.sagas, Legs, seeds=range(20))

@@ -53,6 +53,13 @@ class Good(Saga[State]):
         yield SetTimer("u", Paid(event.id), cron="0 9 1 * *", zone="Europe/Berlin", missed="each")
         yield Send(Ship(event.id), reply_within=timedelta(1), otherwise=Paid(event.id), reply=Paid, late="park")
 
+    @when_all(Placed, Paid)
+    def both(self, state: State) -> Iterator[Action]:
+        yield Send(Ship(""))
+
+    @when_all(Placed, Ship)
+    async def both_in_context(self, state: State, context: StepContext) -> None: ...
+
     @on(Paid, key=lambda event: event.id)
     async def coroutine(self, state: State, event: Paid) -> Action | None:
         return Complete()

@@ -113,6 +113,9 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
         told = f"{line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}{again}"
         out.append(f"timer   {line(record.timer_title(name))}: {told}")
     out.extend(_more("timer", len(record.timers)))
+    for name, joined in list(record.joins.items())[:_MOST]:
+        waits = f"waits for {line(', '.join(joined.waits))}" if joined.waits else "has all"
+        out.append(f"join    {line(name)}: {'has run' if joined.done else waits}")
     out.extend(_pending(record, one, now) for one in waiting[:_MOST])
     out.extend(_more("outbox", len(waiting)))
     late = [request for request in record.requests if request.overdue]

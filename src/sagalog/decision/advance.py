@@ -17,6 +17,7 @@ from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
 from .ids import entry_of, prefix_of
+from .joins import finish_with_joins
 from .kept import waits
 from .message import Message, Outcome
 from .phases import entered, phase_of
@@ -198,11 +199,38 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     else:
         result = saga.refused(state, event) if message.kind == "refused" else saga.handle(state, event)
     actions = actions_of(result, saga)
+    if saga.joins() and record.status is _RUNNING:
+        return _run_joins(draft, message, record, state, actions, context or _context_of(draft, message, record))
     if isinstance(actions, list):
         if context is not None:
             actions = entered(saga, record, state, actions, context)
         return draft.finish(message, record, state, actions)
     return _run_async(draft, message, record, state, actions, context)
+
+
+def _run_joins(
+    draft: Draft,
+    message: Message,
+    record: SagaRecord,
+    state: Any,
+    actions: list[Any] | Awaitable[list[Any]],
+    context: StepContext,
+) -> Outcome | Awaitable[Outcome]:
+    if isinstance(actions, list):
+        return finish_with_joins(draft, message, record, state, list(actions), context)
+    return _run_joins_async(draft, message, record, state, actions, context)
+
+
+async def _run_joins_async(
+    draft: Draft,
+    message: Message,
+    record: SagaRecord,
+    state: Any,
+    actions: Awaitable[list[Any]],
+    context: StepContext,
+) -> Outcome:
+    outcome = finish_with_joins(draft, message, record, state, list(await actions), context)
+    return outcome if isinstance(outcome, Outcome) else await outcome
 
 
 async def _run_async(

@@ -71,6 +71,14 @@ class Request(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     overdue: bool = False  # its deadline has passed; kept to know a late answer
 
 
+class Joined(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
+    """How far a join is: the legs that have come and those that it waits for, by name; or that it has run."""
+
+    came: tuple[str, ...] = ()
+    waits: tuple[str, ...] = ()
+    done: bool = False
+
+
 class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """How to take back the command `of`."""
 
@@ -163,6 +171,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     takeovers: int = 0  # ... and how often it was taken over
     requests: tuple[Request, ...] = ()  # commands whose answer has a deadline
     begun: bool = False  # the command `taken` was begun by itself since: if its worker dies now, it may be the reason
+    joins: dict[str, Joined] = {}  # by name
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
     result: Typed | None = None  # of the incarnation that has completed
     ended_at: datetime | None = None  # when it came to stand as it does, where that is an end

@@ -20,6 +20,7 @@ from . import codec
 from .actions import Compensate, Refused
 from .annotations import check_acting, check_annotations, named_types, takes_context
 from .context import StepContext
+from .joins import Join, joins_of, when_all
 from .phases import POLICIES, PhaseTable, Unexpected, on_enter, on_leave
 from .reach import declared, reached
 from .routes import Actions, Again, Handles, Key, Route, on, on_refused, starts
@@ -42,6 +43,7 @@ __all__ = [
     "on_leave",
     "on_refused",
     "starts",
+    "when_all",
 ]
 
 
@@ -75,6 +77,7 @@ class Saga(Generic[S]):
     __all_routes: ClassVar[tuple[Route, ...]] = ()
     __routes: ClassVar[dict[type, Route]] = {}  # one for each event: the one that starts the saga, or the first
     __refusals: ClassVar[dict[type, str]] = {}
+    __joins: ClassVar[tuple[Join, ...]] = ()
     __contextual: ClassVar[frozenset[str]] = frozenset()  # methods that take the context of their step
     __state: ClassVar[type | None] = None
     __state_version: ClassVar[int] = 1
@@ -109,6 +112,7 @@ class Saga(Generic[S]):
         cls.phase_table = _phase_table(cls, cls.__all_routes, acting)
         cls.waits = cls.phase_table is not None
         cls.__routes = {event: _merged(cls.__name__, several) for event, several in routes.items()}
+        cls.__joins = joins_of(cls, routes, cls.__state)
         cls.__refusals, cls.__contextual = refusals, frozenset(contextual)
         for known in (*routes, *refusals, *declared(cls.messages, cls.__name__)):
             check_upcasters(known)
@@ -357,6 +361,11 @@ class Saga(Generic[S]):
     def routes(cls) -> tuple[Route, ...]:
         """Return the decorated handlers of events."""
         return cls.__all_routes
+
+    @classmethod
+    def joins(cls) -> tuple[Join, ...]:
+        """Return the methods that run when several events have come, in the order in which they are written."""
+        return cls.__joins
 
     @classmethod
     def refusals(cls) -> dict[type, str]:

@@ -44,6 +44,8 @@ def mermaid(found: Outline) -> str:
     undone: dict[str, str] = {}
     for reaction in found.reactions:
         here = nodes.node("event", reaction.trigger)
+        for leg in reaction.legs:
+            nodes.edge(events[leg], "-->", here, "one of all")
         if reaction.starts:
             nodes.edge(begin, "-->", here)
         for command, undo in reaction.sends.items():

@@ -31,6 +31,7 @@ class Reaction:
     method: str
     starts: bool = False
     refusal: bool = False
+    legs: tuple[str, ...] = ()  # of a join: the events that all have to come
     sends: dict[str, str] = field(default_factory=dict)  # command -> its undo, or nothing
     requests: dict[str, tuple[str, str]] = field(
         default_factory=dict
@@ -85,6 +86,7 @@ def outline(saga: type[Saga[Any]]) -> Outline:
         for command, method in saga.refusals().items()
     ]
     reactions += _acting(saga)
+    reactions += [Reaction(f"all of {', '.join(join.legs)}", join.method, legs=join.legs) for join in saga.joins()]
     unread = []
     for reaction in reactions:
         if not _read(saga, getattr(saga, reaction.method), reaction, set()):

@@ -95,6 +95,7 @@ class Code:
                     request.id,
                     unreadable=False,
                 )
+        yield from _of_joins(saga, record)
         for what, entry, stored in (
             *(("pending command", command.id, command.command) for command in record.outbox),
             *(("undo command", "", undo.command) for undo in record.undo),
@@ -115,3 +116,23 @@ class Code:
     def _handled(self, command: Any, what: str, entry: str) -> Iterator[Reason]:
         if not self._handles(type(command)):
             yield Reason(f"{what}: no command handler for {type(command).__name__}", entry, unreadable=False)
+
+
+def _of_joins(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
+    """Yield what has changed about the joins of an instance that have not run: it would wait for other events, or none."""
+    known = {join.name: join for join in saga.joins()}
+    for name, joined in record.joins.items():
+        if joined.done:
+            continue
+        if name not in known:
+            yield Reason(
+                f"when_all {name}: this code has no such join, so what it did when all came is not done",
+                unreadable=False,
+            )
+            continue
+        for leg in known[name].legs:
+            if leg not in joined.came and leg not in joined.waits:
+                yield Reason(
+                    f"when_all {name}: this code waits for {leg} too, and one that came before does not count",
+                    unreadable=False,
+                )

@@ -31,7 +31,7 @@ class Step(msgspec.Struct, frozen=True):
     lease: datetime | None  # it prolonged the lease of the worker that is at the first command, until then
 
     alone: str  # the type of the command that it began by itself, because workers died that had it in hand
-
+    joined: list[str]  # joins that it ran, by name
     passed_over: list[str]  # recurring timers whose missed times it passed over, by name
     result: Typed | None = None  # that it completed with
     kept: list[Held] = []  # messages that it keeps for their moment
@@ -70,6 +70,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             accepted_in(known, view),
             _lease(known, view),
             begun_in(known, view),
+            joined_in(known, view),
             passed_over_in(known, view),
             result_in(known, view),
             kept_in(known, view),
@@ -146,6 +147,15 @@ def begun_in(before: SagaRecord | None, view: SagaView) -> str:
     if before is None or record is None or not record.begun or (before.begun and before.taken == record.taken):
         return ""
     return next((command.command.type for command in record.outbox if command.id == record.taken), "")
+
+
+def joined_in(before: SagaRecord | None, view: SagaView) -> list[str]:
+    """Return the names of the joins that a step ran."""
+    record = view.record
+    if record is None or not record.joins or (before is None and view.version > 1):
+        return []
+    earlier = before.joins if before is not None and before.incarnation == record.incarnation else {}
+    return [name for name, one in record.joins.items() if one.done and not (name in earlier and earlier[name].done)]
 
 
 def passed_over_in(before: SagaRecord | None, view: SagaView) -> list[str]:

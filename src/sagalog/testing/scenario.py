@@ -10,7 +10,7 @@ from typing import Any, Generic, Self, TypeVar
 from ..decision.ids import ANSWER
 from ..decision.message import Message
 from ..decision.phases import phase_of
-from ..decision.record import Status
+from ..decision.record import Joined, Status
 from ..decision.timers import due_timer
 from ..definition.results import unpack_result
 from ..definition.saga import Saga
@@ -169,6 +169,12 @@ class Scenario(Generic[S]):
         return {name: timer.due_at for name, timer in timers if not timer.send and not name.startswith(ANSWER)}
 
     @property
+    def joins(self) -> dict[str, tuple[str, ...]]:
+        """What each `when_all` waits for still, by its name; nothing for one that has run."""
+        joined = {} if self._instance.record is None else self._instance.record.joins
+        return {join.name: _left(joined.get(join.name), join.legs) for join in self._saga.joins()}
+
+    @property
     def awaited(self) -> list[tuple[str, datetime]]:
         """The commands whose answer has a deadline that has not passed: their types, and until when, in their order."""
         record = self._instance.record
@@ -256,3 +262,9 @@ class Scenario(Generic[S]):
     def _timer(self, message: Message) -> str:
         title = message.name if self._instance.record is None else self._instance.record.timer_title(message.name)
         return f"timer {title!r}" if title == message.name else f"the deadline ({title})"
+
+
+def _left(joined: Joined | None, legs: tuple[str, ...]) -> tuple[str, ...]:
+    if joined is None:
+        return legs
+    return () if joined.done else tuple(leg for leg in legs if leg not in joined.came)

@@ -17,6 +17,7 @@ def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, i
     for saga in sagas:
         counts = found[saga.name]
         counts.update({event.__name__: 0 for event in saga.event_types()})
+        counts.update({f"when_all {join.name}": 0 for join in saga.joins()})
         counts.update({f"{command.__name__} refused": 0 for command in saga.refusals()})
         counts.update({f"enters {phase.name}": 0 for phase in saga.phases or ()})
     for persistence_id, lives in ledger.lives.items():
@@ -50,6 +51,9 @@ def _count(counts: Counter[str], persistence_id: str, before: SagaRecord | None,
     if record.kept:
         known = {one.id for one in before.kept} if before is not None else set()
         counts.update(f"keeps {one.event.type}" for one in record.kept if one.id not in known)
+    for name, joined in record.joins.items():
+        if joined.done and not (before is not None and before.joins.get(name) == joined):
+            counts[f"when_all {name}"] += 1
     ended = (*FINAL, Status.COMPENSATION_FAILED)
     if record.status in ended and (before is None or before.status is not record.status):
         counts[f"ends {record.status.value}"] += 1

@@ -45,6 +45,10 @@ def _check_same_life(here: str, a: SagaRecord, b: SagaRecord) -> None:
     assert set(each(a.inbox)) <= set(each(b.inbox)), f"{here} forgets messages: it was not made from the one before"
     assert b.started_at == a.started_at, f"{here} is of another beginning than the one before"
     assert b.inherited == a.inherited, f"{here} forgets what earlier lives consumed"
+    for name, joined in a.joins.items():
+        kept = b.joins.get(name)
+        assert kept is not None, f"{here} forgets how far the join {name} is"
+        assert kept.done or (not joined.done and set(joined.came) <= set(kept.came)), f"{here}: {name} goes back"
     if a.status in FINAL and b.status is not a.status:
         told = any(is_refusal(one.id) for one in b.handled) or b.audit != a.audit
         allowed = told and a.status is Status.COMPLETED

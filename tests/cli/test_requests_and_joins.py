@@ -1,4 +1,4 @@
-"""Requests as an operator sees them: what waits for which answer, what came too late, and what new code lacks."""
+"""Requests and joins as an operator sees them: what waits for what, what came too late, and what new code lacks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sagalog.operating.inspect import SagaView
 from sagalog.operating.readable import Code
 
 from ..asking import Ask, AskSaga, Confirmed, Wanted
+from ..joining import JoinSaga, Ordered, Paid, Reserved, Ship, Thank
 
 
 def run(*arguments: str) -> str:
@@ -49,3 +50,19 @@ def test_check_names_an_answer_that_no_handler_takes() -> None:
     record = SagaRecord(1, "running", b"{}", at, at, requests=(Request("1/0", "Ask", "Gone"),))  # type: ignore[arg-type]
     reasons = Code([AskSaga()], lambda command: True).reasons(SagaView("ask", "a", 1, record))
     assert [reason.text for reason in reasons] == ["Ask waits for Gone, and no handler takes it"]
+
+
+def test_show_and_history_tell_how_far_a_join_is_and_when_it_ran(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/joins.db"
+
+    async def handle(*events: object) -> None:
+        accepts = {Ship: lambda command: None, Thank: lambda command: None}
+        async with SagaRunner(url, sagas=[JoinSaga], dispatch=accepts) as runner:
+            for event in events:
+                await runner.handle(event)
+
+    asyncio.run(handle(Ordered("a"), Reserved("a")))
+    assert "join    ready: waits for Paid" in run("show", "a", "--journal", url)
+    asyncio.run(handle(Paid("a")))
+    assert "join    ready: has run" in run("show", "a", "--journal", url)
+    assert "ran ready, for all have come" in run("history", "a", "--journal", url)
