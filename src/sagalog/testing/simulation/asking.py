@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -19,11 +19,10 @@ from ...definition.results import unpack_result
 from ...definition.saga import Saga
 from ...errors import CodecError, NoInstanceError, OutcomeGoneError, OutcomeTimeoutError, RunnerStoppedError
 from ...runner import SagaOutcome
+from .crew import Crew
 from .ledger import Landed
+from .situation import Situation
 from .worker import Worker
-
-if TYPE_CHECKING:
-    from .run import Run
 
 _SHARE = 0.2  # of the accepted events, whose senders ask then
 _SECONDS = (30, 300, 1000)  # that they wait
@@ -43,8 +42,9 @@ class Told(msgspec.Struct):
 class Askers:
     """Let those whose event was accepted ask, now and then, how it ended."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Situation, crew: Crew) -> None:
         self._run = run
+        self._crew = crew
         self.answers: list[Told] = []
 
     def may_ask(self, sagas: list[str], event: Any, message_id: str) -> None:
@@ -54,13 +54,13 @@ class Askers:
         """
         run = self._run
         draw = random.Random(f"{run.chance.seed} {message_id}")
-        if draw.random() >= _SHARE or not run.workers:
+        if draw.random() >= _SHARE or not self._crew.workers:
             return
         name = draw.choice(sorted(sagas))
         saga = next(one for one in run.sagas if one.name == name)
         correlation_id = saga.correlation_id(event)
         assert correlation_id is not None
-        worker = draw.choice(run.workers)
+        worker = draw.choice(self._crew.workers)
         own = persistence_id(name, correlation_id)
         life = _life(run, own) if draw.random() < 0.5 else 0
         run.spawn(self._ask(worker, saga, own, life, draw.choice(_SECONDS)))
@@ -148,7 +148,7 @@ def _ends(record: SagaRecord) -> list[tuple[Any, ...]]:
     return found
 
 
-def _life(run: Run, own: str) -> int:
+def _life(run: Situation, own: str) -> int:
     newest = run.ledger.newest(own)
     return 0 if newest is None or newest.record is None else newest.record.incarnation
 

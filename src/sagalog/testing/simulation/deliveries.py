@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...decision.ids import persistence_id, refusal_id, reply_id
 from ...decision.inbox import each
@@ -12,9 +12,7 @@ from ...decision.record import Command, SagaRecord, Status
 from .clock import EPOCH
 from .ledger import Landed
 from .outside import HandlerCall
-
-if TYPE_CHECKING:
-    from .run import Run
+from .situation import Situation
 
 _SLACK = 5.0  # seconds between the end of a lease and a call that was under way then
 
@@ -22,7 +20,7 @@ _SLACK = 5.0  # seconds between the end of a lease and a call that was under way
 class Deliveries:
     """What reached command handlers, beside what the records of that life say."""
 
-    def __init__(self, run: Run, persistence_id: str, life: int, records: list[Landed]) -> None:
+    def __init__(self, run: Situation, persistence_id: str, life: int, records: list[Landed]) -> None:
         self._run = run
         self._persistence_id = persistence_id
         self._records = records

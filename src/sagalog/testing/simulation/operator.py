@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from ...decision.ids import parts_of
 from ...decision.record import Status
 from ...errors import SagalogError
-
-if TYPE_CHECKING:
-    from .run import Run
+from .crew import Crew
+from .situation import Situation
 
 _PATIENCE = 30.0  # seconds
 _MAX_IN_PEACE = 3  # repairs of one instance when nothing goes wrong any more: then it is its saga that fails
@@ -19,8 +17,9 @@ _MAX_IN_PEACE = 3  # repairs of one instance when nothing goes wrong any more: t
 class Operator:
     """Repairs each instance that is parked or could not compensate, in the ways that the world names."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Situation, crew: Crew) -> None:
         self._run = run
+        self._crew = crew
         self.busy: set[str] = set()  # persistence ids
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -44,11 +43,11 @@ class Operator:
         while self.needs_repair(persistence_id) and in_peace < _MAX_IN_PEACE:
             await asyncio.sleep(run.chance.upto(pause))
             pause = min(pause * 2, 3600.0)  # seconds
-            if not run.workers:
+            if not self._crew.workers:
                 continue
             in_peace += run.chance.quiet
             repair = run.chance.random.choice(run.world.repairs)
-            worker = run.chance.random.choice(run.workers)
+            worker = run.chance.random.choice(self._crew.workers)
             worker.repairing += 1
             repairing = getattr(worker.runner, repair)(saga, correlation_id, note="simulated")
             try:

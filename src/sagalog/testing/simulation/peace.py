@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 from ...decision.record import SagaRecord
 from .clock import EPOCH
-
-if TYPE_CHECKING:
-    from .run import Run
-    from .trouble import Trouble
+from .operator import Operator
+from .situation import Situation
+from .trouble import Trouble
 
 _ENOUGH = 240.0  # seconds: stalls and slow handlers that are left over, back-off, a lease, a takeover
 
@@ -18,8 +16,9 @@ _ENOUGH = 240.0  # seconds: stalls and slow handlers that are left over, back-of
 class Peace:
     """Lets time pass until nothing is left to do, and sees that nothing takes too long."""
 
-    def __init__(self, run: Run, trouble: Trouble) -> None:
+    def __init__(self, run: Situation, operator: Operator, trouble: Trouble) -> None:
         self._run = run
+        self._operator = operator
         self._trouble = trouble
         self._heads: dict[str, tuple[str, float]] = {}  # the outboxes' first entries, and since when
         self._since = 0.0
@@ -51,7 +50,7 @@ class Peace:
         """Return the instances that have something to do, and when (seconds of virtual time)."""
         found: dict[str, float] = {}
         for persistence_id, record in self._run.ledger.readable():
-            if persistence_id in self._run.operator.busy or record.owes_delivery or record.owes_waking:
+            if persistence_id in self._operator.busy or record.owes_delivery or record.owes_waking:
                 found[persistence_id] = 0.0
             elif record.timers and not record.parked:
                 found[persistence_id] = _next_timer(record)
@@ -61,7 +60,7 @@ class Peace:
         run, now = self._run, asyncio.get_running_loop().time()
         enough = _ENOUGH + 2 * run.skew
         for persistence_id, record in run.ledger.readable():
-            if persistence_id in run.operator.busy:
+            if persistence_id in self._operator.busy:
                 self._heads.pop(persistence_id, None)
                 continue
             head = record.outbox[0].id if record.owes_delivery else ""

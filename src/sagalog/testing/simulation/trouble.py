@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,11 +12,10 @@ from ...errors import ConflictError
 from ...journal import PersistentRepr
 from .chance import WORKER_FAULTS
 from .clock import EPOCH
+from .crew import Crew
 from .ledger import at_once
-
-if TYPE_CHECKING:
-    from .run import Run
-    from .worker import Worker
+from .situation import Situation
+from .worker import Worker
 
 _STOPS_WITHIN = 300.0  # seconds: `stop_seconds`, and whatever may be in its way
 _NEWER = b'{"format":99}'
@@ -26,8 +24,9 @@ _NEWER = b'{"format":99}'
 class Trouble:
     """Strikes while events are sent, and while time passes."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Situation, crew: Crew) -> None:
         self._run = run
+        self._crew = crew
 
     async def during(self, seconds: float) -> None:
         """Let so many seconds pass, not quite without trouble."""
@@ -41,9 +40,9 @@ class Trouble:
         """Let something happen, or not."""
         run = self._run
         fault = run.chance.strikes(WORKER_FAULTS)
-        if fault is None or not run.workers:
+        if fault is None or not self._crew.workers:
             return
-        worker = run.chance.random.choice(run.workers)
+        worker = run.chance.random.choice(self._crew.workers)
         if fault == "clock jumps forwards":
             worker.jump(1)
         elif fault == "clock jumps backwards":
@@ -67,7 +66,7 @@ class Trouble:
         stopping = worker.does(worker.runner.stop())
         dead = asyncio.ensure_future(worker.condition.dead.wait())
         await asyncio.sleep(run.chance.upto(1))  # senders notice late
-        run.retire(worker)
+        self._crew.retire(worker)
         await asyncio.wait([stopping, dead], timeout=_STOPS_WITHIN, return_when=asyncio.FIRST_COMPLETED)
         if not stopping.done():
             if not worker.condition.dead.is_set():
@@ -76,7 +75,7 @@ class Trouble:
         await stopping
         worker.condition.stopped = True
         run.tell(f"{worker.name} has stopped")
-        await run.start_worker()
+        await self._crew.start_worker()
 
     def _cut(self) -> None:
         """Delete old records, as somebody who keeps the journal small does."""

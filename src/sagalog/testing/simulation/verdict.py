@@ -7,7 +7,7 @@ Read from the ledger and from outside, never from a runner's memory. `guarantees
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...decision import ids
 from ...decision.inbox import each
@@ -15,16 +15,15 @@ from ...decision.phases import phase_of
 from ...decision.record import FINAL, SagaRecord, Status
 from ...definition.saga import Saga
 from ...runner import NoInstance
+from .asking import Askers
 from .deliveries import Deliveries
 from .guarantees import check_ended, check_first, check_order, check_pair, check_twice
 from .ledger import Landed
+from .situation import Situation
 from .world import Finished
 
-if TYPE_CHECKING:
-    from .run import Run
 
-
-def judge(run: Run) -> None:
+def judge(run: Situation, askers: Askers) -> None:
     """Raise AssertionError for the first thing that is wrong."""
     finished: list[Finished] = []
     for persistence_id in sorted(run.ledger.lives):
@@ -47,7 +46,7 @@ def judge(run: Run) -> None:
             correlation_id = next(one for one in run.sagas if one.name == saga).correlation_id(sent.event)
             own = ids.persistence_id(saga, str(correlation_id))
             assert own in run.ledger.lives, f"{sent.message_id} was accepted, and {own} never was there"
-    run.askers.check()
+    askers.check()
     for instance in finished:
         assert run.world.may_park or instance.status != "parked", _stays_parked(run, instance)
         run.world.check(instance)
@@ -60,14 +59,14 @@ def _readable(persistence_id: str, life: list[Landed]) -> list[Landed]:
     return [one for one in life if one.record is not None]
 
 
-def _stays_parked(run: Run, instance: Finished) -> str:
+def _stays_parked(run: Situation, instance: Finished) -> str:
     persistence_id = ids.persistence_id(instance.saga, instance.correlation_id)
     newest = run.ledger.newest(persistence_id)
     reason = newest.record.parked if newest is not None and newest.record is not None else ""
     return f"{persistence_id} stays parked, whatever its operator does: {reason}"
 
 
-def _nothing_accepted_is_lost(run: Run, persistence_id: str, lives: list[list[Landed]]) -> None:
+def _nothing_accepted_is_lost(run: Situation, persistence_id: str, lives: list[list[Landed]]) -> None:
     name, correlation_id = ids.parts_of(persistence_id)
     known: set[str] = set()
     for life in lives:
@@ -96,7 +95,7 @@ def _nothing_waits_in_vain(persistence_id: str, saga: Saga[Any], newest: SagaRec
     assert not waits, f"{persistence_id} keeps {', '.join(waits)}, which its phase {phase.name} expects"
 
 
-def _finished(run: Run, persistence_id: str, life: list[Landed], deliveries: Deliveries) -> list[Finished]:
+def _finished(run: Situation, persistence_id: str, life: list[Landed], deliveries: Deliveries) -> list[Finished]:
     """Return one for each incarnation. Where one ended and the next began in one step, neither can be told apart."""
     name, correlation_id = ids.parts_of(persistence_id)
     saga = next(saga for saga in run.sagas if saga.name == name)

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Coroutine
 from contextvars import copy_context
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ...decision.ids import persistence_id
 from ...definition.context import StepContext
@@ -19,9 +19,7 @@ from .clock import LoopClock
 from .journal import Condition, FaultyJournal
 from .loop import process
 from .outside import HandlerCall
-
-if TYPE_CHECKING:
-    from .run import Run
+from .situation import Situation
 
 T = TypeVar("T")
 _MAX_SKEW = 60.0  # seconds that a clock may be wrong
@@ -40,9 +38,9 @@ _COUNTED = (
 
 
 class Worker:
-    """It is in the run's `workers` as long as senders may turn to it."""
+    """It is among the crew's `workers` as long as senders may turn to it."""
 
-    def __init__(self, run: Run, name: str) -> None:
+    def __init__(self, run: Situation, name: str) -> None:
         self._run = run
         self.name = name
         self.repairing = 0
@@ -143,7 +141,7 @@ class Worker:
         return known
 
 
-def _raising(saga: Saga[Any], run: Run) -> Saga[Any]:
+def _raising(saga: Saga[Any], run: Situation) -> Saga[Any]:
     """Return a saga like this one, whose handlers now and then raise."""
 
     def handle(state: Any, event: Any) -> Any:
@@ -167,7 +165,7 @@ def _raising(saga: Saga[Any], run: Run) -> Saga[Any]:
     return ours
 
 
-def _raise(run: Run, saga: str, event: Any) -> None:
+def _raise(run: Situation, saga: str, event: Any) -> None:
     now = asyncio.get_running_loop().time()
     fault = run.chance.strikes(SAGA_FAULTS, share=0.5)
     kind = (saga, type(event))
