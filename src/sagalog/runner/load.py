@@ -12,7 +12,13 @@ import asyncio
 from collections.abc import Callable
 
 from ..decision.record import SagaRecord, decode_record
-from ..errors import CodecError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError
+from ..errors import (
+    CodecError,
+    JournalFormatError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    SagaParkedError,
+)
 from ..journal import Journal
 from ..journal.store import SavedState, saved_of
 from ..waiting import Attempts, Waiting
@@ -56,6 +62,13 @@ class Loader:
             self._engine.spawn(self._read(journal, some))
 
     async def _read(self, journal: Journal, instances: list[Instance]) -> None:
+        try:
+            await self._look_up(journal, instances)
+        finally:
+            self._lookups -= 1
+            self.flush()
+
+    async def _look_up(self, journal: Journal, instances: list[Instance]) -> None:
         time, told = self._engine.loop.time, 0
         for instance in instances:
             instance.read_begins()
@@ -72,14 +85,17 @@ class Loader:
                     give_way_at = time() + _STRETCH_SECONDS
                 told += 1
                 self._take(instance, None if latest is None else saved_of(latest))
+        except JournalFormatError as error:
+            if len(instances) == 1:
+                self._told(instances[0], unreadable(instances[0], str(error)))
+                return
+            for instance in instances[told:]:  # one of them is damaged; the others can be read
+                await self._look_up(journal, [instance])
         except BaseException as error:
             for instance in instances[told:]:
                 self._told(instance, _reason(instance, error))
             if passes_through(error):
                 raise
-        finally:
-            self._lookups -= 1
-            self.flush()
 
     async def _read_one(self, instance: Instance) -> None:
         instance.read_begins()
@@ -164,7 +180,7 @@ def ids_of(record: SagaRecord | None) -> frozenset[str]:
 
 def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
     """Return the record of what is stored. Raises SagaParkedError for one that this code cannot read."""
-    if saved is None or not saved.payload:
+    if saved is None or (saved.tombstone and not saved.payload):
         return None
     try:
         return decode_record(saved.payload)

@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from ..protocol import MovedDue
-from .rows import damaged, microseconds, moment
+from .rows import EARLIEST, damaged, microseconds, moment, text_of
 
 _ASKED = """
     (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS id, json_extract(value, '$[2]') AS nr,
@@ -22,21 +22,25 @@ _decoder = msgspec.json.Decoder(list[tuple[str, int]])
 def due(
     connection: sqlite3.Connection, ids: tuple[str, list[str]], before: datetime, limit: int
 ) -> list[tuple[str, datetime]]:
-    """Return up to `limit` ids that are due at `before`, earliest first. `ids`: the condition and its parameters."""
+    """Return up to `limit` ids that are due at `before`, earliest first. `ids`: the condition and its parameters.
+
+    A row that is damaged keeps no other from being found: an id that is no text is left out, and what stands for no
+    moment is due as any that has passed.
+    """
     condition, bounds = ids
     # The + keeps the other index out. An id is in hexadecimal because JSON in SQLite ends a text at a zero.
     (answer,) = connection.execute(
-        f"""SELECT json_group_array(json_array(hex(persistence_id), due_at)) FROM (
+        f"""SELECT json_group_array(json_array(hex(persistence_id), CAST(due_at AS INTEGER))) FROM (
               SELECT persistence_id, due_at FROM instance WHERE due_at <= ?
                  AND {condition.format(column="+persistence_id")} ORDER BY due_at LIMIT ?)""",  # noqa: S608
         (microseconds(before), *bounds, limit),
     ).fetchone()
     try:
-        found = [(bytes.fromhex(key).decode(), at) for key, at in _decoder.decode(answer)]
+        found = [(text_of(bytes.fromhex(key)), at) for key, at in _decoder.decode(answer)]
     except (msgspec.MsgspecError, ValueError) as error:
         raise damaged(error) from None
     found.sort(key=lambda one: one[1])
-    return [(key, moment(at)) for key, at in found]
+    return [(key, moment(max(at, EARLIEST))) for key, at in found if key is not None]
 
 
 def postpone(connection: sqlite3.Connection, ids: list[str], until: datetime) -> None:

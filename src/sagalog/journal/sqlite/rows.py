@@ -19,6 +19,8 @@ NEWEST = "instance i CROSS JOIN record r USING (record_id) CROSS JOIN label l US
 MAX_BYTES = 900_000_000  # SQLite takes 10**9 for a whole row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+EARLIEST = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _MICROSECOND
+"""The earliest moment that is looked for, with room for an offset."""
 
 
 def microseconds(at: datetime | None) -> int | None:
@@ -36,6 +38,14 @@ def check_size(message: PersistentRepr) -> None:
     """Raise PayloadTooLargeError for what SQLite cannot keep in a row."""
     if len(message.payload) > MAX_BYTES:
         raise PayloadTooLargeError(f"the record of {message.persistence_id[:100]}", len(message.payload), MAX_BYTES)
+
+
+def text_of(stored: bytes) -> str | None:
+    """Return the text of stored bytes; None if they are damaged."""
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def moment(stored: int) -> datetime:
