@@ -30,7 +30,7 @@ class InstanceCache:
         self._bytes = 0  # the sizes of all in memory
 
     def instance(self, correlation_id: str) -> Instance:
-        """Return the instance of that id, made (not loaded) where it is not in memory."""
+        """Return the instance of that id. One that is not in memory is made, and not loaded yet."""
         instances = self.instances
         found = instances.pop(correlation_id, None)
         if found is None:
@@ -39,7 +39,7 @@ class InstanceCache:
         return found
 
     def done(self, instance: Instance) -> None:
-        """An instance has left its round: it may be in the next one, and is forgotten if nothing is to be remembered."""
+        """Let an instance leave its round: it joins the next one if it has work, and is forgotten if it holds nothing."""
         instance.under_way = instance.fresh = False
         if instance.quieted is not None:
             tell_quiet(instance)
@@ -55,7 +55,7 @@ class InstanceCache:
             self._shrink()
 
     def _shrink(self) -> None:
-        """Forget idle instances beyond the cache's bounds, those used longest ago first; busy ones are passed over."""
+        """Forget idle instances beyond the bounds of the cache, least recently used first. Busy ones stay."""
         instances = self.instances
         left = 8  # each turn brings one in, so a few are enough
         while (len(instances) > self._cache_size or self._bytes > self._cache_bytes) and instances and left:

@@ -27,11 +27,11 @@ from .load import ids_of
 from .turn import Turn
 
 Declines = Callable[[Instance, Command], bool]
-_OVER = 2  # so many times the limit for what is not decided by a handler, and has to be recorded
+_OVER = 2  # times the limit: for records that no handler decides and that must be stored
 
 
 class Write:
-    """A record on its way to the journal, and what follows for its instance once it is stored.
+    """A record on its way to the journal, and what becomes of its instance when it is stored.
 
     `claim`: all of the outbox becomes ours to deliver. `fresh`: the outbox entries that this record makes ours.
     `parked`: why this record parks it.
@@ -74,7 +74,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     if record is None:
         return None
     claim = renew = False
-    if turn.maintenance:  # that commands were accepted is recorded with a step, or then: not for a mere duplicate
+    if turn.maintenance:  # acceptances are recorded with a step or on request, but not because of a duplicate
         draft.changed = draft.changed or turn.to_record
         owes = record.owes_delivery
         renew = owes and Maintenance.RENEW in turn.maintenance
@@ -90,7 +90,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
         record.taken, record.takeovers, record.begun = "", 0, False
     draft.frozen()
-    if claim:  # whatever was waited for, it is due
+    if claim:  # it is due, so nothing is waited for any more
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
@@ -105,16 +105,16 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
 
 
 def _passes_limit(turn: Turn) -> bool:
-    """Say whether a record may pass the limit: where a turn does nothing but take over, park or repair an instance.
+    """Say whether a record may exceed the limit: if the turn does nothing but take over, park or repair.
 
-    An instance at its limit could otherwise not be parked for what makes it too large, nor its commands be taken over.
+    Otherwise an instance at its limit could not be parked for what makes it too large, nor could it be taken over.
     """
     decided = [envelope for envelope in turn.decided if not envelope.over]
     if len(decided) != 1 or turn.draft.fired:
         return False
     message, park = decided[0].message, decided[0].park
     if decided[0].maintenance is Maintenance.WAKE and park is None:
-        return False  # it handles a message, as any other
+        return False  # it handles a message like any other
     return message is None or (park is not None and park[1] is message and message.kind != "event")
 
 
@@ -131,7 +131,7 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
         )
         for write in writes
     ]
-    before = cancellations()  # of the caller, where its own task runs the round
+    before = cancellations()  # of the caller, if its own task runs the round
     try:
         answers = await journal.write_batch(records)
     except JournalUnavailableError as error:
@@ -181,7 +181,7 @@ def _unknown(write: Write, error: BaseException) -> OutcomeUnknownError:
 def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
     """Return the outbox entries that a write makes ours: those that were not in the record before.
 
-    Nobody delivers what waits for a repair, so the worker that repairs it takes all.
+    While it waits for a repair nobody delivers it, so the worker that repairs it owns the whole outbox.
     """
     if record.stuck:
         return NONE
@@ -192,7 +192,7 @@ def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[
     """Return when the lease on the outbox ends, and when the instance next needs attention."""
     lease_end = _lease_end(instance, record, now)
     due = record.next_timer_at
-    if record.waking and record.owes_waking:  # the next turn here goes on; another worker does if this one dies
+    if record.waking and record.owes_waking:  # our next turn goes on with it, or another worker if we die
         waking = now + instance.runtime.engine.lease
         due = waking if due is None else min(due, waking)
     return lease_end, due if lease_end is None else lease_end if due is None else min(due, lease_end)
@@ -211,7 +211,7 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
 
 
 def is_leased(instance: Instance, record: SagaRecord) -> bool:
-    """Say whether another worker holds the first command of the outbox, as far as what is stored tells."""
+    """Say whether, by what is stored, another worker holds a lease on the first command of the outbox."""
     until = record.leased_until
     if until is None or not record.outbox or record.outbox[0].id in instance.owned:
         return False
@@ -221,12 +221,12 @@ def is_leased(instance: Instance, record: SagaRecord) -> bool:
 def _leased_until(
     instance: Instance, record: SagaRecord, lease_end: datetime | None, *, renew: bool, claim: bool
 ) -> datetime | None:
-    """Return what the record says of a lease that is longer than the usual one: only renewals make such."""
+    """Return what the record says of a lease that is longer than usual. Only renewals make such leases."""
     if lease_end is None:
         return None
     if renew:
         return lease_end
     before = instance.record
     if claim or before is None or not before.outbox or before.outbox[0].id != record.outbox[0].id:
-        return None  # it was of a command that is not the first any more
+        return None  # it was the lease of a command that is not the first any more
     return record.leased_until

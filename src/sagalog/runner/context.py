@@ -1,4 +1,4 @@
-"""Within which handler a call is made: what a handler waits for may not wait for that handler.
+"""In which handler a call is made. What a handler waits for must not wait for that handler.
 
 decide, replay (event handlers), deliver (command handlers) ─► [context] ─► receive, runner
 """
@@ -11,14 +11,14 @@ from typing import Any
 from ..errors import DefinitionError
 from .instance import Instance
 
-# Set while a command handler runs: its events hold up nobody but itself, so they are never made to wait for room.
+# Set while a command handler runs. Its events delay nobody but itself, so they never have to wait for a place.
 in_command_handler: ContextVar[bool] = ContextVar("sagalog_in_command_handler", default=False)
 
 
 class EventHandler:
     """While entered: an asynchronous event handler of `instance` runs in this context, and in tasks that it starts.
 
-    `over`: it has ended; a task that it started and left behind may do as it likes.
+    `over`: the handler has ended; tasks that it started and left running are not bound any more.
     """
 
     __slots__ = ("_outer", "instance", "over")
@@ -40,7 +40,7 @@ running_handler: ContextVar[EventHandler | None] = ContextVar("sagalog_running_h
 
 
 def outside_handlers() -> Context:
-    """Return a copy of this context in which no handler runs, for what is done in the background."""
+    """Return a copy of this context outside of all handlers, for background work."""
     context = copy_context()
     context.run(running_handler.set, None)
     context.run(in_command_handler.set, False)

@@ -2,11 +2,11 @@
 
     queue ─► [decide] ─► commit
 
-What goes wrong, and what a turn is then:
+What may go wrong, and what becomes of the turn:
     a handler raises               `failure`: what came before the message is written, settle decides about the message
-    the cache is too old for it    `stale`: nothing of it holds, and it is begun anew on what is stored
+    the cache is too old           `stale`: nothing of it holds; it is decided again on what is stored
     the record is unreadable       SagaParkedError; the store is left as it is
-    it is repaired, messages held  they are replayed first, in the order they came (replay.py)
+    a repaired one holds messages  they are replayed first, in the order they came (replay.py)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an e
 
 
 def decide(turn: Turn) -> Awaitable[None] | None:
-    """Decide the batch in order. What has to be waited for is returned, to be given to `decide_slowly`."""
+    """Decide the batch in order. If something has to be awaited, return it; `decide_slowly` goes on with it."""
     if replays(turn):
         return _replay(turn)
     try:
@@ -47,12 +47,12 @@ def decide(turn: Turn) -> Awaitable[None] | None:
 
 
 def replays(turn: Turn) -> bool:
-    """Say whether what has to be waited for is the replay of what an instance held, which is no caller's."""
+    """Say whether this turn replays held messages, which no caller waits for."""
     return turn.at == 0 and turn.draft.record is not None and turn.draft.record.owes_replay
 
 
 async def decide_slowly(turn: Turn, first: Awaitable[None]) -> None:
-    """Go on where `decide` met something that has to be waited for; in a task of its own."""
+    """Go on after `decide` met something that has to be awaited. Runs in a task of its own."""
     instance, more, replaying = turn.instance, first, replays(turn)
     task = asyncio.current_task()
     assert task is not None
@@ -102,7 +102,7 @@ def _run(turn: Turn) -> Awaitable[None] | None:
             more = _step(turn, envelope)
             if more is not None:
                 return more
-        else:  # what nearly all of them are
+        else:  # nearly all envelopes are plain messages
             try:
                 outcome = advance(draft, message)
             except BaseException as error:
@@ -124,7 +124,7 @@ def _passed(turn: Turn, envelope: Envelope) -> None:
     if envelope.maintenance is not None and envelope.maintenance is not Maintenance.WAKE:
         turn.maintenance = (*turn.maintenance, envelope.maintenance)
     if turn.instance.waiting and is_live(turn.draft.record):
-        # They came before whatever is behind.
+        # They came before the rest of the batch.
         turn.batch[turn.at : turn.at] = wait_no_longer(turn.instance)
     record = turn.draft.record
     if record is not None and record.waking and record.owes_waking:
@@ -132,13 +132,13 @@ def _passed(turn: Turn, envelope: Envelope) -> None:
 
 
 def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
-    """Run one envelope against the draft; an awaitable where it has to be waited for.
+    """Run one envelope against the draft. Returns an awaitable if something has to be awaited.
 
     Where it raises, the draft is as it was before the failed message.
     """
     message = envelope.message
     if message is not None and message.tried:
-        # The same message, not another: it is told apart by identity from those that it parks its instance for.
+        # It stays the same object: whether an envelope's own message parks the instance is seen by identity.
         message.event = _as_it_came(turn, message).event
         message.tried = False
     if envelope.park is not None and _park(turn, envelope):
@@ -158,7 +158,7 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
 
 
 def _as_it_came(turn: Turn, message: Message) -> Message:
-    """Return the message for another attempt: what a handler has changed of its event was not stored, and is not seen."""
+    """Return the message for another attempt, without what the failed handler may have changed of its event."""
     if message.kind != "refused":
         return message.copied()
     instance, record = turn.instance, turn.draft.record
@@ -175,7 +175,7 @@ def _as_it_came(turn: Turn, message: Message) -> Message:
 
 
 def _park(turn: Turn, envelope: Envelope) -> bool:
-    """Park the instance with the message that is to blame; say whether that is all there is to do about the envelope."""
+    """Park the instance with the message that is to blame. Returns whether the envelope needs nothing more."""
     assert envelope.park is not None
     reason, culprit = envelope.park
     record = turn.draft.record

@@ -29,7 +29,7 @@ _FOR_EVER = timedelta(days=365_000)
 
 
 def has_begun(task: asyncio.Task[Any]) -> bool:
-    """Say whether a task has made its first step. If it is cancelled before, no line of it runs, and nobody is told."""
+    """Say whether a task has begun to run. One that is cancelled before that runs no line, and nobody is told."""
     work = task.get_coro()
     return not inspect.iscoroutine(work) or inspect.getcoroutinestate(work) != inspect.CORO_CREATED
 
@@ -49,7 +49,7 @@ class Engine:
         self.settings = settings
         self.clock = clock
         self.event_time = isinstance(clock, EventClock)
-        # In event time a log may be fed again at any time: what is known of it is not forgotten by the log's own time.
+        # In event time a log may be fed again at any time, so what is known of it is never forgotten.
         self.retention = _FOR_EVER if self.event_time else settings.retention
         self.counters = counters
         self.hooks = hooks
@@ -61,16 +61,18 @@ class Engine:
         self.abandoned = False
         self.awaited = Awaited()  # for who waits until an instance has ended
         self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
-        self._writes: dict[int, float] = {}  # that are not answered yet, and since when, in the loop's time
+        self._writes: dict[int, float] = {}  # writes without an answer, and since when, in the loop's time
         self._write_numbers = count()
-        self._lone: dict[asyncio.Task[Any], asyncio.Future[None] | None] = {}  # callers that carry a round themselves
-        self._tasks: dict[asyncio.Task[Any], bool] = {}  # in the order they were begun, so that a seed is a story
+        self._lone: dict[
+            asyncio.Task[Any], asyncio.Future[None] | None
+        ] = {}  # callers that run a round in their own task
+        self._tasks: dict[asyncio.Task[Any], bool] = {}  # in the order they began: a seed tells one story
 
     def check_loop(self) -> None:
-        """Raise DefinitionError unless the event loop that the runner was started in is the one that runs here."""
+        """Raise DefinitionError unless this is the event loop in which the runner was started."""
         try:
             here = asyncio.get_running_loop()
-        except RuntimeError:  # this process was forked off while the loop ran
+        except RuntimeError:  # this process was forked while the loop ran
             here = None
         if here is not self.loop:
             raise DefinitionError(_OTHER_LOOP)
@@ -78,8 +80,8 @@ class Engine:
     def spawn(self, work: Coroutine[Any, Any, Any], *, writes: bool = False) -> asyncio.Task[Any]:
         """Run `work` in the background, in the context of the runner's start; its errors are logged.
 
-        `wait_for_tasks` waits for it. With `writes` it is cancelled only as a last resort: what is on its way to the
-        journal is to be answered.
+        `wait_for_tasks` waits for it. With `writes` it is cancelled only as a last resort, because the journal is to answer
+        what is on its way to it.
         """
         task = self.loop.create_task(work, context=self._context.copy())
         self._tasks[task] = writes
@@ -96,9 +98,9 @@ class Engine:
             log.error("a background task failed: %s", type(error).__name__, exc_info=trace_of(error), extra=about())
 
     def cancelled_by_handler(self, error: BaseException) -> bool:
-        """Say whether a handler must have cancelled the task that runs it; that task then goes on.
+        """Say whether a handler has cancelled the task that runs it; that task then goes on.
 
-        Nobody else cancels a task of the runner before it stops.
+        Nobody else cancels a task of the runner before the runner stops.
         """
         task = asyncio.current_task()
         if not isinstance(error, asyncio.CancelledError) or self.cancelled or task not in self._tasks:
@@ -108,7 +110,7 @@ class Engine:
         return True
 
     def check_not_of_ours(self, what: str) -> None:
-        """Raise DefinitionError for a call that waits until the tasks of this runner have ended, made in one of them."""
+        """Raise DefinitionError if a task of this runner makes a call that waits until all of its tasks have ended."""
         if asyncio.current_task() in self._tasks:
             raise DefinitionError(f"{what} waits until every handler has ended, so a handler cannot wait for it")
 
@@ -129,7 +131,7 @@ class Engine:
         return 0.0 if oldest is None else self.loop.time() - oldest
 
     async def wait_for_tasks(self, seconds: float | None = None) -> None:
-        """Return when no background task is left, also none that another one started; or after so many seconds."""
+        """Return when no background task is left, including those started meanwhile, or after `seconds`."""
         end = None if seconds is None else self.loop.time() + seconds
         while self.busy and (end is None or self.loop.time() < end):
             for task, done in self._lone.items():
@@ -139,31 +141,31 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Something runs in the background."""
+        """A background task, or a round in a caller's task, is running."""
         return bool(self._tasks or self._lone)
 
     def cancel_tasks(self) -> None:
-        """Cancel what still runs in the background, apart from what writes; nothing is begun again."""
+        """Cancel all background tasks except those that write. No turn is begun any more."""
         self.cancelled = True
         for task, writing in list(self._tasks.items()):
             if not writing:
                 self._cancel(task)
 
     def abandon(self) -> None:
-        """Cancel also what writes: the journal does not answer."""
+        """Cancel also the tasks that write, because the journal does not answer."""
         self.cancelled = self.abandoned = True
         for task in (*self._tasks, *self._lone):
             self._cancel(task)
 
     def lone_begins(self) -> asyncio.Task[Any]:
-        """Note that the current task, a caller's, carries a round; `lone_ends` takes what this returns."""
+        """Note that a caller runs a round in its own task; `lone_ends` takes what this returns."""
         task = asyncio.current_task()
         assert task is not None
         self._lone[task] = None
         return task
 
     def lone_ends(self, task: asyncio.Task[Any]) -> None:
-        """Note that its round is over."""
+        """Note that the round of that caller is over."""
         done = self._lone.pop(task)
         if done is not None and not done.done():
             done.set_result(None)
@@ -175,7 +177,7 @@ class Engine:
             self.loop.call_soon(self._cancel, task)
 
     async def back_off(self, seconds: float) -> None:
-        """Wait before another try. Raises RunnerStoppedError as soon as the runner stops."""
+        """Wait before another attempt. Raises RunnerStoppedError as soon as the runner stops."""
         try:
             await asyncio.wait_for(self.stopping.wait(), seconds)
         except TimeoutError:

@@ -18,53 +18,53 @@ from .reporter import Reporter
 class Maintenance(Enum):
     """Why an envelope without a message is in a mailbox."""
 
-    RECORD = "record"  # write down which commands were accepted, or just read back
-    RENEW = "renew"  # save for the sake of a later `due_at`: the delivery takes longer than the lease
+    RECORD = "record"  # write down which commands were accepted; or only read what is stored
+    RENEW = "renew"  # save a later `due_at`, because a delivery takes longer than the lease
     BEGIN = "begin"  # an attempt at a command that may end its worker
     TAKE_OVER = "take over"  # commands whose lease has ended
-    CLAIM = "claim"  # that, and fire the timers that are due
+    CLAIM = "claim"  # take over, and fire the timers that are due
     WAKE = "wake"  # handle the oldest kept message whose moment has come
 
 
 class Envelope(msgspec.Struct, eq=False):
     """What waits in a mailbox: a message, a repair, or maintenance.
 
-    The garbage collector has to see it: an error that it holds leads back to it by its traceback, and so does a future by
-    the task that waits.
+    The garbage collector has to track it: the traceback of an error that it holds refers back to it, and so does the task
+    that waits for its future.
     """
 
     message: Message | None = None
     maintenance: Maintenance | None = None
     repair: Callable[[Draft, Reporter], Awaitable[Any]] | None = None
     future: asyncio.Future[None] | None = None
-    decided: Outcome | BaseException | None = None  # in this turn; holds only once the turn is saved
+    decided: Outcome | BaseException | None = None  # in this turn; it holds only when the turn is saved
     outcome: Outcome | None = None
     error: BaseException | None = None
     result: Any = None
     failures: int = 0
-    park: tuple[str, Message] | None = None  # no more retries: park for this reason, holding that message
-    most_timers: float = inf  # so many of a claim fire in one turn: more were too large together
-    deadline: float | None = None  # in the loop's time: until then it may wait for its starting event
-    seen: bool = False  # a read of its instance's record has begun since it came
+    park: tuple[str, Message] | None = None  # no more retries: park for this reason, and hold that message
+    most_timers: float = inf  # that one turn of a claim may fire; more made the record too large
+    deadline: float | None = None  # until when it may wait for a starting event, in the loop's time
+    seen: bool = False  # a read of the record began after it had come
     withdrawn: bool = False  # its caller was cancelled while it waited
-    over: bool = False  # nothing is to be done about it any more: it is answered, or withdrawn
+    over: bool = False  # it was answered or withdrawn, so nothing more is done about it
 
     @property
     def open(self) -> bool:
-        """Neither answered nor failed."""
+        """It was neither answered nor failed."""
         return self.outcome is None and self.error is None
 
     def withdraw(self) -> None:
-        """Nobody waits for it any more: whoever comes to it passes over it."""
+        """Note that nobody waits for it any more: whoever comes to it passes over it."""
         self.withdrawn = self.over = True
 
     def tried(self) -> None:
-        """A handler may have had the event: the next one gets it as it came."""
+        """Note that a handler may have changed the event: the next attempt gets it as it came."""
         if self.message is not None:
             self.message.tried = True
 
     def finish(self) -> None:
-        """What was decided holds: wake the caller."""
+        """Let what was decided hold, and wake the caller."""
         decided = self.decided
         if isinstance(decided, Outcome):
             self.outcome = decided
@@ -75,6 +75,6 @@ class Envelope(msgspec.Struct, eq=False):
             self.future.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Nothing was stored: tell the caller why."""
+        """Tell the caller why nothing was stored."""
         self.decided = error
         self.finish()

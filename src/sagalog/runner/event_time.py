@@ -1,4 +1,4 @@
-"""A message at its own time: the timers before it fire first, and the same log always means the same.
+"""A message is handled at its own time, after the timers due before it, so that a log always gives the same history.
 
 turn, fire, outcome ─► [event_time] ─► decide
 """
@@ -22,7 +22,7 @@ def step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: dat
     if message.answer and record is not None:
         at = max(at, record.updated_at)
     elif not known and record is not None and at < record.started_at:
-        # It is older than the life that it meets. Fed again, it would otherwise be handled by a life that came after it.
+        # It is older than this life. Otherwise a log that is fed again would have it handled by a life that came later.
         if not turn.fresh:
             raise CacheTooOld
         no_instance(turn, envelope)
@@ -52,7 +52,7 @@ async def _taken_later(turn: Turn, more: Awaitable[None], lives: int, at: dateti
 
 
 def _know_of_before(turn: Turn, lives: int, at: datetime) -> None:
-    """Let a new life know what came at the moment of its start, before it, and found nothing."""
+    """Let a new life know which messages came at the moment of its start, before it, and found no instance."""
     draft, instance = turn.draft, turn.instance
     if draft.started > lives and draft.record is not None:
         for message_id in instance.runtime.passed_over.of(instance.correlation_id, at):

@@ -19,21 +19,21 @@ from .load import unreadable
 from .turn import StepFull, Turn, advance
 from .wake import wake, wakes
 
-_MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not hold its instance for ever
-_TIMER_SECONDS = 0.005  # in one go
+_MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not keep its instance busy for ever
+_TIMER_SECONDS = 0.005  # of firing in one go
 _MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does not fit into a record
 
 
 def fire(turn: Turn, until: datetime, most: float | None = None) -> Awaitable[None] | None:
-    """Fire the timers due at `until` or before, earliest first, also those that are set meanwhile.
+    """Fire the timers due at `until` or before, earliest first, including those that are set meanwhile.
 
-    With `most` up to so many, and no longer than some milliseconds: the others are fired in a turn that is asked for here.
+    With `most`, at most that many fire, for at most some milliseconds. The others fire in a turn that is asked for here.
     """
     return _begun(_firing(turn, until, most))
 
 
 def fire_before(turn: Turn, envelope: Envelope, at: datetime) -> Awaitable[None] | None:
-    """Fire the timers due at `at` or before, and then let the event come. Raises StepFull where they are too many."""
+    """Fire the timers due at `at` or before, ahead of an event. Raises StepFull if they are too many for one record."""
     return _begun(_firing(turn, at, None, min(_MAX_IN_STEP, envelope.most_timers)))
 
 
@@ -49,7 +49,7 @@ async def _fire_slowly(firing: Iterator[Awaitable[Any]], first: Awaitable[Any]) 
 
 
 def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = inf) -> Iterator[Awaitable[Any]]:
-    """Fire them; yield what has to be waited for in between."""
+    """Fire the timers; yield whatever has to be awaited."""
     instance, draft = turn.instance, turn.draft
     time = instance.runtime.engine.loop.time
     now = draft.now
@@ -74,7 +74,7 @@ def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = in
         outcome = advance(turn, message)
         if not isinstance(outcome, Outcome):
             yield outcome
-        while wakes(turn):  # what is kept was there before the timers that are left
+        while wakes(turn):  # kept messages were there before the timers that are still to fire
             woken = wake(turn)
             if woken is not None:
                 yield woken

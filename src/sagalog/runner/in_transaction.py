@@ -2,11 +2,11 @@
 
     handle(event, connection=...) ─► [in_transaction] ─► (the caller commits) ─► load finds it ─► deliver
 
-It goes through the same load, decide and commit as in a round, on an instance of its own that no round knows, and on the
-caller's connection. Whoever else changes the instance meanwhile, in this process or another, is told apart by version, as
-two workers are. Whether the step holds is not known here until the transaction has ended, so it is kept in
-`Instance.in_transaction`, like a write without an answer: the next load finds what landed, and makes its commands ours to
-deliver. If this process dies first, they come up as due after the lease, as those of any dead worker.
+It uses the load, decide and commit of a round, on the caller's connection and on an `Instance` of its own that no round
+knows. Anybody else who changes the instance meanwhile, in this process or another, is a competing writer, and versions
+decide. Until the transaction has ended we do not know whether the step holds. So it is kept in `Instance.in_transaction`,
+like a write without an answer: the next load finds what landed, and its commands are ours to deliver. If this process dies
+first, they become due after the lease, like those of any dead worker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LOST = Waiting(attempts=8, first=0.01, most=2.0)  # against other workers
 async def step_in_transaction(instance: Instance, message: Message, connection: Any) -> Outcome:
     """Handle one message on the caller's connection. What the handler raises reaches the caller; nothing is stored then.
 
-    Raises ConflictError if another worker's change stays in the way; the caller's transaction is usable still.
+    Raises ConflictError if other workers keep changing the instance; the caller's transaction can still be used.
     """
     attempts = Attempts(_LOST, clock=instance.runtime.engine.loop.time)
     while True:
@@ -83,10 +83,10 @@ async def _decided(turn: Turn, message: Message) -> None:
         turn.reporter.taken_back()
         if isinstance(error, Exception) or passes_through(error, cancelled):
             raise
-        # It would end the caller's task in silence, as if that had been cancelled.
+        # It would end the caller's task silently, as if the task had been cancelled.
         raise as_exception(error, f"handling {type(message.event).__name__}") from error
     if turn.failure is not None and turn.failure.message.kept:
-        return  # the message itself is handled; what was kept goes on in the runner, which tries again, and parks
+        return  # the message itself is handled; the runner goes on with what was kept, tries again, and parks
     if turn.failure is not None:
         turn.reporter.taken_back()
         raise as_exception(turn.failure.error, f"handling {type(message.event).__name__}")
@@ -123,9 +123,9 @@ def _await_end(instance: Instance, connection: Any, write: Write) -> None:
 
 
 async def _look_when_ended(instance: Instance, connection: Any, entry: Unanswered) -> None:
-    """Wait until the caller's transaction has ended, then see what it left, and deliver its commands."""
+    """Wait until the caller's transaction has ended, then read what is stored and deliver its commands."""
     engine = instance.runtime.engine
-    # Drivers tell nobody when a transaction ends; after a lease its commands come up as due.
+    # Drivers do not say when a transaction ends, so we ask. After a lease, its commands are due anyway.
     looks = Attempts(
         Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.settings.lease_seconds), clock=engine.loop.time
     )
@@ -142,5 +142,5 @@ def is_open(connection: Any) -> bool:
     """Say whether a transaction is open on a connection of the caller."""
     try:
         return bool(connection.is_in_transaction())
-    except Exception:  # given back to its pool, or closed: ended
+    except Exception:  # the connection was closed or given back to its pool, so the transaction has ended
         return False

@@ -104,55 +104,61 @@ class Instance:
         self.persistence_id = cache.runtime.prefix + correlation_id
         self.mailbox: list[Envelope] = []
         self.waiting = NOBODY  # for a starting event, in the order they came
-        self.waking: asyncio.TimerHandle | None = None  # while any waits: to look again, and to tell who waited in vain
-        self.awaits: tuple[Instance, ...] = ()  # for which its event handler, just now, waits
+        self.waking: asyncio.TimerHandle | None = None  # while any waits: looks again, and tells who waited in vain
+        self.awaits: tuple[Instance, ...] = ()  # the instances that its event handler is waiting for
         self.ready = False  # it has work, and waits for a round
         self.under_way = False  # it is in a round, or pauses before the next
-        self.working: tuple[Envelope, asyncio.Task[None]] | None = None  # that is waited for, and the task which does
-        self.one_by_one = 0  # so many messages are handled one a record: together they were too large
-        self.lost = 0  # writes in a row that lost a race, or brought no answer
-        # The cached record. It may be out of date: every write says which version it builds on.
+        self.working: tuple[Envelope, asyncio.Task[None]] | None = None  # an async handler's message and task
+        self.one_by_one = 0  # messages that get a record each, because one record of all was too large
+        self.lost = 0  # writes in a row that lost a race or got no answer
+        # The cached record. It may be out of date, so every write names the version that it builds on.
         self.loaded = False
         self.fresh = False  # it was read for the next turn
-        self.load_first = False  # the next turn may not begin on the guess that nothing is stored
+        self.load_first = False  # the next turn must not begin on the guess that nothing is stored
         self.record: SagaRecord | None = None
         self.version = 0
         self.written = 0  # the newest version that this worker wrote
-        self.epoch = 0  # of its numbers: they begin anew after a purge
+        self.epoch = 0  # its numbers begin anew after a purge, and the epoch tells which are meant
         self.size = 0  # of the cached record, in bytes as it is stored
         self.unknown: Unanswered | None = None  # a write without an answer: read back first
         self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
-        # Deliveries. Ours are the entries that we saved, and those we claimed because their lease had ended; others
-        # belong until then to the worker that saved them.
+        # Deliveries. We own the outbox entries that we saved, and those that we claimed after their lease had ended. Until
+        # then, all others belong to the worker that saved them.
         self.owned: frozenset[str] = NONE
-        self.lease_end: datetime | None = None  # of the last write; afterwards others may have taken over
+        self.lease_end: datetime | None = None  # of the last write; later, others may have taken over
         self.accepted: set[str] | frozenset[str] = NONE  # accepted, not yet recorded
         self.answered: set[str] | frozenset[str] = NONE  # carried out, their answers are being stored
         self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
-        self.to_deliver = False  # the round has not come to its deliveries yet
+        self.to_deliver = False  # the round has still to deliver its commands
         self.delivering = False
-        self.attempt: tuple[str, asyncio.Timeout] | None = None  # the entry that a handler is at, and its time limit
-        self.lease_seconds = 0.0  # of a renewal; 0: as the settings say
-        self.contested = False  # another worker has changed it during a lease of ours: the next ones are written
-        self.declined: Command | None = None  # first in the outbox, and only a worker with other code can deliver it
-        self.foreign: tuple[str, float] | None = None  # another worker's entry, and the loop time to claim it
-        self.attempts: dict[str, int] | None = None  # failed deliveries, where there are any
+        self.attempt: tuple[str, asyncio.Timeout] | None = (
+            None  # the entry whose handler is running, and its time limit
+        )
+        self.lease_seconds = 0.0  # of a renewal; 0: the lease of the settings
+        self.contested = False  # another worker has changed it during our lease, so the next leases are written down
+        self.declined: Command | None = None  # the first of the outbox, which only a worker with other code can deliver
+        self.foreign: tuple[str, float] | None = (
+            None  # another worker's entry, and when to claim it, in the loop's time
+        )
+        self.attempts: dict[str, int] | None = None  # failed deliveries by entry; None if there are none
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
-        # In event time the events of a log come one after the other, each after what the one before it has led to.
+        # In event time the events of a log come one at a time, each after everything that the one before has led to.
         self.caught_up = False
-        self.in_line = 0  # who is in its turn, or waits for it
+        self.in_line = 0  # callers that have their turn or wait for it
         self.turnstile: asyncio.Lock | None = None
-        self.quieted: asyncio.Future[None] | None = None  # for whom waits until nothing is left to deliver
+        self.quieted: asyncio.Future[None] | None = (
+            None  # set when nothing is left to deliver, if anybody waits for that
+        )
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way, and the store knows all: also when to look at this instance again."""
+        """Nothing is under way, and the store knows everything, including when this instance is due again."""
         return self.settled and not self.waiting
 
     @property
     def settled(self) -> bool:
-        """Nothing is under way, apart from events that wait for their starting event."""
+        """Nothing is under way except events that wait for a starting event."""
         return not (
             self.under_way
             or self.ready
@@ -167,7 +173,7 @@ class Instance:
         )
 
     def about(self, *, message_id: str | None = None, command_id: str | None = None) -> dict[str, str | int | None]:
-        """Return the fields of a log record about this instance; `sequence_nr` is that of its newest known record."""
+        """Return the fields of a log record about this instance. `sequence_nr` is the number of its newest known record."""
         return about(
             saga=self.runtime.name,
             correlation_id=self.correlation_id,
@@ -193,18 +199,18 @@ class Instance:
         runtime.engine.hooks.parked(runtime.name, self.correlation_id, reason)
 
     def forget(self) -> None:
-        """Give up waiting for the next look at the outbox."""
+        """Cancel the timer that would look at the outbox again."""
         if self.retry is not None:
             self.retry.cancel()
         self.retry = self.next_attempt_at = None
 
     def read_begins(self) -> None:
-        """What waits now may be told what the record says that is read from here on."""
+        """Note that the record is read now: what is read may decide about everything that waits already."""
         for envelope in self.mailbox:
             envelope.seen = True
 
     def read_again(self) -> None:
-        """Let the next turn read what is stored, unless one is under way, which finds out by itself."""
+        """Let the next turn read what is stored. A turn that is under way finds out by its write."""
         if not self.under_way:
             self.loaded = False
 
@@ -232,7 +238,7 @@ class Instance:
     async def submit(self, envelope: Envelope, *, lone: bool = False) -> None:
         """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it.
 
-        `lone`: no other is to be expected just now, so a round for this one need not wait for others.
+        `lone`: no other event is at work, so this one need not wait for a common round.
         """
         queue = self.queue
         self.mailbox.append(envelope)
@@ -264,10 +270,10 @@ class Instance:
             self.runtime.engine.loop.call_soon(self._wait_no_more_for, envelope)
 
     def poke(self, envelope: Envelope) -> None:
-        """Put `envelope` behind what waits; nobody waits for it here."""
+        """Put `envelope` behind what waits, without waiting for it."""
         self.mailbox.append(envelope)
         self.queue.add(self)
 
     def put_back(self, envelopes: list[Envelope]) -> None:
-        """Put what a turn has taken and not answered back in front of what came since."""
+        """Put back what a turn took and did not answer, in front of what has come since."""
         self.mailbox[:0] = [e for e in envelopes if not e.over and e not in self.waiting]

@@ -2,8 +2,8 @@
 
     queue ─► [load] ─► queue, with `fresh` set
 
-A write whose outcome is unknown is never assumed either way: its version and bytes are kept in `instance.unknown`, and
-what is read is compared with them. As long as the journal does not answer, nobody is told anything.
+We never guess whether a write without an answer was stored: its version and bytes are kept in `instance.unknown` and
+compared with what is read. While the journal does not answer, no caller is told anything.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .engine import Engine
 from .failures import as_exception, not_handled, passes_through
 from .instance import NONE, Instance
 
-_LOOKUPS = 4  # at once: what comes meanwhile shares the next one
+_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
 _AT_ONCE = 256  # records of one lookup
-_STRETCH_SECONDS = 0.005  # so long records are decoded in one go
+_STRETCH_SECONDS = 0.005  # for which records are decoded in one go
 _READING_BACK = Waiting(first=0.1, most=0.5, seconds=15)  # a write without an answer
 Told = Callable[[Instance, BaseException | None], None]
 
@@ -116,7 +116,7 @@ class Loader:
         while True:
             try:
                 return await instance.runtime.load(instance.correlation_id)
-            except BaseException as error:  # whatever a store raises: what it holds is still to be found out
+            except BaseException as error:  # whatever a store raises, we still have to find out what it holds
                 if instance.unknown is None or self._engine.stopping.is_set() or passes_through(error):
                     raise
             if not await attempts.wait():
@@ -132,7 +132,7 @@ class Loader:
 
 
 def _reason(instance: Instance, error: BaseException) -> Exception:
-    """Return what to tell those who wait for a record that could not be read."""
+    """Return the error for those who wait for a record that could not be read."""
     if instance.unknown is not None and not isinstance(error, OutcomeUnknownError):
         unknown = _nobody_knows(instance)
         unknown.__cause__ = error
@@ -150,14 +150,14 @@ def _nobody_knows(instance: Instance) -> OutcomeUnknownError:
 
 
 def take(instance: Instance, saved: SavedState | None) -> None:
-    """Let what is stored be what is cached. Raises SagaParkedError for a record that this code cannot read."""
+    """Cache what is stored. Raises SagaParkedError for a record that this code cannot read."""
     before = instance.epoch, instance.version
     instance.record = record = decoded(instance, saved)
     instance.version = saved.version if saved is not None else 0
     instance.epoch = saved.epoch if saved is not None else 0
     instance.cache.set_size(instance, len(saved.payload) if saved is not None else 0)
     if (instance.epoch, instance.version) != before:
-        for envelope in instance.mailbox:  # that it parks was decided on another record, which may hold it already
+        for envelope in instance.mailbox:  # parking was decided on another record, which may hold the message already
             envelope.park = None
     if instance.epoch != before[0]:
         instance.written = 0
@@ -165,7 +165,7 @@ def take(instance: Instance, saved: SavedState | None) -> None:
     unknown, instance.unknown = instance.unknown, None
     for maybe in (*instance.in_transaction, *([unknown] if unknown is not None else ())):
         if saved is not None and (saved.version, saved.payload) == (maybe.version, maybe.payload):
-            instance.owned |= maybe.fresh  # it had landed
+            instance.owned |= maybe.fresh  # the write had landed
             instance.lease_end = maybe.lease_end
     instance.accepted &= outbox
     instance.owned &= outbox
@@ -179,7 +179,7 @@ def ids_of(record: SagaRecord | None) -> frozenset[str]:
 
 
 def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
-    """Return the record of what is stored. Raises SagaParkedError for one that this code cannot read."""
+    """Decode what is stored. Raises SagaParkedError for a record that this code cannot read."""
     if saved is None or (saved.tombstone and not saved.payload):
         return None
     try:
@@ -189,7 +189,7 @@ def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:
 
 
 def unreadable(instance: Instance, reason: str) -> SagaParkedError:
-    """Park an instance whose record this code cannot read: in memory only, what is stored stays as it is."""
+    """Park an instance whose record this code cannot read. This is done in memory; what is stored stays as it is."""
     runtime = instance.runtime
     if instance.correlation_id not in runtime.unreadable:
         instance.tell_parked(reason, "is parked, and left as it is stored")

@@ -1,4 +1,4 @@
-"""What the outcome of a message means for whoever sent it, and what is remembered of one that was passed over.
+"""What an outcome means for the sender of a message, and what is remembered of a message that was passed over.
 
 turn ─► [outcome] ─► decide
 """
@@ -23,7 +23,7 @@ _PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_
 
 
 def take(turn: Turn, envelope: Envelope, message: Message) -> Awaitable[None] | None:
-    """Run a message against the draft, and note what it means; an awaitable where it has to be waited for."""
+    """Run a message against the draft and note what it means. Returns an awaitable if its handler has to be awaited."""
     outcome = advance(turn, message)
     if outcome is _HANDLED:
         envelope.decided = _HANDLED
@@ -63,7 +63,7 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
 
 
 def _note_parking(turn: Turn, envelope: Envelope) -> None:
-    """See to it that it is told, once it is stored, if the message has parked its instance: a late answer does."""
+    """If the message has parked its instance, as a late answer may, note that this is to be told once it is stored."""
     record, before = turn.draft.record, turn.instance.record
     if record is None or envelope.message is None or before is None or before.parked:
         return
@@ -72,7 +72,7 @@ def _note_parking(turn: Turn, envelope: Envelope) -> None:
 
 
 def _remember(turn: Turn, envelope: Envelope) -> None:
-    """In event time, let an instance know what it passed over: fed again, the log is to change nothing."""
+    """In event time, remember a message that was passed over, so that the log changes nothing when it is fed again."""
     message, record = envelope.message, turn.draft.record
     if message is None or message.at is None or message.kind != "event" or message.answer or message.own:
         return
@@ -84,7 +84,7 @@ def _remember(turn: Turn, envelope: Envelope) -> None:
 
 
 def is_live(record: SagaRecord | None) -> bool:
-    """Say whether there is an instance, and it has not ended."""
+    """Say whether there is an instance that has not ended."""
     return record is not None and record.status not in FINAL
 
 
@@ -97,7 +97,7 @@ def _why_none(record: SagaRecord | None) -> str:
 
 
 def no_instance(turn: Turn, envelope: Envelope) -> None:
-    """No live instance takes it: do as the policy says."""
+    """Apply the policy for a message that no live instance takes."""
     message, instance = envelope.message, turn.instance
     assert message is not None
     engine = instance.runtime.engine
@@ -111,7 +111,7 @@ def no_instance(turn: Turn, envelope: Envelope) -> None:
     elif policy is NoInstance.RAISE:
         event_type, why = type(message.event).__name__, _why_none(turn.draft.record)
         envelope.decided = NoInstanceError(instance.runtime.name, instance.correlation_id, event_type, why)
-    elif engine.stopping.is_set():  # nobody would wake it up any more
+    elif engine.stopping.is_set():  # nobody would wake it any more
         envelope.decided = not_handled()
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():
         envelope.decided = in_vain(instance, envelope)

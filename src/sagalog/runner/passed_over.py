@@ -13,7 +13,7 @@ _MAX_PASSED_OVER = 100_000  # ids of instances
 
 
 class PassedOver:
-    """The ids of such messages by correlation id, of the newest moment only: an older one is told by its time alone."""
+    """Their ids, by correlation id, for the newest moment only. Older messages are recognised by their time alone."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[datetime, list[str]]] = {}

@@ -1,6 +1,6 @@
 """Places for events at work, given in the order in which they were asked for.
 
-A place that is left is handed to whoever has waited longest: no newcomer takes it in between, and nobody else is woken.
+A free place goes to whoever has waited longest. No newcomer can take it first, and nobody else is woken.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections import deque
 
 from .engine import Engine
 
-LOOK_SECONDS = 0.05  # the backlog of commands shrinks without anybody leaving here
+LOOK_SECONDS = 0.05  # the backlog of commands also shrinks when nobody gives a place back
 
 
 class Places:
-    """So many places; those who find none stand in line."""
+    """A number of places. Whoever finds none free stands in line."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -25,7 +25,7 @@ class Places:
 
     @property
     def free(self) -> bool:
-        """Nobody stands in line, and a place is free."""
+        """A place is free and nobody stands in line for it."""
         return not self._line and self._some
 
     @property
@@ -33,14 +33,14 @@ class Places:
         return self.taken < self._most and self._engine.backlog <= self._most
 
     async def wait(self) -> None:
-        """Return with a place taken. Once the runner stops, with one that is there to tell so."""
+        """Return when a place is taken. Once the runner stops, everybody gets one, so that everybody is told."""
         place = self._engine.loop.create_future()
         self._line.append(place)
         self._look()
         try:
             await place
         except BaseException:
-            if not place.cancelled():  # it was handed over, and its caller withdrew in the same moment
+            if not place.cancelled():  # it was given a place in the moment in which its caller withdrew
                 self.leave()
             raise
 
@@ -64,6 +64,6 @@ class Places:
         self._look()
 
     def close(self) -> None:
-        """Let all in who stand in line: the runner stops, and they are told so."""
+        """Let everybody in: the runner stops, and each is to be told so."""
         if self._line:
             self._look()

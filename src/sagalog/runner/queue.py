@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Queued(Protocol):
-    """What can be in a queue: an instance; see instance.py."""
+    """What stands in a queue: an instance, see instance.py."""
 
     ready: bool
     under_way: bool
@@ -27,10 +27,10 @@ class Driver(Protocol[T_contra]):
     """What carries instances through a round; see round.py."""
 
     def wake(self) -> None:
-        """There is an instance that is ready."""
+        """Start a round soon: an instance is ready."""
 
     def nobody(self) -> bool:
-        """Say whether no round is under way, and none is asked for."""
+        """Say whether no round is under way and none was asked for."""
 
     async def alone(self, instance: T_contra) -> None:
         """Carry one instance through a round of its own, in the task of its caller."""

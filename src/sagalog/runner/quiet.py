@@ -1,4 +1,4 @@
-"""In event time: the events of a log one after the other, each after all that the one before it has led to.
+"""In event time, the events of a log come one at a time, each after everything that the one before has led to.
 
     receive ─► [quiet] ─► mailbox of the instance
 
@@ -46,7 +46,7 @@ def _is_quiet(instance: Instance) -> bool:
 
 
 async def catch_up(instance: Instance) -> None:
-    """In event time: deliver what an earlier run has left, before the first event of this run."""
+    """Deliver what an earlier run left undelivered, before the first event of this run."""
     if not instance.caught_up:
         await instance.submit(Envelope(maintenance=Maintenance.RECORD))
         await quiet(instance)
@@ -54,7 +54,7 @@ async def catch_up(instance: Instance) -> None:
 
 
 def tell_quiet(instance: Instance) -> None:
-    """Something has ended: whoever waits for `quiet` looks again."""
+    """Something has ended: wake whoever waits, if the instance is quiet now."""
     if instance.quieted is not None and (_is_quiet(instance) or instance.runtime.engine.stopping.is_set()):
         instance.quieted.set_result(None)
         instance.quieted = None

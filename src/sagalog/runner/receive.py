@@ -2,7 +2,7 @@
 
     handle(event) ─► [receive] ─► mailbox of each instance
 
-Everything that is wrong with an event is told here, before anything is stored.
+Every mistake in an event is reported here, before anything is stored.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_MESSAGE_ID = 1024
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """An event as a source delivers it. `message_id`: the sender's, the same at every delivery. `at`: its own time."""
+    """An event as its source delivers it. `message_id` is the same at every delivery; `at` is the event's own time."""
 
     event: Any
     message_id: str | None = None
@@ -54,7 +54,7 @@ class Incoming:
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of an accepted event: durable, by saga. No outcomes: no saga asked for it."""
+    """What became of an accepted event, by saga; it is durable. There are no outcomes if no saga takes such events."""
 
     message_id: str
     outcomes: dict[str, Outcome] = {}
@@ -66,7 +66,7 @@ class Receipt(msgspec.Struct, frozen=True):
 
     @property
     def duplicate(self) -> bool:
-        """The message was known already, wherever it was for."""
+        """Every saga that the message was for had handled it before."""
         return bool(self.outcomes) and all(outcome is Outcome.DUPLICATE for outcome in self.outcomes.values())
 
     @property
@@ -121,7 +121,7 @@ class Receiver:
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
         places = self._places if not self._waits else self._places_of(event, targets)
-        # Others wait for a command handler to end: were it made to wait for them, all would stand still.
+        # Other events wait for a command handler to end. If its own events waited for them, nothing would ever move.
         if places.free or in_command_handler.get():
             places.taken += 1
         else:
@@ -149,7 +149,7 @@ class Receiver:
     async def _handle_for(
         self, caller: Instance, targets: list[tuple[InstanceCache, str]], message: Message
     ) -> Receipt:
-        """Handle an event that an event handler of `caller` waits for: at once, or not at all."""
+        """Handle an event that an event handler of `caller` waits for; it is handled at once or not at all."""
         if self._engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
         wanted = self.check_circles(caller, targets, type(message.event).__name__)
@@ -205,7 +205,7 @@ class Receiver:
             self._leave(self._places)
 
     async def repair(self, make: Callable[[], Coroutine[Any, Any, Repaired]]) -> Repaired:
-        """Make a repair: stopping waits for it, and refuses one that comes later."""
+        """Run a repair. Stopping waits for it; a repair that comes after the stop is refused."""
         if self._engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the repair was not made and nothing was stored")
         self._places.taken += 1
@@ -314,7 +314,7 @@ class Receiver:
 
     async def _deliver(self, targets: list[tuple[InstanceCache, str]], message: Message, life: int = 0) -> Receipt:
         """Hand the message to all targets; `life`: of the first of them, which asked for it."""
-        others = [message.copied() for _ in targets[1:]]  # what one saga does to it, no other sees
+        others = [message.copied() for _ in targets[1:]]  # no saga sees what another one does to it
         message.life = life
         if len(targets) == 1:
             cache, correlation_id = targets[0]
@@ -360,7 +360,7 @@ class Receiver:
 def _only_in_part(
     error: BaseException, targets: list[tuple[InstanceCache, str]], outcomes: Sequence[Outcome | BaseException]
 ) -> BaseException:
-    """Return the error of one saga, which says what it is to send the event again where others have taken it."""
+    """Return the error of one saga; if other sagas have taken the event, it says what sending it again does."""
     took = [
         cache.runtime.name
         for (cache, _), outcome in zip(targets, outcomes, strict=True)

@@ -1,4 +1,4 @@
-"""A repair (../repair.py) as a step of its instance in this runner, and the replay of what is held in the same turn."""
+"""A repair (decision/repair.py) as a step of its instance, with the replay of what it holds in the same turn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .reporter import Reporter
 
 @dataclass(frozen=True, slots=True)
 class Repaired:
-    """What came of a repair: in plain words; how many held messages were replayed; why it is parked again, if it is."""
+    """What a repair did, in plain words; how many held messages were replayed; why it is parked again, if it is."""
 
     effects: tuple[str, ...]
     replayed: int

@@ -1,10 +1,10 @@
-"""What a repaired instance still holds is replayed first: before any event, timer, refusal or further repair of it.
+"""The held messages of a repaired instance are replayed before anything else of it is handled.
 
     repair (here, or another process's) ─► record not parked, messages held ─► [replay] ─► the rest of the turn
 
-A repair from outside saves the record due at once, so that a worker claims it and comes here; one that comes with an
-event first does the same, and the event goes behind what was held. Until a turn is saved nothing has happened, so a
-worker that dies in between leaves all of it to the next.
+A repair from outside saves the record as due at once, so that a worker claims it and replays. If an event arrives first,
+its worker replays as well, and the event comes after what was held. Nothing has happened until the turn is saved, so if a
+worker dies before that, the next one replays everything.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .instance import Instance
 from .load import unreadable
 from .reporter import Reporter
 
-_GIVE_WAY = 64  # so many are replayed in one go
+_GIVE_WAY = 64  # messages that are replayed in one go
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """How many held messages were replayed, and why the instance is parked again with the others, if it is."""
+    """How many held messages were replayed, and why the instance is parked again with the others; empty if it is not."""
 
     count: int = 0
     parked: str = ""
@@ -41,7 +41,7 @@ NOTHING = Replayed()
 
 
 async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> Replayed:
-    """Replay what the draft's record holds, in the order it came; the first that fails parks it again, with the rest.
+    """Replay the held messages in the order they came. The first that fails parks the instance again, with the rest.
 
     Raises SagaParkedError for a state, or a held message of a newer version, that this code cannot read; what is stored
     stays as it is.
@@ -54,7 +54,7 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
         replayed = await _replay(instance, draft, reporter, checked=False)
         instance.runtime.encode(draft.frozen() or draft.record)
     except PayloadTooLargeError:
-        # One of them is to blame, and only that one may park the instance: look after each.
+        # One of them is to blame, and only that one may park the instance: check the size after each.
         reporter.taken_back()
         draft.record, draft.fired, draft.started, draft.woken = before, fired, started, woken
         replayed = await _replay(instance, draft, reporter, checked=True)
@@ -65,7 +65,10 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
 async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, checked: bool) -> Replayed:
     record = draft.touch()
     held = deque(record.held)
-    record.held, draft.replaying = (), tuple(held)  # each is asked for among the consumed ones, not among the held
+    record.held, draft.replaying = (
+        (),
+        tuple(held),
+    )  # so that each is looked up among the consumed ids, not among the held
     record.waking = bool(record.kept)
     cancelled = cancellations()
     turns = replayed = 0
@@ -99,7 +102,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                     and record.status not in FINAL
                     and draft.saga.may_start(message.event)
                 ):
-                    # It begins the next incarnation, and this one has not ended yet: it was accepted, so it waits.
+                    # It begins the next incarnation, and this one has not ended yet. It was accepted, so it waits.
                     record.held = (msgspec.structs.replace(first, waits=True), *held)
                     return Replayed(replayed)
                 replayed += 1
@@ -118,8 +121,8 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
             culprit = kept if kept is not None else first
             assert culprit is not None
             if isinstance(error, CodecError) and draft.registry.is_newer(culprit.event):
-                # Parking it again would undo the repair, and a worker with newer code can replay it. A type that is
-                # unknown may be gone for good: that takes an operator.
+                # Parking it again would undo the repair, and a worker with newer code can replay it. An unknown type may
+                # be gone for good, and needs an operator.
                 raise unreadable(instance, f"held event: {error}") from error
             if before is not None:
                 draft.record = before
@@ -143,7 +146,7 @@ def _ignored_late(record: SagaRecord, held: Held) -> bool:
 
 
 def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome) -> None:
-    """Say that a held message is not handled any more: what was replayed before it has ended the saga, or its phase."""
+    """Log that a held message is not handled: one that was replayed before it has ended the saga, or its phase."""
     record = draft.touch()
     why = "its phase ignores it" if outcome is Outcome.IGNORED else "found no live instance"
     note = f"{held.event.type} ({held.id}) was held, and {why}"

@@ -1,10 +1,10 @@
-"""Rounds: everything that has arrived goes through the phases together, each a function over what the one before gives.
+"""Rounds: everything that has arrived goes through the phases together; each phase works on what the last one returns.
 
     queue ─► load ─► decide ─► commit ─► settle ─► deliver
 
-While a round is written, the next one is decided. What has to be waited for (a lookup, an `async def` handler, a pause)
-leaves the round in a task of its own, and comes back when it is over. No stretch holds the event loop for more than some
-milliseconds, whatever the number of instances.
+While a round is written, the next one is decided. An instance that has to wait (for a lookup, an `async def` handler, a
+pause) leaves the round with a task of its own, and comes back afterwards. However many instances there are, no stretch
+holds the event loop for more than some milliseconds.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .queue import Queue
 from .settle import Pause, abandon, give_up, settle, tell
 from .turn import Turn, begin, may_begin
 
-_WRITES = 2  # rounds that are being written, at most
-_STRETCH_SECONDS = 0.005  # so long the event loop is held in one go
+_MAX_WRITES = 2  # rounds that are being written
+_STRETCH_SECONDS = 0.005  # for which the event loop is held in one go
 _SLOW_AT_ONCE = 256  # turns that were decided elsewhere, of one round
 _TAKES = (Maintenance.CLAIM, Maintenance.TAKE_OVER)
 
 
 class Rounds:
-    """Drives the rounds of a runner: in a task that is there as long as there is something to do."""
+    """Drives the rounds of a runner, in a task that lives as long as there is something to do."""
 
     def __init__(self, engine: Engine, queue: Queue[Instance], dispatcher: Dispatcher, due: DueLoop) -> None:
         self._engine = engine
@@ -45,29 +45,29 @@ class Rounds:
         self._dispatcher = dispatcher
         self._due = due
         self._loader = Loader(engine, self._loaded)
-        self._slowly: set[Turn] = set()  # that are decided in tasks of their own ...
+        self._slowly: set[Turn] = set()  # turns that are decided in tasks of their own ...
         self._slow: deque[Turn] = deque()  # ... and that were
         self._deliveries: deque[Instance] = deque()
         self._drivers = 0
-        self._just_now = False  # a caller has made a round since the event loop was here
-        self._coming = False  # a driver will take what is ready, without being called
+        self._just_now = False  # a caller has run a round since the event loop last turned
+        self._coming = False  # a driver is going to take what is ready
         queue.driver = self
 
     def wake(self) -> None:
-        """Take what is ready, soon."""
-        if not self._coming and self._drivers < _WRITES:
+        """Start a round soon."""
+        if not self._coming and self._drivers < _MAX_WRITES:
             self._coming = True
             self._drivers += 1
             self._engine.spawn(self._drive(), writes=True)
 
     def nobody(self) -> bool:
-        """Say whether no round is under way, and none is asked for or was made just now."""
+        """Say whether no round is under way, none was asked for, and none was run just now."""
         return self._drivers == 0 and not self._just_now
 
     async def alone(self, instance: Instance) -> None:
-        """Carry one instance through a round of its own, in the task of its caller: a lone caller waits for no other.
+        """Carry one instance through a round of its own, in the task of its caller: a lone caller waits for no task.
 
-        Once between two turns of the event loop: many that come at once have rounds together, which give way.
+        At most once in each turn of the event loop: many that come at once share rounds, which give way to others.
         """
         self._drivers += 1
         self._just_now = True
@@ -89,7 +89,7 @@ class Rounds:
                 await self._stay(before)
         except asyncio.CancelledError:
             if not self._engine.abandoned or lone.uncancel() > asked:
-                raise  # its caller was cancelled; otherwise the journal does not answer, and what waits is told
+                raise  # its caller was cancelled; otherwise the journal does not answer, and those who wait are told
         finally:
             self._engine.lone_ends(lone)
             self._drivers -= 1
@@ -118,7 +118,7 @@ class Rounds:
                 self.wake()
 
     async def _stay(self, before: int) -> None:
-        """Go on although a plain handler has cancelled the task that runs it, which is not its own."""
+        """Go on if a plain handler has cancelled the task that runs it, because that task is not the handler's."""
         task = asyncio.current_task()
         while task is not None and task.cancelling() > before and not self._engine.cancelled:
             with suppress(asyncio.CancelledError):
@@ -126,7 +126,7 @@ class Rounds:
             task.uncancel()
 
     def _decide(self) -> list[Turn]:
-        """Decide what is ready, for some milliseconds; begin to read what is not in memory."""
+        """Decide what is ready, for some milliseconds, and start reading what is not in memory."""
         time = self._engine.loop.time
         give_way_at = time() + _STRETCH_SECONDS
         turns = [self._slow.popleft() for _ in range(min(len(self._slow), _SLOW_AT_ONCE))]
@@ -147,7 +147,7 @@ class Rounds:
                     self._begin(instance, turns, now)
                 if time() > give_way_at:
                     break
-        except BaseException:  # the program is to end: what was decided is written all the same
+        except BaseException:  # the program ends, but what was decided is still written
             self._slow.extend(turns)
             raise
         finally:
@@ -174,7 +174,7 @@ class Rounds:
 
     @staticmethod
     def _undecided(turn: Turn, error: BaseException) -> None:
-        """Tell those in a turn what was raised, or put them back where only the task that decided it ends."""
+        """Tell those in a turn what was raised, or put them back if only the task that decided it was cancelled."""
         if passes_through(error):
             abandon(turn)
         else:
@@ -182,7 +182,7 @@ class Rounds:
         turn.instance.cache.done(turn.instance)
 
     def leave(self) -> None:
-        """Tell all who wait for a handler that does not end although it was cancelled. What it does later is not stored."""
+        """Tell all who wait for a handler that ignores its cancellation. What it does later is not stored."""
         left, self._slowly = self._slowly, set()
         for turn in left:
             mailbox = turn.instance.mailbox
@@ -217,7 +217,7 @@ class Rounds:
         instance.cache.done(instance)
 
     def _refuse(self, instance: Instance) -> None:
-        """The time to stop has run out: only what was accepted is still recorded."""
+        """The time for stopping has run out: record acceptances only, and refuse the rest."""
         kept: list[Envelope] = []
         refused: list[Envelope] = []
         for envelope in instance.mailbox:
@@ -228,7 +228,7 @@ class Rounds:
             tell(instance, refused, not_handled())
 
     async def _carry_out(self, turns: list[Turn]) -> None:
-        """Write what was decided, in one go, and settle each by its answer."""
+        """Write all that was decided in one go, and settle each turn by its own answer."""
         batches: dict[Journal, list[Write]] = {}
         now = self._engine.now()
         for turn in turns:
@@ -279,7 +279,7 @@ class Rounds:
         await self._deliver()
 
     def _cut_off(self, writes: list[Write]) -> None:
-        """This task ends in the middle of a write."""
+        """Settle writes whose task was ended in the middle."""
         for write in writes:
             unknown = OutcomeUnknownError(
                 f"{write.turn.instance.persistence_id}: the runner was stopped while the step was being written, so it may "
@@ -297,7 +297,7 @@ class Rounds:
             turn.reporter.written(write.version, write.record, error)
         try:
             pause = settle(turn, write, error)
-        except Exception as raised:  # nobody may wait for ever because of what is wrong here
+        except Exception as raised:  # a bug here must not let anybody wait for ever
             give_up(turn, raised)
             pause = None
         if instance.attempt is not None and error is None and not turn.stale:
@@ -320,7 +320,7 @@ class Rounds:
             if pause.envelope is not None:
                 pause.envelope.fail(stopped)
         except asyncio.CancelledError:
-            if self._engine.cancelled:  # otherwise its caller has withdrawn
+            if self._engine.cancelled:  # otherwise, its caller has withdrawn
                 raise
         finally:
             instance.working = None

@@ -51,7 +51,7 @@ class SagaRuntime:
 
     @property
     def starts_unseen(self) -> bool:
-        """A starting event may be tried without a load: if anything is stored, the save tells."""
+        """A starting event may be tried without a load, because the save fails if anything is stored."""
         return self._tombstones is not None
 
     async def load(self, correlation_id: str) -> SavedState | None:
@@ -63,7 +63,7 @@ class SagaRuntime:
     def repr_of(
         self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None, epoch: int
     ) -> PersistentRepr:
-        """Return the record to write into the journal behind `version`; a tombstone where it is finished."""
+        """Return the record to write into the journal after `version`; a finished one is written as a tombstone."""
         assert isinstance(self.store, JournalSagaStateStore)
         deleted = record.finished
         if deleted:
@@ -71,7 +71,7 @@ class SagaRuntime:
         return self.store.repr_of(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
 
     def encode(self, record: SagaRecord, limits: int = 1) -> bytes:
-        """Return the bytes to save, up to so many times the limit. Raises PayloadTooLargeError; what was stored stays."""
+        """Return the bytes to save. Raises PayloadTooLargeError beyond `limits` times the limit; what is stored stays."""
         payload = encode_record(record)
         if len(payload) > self._most_bytes * limits:
             raise PayloadTooLargeError(
@@ -82,7 +82,7 @@ class SagaRuntime:
     def save(
         self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None, epoch: int
     ) -> Coroutine[Any, Any, int]:
-        """Save a record; one that is final and owes nothing becomes a tombstone, kept for the retention."""
+        """Save a record. A finished one becomes a tombstone, which is kept until its retention ends."""
         tombstones = self._tombstones
         if tombstones is None:
             if record.finished:  # it stays, as its own tombstone

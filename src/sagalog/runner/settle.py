@@ -1,12 +1,12 @@
-"""What follows once it is known whether a turn is stored: callers answered, the cache up to date, or all begun anew.
+"""Acts on what became of a turn: callers are answered and the cache is updated, or the turn is decided again.
 
     commit ─► [settle] ─► callers, deliver, queue
 
 Stored                         callers are answered, and only then the commands may leave
-another writer was first       nothing was stored and no caller is answered: it is read and decided again
+another writer was faster      nothing was stored and no caller is answered: it is read and decided again
 no answer                      it is read back; the inbox tells what was stored
 not stored                     the callers are told
-too large                      each message by itself; the one that is too large is told, or parks the instance
+too large                      each message gets its own record; the one that is too large is refused, or parks
 a handler raised               it is tried again by policy, with a pause, then the instance is parked with the message
 """
 
@@ -40,20 +40,20 @@ from .turn import Turn
 from .wake import wakes
 
 _HANDLED = Outcome.HANDLED
-_LOST = Waiting(first=0.005, most=0.1)  # against other workers: one of them wins each time
-_MAX_LOST = 20  # answers missing in a row, until the callers are told
+_LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one of them wins
+_MAX_LOST = 20  # missing answers in a row; then the callers are told
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """So long an instance waits before its next round. `envelope` is told if the runner stops meanwhile."""
+    """How long an instance waits before its next round. `envelope` is told if the runner stops meanwhile."""
 
     seconds: float
     envelope: Envelope | None = None
 
 
 def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Pause | None:
-    """Bring an instance up to date with what became of its turn; return the pause that it needs, if any.
+    """Update an instance with what became of its turn. Returns the pause that it needs, if any.
 
     `write` is None where there was nothing to write.
     """
@@ -69,7 +69,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
             tell_parked(instance, turn.replayed)
         return _go_on(turn)
     if isinstance(error, ConflictError):
-        if turn.unseen:  # it was there already: nothing is lost
+        if turn.unseen:  # the instance was there already: no race was lost
             return _again(turn)
         instance.runtime.engine.counters.conflicts += 1
         instance.lost += 1
@@ -114,7 +114,7 @@ def _stored(write: Write) -> None:
 
 
 def _answer(turn: Turn) -> None:
-    """Count and wake the callers; then, and only then, the commands may leave."""
+    """Count, and wake the callers. Only after that may the commands leave."""
     instance = turn.instance
     counters = instance.runtime.engine.counters
     turn.reporter.settled()
@@ -135,7 +135,7 @@ def _answer(turn: Turn) -> None:
             reason, message = envelope.park
             envelope.park = None
             instance.tell_parked(reason, message_id=message.id)
-        if outcome is not None and envelope.open:  # None: it waits for a starting event, or is over
+        if outcome is not None and envelope.open:  # None: it waits for a starting event, or was withdrawn
             envelope.finish()
     counters.timers += turn.draft.fired
     counters.handled += turn.draft.woken
@@ -148,7 +148,7 @@ def _answer(turn: Turn) -> None:
 
 
 def _go_on(turn: Turn) -> Pause | None:
-    """Put what was not decided back into the mailbox; decide about the message whose handler failed."""
+    """Put what was not decided back into the mailbox, and see to the message whose handler failed."""
     pause = None if turn.failure is None else _after_failure(turn)
     if turn.at < len(turn.batch):
         turn.instance.put_back(turn.batch[turn.at :])
@@ -191,7 +191,7 @@ def _after_failure(turn: Turn) -> Pause | None:
 
 
 def _again(turn: Turn) -> Pause | None:
-    """Nothing of the turn holds, or nobody knows: put it back, and read what is stored before it is decided again."""
+    """Nothing of the turn was stored, or nobody knows: read what is stored, and decide it again."""
     instance = turn.instance
     take_back(turn)
     instance.loaded, instance.load_first = False, True
@@ -203,10 +203,10 @@ def _again(turn: Turn) -> Pause | None:
 
 
 def take_back(turn: Turn) -> None:
-    """Let everything in the turn be as it was before it.
+    """Undo in memory what the turn decided.
 
-    That one was to be parked is decided again, too: it may be stored as held already, and repaired since; its timer may
-    be cancelled, its instance may have ended.
+    Parking is decided again, too: the message may be held already and repaired since, its timer may have been cancelled,
+    or its instance may have ended.
     """
     turn.reporter.taken_back()
     for envelope in turn.decided:
@@ -216,7 +216,7 @@ def take_back(turn: Turn) -> None:
 
 
 def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
-    """Find the message whose step makes the record too large; the others go through."""
+    """Find the message that makes the record too large; the others go through."""
     instance = turn.instance
     handled = [envelope for envelope in turn.decided if not envelope.over]
     fired, parked = turn.draft.fired, [envelope for envelope in handled if envelope.park is not None]
@@ -241,13 +241,13 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
 
 
 def _owes(instance: Instance) -> bool:
-    """Say whether commands are still to be accepted: then its record gets smaller by itself."""
+    """Say whether commands are still to be accepted, which will make the record smaller."""
     record = instance.record
     return record is not None and record.owes_delivery
 
 
 def abandon(turn: Turn) -> None:
-    """The task that decided it was cancelled: whoever did not withdraw is served again, unless the runner stops."""
+    """The task that decided the turn was cancelled: serve again whoever did not withdraw, unless the runner stops."""
     instance = turn.instance
     take_back(turn)
     for envelope in turn.batch:
@@ -259,18 +259,18 @@ def abandon(turn: Turn) -> None:
 
 
 def give_up(turn: Turn, error: BaseException) -> None:
-    """Tell everybody in the turn. Nothing is known to be stored of theirs."""
+    """Give up a turn and tell everybody in it. As far as we know, nothing of it was stored."""
     turn.reporter.taken_back()
     tell(turn.instance, turn.batch, error)
 
 
 def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) -> None:
-    """Tell all that have no answer yet, apart from those that wait for a starting event."""
+    """Tell all that have no answer yet, except those that wait for a starting event."""
     expected = isinstance(error, (JournalUnavailableError, PayloadTooLargeError))
     if not expected:
         instance.loaded = False
     if instance.runtime.engine.stopping.is_set():
-        instance.unknown = None  # nobody is left to tell; the lease brings a worker that looks
+        instance.unknown = None  # nobody is left to be told; after the lease a worker looks at it
     told = False
     for envelope in envelopes:
         if envelope.open and envelope not in instance.waiting:

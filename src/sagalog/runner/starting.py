@@ -11,7 +11,7 @@ from .instance import NOBODY, Instance
 
 
 def in_vain(instance: Instance, envelope: Envelope) -> NoInstanceError:
-    """Return what to tell an event that has waited in vain for its starting event."""
+    """Return the error for an event whose starting event did not come in time."""
     assert envelope.message is not None
     return NoInstanceError(instance.runtime.name, instance.correlation_id, type(envelope.message.event).__name__)
 
@@ -30,7 +30,7 @@ def wait_no_longer(instance: Instance) -> list[Envelope]:
 
 
 def wake_later(instance: Instance) -> None:
-    """Come back for those that wait: when the first must be told, and now and then to look into the store."""
+    """Set the timer that tells those whose time is up, and that looks into the store now and then."""
     if not instance.waiting or instance.waking is not None:
         return
     loop, settings = instance.runtime.engine.loop, instance.runtime.engine.settings
@@ -39,11 +39,11 @@ def wake_later(instance: Instance) -> None:
 
 
 def _wake(instance: Instance) -> None:
-    """Tell those that have waited for too long; look whether another worker has handled a starting event."""
+    """Tell those that have waited too long. See whether another worker has handled a starting event."""
     instance.waking = None
     now = instance.runtime.engine.loop.time()
     for envelope in [waiting for waiting in instance.waiting if (waiting.deadline or 0.0) <= now]:
-        # A turn that has it among its own passes over it from now on.
+        # A turn that holds it as well passes over it from now on.
         del instance.waiting[envelope]
         envelope.fail(in_vain(instance, envelope))
     if instance.waiting:
@@ -56,7 +56,7 @@ def _wake(instance: Instance) -> None:
 
 
 def give_up_waiting(instance: Instance, error: Exception) -> None:
-    """Tell all that wait for a starting event: the runner stops."""
+    """Tell all that wait for a starting event that the runner stops."""
     for envelope in wait_no_longer(instance):
         envelope.fail(error)
     if instance.waking is not None:

@@ -24,7 +24,7 @@ _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an e
 
 
 class HandlerFailed(Exception):  # noqa: N818
-    """Carries what a handler raised, and for which message, from the step to the turn."""
+    """A handler raised `error` for `message`."""
 
     def __init__(self, message: Message, error: BaseException) -> None:
         self.message = message
@@ -32,18 +32,18 @@ class HandlerFailed(Exception):  # noqa: N818
 
 
 class StepFull(Exception):  # noqa: N818
-    """One record has taken enough: what was decided so far is written, and the rest waits for the next turn."""
+    """One record can take no more: what was decided is written, and the rest waits for the next turn."""
 
 
 class CacheTooOld(Exception):  # noqa: N818
-    """A decision may not rest on a cached record: absence, which another worker may have ended."""
+    """This must not be decided on a cached record, because another worker may have changed the instance."""
 
 
 class Turn:
     """What one instance does in a round. `batch[:at]` was decided on `draft`.
 
-    `unseen`: on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`: what was asked
-    for among these. `to_record`: commands were accepted that the record still holds. `alone`: one message a record.
+    `unseen`: it is decided on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`:
+    what the batch asks for. `to_record`: the record still holds commands that were accepted. `alone`: one message only.
     """
 
     __slots__ = (
@@ -78,19 +78,19 @@ class Turn:
         self.maintenance: tuple[Maintenance, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
-        self.timer: Message | None = None  # that fired last
-        self.woken: Message | None = None  # that was kept, and handled last
+        self.timer: Message | None = None  # the timer that fired last
+        self.woken: Message | None = None  # the kept message that was handled last
         self.stale = False
         self.to_record, draft.changed = draft.changed, False
 
     @property
     def decided(self) -> list[Envelope]:
-        """What was decided, and what it passed over."""
+        """The envelopes that were decided, or passed over."""
         return self.batch[: self.at]
 
 
 def may_begin(instance: Instance, now: datetime) -> bool:
-    """Say whether a turn may be begun on what is known of the instance; otherwise its record is to be read first."""
+    """Say whether a turn may begin on what is in memory; otherwise the record must be read first."""
     if instance.loaded and (instance.fresh or not _may_be_of_a_forgotten_life(instance, now)):
         return True
     instance.loaded = False
@@ -130,7 +130,9 @@ def begin(instance: Instance, now: datetime) -> Turn:
     else:
         batch = mailbox[: engine.settings.max_batch]
         del mailbox[: engine.settings.max_batch]
-    if instance.fresh and batch[0].seen:  # what came since it was read is not to be passed over by what was read
+    if (
+        instance.fresh and batch[0].seen
+    ):  # what has come since the read must not be passed over because of what was read
         late = next(
             (at for at, envelope in enumerate(batch) if envelope.message is not None and not envelope.seen), None
         )
@@ -141,7 +143,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
         # Another worker has handled a starting event, and may have ended the instance already.
         batch[:0] = wait_no_longer(instance)
     if engine.event_time and instance.record is not None:
-        now = instance.record.updated_at  # no time passes for it but that of its own events and timers
+        now = instance.record.updated_at  # for this instance, only its own events and timers let time pass
     draft = Draft(
         runtime.saga,
         runtime.registry,
@@ -155,8 +157,8 @@ def begin(instance: Instance, now: datetime) -> Turn:
         draft.accept(instance.accepted)
     record = draft.record
     if record is not None and record.waking and record.owes_waking and batch[0].maintenance is not Maintenance.WAKE:
-        # A worker died, a handler failed, or it was repaired: what is kept comes before all that came since.
-        if engine.stopping.is_set():  # and is left to another worker, or what fails would be tried for ever
+        # A worker died, a handler failed, or it was repaired: kept messages come before everything that came since.
+        if engine.stopping.is_set():  # it is another worker's then, or a failing message would be tried for ever
             for envelope in batch:
                 if envelope.message is not None and not envelope.over:
                     envelope.fail(not_handled())

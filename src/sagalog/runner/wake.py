@@ -1,9 +1,9 @@
-"""What an instance keeps, and whose moment has come, is handled next in its turn, oldest first.
+"""Kept messages whose moment has come are handled next in their turn, oldest first.
 
 turn ─► [wake] ─► decide
 
-One message for each envelope that asks to wake, so a failure is tried again, and parks, as that of any message does. A
-turn is one record: what was kept for a phase is handled in the record that enters it.
+Each WAKE envelope handles one message, so a failure is tried again, and parks, like that of any other message. A turn is
+one record: what was kept for a phase is handled in the record that enters it.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ def wakes(turn: Turn) -> bool:
 
 
 def wake_next(turn: Turn) -> None:
-    """Let what is kept be looked through next, before what else is in the batch.
+    """Look through the kept messages next, before the rest of the batch.
 
-    A turn of one message (it was too large with others) leaves that to the next turn.
+    A turn of one message (more were too large together) leaves that to the next turn.
     """
     if not turn.alone and not (turn.at < len(turn.batch) and turn.batch[turn.at].maintenance is Maintenance.WAKE):
         turn.batch.insert(turn.at, Envelope(maintenance=Maintenance.WAKE))
 
 
 def wake(turn: Turn) -> Awaitable[None] | None:
-    """Handle the oldest kept message whose moment has come; an awaitable where it has to be waited for.
+    """Handle the oldest kept message whose moment has come. Returns an awaitable if its handler has to be awaited.
 
-    Raises HandlerFailed; SagaParkedError for a state, a phase or a message of a newer version, which this code cannot read.
+    Raises HandlerFailed, and SagaParkedError for a state, phase or message of a newer version, which we cannot read.
     """
     draft = turn.draft
     try:
