@@ -166,6 +166,23 @@ async def test_damage_found_while_reading_is_told_and_not_repaired(tmp_path: Pat
                 await journal.latest_message(f"k{n}")
 
 
+async def test_what_takes_the_place_of_a_deleted_record_is_not_taken_for_it(tmp_path: Path) -> None:
+    async with SqliteJournal(tmp_path / "journal.db") as journal:
+        await journal.write_messages([record("gone", 1, b"gone")])
+        await journal.delete_messages_to("gone", 1)
+        await journal.write_messages([record("other", 1, b"other")])
+        assert await journal.latest_message("gone") is None
+        gone, other = await journal.latest_messages(["gone", "other"])
+        assert gone is None
+        assert other is not None
+        assert [one async for one in journal.replay_messages("gone", 1, 9, 9)] == []
+        await journal.delete_messages_to("gone", 1)  # again, nor is it deleted in its place
+        assert await replay(journal, "other") == [1]
+        await write(journal, "gone", 2)
+        assert await replay(journal, "gone") == [2]
+        assert await replay(journal, "other") == [1]
+
+
 async def test_a_damaged_row_fails_only_the_read_that_meets_it(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     async with SqliteJournal(path) as journal:

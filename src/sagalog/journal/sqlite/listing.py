@@ -6,19 +6,19 @@ import sqlite3
 from collections.abc import Sequence
 
 from ..protocol import PersistentRepr
-from .rows import COLUMNS, NEWEST, RECORDS, record_of
+from .rows import COLUMNS, ITS_NEWEST, NEWEST, RECORDS, record_of
 
 PAGE = 256
-_CHAIN = """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id, first) AS (
+_CHAIN = f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id, first) AS (
                      SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id, i.deleted_to + 1
-                       FROM instance i JOIN record r USING (record_id) WHERE i.persistence_id = ?
+                       FROM instance i JOIN record r ON {ITS_NEWEST} WHERE i.persistence_id = ?
                      UNION ALL
                      SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id, first
                        FROM chain JOIN record r ON r.record_id = chain.previous_id
                       WHERE chain.sequence_nr > max(first, ?)
                         AND r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
                    SELECT record_id FROM chain WHERE sequence_nr BETWEEN max(first, ?) AND ?
-                   ORDER BY sequence_nr LIMIT ?"""
+                   ORDER BY sequence_nr LIMIT ?"""  # noqa: S608
 
 
 def range_of(prefix: str) -> tuple[str, list[str]]:

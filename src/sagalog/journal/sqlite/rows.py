@@ -15,7 +15,9 @@ COLUMNS = (
     "r.record_id"
 )
 RECORDS = "record r CROSS JOIN instance i USING (instance_id) CROSS JOIN label l USING (label_id)"
-NEWEST = "instance i CROSS JOIN record r USING (record_id) CROSS JOIN label l USING (label_id)"
+# The place of a newest record that was deleted may be given to a record of another id.
+ITS_NEWEST = "r.record_id = i.record_id AND r.instance_id = i.instance_id"
+NEWEST = f"instance i CROSS JOIN record r ON {ITS_NEWEST} CROSS JOIN label l USING (label_id)"
 MAX_BYTES = 900_000_000  # SQLite takes 10**9 for a whole row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

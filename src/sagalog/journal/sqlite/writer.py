@@ -20,6 +20,7 @@ from ...errors import OutcomeUnknownError, SagalogError, SequenceOutOfOrder
 from ...logs import about, log
 from ..protocol import CommitCounts, PersistentRepr
 from .file import OpenedFile
+from .rows import ITS_NEWEST
 from .schema import is_busy, translate
 from .threads import Job
 
@@ -329,14 +330,14 @@ def delete_chain(connection: sqlite3.Connection, persistence_id: str, to_sequenc
     The place of a deleted record may be given to a new one, so a chain goes on only to the record before, of the same id.
     """
     connection.execute(
-        """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
-             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id FROM instance i JOIN record r USING (record_id)
+        f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
+             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id FROM instance i JOIN record r ON {ITS_NEWEST}
               WHERE i.persistence_id = ?
              UNION ALL
              SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
                FROM chain JOIN record r ON r.record_id = chain.previous_id
               WHERE r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
-           DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain WHERE sequence_nr <= ?)""",
+           DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain WHERE sequence_nr <= ?)""",  # noqa: S608
         (persistence_id, to_sequence_nr),
     )
 
@@ -354,14 +355,14 @@ def forget(connection: sqlite3.Connection, tombstones: Sequence[tuple[str, int]]
             found.append(row[0])
     ids = msgspec.json.encode(found).decode()
     connection.execute(
-        """WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
+        f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
              SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
-               FROM json_each(?) j CROSS JOIN instance i ON i.instance_id = j.value CROSS JOIN record r USING (record_id)
+               FROM json_each(?) j CROSS JOIN instance i ON i.instance_id = j.value CROSS JOIN record r ON {ITS_NEWEST}
              UNION ALL
              SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
                FROM chain JOIN record r ON r.record_id = chain.previous_id
               WHERE r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
-           DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain)""",
+           DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain)""",  # noqa: S608
         (ids,),
     )
     connection.execute("DELETE FROM instance WHERE instance_id IN (SELECT value FROM json_each(?))", (ids,))
