@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 RESULTS = Path(__file__).parent / "results"
-LONGEST_SECONDS = 1800  # of one run
+MAX_SECONDS = 1800  # of one run
 _LIBRARIES = ("sagalog", "msgspec", "asyncpg", "nats-py")
 
 Case = dict[str, Any]
@@ -87,9 +87,9 @@ def run_child(name: str, case: Case, python: str = sys.executable) -> Figures:
     """Measure one case in a new process and return its figures. Raises RunError."""
     command = [python, "-m", "benchmarks", "--child", name, json.dumps(case)]
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=LONGEST_SECONDS)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=MAX_SECONDS)
     except subprocess.TimeoutExpired:
-        raise RunError(f"not done after {LONGEST_SECONDS} s") from None
+        raise RunError(f"not done after {MAX_SECONDS} s") from None
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
         if len(lines) > 1:

@@ -119,7 +119,7 @@ async def test_a_life_that_was_forgotten_and_begun_anew_is_not_taken_for_the_one
 async def test_who_waits_is_not_troubled_by_a_journal_that_is_away(
     memory: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follower, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(follower, "_MAX_PAUSE", 0.01)
     assert isinstance(memory.journal, InMemoryJournal)
 
     async def away(*_: Any, **__: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LONGEST = timedelta(days=36_525)  # so that every moment before or after now is in the calendar
+_MAX_DURATION = timedelta(days=36_525)  # so that every moment before or after now is in the calendar
 _PART = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
@@ -29,8 +29,8 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer c
             total = sum((timedelta(**{_UNITS[unit]: int(number)}) for number, unit in parts), timedelta())
         except OverflowError:
             total = timedelta.max
-        if total > _LONGEST:
-            self.fail(f"{text!r} is too long: the longest is {_LONGEST.days}d, a hundred years", param, ctx)
+        if total > _MAX_DURATION:
+            self.fail(f"{text!r} is too long: the longest is {_MAX_DURATION.days}d, a hundred years", param, ctx)
         return total
 
 

@@ -8,7 +8,7 @@ import tempfile
 import click
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")
-_MOST = 60  # characters
+_MAX_CHARACTERS = 60  # characters
 
 
 def keep(payload: bytes, saga: str, version: int) -> str:
@@ -16,7 +16,7 @@ def keep(payload: bytes, saga: str, version: int) -> str:
 
     Raises ClickException where that cannot be done: then nothing may be replaced.
     """
-    name = _UNSAFE.sub("_", saga)[:_MOST]  # a journal may hold any
+    name = _UNSAFE.sub("_", saga)[:_MAX_CHARACTERS]  # a journal may hold any
     try:
         with tempfile.NamedTemporaryFile(
             "wb", prefix=f"sagalog-{name}-{version}-", suffix=".record", dir=".", delete=False

@@ -22,8 +22,8 @@ from .list import summary
 from .targets import code_option, seen_by
 from .text import clean, json_line, line, moment
 
-_LONGEST_STATE = 4_000
-_MOST = 20
+_MAX_STATE = 4_000
+_MAX_SHOWN = 20
 _MEND = (
     "newer code may read it; `sagalog edit --record` mends it, `sagalog drop` ends it; both keep what it was in a file"
 )
@@ -97,39 +97,39 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     if record.phase:
         out.append(f"phase   {line(record.phase)}")
     state = "(not JSON)" if record.state_is_base64 else msgspec.json.format(bytes(record.state)).decode()
-    out.append("state   " + clean(state[:_LONGEST_STATE]).replace("\n", "\n        "))
-    if len(state) > _LONGEST_STATE:
-        out.append(f"        ... cut at {_LONGEST_STATE:,} of {len(state):,} characters: --json shows all")
+    out.append("state   " + clean(state[:_MAX_STATE]).replace("\n", "\n        "))
+    if len(state) > _MAX_STATE:
+        out.append(f"        ... cut at {_MAX_STATE:,} of {len(state):,} characters: --json shows all")
     if record.result is not None:
         result = msgspec.json.format(bytes(record.result.data)).decode()
-        text = f"{result_type(record.result)}: {result[:_LONGEST_STATE]}"
+        text = f"{result_type(record.result)}: {result[:_MAX_STATE]}"
         out.append("result  " + clean(text).replace("\n", "\n        "))
-        if len(result) > _LONGEST_STATE:
-            out.append(f"        ... cut at {_LONGEST_STATE:,} of {len(result):,} characters: --json shows all")
-    for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at)[:_MOST]:
+        if len(result) > _MAX_STATE:
+            out.append(f"        ... cut at {_MAX_STATE:,} of {len(result):,} characters: --json shows all")
+    for name, timer in sorted(record.timers.items(), key=lambda item: item[1].due_at)[:_MAX_SHOWN]:
         left = timer.due_at - now
         when = "overdue" if left.total_seconds() < 0 else f"in {str(left).split('.')[0]}"
         again = f", {line(str(timer.rule))}" if timer.rule is not None else ""
         told = f"{line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}{again}"
         out.append(f"timer   {line(record.timer_title(name))}: {told}")
     out.extend(_more("timer", len(record.timers)))
-    for name, joined in list(record.joins.items())[:_MOST]:
+    for name, joined in list(record.joins.items())[:_MAX_SHOWN]:
         waits = f"waits for {line(', '.join(joined.waits))}" if joined.waits else "has all"
         out.append(f"join    {line(name)}: {'has run' if joined.done else waits}")
-    out.extend(_pending(record, one, now) for one in waiting[:_MOST])
+    out.extend(_pending(record, one, now) for one in waiting[:_MAX_SHOWN])
     out.extend(_more("outbox", len(waiting)))
     late = [request for request in record.requests if request.overdue]
     out.extend(
         f"late    {line(one.command)} ({line(one.id)}) was not answered in time: {one.late} a late answer"
-        for one in late[:_MOST]
+        for one in late[:_MAX_SHOWN]
     )
     out.extend(_more("late", len(late)))
-    newest = record.undo[: -_MOST - 1 : -1]
+    newest = record.undo[: -_MAX_SHOWN - 1 : -1]
     out.extend(f"undo    {line(undo.command.type)}, of command {line(undo.of)}" for undo in newest)
     out.extend(_more("undo", len(record.undo)))
-    out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held[:_MOST])
+    out.extend(f"held    {line(held.event.type)}, message {line(held.id)}" for held in record.held[:_MAX_SHOWN])
     out.extend(_more("held", len(record.held)))
-    out.extend(f"kept    {line(kept.event.type)}, message {line(kept.id)}" for kept in record.kept[:_MOST])
+    out.extend(f"kept    {line(kept.event.type)}, message {line(kept.id)}" for kept in record.kept[:_MAX_SHOWN])
     out.extend(_more("kept", len(record.kept)))
     if record.owes_waking:
         out.append("        a running worker handles what is kept and expected now, as soon as it comes to it")
@@ -145,7 +145,7 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
 
 
 def _more(what: str, count: int) -> list[str]:
-    return [f"{what:<7} ... {count - _MOST:,} more: --json shows all"] if count > _MOST else []
+    return [f"{what:<7} ... {count - _MAX_SHOWN:,} more: --json shows all"] if count > _MAX_SHOWN else []
 
 
 def _pending(record: SagaRecord, one: Pending, now: datetime) -> str:

@@ -26,7 +26,7 @@ from .text import clean
 from .tied import TIE, end_with_supervisor
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
-_LONGEST_PAUSE = 30.0
+_MAX_PAUSE = 30.0
 
 
 @click.command("worker")
@@ -151,7 +151,7 @@ class _Supervisor:
                 process.send_signal(number)
 
     async def _keep(self, command: list[str]) -> None:
-        attempts = Attempts(Waiting(first=0.2, most=_LONGEST_PAUSE))
+        attempts = Attempts(Waiting(first=0.2, most=_MAX_PAUSE))
         while not self._stopping.is_set():
             started = time.monotonic()
             # A session of its own: Ctrl-C reaches the supervisor only, which then tells each worker once.

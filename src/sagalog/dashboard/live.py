@@ -20,9 +20,9 @@ Build = Callable[[Board, Request], Awaitable[Page]]
 
 MAX_STREAMS = 200
 _LOOK_SECONDS = 1.0
-_LONGEST_PAUSE = 30.0
+_MAX_PAUSE = 30.0
 _HEARTBEAT_SECONDS = 15.0
-_LONGEST_SECONDS = 1800.0  # then the browser asks again, and is asked again who it is
+_MAX_SECONDS = 1800.0  # then the browser asks again, and is asked again who it is
 
 
 def stream(board: Board, request: Request, build: Build) -> Response:
@@ -39,7 +39,7 @@ async def _events(board: Board, request: Request, build: Build) -> AsyncIterator
         down = ""
         spoken = began = time.monotonic()
         yield b"retry: 2000\n\n"
-        while not board.stopping.is_set() and time.monotonic() - began < _LONGEST_SECONDS:
+        while not board.stopping.is_set() and time.monotonic() - began < _MAX_SECONDS:
             if not board.access.may_read(request):
                 return
             events: list[tuple[str, object]] = []
@@ -63,7 +63,7 @@ async def _events(board: Board, request: Request, build: Build) -> AsyncIterator
                 yield b": still here\n\n"
                 spoken = time.monotonic()
             # A page that takes long to find is looked for less often.
-            pause = max(_LOOK_SECONDS, min(_LONGEST_PAUSE, 20 * (time.monotonic() - asked)))
+            pause = max(_LOOK_SECONDS, min(_MAX_PAUSE, 20 * (time.monotonic() - asked)))
             try:
                 await asyncio.wait_for(board.stopping.wait(), pause)
             except TimeoutError:

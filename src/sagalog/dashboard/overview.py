@@ -35,7 +35,7 @@ _GUESSED_SECONDS = 60.0
 _COUNTING_SHARE = 20  # counting afresh takes at most one part in so many of the time
 _DUE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE = 5.0
+_MAX_PAUSE = 5.0
 
 
 class Overdue(msgspec.Struct, frozen=True):
@@ -89,7 +89,7 @@ class Overview:
 
     async def run(self) -> None:
         """Keep the counts up to date until cancelled. A journal that is down is tried again."""
-        attempts = Attempts(Waiting(first=2 * _PAUSE_SECONDS, most=_LONGEST_PAUSE))
+        attempts = Attempts(Waiting(first=2 * _PAUSE_SECONDS, most=_MAX_PAUSE))
         while True:
             pause: float | None = _PAUSE_SECONDS
             try:
@@ -104,9 +104,9 @@ class Overview:
                 pause = attempts.failed()
             except Exception as error:  # a defect: said on every page and in the log, while the other pages go on
                 log.error("the dashboard's counting broke", exc_info=trace_of(error), extra=about())
-                self.down, pause = f"counting broke ({type(error).__name__}); the log says more", _LONGEST_PAUSE
+                self.down, pause = f"counting broke ({type(error).__name__}); the log says more", _MAX_PAUSE
             busy = self._count is not None or self.behind
-            await asyncio.sleep(0 if busy and not self.down else pause or _LONGEST_PAUSE)
+            await asyncio.sleep(0 if busy and not self.down else pause or _MAX_PAUSE)
 
     async def look(self, journal: Journal) -> None:
         """Do one round: a page of the count, if one is under way or due, then what is new, then what is overdue."""
@@ -153,7 +153,7 @@ class Overview:
 
     def _finish(self, count: _Count, *, exact: bool) -> None:
         took = time.monotonic() - count.begun
-        rest = max(took * _COUNTING_SHARE, _RECOUNT_SECONDS if exact else _LONGEST_PAUSE)
+        rest = max(took * _COUNTING_SHARE, _RECOUNT_SECONDS if exact else _MAX_PAUSE)
         self.tally, self.counted_at, self._count = count.tally, self._clock(), None
         self._count_at = time.monotonic() + rest
 

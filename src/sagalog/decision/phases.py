@@ -13,7 +13,7 @@ from .checked import actions_of
 from .record import SagaRecord
 from .state import UnreadableStateError, decode_state
 
-_MOST = 100  # phases that one step enters: a circle of them would never end
+_MAX_PHASES = 100  # phases that one step enters: a circle of them would never end
 
 
 def phase_of(saga: Saga[Any], record: SagaRecord) -> Enum | None:
@@ -71,9 +71,9 @@ def entered(saga: Saga[Any], record: SagaRecord, state: Any, actions: list[Any],
         if action.phase is phase:
             continue
         count += 1
-        if count > _MOST:
+        if count > _MAX_PHASES:
             raise DefinitionError(
-                f"saga {saga.name!r}: one step enters more than {_MOST} phases; do they go in a circle?"
+                f"saga {saga.name!r}: one step enters more than {_MAX_PHASES} phases; do they go in a circle?"
             )
         leaving = _acts(saga, phase, state, context, entering=False)
         if any(isinstance(one, Enter) for one in leaving):

@@ -22,7 +22,7 @@ from .message import Message
 from .moments import after
 from .record import Request, SagaRecord
 
-_MOST_OVERDUE = 1000  # of one instance: beyond, the oldest are forgotten, and their answers handled as usual
+_MAX_OVERDUE = 1000  # of one instance: beyond, the oldest are forgotten, and their answers handled as usual
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -91,7 +91,7 @@ def overdue(record: SagaRecord, timer: str) -> None:
         for request in record.requests
         if request.id != entry or request.late != "handle"
     ]
-    too_many = sum(request.overdue for request in kept) - _MOST_OVERDUE
+    too_many = sum(request.overdue for request in kept) - _MAX_OVERDUE
     for request in [request for request in kept if request.overdue][: max(0, too_many)]:
         kept.remove(request)
     record.requests = tuple(kept)

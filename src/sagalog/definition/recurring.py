@@ -18,7 +18,7 @@ Missed: TypeAlias = Literal["each", "once", "skip"]
 SHORTEST = timedelta(seconds=1)  # each firing is a durable step
 LATE = timedelta(minutes=1)  # from then on a firing counts as missed: longer than a takeover takes
 _LAST = datetime(9998, 12, 31, tzinfo=UTC)
-_LONGEST_RULE = 200  # characters
+_MAX_RULE = 200  # characters
 
 
 class RuleError(ValueError):
@@ -147,7 +147,7 @@ def _next_by_cron(rule: str, moment: datetime) -> datetime | None:
         from cronsim import CronSim, CronSimError
     except ImportError:
         raise RuleError("has a cron rule, which needs a library: pip install 'sagalog[cron]'") from None
-    if len(rule.split()) != 5 or len(rule) > _LONGEST_RULE:
+    if len(rule.split()) != 5 or len(rule) > _MAX_RULE:
         raise RuleError(
             f"has no cron rule of five fields (minute, hour, day of month, month, day of week): {rule[:60]!r}"
         )

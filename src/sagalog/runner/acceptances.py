@@ -1,4 +1,4 @@
-"""Commands that were accepted: recorded with the next step of their instance, or by themselves some time later.
+"""Accepted commands are recorded with the next step of their instance, or by themselves some time later.
 
 attempt, deliver ─► [acceptances] ─► queue
 """
@@ -16,7 +16,7 @@ from .quiet import tell_quiet
 
 
 class Acceptances:
-    """What is accepted and not recorded."""
+    """Sees to it that accepted commands are recorded in time."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -49,7 +49,7 @@ class Acceptances:
             self._tick = self._engine.loop.call_later(max(0.0, self._to_record[0][0] - now), self._record_due)
 
     def stop(self) -> None:
-        """Record nothing later any more."""
+        """Cancel the timer that records later."""
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None

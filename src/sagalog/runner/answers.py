@@ -1,9 +1,9 @@
-"""What command handlers answered: their events are stored, and only then the command counts as accepted.
+"""Stores the events that command handlers return. Only then does a command count as accepted.
 
     attempt ─► [answers] ─► receive
 
-The next commands of an instance need not wait for that: what its record holds of them leaves whatever these events lead
-to. So the answers of many commands share a step, where each would write a record with all commands that are still to go.
+The next commands of an instance need not wait for that, because they leave whatever these events lead to. So the answers
+of many commands share a step. Otherwise each answer would write a record with all commands that are still to go.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ Reply = Callable[[Instance, int, Any, str, str, datetime | None], Store]
 _AT_ONCE = 256  # answers of an instance on their way, and events of one answer in a step
 _BYTES_A_SECOND = 16_000_000  # so much of an instance's record is written for answers, while it has commands to deliver
 _SMALL_BYTES = 8_192  # a record up to this size is written for each answer as it comes
-_LONGEST_WAIT_SECONDS = 0.25
+_MAX_WAIT_SECONDS = 0.25
 
 
 class AnswerError(Exception):
-    """A command was carried out, and what its handler answered can never be taken."""
+    """A command was carried out, but what its handler returned can never be stored."""
 
 
 class Prepared:
-    """The events of an answer, checked: nothing but the journal, or the saga, can refuse them."""
+    """The checked events of an answer: only the journal or the saga can still refuse them."""
 
     __slots__ = ("stores",)
 
@@ -60,7 +60,7 @@ class Prepared:
 class _Group:
     """The answers of one instance that are stored together."""
 
-    full: asyncio.Future[None]  # done when no more are waited for
+    full: asyncio.Future[None]  # done when the group takes no more answers
     task: asyncio.Task[None] = field(init=False)
     entries: list[tuple[Command, Prepared]] = field(default_factory=list)
 
@@ -85,7 +85,7 @@ class Answers:
         self.go_on: Callable[[Instance], None]
 
     def set_aside(self, instance: Instance, entry: Command, answer: Any) -> bool:
-        """Store an answer beside the next commands; False where it is to be waited for.
+        """Store an answer while the next commands are delivered. Returns False if it has to be stored first.
 
         That is so if nothing more is to be delivered, where an order is promised (an undo command leaves when all before
         it are accepted; in event time each thing comes after what led to it), and for what cannot be checked in advance.
@@ -99,7 +99,7 @@ class Answers:
         instance.answered.add(entry.id)
         prepared = None
         if instance.undelivered() is not None:
-            with suppress(Exception):  # it is raised again, for whoever waits
+            with suppress(Exception):  # it is raised again, to whoever waits
                 prepared = self._prepared(instance, entry, answer)
         if prepared is None:
             instance.answered.discard(entry.id)
@@ -117,9 +117,7 @@ class Answers:
 
     async def _store(self, instance: Instance, group: _Group) -> None:
         try:
-            seconds = min(
-                instance.size / _BYTES_A_SECOND, _LONGEST_WAIT_SECONDS, self._engine.settings.lease_seconds / 8
-            )
+            seconds = min(instance.size / _BYTES_A_SECOND, _MAX_WAIT_SECONDS, self._engine.settings.lease_seconds / 8)
             if instance.size > _SMALL_BYTES and not self._engine.stopping.is_set():
                 await asyncio.wait([group.full], timeout=seconds)
             del self._open[instance]
@@ -137,18 +135,18 @@ class Answers:
         self.go_on(instance)
 
     def hurry(self, instance: Instance) -> None:
-        """Wait for no more answers to store with those that are there."""
+        """Store the answers that are there without waiting for more."""
         if (group := self._open.get(instance)) is not None:
             group.close()
 
     async def stored(self, instance: Instance) -> None:
-        """Return when no answer of the instance is on its way: what comes now is to come after them."""
+        """Return when all answers of the instance are stored, so that what comes now comes after them."""
         while tasks := self._tasks.get(instance):
             self.hurry(instance)
             await asyncio.wait(list(tasks))
 
     def stop(self) -> None:
-        """Wait for no more answers."""
+        """Let all groups be stored without waiting for more."""
         for group in self._open.values():
             group.close()
 
@@ -167,7 +165,7 @@ class Answers:
             try:
                 while True:
                     await self._keep_trying(*one(next(answer)))
-            except StopIteration as end:  # it may return events as well: none is dropped
+            except StopIteration as end:  # a generator may also return events, and none is dropped
                 answer = end.value
             if answer is None:
                 return
@@ -197,7 +195,7 @@ class Answers:
         return one
 
     async def _store_all(self, prepared: Prepared) -> None:
-        # Those that come together share a step, in their order.
+        # Events that come together share a step, in their order.
         for first in range(0, len(prepared.stores), _AT_ONCE):
             some = prepared.stores[first : first + _AT_ONCE]
             if len(some) == 1:
@@ -209,7 +207,7 @@ class Answers:
                     raise error
 
     def moment(self, instance: Instance) -> datetime | None:
-        """In event time, when its handler was called: at the time of the step that sent it."""
+        """In event time, return when the handler was called: the time of the step that sent the command."""
         if not self._engine.event_time or instance.record is None:
             return None
         return instance.record.updated_at
@@ -221,13 +219,13 @@ class Answers:
                 await store()
                 return
             except NoInstanceError:
-                # Whoever the answer is for has ended, or never was: asking the receiver again would not change that.
+                # The instance that the answer is for has ended, or never was. Another attempt would not change that.
                 self._engine.counters.ignored += 1
                 return
             except (DefinitionError, CodecError, InvalidEventError, UnexpectedEventError) as error:
                 raise _not_taken(name, error) from error
             except (JournalUnavailableError, OutcomeUnknownError, TooManyKeptError):
-                # The command is carried out: only its answer is tried again, under the same id.
+                # The command is carried out, so only its answer is tried again, under the same id.
                 failures += 1
                 wait = self._engine.settings.dispatch_retry.wait_seconds(failures)
                 if wait is None:

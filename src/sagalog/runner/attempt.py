@@ -4,8 +4,8 @@
                    └─ accepted: noted in memory (acceptances.py); refused: told to the saga; failed: again later, or parked
 
 A command is accepted when its handler returned and its reply events are stored. If the process dies before that is
-recorded, the command is delivered again under the same id, and its replies are known by theirs. What another attempt
-cannot mend parks the instance at once: each attempt may have its effects.
+recorded, the command is delivered again under the same id, and its replies are recognised by theirs. A failure that
+another attempt cannot mend parks the instance at once, because each attempt may have effects.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .reporter import Reporter
 
 Handler = CommandHandler | HookedHandler
 
-_SUMMARY_SECONDS = 60.0  # of failed attempts of one command type, after the first one
+_SUMMARY_SECONDS = 60.0  # between log messages about failed attempts of one command type
 
 
 class CommandAttempts:
@@ -59,10 +59,10 @@ class CommandAttempts:
         self._answers = answers
         self._leases = leases
         self._release = again
-        self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when it was said, how many since
+        self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when logged, and how many since
 
     def prepare(self, instance: Instance, entry: Command) -> tuple[Handler | None, Any]:
-        """Return the handler of a command, and the command; no handler where there is none, or it cannot be read."""
+        """Return the handler of a command and the command. Both are None if there is no handler or it cannot be read."""
         try:
             handler, command = self.handler_of(instance, entry)
         except (CodecError, DefinitionError):
@@ -97,7 +97,7 @@ class CommandAttempts:
         answer: Any,
         command: Any = None,
     ) -> bool:
-        """Call the handler within its time (or wait for the `answer` of one that was called), and conclude."""
+        """Call the handler within its time limit (or wait for the `answer` of one that was called), and conclude."""
         self._leases.keep(instance)
         longest = handler.policy.timeout
         seconds = self._engine.settings.command_seconds if longest is None else longest.total_seconds()
@@ -111,7 +111,7 @@ class CommandAttempts:
                     answer = await answer
                 if isinstance(answer, AsyncIterable):
                     return await self.conclude(instance, entry, answer, None)
-            instance.attempt = None  # the handler has ended: there is nothing to cut off
+            instance.attempt = None  # the handler has ended, so there is nothing to cut off
             if answer is not None and self._answers.set_aside(instance, entry, answer):
                 return True
             return await self.conclude(instance, entry, answer, None)
@@ -143,7 +143,7 @@ class CommandAttempts:
     async def conclude(
         self, instance: Instance, entry: Command, answer: Any, error: BaseException | None = None
     ) -> bool:
-        """Store the reply events, then note the acceptance; or the refusal; or wait for another attempt."""
+        """Store the reply events, then note that it was accepted, tell that it was refused, or plan another attempt."""
         if error is None:
             try:
                 if answer is not None:
@@ -181,7 +181,7 @@ class CommandAttempts:
         ):
             raise AnswerError(
                 "its refusal is taken for another message of the same id"
-            )  # or it would be asked for ever
+            )  # otherwise it would be delivered for ever
         self.tell(instance, entry, "refused", refused)
 
     def accepted(self, instance: Instance, entry: Command) -> None:
@@ -197,7 +197,7 @@ class CommandAttempts:
     def _failed(self, instance: Instance, entry: Command, error: BaseException) -> bool:
         engine = self._engine
         if isinstance(error, RunnerStoppedError) and engine.stopping.is_set():
-            return False  # it stays in the outbox, for whoever comes next
+            return False  # it stays in the outbox for the next worker
         if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
             return True  # an operator has dropped it meanwhile
         engine.counters.dispatch_errors += 1
@@ -206,7 +206,7 @@ class CommandAttempts:
             instance.attempts = {}
         failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
         carried_out = isinstance(error, AnswerError)
-        # What we raise names no payloads; what others raise may quote them.
+        # Our own errors name no payloads; those of others may quote them.
         told = str(error) if isinstance(error, (SagalogError, AnswerError)) else described(error)
         wait = None
         if not (carried_out or is_permanent(error)):
@@ -219,7 +219,7 @@ class CommandAttempts:
         self._complain(instance, entry, told, failures)
         instance.retry = engine.loop.call_later(wait, self.again, instance)
         if wait > engine.settings.lease_seconds / 2:
-            # Others may take over only after our next attempt, so that a dead broker does not cost a write a lease.
+            # Others may take over only after our next attempt. Otherwise a dead broker would cost a write for each lease.
             instance.next_attempt_at = engine.now() + timedelta(seconds=wait)
             self._leases.prolong(instance)
         return False
@@ -235,7 +235,7 @@ class CommandAttempts:
         else:
             reason = f"command {name} was not accepted in {failures} attempts: {told}"
         assert instance.attempts is not None
-        del instance.attempts[entry.id]  # after a repair all attempts are there again
+        del instance.attempts[entry.id]  # a repair allows all attempts again
         self._stuck(instance, entry, reason)
 
     def unreadable(self, instance: Instance, entry: Command, error: CodecError) -> None:
@@ -253,7 +253,7 @@ class CommandAttempts:
 
     @staticmethod
     def _parked(instance: Instance, entry: Command, parking: Envelope) -> None:
-        """Leave the command alone where the journal cannot take the record that parks it, until that record is smaller."""
+        """If the journal cannot take the record that parks it, leave the command alone until that record shrinks."""
         if isinstance(parking.error, PayloadTooLargeError):
             instance.owned -= {entry.id}
             instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.size
@@ -267,7 +267,7 @@ class CommandAttempts:
             )
 
     def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
-        """Say that an attempt failed: the first of a type at once, the others together, now and then."""
+        """Log failed attempts: the first of a type at once, the others together, now and then."""
         now, key = self._engine.loop.time(), (instance.runtime.name, entry.command.type)
         said = self._failures.get(key)
         if said is not None and now - said[0] < _SUMMARY_SECONDS:
@@ -287,7 +287,7 @@ class CommandAttempts:
         )
 
     def again(self, instance: Instance) -> None:
-        """The pause before the next look at its outbox is over."""
+        """Go on with the outbox: the pause is over."""
         instance.retry = instance.next_attempt_at = None
         self._release(instance)
 

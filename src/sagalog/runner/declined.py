@@ -1,36 +1,36 @@
-"""What this worker cannot read or deliver it declines, and leaves to one that can: old and new code on one journal.
+"""This worker declines what it cannot read or deliver, for workers with other code on the same journal.
 
     deliver (a command), due (a record, a timer) ─► [declined] ─► due: not claimed again for a while
 
-Nothing is written, so no lease is renewed and nothing is parked for good: to the others it looks like what a dead worker
-has left. Were it claimed again at once, an old worker could keep it from the new ones for ever.
+Nothing is written: no lease is renewed, and nothing is parked for good. To other workers it looks like the work of a dead
+one. If an old worker claimed it again at once, it could keep the work from newer workers for ever.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-_LEASES = 3  # so long, in case that the other worker is gone, or has left something that can be read
+_LEASES = 3  # then we look again: the other worker may be gone, or may have written what we can read
 
 
 class Declined:
-    """Ids of instances of one saga, each until this worker looks at it again."""
+    """The declined instances of one saga, by id, and until when."""
 
     def __init__(self, lease_seconds: float) -> None:
         self._wait = timedelta(seconds=_LEASES * lease_seconds)
         self._until: dict[str, datetime] = {}
 
     def add(self, correlation_id: str, now: datetime) -> None:
-        """Leave an instance alone for some leases."""
+        """Decline an instance for some leases."""
         self._until[correlation_id] = now + self._wait
 
     def ids(self, now: datetime) -> frozenset[str]:
-        """Return the ids that are to be left alone now; the others are forgotten."""
+        """Return the ids that are declined now; the others are forgotten."""
         if self._until:
             self._until = {one: until for one, until in self._until.items() if until > now}
         return frozenset(self._until)
 
     @property
     def first_until(self) -> datetime | None:
-        """When the first of them is to be looked at again."""
+        """When the first of them is not declined any more."""
         return min(self._until.values(), default=None)

@@ -1,9 +1,9 @@
-"""Commands of stored records leave here: in order per instance, bounded for each type.
+"""Delivers the commands of stored records: in order for each instance, bounded for each type.
 
     settle ─► [deliver] ─► attempt ─► command handler
 
-Each type of command has its own places, so that one whose receiver hangs holds up no other. A command that this worker
-cannot read, or has no handler for, is left to one that can.
+Each type of command has places of its own, so a type whose receiver hangs delays no other. This worker declines a
+command that it cannot read or has no handler for, so that another worker can take it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _GIVE_WAY_SECONDS = 0.005  # so long plain functions are called one after the ot
 
 
 class _Lane:
-    """The places of one command type, and the instances that wait for one."""
+    """The places of one command type, and the instances that wait for a place."""
 
     __slots__ = ("places", "ready", "running")
 
@@ -56,7 +56,7 @@ class Dispatcher:
         self._lanes: dict[str, _Lane] = {}
 
     def release(self, instance: Instance) -> None:
-        """Deliver what is in the outbox of a saved record; returns at once."""
+        """Start delivering the outbox of a saved record, and return at once."""
         if instance.delivering or instance.retry is not None or self._engine.stopping.is_set():
             return
         entry = instance.undelivered()
@@ -81,8 +81,8 @@ class Dispatcher:
         return record is not None and record.suspects(entry.id, self._engine.settings.max_takeovers)
 
     def _deliver_plain(self, instance: Instance, first: Command) -> None:
-        """Deliver to plain functions that answer None, without a task; the first that is otherwise goes on in one."""
-        # Nothing is awaited here, so the lease that `release` looked at still holds.
+        """Deliver to plain functions that return None, without a task. The first other command continues in a task."""
+        # Nothing is awaited here, so the lease that `release` checked still holds.
         give_way_at = self._engine.loop.time() + _GIVE_WAY_SECONDS
         entry: Command | None = first
         while entry is not None and entry.id in instance.owned:
@@ -97,7 +97,7 @@ class Dispatcher:
             try:
                 answer = handler(command, self._attempts.context(instance, entry) if handler.takes_context else None)
             except BaseException as error:
-                if ends_program(error):  # nobody awaits here, so nobody can have cancelled
+                if ends_program(error):  # nothing is awaited here, so nobody can have cancelled it
                     instance.delivering = False
                     raise
                 self._engine.spawn(self._finish(instance, entry, None, error))
@@ -169,9 +169,9 @@ class Dispatcher:
                 self._engine.spawn(self._work(lane))
 
     async def _begin_alone(self, instance: Instance, entry: Command) -> bool:
-        """Record that the attempt at a command begins which may end its worker; False if it is not ours to deliver now.
+        """Record that an attempt begins at a command that may kill its worker. Returns False if it is not ours any more.
 
-        It is the only one of its kind here, so that no other is blamed for what the worker dies of.
+        Only one such attempt runs at a time, so that no other command is blamed if the worker dies.
         """
         if instance.record is not None and not instance.record.begun:
             await self._record(instance, Maintenance.BEGIN)
@@ -179,7 +179,7 @@ class Dispatcher:
         return begun and self._deliverable(instance) == entry
 
     async def _end_alone(self, instance: Instance) -> None:
-        """Record what came of it before the next command leaves, or this one would be blamed for what that one does."""
+        """Record the result before the next command leaves. Otherwise this command would be blamed for the next one."""
         await self._answers.stored(instance)
         if instance.accepted:
             await self._record(instance, Maintenance.RECORD)
@@ -187,7 +187,7 @@ class Dispatcher:
     async def _record(self, instance: Instance, what: Maintenance) -> None:
         try:
             await instance.submit(Envelope(maintenance=what))
-        except SagalogError:  # the journal is away: the outbox is looked at again
+        except SagalogError:  # the journal is away; the outbox is tried again later
             if instance.retry is None:
                 seconds = self._engine.settings.lease_seconds / 4
                 instance.retry = self._engine.loop.call_later(seconds, self._attempts.again, instance)
@@ -223,10 +223,10 @@ class Dispatcher:
         return entry if entry is not None and entry.id in instance.owned else None
 
     def declines(self, instance: Instance, entry: Command) -> bool:
-        """Say whether this worker cannot deliver `entry`, the first of the outbox: then it is left to one that can.
+        """Say whether this worker declines `entry`, the first of the outbox, because only other code can deliver it.
 
-        Trying again here helps nobody, and keeping the lease, or parking the instance for good, would keep out a worker
-        with newer code. What this code should be able to read, by its version, no other can: that parks the instance.
+        Trying again here would not help, and keeping the lease or parking the instance would keep out a worker with newer
+        code. A command that this code should be able to read, by its version, but cannot, parks the instance instead.
         """
         command, size = instance.runtime.unrecorded.get(instance.correlation_id, ("", 0))
         if command == entry.id and instance.size >= size:
@@ -259,11 +259,11 @@ class Dispatcher:
         return False
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
-        """End the attempt at a command that is not in the outbox of `record` any more: an operator dropped it."""
+        """End the attempt at a command that is not in the outbox of `record` any more, because an operator dropped it."""
         self._attempts.cut(instance, record)
 
     def stop(self) -> None:
-        """Start nothing new; what is under way ends by itself."""
+        """Start no more deliveries. Those under way end by themselves."""
         self._acceptances.stop()
         self._answers.stop()
         for lane in self._lanes.values():
@@ -273,6 +273,6 @@ class Dispatcher:
             lane.ready.clear()
 
     def close(self) -> None:
-        """Nothing is under way any more."""
+        """Cancel what was to be recorded later; nothing is under way any more."""
         self.stop()
         self._leases.stop()

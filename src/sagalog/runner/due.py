@@ -26,7 +26,7 @@ from .searching import search
 from .stranded import Stranded
 
 _PAGE = 500
-_MAX_AT_WORK = 2048  # claimed instances of a saga whose work is not over: the scan hands out no more before some are
+_MAX_AT_WORK = 2048  # claimed instances of a saga that are still at work; a scan hands out no more than these
 _FEW = 16  # at work: before a claim, one lookup says whether anything else is due
 _COMPLAIN_SECONDS = 60.0
 
@@ -44,7 +44,7 @@ class DueLoop:
         self.trouble = ""  # why the last scan failed
         self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in caches}
         self._complained = ("", "", 0.0)
-        self._full = False  # somebody has to be told when there is room again
+        self._full = False  # the loop has to be woken when there is room again
         self._purger = Purger(engine)
         self._stranded = {one.runtime.name: Stranded(engine, one.runtime) for one in caches}
         self._searches = [
@@ -52,14 +52,14 @@ class DueLoop:
         ]
 
     def notice(self, due_at: datetime) -> None:
-        """Something was saved that is due at `due_at`: wake up in time."""
+        """Wake up in time for something that was saved as due at `due_at`."""
         if self._next is not None and due_at < self._next:
             self._wake.set()
 
     async def run(self) -> None:
         """Scan for due work until the runner stops."""
         engine = self._engine
-        if engine.event_time:  # timers fire before the next event of their instance, and in `settle`: never in between
+        if engine.event_time:  # timers fire before the next event of their instance and in `settle`, never in between
             await engine.stopping.wait()
             return
         while not engine.stopping.is_set():
@@ -80,7 +80,7 @@ class DueLoop:
                 try:
                     following = await self.scan(cache, engine.now(), upcoming)
                     await self._stranded[cache.runtime.name].take_over(cache)
-                except BaseException as error:  # whatever a store raises: the others, and the next scan, go on
+                except BaseException as error:  # whatever a store raises, the others and the next scan go on
                     if passes_through(error):
                         raise
                     trouble = told_of_store(error)
@@ -92,7 +92,7 @@ class DueLoop:
             await self._sleep(self._next)
 
     def _complain(self, saga: str, trouble: str) -> None:
-        """Say that a scan failed: at once where the reason is new, else once a minute."""
+        """Log that a scan failed: at once if the reason is new, otherwise once a minute."""
         now = self._engine.loop.time()
         if (saga, trouble) == self._complained[:2] and now - self._complained[2] < _COMPLAIN_SECONDS:
             return
@@ -134,7 +134,7 @@ class DueLoop:
             room = min(_PAGE, _MAX_AT_WORK - len(at_work))
             if room <= 0:
                 self._full = True
-                return None  # what ends wakes the loop up
+                return None  # an instance that is done wakes the loop
             declined = runtime.declined.ids(now)
             # Those at work are still ours. One that only newer code can handle is stored as due at once, and a claim that
             # comes just then would keep it from a worker with that code for a lease.
@@ -143,11 +143,11 @@ class DueLoop:
             if not await self._nothing_else(runtime, now, passed_over):
                 claimed = await runtime.due.claim(now, until, limit=room)
             self.scanned_at = self._engine.loop.time()
-            if claimed or not seen:  # the end of what was due is no news
+            if claimed or not seen:  # that nothing more is due is no news
                 hooks.scanned(runtime.name, len(claimed), claimed[0][1] if claimed else None, self._engine.now())
             if not claimed:
                 return await self._following(runtime, upcoming, declined)
-            # What is due again right after its claim waits for the lease: not again and again.
+            # What is due again right after its claim waits for a lease, so that it is not claimed again and again.
             ready = [key for key, _ in claimed if key not in seen and key not in declined and key not in at_work]
             seen.update(ready)
             at_work.update(ready)
@@ -194,7 +194,7 @@ class DueLoop:
         if error is None:
             if not instance.loaded:  # a finished one is not kept in memory
                 self._purger.add(cache, correlation_id)
-        elif isinstance(error, SagaParkedError):  # said already; another worker's code may be able to read it
+        elif isinstance(error, SagaParkedError):  # logged already; another worker's code may be able to read it
             runtime.declined.add(correlation_id, self._engine.now())
         elif not isinstance(error, RunnerStoppedError):
             told = told_of_store(error)

@@ -1,4 +1,4 @@
-"""What a user's function raised: is it ours to pass on, does another attempt mend it, and where was it raised?"""
+"""What a user's function raised: whether to pass it on, whether another attempt helps, and where it was raised."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..errors import (
     SagalogError,
 )
 
-# What the same call would raise again: mistakes in code, and values that can never be taken. Trying again would repeat
-# the effects that the function had before it raised.
+# The same call would raise these again: mistakes in code, and values that can never be stored. Another attempt would only
+# repeat the effects that the function had before it raised.
 _PERMANENT = (TypeError, NameError, NotImplementedError, DefinitionError, CodecError, InvalidEventError)
 _OURS = __name__.rpartition(".")[0].rpartition(".")[0]  # the package
 
@@ -46,13 +46,13 @@ def passes_through(error: BaseException, cancelled_before: int = 0) -> bool:
     if isinstance(error, GeneratorExit):
         try:
             return asyncio.current_task() is None
-        except RuntimeError:  # the loop is gone, and its coroutines are being closed
+        except RuntimeError:  # the event loop is gone, and its coroutines are being closed
             return True
     return ends_program(error)
 
 
 def as_exception(error: BaseException, what: str) -> Exception:
-    """Return `error`, or an error of ours in place of one that is no Exception and would end whoever is told of it."""
+    """Return `error`, or an error of ours for one that is no Exception and would end the task that is told of it."""
     if isinstance(error, Exception):
         return error
     told = SagalogError(f"{what} raised {type(error).__name__}, which is no Exception; nothing was stored")
@@ -61,17 +61,17 @@ def as_exception(error: BaseException, what: str) -> Exception:
 
 
 def not_handled() -> RunnerStoppedError:
-    """Return what to tell whoever sent an event that the runner stopped before."""
+    """Return the error for the sender of an event that was not handled before the runner stopped."""
     return RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
 
 
 def certain(error: BaseException) -> bool:
-    """Say whether a write that ended so has certainly stored nothing."""
+    """Say whether a write that raised this has certainly stored nothing."""
     return isinstance(error, (ConflictError, JournalUnavailableError, PayloadTooLargeError, InvalidEventError))
 
 
 def told_of_store(error: BaseException) -> str:
-    """Return what to say of what a store raised: the message of an error of ours, which names no payloads, or its type."""
+    """Describe what a store raised: the message of our own errors, which name no payloads, or the type of others."""
     return str(error) if isinstance(error, SagalogError) else described(error)
 
 

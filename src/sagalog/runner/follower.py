@@ -23,7 +23,7 @@ from .engine import Engine
 from .failures import passes_through, told_of_store
 from .runtime import SagaRuntime
 
-_LONGEST_PAUSE = 5.0  # while the journal does not answer
+_MAX_PAUSE = 5.0  # while the journal does not answer
 _AGAIN_SECONDS = 5.0  # those that a follower may have missed are looked up again, some at a time
 _AT_ONCE = 256  # ids of one lookup
 _PAGE = 1000  # records that are followed in one go ...
@@ -73,7 +73,7 @@ class Follower:
         task = self._task
         if task is not None:
             task.cancel()
-            await asyncio.wait([task], timeout=_LONGEST_PAUSE)
+            await asyncio.wait([task], timeout=_MAX_PAUSE)
 
     async def _run(self) -> None:
         pause = self._interval
@@ -85,7 +85,7 @@ class Follower:
                 except BaseException as error:  # whatever a store raises: who waits has a time limit of his own
                     if passes_through(error):
                         raise
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                    pause = min(2 * pause, _MAX_PAUSE)
                     self._complain(told_of_store(error))
                 else:
                     self.trouble, pause = "", self._interval

@@ -1,4 +1,4 @@
-"""What a runner has on its hands at the moment, for gauges. Looking costs a walk over the instances in memory."""
+"""What a runner is busy with at the moment, for gauges. To collect it costs a walk over the instances in memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Gauges(msgspec.Struct, frozen=True):
 
 
 def gauges_of(receiver: Receiver, engine: Engine, caches: list[InstanceCache]) -> Gauges:
-    """Look; may be called from another thread than the runner's."""
+    """Collect the gauges. May be called from another thread than the runner's."""
     return Gauges(receiver.in_flight, engine.backlog, tuple(_of(one) for one in caches))
 
 

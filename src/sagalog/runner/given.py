@@ -1,4 +1,4 @@
-"""What a runner is given: the sagas, and the journal or the stores, looked at before anything is opened."""
+"""What a runner is given: the sagas, and the journal or stores, checked before anything is opened."""
 
 from __future__ import annotations
 

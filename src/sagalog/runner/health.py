@@ -1,7 +1,7 @@
 """Is this runner alive, and does it keep up? Asked by probes, answered without changing anything.
 
-Live says that the process can do its work at all: a new process is the only remedy if not. Ready says that it does it:
-the journal answers, and no due work is left lying. So a journal that is down makes a worker not ready, and never dead.
+Live means that the process can work at all; if not, only a new process helps. Ready means that it does work: the journal
+answers, and due work is taken. So a journal that is down makes a worker not ready, but never dead.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .engine import Engine
 from .failures import cancellations, passes_through
 from .runtime import SagaRuntime
 
-BEHIND_LEASES = 6  # what nobody has claimed for so long is not looked after
+BEHIND_LEASES = 6  # what nobody has claimed for that long has been neglected
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner found out about itself. `reasons` say what is wrong; there are some unless it is live and ready.
 
-    Instances that this worker cannot read are named there, too, and do not make it unready: the others go on.
+    They also name instances that this worker cannot read, which do not make it unready, because the others go on.
 
     `oldest_due_seconds`: how long the oldest work that nobody has claimed yet is overdue, 0 where there is none; None
     where the journal did not say. `journal_seconds`: how long it took to answer.
@@ -54,7 +54,7 @@ async def examine(
     timeout_seconds: float,
     behind_seconds: float | None,
 ) -> Health:
-    """Return the health of a started runner. Raises nothing that the journal raises: it is among the reasons."""
+    """Return the health of a started runner. What the journal raises becomes one of the reasons."""
     check_seconds("timeout_seconds", timeout_seconds)
     if behind_seconds is not None:
         check_seconds("behind_seconds", behind_seconds, zero=True)
@@ -98,9 +98,9 @@ def _unreadable(runtimes: list[SagaRuntime]) -> Iterator[str]:
 
 
 async def failing(journal: Journal | None, timeout_seconds: float) -> tuple[str, ...]:
-    """Return what a journal finds wrong with itself: it may answer, and refuse what is written.
+    """Return what a journal finds wrong with itself. It may answer questions and still refuse writes.
 
-    How durable it is set up to be is no matter of the moment: `sagalog doctor` says it.
+    Whether it is set up to be durable is not asked here; `sagalog doctor` tells.
     """
     if not isinstance(journal, ExaminesItself):
         return ()
@@ -115,12 +115,12 @@ async def failing(journal: Journal | None, timeout_seconds: float) -> tuple[str,
         return (f"the journal has not examined itself within {timeout_seconds:g} s",)
     except SagalogError as error:
         return (f"the journal cannot examine itself: {error}",)
-    except Exception as error:  # of a journal that is not ours; what it says may hold anything
+    except Exception as error:  # of somebody else's journal; its message may hold anything
         return (f"the journal cannot examine itself: {type(error).__name__}",)
 
 
 async def examine_journal(journal: Journal, *, timeout_seconds: float, behind_seconds: float) -> Health:
-    """Return what a journal alone tells about the workers on it: does it answer, and does somebody keep up?"""
+    """Return what a journal alone tells about its workers: whether it answers, and whether they keep up."""
     oldest, took, unanswered = await _asked(_oldest_in(journal), timeout_seconds)
     reasons = [unanswered] if unanswered else _behind(oldest, behind_seconds)
     return Health(live=True, ready=not reasons, reasons=tuple(reasons), oldest_due_seconds=oldest, journal_seconds=took)
@@ -142,7 +142,7 @@ async def _asked(question: Awaitable[float], timeout_seconds: float) -> tuple[fl
         return None, None, f"the journal has not answered for {timeout_seconds:g} s"
     except SagalogError as error:
         return None, None, f"the journal does not answer: {error}"
-    except BaseException as error:  # of a store that is not ours; what it says may hold anything
+    except BaseException as error:  # of somebody else's store; its message may hold anything
         if passes_through(error, before):
             raise
         return None, None, f"the journal does not answer: {type(error).__name__}"
@@ -158,7 +158,7 @@ async def _oldest(engine: Engine, runtimes: list[SagaRuntime]) -> float:
     """Ask the store of every saga how long its oldest due work has been due."""
     oldest, now = 0.0, engine.now()
     for one in runtimes:
-        if one.scanned is not None:  # it tells from memory what is due: ask for something that is not there
+        if one.scanned is not None:  # it answers that from memory, so ask the store for something that is not there
             await one.store.load("sagalog health")
         for _, due_at in await one.due.due(now, limit=1):
             oldest = max(oldest, (now - due_at).total_seconds())

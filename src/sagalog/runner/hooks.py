@@ -77,7 +77,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """A look for due work of a saga: how many instances were claimed (a page of them), since when the oldest was due."""
+    """One scan for due work of a saga: how many instances it claimed (a page of them), and how long the oldest was due."""
 
     saga: str
     claimed: int
@@ -97,7 +97,7 @@ class Hook(Protocol):
         """A runner (a SagaRunner) has started."""
 
     def stopped(self, runner: Any) -> None:
-        """It has stopped; nothing more comes of it."""
+        """The runner has stopped, and nothing more is told of it."""
 
     def caller(self) -> str:
         """Return the trace of whoever calls `handle` just now, or an empty text."""
@@ -108,7 +108,7 @@ class Hook(Protocol):
         return ""
 
     def handled(self, handling: Handling) -> None:
-        """It is over, durable if its outcome says so. Called once for each `handling`."""
+        """A message was handled; the outcome says whether that is durable. Called once for each `handling`."""
 
     def answered(self, event: str, seconds: float, error: str) -> None:
         """The caller of `handle` was answered, after so long; `error` is the type of what was raised, or empty."""
@@ -128,10 +128,10 @@ class Hook(Protocol):
         return None
 
     def delivered(self, delivery: Delivery) -> None:
-        """The attempt is over. Also called, without `delivering`, for a command that has no handler."""
+        """An attempt is over. Also called, without `delivering`, for a command that has no handler."""
 
     def scanned(self, scan: Scan) -> None:
-        """Due work of a saga was looked for."""
+        """The due work of a saga was scanned for."""
 
 
 def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:

@@ -1,10 +1,10 @@
-"""Whose the commands of an outbox are to deliver, and until when.
+"""Which worker may deliver the commands of an outbox, and until when.
 
     deliver, attempt ─► [lease] ─► journal (a later `due_at`), queue (a claim, a renewal)
 
-Every record that is written leases its outbox to the worker that writes it. While a command handler takes long, or waits
-for its next attempt, the lease is prolonged: by moving `due_at` alone, without a record. Where another worker has changed
-the instance meanwhile, or a timer is due before the lease ends, the lease goes into the record, for the others to see.
+Every record that is written leases its outbox to the worker that writes it. While a command handler takes long, or an
+attempt has to wait, the lease is prolonged by moving `due_at` alone, without a record. If another worker has changed the
+instance meanwhile, or a timer is due before the lease ends, the lease is written into the record for others to see.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .envelope import Envelope, Maintenance
 from .failures import passes_through, told_of_store
 from .instance import Instance
 
-LONGEST_LEASES = 12  # up to which a lease grows that goes into the record, because each is a write
-_MOVES = 500  # of one call
-_ALIKE = 100  # ids that begin with the id of an instance, and are due
+MAX_LEASES = 12  # up to which a lease in the record grows, because each renewal is a write
+_MAX_MOVES = 500  # of one call
+_MAX_ALIKE = 100  # due ids that begin with the id of an instance
 
 
 class Leases:
@@ -32,15 +32,14 @@ class Leases:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._kept: dict[Instance, None] = {}  # a command of theirs is under way
+        self._kept: dict[Instance, None] = {}  # instances with a command under way
         self._to_move: list[Instance] = []
         self._tick: asyncio.TimerHandle | None = None
 
     def check(self, instance: Instance) -> None:
-        """Disown the outbox if our lease on it has ended: this process was frozen, and another may be delivering it.
+        """Give up the outbox if our lease on it has ended: this process was frozen, and another may be delivering.
 
-        Without this, a worker that wakes up would deliver everything it still has in memory again, in an order that
-        has long been left behind.
+        Otherwise a worker that wakes up would deliver everything it still has in memory again, out of order.
         """
         end = instance.lease_end
         if end is None or self._engine.event_time or self._engine.now() <= end:
@@ -50,13 +49,13 @@ class Leases:
         instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
     def keep(self, instance: Instance) -> None:
-        """Prolong the lease of an instance again and again, until `let_go`."""
+        """Keep prolonging the lease of an instance until `let_go`."""
         self._kept[instance] = None
         if self._tick is None and not self._engine.event_time:
             self._tick = self._engine.loop.call_later(self._engine.settings.lease_seconds / 4, self._renew)
 
     def let_go(self, instance: Instance) -> None:
-        """Prolong its lease no longer."""
+        """Stop prolonging its lease."""
         self._kept.pop(instance, None)
         instance.lease_seconds, instance.contested = 0.0, False
 
@@ -69,7 +68,7 @@ class Leases:
             if left > max(lease, instance.lease_seconds) * 0.55:
                 continue
             if instance.contested:
-                instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), LONGEST_LEASES * lease)
+                instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), MAX_LEASES * lease)
                 instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
                 self._move_soon(instance)
@@ -77,14 +76,14 @@ class Leases:
             self._tick = engine.loop.call_later(lease / 4, self._renew)
 
     def prolong(self, instance: Instance) -> None:
-        """Let nobody take over before the next attempt of this worker, `instance.next_attempt_at`."""
+        """Keep others from taking over before our next attempt, at `instance.next_attempt_at`."""
         if instance.contested:
             instance.poke(Envelope(maintenance=Maintenance.RENEW))
         else:
             self._move_soon(instance)
 
     def _move_soon(self, instance: Instance) -> None:
-        """Prolong its lease with those of all others that ask before the event loop comes to it."""
+        """Prolong its lease, together with all others that ask before the event loop turns."""
         self._to_move.append(instance)
         if len(self._to_move) == 1:
             self._engine.spawn(self._move_all())
@@ -94,18 +93,18 @@ class Leases:
         by_journal: dict[Journal, list[tuple[Instance, MovedDue]]] = {}
         for instance in instances:
             if instance.under_way:
-                continue  # what it writes begins a lease anew; otherwise the next look comes in time
+                continue  # what it writes begins a new lease; if it writes nothing, the next check comes in time
             move = self._move_of(instance)
             if move is None or instance.runtime.journal is None:
                 instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
                 by_journal.setdefault(instance.runtime.journal, []).append((instance, move))
         for journal, moves in by_journal.items():
-            for first in range(0, len(moves), _MOVES):
-                await self._move(journal, moves[first : first + _MOVES])
+            for first in range(0, len(moves), _MAX_MOVES):
+                await self._move(journal, moves[first : first + _MAX_MOVES])
 
     def _move_of(self, instance: Instance) -> MovedDue | None:
-        """Return how `due_at` is to be moved; None where the lease has to go into the record."""
+        """Return how to move `due_at`. None: the lease has to be written into the record."""
         record = instance.record
         if record is None or not instance.loaded or not record.owes_delivery:
             return None
@@ -117,7 +116,7 @@ class Leases:
             moved = await journal.move_due([move for _, move in moves])
             if len(moved) != len(moves):
                 raise JournalUnavailableError(f"{len(moved)} answers for {len(moves)} moves")
-        except BaseException as error:  # it is tried again well before the lease ends
+        except BaseException as error:  # the move is tried again well before the lease ends
             if passes_through(error):
                 raise
             log.warning("prolonging %d leases failed: %s", len(moves), told_of_store(error), extra=about())
@@ -133,11 +132,11 @@ class Leases:
     def watch(self, instance: Instance, entry: Command) -> None:
         """Wait for the worker that saved `entry`; claim it once its lease must have ended.
 
-        That is a lease after it was first seen here, or later where the record says so: a worker that renews, or waits
-        for its next attempt, is alive.
+        That is one lease after we first saw it, or later if the record says so: a worker that renews, or waits for
+        its next attempt, is alive.
         """
         engine = self._engine
-        if engine.event_time:  # there is one worker: it is of an earlier run
+        if engine.event_time:  # there is only one worker, so the entry is from an earlier run
             instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
             return
         now, lease = engine.loop.time(), engine.settings.lease_seconds
@@ -155,23 +154,23 @@ class Leases:
                 return
             if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
                 if instance.runtime.journal is None or instance.version == instance.written:
-                    instance.read_again()  # the lease may be in the record by now: what is stored decides
+                    instance.read_again()  # the record may hold a lease by now, so what is stored decides
                     instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
                 else:
                     engine.spawn(self._claim_if_due(instance, instance.runtime.journal))
             else:
-                instance.read_again()  # it may be accepted and recorded by now
+                instance.read_again()  # the command may be accepted and recorded by now
                 instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
         waited = max(0.0, lease - left)
-        # Sooner than the lease, because the entries behind it wait; less and less often, because it costs a load.
+        # Sooner than the lease, because other commands wait behind it; less and less often, because each costs a load.
         instance.retry = engine.loop.call_later(max(0.0, min(left, max(lease / 8, waited))), look)
 
     async def _claim_if_due(self, instance: Instance, journal: Journal) -> None:
         """Claim an entry whose lease must have ended, unless its worker has moved the lease: then it is alive."""
         engine = self._engine
         try:
-            due = await journal.due_ids(instance.persistence_id, engine.now(), limit=_ALIKE)
+            due = await journal.due_ids(instance.persistence_id, engine.now(), limit=_MAX_ALIKE)
         except BaseException as error:
             if passes_through(error):
                 raise
@@ -185,7 +184,7 @@ class Leases:
         instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
     def stop(self) -> None:
-        """Prolong nothing any more."""
+        """Stop prolonging all leases."""
         if self._tick is not None:
             self._tick.cancel()
             self._tick = None

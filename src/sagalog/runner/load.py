@@ -26,7 +26,7 @@ from .engine import Engine
 from .failures import as_exception, not_handled, passes_through
 from .instance import NONE, Instance
 
-_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
+_MAX_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
 _AT_ONCE = 256  # records of one lookup
 _STRETCH_SECONDS = 0.005  # for which records are decoded in one go
 _READING_BACK = Waiting(first=0.1, most=0.5, seconds=15)  # a write without an answer
@@ -52,7 +52,7 @@ class Loader:
 
     def flush(self) -> None:
         """Begin to look up what was added."""
-        while self._waiting and self._lookups < _LOOKUPS:
+        while self._waiting and self._lookups < _MAX_LOOKUPS:
             journal, waiting = next(iter(self._waiting.items()))
             some = waiting[:_AT_ONCE]
             del waiting[:_AT_ONCE]

@@ -1,4 +1,4 @@
-"""Many events in one call: all are tried, and each is told."""
+"""Many events in one call. All are tried, and each has its own receipt or error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .receive import Incoming, Receipt
 async def handle_all(
     handle: Callable[[Incoming], Awaitable[Receipt]], events: Iterable[Any] | AsyncIterable[Any], at_once: int
 ) -> list[Receipt]:
-    """Return the receipts in the order of the events. Raises an ExceptionGroup of what was raised, each with a note."""
+    """Return the receipts in the order of the events. Raises an ExceptionGroup of all errors, each with a note."""
     window = asyncio.Semaphore(at_once)
     receipts: list[Receipt | None] = []
     errors: list[Exception] = []

@@ -90,7 +90,7 @@ class SagaRunner:
 
     @property
     def in_memory(self) -> bool:
-        """Nothing of it can be shared with another process."""
+        """The journal is in this process's memory, so no other process can share it."""
         return is_in_memory(self._source)
 
     def using(
@@ -214,7 +214,7 @@ class SagaRunner:
         return await self._started.health(timeout_seconds, behind_seconds)
 
     def gauges(self) -> Gauges:
-        """Return what this runner has on its hands now; nothing, unless it is started. May be called by another thread."""
+        """Return what this runner is busy with now; nothing, unless it is started. May be called by another thread."""
         return Gauges() if self._started is None else self._started.gauges()
 
     def _running(self) -> Started:
@@ -273,9 +273,9 @@ class SagaRunner:
     async def settle(self) -> None:
         """Return when nothing is left to do now: mailboxes empty, due work done, commands accepted and recorded.
 
-        Commands that wait for another attempt, parked instances, and events that wait for their starting event are not
-        waited for. With an EventClock, timers
-        due up to its time fire here, and commands that an earlier process left are taken over.
+        It does not wait for commands that wait for another attempt, for parked instances, or for events that wait for their
+        starting event. With an EventClock, timers due up to its time fire here, and commands of an earlier process are
+        taken over.
         """
         started = self._running()
         check_outside_handlers("settle")
@@ -330,8 +330,7 @@ class SagaRunner:
     async def drop(self, saga: str, correlation_id: str, entry: str, *, note: str = "", by: str = "") -> Repaired:
         """Take one command or timer out of an instance, by its number `<sequence nr>/<index>`.
 
-        A running attempt at it is cut off.
-        Raises as `retry`, and RepairError where nothing has that number.
+        A running attempt at it is cut off. Raises as `retry` does, and RepairError if nothing has that number.
         """
         check_text("entry", entry, error=InvalidEventError, end="; nothing was stored")
         return await self._repair(saga, correlation_id, note, by, repair.drop(entry, note=note, by=by))

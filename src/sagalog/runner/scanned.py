@@ -1,4 +1,4 @@
-"""A store of just four methods cannot find what is due: the runner keeps that in memory, filled by one scan."""
+"""A store of four methods cannot find what is due, so the runner remembers that in memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..journal.store import SagaStateStore, SavedState
 class ScannedStore:
     """Wraps a store and remembers the `due_at` of every save: enough for one process, which is what is promised.
 
-    `scan` looks once through all live ids, in the background, so that work left by an earlier process is found too.
-    Memory: one entry for each instance that has something due.
+    searching.py reads all live ids once, in the background, to find the work of an earlier process. Memory: one entry for
+    each instance that has something due.
     """
 
     def __init__(self, store: SagaStateStore) -> None:
@@ -52,12 +52,12 @@ class ScannedStore:
         else:
             self._due[correlation_id] = due_at
             heapq.heappush(self._heap, (due_at, correlation_id))
-            if len(self._heap) > 64 + 4 * len(self._due):  # most entries are outdated: build it anew
+            if len(self._heap) > 64 + 4 * len(self._due):  # most entries are outdated, so build it anew
                 self._heap = [(at, key) for key, at in self._due.items()]
                 heapq.heapify(self._heap)
 
     def remember_if_unknown(self, correlation_id: str, due_at: datetime) -> None:
-        """Note what the scan found, unless a save since then knows better."""
+        """Note what the search found, unless a save since then knows better."""
         if correlation_id not in self._due:
             self.remember(correlation_id, due_at)
 

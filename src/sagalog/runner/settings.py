@@ -15,9 +15,9 @@ from .arguments import check_duration, check_seconds, check_type, check_whole
 class NoInstance(StrEnum):
     """What becomes of an event that may not start a saga and finds no live instance."""
 
-    IGNORE = "ignore"  # counted, and `handle` returns
+    IGNORE = "ignore"  # it is counted, and `handle` returns
     RAISE = "raise"  # `handle` raises NoInstanceError
-    WAIT = "wait"  # for the starting event, up to `no_instance_wait_seconds`; then NoInstanceError
+    WAIT = "wait"  # it waits for a starting event, up to `no_instance_wait_seconds`; then NoInstanceError
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,5 +91,5 @@ class RunnerSettings:
 
     @property
     def ack_seconds(self) -> float:
-        """Accepted commands are recorded at the latest after this: well before anybody could take them over."""
+        """Accepted commands are recorded after this at the latest, well before anybody could take them over."""
         return self.lease_seconds / 10

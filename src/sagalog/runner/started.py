@@ -37,7 +37,7 @@ from .stores import Stores
 
 
 class Started:
-    """What runs: made at start, when the journal is open, and of no use after `stop`."""
+    """Everything of a running runner. Made at start, once the journal is open; it cannot be used after `stop`."""
 
     def __init__(self, engine: Engine, stores: Stores, sagas: Iterable[Saga[Any]], handlers: CommandHandlers) -> None:
         queue: Queue[Instance] = Queue()
@@ -68,7 +68,7 @@ class Started:
                 tell_quiet(instance)
         try:
             async with asyncio.timeout(engine.settings.stop_seconds):
-                await asyncio.wait([self.due])  # if it has failed, it was logged, and stopping goes on
+                await asyncio.wait([self.due])  # a failure was logged; stopping goes on
                 await self.receiver.drained()
                 await engine.wait_for_tasks()
         except TimeoutError:
@@ -94,7 +94,7 @@ class Started:
         if engine.busy:
             log.error("stopping: a handler does not end although it was cancelled; it is left to itself", extra=about())
             self._rounds.leave()
-        self._dispatcher.close()  # deliveries that ended meanwhile have asked for a later record
+        self._dispatcher.close()  # deliveries that ended meanwhile may have set a timer
 
     async def settle(self) -> None:
         """Return when nothing is left to do now; see `SagaRunner.settle`."""

@@ -16,7 +16,7 @@ Source = str | Journal | SagaStateStore | Mapping[str, SagaStateStore]
 
 
 def is_in_memory(source: Source) -> bool:
-    """Say whether nothing of it can be shared with another process."""
+    """Say whether it is all in this process's memory."""
     return isinstance(source, InMemoryJournal) or source == "memory://"
 
 
@@ -28,7 +28,7 @@ class Stores:
         self.journal: Journal | None = None
 
     async def open(self) -> None:
-        """Open the journal. Raises what it raises; it is closed again then."""
+        """Open the journal. Raises what it raises, after closing it again."""
         if isinstance(self._source, str):
             self.journal = open_journal(self._source)
         elif not isinstance(self._source, (SagaStateStore, Mapping)):

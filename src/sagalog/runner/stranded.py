@@ -1,9 +1,9 @@
-"""Commands of dead workers whose lease ends far away, because the clock it was counted by has been set back since.
+"""Commands of dead workers whose lease ends far in the future, because the clock has been set back since.
 
     due ─► [stranded] ─► mailbox of each instance (as a takeover)
 
-A lease is never longer than a bound. So what is due much later than that, and not because of a timer, was written while
-the clock was ahead, and nobody alive prolongs it: a living worker counts by the same clock.
+A lease has a longest length. What is due later than that, and not because of a timer, was written while the clock was
+ahead. No living worker prolongs it, because all of them use the same clock.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from ..errors import CodecError
 from .cache import InstanceCache
 from .engine import Engine
 from .envelope import Envelope, Maintenance
-from .lease import LONGEST_LEASES
+from .lease import MAX_LEASES
 from .runtime import SagaRuntime
 
-_AHEAD = timedelta(days=2)  # so far a clock may have been set back
+_AHEAD = timedelta(days=2)  # by which a clock may have been set back
 _EVERY_SECONDS = 60.0
 _PAGE = 500  # of what is due first; the others come up when these are done
 
@@ -31,7 +31,7 @@ class Stranded:
         self._runtime = runtime
         self._next = engine.loop.time()
         settings = engine.settings
-        waits = max(LONGEST_LEASES * settings.lease_seconds, settings.dispatch_retry.cap_seconds)
+        waits = max(MAX_LEASES * settings.lease_seconds, settings.dispatch_retry.cap_seconds)
         self._longest = timedelta(seconds=waits + 2 * settings.lease_seconds)
 
     async def take_over(self, cache: InstanceCache) -> None:
@@ -50,7 +50,7 @@ class Stranded:
             try:
                 record = decode_record(latest.payload)
             except CodecError:
-                continue  # seen by those that read it
+                continue  # whoever reads it reports it
             if record.owes_delivery and due_at != record.next_timer_at:
                 instance = cache.instance(key)
                 instance.read_again()

@@ -41,7 +41,7 @@ _KEPT = timedelta(minutes=15)
 _PAGE = 512  # ids whose newest records are looked up, and which are claimed, in one go
 PURGES_AT_ONCE = 16
 _GIVE_WAY = 1000
-_HELD = 65_536
+_MAX_HELD = 65_536
 _LATE = timedelta(seconds=2)  # clocks differ
 _SWEEP_SECONDS = 20.0
 _RECENT = timedelta(seconds=9)
@@ -151,7 +151,7 @@ class DueEntries:
     def _hold(self, persistence_id: str, subject: str) -> None:
         self._held[persistence_id] = subject
         self._held.move_to_end(persistence_id)
-        if len(self._held) > _HELD:
+        if len(self._held) > _MAX_HELD:
             self._held.popitem(last=False)
 
     async def due(self, prefix: str, before: datetime, limit: int) -> list[tuple[str, datetime]]:

@@ -19,7 +19,7 @@ from .publishing import Message, Publisher
 from .refusals import WRONG_LAST, Rejected
 from .requests import Requests
 
-_KNOWN_IDS = 65_536
+_MAX_KNOWN_IDS = 65_536
 
 
 class _Newest(NamedTuple):
@@ -139,7 +139,7 @@ class NatsWriter:
     def _remember(self, persistence_id: str, known: _Newest) -> _Newest:
         self._seen[persistence_id] = known
         self._seen.move_to_end(persistence_id)
-        if len(self._seen) > _KNOWN_IDS:
+        if len(self._seen) > _MAX_KNOWN_IDS:
             self._seen.popitem(last=False)
         return known
 
