@@ -20,8 +20,8 @@ decides, not a clock, so that an entry which comes in the middle of a look is fo
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -64,12 +64,26 @@ class _Second(msgspec.Struct):
     done: list[str] = []
 
     def to_remove(self) -> list[str]:
-        """What to purge: all in one go where none of the second stays.
+        """What to purge now: all in one go where none of the second stays.
 
         For each purge every replica looks through whole blocks of messages: one for each entry took a third of what
-        followers did.
+        followers did. What was claimed goes at once all the same, for it would be found due again.
         """
-        return [self.wildcard] if self.complete and len(self.done) == self.listed else self.done
+        gone = [self.wildcard] if self.complete and self.done and len(self.done) == self.listed else self.done
+        self.listed -= len(self.done)
+        self.done = []
+        return gone
+
+
+class _Listed(msgspec.Struct):
+    """The entries up to a moment as they were listed, by their ids, and which of them are still to be looked at."""
+
+    before: datetime
+    moment: datetime  # up to which that may be relied on
+    at_time: float  # of the loop
+    listed_to: int  # the place in the stream up to which they were listed
+    ids: deque[list[DueEntry]]
+    seconds: dict[str, _Second]
 
 
 class _IdEntries(msgspec.Struct):
@@ -93,6 +107,7 @@ class DueEntries:
         self._requests = requests
         self._publisher = publisher
         self._swept: dict[str, _Swept] = {}  # by prefix
+        self._listed: dict[str, _Listed] = {}  # by prefix, where a claim has not come to all that it listed
         self._held: OrderedDict[str, str] = OrderedDict()  # by id, the entry that this process claimed or moved last
 
     def messages(self, persistence_id: str, nr: int, due_at: datetime) -> list[Message]:
@@ -157,48 +172,75 @@ class DueEntries:
     async def due(self, prefix: str, before: datetime, limit: int) -> list[tuple[str, datetime]]:
         """Return what is due at `before`, earliest first."""
         found: dict[str, datetime] = {}
-        async for groups in self._groups(prefix, before):
+        listed = await self._list(prefix, before)
+        while listed.ids and len(found) < limit:
+            groups = await self._groups(listed, _PAGE, before)
             for entry, at in _in_order(groups):
                 found.setdefault(entry.persistence_id, at)
-            if len(found) >= limit:
-                break
         return sorted(found.items(), key=_earliest)[:limit]
 
     async def claim(self, prefix: str, before: datetime, until: datetime, limit: int) -> list[tuple[str, datetime]]:
         """Claim what is due at `before`, and drop the entries that are outdated."""
         claimed: dict[str, datetime] = {}
-        seconds: dict[str, _Second] = {}  # with something to remove
-        loop = asyncio.get_running_loop()
-        # What is late goes by the server's time, so a moment that is ahead of it is never swept: what comes is not marked.
-        moment = min(before, self._requests.now())
-        # What the stream holds up to here is in the lists that follow.
-        listed_to = (await self._requests.info())["state"]["last_seq"]
-        async for groups in self._groups(prefix, before):
-            valid = _in_order(groups)[: limit - len(claimed)]
-            won = await self._claim([entry for entry, _ in valid], until)
-            done = {entry.subject for group in groups for entry in group.outdated}
-            for (entry, at), mine in zip(valid, won, strict=True):
-                if mine:
-                    claimed.setdefault(entry.persistence_id, at)
-                if mine is not None:
-                    done.add(entry.subject)
-            for group in groups:
-                group.second.done += [entry.subject for entry in group.entries if entry.subject in done]
-                seconds[group.second.wildcard] = group.second
-            if len(claimed) >= limit:
-                self._swept.pop(prefix, None)  # the rest may be old when it is its turn
-                break
-        else:
-            swept = self._swept.get(prefix)
-            if swept is None or swept.until_time < loop.time() or swept.listed_to < await self._late(prefix):
-                self._swept[prefix] = _Swept(moment, loop.time() + _SWEEP_SECONDS, listed_to)
-            else:
-                self._swept[prefix] = _Swept(max(swept.moment, moment), swept.until_time, swept.listed_to)
+        rest = await self._rest(prefix, before)
+        if rest is not None:
+            await self._claim_listed(prefix, rest, before, until, limit, claimed)
+        if len(claimed) < limit:
+            listed = await self._list(prefix, before)
+            await self._claim_listed(prefix, listed, before, until, limit, claimed)
+            if not listed.ids:
+                await self._note_swept(prefix, listed)
         if claimed and until - self._requests.now() <= _LATE:
             await self._publisher.publish(*self._late_mark(until, next(iter(claimed))))
-        gone = [subject for second in seconds.values() for subject in second.to_remove()]
-        await gather_bounded(lambda subject: self._requests.purge(subject, listed_to), gone, PURGES_AT_ONCE)
         return sorted(claimed.items(), key=_earliest)
+
+    async def _claim_listed(
+        self, prefix: str, listed: _Listed, before: datetime, until: datetime, limit: int, claimed: dict[str, datetime]
+    ) -> None:
+        while listed.ids and len(claimed) < limit:
+            await self._claim_page(listed, before, until, min(limit - len(claimed), _PAGE), claimed)
+        if listed.ids:
+            self._listed[prefix] = listed
+            self._swept.pop(prefix, None)  # the rest may be old when it is its turn
+        gone = [subject for second in listed.seconds.values() for subject in second.to_remove()]
+        await gather_bounded(lambda subject: self._requests.purge(subject, listed.listed_to), gone, PURGES_AT_ONCE)
+
+    async def _claim_page(
+        self, listed: _Listed, before: datetime, until: datetime, limit: int, claimed: dict[str, datetime]
+    ) -> None:
+        groups = await self._groups(listed, limit, before)
+        valid = _in_order(groups)
+        won = await self._claim([entry for entry, _ in valid], until)
+        done = {entry.subject for group in groups for entry in group.outdated}
+        for (entry, at), mine in zip(valid, won, strict=True):
+            if mine:
+                claimed.setdefault(entry.persistence_id, at)
+            if mine is not None:
+                done.add(entry.subject)
+        for group in groups:
+            group.second.done += [entry.subject for entry in group.entries if entry.subject in done]
+
+    async def _note_swept(self, prefix: str, listed: _Listed) -> None:
+        """Note that all was claimed that was listed: for a while, only what is due lately is listed."""
+        time = asyncio.get_running_loop().time()
+        swept = self._swept.get(prefix)
+        if swept is None or swept.until_time < time or swept.listed_to < await self._late(prefix):
+            self._swept[prefix] = _Swept(listed.moment, listed.at_time + _SWEEP_SECONDS, listed.listed_to)
+        else:
+            self._swept[prefix] = _Swept(max(swept.moment, listed.moment), swept.until_time, swept.listed_to)
+
+    async def _rest(self, prefix: str, before: datetime) -> _Listed | None:
+        """Return what the last claim has listed and not come to, unless it is old, or something late was written since.
+
+        What came since is due later than all of it. To list a hundred thousand entries for each page of a claim takes the
+        square of their number.
+        """
+        listed = self._listed.pop(prefix, None)
+        if listed is None or before < listed.before:
+            return None
+        if asyncio.get_running_loop().time() - listed.at_time > _SWEEP_SECONDS:
+            return None
+        return listed if await self._late(prefix) <= listed.listed_to else None
 
     async def _late(self, prefix: str) -> int:
         """Return the place in the stream of the newest mark of something that was late when it was written."""
@@ -220,12 +262,16 @@ class DueEntries:
             await self._requests.purge(subject, late - 1)  # the newest says it all
         return False
 
-    async def _groups(self, prefix: str, before: datetime) -> AsyncIterator[list[_IdEntries]]:
-        """Yield the entries up to `before`, some at a time, by their second.
+    async def _list(self, prefix: str, before: datetime) -> _Listed:
+        """List the entries up to `before`, by their ids, those of the earliest second first.
 
         What was due long ago is looked for now and then only, and when something was written that was late.
         """
         requests = self._requests
+        # What is late goes by the server's time, so a moment that is ahead of it is never swept: what comes is not marked.
+        moment, at_time = min(before, requests.now()), asyncio.get_running_loop().time()
+        # What the stream holds up to here is in the lists that follow.
+        listed_to = (await requests.info())["state"]["last_seq"]
         recent = await self._only_recent(prefix, before)
         if not recent:
             self._swept.pop(prefix, None)  # until this look, which sees all, has come to its end
@@ -248,15 +294,17 @@ class DueEntries:
                 )
             elif entry.persistence_id.startswith(prefix) and (entry.due_at <= before or entry.at_an_end):
                 stems.setdefault(entry.stem, []).append(entry)
-        lists = list(stems.values())
-        for start in range(0, len(lists), _PAGE):
-            some = lists[start : start + _PAGE]
-            groups = await gather_bounded(
-                lambda one: self._group(seconds[requests.subjects.due_second(one[0].subject)], one, before),
-                some,
-                MAX_AT_ONCE,
-            )
-            yield [group for group in groups if group is not None]
+        return _Listed(before, moment, at_time, listed_to, deque(stems.values()), seconds)
+
+    async def _groups(self, listed: _Listed, ids: int, before: datetime) -> list[_IdEntries]:
+        """Take so many ids from the front of a list, each with its newest record."""
+        some = [listed.ids.popleft() for _ in range(min(ids, len(listed.ids)))]
+        groups = await gather_bounded(
+            lambda one: self._group(listed.seconds[self._requests.subjects.due_second(one[0].subject)], one, before),
+            some,
+            MAX_AT_ONCE,
+        )
+        return [group for group in groups if group is not None]
 
     async def _group(self, second: _Second, entries: list[DueEntry], before: datetime) -> _IdEntries | None:
         """Return the entries of an id with its newest record, None if that is damaged.
