@@ -107,7 +107,8 @@ def test_drop_takes_it_out_by_its_number_or_its_full_id() -> None:
     wrong = run("drop", "a", "1/0", "--yes")
     assert (wrong.exit_code, wrong.stderr) == (
         1,
-        "order a: RepairError: '1/0' is neither a command in the outbox nor a timer; there wait Note (2/0)\n",
+        "order a: RepairError: '1/0' is neither a command in the outbox nor a timer, nor the id of a kept message; "
+        "there wait Note (2/0)\n",
     )
 
     async def left() -> SagaRecord:
