@@ -73,6 +73,7 @@ class Instance:
         "load_first",
         "loaded",
         "lost",
+        "lost_on",
         "mailbox",
         "next_attempt_at",
         "one_by_one",
@@ -111,6 +112,7 @@ class Instance:
         self.working: tuple[Envelope, asyncio.Task[None]] | None = None  # an async handler's message and task
         self.one_by_one = 0  # messages that get a record each, because one record of all was too large
         self.lost = 0  # writes in a row that lost a race or got no answer
+        self.lost_on = (0, 0, 0)  # epoch and version on which writes were lost, and how often in a row
         # The cached record. It may be out of date, so every write names the version that it builds on.
         self.loaded = False
         self.fresh = False  # it was read for the next turn

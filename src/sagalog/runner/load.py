@@ -62,13 +62,6 @@ class Loader:
             self._engine.spawn(self._read(journal, some))
 
     async def _read(self, journal: Journal, instances: list[Instance]) -> None:
-        try:
-            await self._look_up(journal, instances)
-        finally:
-            self._lookups -= 1
-            self.flush()
-
-    async def _look_up(self, journal: Journal, instances: list[Instance]) -> None:
         time, told = self._engine.loop.time, 0
         for instance in instances:
             instance.read_begins()
@@ -85,17 +78,17 @@ class Loader:
                     give_way_at = time() + _STRETCH_SECONDS
                 told += 1
                 self._take(instance, None if latest is None else saved_of(latest))
-        except JournalFormatError as error:
-            if len(instances) == 1:
-                self._told(instances[0], unreadable(instances[0], str(error)))
-                return
+        except JournalFormatError:
             for instance in instances[told:]:  # one of them is damaged; the others can be read
-                await self._look_up(journal, [instance])
+                self._engine.spawn(self._read_one(instance))
         except BaseException as error:
             for instance in instances[told:]:
                 self._told(instance, _reason(instance, error))
             if passes_through(error):
                 raise
+        finally:
+            self._lookups -= 1
+            self.flush()
 
     async def _read_one(self, instance: Instance) -> None:
         instance.read_begins()
@@ -137,6 +130,8 @@ def _reason(instance: Instance, error: BaseException) -> Exception:
         unknown = _nobody_knows(instance)
         unknown.__cause__ = error
         return unknown
+    if isinstance(error, JournalFormatError):
+        return unreadable(instance, str(error))
     if not passes_through(error):
         return as_exception(error, "reading a record")
     return not_handled()

@@ -34,7 +34,7 @@ from .commit import Write
 from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
 from .instance import NONE, Instance, Unanswered
-from .load import ids_of
+from .load import ids_of, unreadable
 from .replay import tell_parked
 from .turn import Turn
 from .wake import wakes
@@ -42,6 +42,10 @@ from .wake import wakes
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one of them wins
 _MAX_LOST = 20  # missing answers in a row; then the callers are told
+_CONTRADICTION = (
+    "the journal contradicts itself: each write is told that another was first, and each read gives version {} still; what "
+    "is stored was left as it is. Restore a backup."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,9 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
             return _again(turn)
         instance.runtime.engine.counters.conflicts += 1
         instance.lost += 1
+        if _contradicted(instance):
+            give_up(turn, unreadable(instance, _CONTRADICTION.format(instance.version)))
+            return None
         return _again(turn)
     if isinstance(error, OutcomeUnknownError) and write is not None:
         instance.unknown = Unanswered(write.version, write.payload, write.fresh, write.lease_end)
@@ -84,6 +91,20 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
         return _too_large(turn, error)
     give_up(turn, error)
     return None
+
+
+def _contradicted(instance: Instance) -> bool:
+    """Say whether a write was lost again and again, and what is read each time is what it was built on.
+
+    Whoever was first has left a newer record, so it is none of another worker's: the stored rows do not fit together.
+    """
+    epoch, version, times = instance.lost_on
+    same = (epoch, version) == (instance.epoch, instance.version)
+    instance.lost_on = (instance.epoch, instance.version, times + 1 if same else 1)
+    if instance.lost_on[2] <= _MAX_LOST:
+        return False
+    instance.lost, instance.lost_on = 0, (0, 0, 0)
+    return True
 
 
 def _stored(write: Write) -> None:

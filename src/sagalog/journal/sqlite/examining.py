@@ -6,6 +6,7 @@ import sqlite3
 
 from ..protocol import Finding
 from .file import OpenedFile
+from .rows import LAST
 
 
 def findings_of(connection: sqlite3.Connection, *, read_only: bool) -> list[Finding]:
@@ -17,7 +18,16 @@ def findings_of(connection: sqlite3.Connection, *, read_only: bool) -> list[Find
     else:
         remedy = "somebody changed it: run `PRAGMA journal_mode=WAL` on the file while no worker runs"
         durable = Finding("durable", "fail", f"SQLite with journal_mode={mode}", remedy)
-    return [durable, Finding("schema", "ok", f"version {version}, as this code has it")]
+    return [durable, Finding("schema", "ok", f"version {version}, as this code has it"), *_damaged(connection)]
+
+
+def _damaged(connection: sqlite3.Connection) -> list[Finding]:
+    """Count the instances that are due at what is no moment: they are passed over, and the others go on."""
+    (count,) = connection.execute("SELECT count(*) FROM instance WHERE due_at > ?", (LAST,)).fetchone()  # texts, too
+    if not count:
+        return []
+    text = f"{count:,} instance{' is' if count == 1 else 's are'} due at what is no moment: another program wrote that"
+    return [Finding("due", "warn", text, "their timers do not fire before their next event; restore a backup")]
 
 
 def findings_of_names(file: OpenedFile) -> list[Finding]:

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from ..protocol import PersistentRepr
-from .rows import COLUMNS, ITS_NEWEST, NEWEST, RECORDS, record_of
+from .rows import COLUMNS, ITS_NEWEST, NEWEST, NEWEST_COLUMNS, RECORDS, record_of
 
 PAGE = 256
 _CHAIN = f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id, first) AS (
@@ -59,7 +59,8 @@ def ids(connection: sqlite3.Connection, prefix: str, after: str, limit: int, del
     condition, bounds = range_of(prefix)
     rows = connection.execute(
         f"""SELECT persistence_id FROM instance WHERE persistence_id > ?
-               AND {condition.format(column="persistence_id")} AND deleted = ? AND deleted_to < sequence_nr
+               AND {condition.format(column="persistence_id")} AND deleted = ?
+               AND (deleted_to < sequence_nr OR sequence_nr < 1)
              ORDER BY persistence_id LIMIT ?""",  # noqa: S608
         (after, *bounds, int(deleted), limit),
     ).fetchall()
@@ -72,9 +73,9 @@ def latest(
     """Return the newest records of the next ids behind `after`; None: live ones and tombstones."""
     condition, bounds = range_of(prefix)
     rows = connection.execute(
-        f"""SELECT {COLUMNS} FROM {NEWEST} WHERE i.persistence_id > ?
+        f"""SELECT {NEWEST_COLUMNS} FROM {NEWEST} WHERE i.persistence_id > ?
                AND {condition.format(column="i.persistence_id")} AND i.deleted = ifnull(?, i.deleted)
-               AND i.deleted_to < i.sequence_nr ORDER BY i.persistence_id LIMIT ?""",  # noqa: S608
+               AND (i.deleted_to < i.sequence_nr OR i.sequence_nr < 1) ORDER BY i.persistence_id LIMIT ?""",  # noqa: S608
         (after, *bounds, deleted, limit),
     ).fetchall()
     return [record_of(row) for row in rows]

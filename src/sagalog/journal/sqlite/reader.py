@@ -14,21 +14,22 @@ import msgspec
 
 from ...errors import JournalFormatError
 from .file import OpenedFile
-from .rows import COLUMNS, ITS_NEWEST, NEWEST
+from .rows import ITS_NEWEST, NEWEST, NEWEST_COLUMNS, NEWEST_NUMBER, THERE
 from .schema import ERRORS, translate
 from .threads import Job
 
 # The id or ids whose newest records are wanted, or any other work.
 Read = str | tuple[str, ...] | Callable[[sqlite3.Connection], Any]
 
-_NEWEST = f"SELECT {COLUMNS} FROM {NEWEST} WHERE i.persistence_id = ?"  # noqa: S608
+_NEWEST = f"""
+    SELECT {NEWEST_COLUMNS} FROM {NEWEST} WHERE i.persistence_id = ? AND {THERE}"""  # noqa: S608
 # CROSS JOIN: by id, in this order, whatever SQLite thinks of the sizes.
 _NEWEST_OF_MANY = f"""
-    SELECT json_group_array(json_array(j.key, r.sequence_nr, hex(r.payload), l.manifest, l.writer_uuid, r.deleted, l.tags,
+    SELECT json_group_array(json_array(j.key, {NEWEST_NUMBER}, hex(r.payload), l.manifest, l.writer_uuid, r.deleted, l.tags,
                                        r.due_at, i.epoch, r.record_id)),
            total(typeof(r.payload) <> 'blob')
-      FROM json_each(?) j CROSS JOIN instance i ON i.persistence_id = j.value CROSS JOIN record r ON {ITS_NEWEST}
-           CROSS JOIN label l USING (label_id)"""  # noqa: S608
+      FROM json_each(?) j CROSS JOIN instance i ON i.persistence_id = j.value LEFT JOIN record r ON {ITS_NEWEST}
+           LEFT JOIN label l USING (label_id) WHERE {THERE}"""  # noqa: S608
 _decoder = msgspec.json.Decoder(list[tuple[int, int, str, str, str, int, str, int | None, int, int]])
 
 

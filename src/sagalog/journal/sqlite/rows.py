@@ -17,7 +17,12 @@ COLUMNS = (
 RECORDS = "record r CROSS JOIN instance i USING (instance_id) CROSS JOIN label l USING (label_id)"
 # The place of a newest record that was deleted may be given to a record of another id.
 ITS_NEWEST = "r.record_id = i.record_id AND r.instance_id = i.instance_id"
-NEWEST = f"instance i CROSS JOIN record r ON {ITS_NEWEST} CROSS JOIN label l USING (label_id)"
+# The newest record of an instance. Where it is missing, or its label, the row is empty: that is damage, and not an instance
+# that never was. So it is if the instance has another number than its record: each write would lose against it, for ever.
+NEWEST = f"instance i LEFT JOIN record r ON {ITS_NEWEST} LEFT JOIN label l USING (label_id)"
+NEWEST_NUMBER = "iif(i.sequence_nr IS r.sequence_nr, r.sequence_nr, NULL)"
+NEWEST_COLUMNS = COLUMNS.replace("r.sequence_nr", NEWEST_NUMBER)
+THERE = "(r.record_id IS NOT NULL OR i.deleted_to < i.sequence_nr OR i.sequence_nr < 1)"
 MAX_BYTES = 900_000_000  # SQLite takes 10**9 for a whole row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -28,6 +33,9 @@ EARLIEST = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _MICROSECOND
 def microseconds(at: datetime | None) -> int | None:
     """Return a moment as it is stored: microseconds since 1970."""
     return None if at is None else (at - _EPOCH) // _MICROSECOND
+
+
+LAST = microseconds(datetime.max.replace(tzinfo=UTC))
 
 
 def check_instant(at: object, name: str) -> None:
@@ -61,7 +69,12 @@ def moment(stored: int) -> datetime:
 def record_of(row: tuple[Any, ...]) -> PersistentRepr:
     """Return the record in a row of COLUMNS. Raises JournalFormatError."""
     persistence_id, number, payload, manifest, writer, deleted, tags, due_at, epoch = row[:9]
-    if type(payload) is not bytes or type(persistence_id) is not str or type(epoch) is not int:
+    if (
+        type(payload) is not bytes
+        or type(persistence_id) is not str
+        or type(epoch) is not int
+        or type(number) is not int
+    ):
         raise damaged(TypeError())
     try:
         tags = msgspec.json.decode(tags, type=tuple[str, ...]) if tags != "[]" else ()
