@@ -26,7 +26,7 @@ from .conftest import Bench
 
 
 @pytest.fixture
-async def joined(postgres_schema: str) -> AsyncIterator[Bench]:
+async def postgres(postgres_schema: str) -> AsyncIterator[Bench]:
     OrderSaga.fail_times = 0
     OrderSaga.calls = []
     async with open_journal(postgres_schema) as journal:
@@ -46,50 +46,50 @@ def ids(bench: Bench) -> list[str]:
     return list(dict.fromkeys(command_id for command_id, _ in bench.world.seen))
 
 
-async def test_commands_leave_after_the_commit_and_not_before(joined: Bench, connection: Any) -> None:
-    async with joined.runner() as runner:
+async def test_commands_leave_after_the_commit_and_not_before(postgres: Bench, connection: Any) -> None:
+    async with postgres.runner() as runner:
         async with connection.transaction():
             await connection.execute("INSERT INTO orders VALUES ('a')")
             receipt = await runner.handle(Placed("a"), message_id="1", connection=connection)
             assert receipt.handled
-            assert await joined.stored("a") is None  # to everybody else
+            assert await postgres.stored("a") is None  # to everybody else
             await asyncio.sleep(0.1)  # time enough to do it wrong
-            assert joined.world.seen == []
-        await eventually(lambda: len(joined.world.seen) == 1, seconds=3)  # and not by the end of the lease
+            assert postgres.world.seen == []
+        await eventually(lambda: len(postgres.world.seen) == 1, seconds=3)  # and not by the end of the lease
         assert (await runner.handle(Placed("a"), message_id="1")).duplicate
-    assert ids(joined) == ["saga::order::a/1/0"]
+    assert ids(postgres) == ["saga::order::a/1/0"]
     assert await connection.fetchval("SELECT count(*) FROM orders") == 1
 
 
-async def test_after_a_rollback_nothing_is_there_and_the_event_is_new_again(joined: Bench, connection: Any) -> None:
-    async with joined.runner() as runner:
+async def test_after_a_rollback_nothing_is_there_and_the_event_is_new_again(postgres: Bench, connection: Any) -> None:
+    async with postgres.runner() as runner:
         transaction = connection.transaction()
         await transaction.start()
         await connection.execute("INSERT INTO orders VALUES ('a')")
         assert (await runner.handle(Placed("a"), message_id="1", connection=connection)).handled
         await transaction.rollback()
-        assert await joined.stored("a") is None
+        assert await postgres.stored("a") is None
         assert await connection.fetchval("SELECT count(*) FROM orders") == 0
         assert (await runner.handle(Placed("a"), message_id="1")).handled
         await runner.settle()
-    assert ids(joined) == ["saga::order::a/1/0"]
+    assert ids(postgres) == ["saga::order::a/1/0"]
 
 
-async def test_several_events_of_one_transaction_build_on_each_other(joined: Bench, connection: Any) -> None:
-    async with joined.runner() as runner:
+async def test_several_events_of_one_transaction_build_on_each_other(postgres: Bench, connection: Any) -> None:
+    async with postgres.runner() as runner:
         async with connection.transaction():
             assert (await runner.handle(Placed("a"), message_id="1", connection=connection)).handled
             assert (await runner.handle(Placed("a"), message_id="1", connection=connection)).duplicate
             assert (await runner.handle(Noted("a", "x"), message_id="2", connection=connection)).handled
             assert (await runner.handle(Placed("b"), message_id="3", connection=connection)).handled
-        await eventually(lambda: len(joined.world.seen) == 3)
+        await eventually(lambda: len(postgres.world.seen) == 3)
         await runner.settle()
-        assert await joined.log("a") == ["placed", "x"]
-    assert sorted(ids(joined)) == ["saga::order::a/1/0", "saga::order::a/2/0", "saga::order::b/1/0"]
+        assert await postgres.log("a") == ["placed", "x"]
+    assert sorted(ids(postgres)) == ["saga::order::a/1/0", "saga::order::a/2/0", "saga::order::b/1/0"]
 
 
-async def test_others_wait_until_the_transaction_has_ended(joined: Bench, connection: Any) -> None:
-    async with joined.runner() as runner, joined.runner() as other:
+async def test_others_wait_until_the_transaction_has_ended(postgres: Bench, connection: Any) -> None:
+    async with postgres.runner() as runner, postgres.runner() as other:
         await runner.handle(Placed("a"))
         await runner.settle()
         async with connection.transaction():
@@ -102,26 +102,26 @@ async def test_others_wait_until_the_transaction_has_ended(joined: Bench, connec
             assert not there.done()
         assert (await here).handled
         assert (await there).handled
-        log = await joined.log("a")
+        log = await postgres.log("a")
         assert log[:2] == ["placed", "inside"]
         assert sorted(log[2:]) == ["here", "there"]
 
 
 async def test_what_the_handler_raises_reaches_the_caller_and_the_transaction_goes_on(
-    joined: Bench, connection: Any
+    postgres: Bench, connection: Any
 ) -> None:
-    async with joined.runner() as runner:
+    async with postgres.runner() as runner:
         async with connection.transaction():
             await runner.handle(Placed("a"), message_id="1", connection=connection)
             OrderSaga.fail_times = 1
             with pytest.raises(RuntimeError, match="boom"):
                 await runner.handle(Failing("a"), message_id="2", connection=connection)
             await runner.handle(Noted("a", "on"), message_id="3", connection=connection)
-        assert await joined.log("a") == ["placed", "on"]
+        assert await postgres.log("a") == ["placed", "on"]
 
 
-async def test_a_conflict_that_stays_is_told_and_the_transaction_is_usable(joined: Bench, connection: Any) -> None:
-    async with joined.runner() as runner:
+async def test_a_conflict_that_stays_is_told_and_the_transaction_is_usable(postgres: Bench, connection: Any) -> None:
+    async with postgres.runner() as runner:
         await runner.handle(Placed("a"))
         async with connection.transaction(isolation="repeatable_read"):
             await connection.fetchval("SELECT 1")  # the snapshot is taken
@@ -129,23 +129,25 @@ async def test_a_conflict_that_stays_is_told_and_the_transaction_is_usable(joine
             with pytest.raises(ConflictError):
                 await runner.handle(Noted("a", "late"), connection=connection)
             await connection.execute("INSERT INTO orders VALUES ('a')")
-        assert await joined.log("a") == ["placed", "first"]
+        assert await postgres.log("a") == ["placed", "first"]
 
 
-async def test_a_saga_may_end_within_a_transaction(joined: Bench, connection: Any) -> None:
-    async with joined.runner(dispatch=lambda command: None) as runner:
+async def test_a_saga_may_end_within_a_transaction(postgres: Bench, connection: Any) -> None:
+    async with postgres.runner(dispatch=lambda command: None) as runner:
         await runner.handle(Placed("a"))
         await runner.settle()
         async with connection.transaction():
             await runner.handle(Closed("a"), message_id="end", connection=connection)
         await runner.settle()
-        assert (await joined.record("a")).status == "completed"
+        assert (await postgres.record("a")).status == "completed"
         assert (await runner.handle(Closed("a"), message_id="end")).duplicate
 
 
-async def test_a_worker_that_dies_after_the_commit_is_replaced_within_the_lease(joined: Bench, connection: Any) -> None:
+async def test_a_worker_that_dies_after_the_commit_is_replaced_within_the_lease(
+    postgres: Bench, connection: Any
+) -> None:
     mute = World()
-    runner = joined.runner(dispatch=mute)
+    runner = postgres.runner(dispatch=mute)
     await runner.start()
     async with connection.transaction():
         await runner.handle(Placed("a"), message_id="1", connection=connection)
@@ -154,20 +156,20 @@ async def test_a_worker_that_dies_after_the_commit_is_replaced_within_the_lease(
                 task.cancel()
     assert runner._started is not None
     runner._started.due.cancel()
-    joined.advance(seconds=6)
-    async with joined.runner() as successor:
+    postgres.advance(seconds=6)
+    async with postgres.runner() as successor:
         await successor.settle()
-        assert ids(joined) == ["saga::order::a/1/0"]
+        assert ids(postgres) == ["saga::order::a/1/0"]
     assert mute.seen == []
 
 
-async def test_what_cannot_be_joined_is_told_before_anything_is_stored(
-    joined: Bench, connection: Any, tmp_path: Any
+async def test_what_cannot_be_part_of_a_transaction_is_told_before_anything_is_stored(
+    postgres: Bench, connection: Any, tmp_path: Any
 ) -> None:
-    async with joined.runner() as runner:
+    async with postgres.runner() as runner:
         with pytest.raises(DefinitionError, match="with a transaction open"):
             await runner.handle(Placed("a"), connection=connection)
-        assert await joined.stored("a") is None
+        assert await postgres.stored("a") is None
     with pytest.raises(RunnerStoppedError):
         await runner.handle(Placed("a"), connection=connection)
     async with (
@@ -179,13 +181,15 @@ async def test_what_cannot_be_joined_is_told_before_anything_is_stored(
             await elsewhere.handle(Paid("a"), connection=connection)
 
 
-async def test_what_a_repair_left_to_replay_comes_first_within_the_transaction(joined: Bench, connection: Any) -> None:
+async def test_what_a_repair_left_to_replay_comes_first_within_the_transaction(
+    postgres: Bench, connection: Any
+) -> None:
     OrderSaga.fail_times = 3
-    async with joined.runner(due_poll_seconds=60) as runner:  # the event is there before the next look
+    async with postgres.runner(due_poll_seconds=60) as runner:  # the event is there before the next look
         await runner.handle(Placed("a"))
         await runner.handle(Failing("a"), message_id="bad")
         await runner.handle(Noted("a", "held"))
-        await apply(joined.journal, "order", "a", retry(), now=joined.clock.now())
+        await apply(postgres.journal, "order", "a", retry(), now=postgres.clock.now())
         async with connection.transaction():
             assert (await runner.handle(Noted("a", "joined"), connection=connection)).handled
-    assert await joined.log("a") == ["placed", "recovered", "held", "joined"]
+    assert await postgres.log("a") == ["placed", "recovered", "held", "joined"]

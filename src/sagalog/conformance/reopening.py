@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from ..errors import JournalUnavailableError, SequenceOutOfOrder
-from ..journal.protocol import JoinsTransactions, Journal
+from ..journal.protocol import Journal, WritesInTransactions
 from .capability import Capability, may
 from .killing import acknowledged_before_kill
 from .records import IDS, NOW, record, replay, write
@@ -118,7 +118,7 @@ class Reopening:
     async def test_a_record_written_within_a_transaction_stands_or_falls_with_it(
         self, five: Journal, place: Any
     ) -> None:
-        assert isinstance(five, JoinsTransactions)
+        assert isinstance(five, WritesInTransactions)
         async with self.connection(place) as connection:
             transaction = connection.transaction()
             await transaction.start()

@@ -151,7 +151,7 @@ class Journal(Protocol):
 
 
 @runtime_checkable
-class JoinsTransactions(Protocol):
+class WritesInTransactions(Protocol):
     """A journal whose records can be written within the caller's own transaction, on a connection of its driver."""
 
     async def write_in_transaction(self, connection: Any, message: PersistentRepr) -> None:

@@ -19,7 +19,7 @@ from ..errors import ConflictError, DefinitionError, InvalidEventError, JournalU
 from ..waiting import Attempts, Waiting
 from . import Journal, PersistentRepr
 from .memory import InMemoryJournal
-from .protocol import JoinsTransactions, all_ids, check_text
+from .protocol import WritesInTransactions, all_ids, check_text
 
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
@@ -330,13 +330,13 @@ class JournalSagaStateStore:
         return [(persistence_id[len(self.prefix) :], at) for persistence_id, at in found]
 
     @property
-    def joins_transactions(self) -> bool:
+    def writes_in_transactions(self) -> bool:
         """The journal can write within the caller's own transaction."""
-        return isinstance(self._journal, JoinsTransactions)
+        return isinstance(self._journal, WritesInTransactions)
 
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""
-        assert isinstance(self._journal, JoinsTransactions)
+        assert isinstance(self._journal, WritesInTransactions)
         latest = await self._journal.latest_in_transaction(connection, self._id_of(correlation_id))
         return None if latest is None else saved_of(latest)
 
@@ -352,7 +352,7 @@ class JournalSagaStateStore:
         epoch: int = 0,
     ) -> int:
         """Save, or leave a tombstone, within that transaction; durable when it commits. Raises ConflictError."""
-        assert isinstance(self._journal, JoinsTransactions)
+        assert isinstance(self._journal, WritesInTransactions)
         message = self.repr_of(correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch)
         try:
             await self._journal.write_in_transaction(connection, message)

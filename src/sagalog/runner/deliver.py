@@ -21,14 +21,13 @@ from .answers import Answers, Reply
 from .attempt import CommandAttempts, Handler
 from .commands import CommandHandlers
 from .context import in_command_handler
-from .engine import Engine
+from .engine import STRETCH_SECONDS, Engine
 from .envelope import Envelope, Maintenance
 from .failures import ends_program
 from .instance import Instance
 from .lease import Leases
 
 _SUSPECTS = ""  # the lane of commands that may end their workers
-_GIVE_WAY_SECONDS = 0.005  # so long plain functions are called one after the other
 
 
 class _Lane:
@@ -83,7 +82,7 @@ class Dispatcher:
     def _deliver_plain(self, instance: Instance, first: Command) -> None:
         """Deliver to plain functions that return None, without a task. The first other command continues in a task."""
         # Nothing is awaited here, so the lease that `release` checked still holds.
-        give_way_at = self._engine.loop.time() + _GIVE_WAY_SECONDS
+        give_way_at = self._engine.loop.time() + STRETCH_SECONDS
         entry: Command | None = first
         while entry is not None and entry.id in instance.owned:
             handler, command = self._attempts.prepare(instance, entry)

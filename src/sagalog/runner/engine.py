@@ -25,6 +25,7 @@ _OTHER_LOOP = (
     "of its own; nothing was stored"
 )
 
+STRETCH_SECONDS = 0.005  # for which the event loop is held in one go, whatever there is to do
 _FOR_EVER = timedelta(days=365_000)
 
 

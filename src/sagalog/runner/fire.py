@@ -14,13 +14,13 @@ from typing import Any
 from ..decision.message import Message, Outcome
 from ..decision.timers import due_timer
 from ..errors import CodecError
+from .engine import STRETCH_SECONDS
 from .envelope import Envelope, Maintenance
 from .load import unreadable
 from .turn import StepFull, Turn, advance
 from .wake import wake, wakes
 
 _MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not keep its instance busy for ever
-_TIMER_SECONDS = 0.005  # of firing in one go
 _MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does not fit into a record
 
 
@@ -53,7 +53,7 @@ def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = in
     instance, draft = turn.instance, turn.draft
     time = instance.runtime.engine.loop.time
     now = draft.now
-    give_way_at = time() + _TIMER_SECONDS
+    give_way_at = time() + STRETCH_SECONDS
     moment, at_once, fired = None, 0, 0
     while (message := _due(turn, until)) is not None:
         if message.at != moment:
@@ -68,7 +68,7 @@ def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = in
             raise StepFull
         if late:
             yield asyncio.sleep(0)
-            give_way_at = time() + _TIMER_SECONDS
+            give_way_at = time() + STRETCH_SECONDS
         fired += 1
         turn.timer = message
         outcome = advance(turn, message)

@@ -22,13 +22,12 @@ from ..errors import (
 from ..journal import Journal
 from ..journal.store import SavedState, saved_of
 from ..waiting import Attempts, Waiting
-from .engine import Engine
+from .engine import STRETCH_SECONDS, Engine
 from .failures import as_exception, not_handled, passes_through
 from .instance import NONE, Instance
 
 _MAX_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
 _AT_ONCE = 256  # records of one lookup
-_STRETCH_SECONDS = 0.005  # for which records are decoded in one go
 _READING_BACK = Waiting(first=0.1, most=0.5, seconds=15)  # a write without an answer
 Told = Callable[[Instance, BaseException | None], None]
 
@@ -71,11 +70,11 @@ class Loader:
                 raise JournalUnavailableError(
                     f"the journal {type(journal).__name__} gave {len(found)} records for {len(instances)} ids"
                 )
-            give_way_at = time() + _STRETCH_SECONDS
+            give_way_at = time() + STRETCH_SECONDS
             for instance, latest in zip(instances, found, strict=True):
                 if time() > give_way_at:
                     await asyncio.sleep(0)
-                    give_way_at = time() + _STRETCH_SECONDS
+                    give_way_at = time() + STRETCH_SECONDS
                 told += 1
                 self._take(instance, None if latest is None else saved_of(latest))
         except JournalFormatError:

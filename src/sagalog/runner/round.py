@@ -21,7 +21,7 @@ from .commit import Write, write_all, write_of, write_one
 from .decide import decide, decide_slowly, replays
 from .deliver import Dispatcher
 from .due import DueLoop
-from .engine import Engine
+from .engine import STRETCH_SECONDS, Engine
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, not_handled, passes_through
 from .instance import Instance
@@ -31,7 +31,6 @@ from .settle import Pause, abandon, give_up, settle, tell
 from .turn import Turn, begin, may_begin
 
 _MAX_WRITES = 2  # rounds that are being written
-_STRETCH_SECONDS = 0.005  # for which the event loop is held in one go
 _SLOW_AT_ONCE = 256  # turns that were decided elsewhere, of one round
 _TAKES = (Maintenance.CLAIM, Maintenance.TAKE_OVER)
 
@@ -128,7 +127,7 @@ class Rounds:
     def _decide(self) -> list[Turn]:
         """Decide what is ready, for some milliseconds, and start reading what is not in memory."""
         time = self._engine.loop.time
-        give_way_at = time() + _STRETCH_SECONDS
+        give_way_at = time() + STRETCH_SECONDS
         turns = [self._slow.popleft() for _ in range(min(len(self._slow), _SLOW_AT_ONCE))]
         queue, now = self._queue, self._engine.now()
         try:
@@ -334,11 +333,11 @@ class Rounds:
     async def _deliver(self) -> None:
         """Let the commands of stored records leave; plain command handlers are called here."""
         time = self._engine.loop.time
-        give_way_at = time() + _STRETCH_SECONDS
+        give_way_at = time() + STRETCH_SECONDS
         while self._deliveries:
             instance = self._deliveries.popleft()
             instance.to_deliver = False
             self._dispatcher.release(instance)
             if time() > give_way_at:
                 await asyncio.sleep(0)
-                give_way_at = time() + _STRETCH_SECONDS
+                give_way_at = time() + STRETCH_SECONDS

@@ -111,7 +111,7 @@ class SagaRuntime:
 
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored as a transaction of the caller sees it."""
-        return await self._joining().load_in_transaction(connection, correlation_id)
+        return await self._transactional().load_in_transaction(connection, correlation_id)
 
     async def save_in_transaction(
         self,
@@ -127,12 +127,12 @@ class SagaRuntime:
         deleted = record.finished
         if deleted:
             due_at = self.purge_at(record)
-        return await self._joining().save_in_transaction(
+        return await self._transactional().save_in_transaction(
             connection, correlation_id, payload, expected_version=version, due_at=due_at, deleted=deleted, epoch=epoch
         )
 
-    def _joining(self) -> JournalSagaStateStore:
-        if not isinstance(self.store, JournalSagaStateStore) or not self.store.joins_transactions:
+    def _transactional(self) -> JournalSagaStateStore:
+        if not isinstance(self.store, JournalSagaStateStore) or not self.store.writes_in_transactions:
             raise DefinitionError(
                 "connection= is for a journal in the same database as your own tables: open the runner on "
                 "postgresql://...; nothing was stored"
