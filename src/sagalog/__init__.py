@@ -15,9 +15,21 @@ from typing import Any as _Any
 
 from .decision.message import Outcome
 from .decision.record import SagaRecord, Status
-from .definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Refused, Schedule, Send, SetTimer
+from .definition.actions import (
+    Action,
+    CancelTimer,
+    Compensate,
+    Complete,
+    Enter,
+    Gather,
+    Gathered,
+    Refused,
+    Schedule,
+    Send,
+    SetTimer,
+)
 from .definition.context import StepContext
-from .definition.saga import Actions, Saga, on, on_enter, on_leave, on_refused, starts, when_all
+from .definition.saga import Actions, Saga, leg, on, on_enter, on_leave, on_refused, starts, when_all
 from .definition.schema import schema, upcast
 from .errors import (
     AlreadyStartedError,
@@ -91,6 +103,8 @@ __all__ = [
     "Delivery",
     "Enter",
     "EventClock",
+    "Gather",
+    "Gathered",
     "Handling",
     "Health",
     "Hook",
@@ -140,6 +154,7 @@ __all__ = [
     "SystemClock",
     "TooManyKeptError",
     "UnexpectedEventError",
+    "leg",
     "on",
     "on_enter",
     "on_leave",

@@ -15,6 +15,7 @@ from sagalog.cli.group import sagalog as command
 from sagalog.diagram import mermaid, outline, svg
 
 from ..asking import AskSaga
+from ..gathering import GatherSaga
 from ..joining import JoinSaga
 from ..orders import Charge, Closed, Noted, OrderSaga, OrderState, Overdue, Placed, Refund, Release, Reserve
 
@@ -185,3 +186,12 @@ def test_a_join_is_drawn_behind_its_legs() -> None:
     drawn = mermaid(outline(JoinSaga))
     assert drawn.count("one of all") == 4
     assert "all of Paid, Reserved" in svg(outline(JoinSaga))
+
+
+def test_a_gather_is_drawn_with_its_legs_and_its_ends() -> None:
+    found = {reaction.trigger: reaction for reaction in outline(GatherSaga).reactions}
+    assert found["Begun"].gathers["parcels"][0] == "AllShipped"
+    assert found["legs of parcels"].sends == {"Ship": ""}
+    drawn = mermaid(outline(GatherSaga))
+    assert "all answered" in drawn
+    assert "gather parcels: all answered" in svg(outline(GatherSaga))

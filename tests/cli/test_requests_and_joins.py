@@ -1,4 +1,4 @@
-"""Requests and joins as an operator sees them: what waits for what, what came too late, and what new code lacks."""
+"""Requests, joins and gathers as an operator sees them: what waits for what, what came too late, what new code lacks."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from click.testing import CliRunner
+from msgspec import Raw
 
 from sagalog import ManualClock, SagaRunner
 from sagalog.cli.group import sagalog as command
+from sagalog.decision.gathering import Gathering
 from sagalog.decision.record import Request, SagaRecord
+from sagalog.definition.codec import Typed
 from sagalog.operating.inspect import SagaView
 from sagalog.operating.readable import Code
 
 from ..asking import Ask, AskSaga, Confirmed, Wanted
+from ..gathering import Begun, Bill, GatherSaga, Shipped, Weigh
+from ..gathering import Ship as Parcel
 from ..joining import JoinSaga, Ordered, Paid, Reserved, Ship, Thank
 
 
@@ -66,3 +71,32 @@ def test_show_and_history_tell_how_far_a_join_is_and_when_it_ran(tmp_path: Path)
     asyncio.run(handle(Paid("a")))
     assert "join    ready: has run" in run("show", "a", "--journal", url)
     assert "ran ready, for all have come" in run("history", "a", "--journal", url)
+
+
+def test_show_and_history_tell_how_far_a_gather_is_and_when_it_ended(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/gathers.db"
+
+    async def gather(parcels: int, key: str, *, answers: bool) -> None:
+        def ship(command: Parcel) -> Shipped | None:
+            return Shipped(command.id, command.number) if answers else None
+
+        accepts = {Parcel: ship, Weigh: lambda command: None, Bill: lambda command: None}
+        async with SagaRunner(url, sagas=[GatherSaga], dispatch=accepts) as runner:
+            await runner.handle(Begun(key, parcels))
+            await runner.settle()
+
+    asyncio.run(gather(500, "open", answers=False))
+    assert "gather  parcels: 0 of 500 have come; 20 under way" in run("show", "open", "--journal", url)
+    asyncio.run(gather(30, "ended", answers=True))
+    assert "gather parcels came to its end" in run("history", "ended", "--journal", url)
+
+
+def test_check_names_a_gather_that_new_code_cannot_end() -> None:
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+    gathering = Gathering(10, Typed("Silence", Raw(b'{"id":"a"}')), Typed("Gone", Raw(b"{}")), sent=4)
+    record = SagaRecord(1, "running", b"{}", at, at, gathers={"parcels": gathering})  # type: ignore[arg-type]
+    reasons = Code([AskSaga()], lambda command: True).reasons(SagaView("ask", "a", 1, record))
+    first, second = (reason.text for reason in reasons)
+    assert first == "gather parcels: no method makes the 6 legs that are not sent"
+    assert second.startswith("gather parcels: ")
+    assert "Gone" in second

@@ -15,8 +15,9 @@ import pytest
 from sagalog import Compensate, Complete
 from sagalog.decision import advance as advance_phase
 from sagalog.decision import draft as draft_phase
-from sagalog.decision import joins, timers
+from sagalog.decision import gathers, joins, timers
 from sagalog.decision.draft import Draft
+from sagalog.decision.gathering import Gathering
 from sagalog.decision.record import Joined
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import due, fire, load, queue, replay, settle
@@ -36,6 +37,7 @@ from sagalog.testing.simulation import SimulationError, World, simulate
 
 from ..orders import Closed, Noted, OrderSaga, Placed
 from .clockwork import Clockwork
+from .crates import Crates, TwoRefused
 from .legs import Legs
 from .parcels import Parcels, let_answers_wait
 from .questions import Questions
@@ -489,6 +491,34 @@ def a_join_runs_with_its_first_leg(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(joins, "came", came)
 
 
+@mutant
+def a_leg_counts_for_the_one_beside_it(patch: pytest.MonkeyPatch) -> None:
+    real = Gathering.leg_of
+
+    def leg_of(self: Any, entry: str) -> Any:
+        leg = real(self, entry)
+        return 0 if leg == 1 else leg
+
+    patch.setattr(Gathering, "leg_of", leg_of)
+
+
+@mutant
+def the_legs_of_an_answered_run_are_not_followed_by_more(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gathers, "more_legs", lambda name, gathering, saga, state: [])
+
+
+@mutant
+def a_refused_leg_counts_as_answered(patch: pytest.MonkeyPatch) -> None:
+    real = Gathering.with_leg
+    patch.setattr(Gathering, "with_leg", lambda self, leg, refused: real(self, leg, refused=False))
+
+
+@mutant
+def a_failed_gather_forgets_the_legs_under_way(patch: pytest.MonkeyPatch) -> None:
+    real = gathers.GatherStep
+    patch.setattr(gathers, "GatherStep", lambda name, one, sends: real(name, None if one and one.over else one, sends))
+
+
 class Again(World):
     """The same order id, life after life, each after the last one is forgotten."""
 
@@ -515,6 +545,10 @@ class Quick(World):
 
 WORLDS = {
     "a new life is taken for the cached one": Again,
+    "a leg counts for the one beside it": Crates,
+    "the legs of an answered run are not followed by more": Crates,
+    "a refused leg counts as answered": Crates,
+    "a failed gather forgets the legs under way": TwoRefused,
     "a join forgets that it has run": Legs,
     "a join counts no leg of an earlier step": Legs,
     "a join runs with its first leg": Legs,

@@ -19,6 +19,7 @@ from sagalog.testing.simulation.run import Run
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from ..phased import Orders
 from .clockwork import Clockwork
+from .crates import Crates
 from .legs import Legs
 from .parcels import Parcels, ParcelSaga, let_answers_wait
 from .phased_world import Depot
@@ -269,3 +270,7 @@ def test_each_question_is_answered_or_not_in_time_whatever_goes_wrong() -> None:
 
 def test_a_join_runs_once_after_its_last_leg_whatever_goes_wrong() -> None:
     simulate(Legs.sagas, Legs, seeds=range(20))
+
+
+def test_a_gather_ends_once_with_all_of_its_legs_whatever_goes_wrong() -> None:
+    simulate(Crates.sagas, Crates, seeds=range(12))

@@ -53,6 +53,13 @@ class Good(Saga[State]):
         yield SetTimer("u", Paid(event.id), cron="0 9 1 * *", zone="Europe/Berlin", missed="each")
         yield Send(Ship(event.id), reply_within=timedelta(1), otherwise=Paid(event.id), reply=Paid, late="park")
 
+    @leg("many", at_once=5)
+    def one_of_many(self, state: State, number: int) -> Send:
+        return Send(Ship(str(number)))
+
+    def many(self) -> Action:
+        return Gather("many", 10_000, then=Paid(""), failed=Paid(""), wait=True)
+
     @when_all(Placed, Paid)
     def both(self, state: State) -> Iterator[Action]:
         yield Send(Ship(""))

@@ -71,6 +71,7 @@ def _fields(step: Step) -> dict[str, object]:
         "accepted": [{"id": one.id, "type": one.command.type} for one in step.accepted],
         "lease_until": step.lease,
         "begun_alone": step.alone,
+        "gathered": step.gathered,
         "joined": step.joined,
         "passed_over": step.passed_over,
         "compared_with": step.before,
@@ -119,6 +120,7 @@ def _what(step: Step) -> list[str]:
     held = [f"held {line(one.event.type)} ({line(one.id)})" for one in step.held]
     missed = [f"passed over what timer {line(name)} missed" for name in step.passed_over]
     kept = [f"keeps {line(one.event.type)} ({line(one.id)})" for one in step.kept]
+    handled += [f"gather {line(name)} came to its end" for name in step.gathered]
     handled += [f"ran {line(name)}, for all have come" for name in step.joined]
     told = [*handled, *held, *kept, *missed, *(["repair"] if step.repairs else [])]
     if told:

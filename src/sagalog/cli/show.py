@@ -113,6 +113,9 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
         told = f"{line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}{again}"
         out.append(f"timer   {line(record.timer_title(name))}: {told}")
     out.extend(_more("timer", len(record.timers)))
+    for name, one in [(name, one) for name, one in record.gathers.items() if not one.over][:_MAX_SHOWN]:
+        refused = f", {len(one.told().refused):,} of them refused" if one.refused else ""
+        out.append(f"gather  {line(name)}: {one.come:,} of {one.total:,} have come{refused}; {one.open:,} under way")
     for name, joined in list(record.joins.items())[:_MAX_SHOWN]:
         waits = f"waits for {line(', '.join(joined.waits))}" if joined.waits else "has all"
         out.append(f"join    {line(name)}: {'has run' if joined.done else waits}")

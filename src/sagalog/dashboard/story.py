@@ -14,7 +14,17 @@ from ..definition.results import result_type
 from ..journal import Journal
 from ..operating.inspect import SagaView, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
-from ..operating.steps import accepted_in, begun_in, joined_in, kept_in, passed_over_in, phase_in, repairs_of, result_in
+from ..operating.steps import (
+    accepted_in,
+    begun_in,
+    gathered_in,
+    joined_in,
+    kept_in,
+    passed_over_in,
+    phase_in,
+    repairs_of,
+    result_in,
+)
 from .mask import MASKED, Mask
 from .render import MAX_OF_A_MESSAGE, cut, pretty
 from .tally import name_of
@@ -68,6 +78,7 @@ class StoryStep(msgspec.Struct):
     changes: list[ShownChange] = []
     begins: bool = False  # a new incarnation
     parks: str = ""
+    gathered: list[str] = []  # gathers that came to their end
     joined: list[str] = []  # joins that it ran
     passed_over: list[str] = []  # recurring timers whose missed times it passed over
     lease: bool = False  # it prolonged the lease of the worker that is at the first command
@@ -134,6 +145,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         _changes(record, before, mask) if before is not None or view.version == 1 else [],
         begins,
         record.parked if record.parked and (before is None or before.parked != record.parked) else "",
+        gathered_in(before, view),
         joined_in(before, view),
         passed_over_in(before, view),
         before is not None and record.leased_until not in (None, before.leased_until),

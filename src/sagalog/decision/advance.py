@@ -13,9 +13,11 @@ from typing import Any
 import msgspec
 
 from ..definition.context import StepContext
+from ..definition.saga import Saga
 from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
+from .gathers import leg_of
 from .ids import entry_of, prefix_of
 from .joins import finish_with_joins
 from .kept import waits
@@ -192,6 +194,9 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
 
 def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:
     saga, event, context = draft.saga, message.event, None
+    if record.gathers and _is_refused_leg(draft, message, record):
+        context = _context_of(draft, message, record)
+        return finish_with_joins(draft, message, record, state, [], context)
     if saga.takes_context():
         context = _context_of(draft, message, record)
         call = saga.refused_in if message.kind == "refused" else saga.handle_in
@@ -199,13 +204,22 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     else:
         result = saga.refused(state, event) if message.kind == "refused" else saga.handle(state, event)
     actions = actions_of(result, saga)
-    if saga.joins() and record.status is _RUNNING:
+    if (record.gathers or saga.joins()) and record.status is _RUNNING:
         return _run_joins(draft, message, record, state, actions, context or _context_of(draft, message, record))
     if isinstance(actions, list):
         if context is not None:
             actions = entered(saga, record, state, actions, context)
         return draft.finish(message, record, state, actions)
     return _run_async(draft, message, record, state, actions, context)
+
+
+def _is_refused_leg(draft: Draft, message: Message, record: SagaRecord) -> bool:
+    """Say whether a leg of a gather was refused and has no handler for that: then the gather alone says what it means."""
+    if message.kind != "refused" or record.status is not _RUNNING or type(draft.saga).refused is not Saga.refused:
+        return False
+    if type(message.event.command) in draft.saga.refusals():
+        return False
+    return leg_of(record, draft.persistence_id, message) is not None
 
 
 def _run_joins(

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Collection, Coroutine, Iterable, Iterator
 from datetime import datetime
 from types import GeneratorType
 from typing import Any
 
-from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Schedule, Send, SetTimer
+from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Gather, Schedule, Send, SetTimer
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.results import pack_result
 from ..definition.saga import Saga
 from ..errors import DefinitionError
+from .gathering import GatherStep, planned, step_of
 from .moments import after, timer_due
 from .requests import asked
 
-_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter)
+_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter, Gather)
 
 
 def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]:
@@ -74,10 +75,18 @@ async def _awaited(result: Any, saga: Saga[Any]) -> list[Any]:
 
 
 def plan_of(
-    actions: list[Any], saga: Saga[Any], registry: TypeRegistry, now: datetime
-) -> list[tuple[Action, Any, Typed | None]]:
-    """Check every action and put its message into stored form, before anything is changed."""
-    plan: list[tuple[Action, Any, Typed | None]] = []
+    actions: list[Any],
+    saga: Saga[Any],
+    registry: TypeRegistry,
+    now: datetime,
+    state: Any = None,
+    under_way: Collection[str] = (),
+) -> list[tuple[Action | GatherStep, Any, Typed | None]]:
+    """Check every action and put its message into stored form, before anything is changed.
+
+    `state`: as the handler left it, for methods that make legs. `under_way`: the names of the gathers that are.
+    """
+    plan: list[tuple[Action | GatherStep, Any, Typed | None]] = []
     ended = False
     for action in actions:
         if isinstance(action, Send):
@@ -120,6 +129,12 @@ def plan_of(
                     f"saga {saga.name!r}: CancelTimer takes the name of a timer, not a {type(action.name).__name__}"
                 )
             plan.append((action, None, None))
+        elif isinstance(action, (Gather, GatherStep)):
+            if ended:
+                raise DefinitionError(f"saga {saga.name!r}: a Gather after its end would outlive the saga")
+            step = step_of(action, saga, state, registry, under_way)
+            under_way = {*under_way, step.name} - (set() if step.gathering else {step.name})
+            plan.append((action, planned(step, registry), None))
         elif isinstance(action, Enter):
             if ended:
                 raise DefinitionError(f"saga {saga.name!r}: an Enter after its end; enter its last phase before that")

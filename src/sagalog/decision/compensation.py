@@ -20,7 +20,7 @@ def compensate(
     life = record.incarnation
     record.result = None  # what it had completed with is taken back
     record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
-    record.requests = ()
+    record.requests, record.gathers = (), {}
     undo = [Undo("", command, life) for command in chain] if chain else undo_of(record, life)
     send_undo(record, undo, next_id, trace)
 

@@ -12,13 +12,25 @@ from typing import Any
 
 import msgspec
 
-from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Late, Schedule, Send, SetTimer
+from ..definition.actions import (
+    Action,
+    CancelTimer,
+    Compensate,
+    Complete,
+    Enter,
+    Gather,
+    Late,
+    Schedule,
+    Send,
+    SetTimer,
+)
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .checked import plan_of
 from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
+from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, FAMILY, entry_id, entry_of
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .message import Message, Outcome
@@ -447,7 +459,7 @@ class Draft:
     def finish(self, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
         """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
         saga = self.saga
-        plan = plan_of(actions, saga, self.registry, self.now)
+        plan = plan_of(actions, saga, self.registry, self.now, state, record.gathers)
         event, kind, status = message.event, message.kind, record.status
         if (
             status is not _RUNNING
@@ -490,7 +502,7 @@ class Draft:
         record.updated_at = self.now
         return _HANDLED
 
-    def _apply(self, record: SagaRecord, plan: list[tuple[Action, Any, Typed | None]]) -> None:
+    def _apply(self, record: SagaRecord, plan: list[tuple[Action | GatherStep, Any, Typed | None]]) -> None:
         life, trace = record.incarnation, self.trace
         sent: list[Command] = []
         undo_stack: list[Undo] = []
@@ -507,6 +519,8 @@ class Draft:
                 self.set_timer(record, action.name, Timer(self.next_id(), due_at, event, False, trace, life, rule))
             elif isinstance(action, CancelTimer):
                 self.drop_timer(record, action.name)
+            elif isinstance(action, (Gather, GatherStep)):
+                self._gather(record, packed, sent, undo_stack)
             elif isinstance(action, Enter):
                 record.phase = action.phase.name
             elif isinstance(action, Schedule):
@@ -515,7 +529,7 @@ class Draft:
                 self.set_timer(record, f"{SCHEDULED}{entry}", Timer(entry, due_at, command, True, trace, life))
             elif isinstance(action, Complete):
                 record.status = _COMPLETED
-                record.requests = ()
+                record.requests, record.gathers = (), {}
                 record.result = packed or record.result
                 if record.timers:
                     record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
@@ -525,6 +539,21 @@ class Draft:
                 self.compensate(packed)
         if sent:
             self._send(record, sent, undo_stack)
+
+    def _gather(self, record: SagaRecord, planned: PlannedGather, sent: list[Command], undo_stack: list[Undo]) -> None:
+        """Note how far a gather is, and send its next legs."""
+        gathering, place = planned.gathering, self._index
+        for command, undo in planned.commands:
+            entry = self.next_id()
+            sent.append(Command(entry, command, False, "", self.trace, record.incarnation))
+            if undo is not None:
+                undo_stack.append(Undo(entry, undo, record.incarnation))
+        if gathering is None:
+            record.gathers = {name: one for name, one in record.gathers.items() if name != planned.name}
+            return
+        if planned.commands:
+            gathering = gathering.with_sent(self.sequence_nr, place, len(planned.commands))
+        record.gathers = {**record.gathers, planned.name: gathering}
 
     def _ask(self, record: SagaRecord, entry: str, asked: Asked, late: Late) -> Typed:
         """Note that a command waits for an answer, and set its deadline. Returns the command."""

@@ -9,6 +9,7 @@ has all of its legs by that runs with the next message that the instance handles
 from __future__ import annotations
 
 from collections.abc import Awaitable, Iterator
+from itertools import chain
 from typing import Any
 
 from ..definition.actions import Compensate, Complete
@@ -17,6 +18,7 @@ from ..definition.joins import Join
 from ..definition.schema import schema_of
 from .checked import actions_of
 from .draft import Draft
+from .gathers import follow
 from .message import Message, Outcome
 from .phases import entered
 from .record import Joined, SagaRecord
@@ -27,7 +29,9 @@ def finish_with_joins(
 ) -> Outcome | Awaitable[Outcome]:
     """Run the joins that are complete now, then finish the step. Raises with the draft unchanged, as the handler does."""
     progress = came(draft.saga.joins(), record, message)
-    running = _run(draft, progress, state, actions, context)
+    running = chain(
+        follow(draft, message, record, state, actions, context), _run(draft, progress, state, actions, context)
+    )
     more = next(running, None)
     if more is not None:
         return _finish_slowly(draft, message, record, state, actions, progress, context, running, more)

@@ -17,6 +17,7 @@ from ..definition.actions import Late
 from ..definition.codec import Typed
 from ..definition.recurring import Rule
 from ..errors import CodecError
+from .gathering import Gathering
 from .ids import ANSWER
 
 FORMAT = 1
@@ -172,6 +173,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     requests: tuple[Request, ...] = ()  # commands whose answer has a deadline
     begun: bool = False  # the command `taken` was begun by itself since: if its worker dies now, it may be the reason
     joins: dict[str, Joined] = {}  # by name
+    gathers: dict[str, Gathering] = {}  # that are under way, by name
     leased_until: datetime | None = None  # a worker is at the first command of the outbox for longer than a lease
     result: Typed | None = None  # of the incarnation that has completed
     ended_at: datetime | None = None  # when it came to stand as it does, where that is an end

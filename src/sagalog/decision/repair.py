@@ -333,6 +333,12 @@ def _consumed(record: SagaRecord, dropped: tuple[Held, ...], what: str) -> list[
 def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
     gone = {command.id for command in dropped}
     record.outbox = tuple(command for command in record.outbox if command.id not in gone)
+    for name, gathering in record.gathers.items():
+        for entry in gone:
+            leg = gathering.leg_of(entry)
+            if leg is not None:
+                gathering = gathering.with_leg(leg, refused=True)
+        record.gathers = {**record.gathers, name: gathering}
     told = [f"drops {_command(one)}, which was not accepted; it may have been carried out" for one in dropped[:_NAMED]]
     more = len(dropped) - _NAMED
     return [*told, f"drops {more:,} more commands that were not accepted"] if more > 0 else told

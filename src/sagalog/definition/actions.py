@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from enum import Enum
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -100,7 +101,31 @@ class Enter(msgspec.Struct, frozen=True):
     phase: Enum
 
 
-Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter
+class Gather(msgspec.Struct, frozen=True):
+    """Send many commands, and handle `then` when the handler of each has answered this instance, in the last one's step.
+
+    `legs`: a list of Sends, up to 1,000, or how many there are, up to 100,000: then a method with `@leg(name)` makes
+    them one by one. The answers are events with handlers of their own, which keep or count what they bring. A refusal
+    ends the gather: `failed` is handled, and what is not sent stays so. With `wait`, all are sent and waited for first.
+    Without `failed`, the saga compensates. `context.gathered` tells the handlers of both how it went.
+    """
+
+    name: str
+    legs: Sequence[Send] | int
+    then: Any
+    failed: Any = None
+    wait: bool = False
+
+
+class Gathered(msgspec.Struct, frozen=True):
+    """How a gather went: of `total` legs, how many were answered, and the numbers (from 0) of those that were refused."""
+
+    total: int
+    answered: int
+    refused: tuple[int, ...] = ()
+
+
+Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter | Gather
 
 
 class Refused(msgspec.Struct, Generic[C], frozen=True):

@@ -9,6 +9,8 @@ from types import MappingProxyType
 
 import msgspec
 
+from .actions import Gathered
+
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -28,4 +30,5 @@ class StepContext(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = msgspec.field(
         default_factory=lambda: _NONE
     )  # of the message, where its source has some
+    gathered: Gathered | None = None  # how it went, where the event is a gather's `then` or `failed`
     phase: Enum | None = None  # that the saga is in as the step begins; None for a saga without phases

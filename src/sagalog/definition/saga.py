@@ -21,6 +21,7 @@ from .actions import Compensate, Refused
 from .annotations import check_acting, check_annotations, named_types, takes_context
 from .context import StepContext
 from .joins import Join, joins_of, when_all
+from .legs import Legs, leg, legs_of
 from .phases import POLICIES, PhaseTable, Unexpected, on_enter, on_leave
 from .reach import declared, reached
 from .routes import Actions, Again, Handles, Key, Route, on, on_refused, starts
@@ -38,6 +39,7 @@ __all__ = [
     "Key",
     "Route",
     "Saga",
+    "leg",
     "on",
     "on_enter",
     "on_leave",
@@ -77,6 +79,7 @@ class Saga(Generic[S]):
     __all_routes: ClassVar[tuple[Route, ...]] = ()
     __routes: ClassVar[dict[type, Route]] = {}  # one for each event: the one that starts the saga, or the first
     __refusals: ClassVar[dict[type, str]] = {}
+    __legs: ClassVar[dict[str, Legs]] = {}
     __joins: ClassVar[tuple[Join, ...]] = ()
     __contextual: ClassVar[frozenset[str]] = frozenset()  # methods that take the context of their step
     __state: ClassVar[type | None] = None
@@ -112,6 +115,7 @@ class Saga(Generic[S]):
         cls.phase_table = _phase_table(cls, cls.__all_routes, acting)
         cls.waits = cls.phase_table is not None
         cls.__routes = {event: _merged(cls.__name__, several) for event, several in routes.items()}
+        cls.__legs = legs_of(cls)
         cls.__joins = joins_of(cls, routes, cls.__state)
         cls.__refusals, cls.__contextual = refusals, frozenset(contextual)
         for known in (*routes, *refusals, *declared(cls.messages, cls.__name__)):
@@ -366,6 +370,11 @@ class Saga(Generic[S]):
     def joins(cls) -> tuple[Join, ...]:
         """Return the methods that run when several events have come, in the order in which they are written."""
         return cls.__joins
+
+    @classmethod
+    def legs(cls) -> dict[str, Legs]:
+        """Return the methods that make the legs of large gathers, by the gather's name."""
+        return cls.__legs
 
     @classmethod
     def refusals(cls) -> dict[type, str]:

@@ -58,6 +58,14 @@ def mermaid(found: Outline) -> str:
             asked = nodes.node("command", command, '[/"{}"/]')
             if event in events:
                 nodes.edge(asked, "-.->", events[event], f"no answer within {span}" if span else "no answer in time")
+        for name, (then, failed) in reaction.gathers.items():
+            gather = nodes.node("timer", f"gather {name}", '{{{{"{}"}}}}')
+            nodes.edge(here, "-->", gather, "sends many")
+            if f"legs of {name}" in events:
+                nodes.edge(gather, "-->", events[f"legs of {name}"], "each")
+            for event, label in ((then, "all answered"), (failed, "one refused")):
+                if event in events:
+                    nodes.edge(gather, "-->", events[event], label)
         for command in reaction.schedules:
             nodes.edge(here, "-->", nodes.node("command", command, '[/"{}"/]'), "later")
         for name, event in reaction.sets.items():

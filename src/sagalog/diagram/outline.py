@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Schedule, Send, SetTimer
+from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Gather, Schedule, Send, SetTimer
 from ..definition.routes import Route
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
@@ -36,6 +36,7 @@ class Reaction:
     requests: dict[str, tuple[str, str]] = field(
         default_factory=dict
     )  # command -> how long, and the event if no answer
+    gathers: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> the events of its end, well or not
     schedules: list[str] = field(default_factory=list)
     sets: dict[str, str] = field(default_factory=dict)  # timer -> the event it brings
     recurs: dict[str, str] = field(default_factory=dict)  # timer that comes again -> how often, as far as is written
@@ -87,6 +88,7 @@ def outline(saga: type[Saga[Any]]) -> Outline:
     ]
     reactions += _acting(saga)
     reactions += [Reaction(f"all of {', '.join(join.legs)}", join.method, legs=join.legs) for join in saga.joins()]
+    reactions += [Reaction(f"legs of {one.name}", one.method) for one in saga.legs().values()]
     unread = []
     for reaction in reactions:
         if not _read(saga, getattr(saga, reaction.method), reaction, set()):
@@ -234,6 +236,12 @@ def _request(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
         reaction.requests[describe(_argument(call, 0, "command"))] = _span(within), describe(otherwise)
 
 
+def _gather(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    name, failed = _argument(call, 0, "name"), _argument(call, 3, "failed")
+    told = str(name.value) if isinstance(name, ast.Constant) else "a gather"
+    reaction.gathers[told] = describe(_argument(call, 2, "then")), "" if failed is None else describe(failed)
+
+
 def _schedule(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
     reaction.schedules.append(describe(_argument(call, 0, "command")))
 
@@ -265,6 +273,7 @@ def _complete(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
 
 _ACTIONS: dict[Any, Callable[[Reaction, ast.Call, Describe], None]] = {
     Send: _send,
+    Gather: _gather,
     Schedule: _schedule,
     SetTimer: _set,
     CancelTimer: _cancel,

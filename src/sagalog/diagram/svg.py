@@ -88,6 +88,12 @@ def _cells(reaction: Reaction) -> list[_Cell]:
             _Cell("timer", f"no answer to {command}{' in ' * bool(span)}{span}", "or else", brings=event)
             for command, (span, event) in reaction.requests.items()
         ),
+        *(
+            _Cell("timer", f"gather {name}: {label}", "gathers", brings=event)
+            for name, (then, failed) in reaction.gathers.items()
+            for event, label in ((then, "all answered"), (failed, "one refused"))
+            if event
+        ),
         *(_Cell("command", command, "later") for command in reaction.schedules),
         *(
             _Cell(

@@ -15,6 +15,7 @@ from ..decision.message import unhold
 from ..decision.phases import unknown_phase
 from ..decision.record import SagaRecord
 from ..decision.state import UnreadableStateError, decode_state
+from ..definition.codec import TypeRegistry
 from ..definition.recurring import RuleError, check_rule
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
@@ -96,6 +97,7 @@ class Code:
                     unreadable=False,
                 )
         yield from _of_joins(saga, record)
+        yield from _of_gathers(saga, registry, record)
         for what, entry, stored in (
             *(("pending command", command.id, command.command) for command in record.outbox),
             *(("undo command", "", undo.command) for undo in record.undo),
@@ -136,3 +138,21 @@ def _of_joins(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
                     f"when_all {name}: this code waits for {leg} too, and one that came before does not count",
                     unreadable=False,
                 )
+
+
+def _of_gathers(saga: Saga[Any], registry: TypeRegistry, record: SagaRecord) -> Iterator[Reason]:
+    """Yield why a gather that is under way could not come to its end."""
+    for name, gathering in record.gathers.items():
+        if gathering.over:
+            continue
+        if gathering.sent < gathering.total and name not in saga.legs():
+            left = gathering.total - gathering.sent
+            yield Reason(f"gather {name}: no method makes the {left:,} legs that are not sent", unreadable=False)
+        for stored in (gathering.then, gathering.failed):
+            if stored is None:
+                continue
+            try:
+                if not saga.handles_event(registry.unpack(stored)):
+                    yield Reason(f"gather {name}: no handler takes {stored.type}", unreadable=False)
+            except CodecError as error:
+                yield Reason(f"gather {name}: {error}")

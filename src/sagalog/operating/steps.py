@@ -31,6 +31,7 @@ class Step(msgspec.Struct, frozen=True):
     lease: datetime | None  # it prolonged the lease of the worker that is at the first command, until then
 
     alone: str  # the type of the command that it began by itself, because workers died that had it in hand
+    gathered: list[str]  # gathers that came to their end, by name
     joined: list[str]  # joins that it ran, by name
     passed_over: list[str]  # recurring timers whose missed times it passed over, by name
     result: Typed | None = None  # that it completed with
@@ -70,6 +71,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             accepted_in(known, view),
             _lease(known, view),
             begun_in(known, view),
+            gathered_in(known, view),
             joined_in(known, view),
             passed_over_in(known, view),
             result_in(known, view),
@@ -147,6 +149,15 @@ def begun_in(before: SagaRecord | None, view: SagaView) -> str:
     if before is None or record is None or not record.begun or (before.begun and before.taken == record.taken):
         return ""
     return next((command.command.type for command in record.outbox if command.id == record.taken), "")
+
+
+def gathered_in(before: SagaRecord | None, view: SagaView) -> list[str]:
+    """Return the names of the gathers that came to their end in a step, well or not."""
+    record = view.record
+    if before is None or record is None or not before.gathers or before.incarnation != record.incarnation:
+        return []
+    left = {name for name, one in record.gathers.items() if not one.over}
+    return [name for name, one in before.gathers.items() if not one.over and name not in left]
 
 
 def joined_in(before: SagaRecord | None, view: SagaView) -> list[str]:

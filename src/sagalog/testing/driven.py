@@ -35,6 +35,7 @@ class DrivenInstance:
         self.refuses: dict[type, str] = {}  # commands, and for which reason
         self.answers: dict[type, Any] = {}  # commands, and with which event, or a function that makes it
         self._version = 0
+        self._delivering = False
         self._story = story
 
     def draft(self) -> Draft:
@@ -79,6 +80,17 @@ class DrivenInstance:
 
     def deliver(self) -> None:
         """Let the commands be accepted, or refused, one after the other."""
+        if self._delivering:  # what is sent meanwhile is delivered by whoever began
+            return
+        self._delivering = True
+        try:
+            self._deliver_all()
+        finally:
+            self._delivering = False
+        if self.record is not None and (self.record.status in FINAL or self.record.parked):
+            self._story.ends(self.record.status.value)
+
+    def _deliver_all(self) -> None:
         while self.record is not None and self.record.owes_delivery:
             entry = self.record.outbox[0]
             command = self.registry.unpack(entry.command)
@@ -96,8 +108,6 @@ class DrivenInstance:
                 event = answer(command) if isinstance(answer, FunctionType) else answer
                 answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
                 self.step(Message(answer_id, event), f"it is answered: {event!r}")
-        if self.record is not None and (self.record.status in FINAL or self.record.parked):
-            self._story.ends(self.record.status.value)
 
 
 def _advanced(draft: Draft, message: Message) -> Outcome:

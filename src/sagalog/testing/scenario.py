@@ -175,6 +175,12 @@ class Scenario(Generic[S]):
         return {join.name: _left(joined.get(join.name), join.legs) for join in self._saga.joins()}
 
     @property
+    def gathers(self) -> dict[str, tuple[int, int]]:
+        """The gathers that are under way, by name: how many legs have been answered or refused, and of how many."""
+        under_way = {} if self._instance.record is None else self._instance.record.gathers
+        return {name: (one.come, one.total) for name, one in under_way.items() if not one.over}
+
+    @property
     def awaited(self) -> list[tuple[str, datetime]]:
         """The commands whose answer has a deadline that has not passed: their types, and until when, in their order."""
         record = self._instance.record

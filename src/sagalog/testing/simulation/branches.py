@@ -51,6 +51,9 @@ def _count(counts: Counter[str], persistence_id: str, before: SagaRecord | None,
     if record.kept:
         known = {one.id for one in before.kept} if before is not None else set()
         counts.update(f"keeps {one.event.type}" for one in record.kept if one.id not in known)
+    for name in before.gathers if before is not None and before.incarnation == record.incarnation else ():
+        if name not in record.gathers:
+            counts[f"gather {name} ends"] += 1
     for name, joined in record.joins.items():
         if joined.done and not (before is not None and before.joins.get(name) == joined):
             counts[f"when_all {name}"] += 1
