@@ -83,13 +83,12 @@ def is_permanent(error: BaseException) -> bool:
 def where(error: BaseException) -> str:
     """Return the place in the user's code that raised: file, line and function; empty if there is none.
 
-    These hold no values, so they may be logged and stored.
+    These hold no values, so they may be logged and stored. The source is not read: many may fail in one round.
     """
-    frames = traceback.extract_tb(error.__traceback__)
-    names = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame, name in zip(reversed(frames), reversed(names), strict=True):
-        if not (name == _OURS or str(name).startswith(f"{_OURS}.")):
-            return f"{PurePath(frame.filename).name}:{frame.lineno} in {frame.name}"
+    for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
+        name = str(frame.f_globals.get("__name__", ""))
+        if not (name == _OURS or name.startswith(f"{_OURS}.")):
+            return f"{PurePath(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}"
     return ""
 
 
