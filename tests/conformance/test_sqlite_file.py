@@ -212,6 +212,21 @@ async def test_a_damaged_row_fails_only_the_read_that_meets_it(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
+    "statement",
+    ["UPDATE instance SET persistence_id = CAST(x'62ff' AS TEXT)", "ALTER TABLE instance RENAME TO other"],
+    ids=["a text that is no UTF-8", "a table that is gone"],
+)
+async def test_what_will_never_be_right_again_is_no_outage(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "journal.db"
+    async with SqliteJournal(path) as journal:
+        await write(journal, "a", 1)
+        with closing(sqlite3.connect(path)) as other, other:
+            other.execute(statement)
+        with pytest.raises(JournalFormatError, match="damaged"):
+            await journal.ids_by_prefix("")
+
+
+@pytest.mark.parametrize(
     ("url", "message"),
     [
         ("orders.db", "named by a URL"),

@@ -26,8 +26,10 @@ def translate(error: Exception, path: str, *, committing: bool = False) -> Sagal
 
 def _translated(error: Exception, path: str, *, committing: bool) -> SagalogError:
     name = getattr(error, "sqlite_errorname", None) or ""
-    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or isinstance(error, UnicodeDecodeError):
-        why = error if name else "its text is not UTF-8"
+    not_text = isinstance(error, UnicodeDecodeError) or str(error).startswith("Could not decode to UTF-8")
+    gone = str(error).startswith(("no such table", "no such column"))  # they were there when the file was opened
+    if name.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")) or not_text or gone:
+        why = "its text is not UTF-8" if not_text else error
         return JournalFormatError(
             f"{path} is damaged or not an SQLite file ({why}); it was left as it is. Restore a backup."
         )
