@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sagalog import EventClock, InMemoryJournal, JournalSagaStateStore, SagaRecord, SagaRunner
+from sagalog import EventClock, InMemoryJournal, JournalSagaStateStore, RepairError, SagaRecord, SagaRunner
 from sagalog.decision.record import decode_record
 
 from ..ticking import Begun, Bill, Ticks, TickSaga, Told
@@ -204,3 +204,18 @@ async def test_a_timer_set_without_a_rule_is_stored_as_before(quick: Bench) -> N
     saved = await JournalSagaStateStore(quick.journal, "order").load("a")
     assert saved is not None
     assert b'"rule"' not in saved.payload
+
+
+async def test_an_operator_drops_it_for_good_by_the_number_of_the_pending_one(quick: Bench) -> None:
+    async with runner(quick) as running:
+        await running.handle(Begun("a"))
+        entry = (await record(quick)).timers["tick"].id
+        quick.clock.advance(HOUR)
+        await running.settle()
+        with pytest.raises(RepairError, match="neither a command in the outbox nor a timer"):
+            await running.drop("tick", "a", entry)
+        done = await running.drop("tick", "a", (await record(quick)).timers["tick"].id)
+        assert "it does not come again" in done.effects[0]
+        quick.clock.advance(5 * HOUR)
+        await running.settle()
+    assert len(await ticks(quick)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from itertools import permutations
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagalog import Compensate, DefinitionError, Refused, Saga, Send, on, starts, when_all
+from sagalog import Compensate, DefinitionError, Enter, Refused, Saga, Send, on, on_enter, starts, when_all
 from sagalog.decision.record import Joined, decode_record, encode_record
 from sagalog.operating.inspect import SagaView
 from sagalog.operating.readable import Code
@@ -216,3 +217,39 @@ def test_what_it_asks_for_is_checked_with_the_leg_as_one_step() -> None:
 
     order = Scenario(Both).given(Ordered("a")).when(Paid("a"))
     order.then(sent=[Thank("a"), Ship("a")], compensated=True)
+
+
+class Phase(Enum):
+    NEW = "new"
+    READY = "ready"
+
+
+def test_a_join_may_enter_a_phase_and_what_that_declares_acts_in_the_step() -> None:
+    class Phased(Saga[Shipping]):
+        name = "phased"
+        phases = Phase
+
+        @starts(Ordered, key="id")
+        def ordered(self, state: Shipping, event: Ordered) -> None: ...
+
+        @on(Paid, key="id", during=Phase.NEW)
+        def paid(self, state: Shipping, event: Paid) -> None:
+            state.log.append("paid")
+
+        @on(Closed, key="id", during=Phase.READY, unexpected="keep")
+        def closed(self, state: Shipping, event: Closed) -> None:
+            state.log.append("closed")
+
+        @when_all(Ordered, Paid)
+        def ready(self, state: Shipping) -> Any:
+            state.log.append("ready")
+            yield Enter(Phase.READY)
+
+        @on_enter(Phase.READY)
+        def entering(self, state: Shipping) -> Any:
+            state.log.append("entering")
+            return Send(Ship("a"))
+
+    order = Scenario(Phased).given(Ordered("a"), Closed("a"))
+    assert order.when(Paid("a")).sent == [Ship("a")]
+    assert order.state.log == ["paid", "ready", "entering", "closed"]

@@ -204,7 +204,7 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     else:
         result = saga.refused(state, event) if message.kind == "refused" else saga.handle(state, event)
     actions = actions_of(result, saga)
-    if (record.gathers or saga.joins()) and record.status is _RUNNING:
+    if (saga.has_joins or record.gathers) and record.status is _RUNNING:
         return _run_joins(draft, message, record, state, actions, context or _context_of(draft, message, record))
     if isinstance(actions, list):
         if context is not None:

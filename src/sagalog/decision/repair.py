@@ -118,7 +118,8 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
             if timer.id == entry:
                 record.timers = {other: kept for other, kept in record.timers.items() if other != name}
                 what = "the scheduled" if timer.send else f"the timer {name}, that is"
-                return [f"drops {what} {timer.event.type} ({entry})"]
+                ends = "" if timer.rule is None else "; it does not come again"
+                return [f"drops {what} {timer.event.type} ({entry}){ends}"]
         for kept in record.kept:
             if kept.id == entry or (kept.kind == "timer" and kept.id.endswith(f"/{entry}")):
                 return _drop_kept(record, kept.id)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
@@ -101,6 +100,8 @@ def zone_named(name: Any) -> tzinfo:
     """Return the zone of that name. Raises RuleError where this machine knows none."""
     if not isinstance(name, str):
         raise RuleError(f"needs the name of a zone as zone=, not a {type(name).__name__}")
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # when it is needed: it takes a while to import
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

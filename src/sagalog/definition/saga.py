@@ -74,6 +74,7 @@ class Saga(Generic[S]):
     most_kept: ClassVar[int] = 100
 
     phase_table: ClassVar[PhaseTable | None] = None  # made of the above and the handlers, with the class
+    has_joins: ClassVar[bool] = False  # some of its methods run when several events have come
     waits: ClassVar[bool] = False  # some of its messages may come before their moment
 
     __all_routes: ClassVar[tuple[Route, ...]] = ()
@@ -117,6 +118,7 @@ class Saga(Generic[S]):
         cls.__routes = {event: _merged(cls.__name__, several) for event, several in routes.items()}
         cls.__legs = legs_of(cls)
         cls.__joins = joins_of(cls, routes, cls.__state)
+        cls.has_joins = bool(cls.__joins)
         cls.__refusals, cls.__contextual = refusals, frozenset(contextual)
         for known in (*routes, *refusals, *declared(cls.messages, cls.__name__)):
             check_upcasters(known)
