@@ -9,11 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from . import cost, fan, grow, guard, hot, latency, layouts, pages, recover, steps, timers
+from . import cost, fan, find, grow, guard, hot, latency, layouts, pages, recover, steps, timers
 from .peers import beside
 from .report import RESULTS, Benchmark, RunError, run
 
-BENCHMARKS: tuple[ModuleType, ...] = (steps, latency, hot, fan, timers, recover, grow, cost, beside, layouts)
+BENCHMARKS: tuple[ModuleType, ...] = (steps, latency, hot, fan, timers, recover, grow, find, cost, beside, layouts)
 
 
 def main() -> int:

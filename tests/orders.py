@@ -118,6 +118,7 @@ class OrderState:
 class OrderSaga(Saga[OrderState]):
     name = "order"
     messages = (Survey,)
+    index = ("paid",)
     # Tests switch these on; they stand for the outside world, not for state.
     fail_times = 0
     calls: list[str] = []

@@ -18,6 +18,7 @@ SMALL = {
     "timers": "--pending 300 --rate 200 --seconds 0.5",
     "recover": "--commands 100 --lease 0.5",
     "grow": "--sagas 50 --callers 8 --seconds 0.2",
+    "find": "--journal sqlite --instances 3000 --times 20",
     "cost": "--journal sqlite --callers 4 --seconds 0.2",
     "layouts": "--records 1000",
 }

@@ -181,8 +181,8 @@ def test_migrate_makes_what_is_missing_and_open_asks_for_it(
     refused = sagalog("list", "--journal", url)
     assert refused.returncode == 1
     assert "make it with `sagalog migrate --journal URL`" in refused.stderr
-    assert "made at version 2" in sagalog("migrate", "--journal", url).stdout
-    assert "at version 2 already" in sagalog("migrate", "--journal", url).stdout
+    assert "made at version 3" in sagalog("migrate", "--journal", url).stdout
+    assert "at version 3 already" in sagalog("migrate", "--journal", url).stdout
     assert sagalog("list", "--journal", url).returncode == 0
     assert "nothing to do" in sagalog("migrate", "--journal", "sqlite:///any.db").stdout
     assert not (tmp_path / "any.db").exists()

@@ -7,7 +7,7 @@ from sagalog.conformance import Capability, JournalConformance
 
 
 class TestInMemoryJournal(JournalConformance):
-    capabilities = frozenset({Capability.ATOMIC, Capability.ORDERED, Capability.TAGS})
+    capabilities = frozenset({Capability.ATOMIC, Capability.ORDERED, Capability.TAGS, Capability.TERMS})
 
     @classmethod
     def make(cls, place: Path) -> InMemoryJournal:

@@ -11,7 +11,7 @@ class TestNatsJournal(JournalConformance):
     """On a stream of three replicas in a cluster of three servers."""
 
     capabilities = frozenset(Capability) - {
-        *(Capability.ATOMIC, Capability.TRANSACTIONS, Capability.ORDERED),
+        *(Capability.ATOMIC, Capability.TRANSACTIONS, Capability.ORDERED, Capability.TERMS),
         Capability.BREAKABLE,  # tests/conformance/test_nats_server.py cuts connections, of one server of three
     }
 

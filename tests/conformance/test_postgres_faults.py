@@ -13,7 +13,7 @@ import pytest
 from sagalog import JournalUnavailableError, PersistentRepr, open_journal
 from sagalog.conformance.records import record, write
 from sagalog.journal.postgres import PostgresJournal
-from sagalog.journal.postgres.schema import MIGRATIONS
+from sagalog.journal.postgres.schema import _MOMENTS, MIGRATIONS
 
 from .named import kinds, schema_of
 
@@ -119,8 +119,11 @@ async def test_a_schema_of_each_earlier_version_is_migrated_with_what_it_holds(
     await admin.execute(f"CREATE SCHEMA {schema}; CREATE TABLE {schema}.sagalog_version (version int NOT NULL)")
     await admin.execute(f"INSERT INTO {schema}.sagalog_version VALUES ({before})")
     for script in MIGRATIONS[:before]:
-        await admin.execute(script.format(s=schema, earliest="", latest=""))
-    for key, at in (("far", "infinity"), ("old", "0001-12-31 10:00 BC"), ("p", "2030-01-01 00:00+00")):
+        await admin.execute(script.format(s=schema, **_MOMENTS))
+    far, old = ("infinity", "0001-12-31 10:00 BC")
+    if before > 1:  # which clips what no datetime can be
+        far, old = "9999-12-31 23:59:59.999999+00", "0001-01-01 00:00+00"
+    for key, at in (("far", far), ("old", old), ("p", "2030-01-01 00:00+00")):
         await admin.execute(f"INSERT INTO {schema}.instance VALUES ('{key}', 1, false, false, '{at}')")
         await admin.execute(
             f"INSERT INTO {schema}.record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags,"
@@ -136,7 +139,8 @@ async def test_a_schema_of_each_earlier_version_is_migrated_with_what_it_holds(
         ]
         found, offset = await journal.records_after(0)
         assert [one.persistence_id for one in found] == ["far", "old", "p"]
-        assert kinds(await journal.write_batch([PersistentRepr("p", 2, b"{}", epoch=3)])) == [None]
+        assert kinds(await journal.write_batch([PersistentRepr("p", 2, b"{}", epoch=3, terms=("x=1",))])) == [None]
+        assert [one.persistence_id for one in (await journal.latest_by_terms(["x=1"]))[0]] == ["p"]
         assert [(one.sequence_nr, one.epoch) for one in (await journal.records_after(offset))[0]] == [(2, 3)]
 
 

@@ -53,6 +53,8 @@ async def test_a_file_of_an_older_version_is_carried_over_when_it_is_opened(tmp_
         await check(journal)
     async with SqliteJournal(tmp_path / "journal.db") as journal:
         assert await replay(journal, "plain") == [3, 4]
+        await journal.write_batch([PersistentRepr("plain", 5, b"x", terms=("x=1",))])
+        assert [one.sequence_nr for one in (await journal.latest_by_terms(["x=1"]))[0]] == [5]
 
 
 def shape(path: Path) -> tuple[object, ...]:
@@ -123,10 +125,10 @@ def test_processes_that_carry_one_file_over_together_all_find_it_whole(tmp_path:
     asyncio.run(look())
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 async def test_a_file_that_was_dumped_and_restored_is_recognised(tmp_path: Path, version: int) -> None:
-    shutil.copy(FILES / "version-1.sqlite", tmp_path / "old.db")
-    if version == 2:
+    shutil.copy(FILES / f"version-{min(version, 2)}.sqlite", tmp_path / "old.db")
+    if version == 3:
         await SqliteJournal(tmp_path / "old.db").close()
     old, new = sqlite3.connect(tmp_path / "old.db"), sqlite3.connect(tmp_path / "new.db")
     new.executescript("\n".join(old.iterdump()))

@@ -95,3 +95,41 @@ async def test_a_search_that_found_nothing_yet_says_how_far_it_looked(monkeypatc
         assert "Search on" in page
         assert "09" in page
         assert sum(map(len, await pages(browser, id="9", anywhere="1"))) == 3
+
+
+async def test_a_field_of_the_index_leads_to_its_instances_page_by_page(
+    any_journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the journal's index where it has one, and by looking through the records elsewhere: with the same pages."""
+    monkeypatch.setattr(module, "PAGE", 4)
+    for saga in ("a", "b"):
+        for number in range(12):
+            index = {"customer": f"c-{number % 2}", "mark": None}
+            ended = Status.COMPLETED if number == 11 else Status.RUNNING
+            record = SagaRecord(FORMAT, ended, msgspec.Raw(b"{}"), NOW, NOW, index=index)
+            terms = (f"{saga} customer={index['customer']}", f"{saga} mark")
+            name = f"saga::{saga}::{saga}{number:02}"
+            message = PersistentRepr(name, 1, encode_record(record), deleted=record.finished, terms=terms)
+            await any_journal.write_messages([message])
+    odd = [f"{saga}{number:02}" for saga in "ab" for number in (1, 3, 5, 7, 9)]
+    async with browsing(board_of(any_journal)) as browser:
+        for query, expected in (
+            ({"where": "customer=c-1"}, odd),
+            ({"where": " customer=c-1", "saga": "a"}, odd[:5]),
+            ({"where": "customer=c-1", "id": "b0"}, odd[5:]),
+            ({"where": "customer=c-1", "status": "all"}, [*odd, "a11", "b11"]),
+            ({"where": "customer=c"}, []),
+            ({"where": "customer"}, []),
+            ({"where": "mark", "saga": "b"}, [f"b{number:02}" for number in range(11)]),
+            ({"where": "customer=c-1", "after": "2:saga::a::\x00garbage"}, None),
+        ):
+            answer = await browser.get("/instances", params=query)
+            if expected is None:
+                assert answer.status_code < 500 or "place to go on from" in answer.text
+                continue
+            found = [one for page in await pages(browser, **query) for one in page]
+            assert sorted(found) == sorted(expected), query
+    async with browsing(board_of(any_journal, masks=["customer"])) as browser:
+        text = (await browser.get("/instances", params={"where": "customer=c-1"})).text
+        assert "customer=c-1" not in text  # or the masked value could be guessed
+        assert "a00" in text

@@ -50,13 +50,12 @@ def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:
     assert done.stdout == expected
 
 
-def test_an_outcome_is_told_as_the_page_says(tmp_path: Path) -> None:
-    (code,) = blocks("asking.md", "python")
-    (expected,) = blocks("asking.md", "text")
-    (tmp_path / "asking.py").write_text(code)
-    done = run(tmp_path, sys.executable, "asking.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == expected
+def test_what_a_saga_is_asked_is_answered_as_the_page_says(tmp_path: Path) -> None:
+    for code, expected in zip(blocks("asking.md", "python"), blocks("asking.md", "text"), strict=True):
+        (tmp_path / "asking.py").write_text(code)
+        done = run(tmp_path, sys.executable, "asking.py")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == expected
 
 
 def test_events_of_a_phase_are_kept_and_refused_as_the_page_says(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from sagalog.decision.draft import Draft
 from sagalog.decision.gathering import Gathering
 from sagalog.decision.record import Joined
 from sagalog.errors import ConflictError, OutcomeUnknownError
-from sagalog.runner import due, fire, load, queue, replay, settle
+from sagalog.journal.memory import InMemoryJournal
+from sagalog.runner import commit, due, fire, load, queue, replay, settle
 from sagalog.runner import round as rounds
 from sagalog.runner import turn as turn_phase
 from sagalog.runner.answers import Answers
@@ -517,6 +518,29 @@ def a_refused_leg_counts_as_answered(patch: pytest.MonkeyPatch) -> None:
 def a_failed_gather_forgets_the_legs_under_way(patch: pytest.MonkeyPatch) -> None:
     real = gathers.GatherStep
     patch.setattr(gathers, "GatherStep", lambda name, one, sends: real(name, None if one and one.over else one, sends))
+
+
+@mutant
+def the_index_is_not_updated_on_a_change(patch: pytest.MonkeyPatch) -> None:
+    real = commit._terms
+    patch.setattr(commit, "_terms", lambda instance, record: real(instance, record) if not instance.version else None)
+
+
+@mutant
+def the_next_life_is_not_in_the_index(patch: pytest.MonkeyPatch) -> None:
+    real = commit._terms
+
+    def terms(instance: Any, record: Any) -> Any:
+        before = instance.record
+        return None if before is not None and before.index == record.index else real(instance, record)
+
+    patch.setattr(commit, "_terms", terms)
+
+
+@mutant
+def who_has_ended_stays_in_the_index(patch: pytest.MonkeyPatch) -> None:
+    real = InMemoryJournal._index
+    patch.setattr(InMemoryJournal, "_index", lambda self, key, terms: real(self, key, terms) if terms else None)
 
 
 class Again(World):

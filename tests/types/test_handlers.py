@@ -159,6 +159,9 @@ async def use() -> None:
         outcome = await runner.outcome(Wider(), "1", timeout=timedelta(seconds=1), missing="wait")
         assert_type(outcome, SagaOutcome[State])
         assert_type(outcome.state, State)
+        async for found in runner.find(Good, n=1):
+            assert_type(found, SagaInstance[State])
+            assert_type(found.state, State)
         plain = await runner.state(Plain, "1")
         assert_type(plain, dict[str, int])
         store: SagaStateStore = JournalSagaStateStore(open_journal("memory://"), "good")

@@ -47,6 +47,8 @@ class _Check:
         self._unreached = [
             (saga.name, phase) for saga in runner.sagas if saga.phases for phase in unreached(outline(type(saga)))
         ]
+        self._sagas = {saga.name: saga for saga in runner.sagas}
+        self._not_indexed: Counter[str] = Counter()
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     async def run(self, url: str, as_json: bool) -> int:
@@ -65,6 +67,9 @@ class _Check:
         self._read[view.saga] += 1
         if view.record is not None and view.record.parked:
             self._parked += 1
+        saga = self._sagas.get(view.saga)
+        if saga is not None and view.record is not None and not set(saga.index) <= set(view.record.index):
+            self._not_indexed[view.saga] += 1
         for reason in dict.fromkeys(one.text for one in self._code.reasons(view)):
             self._found[(view.saga, reason)].append(view.correlation_id)
 
@@ -74,6 +79,12 @@ class _Check:
             click.echo(f"{len(ids):>7,}  {line(saga)}: {line(reason)} ({examples})")
         for saga, phase in self._unreached:
             click.echo(f"warning  {line(saga)}: no handler is seen to enter the phase {line(phase)}")
+        for saga, count in sorted(self._not_indexed.items()):
+            fields = ", ".join(self._sagas[saga].index)
+            click.echo(
+                f"warning  {line(saga)}: {count:,} are not in its index as it is now ({fields}): each will be with its "
+                "next step, or by `sagalog reindex`"
+            )
         total, would_park = (
             self._read.total(),
             len({(saga, one) for (saga, _), ids in self._found.items() for one in ids}),
@@ -89,6 +100,7 @@ class _Check:
             "read": dict(sorted(self._read.items())),
             "parked_already": self._parked,
             "phases_never_entered": [{"saga": saga, "phase": phase} for saga, phase in self._unreached],
+            "not_indexed": dict(sorted(self._not_indexed.items())),
             "would_park": [
                 {"saga": saga, "reason": reason, "ids": ids} for (saga, reason), ids in sorted(self._found.items())
             ],

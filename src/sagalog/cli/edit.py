@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import Any
 
 import click
@@ -89,7 +90,8 @@ async def _edit(
         if state is None:
             click.echo("unchanged; nothing was saved")
             return
-        repair = edit(state, state_version=saga.state_version(), note=wish.note, by=wish.by)
+        index = partial(type(saga).index_table().texts, saga.decode_state(state)) if saga.index else None
+        repair = edit(state, state_version=saga.state_version(), index=index, note=wish.note, by=wish.by)
         try:
             applied = await apply(
                 journal, view.saga, view.correlation_id, repair, expected_version=view.version, dry_run=True

@@ -25,6 +25,7 @@ COMMANDS = {
     "list": "List the instances in a journal.",
     "migrate": "Make the tables of a journal in a server, or migrate them.",
     "purge": "Forget finished instances that are old enough.",
+    "reindex": "Put instances into the index of their saga that were stored before it had one.",
     "resend": "Send a command again that was sent before.",
     "retry": "Let parked instances try again.",
     "run": "Feed events from a file through a runner.",

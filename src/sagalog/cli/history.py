@@ -80,6 +80,7 @@ def _fields(step: Step) -> dict[str, object]:
         "why": view.why,
         "state": record.state if record is not None else None,
         "result": step.result,
+        "index": record.index if record is not None else None,
         "changes": [
             {
                 "path": change.path,
@@ -131,6 +132,8 @@ def _what(step: Step) -> list[str]:
         return [f"prolonged its worker's lease until {moment(step.lease)}"]
     if step.alone:
         return [f"began {line(step.alone)} by itself: workers died that had it in hand"]
+    if step.indexed:
+        return ["was put into the index"]
     if step.before is None and step.view.version > 1:
         return ["what it did is not known: the step before is not kept"]
     return ["parked" if record is not None and record.parked and step.says_nothing else "changed nothing that is kept"]

@@ -36,6 +36,7 @@ def list_(url: str, selection: Selection, code: str | None, everything: bool, li
       sagalog list --status parked --why ConnectionError --json
       sagalog list --saga order --older-than 2h --id-has EU-
       sagalog list --saga order --phase PAID
+      sagalog list --saga order --where customer_id=c-7
       sagalog list --overdue
       sagalog list --code shop.sagas:runner --status unreadable
     """
@@ -54,7 +55,7 @@ async def _list(
     shown = 0
     async with reading(url) as journal:
         now = await server_now(journal)
-        async for view in instances(journal, selection.saga, finished=finished, seen=seen):
+        async for view in instances(journal, selection.saga, finished=finished, where=dict(selection.where), seen=seen):
             if not selection.takes(view, now):
                 continue
             waiting = await oldest_pending(journal, view)

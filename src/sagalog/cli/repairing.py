@@ -135,7 +135,7 @@ class _Repairs:
         if ids:
             return
         now = await server_now(journal)
-        async for view in instances(journal, selection.saga, finished=selection.finished):
+        async for view in instances(journal, selection.saga, finished=selection.finished, where=dict(selection.where)):
             if selection.takes(view, now):
                 yield view
 

@@ -10,13 +10,14 @@ from typing import Any, TypeVar
 import click
 
 from ..decision.record import FINAL, Status
+from ..definition.indexing import as_term, matches
 from ..operating.inspect import SagaView
 from .durations import Duration
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 STATUSES = [*(status.value for status in Status), "parked", "unreadable"]
-_OPTIONS = ("status", "phase", "why", "id_has", "older_than", "newer_than", "overdue")
+_OPTIONS = ("status", "phase", "why", "id_has", "where", "older_than", "newer_than", "overdue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Selection:
     phase: str | None = None
     why: str | None = None
     id_has: str | None = None
+    where: tuple[tuple[str, str | None], ...] = ()
     older_than: timedelta | None = None
     newer_than: timedelta | None = None
     overdue: bool = False
@@ -50,6 +52,8 @@ class Selection:
             return False
         if self.id_has is not None and self.id_has not in view.correlation_id:
             return False
+        if self.where and (view.record is None or not matches(view.record.index, dict(self.where))):
+            return False
         if self.overdue and not view.overdue(now):
             return False
         if self.older_than is None and self.newer_than is None:
@@ -58,6 +62,18 @@ class Selection:
             return False
         age = now - view.record.updated_at
         return (self.older_than is None or age > self.older_than) and (self.newer_than is None or age < self.newer_than)
+
+
+def _wanted(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tuple[tuple[str, str | None], ...]:
+    wanted: dict[str, str | None] = {}
+    for one in given:
+        field, separator, text = one.partition("=")
+        if not field.isidentifier():
+            raise click.BadParameter(f"{one!r} is not FIELD=VALUE, e.g. customer_id=c-7")
+        if field in wanted:
+            raise click.BadParameter(f"{field} is given twice")
+        wanted[field] = as_term(text) if separator else None
+    return tuple(wanted.items())
 
 
 def selecting(command: F) -> F:
@@ -75,6 +91,13 @@ def selecting(command: F) -> F:
         click.option("--phase", metavar="NAME", help="Only those in this phase."),
         click.option("--why", metavar="TEXT", help="Only what is stuck for a reason that holds this text."),
         click.option("--id-has", metavar="TEXT", help="Only ids that hold this text."),
+        click.option(
+            "--where",
+            metavar="FIELD=VALUE",
+            multiple=True,
+            callback=_wanted,
+            help="Only those that their saga's index finds so; a FIELD alone: where it is None. May be repeated.",
+        ),
         click.option("--older-than", type=Duration(), help="Only those whose last step is longer ago, e.g. 2h."),
         click.option("--newer-than", type=Duration(), help="Only those whose last step is not so long ago."),
         click.option("--overdue", is_flag=True, help="Only what is due for some time, and no worker has taken it."),

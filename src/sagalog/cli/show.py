@@ -100,6 +100,9 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     out.append("state   " + clean(state[:_MAX_STATE]).replace("\n", "\n        "))
     if len(state) > _MAX_STATE:
         out.append(f"        ... cut at {_MAX_STATE:,} of {len(state):,} characters: --json shows all")
+    if record.index:
+        found = (field if text is None else f"{field}={text}" for field, text in record.index.items())
+        out.append(f"index   {', '.join(map(line, found))}")
     if record.result is not None:
         result = msgspec.json.format(bytes(record.result.data)).decode()
         text = f"{result_type(record.result)}: {result[:_MAX_STATE]}"

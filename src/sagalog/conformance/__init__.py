@@ -13,7 +13,7 @@ Install `sagalog[conformance]`.
 from ..errors import MissingExtraError
 
 _PARTS = (
-    *("records", "replaying", "writing", "batching", "fencing", "finding", "reopening", "breaking"),
+    *("records", "replaying", "writing", "batching", "fencing", "finding", "indexing", "reopening", "breaking"),
     *("store", "killing", "machine"),
 )
 

@@ -20,6 +20,7 @@ class Capability(Enum):
     ATOMIC = "several ids can be written all or nothing"
     ORDERED = "ids are listed in the order of their code points"
     TAGS = "records can be found by tag, in the order they were written"
+    TERMS = "live ids can be found by terms, which are written with their records"
     TRANSACTIONS = "a record can be written within the caller's own transaction"
     BREAKABLE = "the tests can break its connection to the store: `breakable` says how"
 

@@ -18,6 +18,7 @@ from .breaking import Breaking
 from .capability import Capability, Capable
 from .fencing import Fencing
 from .finding import FindingIds
+from .indexing import Indexing
 from .records import write
 from .reopening import Reopening
 from .replaying import Replaying
@@ -25,7 +26,7 @@ from .writing import Writing
 
 
 @pytest.mark.asyncio
-class JournalConformance(Replaying, Writing, Batching, Fencing, FindingIds, Reopening, Breaking, Capable):
+class JournalConformance(Replaying, Writing, Batching, Fencing, FindingIds, Indexing, Reopening, Breaking, Capable):
     """Subclass it with `make`, and name the capabilities that the journal has (all, unless said otherwise).
 
     `place` says where the journal under test is kept: a new, empty folder for each test. Override that fixture where

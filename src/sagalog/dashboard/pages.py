@@ -63,6 +63,8 @@ async def instances_page(board: Board, request: Request) -> Page:
     """The instances that a filter, which is all in the link, leaves."""
     journal = await board.journal()
     wanted = Filter.of(request.query_params)
+    if any(board.mask.hides((field,)) for field in wanted.index):  # or it could be guessed, one value after the other
+        wanted = msgspec.structs.replace(wanted, where="")
     found = await search(journal, board.overview, wanted)
     query = {
         "saga": wanted.saga,
@@ -71,6 +73,7 @@ async def instances_page(board: Board, request: Request) -> Page:
         "anywhere": "1" if wanted.anywhere else "",
         "reason": wanted.reason,
         "phase": wanted.phase,
+        "where": wanted.where,
     }
     context = {"wanted": wanted, "found": found, "query": query, "most_watched": MAX_WATCHED}
     context |= {"pending": board.overview.tally.undelivered.entries, "name_of": name_of, "long": LONG}

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ..decision.ids import FAMILY, behind_saga, parts_of, prefix_of
+from ..decision.ids import FAMILY, behind_saga, parts_of, prefix_of, term_of
+from ..definition.indexing import as_term, matches
 from ..journal import Journal, PersistentRepr
-from ..journal.protocol import ListsLatest, latest_page
+from ..journal.protocol import FindsByTerms, ListsLatest, latest_page
 from ..operating.inspect import SagaView, view_of
 from .overview import Overview
 from .tally import NEEDS_REPAIR, STATUSES, WATCHED
@@ -35,7 +36,7 @@ CHOICES = {
     "cancelled": "cancelled",
     "all": "live or finished",
 }
-_PLACE = re.compile(f"[01]:{FAMILY}[^:]+::")
+_PLACE = re.compile(f"[012]:{FAMILY}[^:]+::")
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -47,6 +48,7 @@ class Filter(msgspec.Struct, frozen=True):
     anywhere: bool = False
     reason: str = ""
     phase: str = ""
+    where: str = ""  # a field of the saga's index, and its text: `customer_id=c-7`; a field alone: where it is None
     after: str = ""  # the instance that the page before ended with, as `<pass>:<persistence id>`
 
     @classmethod
@@ -60,11 +62,20 @@ class Filter(msgspec.Struct, frozen=True):
             query.get("anywhere", "") == "1",
             query.get("reason", ""),
             query.get("phase", ""),
+            query.get("where", "").strip(),
             query.get("after", "") if _PLACE.match(query.get("after", "")) else "",
         )
 
+    @property
+    def index(self) -> dict[str, str | None]:
+        """What is looked for in the index."""
+        field, separator, text = self.where.partition("=")
+        return {field.strip(): as_term(text) if separator else None} if self.where else {}
+
     def matches(self, view: SagaView) -> bool:
         """Say whether an instance is one of those, apart from its id and saga."""
+        if self.where and (view.record is None or not matches(view.record.index, self.index)):
+            return False
         if self.phase and view.phase != self.phase:
             return False
         if self.status == "live":
@@ -105,7 +116,31 @@ async def search(journal: Journal, overview: Overview, wanted: Filter) -> Found:
         ids, cut = list(overview.overdue), overview.overdue_cut
     if ids is not None:
         return await _of_known(journal, wanted, ids, cut=cut)
+    if wanted.where and wanted.status in ("live", "running", "compensating") and isinstance(journal, FindsByTerms):
+        return await _of_index(journal, wanted, [wanted.saga] if wanted.saga else await known_sagas(journal, overview))
     return await _of_all(journal, overview, wanted)
+
+
+async def _of_index(journal: FindsByTerms, wanted: Filter, sagas: list[str]) -> Found:
+    """Go through what the journal's index finds; the place to go on from is the saga, and the journal's own in there."""
+    kind, _, place = wanted.after.partition(":")
+    begun, after = parts_of(place) if kind == "2" else ("", "")
+    views: list[SagaView] = []
+    looked_at = 0
+    for saga in sagas:
+        if saga < begun:
+            continue
+        after, more = after if saga == begun else "", True
+        terms = [term_of(saga, *one) for one in wanted.index.items()]
+        while more:
+            page, after = await journal.latest_by_terms(terms, after=after, limit=PAGE)
+            more = bool(after)
+            looked_at += len(page)
+            found = [view_of(one) for one in page if wanted.names(parts_of(one.persistence_id)[1])]
+            views += [view for view in found if wanted.matches(view)]
+            if more and (len(views) >= PAGE or looked_at >= BUDGET):
+                return Found(views, f"2:{prefix_of(saga)}{after}", looked_at)
+    return Found(views, "", looked_at)
 
 
 async def _of_known(journal: Journal, wanted: Filter, ids: list[str], *, cut: bool) -> Found:

@@ -18,6 +18,7 @@ from ..operating.steps import (
     accepted_in,
     begun_in,
     gathered_in,
+    indexed_in,
     joined_in,
     kept_in,
     passed_over_in,
@@ -86,6 +87,7 @@ class StoryStep(msgspec.Struct):
     kept: list[Held] = []  # messages that it keeps for their moment
     phase: str = ""  # that it entered
     alone: str = ""  # the type of the command that it began by itself, because workers died that had it in hand
+    indexed: bool = False  # it is found by something else since
 
 
 class InstanceStory(msgspec.Struct):
@@ -153,6 +155,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         kept_in(before, view),
         phase_in(before, view),
         begun_in(before, view),
+        indexed_in(before, view),
     )
 
 

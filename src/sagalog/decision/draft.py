@@ -25,6 +25,7 @@ from ..definition.actions import (
     SetTimer,
 )
 from ..definition.codec import Typed, TypeRegistry
+from ..definition.indexing import PHASE
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .checked import plan_of
@@ -446,6 +447,8 @@ class Draft:
             return self.record
         record, state = self.start()
         record.state, record.state_is_base64 = embed_state(self.saga.pack_state(state))
+        if self.saga.index:
+            record.index = self.saga.index_table().texts(state, "")
         return record
 
     def _consume(self, record: SagaRecord, message: Message) -> None:
@@ -468,6 +471,7 @@ class Draft:
         ):
             raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
         payload = saga.pack_state(state)
+        index = saga.index_table().texts(state, "") if saga.index else {}
         # From here on nothing raises.
         self.started += record is not self.record
         self.record = record
@@ -498,9 +502,19 @@ class Draft:
             record.handled = (handled,)
         if plan:
             self._apply(record, plan)
+        if index or record.index:
+            self._note_index(record, index)
         self.changed = True
         record.updated_at = self.now
         return _HANDLED
+
+    def _note_index(self, record: SagaRecord, index: dict[str, str | None]) -> None:
+        """Note what the instance is found by; where that is as before, the record shares it."""
+        table = self.saga.index_table()
+        if table.by_phase:
+            index[PHASE] = record.phase or None
+        if index != record.index:
+            record.index = index
 
     def _apply(self, record: SagaRecord, plan: list[tuple[Action | GatherStep, Any, Typed | None]]) -> None:
         life, trace = record.incarnation, self.trace

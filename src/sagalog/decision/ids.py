@@ -9,6 +9,8 @@ command id       <persistence id>/<entry>
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 ANSWER = "answer/"  # before the entry of a command: the name of the timer that is the deadline of its answer
 FAMILY = "saga::"  # before the persistence ids of all sagas
 
@@ -123,6 +125,16 @@ def refusal_id(command_id: str) -> str:
 def refused_command(message_id: str) -> str:
     """Return the command id in the message id of a refusal."""
     return message_id.removesuffix("/refused")
+
+
+def term_of(saga: str, field: str, text: str | None) -> str:
+    """Return the term under which a journal finds the instances whose field has that text; None: whose field is None."""
+    return f"{saga} {field}" if text is None else f"{saga} {field}={text}"  # a saga's name has no space
+
+
+def terms_of(saga: str, index: Mapping[str, str | None]) -> tuple[str, ...]:
+    """Return the terms of one instance."""
+    return tuple(term_of(saga, field, text) for field, text in index.items())
 
 
 def is_refusal(message_id: str) -> bool:

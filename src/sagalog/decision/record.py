@@ -178,6 +178,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     result: Typed | None = None  # of the incarnation that has completed
     ended_at: datetime | None = None  # when it came to stand as it does, where that is an end
     last_end: Ended | None = None  # of the incarnation before
+    index: dict[str, str | None] = {}  # what it is found by: the texts of these fields; never changed in place
     phase: str = ""  # the name of its member; none where the saga has no phases, or has not handled its first event
     kept: tuple[Held, ...] = ()  # accepted messages that wait for their moment; see kept.py
     waking: bool = False  # the moment of one of those may have come: they come before anything else of this instance

@@ -16,6 +16,7 @@ from datetime import datetime
 
 import msgspec
 
+from ..definition.indexing import PHASE
 from ..errors import RepairError
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, undo_of
 from .ending import date_end
@@ -143,12 +144,19 @@ def cancel(*, compensate: bool, note: str = "", by: str = "") -> Repair:
 
 
 def edit(
-    state: bytes | None, *, state_version: int = 1, phase: str | None = None, note: str = "", by: str = ""
+    state: bytes | None,
+    *,
+    state_version: int = 1,
+    phase: str | None = None,
+    index: Callable[[str], dict[str, str | None]] | None = None,
+    note: str = "",
+    by: str = "",
 ) -> Repair:
     """Replace the state by `state`, as the saga encodes it, or the phase, or both.
 
     The caller has made sure that the saga can decode the state, and knows the phase by this name. None: as it is. Nothing
     else changes, and nothing acts: a parked instance stays parked until `retry`. What is kept for that phase is handled.
+    `index` gives what the instance is found by with the new state, in a phase.
     """
     raw, wrapped = embed_state(state) if state is not None else (msgspec.Raw(), False)
 
@@ -169,8 +177,12 @@ def edit(
         if phase is not None and phase != record.phase:
             effects.append(f"sets the phase {phase}, where it was {record.phase or 'in none'}; nothing acts on that")
             record.phase = phase
+            if record.index.get(PHASE, phase) != phase:
+                record.index = {**record.index, PHASE: phase}
             if record.kept and not record.parked:
                 effects.append(f"handles, of {len(record.kept):,} kept, what that phase expects")
+        if index is not None:
+            record.index = index(record.phase)
         return [*effects, *([f"stays parked: retry it when the {what} is right"] if record.parked else [])]
 
     return Repair("edit", needless, change, note, by)

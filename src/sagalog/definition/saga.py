@@ -20,6 +20,7 @@ from . import codec
 from .actions import Compensate, Refused
 from .annotations import check_acting, check_annotations, named_types, takes_context
 from .context import StepContext
+from .indexing import IndexTable, index_table
 from .joins import Join, joins_of, when_all
 from .legs import Legs, leg, legs_of
 from .phases import POLICIES, PhaseTable, Unexpected, on_enter, on_leave
@@ -62,6 +63,9 @@ class Saga(Generic[S]):
     `phases` is an Enum of the states that the saga goes through; a new instance is in `initial_phase`, by default the
     first. `unexpected` says what becomes of an event in a phase that does not expect it, where its handler says nothing.
     Events that are kept wait in the record: `most_kept` at once, beyond that their sender is told by an error.
+
+    `index` names fields of the state, and `phase`, by which `runner.find` finds live instances. Each is stored once more
+    with the instance, as a text.
     """
 
     name: ClassVar[str]
@@ -72,6 +76,7 @@ class Saga(Generic[S]):
     initial_phase: ClassVar[Enum | None] = None
     unexpected: ClassVar[Unexpected] = "raise"
     most_kept: ClassVar[int] = 100
+    index: ClassVar[tuple[str, ...]] = ()
 
     phase_table: ClassVar[PhaseTable | None] = None  # made of the above and the handlers, with the class
     has_joins: ClassVar[bool] = False  # some of its methods run when several events have come
@@ -85,6 +90,7 @@ class Saga(Generic[S]):
     __contextual: ClassVar[frozenset[str]] = frozenset()  # methods that take the context of their step
     __state: ClassVar[type | None] = None
     __state_version: ClassVar[int] = 1
+    __index: ClassVar[IndexTable | None] = None  # None: to be made when the types of its state can be resolved
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -129,6 +135,7 @@ class Saga(Generic[S]):
             if not cls.__has_own_codec():
                 check_storable(cls.__state, f"{cls.__name__}: the state", final=False)
         _check_remembered(cls)
+        cls.__index = index_table(cls.__name__, cls.index, cls.__state, cls.phases)
         if "name" not in cls.__dict__ and not routes:
             return  # an abstract base
         name = getattr(cls, "name", None)
@@ -342,6 +349,17 @@ class Saga(Generic[S]):
         return payload
 
     @classmethod
+    def index_table(cls) -> IndexTable:
+        """Return the fields that instances are found by. Raises DefinitionError for a type that is not known."""
+        if cls.__index is None:
+            cls.__index = index_table(cls.__name__, cls.index, cls.__state, cls.phases)
+        if cls.__index is None:
+            raise DefinitionError(
+                f"{cls.__name__}.index: an annotation of its state is not known where that is defined"
+            )
+        return cls.__index
+
+    @classmethod
     def state_version(cls) -> int:
         """Return the schema version of the state type."""
         return cls.__state_version
@@ -393,6 +411,8 @@ class Saga(Generic[S]):
 
         Raises DefinitionError if one type's values could not be read back, or two declared types have one name.
         """
+        if cls.index:
+            cls.index_table()
         if cls.__state is not None:
             check_upcasters(cls.__state)  # again: they may have been registered since the class was made
             if not cls.__has_own_codec():

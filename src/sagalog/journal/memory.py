@@ -23,6 +23,7 @@ from .protocol import (
     check_text,
     checked,
     checked_batch,
+    wanted_terms,
 )
 
 
@@ -36,6 +37,8 @@ class InMemoryJournal:
         self._highest: dict[str, int] = {}
         self._epochs: dict[str, int] = {}
         self._due: dict[str, datetime] = {}
+        self._terms: dict[str, tuple[str, ...]] = {}  # of live ids that have some
+        self._by_term: dict[str, dict[str, None]] = {}
         self._log: list[tuple[int, PersistentRepr]] = []
         self._offsets = count(1)
         self._closed = False
@@ -111,6 +114,9 @@ class InMemoryJournal:
             epoch = self._epochs[key] = message.epoch
         if message.epoch != epoch:
             message = structs.replace(message, epoch=epoch)
+        if message.terms is not None or (message.deleted and key in self._terms):
+            self._index(key, () if message.deleted else message.terms or ())
+            message = structs.replace(message, terms=None)
         self._records.setdefault(key, []).append(message)
         self._highest[key] = message.sequence_nr
         self._log.append((next(self._offsets), message))
@@ -118,6 +124,26 @@ class InMemoryJournal:
             self._due.pop(key, None)
         else:
             self._due[key] = message.due_at
+
+    def _index(self, key: str, terms: tuple[str, ...]) -> None:
+        for term in self._terms.pop(key, ()):
+            del self._by_term[term][key]
+            if not self._by_term[term]:
+                del self._by_term[term]
+        if terms:
+            self._terms[key] = terms
+        for term in terms:
+            self._by_term.setdefault(term, {})[key] = None
+
+    async def latest_by_terms(
+        self, terms: Sequence[str], *, after: str = "", limit: int = 1000
+    ) -> tuple[list[PersistentRepr], str]:
+        self._check_open()
+        wanted = wanted_terms(terms)
+        fewest = min((self._by_term.get(term, {}) for term in wanted), key=len)
+        keys = sorted(key for key in fewest if key > after and set(wanted) <= set(self._terms[key]))
+        found = [self._records[key][-1] for key in keys if self._records[key]]
+        return found[:limit], found[limit - 1].persistence_id if len(found) > limit else ""
 
     async def replay_messages(
         self,
@@ -230,6 +256,7 @@ class InMemoryJournal:
             del self._records[persistence_id], self._highest[persistence_id]
             self._epochs.pop(persistence_id, None)
             self._due.pop(persistence_id, None)
+            self._index(persistence_id, ())
         if gone:
             self._log = [entry for entry in self._log if entry[1].persistence_id not in gone]
 

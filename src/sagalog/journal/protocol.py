@@ -15,6 +15,8 @@ MAX_SEQUENCE_NR = 2**63 - 1
 # Moments that every journal can store, and that stay within the years 1 to 9999 in any time zone, with a lease added.
 FIRST_MOMENT = datetime(1, 1, 3, tzinfo=UTC)
 LAST_MOMENT = datetime(9999, 12, 29, tzinfo=UTC)
+MAX_TERM_BYTES = 1024
+MAX_TERMS = 32  # of one id
 MAX_ID_BYTES = 1024  # of a persistence id in UTF-8, so that an id that one journal takes is taken by all
 
 
@@ -27,6 +29,10 @@ class PersistentRepr(msgspec.Struct, frozen=True):
     nothing is known of, and stays that of the id until it is purged. A later write that states one (not 0) is out of
     order where another is stored, so that a writer that slept through a purge is never taken for the next one
     although its number is. Journals give it back with every record that they read.
+
+    `terms` are texts by which the id is to be found while its newest record is live (FindsByTerms): these, and no others;
+    None: the same as before. A tombstone has none. Journals that find nothing by terms pass over them, and none gives them
+    back.
     """
 
     persistence_id: str
@@ -38,6 +44,7 @@ class PersistentRepr(msgspec.Struct, frozen=True):
     tags: tuple[str, ...] = ()
     due_at: datetime | None = None
     epoch: int = 0  # 0 to 2**63 - 1
+    terms: tuple[str, ...] | None = None  # of at most MAX_TERM_BYTES each in UTF-8, without NUL
 
 
 class MovedDue(NamedTuple):
@@ -201,6 +208,20 @@ class Followable(Protocol):
         """
 
 
+@runtime_checkable
+class FindsByTerms(Protocol):
+    """A journal that finds live ids by their terms, with an index that is written together with the record."""
+
+    async def latest_by_terms(
+        self, terms: Sequence[str], *, after: str = "", limit: int = 1000
+    ) -> tuple[list[PersistentRepr], str]:
+        """Return up to `limit` newest records of live ids that have all these terms, and the place to go on from.
+
+        The place is the journal's own; empty: there are no more. Pages follow an order that does not change: what has
+        the terms all the while comes once. Raises InvalidEventError where no term is given.
+        """
+
+
 async def one_by_one(journal: Any, records: Sequence[PersistentRepr]) -> list[SagalogError | None]:
     """Write the records of a batch each by itself, all at once."""
 
@@ -299,6 +320,8 @@ def checked(message: PersistentRepr) -> PersistentRepr:
         check_moment(message.due_at, "due_at")
     if type(message.epoch) is not int or not 0 <= message.epoch <= MAX_SEQUENCE_NR:
         raise InvalidEventError(f"epoch is an int from 0 to 2**63 - 1, not {message.epoch!r}; nothing was stored")
+    if message.terms is not None:
+        check_terms(message.terms)
     if type(message.payload) is bytes:
         return message
     if not isinstance(message.payload, (bytearray, memoryview)):
@@ -331,6 +354,27 @@ def check_moment(at: datetime, name: str) -> None:
             f"{name} lies at the end of the calendar ({at.isoformat()}); it can be from {FIRST_MOMENT.date()} to "
             f"{LAST_MOMENT.date()}, in UTC. Nothing was stored. Use None for never."
         )
+
+
+def check_terms(terms: Sequence[str]) -> None:
+    """Raise InvalidEventError for terms that some journal cannot keep."""
+    if type(terms) is not tuple or len(terms) > MAX_TERMS or len(set(terms)) < len(terms):
+        raise InvalidEventError(f"terms are a tuple of at most {MAX_TERMS} texts, each once; nothing was stored")
+    for term in terms:
+        check_text(term)
+        if not term or "\0" in term or len(term.encode()) > MAX_TERM_BYTES:
+            raise InvalidEventError(
+                f"a term is a text of 1 to {MAX_TERM_BYTES:,} bytes without NUL, not {term[:40]!r}; nothing was stored"
+            )
+
+
+def wanted_terms(terms: Sequence[str]) -> tuple[str, ...]:
+    """Return the terms to look for, each once. Raises InvalidEventError where there is none, or one that cannot be."""
+    wanted = tuple(dict.fromkeys(terms))
+    if not wanted:
+        raise InvalidEventError("name at least one term to look for")
+    check_terms(wanted)
+    return wanted
 
 
 def check_moves(moves: Sequence[MovedDue]) -> None:

@@ -21,6 +21,7 @@ from . import Journal, PersistentRepr
 from .memory import InMemoryJournal
 from .protocol import WritesInTransactions, all_ids, check_text
 
+Terms = tuple[str, ...] | None  # of PersistentRepr
 STATE_MANIFEST = "saga-state"
 TOMBSTONE_MANIFEST = "saga-tombstone"
 _HELD = Waiting(attempts=15, first=0.002, most=0.25)  # behind one number
@@ -174,13 +175,22 @@ class JournalSagaStateStore:
         expected_version: int | None = None,
         due_at: datetime | None = None,
         epoch: int = 0,
+        terms: Terms = None,
     ) -> int:
-        return await self._write(correlation_id, expected_version, payload, due_at, deleted=False, epoch=epoch)
+        return await self._write(
+            correlation_id, expected_version, payload, due_at, deleted=False, epoch=epoch, terms=terms
+        )
 
     async def create(
-        self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None, epoch: int = 0
+        self,
+        correlation_id: str,
+        payload: bytes,
+        *,
+        due_at: datetime | None = None,
+        epoch: int = 0,
+        terms: Terms = None,
     ) -> int:
-        return await self._write_next(correlation_id, 0, payload, due_at, deleted=False, epoch=epoch)
+        return await self._write_next(correlation_id, 0, payload, due_at, deleted=False, epoch=epoch, terms=terms)
 
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
@@ -230,11 +240,14 @@ class JournalSagaStateStore:
         *,
         deleted: bool,
         epoch: int = 0,
+        terms: Terms = None,
     ) -> int:
         """Write behind whatever there is (None), behind a tombstone or nothing (0), or behind that very version."""
         self._check_version(expected)
         if expected:
-            return await self._write_next(correlation_id, expected, payload, due_at, deleted=deleted, epoch=epoch)
+            return await self._write_next(
+                correlation_id, expected, payload, due_at, deleted=deleted, epoch=epoch, terms=terms
+            )
         persistence_id = self._id_of(correlation_id)
         pauses = _Pauses(persistence_id)
         number, epoch = 0, 0
@@ -242,7 +255,9 @@ class JournalSagaStateStore:
             number = await self._journal.highest_sequence_nr(persistence_id)
         while True:
             try:
-                return await self._write_next(correlation_id, number, payload, due_at, deleted=deleted, epoch=epoch)
+                return await self._write_next(
+                    correlation_id, number, payload, due_at, deleted=deleted, epoch=epoch, terms=terms
+                )
             except ConflictError:
                 pass
             await pauses.after(number)
@@ -275,8 +290,9 @@ class JournalSagaStateStore:
         *,
         deleted: bool,
         epoch: int = 0,
+        terms: Terms = None,
     ) -> int:
-        message = self.repr_of(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
+        message = self.repr_of(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch, terms=terms)
         try:
             await self._journal.write_messages((message,))
         except SequenceOutOfOrder:
@@ -292,6 +308,7 @@ class JournalSagaStateStore:
         *,
         deleted: bool,
         epoch: int = 0,
+        terms: Terms = None,
     ) -> PersistentRepr:
         """Return the record that keeps a state (with `deleted` a tombstone) under that number."""
         if number == 1:
@@ -306,6 +323,7 @@ class JournalSagaStateStore:
             self._tags,
             due_at,
             epoch,
+            terms,
         )
 
     async def keys(self) -> AsyncIterator[str]:
@@ -330,6 +348,11 @@ class JournalSagaStateStore:
         return [(persistence_id[len(self.prefix) :], at) for persistence_id, at in found]
 
     @property
+    def journal(self) -> Journal:
+        """The journal that it keeps its records in."""
+        return self._journal
+
+    @property
     def writes_in_transactions(self) -> bool:
         """The journal can write within the caller's own transaction."""
         return isinstance(self._journal, WritesInTransactions)
@@ -350,10 +373,13 @@ class JournalSagaStateStore:
         due_at: datetime | None,
         deleted: bool,
         epoch: int = 0,
+        terms: Terms = None,
     ) -> int:
         """Save, or leave a tombstone, within that transaction; durable when it commits. Raises ConflictError."""
         assert isinstance(self._journal, WritesInTransactions)
-        message = self.repr_of(correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch)
+        message = self.repr_of(
+            correlation_id, expected_version + 1, payload, due_at, deleted=deleted, epoch=epoch, terms=terms
+        )
         try:
             await self._journal.write_in_transaction(connection, message)
         except SequenceOutOfOrder:

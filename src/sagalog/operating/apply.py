@@ -140,7 +140,10 @@ async def store_record(
     """
     payload = encode_record(after)
     if not after.finished:
-        return await store.save(correlation_id, payload, expected_version=version, due_at=due_at, epoch=epoch)
+        terms = ids.terms_of(store.saga_name, after.index)
+        return await store.save(
+            correlation_id, payload, expected_version=version, due_at=due_at, epoch=epoch, terms=terms
+        )
     purge_at = after.updated_at + retention
     return await store.delete_until(
         correlation_id, expected_version=version, tombstone=payload, purge_at=purge_at, epoch=epoch

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from ..decision import ids as saga_ids
 from ..decision.record import SagaRecord, Status, decode_record
+from ..definition.indexing import Index, matches
 from ..errors import CodecError, JournalFormatError, SagalogError
 from ..journal import Journal, PersistentRepr
-from ..journal.protocol import ListsLatest
+from ..journal.protocol import FindsByTerms, ListsLatest
 from .json_diff import ABSENT, Change, changes
 
 OVERDUE_AFTER = timedelta(seconds=15)  # three leases: by then some worker should have taken what is due
@@ -105,17 +107,41 @@ async def instances(
     *,
     live: bool = True,
     finished: bool = False,
+    where: Index = MappingProxyType({}),
     seen: Callable[[SagaView], SagaView] = lambda view: view,
 ) -> AsyncIterator[SagaView]:
     """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both.
 
+    `where`: only those whose index has these texts; live ones are found by the journal's own index, where it has one.
     `seen` makes of each view what the caller's code sees in it (readable.Code.view).
     """
     prefix = saga_ids.FAMILY if saga is None else saga_ids.prefix_of(saga)
+    found: set[tuple[str, str]] = set()
+    if where and live and isinstance(journal, FindsByTerms):
+        try:
+            for name in [saga] if saga is not None else await saga_names(journal):
+                async for view in _found(journal, name, where):
+                    found.add((view.saga, view.correlation_id))
+                    yield seen(view)
+            live = False
+        except _DAMAGED:  # one of them: look at each by itself
+            pass
     for deleted in [False] * live + [True] * finished:
         async for views in _pages(journal, prefix, deleted=deleted):
             for view in views:
-                yield seen(view)
+                if where and (view.record is None or not matches(view.record.index, where)):
+                    continue
+                if not found or (view.saga, view.correlation_id) not in found:
+                    yield seen(view)
+
+
+async def _found(journal: FindsByTerms, saga: str, where: Index) -> AsyncIterator[SagaView]:
+    terms, after, more = [saga_ids.term_of(saga, *one) for one in where.items()], "", True
+    while more:
+        page, after = await journal.latest_by_terms(terms, after=after, limit=_AT_ONCE)
+        more = bool(after)
+        for message in page:
+            yield view_of(message)
 
 
 async def _pages(journal: Journal, prefix: str, *, deleted: bool) -> AsyncIterator[list[SagaView]]:

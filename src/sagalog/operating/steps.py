@@ -37,6 +37,7 @@ class Step(msgspec.Struct, frozen=True):
     result: Typed | None = None  # that it completed with
     kept: list[Held] = []  # messages that it keeps for their moment
     phase: str = ""  # that it entered
+    indexed: bool = False  # it is found by something else since
 
     @property
     def says_nothing(self) -> bool:
@@ -77,6 +78,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             result_in(known, view),
             kept_in(known, view),
             phase_in(known, view),
+            indexed_in(known, view),
         )
         if view.record is not None:
             before = view
@@ -187,6 +189,11 @@ def passed_over_in(before: SagaRecord | None, view: SagaView) -> list[str]:
         and now.rule == timer.rule
         and f"{own}/{timer.id}" not in fired
     ]
+
+
+def indexed_in(before: SagaRecord | None, view: SagaView) -> bool:
+    """Say whether an instance is found by something else since a step."""
+    return before is not None and view.record is not None and view.record.index != before.index
 
 
 def result_in(before: SagaRecord | None, view: SagaView) -> Typed | None:

@@ -24,7 +24,8 @@ from typing import Any
 
 import msgspec
 
-from ..decision.ids import FAMILY, parts_of, prefix_of
+from ..decision.ids import FAMILY, parts_of, prefix_of, terms_of
+from ..decision.record import decode_record
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import MAX_ID_BYTES, all_ids
@@ -284,7 +285,7 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
     """
     persistence_id, first, last = records[0].persistence_id, records[0].sequence_nr, records[-1].sequence_nr
     wanted = {one.sequence_nr: msgspec.structs.replace(one, due_at=None) for one in records}
-    wanted[last] = records[-1]
+    wanted[last] = msgspec.structs.replace(records[-1], terms=_terms(records[-1]))
     highest = await journal.highest_sequence_nr(persistence_id)
     gap = False
     if highest:
@@ -321,7 +322,15 @@ def _same(stored: PersistentRepr, wanted: PersistentRepr | None) -> bool:
 
 
 def _without_due(message: PersistentRepr) -> Any:
-    return msgspec.structs.replace(message, due_at=None, epoch=0)  # epochs are of one journal
+    return msgspec.structs.replace(message, due_at=None, epoch=0, terms=None)  # epochs are of one journal
+
+
+def _terms(message: PersistentRepr) -> tuple[str, ...]:
+    """Return what an instance is to be found by, as its newest record says."""
+    try:
+        return terms_of(parts_of(message.persistence_id)[0], decode_record(message.payload).index)
+    except CodecError:  # a worker that can read it puts it into the index with its next step
+        return ()
 
 
 def _chunks(messages: Iterable[PersistentRepr]) -> Iterator[list[PersistentRepr]]:

@@ -4,6 +4,7 @@ from .clock import Clock, EventClock, ManualClock, SystemClock
 from .commands import CommandContext, CommandPolicy
 from .counters import Counters
 from .ended import SagaOutcome
+from .finding import SagaInstance
 from .health import Health
 from .hooks import Delivery, Handling, Hook, Save, Scan
 from .receive import Incoming, Receipt
@@ -28,6 +29,7 @@ __all__ = [
     "Repaired",
     "RetryPolicy",
     "RunnerSettings",
+    "SagaInstance",
     "SagaOutcome",
     "SagaRunner",
     "Save",

@@ -39,7 +39,7 @@ async def state_of(runtime: SagaRuntime, correlation_id: str) -> Any:
     """Return the state that is stored, decoded anew. See `SagaRunner.state`."""
     check_text("correlation_id", correlation_id, error=InvalidEventError)
     saved = await runtime.load(correlation_id)
-    record = None if saved is None else runtime.reader.record(correlation_id, saved.payload)
+    record = None if saved is None else runtime.reader.record(correlation_id, saved.payload, deleted=saved.tombstone)
     if record is None:
         why = "there is no such instance, or it ended longer ago than it is remembered"
         raise NoInstanceError(runtime.name, correlation_id, "", why)

@@ -74,18 +74,18 @@ class Waiter:
             self._number = number
             self._take(record, certain=False)
 
-    def payload_written(self, payload: bytes, number: int) -> None:
+    def payload_written(self, payload: bytes, number: int, *, deleted: bool) -> None:
         """A record was written, of which only the bytes are known."""
         if self.looked and number <= self._number:
             return
-        record = self._decoded(payload)
+        record = self._decoded(payload, deleted)
         if record is not None:
             self.written(record, number)
 
-    def read(self, payload: bytes | None, number: int) -> None:
+    def read(self, payload: bytes | None, number: int, *, deleted: bool) -> None:
         """The newest record was read; None: there is none."""
         self.looked = True
-        record = None if payload is None else self._decoded(payload)
+        record = None if payload is None else self._decoded(payload, deleted)
         if self.future.done():
             return
         if record is not None:
@@ -98,9 +98,14 @@ class Waiter:
         else:
             self.seen = "there was no such instance"
 
-    def _decoded(self, payload: bytes) -> SagaRecord | None:
+    def damaged(self, error: SagalogError) -> None:
+        """Its journal cannot read the record."""
+        self.looked = True
+        self.fail(self._reader.unreadable(self.correlation_id, error))
+
+    def _decoded(self, payload: bytes, deleted: bool) -> SagaRecord | None:
         try:
-            return self._reader.record(self.correlation_id, payload)
+            return self._reader.record(self.correlation_id, payload, deleted=deleted)
         except SagalogError as error:
             self.fail(error)
             return None

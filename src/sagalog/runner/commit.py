@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from ..decision.ids import terms_of
 from ..decision.record import Command, SagaRecord
 from ..errors import (
     ConflictError,
@@ -19,7 +20,7 @@ from ..errors import (
     SagalogError,
 )
 from ..journal import Journal
-from ..journal.store import new_epoch
+from ..journal.store import Terms, new_epoch
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
 from .instance import NONE, Instance
@@ -37,7 +38,19 @@ class Write:
     `parked`: why this record parks it.
     """
 
-    __slots__ = ("claim", "due_at", "epoch", "fresh", "lease_end", "parked", "payload", "record", "turn", "version")
+    __slots__ = (
+        "claim",
+        "due_at",
+        "epoch",
+        "fresh",
+        "lease_end",
+        "parked",
+        "payload",
+        "record",
+        "terms",
+        "turn",
+        "version",
+    )
 
     def __init__(
         self,
@@ -61,6 +74,7 @@ class Write:
         self.due_at = due_at
         self.claim = claim
         self.parked = parked
+        self.terms = _terms(instance, record)
         self.fresh = fresh_entries(None if claim else instance.record, record)
 
 
@@ -104,6 +118,14 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
 
 
+def _terms(instance: Instance, record: SagaRecord) -> Terms:
+    """Return what the instance is to be found by; None where that is as it was with the record before."""
+    before = instance.record
+    if before is None or before.finished:  # a tombstone has none
+        return terms_of(instance.runtime.name, record.index) if record.index else None
+    return None if before.index == record.index else terms_of(instance.runtime.name, record.index)
+
+
 def _passes_limit(turn: Turn) -> bool:
     """Say whether a record may exceed the limit: if the turn does nothing but take over, park or repair.
 
@@ -128,6 +150,7 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
             write.version - 1,
             write.due_at,
             write.epoch,
+            write.terms,
         )
         for write in writes
     ]
@@ -154,7 +177,13 @@ async def write_one(write: Write) -> SagalogError | None:
     instance, before = write.turn.instance, cancellations()
     try:
         await instance.runtime.save(
-            instance.correlation_id, write.record, write.payload, write.version - 1, write.due_at, write.epoch
+            instance.correlation_id,
+            write.record,
+            write.payload,
+            write.version - 1,
+            write.due_at,
+            write.epoch,
+            write.terms,
         )
     except (ConflictError, JournalUnavailableError, OutcomeUnknownError) as error:
         return error

@@ -11,7 +11,7 @@ from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.results import unpack_result
 from ..definition.saga import Saga
-from ..errors import CodecError, OutcomeGoneError
+from ..errors import CodecError, OutcomeGoneError, SagalogError
 
 S = TypeVar("S")
 _LEFT_BEHIND: Any = object()  # stands for the state of a life that another one has followed
@@ -62,28 +62,28 @@ class RecordReader:
         self.name = saga.name
         self.registry = registry
 
-    def record(self, correlation_id: str, payload: bytes) -> SagaRecord | None:
-        """Return a stored record; None for one that holds nothing. Raises CodecError, which names the instance."""
-        if not payload:
+    def record(self, correlation_id: str, payload: bytes, *, deleted: bool = False) -> SagaRecord | None:
+        """Return a stored record; None for a tombstone that holds nothing. Raises CodecError, which names the instance."""
+        if deleted and not payload:
             return None
         try:
             return decode_record(payload)
         except CodecError as error:
-            raise self._unreadable(correlation_id, error) from error
+            raise self.unreadable(correlation_id, error) from error
 
     def state(self, correlation_id: str, record: SagaRecord) -> Any:
         """Return the state, upcast where it is old. Raises CodecError, which names the instance."""
         try:
             return decode_state(self.saga, record)
         except UnreadableStateError as error:
-            raise self._unreadable(correlation_id, error) from error
+            raise self.unreadable(correlation_id, error) from error
 
     def result(self, correlation_id: str, stored: Any) -> Any:
         """Return a stored result. Raises CodecError, which names the instance."""
         try:
             return unpack_result(stored, self.registry)
         except CodecError as error:
-            raise self._unreadable(correlation_id, error) from error
+            raise self.unreadable(correlation_id, error) from error
 
     def outcome(self, correlation_id: str, record: SagaRecord) -> SagaOutcome[Any] | None:
         """Return how the incarnation of a record ended; None while it has not."""
@@ -109,7 +109,8 @@ class RecordReader:
         result = self.result(correlation_id, end.result)
         return SagaOutcome(self.name, correlation_id, end.status, result, end.at, incarnation=life)
 
-    def _unreadable(self, correlation_id: str, error: CodecError) -> CodecError:
+    def unreadable(self, correlation_id: str, error: SagalogError) -> CodecError:
+        """Return the error that tells of an instance that cannot be read."""
         return CodecError(
             f"saga {self.name!r}, id {correlation_id!r} cannot be read by this code: {error}. It is left as it is: newer "
             "code may read it, and `sagalog edit` mends it"

@@ -13,10 +13,10 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
-from ..errors import JournalUnavailableError, RunnerStoppedError, SagalogError
-from ..journal import Journal, PersistentRepr
+from ..errors import JournalFormatError, JournalUnavailableError, RunnerStoppedError, SagalogError
+from ..journal import Journal
 from ..journal.protocol import Followable
-from ..journal.store import SavedState
+from ..journal.store import SavedState, saved_of
 from ..logs import about, log, trace_of
 from .awaited import Waiter
 from .engine import Engine
@@ -143,7 +143,7 @@ class Follower:
                 raise
             for record in records:
                 for waiter in list(by_id.get(record.persistence_id, ())):
-                    waiter.payload_written(record.payload, record.sequence_nr)
+                    waiter.payload_written(record.payload, record.sequence_nr, deleted=record.deleted)
                     if waiter.missed:
                         self._new[waiter] = None
             done = offset == self._offset or len(records) < _PAGE
@@ -158,16 +158,34 @@ class Follower:
         for waiter in waiters:
             waiter.missed = False
             asked.setdefault(waiter.persistence_id, []).append(waiter)
-        found = await journal.latest_messages(list(asked))
+        try:
+            found = await journal.latest_messages(list(asked))
+        except JournalFormatError:  # one of them is damaged: the others do not wait for it
+            for key, of_one in asked.items():
+                await self._look_up_one(journal, key, of_one)
+            return
         for of_one, latest in zip(asked.values(), found, strict=True):
             for waiter in of_one:
-                self._read(waiter, latest)
+                self._read(waiter, None if latest is None else saved_of(latest))
 
-    def _read(self, waiter: Waiter, latest: PersistentRepr | SavedState | None) -> None:
+    async def _look_up_one(self, journal: Journal, key: str, waiters: Sequence[Waiter]) -> None:
+        try:
+            (latest,) = await journal.latest_messages([key])
+        except JournalFormatError as error:
+            for waiter in waiters:
+                self._new.pop(waiter, None)
+                waiter.damaged(error)
+            return
+        for waiter in waiters:
+            self._read(waiter, None if latest is None else saved_of(latest))
+
+    def _read(self, waiter: Waiter, saved: SavedState | None) -> None:
         if not waiter.missed:
             self._new.pop(waiter, None)
-        number = 0 if latest is None else latest.version if isinstance(latest, SavedState) else latest.sequence_nr
-        waiter.read(None if latest is None else latest.payload, number)
+        if saved is None:
+            waiter.read(None, 0, deleted=False)
+        else:
+            waiter.read(saved.payload, saved.version, deleted=saved.tombstone)
 
     async def _look_into_stores(self) -> None:
         """Look each up by itself: a store has no other way. What this runner writes is told at once."""

@@ -104,6 +104,7 @@ async def _write(turn: Turn, write: Write, connection: Any) -> None:
             write.version - 1,
             write.due_at,
             write.epoch,
+            write.terms,
         )
     except BaseException as error:
         turn.reporter.written(write.version, write.record, error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self, TypeVar
 
@@ -18,6 +18,7 @@ from .context import check_outside_handlers, outside_handlers
 from .counters import Counters
 from .ended import SagaOutcome
 from .engine import Engine
+from .finding import SagaInstance, find, wanted_of
 from .gauges import Gauges
 from .given import check_source, sagas_of
 from .health import NOT_STARTED, Health
@@ -318,6 +319,18 @@ class SagaRunner:
         return await outcome_of(
             runtime, correlation_id, started.follower, timeout=timeout, incarnation=incarnation, missing=missing
         )
+
+    def find(self, saga: type[Saga[S]] | Saga[S], /, **fields: Any) -> AsyncIterator[SagaInstance[S]]:
+        """Yield the live instances whose fields have these values: all that is given, of what the saga's `index` names.
+
+        By an index in SQLite and PostgreSQL, which is written with each step; elsewhere all live instances of the saga are
+        read. What changes meanwhile may be found as it was or as it is. An instance that was stored before its saga
+        had this index is found after its next step, or `sagalog reindex`.
+
+        Raises DefinitionError at once for a field that is not in the index, or a value of another type.
+        """
+        runtime = self._running().runtime_of(saga)
+        return find(runtime, wanted_of(runtime, fields))
 
     async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Let a parked or not compensated instance try again what it could not do, then the events held since."""

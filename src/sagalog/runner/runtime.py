@@ -16,7 +16,7 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import LAST_MOMENT
-from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, TombstoneStore
+from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, Terms, TombstoneStore
 from .declined import Declined
 from .ended import RecordReader
 from .engine import Engine
@@ -61,14 +61,23 @@ class SagaRuntime:
         return await self.store.load(correlation_id)
 
     def repr_of(
-        self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None, epoch: int
+        self,
+        correlation_id: str,
+        record: SagaRecord,
+        payload: bytes,
+        version: int,
+        due_at: datetime | None,
+        epoch: int,
+        terms: Terms,
     ) -> PersistentRepr:
         """Return the record to write into the journal after `version`; a finished one is written as a tombstone."""
         assert isinstance(self.store, JournalSagaStateStore)
         deleted = record.finished
         if deleted:
             due_at = self.purge_at(record)
-        return self.store.repr_of(correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch)
+        return self.store.repr_of(
+            correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch, terms=terms
+        )
 
     def encode(self, record: SagaRecord, limits: int = 1) -> bytes:
         """Return the bytes to save. Raises PayloadTooLargeError beyond `limits` times the limit; what is stored stays."""
@@ -80,7 +89,14 @@ class SagaRuntime:
         return payload
 
     def save(
-        self, correlation_id: str, record: SagaRecord, payload: bytes, version: int, due_at: datetime | None, epoch: int
+        self,
+        correlation_id: str,
+        record: SagaRecord,
+        payload: bytes,
+        version: int,
+        due_at: datetime | None,
+        epoch: int,
+        terms: Terms,
     ) -> Coroutine[Any, Any, int]:
         """Save a record. A finished one becomes a tombstone, which is kept until its retention ends."""
         tombstones = self._tombstones
@@ -96,11 +112,15 @@ class SagaRuntime:
                 purge_at=self.purge_at(record),
                 epoch=epoch,
             )
+        # What a TombstoneStore takes beyond the four methods' arguments, and ours beyond that.
+        more: dict[str, Any] = {"epoch": epoch}
+        if terms is not None and isinstance(self.store, JournalSagaStateStore):
+            more["terms"] = terms
         if version == 0:
-            return tombstones.create(correlation_id, payload, due_at=due_at, epoch=epoch)
-        save: Any = self.store.save  # of a TombstoneStore, which takes an epoch
+            return tombstones.create(correlation_id, payload, due_at=due_at, **more)
+        save: Any = self.store.save
         saving: Coroutine[Any, Any, int] = save(
-            correlation_id, payload, expected_version=version, due_at=due_at, epoch=epoch
+            correlation_id, payload, expected_version=version, due_at=due_at, **more
         )
         return saving
 
@@ -122,13 +142,21 @@ class SagaRuntime:
         version: int,
         due_at: datetime | None,
         epoch: int,
+        terms: Terms,
     ) -> int:
         """Save a record within a transaction of the caller."""
         deleted = record.finished
         if deleted:
             due_at = self.purge_at(record)
         return await self._transactional().save_in_transaction(
-            connection, correlation_id, payload, expected_version=version, due_at=due_at, deleted=deleted, epoch=epoch
+            connection,
+            correlation_id,
+            payload,
+            expected_version=version,
+            due_at=due_at,
+            deleted=deleted,
+            epoch=epoch,
+            terms=terms,
         )
 
     def _transactional(self) -> JournalSagaStateStore:

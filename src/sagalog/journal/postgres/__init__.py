@@ -21,6 +21,7 @@ from ..protocol import (
     check_text,
     in_sequence,
     out_of_order,
+    wanted_terms,
 )
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from ..urls import split_server_url
@@ -265,6 +266,12 @@ class PostgresJournal:
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
     ) -> list[PersistentRepr]:
         return await self._listing.latest(prefix, after, limit, deleted=deleted)
+
+    async def latest_by_terms(
+        self, terms: Sequence[str], *, after: str = "", limit: int = 1000
+    ) -> tuple[list[PersistentRepr], str]:
+        check_text(after)
+        return await self._listing.found_by(wanted_terms(terms), after, limit)
 
     async def newest_offset(self) -> int:
         return await self._listing.newest_offset()

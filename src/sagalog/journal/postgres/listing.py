@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from ..protocol import MAX_SEQUENCE_NR, PersistentRepr
@@ -11,6 +11,7 @@ from .following import Horizon
 from .rows import COLUMNS, record_of
 
 _PAGE = 256
+_FEW = 2000  # ids of a term, which are found at once, and then looked through in order
 
 
 def _range_of(prefix: str) -> tuple[bytes, bytes]:
@@ -74,6 +75,46 @@ class PostgresListing:
             limit,
         )
         return [record_of(row) for row in rows]
+
+    async def found_by(self, terms: Sequence[str], after: str, limit: int) -> tuple[list[PersistentRepr], str]:
+        """Return newest records of live ids with all these terms, behind a place, and the place to go on from.
+
+        By the index on terms, unless more than _FEW ids have them: then in the order of ids, as otherwise each page would
+        collect all of them anew. A place says which way it is of, and then the id.
+        """
+        wide, place = after[:1] == "w", after[1:].encode()
+        if not wide:
+            found = await self._read(
+                f"SELECT persistence_id FROM {self._schema}.instance WHERE terms @> $1::text[] AND NOT deleted "
+                "AND NOT hidden LIMIT $2",
+                list(terms),
+                _FEW + 1,
+            )
+            wide = len(found) > _FEW
+        if wide:  # the empty array keeps the index on terms out
+            rows = await self._read(
+                f"""SELECT {COLUMNS} FROM (SELECT * FROM {self._schema}.instance WHERE terms || '{{}}'::text[] @> $1::text[]
+                        AND persistence_id > $2 AND NOT deleted AND NOT hidden ORDER BY persistence_id LIMIT $3) i
+                    JOIN {self._schema}.record r USING (persistence_id, sequence_nr) ORDER BY i.persistence_id""",
+                list(terms),
+                place,
+                limit + 1,
+            )
+        else:
+            keys = sorted(row[0] for row in found if row[0] > place)[: limit + 1]
+            rows = await self._read(
+                f"""SELECT {COLUMNS} FROM {self._schema}.instance i JOIN {self._schema}.record r
+                    USING (persistence_id, sequence_nr) WHERE i.persistence_id = ANY($1) AND NOT i.deleted
+                    AND NOT i.hidden AND i.terms @> $2::text[] ORDER BY i.persistence_id""",
+                keys,
+                list(terms),
+            )
+            if len(keys) > limit:  # whatever became of the last ones meanwhile
+                behind = [row for row in rows if row[0] <= keys[limit - 1]]
+                return [record_of(row) for row in behind], "f" + keys[limit - 1].decode()
+            return [record_of(row) for row in rows], ""
+        more = f"w{rows[limit - 1][0].decode()}" if len(rows) > limit else ""
+        return [record_of(row) for row in rows[:limit]], more
 
     async def newest_offset(self) -> int:
         """Return the ordinal up to which all there will ever be can be read."""

@@ -86,6 +86,11 @@ MIGRATIONS = [
                {s}.as_jsonb(r.payload) AS record
         FROM {s}.instance i JOIN {s}.record r USING (persistence_id, sequence_nr);
     """,
+    # In "C", so that equal texts are equal bytes. `fastupdate` would let a search read what is not in the index yet.
+    """
+    ALTER TABLE {s}.instance ADD COLUMN terms text[] COLLATE "C";
+    CREATE INDEX instance_terms ON {s}.instance USING gin (terms) WITH (fastupdate = off) WHERE terms IS NOT NULL;
+    """,
 ]
 _MOMENTS = {  # of Python
     "earliest": "timestamptz '0001-01-01 00:00:00+00'",

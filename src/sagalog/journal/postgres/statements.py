@@ -25,21 +25,22 @@ MOMENT = "(timestamptz 'epoch' + ({0} / 1000000) * interval '1 second' + ({0} % 
 
 _WRITE = """
 WITH fresh AS MATERIALIZED (
-    SELECT persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, {moment} AS due_at, epoch
+    SELECT persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, {moment} AS due_at, epoch, terms
     FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::text[], $5::text[], $6::boolean[], $7::jsonb[], $8::bigint[],
-                $9::bigint[])
-        AS given (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due, epoch)
+                $9::bigint[], $10::text[])
+        AS given (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due, epoch, terms)
 ), input AS MATERIALIZED (
     {input}
 ), free AS MATERIALIZED (
     SELECT * FROM input WHERE CASE WHEN first_nr = 1
         THEN pg_try_advisory_xact_lock(hashtextextended('{s} ' || encode(persistence_id, 'hex'), 0)) ELSE false END
 ), created AS (
-    INSERT INTO {s}.instance (persistence_id, sequence_nr, deleted, due_at, epoch)
-    SELECT persistence_id, last_nr, deleted, due_at, epoch FROM free ON CONFLICT DO NOTHING
+    INSERT INTO {s}.instance (persistence_id, sequence_nr, deleted, due_at, epoch, terms)
+    SELECT persistence_id, last_nr, deleted, due_at, epoch, CASE WHEN NOT deleted THEN nullif(terms, '{{}}')::text[] END
+    FROM free ON CONFLICT DO NOTHING
     RETURNING persistence_id, sequence_nr
 ), held AS MATERIALIZED (
-    SELECT i.persistence_id, input.last_nr, input.deleted, input.due_at, input.epoch
+    SELECT i.persistence_id, input.last_nr, input.deleted, input.due_at, input.epoch, input.terms
     FROM input JOIN {s}.instance i USING (persistence_id)
     WHERE input.first_nr > 1 AND i.sequence_nr = input.first_nr - 1
     AND (input.epoch = 0 OR i.epoch = 0 OR i.epoch = input.epoch)
@@ -47,7 +48,9 @@ WITH fresh AS MATERIALIZED (
 ), updated AS (
     UPDATE {s}.instance i
     SET sequence_nr = held.last_nr, deleted = held.deleted, hidden = false, due_at = held.due_at,
-        epoch = CASE WHEN i.epoch = 0 THEN held.epoch ELSE i.epoch END
+        epoch = CASE WHEN i.epoch = 0 THEN held.epoch ELSE i.epoch END,
+        terms = CASE WHEN NOT held.deleted
+                THEN CASE WHEN held.terms IS NULL THEN i.terms ELSE nullif(held.terms, '{{}}')::text[] END END
     FROM held WHERE i.persistence_id = held.persistence_id
     RETURNING i.persistence_id, i.sequence_nr
 ), won AS MATERIALIZED (
@@ -59,9 +62,12 @@ WITH fresh AS MATERIALIZED (
 ){pruned}
 SELECT persistence_id FROM input EXCEPT SELECT persistence_id FROM won
 """
-_ONE_EACH = "SELECT persistence_id, sequence_nr AS first_nr, sequence_nr AS last_nr, deleted, due_at, epoch FROM fresh"
+_ONE_EACH = (
+    "SELECT persistence_id, sequence_nr AS first_nr, sequence_nr AS last_nr, deleted, due_at, epoch, terms FROM fresh"
+)
 _SEVERAL = """SELECT DISTINCT ON (persistence_id) persistence_id,
-           min(sequence_nr) OVER every AS first_nr, sequence_nr AS last_nr, deleted, due_at, max(epoch) OVER every AS epoch
+           min(sequence_nr) OVER every AS first_nr, sequence_nr AS last_nr, deleted, due_at, max(epoch) OVER every AS epoch,
+           terms
     FROM fresh WINDOW every AS (PARTITION BY persistence_id) ORDER BY persistence_id, sequence_nr DESC"""
 _PRUNED = """, pruned AS (
     DELETE FROM {s}.record old USING won
@@ -69,8 +75,9 @@ _PRUNED = """, pruned AS (
 )"""
 _FIRST = """
 WITH won AS (
-    INSERT INTO {s}.instance (persistence_id, sequence_nr, deleted, due_at, epoch)
-    SELECT $1::bytea, $2::bigint, $6::boolean, {moment}, $9::bigint
+    INSERT INTO {s}.instance (persistence_id, sequence_nr, deleted, due_at, epoch, terms)
+    SELECT $1::bytea, $2::bigint, $6::boolean, {moment}, $9::bigint,
+           CASE WHEN NOT $6::boolean THEN nullif($10::text, '{{}}')::text[] END
     WHERE pg_try_advisory_xact_lock(hashtextextended('{s} ' || encode($1::bytea, 'hex'), 0))
     ON CONFLICT DO NOTHING RETURNING persistence_id, sequence_nr
 ){pruned}
@@ -84,7 +91,9 @@ WITH held AS MATERIALIZED (
     AND ($9::bigint = 0 OR epoch = 0 OR epoch = $9::bigint) FOR UPDATE SKIP LOCKED
 ), won AS (
     UPDATE {s}.instance i SET sequence_nr = $2::bigint, deleted = $6::boolean, hidden = false, due_at = {moment},
-        epoch = CASE WHEN i.epoch = 0 THEN $9::bigint ELSE i.epoch END
+        epoch = CASE WHEN i.epoch = 0 THEN $9::bigint ELSE i.epoch END,
+        terms = CASE WHEN NOT $6::boolean
+                THEN CASE WHEN $10::text IS NULL THEN i.terms ELSE nullif($10::text, '{{}}')::text[] END END
     FROM held WHERE i.persistence_id = held.persistence_id RETURNING i.persistence_id, i.sequence_nr
 ){pruned}
 INSERT INTO {s}.record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at)
@@ -130,6 +139,7 @@ async def write(connection: Any, statements: Statements, records: Sequence[Persi
             _tags(only.tags),
             None if only.due_at is None else microseconds(only.due_at),
             only.epoch,
+            _array(only.terms),
         )
         return [] if stored else [only.persistence_id]
     ids = [record.persistence_id for record in records]
@@ -144,8 +154,30 @@ async def write(connection: Any, statements: Statements, records: Sequence[Persi
         [_tags(record.tags) for record in records],
         [None if record.due_at is None else microseconds(record.due_at) for record in records],
         [record.epoch for record in records],
+        [_array(terms) for terms in _terms_of(records, ids)],
     )
     return [row[0].decode() for row in found]
+
+
+def _terms_of(records: Sequence[PersistentRepr], ids: Sequence[str]) -> list[tuple[str, ...] | None]:
+    """Return the terms of each record; where a later record of an id says nothing of them, those of the one before."""
+    if len(set(ids)) == len(ids):
+        return [record.terms for record in records]
+    newest: dict[str, tuple[str, ...] | None] = {}
+    found: list[tuple[str, ...] | None] = []
+    for record in records:
+        terms = () if record.deleted else record.terms
+        found.append(newest.get(record.persistence_id) if terms is None else terms)
+        newest[record.persistence_id] = found[-1]
+    return found
+
+
+def _array(terms: tuple[str, ...] | None) -> str | None:
+    """Return terms as the text of an array: one parameter for each record, however many it has."""
+    if not terms:
+        return None if terms is None else "{}"
+    quoted = (term.replace("\\", "\\\\").replace('"', '\\"') for term in terms)
+    return "{" + ",".join(f'"{term}"' for term in quoted) + "}"
 
 
 def microseconds(moment: datetime) -> int:

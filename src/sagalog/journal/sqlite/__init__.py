@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from ...errors import DefinitionError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from ...errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
 from ..opening import told_if_slow
 from ..protocol import (
     MAX_SEQUENCE_NR,
@@ -26,6 +26,7 @@ from ..protocol import (
     checked,
     in_sequence,
     out_of_order,
+    wanted_terms,
 )
 from ..settings import Known, check_history, check_seconds, history_setting, only_known, split_settings
 from .batch import chunks_of
@@ -35,6 +36,7 @@ from .examining import findings_of, findings_of_names
 from .file import OpenedFile, check_not_inherited
 from .listing import (
     PAGE,
+    found_by,
     highest,
     ids,
     latest,
@@ -231,6 +233,15 @@ class SqliteJournal:
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
     ) -> list[PersistentRepr]:
         return await self._read(lambda c: latest(c, prefix, after, limit, deleted))
+
+    async def latest_by_terms(
+        self, terms: Sequence[str], *, after: str = "", limit: int = 1000
+    ) -> tuple[list[PersistentRepr], str]:
+        if after and not after.isdecimal():
+            raise InvalidEventError("this is not a place to go on from")
+        wanted, place = wanted_terms(terms), int(after or 0)
+        found, place = await self._read(lambda c: found_by(c, wanted, place, limit))
+        return found, str(place) if place else ""
 
     async def newest_offset(self) -> int:
         return await self._read(newest_place)

@@ -2,14 +2,15 @@
 
 version 1: persistence id, manifest, writer and tags in every record
 version 2: an integer for the instance, one for manifest, writer and tags together; epochs
+version 3: terms
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-VERSION = 2
-TABLES = ("instance", "record", "label")
+VERSION = 3
+TABLES = ("instance", "record", "label", "term")
 
 _LABEL = """
 CREATE TABLE label (                  -- what most records of a saga have in common, once
@@ -42,6 +43,14 @@ CREATE TABLE record (
     due_at         INTEGER,
     payload        BLOB NOT NULL
 )"""
+# Of live instances whose saga has an index; written in the transaction of the record.
+_TERM = """
+CREATE TABLE term (
+    term           TEXT NOT NULL,
+    instance_id    INTEGER NOT NULL,
+    PRIMARY KEY (term, instance_id)
+) WITHOUT ROWID"""
+_TERM_OF = "CREATE INDEX term_of_instance ON term (instance_id)"
 # For people: sqlite3 orders.db 'select * from saga'. A payload that is no JSON is shown in hexadecimal, so that
 # json_extract does not fail for all rows because of one.
 _SAGA = """
@@ -51,7 +60,7 @@ CREATE VIEW saga AS
                 ELSE json_quote(hex(r.payload)) END AS record
     FROM instance i JOIN record r ON r.record_id = i.record_id"""
 
-_NEW = (_LABEL, _INSTANCE, _DUE, _RECORD, _SAGA)
+_NEW = (_LABEL, _INSTANCE, _DUE, _RECORD, _TERM, _TERM_OF, _SAGA)
 _FROM_1 = (
     "DROP VIEW IF EXISTS saga",
     "DROP INDEX IF EXISTS instance_due",
@@ -71,9 +80,12 @@ _FROM_1 = (
     "DROP TABLE record_1",
     "DROP TABLE instance_1",
     _DUE,
+    _TERM,
+    _TERM_OF,
     _SAGA,
 )
-_STEPS = {0: _NEW, 1: _FROM_1, VERSION: ()}
+_FROM_2 = (_TERM, _TERM_OF)
+_STEPS = {0: _NEW, 1: _FROM_1, 2: _FROM_2, VERSION: ()}
 
 # The columns that tell a journal by its tables, where the header does not.
 _COLUMNS_1 = {
@@ -81,12 +93,15 @@ _COLUMNS_1 = {
     "record": {"record_id", "persistence_id", "sequence_nr", "previous_id", "payload", "manifest", "writer_uuid"}
     | {"deleted", "tags", "due_at"},
     "label": set[str](),
+    "term": set[str](),
 }
 _COLUMNS_2 = {
     "instance": _COLUMNS_1["instance"] | {"instance_id", "epoch"},
     "record": {"record_id", "instance_id", "sequence_nr", "previous_id", "label_id", "deleted", "due_at", "payload"},
     "label": {"label_id", "manifest", "writer_uuid", "tags"},
+    "term": set[str](),
 }
+_COLUMNS_3 = {**_COLUMNS_2, "term": {"term", "instance_id"}}
 
 
 def steps_from(version: int) -> tuple[str, ...]:
@@ -96,4 +111,5 @@ def steps_from(version: int) -> tuple[str, ...]:
 
 def version_of(columns: Mapping[str, set[str]]) -> int:
     """Return the version whose tables have these columns; 0: they are not a journal's."""
-    return 2 if columns == _COLUMNS_2 else 1 if columns == _COLUMNS_1 else 0
+    known = ((_COLUMNS_3, 3), (_COLUMNS_2, 2), (_COLUMNS_1, 1))
+    return next((version for named, version in known if columns == named), 0)

@@ -109,3 +109,33 @@ def tagged_behind(connection: sqlite3.Connection, tag: str, place: int) -> list[
         (place, tag),
     ).fetchall()
     return [(row[9], record_of(row)) for row in rows]
+
+
+_ENOUGH = 1000  # of a term that so many ids have, it is not asked how many more
+
+
+def found_by(
+    connection: sqlite3.Connection, terms: Sequence[str], place: int, limit: int
+) -> tuple[list[PersistentRepr], int]:
+    """Return newest records of live ids with all these terms, behind a place, and the place to go on from; 0: the end.
+
+    The term that the fewest have is gone through, and each of its ids is looked up under the others.
+    """
+    first, *others = sorted(terms, key=lambda term: _number(connection, term)) if len(terms) > 1 else terms
+    condition = " AND EXISTS (SELECT 1 FROM term o WHERE o.term = ? AND o.instance_id = t.instance_id)" * len(others)
+    rows = connection.execute(
+        f"""SELECT {COLUMNS}, t.instance_id FROM term t CROSS JOIN instance i USING (instance_id)
+                   CROSS JOIN record r USING (record_id) CROSS JOIN label l USING (label_id)
+             WHERE t.term = ? AND t.instance_id > ? AND i.deleted = 0 AND i.deleted_to < i.sequence_nr{condition}
+             ORDER BY t.instance_id LIMIT ?""",  # noqa: S608
+        (first, place, *others, limit + 1),
+    ).fetchall()
+    return [record_of(row) for row in rows[:limit]], rows[limit - 1][10] if len(rows) > limit else 0
+
+
+def _number(connection: sqlite3.Connection, term: str) -> int:
+    (number,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM term WHERE term = ? LIMIT ?)", (term, _ENOUGH)
+    ).fetchone()
+    found: int = number
+    return found

@@ -25,7 +25,7 @@ from .schema import is_busy, translate
 from .threads import Job
 
 Label = tuple[str, str, str]  # manifest, writer, tags
-Row = tuple[str, int, bytes, Label, int, int | None, int]  # as in `row_of`
+Row = tuple[str, int, bytes, Label, int, int | None, int, str | None]  # as in `row_of`
 
 
 class WriteCall:
@@ -60,14 +60,15 @@ _MAX_LOG_BYTES = 2 * _LOG_BYTES  # a log that has been longer is cut off when it
 _MAX_LABELS = 4096  # known by heart
 
 _INCOMING = """INSERT INTO incoming SELECT column1, column2, column3, column4, column5, column6, column7,
- i.instance_id, i.sequence_nr, i.record_id, i.epoch
+ column8, i.instance_id, i.sequence_nr, i.record_id, i.epoch
  FROM (VALUES {}) LEFT JOIN instance i ON i.persistence_id = column1 WHERE column1 IS NOT NULL"""
 
 # Not in the file: they live as long as the connection. RAISE(IGNORE) leaves out the row, and keeps what the trigger did.
-# `due_at` is set only where it changes, as its index would else be written with every step.
+# `due_at` is set only where it changes, as its index would else be written with every step. A row without terms pays
+# nothing for them: SQLite asks such a condition once, before it begins to search.
 _TRIGGERS = (
     """CREATE TEMP TABLE incoming (persistence_id TEXT, sequence_nr INTEGER, payload BLOB, label_id INTEGER,
-           deleted INTEGER, due_at INTEGER, epoch INTEGER,
+           deleted INTEGER, due_at INTEGER, epoch INTEGER, terms TEXT,
            instance_id INTEGER, newest_nr INTEGER, newest_id INTEGER, known_epoch INTEGER)""",
     """CREATE TEMP TRIGGER next BEFORE INSERT ON incoming
        WHEN NEW.sequence_nr = NEW.newest_nr + 1 AND (NEW.epoch = 0 OR NEW.known_epoch IN (0, NEW.epoch))
@@ -78,6 +79,11 @@ _TRIGGERS = (
                   epoch = max(NEW.known_epoch, NEW.epoch) WHERE instance_id = NEW.instance_id;
            UPDATE instance SET due_at = NEW.due_at
             WHERE instance_id = NEW.instance_id AND due_at IS NOT NEW.due_at;
+           DELETE FROM term WHERE NEW.deleted AND instance_id = NEW.instance_id;
+           DELETE FROM term WHERE NEW.terms IS NOT NULL AND instance_id = NEW.instance_id
+              AND term NOT IN (SELECT value FROM json_each(NEW.terms));
+           INSERT OR IGNORE INTO term SELECT value, NEW.instance_id FROM json_each(NEW.terms)
+            WHERE NEW.terms IS NOT NULL AND NOT NEW.deleted;
            SELECT RAISE(IGNORE);
        END""",
     """CREATE TEMP TRIGGER first BEFORE INSERT ON incoming
@@ -89,6 +95,8 @@ _TRIGGERS = (
                (last_insert_rowid(), 1, NEW.label_id, NEW.deleted, NEW.due_at, NEW.payload);
            UPDATE instance SET record_id = last_insert_rowid()
             WHERE instance_id = (SELECT instance_id FROM record WHERE record_id = last_insert_rowid());
+           INSERT INTO term SELECT value, (SELECT instance_id FROM record WHERE record_id = last_insert_rowid())
+             FROM json_each(NEW.terms) WHERE NEW.terms IS NOT NULL AND NOT NEW.deleted;
            SELECT RAISE(IGNORE);
        END""",
 )
@@ -104,6 +112,7 @@ def row_of(message: PersistentRepr, due_at: int | None) -> Row:
         int(message.deleted),
         due_at,
         message.epoch,
+        None if message.terms is None else msgspec.json.encode(message.terms).decode(),
     )
 
 
@@ -112,7 +121,7 @@ def _tags(tags: tuple[str, ...]) -> str:
     return msgspec.json.encode(tags).decode()
 
 
-_BY_SIZE = [(size, _INCOMING.format(", ".join([f"({', '.join('?' * 7)})"] * size))) for size in _SIZES]
+_BY_SIZE = [(size, _INCOMING.format(", ".join([f"({', '.join('?' * 8)})"] * size))) for size in _SIZES]
 
 
 def _insert(connection: sqlite3.Connection, rows: Sequence[Row], labels: Mapping[Label, int]) -> int:
@@ -121,7 +130,7 @@ def _insert(connection: sqlite3.Connection, rows: Sequence[Row], labels: Mapping
     values: list[object] = []
     for persistence_id, number, payload, label, *others in rows:
         values += (persistence_id, number, payload, labels[label], *others)
-    values.extend([None] * ((size - len(rows)) * 7))
+    values.extend([None] * ((size - len(rows)) * 8))
     return connection.execute(sql, values).rowcount
 
 
@@ -365,6 +374,7 @@ def forget(connection: sqlite3.Connection, tombstones: Sequence[tuple[str, int]]
            DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain)""",  # noqa: S608
         (ids,),
     )
+    connection.execute("DELETE FROM term WHERE instance_id IN (SELECT value FROM json_each(?))", (ids,))
     connection.execute("DELETE FROM instance WHERE instance_id IN (SELECT value FROM json_each(?))", (ids,))
 
 

@@ -186,6 +186,12 @@ class FaultyJournal:
         if fault == "dies during a purge":
             await self._death("while it purges")
 
+    async def latest_by_terms(
+        self, terms: Sequence[str], *, after: str = "", limit: int = 1000
+    ) -> tuple[list[PersistentRepr], str]:
+        await self._read()
+        return await self._inner.latest_by_terms(terms, after=after, limit=limit)
+
     async def newest_offset(self) -> int:
         await self._read(_OF_MANY)
         return await self._inner.newest_offset()

@@ -54,6 +54,10 @@ class Ledger(InMemoryJournal):
             self._tell_due(message.due_at)
         self._landed(lives[-1][-1])
 
+    def found_by(self, persistence_id: str) -> set[str]:
+        """Return the terms that an id is found by."""
+        return set(self._terms.get(persistence_id, ()))
+
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
