@@ -24,11 +24,14 @@ from .definition.actions import (
     Gather,
     Gathered,
     Refused,
+    Run,
     Schedule,
     Send,
     SetTimer,
 )
+from .definition.activities import Call, activity
 from .definition.context import StepContext
+from .definition.itinerary_saga import ItinerarySaga
 from .definition.saga import Actions, Saga, leg, on, on_enter, on_leave, on_refused, starts, when_all
 from .definition.schema import schema, upcast
 from .errors import (
@@ -90,6 +93,7 @@ __all__ = [
     "Action",
     "Actions",
     "AlreadyStartedError",
+    "Call",
     "CancelTimer",
     "Clock",
     "CodecError",
@@ -113,6 +117,7 @@ __all__ = [
     "InMemorySagaStateStore",
     "Incoming",
     "InvalidEventError",
+    "ItinerarySaga",
     "Journal",
     "JournalError",
     "JournalFormatError",
@@ -133,6 +138,7 @@ __all__ = [
     "RepairError",
     "Repaired",
     "RetryPolicy",
+    "Run",
     "RunnerSettings",
     "RunnerStoppedError",
     "Saga",
@@ -156,6 +162,7 @@ __all__ = [
     "SystemClock",
     "TooManyKeptError",
     "UnexpectedEventError",
+    "activity",
     "leg",
     "on",
     "on_enter",

@@ -14,7 +14,7 @@ import pytest
 
 from sagalog import Complete, Saga, Send, SetTimer, on, starts
 from sagalog.testing.simulation import Finished, SimulationError, World, simulate
-from sagalog.testing.simulation.run import Run
+from sagalog.testing.simulation.run import SimulatedRun
 
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from ..phased import Orders
@@ -69,7 +69,7 @@ def test_what_never_happened_is_told() -> None:
 def digest(seeds: range) -> str:
     story = hashlib.sha256()
     for seed in seeds:
-        run = Run([OrderSaga()], Shop(), seed)
+        run = SimulatedRun([OrderSaga()], Shop(), seed)
         assert run.execute() is None
         story.update("\n".join(run.story).encode())
     return story.hexdigest()

@@ -12,7 +12,7 @@ import click
 import msgspec
 
 from ..testing.simulation import Report, SimulationError, World
-from ..testing.simulation.run import Run
+from ..testing.simulation.run import SimulatedRun
 from ..testing.simulation.shrink import shrunk
 from .progress import LiveLine
 from .simulate_processes import Processes
@@ -79,7 +79,7 @@ def _cores() -> int:
 
 def _one(sagas: list[Any], world: type[World], seed: int) -> int:
     made = [saga() if isinstance(saga, type) else saga for saga in sagas]
-    run = Run(made, world(), seed)
+    run = SimulatedRun(made, world(), seed)
     wrong = run.execute()
     if wrong is not None:
         click.echo(clean(str(shrunk(made, world, seed, run, wrong))))

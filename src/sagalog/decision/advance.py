@@ -19,6 +19,7 @@ from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
 from .gathers import leg_of
 from .ids import entry_of, prefix_of
+from .itinerary import is_stale
 from .joins import finish_with_joins
 from .kept import waits
 from .message import Message, Outcome
@@ -194,6 +195,8 @@ def _compensation_failed(draft: Draft, record: SagaRecord, message: Message) -> 
 
 def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outcome | Awaitable[Outcome]:
     saga, event, context = draft.saga, message.event, None
+    if saga.activities is not None and is_stale(draft, record, message):
+        return Outcome.DUPLICATE
     if record.gathers and _is_refused_leg(draft, message, record):
         context = _context_of(draft, message, record)
         return finish_with_joins(draft, message, record, state, [], context)

@@ -7,16 +7,18 @@ from datetime import datetime
 from types import GeneratorType
 from typing import Any
 
-from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Gather, Schedule, Send, SetTimer
+from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Gather, Run, Schedule, Send, SetTimer
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.results import pack_result
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .gathering import GatherStep, planned, step_of
+from .itinerary import Proceed
 from .moments import after, timer_due
 from .requests import asked
 
-_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter, Gather)
+Planned = Action | GatherStep | Proceed
+_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter, Gather, Run)
 
 
 def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]:
@@ -81,12 +83,12 @@ def plan_of(
     now: datetime,
     state: Any = None,
     under_way: Collection[str] = (),
-) -> list[tuple[Action | GatherStep, Any, Typed | None]]:
+) -> list[tuple[Planned, Any, Typed | None]]:
     """Check every action and put its message into stored form, before anything is changed.
 
     `state`: as the handler left it, for methods that make legs. `under_way`: the names of the gathers that are.
     """
-    plan: list[tuple[Action | GatherStep, Any, Typed | None]] = []
+    plan: list[tuple[Planned, Any, Typed | None]] = []
     ended = False
     for action in actions:
         if isinstance(action, Send):
@@ -141,6 +143,12 @@ def plan_of(
             if saga.phase_table is None:
                 raise DefinitionError(f"saga {saga.name!r} has no phases to Enter: give it phases = an Enum of them")
             plan.append((action, None, None))
+        elif isinstance(action, Proceed):
+            plan.append((action, None, None))
+        elif isinstance(action, Run):
+            raise DefinitionError(
+                f"saga {saga.name!r} has no activities to Run: decorate a method of it with @activity"
+            )
         else:
             raise DefinitionError(
                 f"a handler of saga {saga.name!r} yielded a {type(action).__name__}, which is not an action: wrap a "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..definition.codec import Typed
-from .record import Command, Held, SagaRecord, Status, Undo
+from .record import UNDER_WAY, Command, Held, SagaRecord, Stage, Status, Undo
 
 _COMPENSATING = Status.COMPENSATING  # looked up once: Python 3.11 finds a member of an enum by a call
 
@@ -21,8 +21,18 @@ def compensate(
     record.result = None  # what it had completed with is taken back
     record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
     record.requests, record.gathers = (), {}
+    if record.activities:
+        stop_activities(record)
     undo = [Undo("", command, life) for command in chain] if chain else undo_of(record, life)
     send_undo(record, undo, next_id, trace)
+
+
+def stop_activities(record: SagaRecord) -> None:
+    """Note that no result is wanted any more of the activities that are under way."""
+    record.activities = {
+        name: Stage("stopped", stage.entry, stage.why) if stage.status in UNDER_WAY else stage
+        for name, stage in record.activities.items()
+    }
 
 
 def undo_of(record: SagaRecord, life: int) -> list[Undo]:

@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from ..definition.actions import (
-    Action,
     CancelTimer,
     Compensate,
     Complete,
@@ -28,12 +27,13 @@ from ..definition.codec import Typed, TypeRegistry
 from ..definition.indexing import PHASE
 from ..definition.saga import Saga
 from ..errors import DefinitionError
-from .checked import plan_of
+from .checked import Planned, plan_of
 from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
 from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, FAMILY, entry_id, entry_of
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
+from .itinerary import Proceed, mark_undone, proceed, reordered
 from .message import Message, Outcome
 from .moments import SCHEDULED
 from .record import (
@@ -45,6 +45,7 @@ from .record import (
     Held,
     Request,
     SagaRecord,
+    Stage,
     Status,
     Timer,
     Undo,
@@ -278,6 +279,8 @@ class Draft:
         record = self.record
         if record is None or not record.outbox:
             return
+        if record.activities:
+            mark_undone(record, {c.of for c in record.outbox if c.undo and c.of and c.id in accepted})
         left = tuple([c for c in record.outbox if c.id not in accepted])
         if len(left) == len(record.outbox):
             return
@@ -462,6 +465,8 @@ class Draft:
     def finish(self, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
         """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
         saga = self.saga
+        if saga.activities is not None:
+            actions = proceed(self, message, record, state, actions)
         plan = plan_of(actions, saga, self.registry, self.now, state, record.gathers)
         event, kind, status = message.event, message.kind, record.status
         if (
@@ -516,7 +521,7 @@ class Draft:
         if index != record.index:
             record.index = index
 
-    def _apply(self, record: SagaRecord, plan: list[tuple[Action | GatherStep, Any, Typed | None]]) -> None:
+    def _apply(self, record: SagaRecord, plan: list[tuple[Planned, Any, Typed | None]]) -> None:
         life, trace = record.incarnation, self.trace
         sent: list[Command] = []
         undo_stack: list[Undo] = []
@@ -537,6 +542,8 @@ class Draft:
                 self._gather(record, packed, sent, undo_stack)
             elif isinstance(action, Enter):
                 record.phase = action.phase.name
+            elif isinstance(action, Proceed):
+                self._proceed(record, action, sent, undo_stack)
             elif isinstance(action, Schedule):
                 entry = self.next_id()
                 command, due_at = packed
@@ -568,6 +575,27 @@ class Draft:
         if planned.commands:
             gathering = gathering.with_sent(self.sequence_nr, place, len(planned.commands))
         record.gathers = {**record.gathers, planned.name: gathering}
+
+    def _proceed(self, record: SagaRecord, change: Proceed, sent: list[Command], undo_stack: list[Undo]) -> None:
+        """Let activities begin and end."""
+        life, trace, stages = record.incarnation, self.trace, change.stages
+        if change.over and record.outbox:
+            over = change.over
+            record.outbox = tuple([c for c in record.outbox if c.command.type not in over or c.life != life or c.undo])
+        if change.undone or change.newest or change.commits:
+            record.undo = reordered(record, change)
+        for name, command, undo in change.begin:
+            entry, stage = self.next_id(), stages[name]
+            sent.append(Command(entry, command, False, "", trace, life))
+            if not stage.entry:
+                stages[name] = Stage(stage.status, entry)
+                if undo is not None:
+                    undo_stack.append(Undo(entry, undo, life))
+        for name in change.drops:
+            self.drop_timer(record, name)
+        for name, event, due_at in change.timers:
+            self.set_timer(record, name, Timer(self.next_id(), due_at, event, False, trace, life))
+        record.activities = stages
 
     def _ask(self, record: SagaRecord, entry: str, asked: Asked, late: Late) -> Typed:
         """Note that a command waits for an answer, and set its deadline. Returns the command."""

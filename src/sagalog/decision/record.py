@@ -18,7 +18,7 @@ from ..definition.codec import Typed
 from ..definition.recurring import Rule
 from ..errors import CodecError
 from .gathering import Gathering
-from .ids import ANSWER
+from .ids import ACTIVITY, ANSWER
 
 FORMAT = 1
 Kind = Literal["event", "timer", "refused"]  # of a message
@@ -78,6 +78,18 @@ class Joined(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fro
     came: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
     done: bool = False
+
+
+UNDER_WAY = frozenset({"running", "waiting"})
+
+
+class Stage(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
+    """How far one activity has come; itinerary.py says what each status means, and which follow which."""
+
+    status: Literal["done", "running", "waiting", "failed", "left", "skipped", "early", "stopped", "undone"] = "done"
+    entry: str = ""  # of its command; nothing where it was never called
+    why: str = ""  # of a failure, or why it was skipped
+    pivot: bool = False  # nothing that was done before it is undone any more
 
 
 class Undo(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -181,6 +193,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     index: dict[str, str | None] = {}  # what it is found by: the texts of these fields; never changed in place
     phase: str = ""  # the name of its member; none where the saga has no phases, or has not handled its first event
     kept: tuple[Held, ...] = ()  # accepted messages that wait for their moment; see kept.py
+    activities: dict[str, Stage] = {}  # by name, in the order in which they came there
     waking: bool = False  # the moment of one of those may have come: they come before anything else of this instance
 
     def state_bytes(self) -> bytes:
@@ -200,6 +213,9 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
             for request in self.requests:
                 if request.id == entry:
                     return f"no answer to {request.command} ({entry})"
+        if name.startswith(ACTIVITY):
+            activity, _, reminder = name.removeprefix(ACTIVITY).partition("/")
+            return f"{'reminder' if reminder else 'deadline'} of activity {activity}"
         return name
 
     def suspects(self, entry: str, most: int) -> bool:

@@ -16,11 +16,13 @@ from datetime import datetime
 
 import msgspec
 
+from ..definition.codec import Typed
 from ..definition.indexing import PHASE
 from ..errors import RepairError
-from .compensation import compensate, end_compensation, forget_earlier, send_undo, undo_of
+from .compensation import compensate, end_compensation, forget_earlier, send_undo, stop_activities, undo_of
 from .ending import date_end
-from .record import FINAL, Audit, Command, Held, SagaRecord, Status, embed_state
+from .ids import FAMILY
+from .record import FINAL, UNDER_WAY, Audit, Command, Held, SagaRecord, Stage, Status, embed_state
 
 NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
 _NAMED = 5  # so many are named in a sentence
@@ -269,6 +271,7 @@ def _resume(record: SagaRecord, next_id: NextId) -> list[str]:
 
 
 def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
+    stop_activities(record)
     effects = [*_drop_held(record, record.held), *_drop_kept(record)]
     life, compensating = record.incarnation, record.status is Status.COMPENSATING
     # They would be in the way of the undo commands. Their own undo is sent: nobody knows how far they came.
@@ -301,9 +304,16 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
 
 
 def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
+    if record.activities:
+        under_way = {stage.entry for stage in record.activities.values() if stage.status in UNDER_WAY}
+        stop_activities(record)
+    else:
+        under_way = set()
     effects, life = [*_drop_held(record, record.held), *_drop_kept(record)], record.incarnation
     undoing = (c for c in record.outbox if c.undo and c.life == life and c.id != record.stuck)
     effects += _drop_commands(record, [*_stuck(record), *undoing])
+    if under_way:  # called later, they might find the state of another life
+        effects += _drop_commands(record, [c for c in record.outbox if c.id in under_way and not c.undo])
     timers = [name for name, timer in record.timers.items() if timer.life == life]
     if timers:
         effects.append(f"drops the timers {_all(sorted(timers))}")
@@ -326,6 +336,10 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
 
 def _drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
     record.held = record.held[len(dropped) :]
+    for one in dropped if record.activities else ():
+        entry = next((e for e in _running(record) if f"/{e}/reply/" in one.id), "")
+        if entry and one.kind == "event":  # the result of an activity, which nobody will bring again
+            _skip_activity(record, entry, one.event.type.rpartition(".")[0], one.life)
     return _consumed(record, dropped, "held")
 
 
@@ -352,9 +366,28 @@ def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
             if leg is not None:
                 gathering = gathering.with_leg(leg, refused=True)
         record.gathers = {**record.gathers, name: gathering}
+    for one in dropped if record.activities else ():
+        if one.id in _running(record) and not one.undo:
+            _skip_activity(record, one.id, one.command.type, one.life)
     told = [f"drops {_command(one)}, which was not accepted; it may have been carried out" for one in dropped[:_NAMED]]
     more = len(dropped) - _NAMED
     return [*told, f"drops {more:,} more commands that were not accepted"] if more > 0 else told
+
+
+def _skip_activity(record: SagaRecord, entry: str, command: str, life: int) -> None:
+    """Let a running activity count as skipped; a worker goes on from there, by a held message. `command`: its type."""
+    record.activities = {
+        name: Stage("skipped", entry, "by an operator") if stage.entry == entry else stage
+        for name, stage in record.activities.items()
+    }
+    saga = command.rpartition(".")[0]
+    event = Typed(f"{saga}.proceed", msgspec.Raw(b"{}"))
+    record.held = (*record.held, Held(f"{FAMILY}{saga}/skipped/{entry}", event, life=life))
+
+
+def _running(record: SagaRecord) -> list[str]:
+    """Return the entries of the activities that are carried out."""
+    return [stage.entry for stage in record.activities.values() if stage.status == "running"]
 
 
 def _stuck(record: SagaRecord) -> list[Command]:

@@ -125,7 +125,17 @@ class Gathered(msgspec.Struct, frozen=True):
     refused: tuple[int, ...] = ()
 
 
-Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter | Gather
+class Run(msgspec.Struct, frozen=True):
+    """Begin an activity of this saga, once this step is durable: by its name, or as `OrderSaga.flight`.
+
+    It is begun whatever its `after` says, unless its `when` says no; what comes after it follows by itself. One that runs
+    is not begun a second time; one that has ended is, as a new call.
+    """
+
+    activity: Any
+
+
+Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter | Gather | Run
 
 
 class Refused(msgspec.Struct, Generic[C], frozen=True):

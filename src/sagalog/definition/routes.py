@@ -92,20 +92,24 @@ class Handles(Generic[E]):
     def __call__(self, function: Any) -> Any:
         """Mark `function` as the handler. Raises DefinitionError for what is no plain method."""
         _check_method(function, "@starts and @on")
-        route = Route(
+        route = self.route(getattr(function, "__name__", ""))
+        function.__dict__.setdefault("__sagalog_routes__", []).append(route)
+        return function
+
+    def route(self, method: str) -> Route:
+        """Return what is noted of a handler: the method of that name."""
+        return Route(
             self.event,
             self.read,
             self.attribute,
             self.starts,
             self.while_compensating,
-            getattr(function, "__name__", ""),
+            method,
             self.again,
             self.during,
             self.elsewhere,
             tuple(self.policies.items()),
         )
-        function.__dict__.setdefault("__sagalog_routes__", []).append(route)
-        return function
 
 
 def starts(

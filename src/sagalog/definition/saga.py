@@ -21,6 +21,7 @@ from .actions import Compensate, Refused
 from .annotations import check_acting, check_annotations, named_types, takes_context
 from .context import StepContext
 from .indexing import IndexTable, index_table
+from .itinerary import ActivityTable, activity_table
 from .joins import Join, joins_of, when_all
 from .legs import Legs, leg, legs_of
 from .phases import POLICIES, PhaseTable, Unexpected, on_enter, on_leave
@@ -80,7 +81,9 @@ class Saga(Generic[S]):
 
     phase_table: ClassVar[PhaseTable | None] = None  # made of the above and the handlers, with the class
     has_joins: ClassVar[bool] = False  # some of its methods run when several events have come
+    activities: ClassVar[ActivityTable | None] = None  # made of the methods that `activity` decorates, with the class
     waits: ClassVar[bool] = False  # some of its messages may come before their moment
+    automatic: ClassVar[bool] = False  # its activities begin and end it by themselves
 
     __all_routes: ClassVar[tuple[Route, ...]] = ()
     __routes: ClassVar[dict[type, Route]] = {}  # one for each event: the one that starts the saga, or the first
@@ -118,6 +121,16 @@ class Saga(Generic[S]):
                 acting.append(attribute)
                 if check_acting(cls.__name__, function, cls.__state):
                     contextual.add(attribute)
+        for route in cls.implied_routes():
+            routes.setdefault(route.event, [route])
+        cls.activities = activity_table(cls, getattr(cls, "name", None), cls.__state, automatic=cls.automatic)
+        if cls.activities is not None:
+            for route in cls.activities.routes(cls, routes):
+                routes[route.event] = [route]
+            if cls.handle is not Saga.handle:
+                raise DefinitionError(
+                    f"{cls.__name__} overrides handle(), which its activities need: decorate handlers"
+                )
         cls.__all_routes = tuple(route for several in routes.values() for route in several)
         cls.phase_table = _phase_table(cls, cls.__all_routes, acting)
         cls.waits = cls.phase_table is not None
@@ -150,6 +163,11 @@ class Saga(Generic[S]):
     @classmethod
     def __has_own_codec(cls) -> bool:
         return cls.encode_state is not Saga.encode_state or cls.decode_state is not Saga.decode_state
+
+    @classmethod
+    def implied_routes(cls) -> tuple[Route, ...]:
+        """Return routes that no decorator declares. None, but for an ItinerarySaga."""
+        return ()
 
     def initial_state(self) -> S:
         """Return the state of a new instance: the state type without arguments, unless overridden.
@@ -214,7 +232,9 @@ class Saga(Generic[S]):
 
     def handles_event(self, event: Any) -> bool:
         """Say whether a handler takes events of this type. A class that overrides `handle` is asked when it comes."""
-        return type(event) in self.__routes or type(self).handle is not Saga.handle
+        if type(event) in self.__routes or type(self).handle is not Saga.handle:
+            return True
+        return self.activities is not None and type(event) in self.activities.events
 
     def accepts_while_compensating(self, event: Any) -> bool:
         """Say whether `event` is handled while the instance compensates; otherwise it is ignored then."""
@@ -233,7 +253,12 @@ class Saga(Generic[S]):
         route = self.__routes.get(type(event))
         if route is not None and self.phase_table is None and route.method not in self.__contextual:  # mostly
             return getattr(self, route.method)(state, event)  # type: ignore[no-any-return]
+        if route is None and self.activities is not None and type(event) in self.activities.events:
+            return self.activities.told(self, state, event)
         return self.__call(self.__method(event, None), state, event, None)
+
+    def awaited(self, state: S, event: Any) -> None:
+        """Take an event that an activity waits for, where no handler of this saga does. The engine calls this."""
 
     def handle_in(self, state: S, event: Any, context: StepContext) -> Actions:
         """Handle `event` as `handle` does, and give `context` to a handler that takes it. The engine calls this."""
@@ -241,6 +266,8 @@ class Saga(Generic[S]):
         if cls.handle is not Saga.handle:
             override: Any = self.handle
             return override(state, event, context) if "handle" in cls.__contextual else override(state, event)  # type: ignore[no-any-return]
+        if self.activities is not None and type(event) in self.activities.events:
+            return self.activities.told(self, state, event)
         return self.__call(self.__method(event, context), state, event, context)
 
     def refused(self, state: S, refused: Refused[Any]) -> Actions:
@@ -360,6 +387,11 @@ class Saga(Generic[S]):
         return cls.__index
 
     @classmethod
+    def state_type(cls) -> Any:
+        """Return the state type; None where the class does not name it."""
+        return cls.__state
+
+    @classmethod
     def state_version(cls) -> int:
         """Return the schema version of the state type."""
         return cls.__state_version
@@ -425,6 +457,8 @@ class Saga(Generic[S]):
             function = getattr(cls, attribute, None)
             if isinstance(function, types.FunctionType) and function is not getattr(Saga, attribute, None):
                 named.extend(named_types(function))
+        for own in cls.activities.types() if cls.activities is not None else ():
+            registry.add(own)
         registry.add_named(named)
         registry.add_reached((*cls.__routes, *cls.__refusals, *declared(cls.messages, cls.__name__), *named))
         registry.add_reached(reached(cls, instance))

@@ -18,7 +18,8 @@ from typing import Any
 from ..decision.draft import Draft
 from ..decision.ids import command_id as id_of
 from ..decision.message import Outcome, refusal
-from ..decision.record import Command, SagaRecord
+from ..decision.record import Command, SagaRecord, well_formed
+from ..definition.itinerary import DefinedActivity
 from ..errors import (
     CodecError,
     CommandRefused,
@@ -28,6 +29,7 @@ from ..errors import (
     SagalogError,
 )
 from ..logs import log
+from .activities import ActivityContext
 from .answers import AnswerError, Answers
 from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
@@ -59,6 +61,7 @@ class CommandAttempts:
         self._answers = answers
         self._leases = leases
         self._release = again
+        self.pause_beside: Callable[[Instance, Command, float], None]
         self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when logged, and how many since
 
     def prepare(self, instance: Instance, entry: Command) -> tuple[Handler | None, Any]:
@@ -81,13 +84,17 @@ class CommandAttempts:
         return None if cls is None else self._handlers.get(cls)
 
     def context(self, instance: Instance, entry: Command) -> CommandContext:
-        return CommandContext(
+        told = (
             id_of(instance.persistence_id, entry.id),
             instance.runtime.name,
             instance.correlation_id,
             _attempt_nr(instance, entry),
             entry.undo,
         )
+        record = instance.record
+        if instance.runtime.saga.activities is None or record is None:
+            return CommandContext(*told)
+        return ActivityContext(*told, record, entry, id_of(instance.persistence_id, entry.of) if entry.of else "")
 
     async def carry_out(
         self,
@@ -99,9 +106,7 @@ class CommandAttempts:
     ) -> bool:
         """Call the handler within its time limit (or wait for the `answer` of one that was called), and conclude."""
         self._leases.keep(instance)
-        longest = handler.policy.timeout
-        seconds = self._engine.settings.command_seconds if longest is None else longest.total_seconds()
-        limit = asyncio.timeout(None if seconds == float("inf") else seconds)
+        limit = self._limit(handler)
         try:
             async with limit:
                 instance.attempt = (entry.id, limit)
@@ -122,8 +127,32 @@ class CommandAttempts:
             return await self.conclude(instance, entry, None, error)
         finally:
             instance.attempt = None
-            if not instance.answered:
+            if not instance.answered and instance.beside is None:
                 self._leases.let_go(instance)
+
+    def _limit(self, handler: Handler) -> asyncio.Timeout:
+        longest = handler.policy.timeout
+        seconds = self._engine.settings.command_seconds if longest is None else longest.total_seconds()
+        return asyncio.timeout(None if seconds == float("inf") else seconds)
+
+    async def carry_out_beside(self, instance: Instance, entry: Command, handler: Handler, command: Any) -> bool:
+        """Call the handler of a command that is carried out beside others of its instance, and conclude."""
+        limit = self._limit(handler)
+        answer = raised = None
+        assert instance.beside is not None
+        try:
+            async with limit:
+                instance.beside[entry.id] = limit
+                answer = handler(command, self.context(instance, entry))
+                if isinstance(answer, Awaitable):
+                    answer = await answer
+        except BaseException as error:
+            if passes_through(error):
+                raise
+            raised = error
+        finally:
+            instance.beside[entry.id] = None
+        return await self.conclude(instance, entry, answer, raised)
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
         runtime = instance.runtime
@@ -133,12 +162,18 @@ class CommandAttempts:
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
         """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
-        attempt = instance.attempt
-        if attempt is None or (record is not None and any(entry.id == attempt[0] for entry in record.outbox)):
+        under_way = {} if instance.beside is None else dict(instance.beside)
+        if instance.attempt is not None:
+            under_way[instance.attempt[0]] = instance.attempt[1]
+        if not under_way:
             return
-        when, now = attempt[1].when(), self._engine.loop.time()
-        if when is None or when > now:
-            attempt[1].reschedule(now)
+        left = () if record is None else {entry.id for entry in record.outbox}
+        for entry_id, limit in under_way.items():
+            if entry_id in left or limit is None:
+                continue
+            when, now = limit.when(), self._engine.loop.time()
+            if when is None or when > now:
+                limit.reschedule(now)
 
     async def conclude(
         self, instance: Instance, entry: Command, answer: Any, error: BaseException | None = None
@@ -155,7 +190,10 @@ class CommandAttempts:
         if error is None:
             self.accepted(instance, entry)
             return True
-        if isinstance(error, CommandRefused):
+        told = self._failure(instance, entry, error)
+        if told is not None:
+            return await self._tell_failure(instance, entry, told, error)
+        if isinstance(error, CommandRefused) and not self._asks_operator(instance, entry):
             try:
                 await self._answers.stored(instance)
                 await self._refuse(instance, entry, id_of(instance.persistence_id, entry.id), error)
@@ -164,6 +202,41 @@ class CommandAttempts:
             else:
                 return True
         return self._failed(instance, entry, error)
+
+    def _failure(self, instance: Instance, entry: Command, error: BaseException) -> Any:
+        """Return the event that tells a saga that its activity has failed; None where that is not so, or not up to it."""
+        step = _activity(instance, entry)
+        if step is None or isinstance(error, AnswerError) or self._asks_operator(instance, entry):
+            return None
+        if isinstance(error, CommandRefused):
+            return step.failed(well_formed(f"refused: {error.reason}"), True)
+        if is_permanent(error) or (isinstance(error, RunnerStoppedError) and self._engine.stopping.is_set()):
+            return None
+        failures = 1 + (0 if instance.attempts is None else instance.attempts.get(entry.id, 0))
+        if self._retry_of(instance, entry).wait_seconds(failures) is not None:
+            return None
+        told = str(error) if isinstance(error, SagalogError) else described(error)
+        return step.failed(well_formed(f"not done in {failures} attempts: {told}"))
+
+    @staticmethod
+    def _asks_operator(instance: Instance, entry: Command) -> bool:
+        """Say whether an operator has to decide about the failure of this activity: it may not fail."""
+        step, record = _activity(instance, entry), instance.record
+        if step is None or step.options.optional:
+            return False
+        return step.never_fails or (record is not None and any(one.pivot for one in record.activities.values()))
+
+    async def _tell_failure(self, instance: Instance, entry: Command, told: Any, error: BaseException) -> bool:
+        try:
+            await self._answers.take(instance, entry, told)
+        except BaseException as raised:
+            if passes_through(raised):
+                raise
+            return self._failed(instance, entry, raised)
+        if isinstance(error, CommandRefused):
+            self._engine.counters.refused += 1
+        self.accepted(instance, entry, "refused" if isinstance(error, CommandRefused) else "failed", error)
+        return True
 
     async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
         command = instance.runtime.registry.unpack(entry.command)
@@ -184,9 +257,11 @@ class CommandAttempts:
             )  # otherwise it would be delivered for ever
         self.tell(instance, entry, "refused", refused)
 
-    def accepted(self, instance: Instance, entry: Command) -> None:
-        self._engine.counters.commands += 1
-        self.tell(instance, entry, "accepted")
+    def accepted(
+        self, instance: Instance, entry: Command, outcome: str = "accepted", error: BaseException | None = None
+    ) -> None:
+        self._engine.counters.commands += outcome == "accepted"
+        self.tell(instance, entry, outcome, error)
         if instance.attempts is not None:
             instance.attempts.pop(entry.id, None)
         if entry.id in instance.owned:
@@ -209,14 +284,15 @@ class CommandAttempts:
         # Our own errors name no payloads; those of others may quote them.
         told = str(error) if isinstance(error, (SagalogError, AnswerError)) else described(error)
         wait = None
-        if not (carried_out or is_permanent(error)):
-            handler = self._handler_for(instance, entry)
-            retry = (handler.policy.retry if handler is not None else None) or engine.settings.dispatch_retry
-            wait = retry.wait_seconds(failures)
+        if not (carried_out or is_permanent(error) or isinstance(error, CommandRefused)):
+            wait = self._retry_of(instance, entry).wait_seconds(failures)
         if wait is None:
             self._park(instance, entry, error, told, failures, carried_out=carried_out)
             return False
         self._complain(instance, entry, told, failures)
+        if instance.beside is not None and entry.id in instance.beside:
+            self.pause_beside(instance, entry, wait)
+            return False
         instance.retry = engine.loop.call_later(wait, self.again, instance)
         if wait > engine.settings.lease_seconds / 2:
             # Others may take over only after our next attempt. Otherwise a dead broker would cost a write for each lease.
@@ -224,11 +300,19 @@ class CommandAttempts:
             self._leases.prolong(instance)
         return False
 
+    def _retry_of(self, instance: Instance, entry: Command) -> Any:
+        handler = self._handler_for(instance, entry)
+        retry = None if handler is None else handler.policy.retry
+        return retry or self._engine.settings.dispatch_retry
+
     def _park(
         self, instance: Instance, entry: Command, error: BaseException, told: str, failures: int, *, carried_out: bool
     ) -> None:
         name = entry.command.type
-        if carried_out:
+        if isinstance(error, CommandRefused):
+            why = well_formed(error.reason)
+            reason = f"activity {name} was refused: {why}; `retry` calls it again, `skip` goes on without it"
+        elif carried_out:
             reason = f"command {name} was carried out, but {told}; `retry` carries it out again, `skip` drops it"
         elif is_permanent(error):
             reason = f"command {name} was not accepted, and another attempt does not help: {told}"
@@ -248,12 +332,18 @@ class CommandAttempts:
         parking = Envelope(repair=_stick(entry.id, reason), future=self._engine.loop.create_future())
         assert parking.future is not None
         parking.future.add_done_callback(lambda _: self._parked(instance, entry, parking))
+        if (
+            instance.beside is not None and entry.id in instance.beside
+        ):  # it is not to leave again before that is stored
+            self.pause_beside(instance, entry, self._engine.settings.lease_seconds / 4)
         instance.poke(parking)
         instance.tell_parked(reason, command_id=id_of(instance.persistence_id, entry.id))
 
     @staticmethod
     def _parked(instance: Instance, entry: Command, parking: Envelope) -> None:
         """If the journal cannot take the record that parks it, leave the command alone until that record shrinks."""
+        if parking.error is None and instance.pausing is not None and entry.id in instance.pausing:
+            instance.pausing.pop(entry.id).cancel()
         if isinstance(parking.error, PayloadTooLargeError):
             instance.owned -= {entry.id}
             instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.size
@@ -290,6 +380,12 @@ class CommandAttempts:
         """Go on with the outbox: the pause is over."""
         instance.retry = instance.next_attempt_at = None
         self._release(instance)
+
+
+def _activity(instance: Instance, entry: Command) -> DefinedActivity | None:
+    """Return the activity that a command calls; None for any other command, and for an undo."""
+    table = instance.runtime.saga.activities
+    return None if table is None or entry.undo else table.by_command.get(entry.command.type)
 
 
 def _attempt_nr(instance: Instance, entry: Command) -> int:

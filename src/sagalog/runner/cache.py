@@ -49,7 +49,7 @@ class InstanceCache:
             wake_later(instance)
         if instance.mailbox:
             self.queue.add(instance)
-        elif not instance.loaded and instance.retry is None and instance.idle:
+        elif not instance.loaded and instance.retry is None and not instance.pausing and instance.idle:
             self.drop(instance)
         if len(self.instances) > self._cache_size or self._bytes > self._cache_bytes:
             self._shrink()

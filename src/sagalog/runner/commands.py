@@ -54,6 +54,8 @@ class CommandContext(msgspec.Struct, frozen=True, gc=False):
 class CommandHandler:
     """A user's handler, and how to call it: with the command, or with the command and its context."""
 
+    beside = False  # it is carried out beside the other commands of its instance
+
     def __init__(self, function: Callable[..., Any], name: str, policy: CommandPolicy = DEFAULT_POLICY) -> None:
         self.policy = policy
         if not callable(function):
@@ -101,6 +103,10 @@ class CommandHandlers:
         if command in self._by_type:
             raise DefinitionError(f"{command.__name__} has two command handlers; keep one")
         self._by_type[command] = CommandHandler(function, command.__name__, policy)
+
+    def add_own(self, command: type, handler: CommandHandler) -> None:
+        """Register a handler of ours, for a command type of ours."""
+        self._by_type[command] = handler
 
     def get(self, command: type) -> CommandHandler | None:
         """Return the handler of a command type, or None."""

@@ -19,6 +19,7 @@ from ..logs import log
 from .acceptances import Acceptances
 from .answers import Answers, Reply
 from .attempt import CommandAttempts, Handler
+from .beside import Beside
 from .commands import CommandHandlers
 from .context import in_command_handler
 from .engine import STRETCH_SECONDS, Engine
@@ -52,6 +53,7 @@ class Dispatcher:
         self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, self.release)
         self._answers.conclude = self._attempts.conclude
         self._answers.go_on = self._go_on
+        self._beside = Beside(engine, self._attempts, self._leases, self._go_on)
         self._lanes: dict[str, _Lane] = {}
 
     def release(self, instance: Instance) -> None:
@@ -89,6 +91,10 @@ class Dispatcher:
             if handler is None:
                 self._give_up(instance, entry)
                 return
+            if handler.beside:
+                self._beside.begin(instance, entry, handler.policy.places or self._engine.settings.max_dispatch)
+                entry = instance.undelivered()
+                continue
             if handler.asynchronous:
                 self._enqueue(instance, entry.command.type, handler.policy.places or self._engine.settings.max_dispatch)
                 return
@@ -265,6 +271,7 @@ class Dispatcher:
         """Start no more deliveries. Those under way end by themselves."""
         self._acceptances.stop()
         self._answers.stop()
+        self._beside.stop()
         for lane in self._lanes.values():
             for instance in lane.ready:
                 instance.delivering = False

@@ -21,7 +21,7 @@ Begin = Callable[[Command, CommandContext], Delivery]
 class HookedHandler:
     """A command handler that runs, with whatever it returns, in the contexts of the hooks. `begin` tells of it."""
 
-    __slots__ = ("_begin", "_entry", "_handler", "_hooks", "asynchronous", "policy", "takes_context")
+    __slots__ = ("_begin", "_entry", "_handler", "_hooks", "asynchronous", "beside", "policy", "takes_context")
 
     def __init__(self, hooks: HookCalls, begin: Begin, handler: CommandHandler, entry: Command) -> None:
         self._hooks = hooks
@@ -29,6 +29,7 @@ class HookedHandler:
         self._handler = handler
         self._entry = entry
         self.asynchronous = handler.asynchronous
+        self.beside = handler.beside
         self.policy = handler.policy
         self.takes_context = True  # the hooks do
 

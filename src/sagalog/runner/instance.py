@@ -56,6 +56,7 @@ class Instance:
         "attempt",
         "attempts",
         "awaits",
+        "beside",
         "cache",
         "caught_up",
         "contested",
@@ -78,6 +79,7 @@ class Instance:
         "next_attempt_at",
         "one_by_one",
         "owned",
+        "pausing",
         "persistence_id",
         "queue",
         "quieted",
@@ -143,6 +145,9 @@ class Instance:
             None  # another worker's entry, and when to claim it, in the loop's time
         )
         self.attempts: dict[str, int] | None = None  # failed deliveries by entry; None if there are none
+        # Activities that are carried out beside the other commands, and their time limits while a handler is at them.
+        self.beside: dict[str, asyncio.Timeout | None] | None = None
+        self.pausing: dict[str, asyncio.TimerHandle] | None = None  # those before their next attempt
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
         # In event time the events of a log come one at a time, each after everything that the one before has led to.
@@ -169,6 +174,7 @@ class Instance:
             or self.delivering
             or self.accepted
             or self.answered
+            or self.beside
             or self.in_transaction
             or self.in_line
             or self.unknown is not None
@@ -204,6 +210,9 @@ class Instance:
         """Cancel the timer that would look at the outbox again."""
         if self.retry is not None:
             self.retry.cancel()
+        for pause in self.pausing.values() if self.pausing is not None else ():
+            pause.cancel()
+        self.pausing = None
         self.retry = self.next_attempt_at = None
 
     def read_begins(self) -> None:
@@ -230,12 +239,21 @@ class Instance:
         while index < len(outbox) and outbox[index].id in self.accepted:
             index += 1
         self.cursor = (outbox, index)
-        if self.answered:
-            while index < len(outbox) and (outbox[index].id in self.accepted or outbox[index].id in self.answered):
+        if self.answered or self.beside or self.pausing:
+            first = index
+            while index < len(outbox) and self._at_work(outbox[index].id):
                 index += 1
-            if index < len(outbox) and outbox[index].undo:
+            if first < index < len(outbox) and outbox[index].undo:
                 return None
         return outbox[index] if index < len(outbox) else None
+
+    def _at_work(self, entry: str) -> bool:
+        return (
+            entry in self.accepted
+            or entry in self.answered
+            or (self.beside is not None and entry in self.beside)
+            or (self.pausing is not None and entry in self.pausing)
+        )
 
     async def submit(self, envelope: Envelope, *, lone: bool = False) -> None:
         """Put `envelope` behind what waits; return when it is handled and durable. Raises what became of it.

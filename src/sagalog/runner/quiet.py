@@ -39,7 +39,7 @@ async def quiet(instance: Instance) -> None:
 def _is_quiet(instance: Instance) -> bool:
     if instance.under_way or instance.ready or instance.mailbox or instance.to_deliver:
         return False
-    if instance.delivering or instance.answered:
+    if instance.delivering or instance.answered or instance.beside is not None:
         return False
     entry = instance.undelivered()
     return entry is None or entry == instance.declined

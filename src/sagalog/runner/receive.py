@@ -222,7 +222,12 @@ class Receiver:
         `asker` sent the command in its incarnation `life`. It is not bounded, or commands and events could wait in a
         circle.
         """
-        targets, message = self._targets(event), self._message(event, message_id, None, ours=True)
+        table = asker.runtime.saga.activities
+        if table is not None and type(event) in table.events:
+            targets = [(cache, asker.correlation_id) for cache in self._caches if cache is asker.cache]
+        else:
+            targets = self._targets(event)
+        message = self._message(event, message_id, None, ours=True)
         message.trace, message.at, message.answer = trace, at, True
         for cache, correlation_id in targets:
             if cache is asker.cache and correlation_id == asker.correlation_id:
@@ -349,12 +354,18 @@ class Receiver:
 
     async def _submitted(self, cache: InstanceCache, instance: Instance, message: Message) -> Outcome:
         envelope = Envelope(message)
-        if not self._waits or cache.runtime.saga.may_start(message.event):
+        if not self._waits or cache.runtime.saga.may_start(message.event) or _is_own(cache, message.event):
             await instance.submit(envelope)
         else:
             envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
             await instance.submit(envelope)
         return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
+
+
+def _is_own(cache: InstanceCache, event: Any) -> bool:
+    """Say whether an event is the result of an activity, which no starting event can make welcome."""
+    table = cache.runtime.saga.activities
+    return table is not None and type(event) in table.events
 
 
 def _only_in_part(

@@ -299,7 +299,7 @@ class Rounds:
         except Exception as raised:  # a bug here must not let anybody wait for ever
             give_up(turn, raised)
             pause = None
-        if instance.attempt is not None and error is None and not turn.stale:
+        if (instance.attempt is not None or instance.beside is not None) and error is None and not turn.stale:
             self._dispatcher.cut(instance, turn.draft.record)
         if write is not None and error is None and write.due_at is not None:
             self._due.notice(write.due_at)

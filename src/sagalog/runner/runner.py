@@ -10,6 +10,7 @@ from ..decision import repair
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal
+from .activities import register
 from .arguments import check_text, check_type
 from .asking import outcome_of, state_of
 from .clock import Clock, SystemClock
@@ -75,6 +76,7 @@ class SagaRunner:
         self._source = journal
         self._handlers = CommandHandlers()
         self._handlers.add(dispatch)
+        register(self._handlers, self.sagas)
         check_source(journal, self.sagas)
         self.reader: Reader | None = None
         self.reporter: Report | None = None

@@ -51,7 +51,7 @@ def _wake(instance: Instance) -> None:
         if not instance.under_way:
             instance.loaded = False
             instance.poke(Envelope(maintenance=Maintenance.RECORD))
-    elif instance.idle and not instance.loaded and instance.retry is None:
+    elif instance.idle and not instance.loaded and instance.retry is None and not instance.pausing:
         instance.cache.drop(instance)
 
 

@@ -16,7 +16,7 @@ from ..decision.draft import Draft
 from ..decision.ids import command_id, persistence_id, reply_id
 from ..decision.kept import next_kept
 from ..decision.message import Message, Outcome, refusal, unkeep
-from ..decision.record import FINAL, SagaRecord, decode_record, encode_record
+from ..decision.record import FINAL, Command, SagaRecord, decode_record, encode_record
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .story import Story
@@ -32,7 +32,8 @@ class DrivenInstance:
         self.record: SagaRecord | None = None
         self.now = now
         self.sent: list[Any] = []
-        self.refuses: dict[type, str] = {}  # commands, and for which reason
+        self.undone: list[str] = []  # activities
+        self.refuses: dict[type | str, str] = {}  # commands, or activities whose undo it is, and for which reason
         self.answers: dict[type, Any] = {}  # commands, and with which event, or a function that makes it
         self._version = 0
         self._delivering = False
@@ -79,7 +80,7 @@ class DrivenInstance:
             self._version += 1
 
     def deliver(self) -> None:
-        """Let the commands be accepted, or refused, one after the other."""
+        """Let the commands be accepted, or refused, one after the other. Activities run on until somebody ends them."""
         if self._delivering:  # what is sent meanwhile is delivered by whoever began
             return
         self._delivering = True
@@ -91,12 +92,19 @@ class DrivenInstance:
             self._story.ends(self.record.status.value)
 
     def _deliver_all(self) -> None:
-        while self.record is not None and self.record.owes_delivery:
-            entry = self.record.outbox[0]
+        while (entry := self._next_delivery()) is not None:
             command = self.registry.unpack(entry.command)
-            self.sent.append(command)
-            reason = self.refuses.get(type(command))
-            self._story.add(f"{'undoes with' if entry.undo else 'sends'} {command!r}")
+            step, undo = (self.saga.activities.commands if self.saga.activities is not None else {}).get(
+                type(command), (None, False)
+            )
+            if step is None:
+                self.sent.append(command)
+                self._story.add(f"{'undoes with' if entry.undo else 'sends'} {command!r}")
+            else:
+                self._story.add(f"{'undoes' if undo else 'asks for'} {step.name}")
+            reason = self.refuses.get(type(command) if step is None else step.name if undo else "")
+            if step is not None and undo and reason is None:
+                self.undone.append(step.name)
             if reason is not None:
                 draft = self.draft()
                 self.step(refusal(command, f"{draft.persistence_id}/{entry.id}", reason), f"it is refused: {reason}")
@@ -108,6 +116,29 @@ class DrivenInstance:
                 event = answer(command) if isinstance(answer, FunctionType) else answer
                 answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
                 self.step(Message(answer_id, event), f"it is answered: {event!r}")
+
+    def _next_delivery(self) -> Command | None:
+        if self.record is None or not self.record.owes_delivery:
+            return None
+        table, running = self.saga.activities, False
+        for entry in self.record.outbox:
+            step = None if table is None or entry.undo else table.by_command.get(entry.command.type)
+            if step is None or step.options.until is not None:
+                return None if entry.undo and running else entry
+            running = True
+        return None
+
+    def running(self) -> dict[str, str]:
+        """Return the activities that are carried out, and the entries of their commands."""
+        stages = {} if self.record is None else self.record.activities
+        return {name: stage.entry for name, stage in stages.items() if stage.status == "running"}
+
+    def end(self, name: str, event: Any, what: str) -> None:
+        """Let an activity that runs come to its end, with that event."""
+        assert self.record is not None
+        own = persistence_id(self.saga.name, str(self.correlation_id))
+        answer_id = reply_id(command_id(own, self.running()[name]), type(event).__name__, 0)
+        self.step(Message(answer_id, event, answer=True, life=self.record.incarnation), what)
 
 
 def _advanced(draft: Draft, message: Message) -> Outcome:

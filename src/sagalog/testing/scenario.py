@@ -7,14 +7,15 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Generic, Self, TypeVar
 
-from ..decision.ids import ANSWER
+from ..decision.ids import ACTIVITY, ANSWER
 from ..decision.message import Message
 from ..decision.phases import phase_of
 from ..decision.record import Joined, Status
 from ..decision.timers import due_timer
+from ..definition.itinerary import DefinedActivity
 from ..definition.results import unpack_result
 from ..definition.saga import Saga
-from ..errors import DefinitionError, InvalidEventError
+from ..errors import DefinitionError, InvalidEventError, SagaParkedError
 from .driven import DrivenInstance
 from .story import Story, shown
 
@@ -51,12 +52,12 @@ class Scenario(Generic[S]):
         """Let events happen, of which `then` will not speak."""
         for event in events:
             self._happen(event, None)
-        self._instance.sent = []
+        self._instance.sent, self._instance.undone = [], []
         return self
 
     def when(self, event: Any, *, message_id: str | None = None) -> Self:
         """Let an event happen. With a `message_id` that came before, it is a duplicate, and changes nothing."""
-        self._instance.sent = []
+        self._instance.sent, self._instance.undone = [], []
         self._happen(event, message_id)
         return self
 
@@ -64,7 +65,7 @@ class Scenario(Generic[S]):
         """Let time pass: timers that fall due fire in the order of their moments, also those set meanwhile."""
         if passed < timedelta(0):
             raise DefinitionError(f"time goes forward only, not by {passed}")
-        self._instance.sent = []
+        self._instance.sent, self._instance.undone = [], []
         until = self.now + passed
         at_once = 0
         while (message := due_timer(self._instance.draft(), until, in_time=True)) is not None:
@@ -81,7 +82,7 @@ class Scenario(Generic[S]):
         """Let time pass while no worker runs; then one comes back. Recurring timers do as their `missed` says."""
         if passed < timedelta(0):
             raise DefinitionError(f"time goes forward only, not by {passed}")
-        self._instance.sent = []
+        self._instance.sent, self._instance.undone = [], []
         self._instance.now += passed
         for _ in range(_MAX_TIMERS):
             message = due_timer(self._instance.draft(), self.now)
@@ -101,7 +102,7 @@ class Scenario(Generic[S]):
         table.check("in_phase(...)", phase)
         if self._instance.record is None:
             raise AssertionError(self._story.told("there is no instance to be in a phase: no event has started one"))
-        self._instance.sent = []
+        self._instance.sent, self._instance.undone = [], []
         self._story.begin(self.now, f"is put into {phase.name}")
         draft = self._instance.draft()
         draft.touch().phase = phase.name
@@ -109,13 +110,51 @@ class Scenario(Generic[S]):
         self._instance.deliver()
         return self
 
+    def given_done(self, activity: str, result: Any = None) -> Self:
+        """Let an activity that runs return this, of which `then` will not speak."""
+        self.when_done(activity, result)
+        self._instance.sent, self._instance.undone = [], []
+        return self
+
+    def when_done(self, activity: str, result: Any = None) -> Self:
+        """Let an activity that runs return this."""
+        step = self._running(activity)
+        done = step.done(result) if step.done.__struct_fields__ else step.done()  # type: ignore[attr-defined]
+        return self._ended(activity, done, f"{activity} is done: {result!r}")
+
+    def when_failed(self, activity: str, reason: str = "refused", *, refused: bool = True) -> Self:
+        """Let an activity that runs fail: it is refused, or nobody knows whether it was carried out (`refused=False`).
+
+        Raises SagaParkedError, and nothing has changed, for one about whose failure an operator has to decide.
+        """
+        step = self._running(activity)
+        record = self._instance.record
+        assert record is not None
+        committed = any(stage.pivot for stage in record.activities.values())
+        if (step.never_fails or committed) and not step.options.optional:
+            raise SagaParkedError(self._saga.name, str(self._instance.correlation_id), f"{activity} failed: {reason}")
+        return self._ended(activity, step.failed(reason, refused), f"{activity} fails: {reason}")
+
+    def _running(self, activity: str) -> DefinedActivity:
+        table = self._saga.activities
+        if table is None or activity not in table.steps:
+            raise DefinitionError(f"saga {self._saga.name!r} has no activity {activity!r}")
+        if activity not in self.running:
+            raise AssertionError(self._story.told(f"{activity} is not running; running are {sorted(self.running)}"))
+        return table.steps[activity]
+
+    def _ended(self, activity: str, event: Any, what: str) -> Self:
+        self._instance.sent, self._instance.undone = [], []
+        self._instance.end(activity, event, what)
+        return self
+
     def answers(self, command: type, answer: Any) -> Self:
         """From now on, let the handler of such commands answer this event, or what this function makes of the command."""
         self._instance.answers[command] = answer
         return self
 
-    def refuses(self, command: type, reason: str = "refused") -> Self:
-        """From now on, let the handler of such commands refuse them for that reason."""
+    def refuses(self, command: type | str, reason: str = "refused") -> Self:
+        """From now on, let the handler of such commands refuse them for that reason; a name: the undo of that activity."""
         self._instance.refuses[command] = reason
         return self
 
@@ -161,12 +200,30 @@ class Scenario(Generic[S]):
         return [] if record is None else [self._instance.registry.unpack(one.event) for one in record.kept]
 
     @property
+    def running(self) -> set[str]:
+        """The activities that are carried out."""
+        return set(self._instance.running())
+
+    @property
+    def undone(self) -> list[str]:
+        """The activities that were taken back since the last `when`, `after` or `away`, in their order."""
+        return self._instance.undone
+
+    @property
+    def activities(self) -> dict[str, str]:
+        """What became of each activity that was begun or passed over, in the order in which it came to that."""
+        record = self._instance.record
+        return {} if record is None else {name: stage.status for name, stage in record.activities.items()}
+
+    @property
     def timers(self) -> dict[str, datetime]:
-        """When the pending timers are due, by name; scheduled commands and deadlines of answers are not among them."""
+        """When the pending timers are due, by name; scheduled commands and deadlines are not among them."""
         if self._instance.record is None:
             return {}
         timers = self._instance.record.timers.items()
-        return {name: timer.due_at for name, timer in timers if not timer.send and not name.startswith(ANSWER)}
+        return {
+            name: timer.due_at for name, timer in timers if not timer.send and not name.startswith((ANSWER, ACTIVITY))
+        }
 
     @property
     def joins(self) -> dict[str, tuple[str, ...]]:
@@ -201,13 +258,17 @@ class Scenario(Generic[S]):
         result: Any = _UNSET,
         phase: Enum | None = _UNSET,
         kept: list[Any] = _UNSET,
+        running: set[str] = _UNSET,
+        undone: list[str] = _UNSET,
+        activities: Mapping[str, str] = _UNSET,
     ) -> Self:
         """Raise AssertionError, with the story so far, unless all that is named is so.
 
         `sent`: exactly these commands since the last `when` or `after`, in this order. `timers`: exactly these are
         pending, due at that moment or that long from now. `state`: equal to it, or a mapping: these attributes are.
         `result`: it has completed with that. `phase`: it is in that one. `kept`: exactly these events wait for their
-        moment, in this order.
+        moment, in this order. `running`: exactly these activities are carried out. `undone`: exactly these were taken
+        back since the last `when`, in this order. `activities`: what became of these.
         """
         wrong: list[str] = []
         if sent is not _UNSET and self.sent != sent:
@@ -216,6 +277,13 @@ class Scenario(Generic[S]):
             expected = {name: self.now + due if isinstance(due, timedelta) else due for name, due in timers.items()}
             if self.timers != expected:
                 wrong += shown("timers", self._left(expected), self._left(self.timers))
+        if running is not _UNSET and self.running != set(running):
+            wrong += shown("running", sorted(running), sorted(self.running))
+        if undone is not _UNSET and self.undone != undone:
+            wrong += shown("undone", undone, self.undone)
+        if activities is not _UNSET:
+            now = {name: self.activities.get(name) for name in activities}
+            wrong += shown("activities", dict(activities), now) if now != dict(activities) else []
         if kept is not _UNSET and self.kept != kept:
             wrong += shown("kept", kept, self.kept)
         if state is not _UNSET:

@@ -22,7 +22,7 @@ from .statements import MAX_RECORDS, Statements, storable, write
 Answer = SagalogError | None
 
 
-class Call:
+class _WriteInLine:
     """Records of one `write_messages`, and the future to answer."""
 
     __slots__ = ("atomic", "future", "ids", "records")
@@ -56,7 +56,7 @@ class PostgresWriter:
     def __init__(self, connections: Connections, statements: Statements) -> None:
         self._connections = connections
         self._statements = statements
-        self._queue: deque[Call] = deque()
+        self._queue: deque[_WriteInLine] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
         self.counts = CommitCounts()
@@ -108,7 +108,7 @@ class PostgresWriter:
         if self._closed:
             raise JournalUnavailableError("the journal is closed; nothing was stored")
         loop = asyncio.get_running_loop()
-        call = Call(records, atomic, loop.create_future())
+        call = _WriteInLine(records, atomic, loop.create_future())
         self._queue.append(call)
         if self._task is None:
             self._task = loop.create_task(self._run())
@@ -139,14 +139,14 @@ class PostgresWriter:
         finally:
             self._task = None
 
-    def _group(self) -> list[Call]:
+    def _group(self) -> list[_WriteInLine]:
         """Take what one statement can do: not two calls for one id, and an atomic call only by itself."""
         first = self._queue.popleft()
         calls, records = [first], len(first.records)
         if first.atomic:
             return calls
         ids = set(first.ids)
-        later: list[Call] = []
+        later: list[_WriteInLine] = []
         while self._queue and records < MAX_RECORDS:
             call = self._queue.popleft()
             if call.atomic or not ids.isdisjoint(call.ids):
@@ -158,7 +158,7 @@ class PostgresWriter:
         self._queue.extendleft(reversed(later))
         return calls
 
-    async def _store(self, calls: list[Call]) -> list[str]:
+    async def _store(self, calls: list[_WriteInLine]) -> list[str]:
         records = [record for call in calls for record in call.records]
         if not calls[0].atomic:
             return await self._connections.writing(lambda connection: self._write(connection, records))

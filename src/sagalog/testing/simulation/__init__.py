@@ -9,7 +9,7 @@ from typing import Any
 from ...definition.saga import Saga
 from .chance import FAULTS
 from .report import ESSENTIAL, Report
-from .run import Run
+from .run import SimulatedRun
 from .shrink import SimulationError, shrunk
 from .world import Finished, World
 
@@ -29,7 +29,7 @@ def simulate(
     made = [saga() if isinstance(saga, type) else saga for saga in sagas]
     report, started = Report(), time.monotonic()
     for seed in seeds:
-        run = Run(made, world(), seed)
+        run = SimulatedRun(made, world(), seed)
         wrong = run.execute()
         if wrong is not None:
             raise shrunk(made, world, seed, run, wrong)

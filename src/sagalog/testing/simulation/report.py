@@ -10,7 +10,7 @@ import msgspec
 from .chance import FAULTS
 
 if TYPE_CHECKING:
-    from .run import Run
+    from .run import SimulatedRun
 
 ESSENTIAL = ("handled", "duplicates", "conflicts", "commands", "takeovers", "parked", "purged", "retry")
 
@@ -55,7 +55,7 @@ class Report(msgspec.Struct):
         for saga, counts in other.sagas.items():
             _add(self.sagas.setdefault(saga, {}), counts)
 
-    def add_run(self, run: Run) -> None:
+    def add_run(self, run: SimulatedRun) -> None:
         """Count what happened in one run."""
         self.seeds += 1
         self.days += run.days

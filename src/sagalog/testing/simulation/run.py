@@ -37,7 +37,7 @@ from .world import World
 _WORKERS = 2
 
 
-class Run(Situation):
+class SimulatedRun(Situation):
     """Everything about one seed."""
 
     def __init__(self, sagas: list[Saga[Any]], world: World, seed: int, without: Without = Without()) -> None:  # noqa: B008

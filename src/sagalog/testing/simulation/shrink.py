@@ -9,7 +9,7 @@ import msgspec
 
 from ...definition.saga import Saga
 from .chance import FAULTS, Without
-from .run import Run
+from .run import SimulatedRun
 from .world import World
 
 _MAX_STRIKES = 100
@@ -27,13 +27,13 @@ class SimulationError(AssertionError):
 
 
 def shrunk(
-    sagas: list[Saga[Any]], world: Callable[[], World], seed: int, run: Run, wrong: Exception
+    sagas: list[Saga[Any]], world: Callable[[], World], seed: int, run: SimulatedRun, wrong: Exception
 ) -> SimulationError:
     """Leave out kinds of faults, events, and single faults, as long as something still goes wrong."""
 
     def attempt(without: Without) -> None:
         nonlocal run, wrong
-        smaller = Run(sagas, world(), seed, without)
+        smaller = SimulatedRun(sagas, world(), seed, without)
         found = smaller.execute()
         if found is not None:
             run, wrong = smaller, found

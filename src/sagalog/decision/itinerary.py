@@ -1,0 +1,296 @@
+"""How far the activities of an instance have come, and what a step means for them. Pure, like all of the decision.
+
+    advance ─► handler ─► [proceed] ─► finish
+
+The record says of each activity that was ever begun, by its name, what became of it; which are ready follows from that and
+from the definition. So a handler's actions are followed by one more, `Proceed`: it is applied with them, or not at all.
+
+    running, waiting (for an event)  ─►  done │ failed │ left (failed, and gone on without)  ─►  undone
+    skipped (not needed; its place was passed; by an operator)     early (its event came before it was begun)
+    stopped (it waited when another failed)
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ..definition.actions import Compensate, Complete, Run
+from ..definition.codec import Typed
+from ..definition.itinerary import ActivityTable, DefinedActivity
+from ..errors import DefinitionError
+from .ids import ACTIVITY, answered_entry
+from .message import Message
+from .moments import after
+from .record import UNDER_WAY, SagaRecord, Stage, Status, Undo
+
+_ENDED = frozenset({"done", "skipped", "left", "undone"})
+_MOST_TOLD = 200  # characters of the reason of a failure
+
+
+class Proceed(msgspec.Struct):
+    """What a step changes about activities. `stages`: of the record after it, entries of those that begin still to come."""
+
+    stages: dict[str, Stage]
+    begin: list[tuple[str, Typed, Typed | None]] = []  # activity, command, undo
+    over: set[str] = set()  # types of commands that need not be carried out any more
+    newest: list[str] = []  # entries whose undo comes first from now on
+    undone: list[str] = []  # entries that were not carried out: there is nothing to take back
+    commits: bool = False  # nothing that was done so far is undone any more
+    timers: list[tuple[str, Typed, datetime]] = []
+    drops: list[str] = []  # names of timers
+
+
+def is_stale(draft: Any, record: SagaRecord, message: Message) -> bool:
+    """Say whether a message is about a call of an activity that is over: its result is known, or not wanted any more."""
+    table = draft.saga.activities
+    what, name = table.events.get(type(message.event), ("", ""))
+    if what not in ("done", "failed"):
+        return False
+    stage = record.activities.get(name)
+    entry = answered_entry(draft.persistence_id, message.id)
+    return stage is None or stage.status not in UNDER_WAY or (stage.entry != entry and stage.status == "running")
+
+
+def proceed(draft: Any, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> list[Any]:
+    """Return the actions of a handler, and what follows for the activities. Raises DefinitionError; nothing has changed."""
+    table: ActivityTable = draft.saga.activities
+    wanted = [action for action in actions if isinstance(action, Run)]
+    if record.status is not Status.RUNNING:
+        if wanted:
+            raise DefinitionError(f"saga {table.name!r}: Run({_name(wanted[0])!r}) while it is {record.status.value}")
+        return actions
+    step = _Itinerary(draft, table, record, state)
+    step.note(message)
+    if wanted:
+        actions = [action for action in actions if not isinstance(action, Run)]
+        step.want([_name(action) for action in wanted])
+    end = next((number for number, one in enumerate(actions) if isinstance(one, (Complete, Compensate))), None)
+    if end is None:
+        ending = step.go_on()
+        return [*actions, *step.change(), *ending]
+    step.end(actions[end])
+    return [*actions[:end], *step.change(), *actions[end:]]
+
+
+def mark_undone(record: SagaRecord, entries: set[str]) -> None:
+    """Note that what was done under these entries has been taken back."""
+    record.activities = {
+        name: msgspec.structs.replace(stage, status="undone") if stage.entry in entries else stage
+        for name, stage in record.activities.items()
+    }
+
+
+def reordered(record: SagaRecord, change: Proceed) -> tuple[Undo, ...]:
+    """Return the undo stack with the newest on top, without what was not carried out; none of activities behind a pivot."""
+    if change.commits:
+        of = {stage.entry for stage in change.stages.values() if stage.entry}
+        return tuple([undo for undo in record.undo if undo.of not in of or undo.life != record.incarnation])
+    moved = {*change.newest, *change.undone}
+    newest = [undo for entry in change.newest for undo in record.undo if undo.of == entry]
+    return (*[undo for undo in record.undo if undo.of not in moved], *newest)
+
+
+def _name(action: Run) -> str:
+    return action.activity if isinstance(action.activity, str) else getattr(action.activity, "name", "")
+
+
+class _Itinerary:
+    """The activities of one instance in one step."""
+
+    def __init__(self, draft: Any, table: ActivityTable, record: SagaRecord, state: Any) -> None:
+        self._draft = draft
+        self._table = table
+        self._state = state
+        self._before = record.activities
+        self._wanted: set[str] = set()
+        self._change = Proceed(dict(record.activities))
+        self._stages = self._change.stages
+
+    def note(self, message: Message) -> None:
+        """Note what the message says about an activity."""
+        event = message.event
+        kind = type(event.command if message.kind == "refused" else event)
+        what, name = self._table.events.get(kind, ("", ""))
+        if what:
+            if what == "proceed":
+                return
+            step, stage = self._table.steps[name], self._stages.get(name)
+            if stage is None or stage.status not in UNDER_WAY:
+                return
+            if what == "done":
+                self._done(step, stage)
+            elif what == "failed":
+                self._failed(step, stage, event.reason, refused=event.refused)
+            elif what == "overdue":
+                self._failed(step, stage, f"it took longer than {step.options.within}", refused=False)
+            elif stage.status == "waiting":
+                self._ask(step, event.number)
+        elif kind in self._table.awaited and message.kind != "refused":
+            self._came(*self._table.awaited[kind], event)
+
+    def want(self, names: list[str]) -> None:
+        """Note which activities a handler asks for."""
+        for name in names:
+            if name not in self._table.steps:
+                has = ", ".join(self._table.steps)
+                raise DefinitionError(f"saga {self._table.name!r} has no activity {name!r} to Run; it has {has}")
+            if self._table.automatic:
+                raise DefinitionError(
+                    f"saga {self._table.name!r}: Run({name!r}) in an ItinerarySaga, whose activities begin by themselves"
+                )
+            stage = self._stages.get(name)
+            if stage is None or stage.status not in UNDER_WAY:
+                self._wanted.add(name)
+                if stage is not None and stage.status != "early":
+                    del self._stages[name]
+
+    def go_on(self) -> list[Any]:
+        """Begin what is ready; return the action that ends the saga, if all has come to its end."""
+        stages = self._stages
+        if not self._failing():
+            self._begin_ready()
+        if self._failing():
+            self._stop_waiting()
+            return [] if self._running() else [Compensate()]
+        if not self._table.automatic or any(stage.status not in _ENDED for stage in stages.values()):
+            return []
+        return [Complete(self._draft.saga.result(self._state))]
+
+    def end(self, ending: Any) -> None:
+        """Let a handler's own Complete or Compensate end it."""
+        if self._wanted:
+            what = type(ending).__name__
+            raise DefinitionError(f"saga {self._table.name!r}: Run({min(self._wanted)!r}) and {what}() in one step")
+        if isinstance(ending, Compensate):
+            self._stop_waiting()
+            return
+        under_way = [name for name, stage in self._stages.items() if stage.status in UNDER_WAY]
+        if under_way:
+            raise DefinitionError(
+                f"saga {self._table.name!r}: Complete() while {', '.join(under_way)} is under way, which would be called "
+                "without its saga: complete it in @activity.then, or compensate"
+            )
+
+    def change(self) -> list[Proceed]:
+        """Return what has changed as an action; none where nothing has."""
+        change = self._change
+        if change.begin or change.over or change.timers or self._stages != self._before:
+            return [change]
+        return []
+
+    def _failing(self) -> bool:
+        return any(stage.status == "failed" for stage in self._stages.values())
+
+    def _running(self) -> bool:
+        return any(stage.status == "running" for stage in self._stages.values())
+
+    def _begin_ready(self) -> None:
+        changed = True
+        while changed and not self._failing():
+            changed = False
+            for name, step in self._table.steps.items():
+                stage = self._stages.get(name)
+                if (stage is None or stage.status == "early") and self._is_ready(name, step):
+                    changed = self._begin(step, stage) or changed
+
+    def _is_ready(self, name: str, step: DefinedActivity) -> bool:
+        if name in self._wanted:
+            return True
+        if step.after is None:
+            return False
+        stages = self._stages
+        return all((one := stages.get(other)) is not None and one.status in _ENDED for other in step.after)
+
+    def _begin(self, step: DefinedActivity, stage: Stage | None) -> bool:
+        """Begin an activity, or pass it over; say whether it has ended by that."""
+        name, options = step.name, step.options
+        asked = name in self._wanted
+        self._wanted.discard(name)
+        if stage is not None:  # its event is here already
+            refused = stage.why
+            self._move(name, Stage("done", pivot=options.pivot) if not refused else self._failure(step, "", refused))
+            self._change.commits = self._change.commits or (options.pivot and not refused)
+            return True
+        if options.when is not None and not options.when(self._state):
+            self._move(name, Stage("skipped", why="not needed"))
+            return True
+        if not asked and any(other in step.before and one.status != "early" for other, one in self._stages.items()):
+            # This code has put it before what older code had begun already.
+            self._move(name, Stage("skipped", why="its place was passed"))
+            return True
+        self._move(name, Stage("waiting" if options.until is not None else "running"))
+        committed = self._change.commits or any(one.pivot for one in self._stages.values())
+        self._change.begin.append((name, step.stored, None if committed else step.stored_undo))
+        if options.within is not None:
+            self._set(ACTIVITY + name, step.overdue(), options.within)
+        if options.remind is not None:
+            self._set(f"{ACTIVITY}{name}/reminder", step.reminder(1), options.remind)
+        return False
+
+    def _ask(self, step: DefinedActivity, number: int) -> None:
+        """Call it again, to remind whoever it asks."""
+        command = self._draft.registry.pack(step.command(number))
+        self._change.begin.append((step.name, command, None))
+        assert step.options.remind is not None
+        self._set(f"{ACTIVITY}{step.name}/reminder", step.reminder(number + 1), step.options.remind)
+
+    def _came(self, step: DefinedActivity, refuses: bool, event: Any) -> None:
+        """An event has come that an activity waits for, or that ends its waiting."""
+        stage = self._stages.get(step.name)
+        why = f"{type(event).__name__} came" if refuses else ""
+        if stage is None:
+            self._stages[step.name] = Stage("early", why=why)
+        elif stage.status != "waiting":
+            return
+        if step.field and not refuses:
+            setattr(self._state, step.name, event)
+        if stage is None:
+            return
+        if refuses:
+            self._failed(step, stage, why, refused=False)
+        else:
+            self._done(step, stage)
+
+    def _done(self, step: DefinedActivity, stage: Stage) -> None:
+        self._over(step)
+        self._move(step.name, Stage("done", stage.entry, pivot=step.options.pivot))
+        if step.options.pivot:
+            self._change.commits = True
+        else:
+            self._change.newest.append(stage.entry)
+
+    def _failed(self, step: DefinedActivity, stage: Stage, reason: str, *, refused: bool) -> None:
+        self._over(step)
+        self._move(step.name, self._failure(step, stage.entry, reason))
+        (self._change.undone if refused else self._change.newest).append(stage.entry)
+
+    @staticmethod
+    def _failure(step: DefinedActivity, entry: str, reason: str) -> Stage:
+        return Stage("left" if step.options.optional else "failed", entry, reason[:_MOST_TOLD])
+
+    def _stop_waiting(self) -> None:
+        for name, stage in list(self._stages.items()):
+            if stage.status == "waiting":
+                if (step := self._table.steps.get(name)) is not None:
+                    self._over(step)
+                self._move(name, Stage("stopped", stage.entry))
+
+    def _over(self, step: DefinedActivity) -> None:
+        """Forget what is still to be done about an activity."""
+        self._change.over.add(step.stored.type)
+        if step.options.within is not None:
+            self._change.drops.append(ACTIVITY + step.name)
+        if step.options.remind is not None:
+            self._change.drops.append(f"{ACTIVITY}{step.name}/reminder")
+
+    def _move(self, name: str, stage: Stage) -> None:
+        """Note the stage of an activity, behind all others: they stand in the order in which they came there."""
+        self._stages.pop(name, None)
+        self._stages[name] = stage
+
+    def _set(self, timer: str, event: Any, span: Any) -> None:
+        due_at = after(self._draft.now, span, self._draft.saga, timer)
+        self._change.timers.append((timer, self._draft.registry.pack(event), due_at))

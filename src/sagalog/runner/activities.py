@@ -1,0 +1,79 @@
+"""Activities as command handlers: how a saga's method is called, and what its result becomes.
+
+deliver, beside ─► attempt ─► [activities] ─► the method ─► an event of its result
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from inspect import iscoroutinefunction
+from typing import Any
+
+from ..decision.record import Command, SagaRecord
+from ..decision.state import decode_state
+from ..definition.activities import Call
+from ..definition.itinerary import DefinedActivity
+from ..definition.saga import Saga
+from ..errors import DefinitionError
+from .commands import CommandContext, CommandHandler, CommandHandlers, CommandPolicy
+
+
+class ActivityContext(CommandContext, frozen=True, gc=False):
+    """What the call of an activity needs beside what any command handler may know."""
+
+    record: SagaRecord
+    entry: Command
+    of: str  # for an undo: the id under which the activity was called
+
+
+class ActivityHandler(CommandHandler):
+    """Calls the method of one activity, or of its undo, with the state as it is stored now."""
+
+    def __init__(self, saga: Saga[Any], step: DefinedActivity, *, undo: bool) -> None:
+        options = step.options
+        self.policy = CommandPolicy(options.timeout, options.retry, options.places)  # type: ignore[arg-type]
+        self.takes_context = True
+        self._saga = saga
+        self._step = step
+        self.beside = not undo  # an undo comes after all before it
+        self._undo = undo
+        self.function = getattr(saga, step.methods["undo"] if undo else step.name)
+        self.asynchronous = iscoroutinefunction(self.function)
+        self._with_result = not undo and step.options.until is None
+
+    def __call__(self, command: Any, context: CommandContext | None) -> Any:
+        """Call the method. Raises DefinitionError where the life that the call is of has ended, with its state."""
+        assert isinstance(context, ActivityContext)
+        record, entry = context.record, context.entry
+        if entry.life != record.incarnation:
+            raise DefinitionError(
+                f"the life of the saga that called it has ended, and its state is gone: `skip` drops {entry.command.type}"
+            )
+        call = Call(
+            context.id,
+            context.saga,
+            context.correlation_id,
+            context.attempt,
+            context.of,
+            getattr(command, "reminder", 0),
+        )
+        answer = self.function(decode_state(self._saga, record), call)
+        if isinstance(answer, Awaitable):
+            return self._awaited(answer)
+        return self._told(answer)
+
+    async def _awaited(self, answer: Awaitable[Any]) -> Any:
+        return self._told(await answer)
+
+    def _told(self, result: Any) -> Any:
+        if not self._with_result:
+            return None
+        return self._step.done(result) if self._step.done.__struct_fields__ else self._step.done()  # type: ignore[attr-defined]
+
+
+def register(handlers: CommandHandlers, sagas: Iterable[Saga[Any]]) -> None:
+    """Register the methods of all activities. Raises DefinitionError."""
+    for saga in sagas:
+        if saga.activities is not None:
+            for command, (step, undo) in saga.activities.commands.items():
+                handlers.add_own(command, ActivityHandler(saga, step, undo=undo))

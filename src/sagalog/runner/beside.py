@@ -1,0 +1,138 @@
+"""Commands that are carried out beside the others of their instance: activities that are ready run together.
+
+    deliver ─► [beside] ─► attempt ─► the method of an activity
+
+They leave in the order of the outbox, and none waits for one before it; an undo command waits for all of them. Each type
+has its own places, as for other commands.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from datetime import timedelta
+
+from ..decision.record import Command
+from .attempt import CommandAttempts
+from .context import in_command_handler
+from .engine import Engine
+from .instance import Instance
+from .lease import Leases
+
+Waiting = tuple[Instance, Command]
+
+
+class _ActivityLane:
+    """The places of one command type, and what waits for one."""
+
+    __slots__ = ("places", "ready", "running")
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.ready: deque[Waiting] = deque()
+        self.running = 0
+
+
+class Beside:
+    """The commands of all instances that are carried out beside others. `go_on`: called when one has ended."""
+
+    def __init__(
+        self, engine: Engine, attempts: CommandAttempts, leases: Leases, go_on: Callable[[Instance], None]
+    ) -> None:
+        self._engine = engine
+        self._attempts = attempts
+        self._leases = leases
+        self._go_on = go_on
+        self._lanes: dict[str, _ActivityLane] = {}
+        self._pausing: set[Instance] = set()
+        attempts.pause_beside = self._pause
+
+    def begin(self, instance: Instance, entry: Command, places: int) -> None:
+        """Carry out a command as soon as there is a place for it; returns at once."""
+        if instance.beside is None:
+            instance.beside = {}
+        instance.beside[entry.id] = None
+        self._leases.keep(instance)
+        lane = self._lanes.get(entry.command.type)
+        if lane is None:
+            lane = self._lanes[entry.command.type] = _ActivityLane(places)
+        lane.ready.append((instance, entry))
+        self._engine.backlog += 1
+        if lane.running < lane.places:
+            lane.running += 1
+            self._engine.spawn(self._work(lane))
+
+    async def _work(self, lane: _ActivityLane) -> None:
+        in_command_handler.set(True)
+        try:
+            while lane.ready:
+                instance, entry = lane.ready.popleft()
+                self._engine.backlog -= 1
+                over = True
+                try:
+                    if self._deliverable(instance, entry):
+                        handler, command = self._attempts.prepare(instance, entry)
+                        if handler is not None:
+                            over = await self._attempts.carry_out_beside(instance, entry, handler, command)
+                finally:
+                    self._ended(instance, entry)
+                if over:
+                    self._go_on(instance)
+        finally:
+            lane.running -= 1
+            if lane.ready and lane.running == 0 and not self._engine.stopping.is_set():  # this task was cancelled
+                lane.running += 1
+                self._engine.spawn(self._work(lane))
+
+    def _deliverable(self, instance: Instance, entry: Command) -> bool:
+        """Say whether it is ours to carry out still."""
+        if self._engine.stopping.is_set():
+            return False
+        self._leases.check(instance)
+        record = instance.record
+        if entry.id not in instance.owned or record is None or record.stuck:
+            return False
+        return any(other.id == entry.id for other in record.outbox)
+
+    def _ended(self, instance: Instance, entry: Command) -> None:
+        assert instance.beside is not None
+        instance.beside.pop(entry.id, None)
+        if not instance.beside:
+            instance.beside = None
+            if not instance.answered and instance.attempt is None:
+                self._leases.let_go(instance)
+
+    def _pause(self, instance: Instance, entry: Command, seconds: float) -> None:
+        """Carry it out again after a pause, in which nothing else of its instance waits for it."""
+        if instance.pausing is None:
+            instance.pausing = {}
+        self._pausing.add(instance)
+        instance.pausing[entry.id] = self._engine.loop.call_later(seconds, self._again, instance, entry)
+        if seconds > self._engine.settings.lease_seconds / 2:
+            # Others may take over only after our next attempt, so that a dead service does not cost a write a lease.
+            next_at = self._engine.now() + timedelta(seconds=seconds)
+            instance.next_attempt_at = max(instance.next_attempt_at or next_at, next_at)
+            self._leases.prolong(instance)
+
+    def _again(self, instance: Instance, entry: Command) -> None:
+        if instance.pausing is not None:
+            instance.pausing.pop(entry.id, None)
+            if not instance.pausing:
+                instance.pausing = None
+                self._pausing.discard(instance)
+                if instance.retry is None:
+                    instance.next_attempt_at = None
+        self._go_on(instance)
+
+    def stop(self) -> None:
+        """Start nothing new."""
+        for lane in self._lanes.values():
+            for instance, entry in lane.ready:
+                self._ended(instance, entry)
+            self._engine.backlog -= len(lane.ready)
+            lane.ready.clear()
+        for instance in self._pausing:
+            for handle in (instance.pausing or {}).values():
+                handle.cancel()
+            instance.pausing = None
+        self._pausing.clear()
