@@ -12,6 +12,7 @@ from typing import Self
 from msgspec import structs
 
 from ..errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from .arguments import checks_arguments
 from .protocol import (
     MAX_SEQUENCE_NR,
     Finding,
@@ -27,6 +28,7 @@ from .protocol import (
 )
 
 
+@checks_arguments
 class InMemoryJournal:
     """A journal that lives as long as its process. For tests, and for sagas that may be forgotten."""
 

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from ...errors import DefinitionError, InvalidEventError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
+from ..arguments import checks_arguments
 from ..opening import told_if_slow
 from ..protocol import (
     MAX_SEQUENCE_NR,
@@ -59,6 +60,7 @@ _SETTINGS: Known = {
 }
 
 
+@checks_arguments
 class NatsJournal:
     """A journal in a JetStream stream, for any number of workers on any number of machines.
 

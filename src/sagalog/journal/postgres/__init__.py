@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import asyncpg
 
 from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
+from ..arguments import checks_arguments
 from ..protocol import (
     MAX_SEQUENCE_NR,
     Finding,
@@ -45,6 +46,7 @@ _SETTINGS: Known = {
 }
 
 
+@checks_arguments
 class PostgresJournal:
     """A journal in a PostgreSQL database, for any number of workers on any number of machines.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
 from ...errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from ..arguments import checks_arguments
 from ..opening import told_if_slow
 from ..protocol import (
     MAX_SEQUENCE_NR,
@@ -72,6 +73,7 @@ def _checked_path(path: object) -> str:
     return name
 
 
+@checks_arguments
 class SqliteJournal:
     """A journal in one SQLite file, which several processes may share. Durable: WAL with synchronous=FULL.
 

@@ -62,7 +62,7 @@ def ids(connection: sqlite3.Connection, prefix: str, after: str, limit: int, del
                AND {condition.format(column="persistence_id")} AND deleted = ?
                AND (deleted_to < sequence_nr OR sequence_nr < 1)
              ORDER BY persistence_id LIMIT ?""",  # noqa: S608
-        (after, *bounds, int(deleted), limit),
+        (after, *bounds, bool(deleted), limit),
     ).fetchall()
     return [row[0] for row in rows]
 
