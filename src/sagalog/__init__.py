@@ -34,6 +34,7 @@ from .definition.context import StepContext
 from .definition.itinerary_saga import ItinerarySaga
 from .definition.saga import Actions, Saga, leg, on, on_enter, on_leave, on_refused, starts, when_all
 from .definition.schema import schema, upcast
+from .definition.sequences import Gap, Sequence
 from .errors import (
     AlreadyStartedError,
     CodecError,
@@ -108,6 +109,7 @@ __all__ = [
     "Delivery",
     "Enter",
     "EventClock",
+    "Gap",
     "Gather",
     "Gathered",
     "Handling",
@@ -154,6 +156,7 @@ __all__ = [
     "Scan",
     "Schedule",
     "Send",
+    "Sequence",
     "SequenceOutOfOrder",
     "SetTimer",
     "SqliteJournal",

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from sagalog import JournalSagaStateStore, SagaRunner, SqliteJournal
+from sagalog import JournalSagaStateStore, ManualClock, SagaRunner, SqliteJournal
 from sagalog.cli.group import sagalog as main
 from sagalog.decision.record import decode_record, encode_record
 
+from ..numbered import Meters, Numbered
 from ..phased import Labelled, Orders, Paid, Placed, Shipped
 
 Sagalog = Callable[..., Result]
@@ -122,6 +124,27 @@ def test_check_names_those_that_could_not_go_on_and_warns_of_a_phase_that_nothin
     assert found.exit_code == 1
     assert "1  phased: its phase LOST is unknown to this code: if it was renamed" in found.stdout
     assert "unreadable" in sagalog("list", "--journal", JOURNAL, "--code", "depot:runner").stdout
+
+
+def test_numbers_and_gaps_are_told(sagalog: Sagalog, tmp_path: Path) -> None:
+    async def fill() -> None:
+        clock = ManualClock()
+        async with SagaRunner(
+            f"sqlite:///{tmp_path}/phased.db", sagas=[Meters], dispatch=lambda command: None, clock=clock
+        ) as runner:
+            for n in (1, 4):
+                await runner.handle(Numbered("m", n), message_id=f"m{n}")
+            await runner.settle()
+            clock.advance(timedelta(minutes=10))
+            await runner.settle()
+
+    asyncio.run(fill())
+    shown = sagalog("show", "m", "--journal", JOURNAL).stdout
+    assert "number  Numbered: 2 comes next" in shown
+    assert "why     Numbered 2 to 3 did not come within 0:10:00" in shown
+    assert "Numbered 2 to 3 did not come" in sagalog("history", "m", "--journal", JOURNAL).stdout
+    done = sagalog("skip", "m", "--journal", JOURNAL, "--yes")
+    assert "does not wait for what is missing of Numbered: goes on behind it" in done.stdout
 
 
 def test_the_phases_are_drawn_with_what_each_expects_and_keeps(sagalog: Sagalog, phased: Path) -> None:

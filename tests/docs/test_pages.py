@@ -67,6 +67,15 @@ def test_events_of_a_phase_are_kept_and_refused_as_the_page_says(tmp_path: Path)
     assert done.stdout == expected
 
 
+def test_numbered_events_are_handled_in_their_order_as_the_page_says(tmp_path: Path) -> None:
+    (code,) = blocks("numbered-events.md", "python")
+    (expected,) = blocks("numbered-events.md", "text")
+    (tmp_path / "meters.py").write_text(code)
+    done = run(tmp_path, sys.executable, "meters.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
 def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
     (tmp_path / "test_file_journal.py").write_text("\n".join(blocks("writing-a-journal.md", "python")))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # none of this project's settings

@@ -318,21 +318,21 @@ async def test_only_the_kept_event_that_makes_the_record_too_large_parks(two: Be
 
 async def test_in_a_callers_transaction_a_kept_event_that_fails_is_not_the_callers_fault(postgres_schema: str) -> None:
     Orders.failing = {"a"}
-    connection = await asyncpg.connect(postgres_schema.partition("?")[0])
-    try:
-        async with open_journal(postgres_schema) as journal:
-            bench = Bench(journal)
-            async with runner(bench) as one:
-                await one.handle(Placed("o"))
-                await one.handle(Labelled("o", "a"))
+    async with open_journal(postgres_schema) as journal:
+        bench = Bench(journal)
+        async with runner(bench) as one:
+            await one.handle(Placed("o"))
+            await one.handle(Labelled("o", "a"))
+            connection = await asyncpg.connect(postgres_schema.partition("?")[0])
+            try:
                 async with connection.transaction():
                     assert (await one.handle(Paid("o"), connection=connection)).handled
-                await one.settle()
-                parked = await record(bench)
-                assert (parked.phase, [held.event.type for held in parked.held]) == ("PAID", ["Labelled"])
-                assert parked.parked == "handling Labelled raised RuntimeError, 3 times"
-    finally:
-        await connection.close()
+            finally:
+                await connection.close()
+            await one.settle()
+            parked = await record(bench)
+            assert (parked.phase, [held.event.type for held in parked.held]) == ("PAID", ["Labelled"])
+            assert parked.parked == "handling Labelled raised RuntimeError, 3 times"
 
 
 async def test_kept_messages_of_an_ended_saga_are_told_and_its_tombstone_knows_them(two: Bench) -> None:

@@ -9,21 +9,29 @@ from typing import Any
 import pytest
 
 from sagalog import Outcome, SagaRecord
-from sagalog.decision import kept, phases
+from sagalog.decision import advance, draft, kept, phases, repair, sequences
 from sagalog.decision.draft import Draft
 from sagalog.runner import wake
 from sagalog.testing.simulation import SimulationError, simulate
 
-from ..phased import Orders
+from .numbered_world import Stations
 from .phased_world import Depot
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
 MISPLANTED = re.compile("TypeError|AttributeError|ValueError|NameError")
 
 
+NUMBERED: set[str] = set()
+
+
 def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
     MUTANTS[plant.__name__.replace("_", " ")] = plant
     return plant
+
+
+def numbered(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
+    NUMBERED.add(plant.__name__.replace("_", " "))
+    return mutant(plant)
 
 
 @mutant
@@ -87,23 +95,46 @@ def a_kept_message_that_failed_is_left_lying(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_kept_message_that_fails_parks_without_the_others(patch: pytest.MonkeyPatch) -> None:
-    real = Draft.all_kept
-    patch.setattr(Draft, "all_kept", lambda self, first: real(self, first)[:1])
+    real = kept.all_kept
+    patch.setattr(kept, "all_kept", lambda record, first: real(record, first)[:1])
 
 
 @mutant
 def what_an_ended_saga_keeps_is_dropped(patch: pytest.MonkeyPatch) -> None:
-    def let_go(self: Any, message: Any) -> Any:
-        self._unkeep(self.touch(), message)
+    def let_go(draft: Any, message: Any) -> Any:
+        kept.unkeep(draft.touch(), message)
         return Outcome.NO_INSTANCE
 
-    patch.setattr(Draft, "let_go", let_go)
+    patch.setattr(advance, "let_go", let_go)
+
+
+@numbered
+def an_early_number_is_handled_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kept, "_early", lambda saga, record, message: False)
+
+
+@numbered
+def the_deadline_of_a_gap_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(kept, "_wait_for_missing", lambda draft, record: None)
+
+
+@numbered
+def a_gap_that_is_skipped_forgets_what_waits_behind_it(patch: pytest.MonkeyPatch) -> None:
+    real = sequences.skip_missing
+
+    def skip_missing(record: Any, key: str) -> None:
+        real(record, key)
+        record.kept = tuple(one for one in record.kept if one.sequence != key)
+
+    for module in (kept, draft, repair):
+        patch.setattr(module, "skip_missing", skip_missing)
 
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     MUTANTS[name](monkeypatch)
+    world = Stations if name in NUMBERED else Depot
     with pytest.raises(SimulationError) as caught:
-        simulate([Orders], Depot, seeds=range(500))
+        simulate(list(world.sagas), world, seeds=range(500))
     said = str(caught.value)
     assert not MISPLANTED.search(said), f"what is planted raises, so the bug itself was not met: {said}"

@@ -16,11 +16,13 @@ from sagalog import Complete, Saga, Send, SetTimer, on, starts
 from sagalog.testing.simulation import Finished, SimulationError, World, simulate
 from sagalog.testing.simulation.run import SimulatedRun
 
+from ..numbered import Meters
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from ..phased import Orders
 from .clockwork import Clockwork
 from .crates import Crates
 from .legs import Legs
+from .numbered_world import Stations
 from .parcels import Parcels, ParcelSaga, let_answers_wait
 from .phased_world import Depot
 from .questions import Questions
@@ -53,6 +55,12 @@ def test_nothing_that_goes_wrong_breaks_what_phases_promise() -> None:
     report = simulate([Orders], Depot, seeds=range(FIRST, FIRST + SEEDS // 8))
     never = {one for one in report.never if one.startswith("phased")}
     assert never <= {"phased: Asked"}, "a green run in which these never happened says nothing about them"
+
+
+def test_nothing_that_goes_wrong_breaks_the_order_of_numbered_events() -> None:
+    print(f"to run the same again: SAGALOG_SIMULATION_SEED={FIRST}")
+    report = simulate([Meters], Stations, seeds=range(FIRST, FIRST + SEEDS // 16))
+    assert not {one for one in report.never if one.startswith("numbered")}
 
 
 def test_what_never_happened_is_told() -> None:

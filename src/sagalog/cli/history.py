@@ -143,6 +143,8 @@ def _handled(view: SagaView, handled: Handled) -> str:
     own = persistence_id(view.saga, view.correlation_id)
     if handled.late:
         return f"ignored {line(handled.type)}, which came too late ({line(handled.id.removeprefix(f'{own}/'))})"
+    if handled.how == "gap":
+        return f"{line(handled.type)} did not come"
     if handled.how == "ignored":
         return f"ignored {line(handled.type)}, which its phase does not expect ({line(handled.id.removeprefix(f'{own}/'))})"
     if (entry := refused_entry(own, handled.id)) is not None:

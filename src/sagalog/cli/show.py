@@ -137,6 +137,9 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     out.extend(_more("held", len(record.held)))
     out.extend(f"kept    {line(kept.event.type)}, message {line(kept.id)}" for kept in record.kept[:_MAX_SHOWN])
     out.extend(_more("kept", len(record.kept)))
+    numbers = sorted(record.sequences.items())
+    out.extend(f"number  {line(key)}: {number:,} comes next" for key, number in numbers[:_MAX_SHOWN])
+    out.extend(_more("number", len(numbers)))
     if record.owes_waking:
         out.append("        a running worker handles what is kept and expected now, as soon as it comes to it")
     if record.owes_replay:

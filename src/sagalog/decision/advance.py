@@ -18,14 +18,15 @@ from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
 from .gathers import leg_of
-from .ids import entry_of, prefix_of
+from .ids import GAP, entry_of, prefix_of
 from .itinerary import is_stale
 from .joins import finish_with_joins
-from .kept import waits
+from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
 from .message import Message, Outcome
 from .phases import entered, phase_of
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
 from .requests import request_answered_by, settled
+from .sequences import known_number
 from .state import decode_state
 
 _RUNNING = Status.RUNNING
@@ -42,14 +43,20 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":
+        if draft.saga.numberings and not message.kept:
+            known = known_number(draft.saga, record, message)
+            if known is not None:
+                return known
         if record is None or (record.status in FINAL and not record.parked):
             if not draft.saga.may_start(message.event):
-                return draft.let_go(message) if message.kept else Outcome.NO_INSTANCE
+                return let_go(draft, message) if message.kept else Outcome.NO_INSTANCE
             record, state = draft.start()
+            if is_early(draft, record, message):
+                return begin_early(draft, record, state, message)
             return _run(draft, message, record, state)
         if message.life not in (0, record.incarnation) and not draft.saga.may_start(message.event):
             if message.kept:
-                return draft.let_go(message)
+                return let_go(draft, message)
             return Outcome.IGNORED  # an answer to a command of an incarnation that has ended
         if record.parked:
             draft.hold(message)
@@ -64,11 +71,13 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return passed
         if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
             return Outcome.NO_INSTANCE
+        if record.kept and only_keeps(record) and not draft.saga.may_start(message.event):
+            return Outcome.NO_INSTANCE
     elif record is None:
         return Outcome.IGNORED
     elif message.kept:
         if record.status is not Status.RUNNING:
-            return draft.let_go(message)
+            return let_go(draft, message)
     elif message.replayed:
         # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
         if kind == "timer" and record.status is not Status.RUNNING:
@@ -83,6 +92,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
         if record.parked and not timer.send:
             return Outcome.IGNORED  # it waits for the repair: an event that is held may cancel it
+        if message.name.startswith(GAP) and (passed := gap_passed(draft, record, message)) is not None:
+            return passed
         if message.missed:
             draft.fired_timer(record, message)
             draft.touch()

@@ -31,15 +31,15 @@ from .checked import Planned, plan_of
 from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
 from .gathering import GatherStep, PlannedGather
-from .ids import ANSWER, FAMILY, entry_id, entry_of
+from .ids import ANSWER, FAMILY, GAP, entry_id, entry_of
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .itinerary import Proceed, mark_undone, proceed, reordered
+from .keeping import held_of, unkeep
 from .message import Message, Outcome
 from .moments import SCHEDULED
 from .record import (
     FINAL,
     FORMAT,
-    Audit,
     Command,
     Handled,
     Held,
@@ -53,6 +53,7 @@ from .record import (
     well_formed,
 )
 from .requests import Asked, overdue, request_answered_by, settled
+from .sequences import carry_on, pass_number, place_of, sequence_of, skip_missing
 from .timer_queue import TimerQueue
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
@@ -337,7 +338,9 @@ class Draft:
             record.timers = {name: timer for name, timer in old.timers.items() if timer.send}
             record.undo = old.undo  # where one of them is refused, the last incarnation is taken back, not this one
             record.held, record.recent = old.held, old.recent
-            record.kept = old.kept
+            record.kept, record.waking = old.kept, bool(old.kept)
+            if old.sequences:
+                carry_on(self.saga, record, old)
             forget_earlier(record, self.replaying)
             inherit(record, old, self.now, self.saga.remembered_messages, self.retention)
         return record, state
@@ -348,9 +351,7 @@ class Draft:
         assert record is not None
         event = message.event.command if message.kind == "refused" else message.event
         packed, life = self.registry.pack(event), self._life_of(record, message)
-        held = Held(
-            message.id, packed, message.kind, message.reason, message.name, message.trace, life=life, at=message.at
-        )
+        held = held_of(self.saga, message, packed, life)
         self.append(record, "held", held)
         if self._known is not None:
             self._known.held(record.held)
@@ -362,65 +363,6 @@ class Draft:
             return message.life
         entry = entry_of(self.persistence_id, message.event.command_id)
         return next((c.life for c in record.outbox if c.id == entry), message.life)
-
-    def keep(self, record: SagaRecord, message: Message) -> None:
-        """Keep a message until its moment comes. Raises CodecError or DefinitionError: nothing changed."""
-        if message.kept:
-            return
-        packed = self.registry.pack(message.event)
-        kept = Held(message.id, packed, message.kind, "", message.name, message.trace, life=message.life, at=message.at)
-        record.kept = (*record.kept, kept)
-        if record.requests and not message.was_kept:
-            self._settle_request(record, message)
-        if message.kind == "timer":
-            self.fired_timer(record, message)
-        self.changed = True
-        record.updated_at = self.now
-
-    def let_go(self, message: Message) -> Outcome:
-        """Take a kept message out of a record that has ended before its moment came, and say so there."""
-        record = self.touch()
-        gone = self._unkeep(record, message)
-        if message.kind == "event":
-            self.remember(record, message.id)
-            note = f"{gone.event.type} ({message.id}) was kept, and ended with the saga"
-            self.append(record, "audit", Audit(self.now, "kept", note))
-        return Outcome.NO_INSTANCE
-
-    def ignore_timer(self, record: SagaRecord, message: Message) -> None:
-        """Note that a timer has fired that the instance does not expect."""
-        if record.requests:
-            self._settle_request(record, message)
-        self.fired_timer(record, message)
-        self.fired += not message.replayed
-        self.append(record, "handled", Handled(message.id, type(message.event).__name__, how="ignored"))
-        self.touch()
-
-    def _unkeep(self, record: SagaRecord, message: Message) -> Held:
-        gone = next(one for one in record.kept if one.id == message.id and one.kind == message.kind)
-        record.kept = tuple([one for one in record.kept if one is not gone])
-        return gone
-
-    def park_kept(self, reason: str, message: Message) -> bool:
-        """Park the instance with a kept message; say whether it is still there.
-
-        The others that are kept are held behind it: what the repair does with it may let them be handled, too, and they
-        came before whatever is held from now on.
-        """
-        record = self.record
-        if record is None or not any(one.id == message.id and one.kind == message.kind for one in record.kept):
-            return False
-        record.held = (*self.all_kept(message), *record.held)
-        record.kept, record.parked = (), well_formed(reason)
-        self.touch()
-        return True
-
-    def all_kept(self, first: Message) -> tuple[Held, ...]:
-        """Return all that is kept as it is to be held, with that message in front."""
-        assert self.record is not None
-        kept = [msgspec.structs.replace(one, kept=True) for one in self.record.kept]
-        kept.sort(key=lambda one: (one.id, one.kind) != (first.id, first.kind))
-        return tuple(kept)
 
     def park(self, reason: str, message: Message) -> None:
         """Park the instance with the message that it could not handle; a new one is made for an event, if none is live.
@@ -454,6 +396,16 @@ class Draft:
             record.index = self.saga.index_table().texts(state, "")
         return record
 
+    def pass_number(self, record: SagaRecord, message: Message) -> bool:
+        """Go on behind the number of an event, if it has one; say whether that is how it is known from now on."""
+        key, number = place_of(self.saga, message)
+        if not key:
+            return False
+        self._timers = None
+        pass_number(record, key, number)
+        known = sequence_of(self.saga, key)
+        return known is not None and not known.restarts
+
     def _consume(self, record: SagaRecord, message: Message) -> None:
         if message.kind == "timer":
             self.fired_timer(record, message)
@@ -481,7 +433,7 @@ class Draft:
         self.started += record is not self.record
         self.record = record
         if message.kept:
-            self._unkeep(record, message)
+            unkeep(record, message)
             self.woken += 1
         if record.kept:
             record.waking = True
@@ -491,12 +443,15 @@ class Draft:
             record.state, record.state_is_base64 = embed_state(payload)
         record.state_version = saga.state_version()
         if record.requests and not (message.kept or message.was_kept):
-            self._settle_request(record, message)
+            self.settle_request(record, message)
         if kind == "event":
-            self.remember(record, message.id, own=message.own)
+            if not (saga.numberings and self.pass_number(record, message)):
+                self.remember(record, message.id, own=message.own)
         elif not message.kept:
             self.fired += kind == "timer"
             self._consume(record, message)
+            if message.name.startswith(GAP) and not message.was_kept:
+                skip_missing(record, message.name.removeprefix(GAP))
         name = type(event.command if kind == "refused" else event).__name__
         if not record.started_by and kind == "event":
             record.started_by = name
@@ -604,7 +559,7 @@ class Draft:
         self.set_timer(record, ANSWER + entry, timer)
         return asked.command
 
-    def _settle_request(self, record: SagaRecord, message: Message) -> None:
+    def settle_request(self, record: SagaRecord, message: Message) -> None:
         """Note what a message that is handled means for the requests: it answers one, refuses one, or is a deadline."""
         if message.kind == "timer":
             if message.name.startswith(ANSWER):

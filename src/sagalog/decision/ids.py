@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+GAP = "gap/"  # before the key of a sequence: the name of the timer until which a missing number is waited for
 ANSWER = "answer/"  # before the entry of a command: the name of the timer that is the deadline of its answer
 ACTIVITY = "activity/"  # before the name of an activity: the name of its deadline's timer, or its reminder's
 FAMILY = "saga::"  # before the persistence ids of all sagas

@@ -22,7 +22,7 @@ class Outcome(Enum):
     DUPLICATE = "duplicate"
     HELD = "held"  # stored with a parked instance
     KEPT = "kept"  # stored until its moment comes: a phase that expects it, or what comes before it
-    IGNORED = "ignored"  # a timer that was cancelled or missed, an event for an instance that compensates
+    IGNORED = "ignored"  # a timer that was cancelled or missed, an event while it compensates, a number too late
     NO_INSTANCE = "no_instance"  # nothing changed; the policy for such events decides
     ALREADY_STARTED = "already_started"  # by an event of this type; `again=` of its handler declines another one
     UNEXPECTED = "unexpected"  # by the phase of the instance, which cannot keep it either; its sender is told
@@ -74,7 +74,7 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     return message
 
 
-def unkeep(kept: Held, registry: TypeRegistry) -> Message:
+def kept_message(kept: Held, registry: TypeRegistry) -> Message:
     """Return a kept message as it came. Raises CodecError if its type is not known any more, or not yet."""
     event = registry.unpack(kept.event)
     return Message(kept.id, event, kept.kind, kept.name, at=kept.at, trace=kept.trace, life=kept.life, kept=True)

@@ -18,7 +18,7 @@ from ..definition.codec import Typed
 from ..definition.recurring import Rule
 from ..errors import CodecError
 from .gathering import Gathering
-from .ids import ACTIVITY, ANSWER
+from .ids import ACTIVITY, ANSWER, GAP
 
 FORMAT = 1
 Kind = Literal["event", "timer", "refused"]  # of a message
@@ -113,10 +113,12 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     life: int = 0  # of a refusal, and of an answer to this very instance: the incarnation that sent the command
     at: datetime | None = None  # its own time, where it has one; of a timer: when it was due
     kept: bool = False  # it was kept before it was held, and its sender was told so
+    sequence: str = ""  # in which its sender numbers it ...
+    number: int = 0  # ... and its number there
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
-    """One repair by an operator, or what became of an accepted message that could not be handled any more."""
+    """One repair by an operator, or what the engine has to tell: a message that was let go, a number that never came."""
 
     at: datetime
     action: str
@@ -125,8 +127,8 @@ class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
 
     @property
     def by_engine(self) -> bool:
-        """No operator did it: a message that was held or kept found the saga ended, and that is told here."""
-        return self.action in ("replay", "kept") and not self.by
+        """No operator did it: it tells of a message that was let go, or of a number that is not waited for any more."""
+        return self.action in ("replay", "kept", "gap") and not self.by
 
 
 class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -135,7 +137,9 @@ class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     id: str
     type: str
     late: bool = False  # an answer that came after its deadline, and was ignored
-    how: str = ""  # "kept": it waited for its moment in the record; "ignored": a timer that its phase did not expect
+    how: str = (
+        ""  # "kept": it waited in the record; "ignored": a timer that its phase did not expect; "gap": a deadline
+    )
 
 
 class Ended(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -194,6 +198,10 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     phase: str = ""  # the name of its member; none where the saga has no phases, or has not handled its first event
     kept: tuple[Held, ...] = ()  # accepted messages that wait for their moment; see kept.py
     activities: dict[str, Stage] = {}  # by name, in the order in which they came there
+    sequences: dict[str, int] = {}  # the number that comes next in each sequence, by its name (or `<name>/<sender>`)
+    holes: tuple[str, ...] = ()  # numbers that are not waited for, as `<sequence>/<number>`
+    skipped: tuple[str, ...] = ()  # numbers that did not come in time, newest last, as `<sequence>/<first>-<last>`
+    gap: str = ""  # the sequence because of which it is parked: a number did not come in time
     waking: bool = False  # the moment of one of those may have come: they come before anything else of this instance
 
     def state_bytes(self) -> bytes:
@@ -208,6 +216,8 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
 
     def timer_title(self, name: str) -> str:
         """Return what to call a timer: the name that the saga gave it, or what its deadline is for."""
+        if name.startswith(GAP):
+            return f"a missing {name.removeprefix(GAP)}"
         if name.startswith(ANSWER):
             entry = name.removeprefix(ANSWER)
             for request in self.requests:

@@ -21,8 +21,9 @@ from ..definition.indexing import PHASE
 from ..errors import RepairError
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, stop_activities, undo_of
 from .ending import date_end
-from .ids import FAMILY
+from .ids import FAMILY, GAP
 from .record import FINAL, UNDER_WAY, Audit, Command, Held, SagaRecord, Stage, Status, embed_state
+from .sequences import leave_hole, skip_missing
 
 NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
 _NAMED = 5  # so many are named in a sentence
@@ -92,6 +93,9 @@ def skip(*, note: str = "", by: str = "") -> Repair:
             effects += [f"drops the refused {undo.command.type}: it is not undone" for undo in record.undo[-1:]]
             record.undo = record.undo[:-1]
             effects += _resume(record, next_id)
+        elif record.gap:
+            effects.append(f"does not wait for what is missing of {record.gap}: goes on behind it")
+            skip_missing(record, record.gap)
         else:
             never_started = _never_started(record)
             effects += _drop_held(record, record.held[:1])
@@ -123,6 +127,9 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
                 what = "the scheduled" if timer.send else f"the timer {name}, that is"
                 ends = "" if timer.rule is None else "; it does not come again"
                 return [f"drops {what} {timer.event.type} ({entry}){ends}"]
+        if entry.startswith(GAP) and any(one.sequence == entry.removeprefix(GAP) for one in record.kept):
+            skip_missing(record, entry.removeprefix(GAP))
+            return [f"does not wait for what is missing of {entry.removeprefix(GAP)}: goes on behind it"]
         for kept in record.kept:
             if kept.id == entry or (kept.kind == "timer" and kept.id.endswith(f"/{entry}")):
                 return _drop_kept(record, kept.id)
@@ -254,7 +261,7 @@ def _never_started(record: SagaRecord) -> bool:
 
 
 def _unpark(record: SagaRecord) -> list[str]:
-    record.parked = record.stuck = ""
+    record.parked = record.stuck = record.gap = ""
     if not record.held:
         return []
     count = len(record.held)
@@ -299,7 +306,7 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
         elif record.status in (Status.RUNNING, Status.COMPLETED):
             compensate(record, next_id)
             effects.append(_sends(entry.command.type for entry in undo) if undo else "there is nothing to undo")
-    record.parked = record.stuck = ""
+    record.parked = record.stuck = record.gap = ""
     return effects
 
 
@@ -330,7 +337,7 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
     record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
     record.undo = tuple(u for u in record.undo if u.life != life)
     forget_earlier(record)
-    record.parked = record.stuck = ""
+    record.parked = record.stuck = record.gap = ""
     return effects
 
 
@@ -352,6 +359,8 @@ def _drop_kept(record: SagaRecord, message_id: str | None = None) -> list[str]:
 
 def _consumed(record: SagaRecord, dropped: tuple[Held, ...], what: str) -> list[str]:
     record.inbox = (*record.inbox, *(one.id for one in dropped if one.kind == "event"))
+    for one in dropped:
+        leave_hole(record, one)
     told = [f"drops the {what} {one.event.type}, message {one.id}; it counts as consumed" for one in dropped[:_NAMED]]
     more = len(dropped) - _NAMED
     return [*told, f"drops {more:,} more {what} messages; they count as consumed"] if more > 0 else told

@@ -9,6 +9,7 @@ import msgspec
 from ..definition.recurring import RuleError, following
 from ..errors import CodecError
 from .draft import Draft
+from .ids import GAP
 from .message import Message
 
 
@@ -24,7 +25,7 @@ def due_timer(draft: Draft, until: datetime, *, in_time: bool = False) -> Messag
     if found is None or found[1].due_at > until:
         return None
     name, timer = found
-    event = None if timer.send else draft.registry.unpack(timer.event)
+    event = None if timer.send or name.startswith(GAP) else draft.registry.unpack(timer.event)
     if event is not None and not draft.saga.handles_event(event):
         raise CodecError(f"timer {name}: no handler takes {timer.event.type}")
     message = Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at, trace=timer.trace)

@@ -122,3 +122,14 @@ def is_message(cls: type) -> bool:
     return any(
         hasattr(cls, mark) for mark in ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__", "model_fields")
     )
+
+
+def attributes(cls: type) -> set[str]:
+    """Return the names of the attributes that instances of a class have, as far as it declares them."""
+    names: set[str] = set()
+    for base in cls.__mro__[:-1]:
+        names.update(n for n in base.__dict__.get("__annotations__", {}) if not n.startswith("__"))
+        names.update(n for n, v in base.__dict__.items() if isinstance(v, property))
+        slots = base.__dict__.get("__slots__", ())
+        names.update(n for n in ([slots] if isinstance(slots, str) else slots) if not n.startswith("__"))
+    return names

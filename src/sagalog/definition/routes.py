@@ -12,8 +12,11 @@ import msgspec
 
 from ..errors import DefinitionError
 from .actions import Action
+from .annotations import attributes
 from .context import StepContext
 from .phases import During, Policies, members_of, policies_of
+from .schema import schema_of
+from .sequences import Sequence, sequence_of
 
 S = TypeVar("S")
 E = TypeVar("E")
@@ -45,6 +48,7 @@ class Route(msgspec.Struct, frozen=True):
     during: tuple[Enum, ...] = ()  # the phases that expect it; none are named: all of them
     elsewhere: str = ""  # what becomes of it in any other phase, where that is declared ...
     policies: tuple[tuple[Enum, str], ...] = ()  # ... or phase by phase
+    sequence: Sequence | None = None  # in which its sender numbers it
 
 
 class Handles(Generic[E]):
@@ -65,6 +69,7 @@ class Handles(Generic[E]):
         again: Again = "handle",
         during: During | None = None,
         unexpected: Policies | None = None,
+        sequence: str | Sequence | None = None,
     ) -> None:
         self.event = event
         self.read, self.attribute = _key_reader(event, key)
@@ -80,6 +85,11 @@ class Handles(Generic[E]):
         self.again: Again = again
         self.during = members_of(f"during= of {event.__name__}", during)
         self.elsewhere, self.policies = policies_of(f"unexpected= of {event.__name__}", unexpected)
+        self.sequence = sequence_of(event, sequence, schema_of(event).name)
+        if self.sequence is not None and again != "handle":
+            raise DefinitionError(
+                f'again="{again}" of {event.__name__} would leave out numbers of its sequence: leave it at "handle"'
+            )
 
     @overload
     def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]: ...
@@ -109,6 +119,7 @@ class Handles(Generic[E]):
             self.during,
             self.elsewhere,
             tuple(self.policies.items()),
+            self.sequence,
         )
 
 
@@ -120,12 +131,14 @@ def starts(
     again: Again = "handle",
     during: During | None = None,
     unexpected: Policies | None = None,
+    sequence: str | Sequence | None = None,
 ) -> Handles[E]:
     """Handle `event`, and let it start a saga where none is live. `key`: attribute with the correlation id, or a function.
 
     `again`: what an event of this type means for a saga that one has started already, under another message id. It is
     handled like any other, ignored, or its sender is told by an error. Handlers are found by the exact type of an event,
-    not by its base classes. `during` and `unexpected`: as for `on`, for a saga that is live.
+    not by its base classes. `during` and `unexpected`: as for `on`, for a saga that is live. `sequence`: as for `on`; an
+    event that comes before the first number makes an instance, which waits for that.
     """
     return Handles(
         event,
@@ -135,6 +148,7 @@ def starts(
         again=again,
         during=during,
         unexpected=unexpected,
+        sequence=sequence,
     )
 
 
@@ -145,15 +159,25 @@ def on(
     while_compensating: bool = False,
     during: During | None = None,
     unexpected: Policies | None = None,
+    sequence: str | Sequence | None = None,
 ) -> Handles[E]:
     """Handle `event` for a live saga. Events that come while it compensates are ignored unless asked for.
 
     `during`: the phase, or phases, that expect it; without, all do. `unexpected`: what becomes of it in any other. Its
     sender is told by an error ("raise"), it is passed over ("ignore"), or it waits in the record for a phase that expects
     it ("keep"). One for all other phases, or a mapping by phase; what is not named does as the saga's `unexpected`.
+
+    `sequence`: the attribute in which its sender numbers such events, from 1 without gaps, or a `Sequence`. They are
+    handled in that order; what comes early waits in the record.
     """
     return Handles(
-        event, key, starts=False, while_compensating=while_compensating, during=during, unexpected=unexpected
+        event,
+        key,
+        starts=False,
+        while_compensating=while_compensating,
+        during=during,
+        unexpected=unexpected,
+        sequence=sequence,
     )
 
 
@@ -193,7 +217,7 @@ def _key_reader(event: Any, key: Any) -> tuple[Callable[[Any], Any], str | None]
     if not _is_class(event):
         raise DefinitionError(f"an event is declared by its class, not by a {type(event).__name__}")
     if isinstance(key, str):
-        known = _attributes(event)
+        known = attributes(event)
         if key not in known:
             have = ", ".join(sorted(known)) or "none"
             raise DefinitionError(f"{event.__name__} has no attribute {key!r} to use as key (it has: {have})")
@@ -205,11 +229,28 @@ def _key_reader(event: Any, key: Any) -> tuple[Callable[[Any], Any], str | None]
     )
 
 
-def _attributes(cls: type) -> set[str]:
-    names: set[str] = set()
-    for base in cls.__mro__[:-1]:
-        names.update(n for n in base.__dict__.get("__annotations__", {}) if not n.startswith("__"))
-        names.update(n for n, v in base.__dict__.items() if isinstance(v, property))
-        slots = base.__dict__.get("__slots__", ())
-        names.update(n for n in ([slots] if isinstance(slots, str) else slots) if not n.startswith("__"))
-    return names
+def merged(saga: str, several: list[Route]) -> Route:
+    """Return the one route by which an event is found. Raises DefinitionError for handlers that do not go together."""
+    first = next((route for route in several if route.starts), several[0])
+    for route in several:
+        if route is first:
+            continue
+        if not (route.during and first.during):
+            raise DefinitionError(
+                f"{saga} handles {route.event.__name__} twice: in {first.method}() and in {route.method}(); keep one"
+            )
+        if route.starts:
+            raise DefinitionError(
+                f"{saga} is started by {route.event.__name__} twice: in {first.method}() and in {route.method}(); keep one"
+            )
+        if route.attribute != first.attribute or (route.attribute is None and route.key is not first.key):
+            raise DefinitionError(
+                f"{saga} finds the key of {route.event.__name__} in two ways: in {first.method}() and in "
+                f"{route.method}(); give both the same key="
+            )
+        if route.while_compensating != first.while_compensating:
+            raise DefinitionError(
+                f"{saga}: while_compensating= of {route.event.__name__} differs between {first.method}() and "
+                f"{route.method}()"
+            )
+    return first

@@ -24,10 +24,12 @@ from .indexing import IndexTable, index_table
 from .itinerary import ActivityTable, activity_table
 from .joins import Join, joins_of, when_all
 from .legs import Legs, leg, legs_of
-from .phases import POLICIES, PhaseTable, Unexpected, on_enter, on_leave
+from .phase_table import PhaseTable, phase_table
+from .phases import Unexpected, on_enter, on_leave
 from .reach import declared, reached
-from .routes import Actions, Again, Handles, Key, Route, on, on_refused, starts
+from .routes import Actions, Again, Handles, Key, Route, merged, on, on_refused, starts
 from .schema import check_upcasters, schema_of, to_current
+from .sequences import Numbering, numberings
 from .storable import check_storable
 
 S = TypeVar("S")
@@ -82,6 +84,7 @@ class Saga(Generic[S]):
     phase_table: ClassVar[PhaseTable | None] = None  # made of the above and the handlers, with the class
     has_joins: ClassVar[bool] = False  # some of its methods run when several events have come
     activities: ClassVar[ActivityTable | None] = None  # made of the methods that `activity` decorates, with the class
+    numberings: ClassVar[dict[type, Numbering]] = {}  # of the events whose senders number them
     waits: ClassVar[bool] = False  # some of its messages may come before their moment
     automatic: ClassVar[bool] = False  # its activities begin and end it by themselves
 
@@ -132,9 +135,12 @@ class Saga(Generic[S]):
                     f"{cls.__name__} overrides handle(), which its activities need: decorate handlers"
                 )
         cls.__all_routes = tuple(route for several in routes.values() for route in several)
-        cls.phase_table = _phase_table(cls, cls.__all_routes, acting)
-        cls.waits = cls.phase_table is not None
-        cls.__routes = {event: _merged(cls.__name__, several) for event, several in routes.items()}
+        cls.phase_table = phase_table(cls, cls.__all_routes, acting)
+        cls.numberings = numberings(
+            cls.__name__, {event: tuple(one.sequence for one in several) for event, several in routes.items()}
+        )
+        cls.waits = cls.phase_table is not None or bool(cls.numberings)
+        cls.__routes = {event: merged(cls.__name__, several) for event, several in routes.items()}
         cls.__legs = legs_of(cls)
         cls.__joins = joins_of(cls, routes, cls.__state)
         cls.has_joins = bool(cls.__joins)
@@ -215,6 +221,8 @@ class Saga(Generic[S]):
                 f"{type(event).__name__} for saga {type(self).name!r} has no key: its {route.attribute} is None; nothing "
                 "was stored"
             )
+        if route.sequence is not None and value is not None:
+            self.numberings[type(event)].place(event)  # a wrong number is refused here, before anything is stored
         return correlation_text(value, type(event), type(self).name)
 
     def may_start(self, event: Any) -> bool:
@@ -471,62 +479,6 @@ def _check_remembered(cls: type[Saga[Any]]) -> None:
         raise DefinitionError(f"{cls.__name__}.remembered_messages is a whole number, 1 or more")
     if not isinstance(window, timedelta) or window <= timedelta():
         raise DefinitionError(f"{cls.__name__}.remembered_for is a timedelta above zero")
-
-
-def _phase_table(cls: type[Saga[Any]], routes: tuple[Route, ...], acting: list[str]) -> PhaseTable | None:
-    """Return the table of a saga's phases, checked; None for one without."""
-    name = cls.__name__
-    if type(cls.most_kept) is not int or cls.most_kept < 1:
-        raise DefinitionError(f"{name}.most_kept is a whole number, 1 or more")
-    if cls.unexpected not in POLICIES:
-        raise DefinitionError(f'{name}.unexpected is "raise", "ignore" or "keep" (until a phase expects the event)')
-    if cls.phases is None:
-        bound = next((route for route in routes if route.during or route.elsewhere or route.policies), None)
-        what = f"during= or unexpected= of {bound.method}()" if bound is not None else ""
-        what = what or (f"{acting[0]}(), which acts when a phase is entered or left," if acting else "")
-        what = what or ("initial_phase" if cls.initial_phase is not None else "")
-        if what:
-            raise DefinitionError(f"{name} has no phases, so {what} says nothing: give it phases = an Enum of them")
-        return None
-    table = PhaseTable(name, cls.phases, cls.initial_phase)
-    for route in routes:
-        table.add(route.event, route.method, route.during, route.elsewhere, dict(route.policies))
-        if route.starts and route.during and table.initial not in route.during:
-            raise DefinitionError(
-                f"{name}.{route.method}() starts the saga, which is in {table.initial.name} then: name that in its during="
-            )
-    table.close()
-    for attribute in acting:
-        function = getattr(cls, attribute)
-        table.act(attribute, getattr(function, "__sagalog_enters__", ()), getattr(function, "__sagalog_leaves__", ()))
-    return table
-
-
-def _merged(saga: str, several: list[Route]) -> Route:
-    """Return the one route by which an event is found. Raises DefinitionError for handlers that do not go together."""
-    first = next((route for route in several if route.starts), several[0])
-    for route in several:
-        if route is first:
-            continue
-        if not (route.during and first.during):
-            raise DefinitionError(
-                f"{saga} handles {route.event.__name__} twice: in {first.method}() and in {route.method}(); keep one"
-            )
-        if route.starts:
-            raise DefinitionError(
-                f"{saga} is started by {route.event.__name__} twice: in {first.method}() and in {route.method}(); keep one"
-            )
-        if route.attribute != first.attribute or (route.attribute is None and route.key is not first.key):
-            raise DefinitionError(
-                f"{saga} finds the key of {route.event.__name__} in two ways: in {first.method}() and in "
-                f"{route.method}(); give both the same key="
-            )
-        if route.while_compensating != first.while_compensating:
-            raise DefinitionError(
-                f"{saga}: while_compensating= of {route.event.__name__} differs between {first.method}() and "
-                f"{route.method}()"
-            )
-    return first
 
 
 def takes_step(function: Any) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..decision.ids import GAP
 from ..decision.message import unhold
 from ..decision.phases import unknown_phase
 from ..decision.record import SagaRecord
@@ -74,6 +75,8 @@ class Code:
     def _of_messages(self, saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
         registry = self._registries[saga.name]
         for name, timer in record.timers.items():
+            if name.startswith(GAP):
+                continue
             try:
                 event = registry.unpack(timer.event)
             except CodecError as error:

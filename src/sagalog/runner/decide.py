@@ -16,7 +16,8 @@ from collections.abc import Awaitable
 
 import msgspec
 
-from ..decision.ids import entry_of
+from ..decision.ids import GAP, entry_of
+from ..decision.kept import park_kept
 from ..decision.message import Message, Outcome
 from ..decision.state import UnreadableStateError
 from ..definition.actions import Refused
@@ -180,14 +181,15 @@ def _park(turn: Turn, envelope: Envelope) -> bool:
     reason, culprit = envelope.park
     record = turn.draft.record
     if culprit.kept:
-        if not turn.draft.park_kept(reason, culprit):  # another worker has handled it
+        if not park_kept(turn.draft, reason, culprit):  # another worker has handled it
             envelope.park = None
         if envelope.message is None:
             envelope.decided = _HANDLED
             return True
         return False
     try:
-        if culprit.kind == "timer" and record is not None and culprit.name in record.timers:
+        theirs = culprit.kind == "timer" and not culprit.name.startswith(GAP)
+        if theirs and record is not None and culprit.name in record.timers:
             culprit.event = turn.draft.registry.unpack(record.timers[culprit.name].event)  # as it was set
         turn.draft.park(reason, culprit)
     except (DefinitionError, CodecError) as error:  # what cannot be stored cannot be held either

@@ -15,8 +15,8 @@ from collections import deque
 import msgspec
 
 from ..decision.draft import Draft
-from ..decision.kept import next_kept
-from ..decision.message import Message, Outcome, unhold, unkeep
+from ..decision.kept import next_kept, park_kept
+from ..decision.message import Message, Outcome, kept_message, unhold
 from ..decision.record import FINAL, Audit, Held, SagaRecord
 from ..decision.state import UnreadableStateError
 from ..errors import CodecError, PayloadTooLargeError, UnexpectedEventError
@@ -83,7 +83,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
             kept = next_kept(draft)  # it was accepted before what is held
             if kept is not None:
                 message = Message(kept.id, None, kept.kind, kept.name, kept=True)  # if it cannot be read
-                message = unkeep(kept, draft.registry)
+                message = kept_message(kept, draft.registry)
             elif held:
                 first = held.popleft()
                 message = unhold(first, draft.registry)
@@ -133,7 +133,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
             if first is None:
                 assert draft.record is not None
                 draft.record.held = tuple(held)
-                draft.park_kept(reason, message)
+                park_kept(draft, reason, message)
             else:
                 draft.park_again(reason, (first, *held))
             return Replayed(replayed, reason)
@@ -148,7 +148,9 @@ def _ignored_late(record: SagaRecord, held: Held) -> bool:
 def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome) -> None:
     """Log that a held message is not handled: one that was replayed before it has ended the saga, or its phase."""
     record = draft.touch()
-    why = "its phase ignores it" if outcome is Outcome.IGNORED else "found no live instance"
+    why = (
+        "its phase ignores it, or its number came too late" if outcome is Outcome.IGNORED else "found no live instance"
+    )
     note = f"{held.event.type} ({held.id}) was held, and {why}"
     draft.append(record, "audit", Audit(draft.now, "replay", note))
     log.warning(

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 
 from ..decision.draft import Draft
 from ..decision.kept import next_kept
-from ..decision.message import Message, Outcome, unkeep
+from ..decision.message import Message, Outcome, kept_message
 from ..decision.record import Held
 from ..decision.state import UnreadableStateError
 from ..errors import CodecError
@@ -65,7 +65,7 @@ async def _wake_slowly(instance: Instance, kept: Held, outcome: Awaitable[Outcom
 def _unkept(turn: Turn, kept: Held) -> Message:
     draft: Draft = turn.draft
     try:
-        return unkeep(kept, draft.registry)
+        return kept_message(kept, draft.registry)
     except CodecError as error:
         if draft.registry.is_newer(kept.event):
             raise unreadable(turn.instance, f"kept event: {error}") from error

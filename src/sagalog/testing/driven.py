@@ -15,7 +15,7 @@ from ..decision.answer import answer_to
 from ..decision.draft import Draft
 from ..decision.ids import command_id, persistence_id, reply_id
 from ..decision.kept import next_kept
-from ..decision.message import Message, Outcome, refusal, unkeep
+from ..decision.message import Message, Outcome, kept_message, refusal
 from ..decision.record import FINAL, Command, SagaRecord, decode_record, encode_record
 from ..definition.saga import Saga
 from ..errors import DefinitionError
@@ -63,7 +63,7 @@ class DrivenInstance:
     def _wake(self, draft: Draft) -> None:
         """Handle what was kept and whose moment has come, in the same step."""
         while (kept := next_kept(draft)) is not None:
-            message = unkeep(kept, self.registry)
+            message = kept_message(kept, self.registry)
             self._story.begin(self.now, f"{message.event!r} was kept, and its moment has come")
             try:
                 outcome = _advanced(draft, message)

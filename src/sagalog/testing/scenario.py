@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Generic, Self, TypeVar
 
-from ..decision.ids import ACTIVITY, ANSWER
+from ..decision.ids import ACTIVITY, ANSWER, GAP
 from ..decision.message import Message
 from ..decision.phases import phase_of
 from ..decision.record import Joined, Status
@@ -221,9 +221,8 @@ class Scenario(Generic[S]):
         if self._instance.record is None:
             return {}
         timers = self._instance.record.timers.items()
-        return {
-            name: timer.due_at for name, timer in timers if not timer.send and not name.startswith((ANSWER, ACTIVITY))
-        }
+        ours = (ANSWER, ACTIVITY, GAP)
+        return {name: timer.due_at for name, timer in timers if not timer.send and not name.startswith(ours)}
 
     @property
     def joins(self) -> dict[str, tuple[str, ...]]:

@@ -62,7 +62,7 @@ def _check_next_life(here: str, a: SagaRecord, b: SagaRecord, number: int) -> No
     # By another message, by the acceptance of its last undo command, or by an operator who drops what could not be undone,
     # or the event that was to start it.
     repaired = b.audit != a.audit and (a.status is Status.COMPENSATION_FAILED or not a.started_by)
-    ended_in_this_step = len(b.handled) + len(b.held) >= 2 or a.status is Status.COMPENSATING or repaired
+    ended_in_this_step = len(b.handled) + len(b.held) + len(b.kept) >= 2 or a.status is Status.COMPENSATING or repaired
     assert a.status in FINAL or ended_in_this_step, f"{here} begins anew, and the life before had not ended"
     assert set(each(a.inbox)) <= {*each(b.inherited), *each(b.inbox)}, (
         f"{here} begins anew, and forgets what was consumed"
@@ -97,7 +97,7 @@ def _passed_over(name: str, timer: Timer, record: SagaRecord) -> bool:
 
 
 def _check_held(here: str, a: SagaRecord, b: SagaRecord) -> None:
-    held, known = [one.id for one in b.held], {*each(b.inbox), *each(b.inherited)}
+    held, known = [one.id for one in b.held], {*each(b.inbox), *each(b.inherited), *(one.id for one in b.handled)}
     before = [one.id for one in a.held]
     kept_now = {one.id for one in b.kept}
     lost = [
@@ -118,7 +118,10 @@ def _check_held(here: str, a: SagaRecord, b: SagaRecord) -> None:
 
 
 def _check_kept(here: str, a: SagaRecord, b: SagaRecord) -> None:
-    """What is kept stays kept, in its order, until it is handled, held or let go; of one type, the older goes first."""
+    """What is kept stays kept, in its order, until it is handled, held or let go.
+
+    Of one type the older goes first; of one sequence the one with the lower number.
+    """
     left, handled = [one.id for one in b.kept], [one.id for one in b.handled]
     known = {*handled, *each(b.inbox), *each(b.inherited), *(one.id for one in b.held)}
     ended = b.status in FINAL or b.incarnation != a.incarnation or b.audit != a.audit
@@ -128,8 +131,10 @@ def _check_kept(here: str, a: SagaRecord, b: SagaRecord) -> None:
     assert not lost, f"{here} loses kept messages: {', '.join(lost)}"
     again = [one.id for one in a.kept if one.id in left]
     assert left[: len(again)] == again, f"{here} keeps its messages in another order"
-    for kind in {one.event.type for one in a.kept}:
-        before = [one.id for one in a.kept if one.event.type == kind]
+    for kind in {(one.event.type, one.sequence) for one in a.kept}:
+        before = [
+            one.id for one in sorted(a.kept, key=lambda one: one.number) if (one.event.type, one.sequence) == kind
+        ]
         woken = [one for one in handled if one in before]
         assert woken == [one for one in before if one in woken], f"{here} handles what it kept out of order: {woken}"
 

@@ -10,9 +10,11 @@ from itertools import pairwise
 from typing import Any
 
 from ...decision import ids
+from ...decision.ids import GAP
 from ...decision.inbox import each
 from ...decision.phases import phase_of
 from ...decision.record import FINAL, SagaRecord, Status
+from ...decision.sequences import gap_in, sequence_of
 from ...definition.saga import Saga
 from ...runner import NoInstance
 from .asking import Askers
@@ -73,7 +75,11 @@ def _nothing_accepted_is_lost(run: Situation, persistence_id: str, lives: list[l
         newest = next(one.record for one in reversed(life) if one.record is not None)
         known.update(each(newest.inbox), each(newest.inherited), (held.id for held in (*newest.held, *newest.kept)))
         _nothing_waits_in_vain(persistence_id, next(saga for saga in run.sagas if saga.name == name), newest)
-        known.update(handled.id for one in life if one.record is not None for handled in one.record.handled)
+        for one in life:
+            if (
+                one.record is not None
+            ):  # what an operator dropped was never handled, and is forgotten when retention ends
+                known.update((handled.id for handled in one.record.handled), each(one.record.inbox))
     saga = next(saga for saga in run.sagas if saga.name == name)
     for sent in run.outside.sent.values():
         if name in sent.known and saga.correlation_id(sent.event) == correlation_id:
@@ -87,10 +93,17 @@ def _nothing_waits_in_vain(persistence_id: str, saga: Saga[Any], newest: SagaRec
     if newest.parked or not newest.kept:
         return
     assert newest.status not in FINAL, f"{persistence_id} has ended, and keeps messages still"
+    for key in {one.sequence for one in newest.kept if one.sequence} if newest.status is Status.RUNNING else ():
+        gap, known = gap_in(saga, persistence_id, newest, key), sequence_of(saga, key)
+        assert gap is not None, f"{persistence_id} keeps {key}, of which nothing is missing"
+        waited_for = known is None or known.gap_within is None or GAP + key in newest.timers
+        assert waited_for, f"{persistence_id} waits for {gap} without end, and its deadline is forgotten"
     table, phase = saga.phase_table, phase_of(saga, newest)
     if table is None or phase is None or newest.status is not Status.RUNNING:
         return
-    expected = {event.__name__ for event in saga.event_types() if table.expects(event, phase)}
+    expected = {
+        event.__name__ for event in saga.event_types() if table.expects(event, phase) and event not in saga.numberings
+    }
     waits = [one.event.type for one in newest.kept if one.event.type in expected]
     assert not waits, f"{persistence_id} keeps {', '.join(waits)}, which its phase {phase.name} expects"
 

@@ -1,0 +1,50 @@
+"""Messages as a record holds or keeps them, and how they are taken out again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..definition.codec import Typed
+from ..definition.saga import Saga
+from .message import Message
+from .record import Held, SagaRecord
+from .sequences import place_of
+
+
+def held_of(saga: Saga[Any], message: Message, packed: Typed, life: int) -> Held:
+    """Return a message as a record holds or keeps it, with its number where its sender gave it one."""
+    sequence, number = place_of(saga, message)
+    return Held(
+        message.id,
+        packed,
+        message.kind,
+        message.reason,
+        message.name,
+        message.trace,
+        life=life,
+        at=message.at,
+        kept=message.was_kept,
+        sequence=sequence,
+        number=number,
+    )
+
+
+def keeps(record: SagaRecord, message: Message) -> bool:
+    """Say whether the record keeps that message."""
+    return any(one.id == message.id and one.kind == message.kind for one in record.kept)
+
+
+def unkeep(record: SagaRecord, message: Message) -> Held:
+    """Take a kept message out of the record."""
+    gone = next(one for one in record.kept if one.id == message.id and one.kind == message.kind)
+    record.kept = tuple([one for one in record.kept if one is not gone])
+    return gone
+
+
+def all_kept(record: SagaRecord, first: Message) -> tuple[Held, ...]:
+    """Return all that is kept as it is to be held, with that message in front."""
+    kept = [msgspec.structs.replace(one, kept=True) for one in record.kept]
+    kept.sort(key=lambda one: (one.id, one.kind) != (first.id, first.kind))
+    return tuple(kept)
