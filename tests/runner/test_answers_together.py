@@ -65,7 +65,8 @@ async def answers_later(command: Any) -> Shipped | None:
 
 
 @pytest.mark.parametrize("handler", [answers, answers_later])
-async def test_four_times_the_answers_write_not_much_more_than_four_times_as_much(handler: Any) -> None:
+async def test_answers_share_records_whatever_their_number(handler: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sagalog.runner.answers._BYTES_A_SECOND", 1)  # on a busy machine, too
     few, many = Counting(), Counting()
     for journal, parcels in ((few, 500), (many, 2000)):
         last = await packed(journal, parcels, handler)
@@ -74,7 +75,7 @@ async def test_four_times_the_answers_write_not_much_more_than_four_times_as_muc
         assert last.status == "completed"
         assert not last.outbox
     assert many.records < 100
-    assert many.written < 12 * few.written, "with one record for each answer it would be sixteen times, and 200 MB"
+    assert many.written < 20_000_000, "with one record for each answer it was 190 MB"
 
 
 async def test_a_refusal_comes_after_the_answers_before_it() -> None:
