@@ -67,6 +67,18 @@ def test_events_of_a_phase_are_kept_and_refused_as_the_page_says(tmp_path: Path)
     assert done.stdout == expected
 
 
+def test_each_shape_does_what_its_picture_says(tmp_path: Path) -> None:
+    shapes, expected = blocks("which-shape.md", "python"), blocks("which-shape.md", "text")
+    assert len(shapes) == len(blocks("which-shape.md", "mermaid")) - 1  # the second picture is the README's
+    printed = []
+    for number, code in enumerate(shapes):
+        (tmp_path / f"shape{number}.py").write_text(code)
+        done = run(tmp_path, sys.executable, f"shape{number}.py")
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert [text for text in printed if text] == expected
+
+
 def test_numbered_events_are_handled_in_their_order_as_the_page_says(tmp_path: Path) -> None:
     (code,) = blocks("numbered-events.md", "python")
     (expected,) = blocks("numbered-events.md", "text")
