@@ -54,7 +54,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             if is_early(draft, record, message):
                 return begin_early(draft, record, state, message)
             return _run(draft, message, record, state)
-        if message.life not in (0, record.incarnation) and not draft.saga.may_start(message.event):
+        if message.life and message.life != record.incarnation and not draft.saga.may_start(message.event):
             if message.kept:
                 return let_go(draft, message)
             return Outcome.IGNORED  # an answer to a command of an incarnation that has ended

@@ -255,8 +255,7 @@ class Draft:
                 self._known.recent.added(record.recent, message_id)
             return
         most = self.saga.remembered_messages
-        longer = continued(record, message_id) if message_id.startswith(FAMILY) else None
-        if longer is not None:
+        if message_id.startswith(FAMILY) and (longer := continued(record, message_id)) is not None:
             record.inbox = longer
         elif len(record.inbox) < (most if most < FEW else FEW):
             record.inbox = (*record.inbox, message_id)
@@ -419,7 +418,7 @@ class Draft:
         saga = self.saga
         if saga.activities is not None:
             actions = proceed(self, message, record, state, actions)
-        plan = plan_of(actions, saga, self.registry, self.now, state, record.gathers)
+        plan = plan_of(actions, saga, self.registry, self.now, state, record.gathers) if actions else []
         event, kind, status = message.event, message.kind, record.status
         if (
             status is not _RUNNING
@@ -428,7 +427,7 @@ class Draft:
         ):
             raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
         payload = saga.pack_state(state)
-        index = saga.index_table().texts(state, "") if saga.index else {}
+        index = saga.index_table().texts(state, "") if saga.index else None
         # From here on nothing raises.
         self.started += record is not self.record
         self.record = record
@@ -455,15 +454,17 @@ class Draft:
         name = type(event.command if kind == "refused" else event).__name__
         if not record.started_by and kind == "event":
             record.started_by = name
-        handled = Handled(message.id, name, how="kept" if message.kept or message.was_kept else "")
+        handled = Handled(message.id, name)
+        if message.kept or message.was_kept:
+            handled = Handled(message.id, name, how="kept")
         if record.handled:
             self.append(record, "handled", handled)
         else:
             record.handled = (handled,)
         if plan:
             self._apply(record, plan)
-        if index or record.index:
-            self._note_index(record, index)
+        if index is not None or record.index:
+            self._note_index(record, index or {})
         self.changed = True
         record.updated_at = self.now
         return _HANDLED

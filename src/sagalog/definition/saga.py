@@ -94,6 +94,7 @@ class Saga(Generic[S]):
     __legs: ClassVar[dict[str, Legs]] = {}
     __joins: ClassVar[tuple[Join, ...]] = ()
     __contextual: ClassVar[frozenset[str]] = frozenset()  # methods that take the context of their step
+    __takes_context: ClassVar[bool] = False  # some do, or depend on their phase
     __state: ClassVar[type | None] = None
     __state_version: ClassVar[int] = 1
     __index: ClassVar[IndexTable | None] = None  # None: to be made when the types of its state can be resolved
@@ -145,6 +146,7 @@ class Saga(Generic[S]):
         cls.__joins = joins_of(cls, routes, cls.__state)
         cls.has_joins = bool(cls.__joins)
         cls.__refusals, cls.__contextual = refusals, frozenset(contextual)
+        cls.__takes_context = bool(contextual) or cls.phase_table is not None
         for known in (*routes, *refusals, *declared(cls.messages, cls.__name__)):
             check_upcasters(known)
             check_storable(known, f"{cls.__name__}: the message type", final=False)
@@ -295,7 +297,7 @@ class Saga(Generic[S]):
     @classmethod
     def takes_context(cls) -> bool:
         """Say whether any handler takes the context of its step, or depends on its phase; else it need not be made."""
-        return bool(cls.__contextual) or cls.phase_table is not None
+        return cls.__takes_context
 
     def phase_of(self, state: S) -> Enum:
         """Return the phase of an instance that was stored before the saga had phases: the initial one, unless overridden.

@@ -45,6 +45,8 @@ def _several(kind: type, *parts: type) -> Rule:
     of = " and ".join(part.__name__ for part in parts) or kind.__name__
 
     def rule(name: str, value: Any) -> None:
+        if type(value) in (list, tuple) and not parts and {*map(type, value)} <= {kind}:  # mostly; told without a loop
+            return
         if not isinstance(value, (Sequence, Collection)) or isinstance(value, (str, bytes, Mapping)):
             raise _wrong(name, f"a sequence of {of}", value)
         for one in value:
@@ -94,11 +96,15 @@ def checks_arguments(journal: C) -> C:
 
 
 def _checked(method: Callable[..., Any], names: list[str], rules: dict[str, Rule]) -> Callable[..., Any]:
+    by_place = [(name, rules.get(name)) for name in names]
+
     def check(given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        for name, value in (*zip(names, given, strict=False), *named.items()):
-            rule = rules.get(name)
+        for (name, rule), value in zip(by_place, given, strict=False):
             if rule is not None:
                 rule(name, value)
+        for name in named:
+            if name in rules:
+                rules[name](name, named[name])
 
     if inspect.iscoroutinefunction(method):
 

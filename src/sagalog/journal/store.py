@@ -154,7 +154,8 @@ class JournalSagaStateStore:
 
     def _id_of(self, correlation_id: str) -> str:
         """Return the persistence id. Raises InvalidEventError for what is no id."""
-        check_text(correlation_id)
+        if type(correlation_id) is not str or not correlation_id.isascii():  # mostly, it is
+            check_text(correlation_id)
         if not correlation_id:
             raise InvalidEventError("a correlation id is a text that is not empty; nothing was stored")
         return self.prefix + correlation_id

@@ -123,6 +123,8 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
 def _terms(instance: Instance, record: SagaRecord) -> Terms:
     """Return what the instance is to be found by; None where that is as it was with the record before."""
     before = instance.record
+    if not record.index and (before is None or not before.index):
+        return None
     if before is None or before.finished:  # a tombstone has none
         return terms_of(instance.runtime.name, record.index) if record.index else None
     return None if before.index == record.index else terms_of(instance.runtime.name, record.index)

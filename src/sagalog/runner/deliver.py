@@ -66,20 +66,20 @@ class Dispatcher:
         if entry is not None and entry.id in instance.owned:
             self._leases.check(instance)
         if entry is None:
-            self._answers.hurry(instance)
+            if instance.answered:
+                self._answers.hurry(instance)
             self._acceptances.record_later(instance)
         elif entry.id not in instance.owned:
             self._leases.watch(instance, entry)
-        elif self._suspects(instance, entry):
+        elif instance.record is not None and instance.record.taken and self._suspects(instance.record, entry):
             instance.delivering = True
             self._enqueue(instance, _SUSPECTS, 1)
         else:
             instance.delivering = True
             self._deliver_plain(instance, entry)
 
-    def _suspects(self, instance: Instance, entry: Command) -> bool:
-        record = instance.record
-        return record is not None and record.suspects(entry.id, self._engine.settings.max_takeovers)
+    def _suspects(self, record: SagaRecord, entry: Command) -> bool:
+        return record.suspects(entry.id, self._engine.settings.max_takeovers)
 
     def _deliver_plain(self, instance: Instance, first: Command) -> None:
         """Deliver to plain functions that return None, without a task. The first other command continues in a task."""
@@ -121,7 +121,8 @@ class Dispatcher:
                 return
             entry = instance.undelivered()
         instance.delivering = False
-        self._answers.hurry(instance)
+        if instance.answered:
+            self._answers.hurry(instance)
         self._acceptances.record_later(instance)
 
     def _give_up(self, instance: Instance, entry: Command) -> None:

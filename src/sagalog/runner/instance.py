@@ -239,6 +239,8 @@ class Instance:
         while index < len(outbox) and outbox[index].id in self.accepted:
             index += 1
         self.cursor = (outbox, index)
+        if index == len(outbox):
+            return None
         if self.answered or self.beside or self.pausing:
             first = index
             while index < len(outbox) and self._at_work(outbox[index].id):

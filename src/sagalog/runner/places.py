@@ -26,7 +26,7 @@ class Places:
     @property
     def free(self) -> bool:
         """A place is free and nobody stands in line for it."""
-        return not self._line and self._some
+        return not self._line and self.taken < self._most and self._engine.backlog <= self._most  # as `_some`
 
     @property
     def _some(self) -> bool:

@@ -110,7 +110,8 @@ class Receiver:
     @property
     def in_flight(self) -> int:
         """How many events from outside, and repairs, are at work."""
-        return self._places.taken + sum(places.taken for places in self._starts.values())
+        taken = self._places.taken
+        return taken + sum(places.taken for places in self._starts.values()) if self._starts else taken
 
     async def handle(self, event: Any, message_id: str | None, at: datetime | None) -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops."""

@@ -122,7 +122,7 @@ def _stored(write: Write) -> None:
     instance.written, instance.load_first = write.version, False
     instance.cache.set_size(instance, len(write.payload))
     instance.lease_end = write.lease_end
-    if runtime.engine.awaited:
+    if runtime.engine.awaited.by_id:
         runtime.engine.awaited.written(instance.persistence_id, record, write.version)
     if turn.draft.accepted:  # more may have been accepted since the draft was begun
         instance.accepted -= turn.draft.accepted

@@ -26,7 +26,7 @@ from .turn import HandlerFailed, Turn, advance
 def wakes(turn: Turn) -> bool:
     """Say whether the record of a turn says that the moment of a kept message may have come."""
     record = turn.draft.record
-    return record is not None and record.owes_waking
+    return record is not None and record.waking and record.owes_waking
 
 
 def wake_next(turn: Turn) -> None:
