@@ -31,7 +31,6 @@ from .definition.actions import (
 )
 from .definition.activities import Call, activity
 from .definition.context import StepContext
-from .definition.itinerary_saga import ItinerarySaga
 from .definition.saga import Actions, Saga, leg, on, on_enter, on_leave, on_refused, starts, when_all
 from .definition.schema import schema, upcast
 from .definition.sequences import Gap, Sequence
@@ -88,6 +87,7 @@ from .runner import (
 )
 
 if _TYPE_CHECKING:
+    from .definition.itinerary_saga import ItinerarySaga
     from .journal.sqlite import SqliteJournal
 
 __all__ = [
@@ -180,10 +180,15 @@ __all__ = [
 
 
 def __getattr__(name: str) -> _Any:
-    """Import the SQLite journal, and with it the driver, when it is first asked for."""
+    """Import when it is first asked for: the SQLite journal, and with it the driver; the saga class of itineraries."""
     if name == "SqliteJournal":
         from .journal.sqlite import SqliteJournal
 
         globals()[name] = SqliteJournal
         return SqliteJournal
+    if name == "ItinerarySaga":
+        from .definition.itinerary_saga import ItinerarySaga
+
+        globals()[name] = ItinerarySaga
+        return ItinerarySaga
     raise AttributeError(f"module 'sagalog' has no attribute {name!r}")

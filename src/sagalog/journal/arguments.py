@@ -88,7 +88,8 @@ def checks_arguments(journal: C) -> C:
     for name, method in list(vars(journal).items()):
         if name.startswith("_") or not inspect.isfunction(method):
             continue
-        names = list(inspect.signature(method).parameters)[1:]
+        code = method.__code__
+        names = list(code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount])
         rules = {one: RULES[one] for one in names if one in RULES}
         if rules:
             setattr(journal, name, _checked(method, names, rules))

@@ -13,7 +13,6 @@ import inspect
 from collections import Counter
 from collections.abc import AsyncIterable, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -56,13 +55,15 @@ class Prepared:
         self.stores = stores
 
 
-@dataclass(slots=True, eq=False)
 class _Group:
     """The answers of one instance that are stored together."""
 
-    full: asyncio.Future[None]  # done when the group takes no more answers
-    task: asyncio.Task[None] = field(init=False)
-    entries: list[tuple[Command, Prepared]] = field(default_factory=list)
+    __slots__ = ("entries", "full", "task")
+
+    def __init__(self, full: asyncio.Future[None]) -> None:
+        self.full = full  # done when the group takes no more answers
+        self.task: asyncio.Task[None]
+        self.entries: list[tuple[Command, Prepared]] = []
 
     def close(self) -> None:
         if not self.full.done():

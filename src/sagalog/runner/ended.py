@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from ..decision.record import ENDS, SagaRecord, Status, decode_record
 from ..decision.state import UnreadableStateError, decode_state
@@ -17,8 +18,7 @@ S = TypeVar("S")
 _LEFT_BEHIND: Any = object()  # stands for the state of a life that another one has followed
 
 
-@dataclass(frozen=True, slots=True)
-class SagaOutcome(Generic[S]):
+class SagaOutcome(msgspec.Struct, Generic[S], frozen=True):
     """How one life of an instance ended.
 
     `status`: completed, compensated, cancelled, or compensation_failed, which an operator may still bring to another end.
@@ -30,11 +30,16 @@ class SagaOutcome(Generic[S]):
     saga: str
     correlation_id: str
     status: Status
-    result: Any = field(repr=False)  # and not in a log by mistake
+    result: Any
     ended_at: datetime
     incarnation: int = 1
     finished: bool = True
-    last_state: S = field(default=_LEFT_BEHIND, repr=False)
+    last_state: S = _LEFT_BEHIND
+
+    def __repr__(self) -> str:
+        """Name the life and how it ended. The result and the state are left out, so that no log gets them by mistake."""
+        life = f"{self.correlation_id!r}, life {self.incarnation}"
+        return f"<SagaOutcome {self.saga} {life}: {self.status.value}, {self.ended_at.isoformat()}>"
 
     @property
     def state(self) -> S:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from ..decision.ids import parts_of, term_of
 from ..decision.record import SagaRecord, Status
@@ -25,8 +26,7 @@ _PAGE = 100
 _AT_ONCE = 64  # loads from a store of four methods
 
 
-@dataclass(frozen=True, slots=True)
-class SagaInstance(Generic[S]):
+class SagaInstance(msgspec.Struct, Generic[S], frozen=True):
     """A live instance, as it was stored when it was found.
 
     `parked`: why an operator is needed; empty where none is. `unreadable`: why this code cannot read its record, of which
