@@ -24,6 +24,7 @@ from sagalog import (
     on,
     starts,
 )
+from sagalog.decision.record import encode_record
 from sagalog.testing import Scenario
 
 from ..trips import TripRequested, TripSaga
@@ -371,3 +372,96 @@ def test_run_of_an_unknown_activity_is_an_error() -> None:
 
     with pytest.raises(DefinitionError, match="no activity 'nothing' to Run; it has invoice, mail"):
         Scenario(Other).when(Begun("1"))
+
+
+def changed(scenario: Scenario[Any], saga: type[Saga[Any]]) -> Scenario[Any]:
+    """Let newer code go on with an instance."""
+    instance = scenario._instance
+    instance.saga = scenario._saga = saga()
+    instance.registry = saga.registry()
+    return scenario
+
+
+class Shop(ItinerarySaga[Asked]):
+    name = "shop"
+    starts_with, key = Begun, "id"
+
+    @activity
+    async def pack(self, state: Asked, call: Call) -> None: ...
+
+    @pack.undo
+    async def unpack(self, state: Asked, call: Call) -> None: ...
+
+    @activity
+    async def ship(self, state: Asked, call: Call) -> None: ...
+
+
+class Larger(ItinerarySaga[Asked]):
+    name = "shop"
+    starts_with, key = Begun, "id"
+
+    @activity
+    async def check(self, state: Asked, call: Call) -> None: ...
+
+    @activity
+    async def pack(self, state: Asked, call: Call) -> None: ...
+
+    @pack.undo
+    async def unpack(self, state: Asked, call: Call) -> None: ...
+
+    @activity
+    async def ship(self, state: Asked, call: Call) -> None: ...
+
+    @activity
+    async def thank(self, state: Asked, call: Call) -> None: ...
+
+
+class Reordered(ItinerarySaga[Asked]):
+    name = "shop"
+    starts_with, key = Begun, "id"
+
+    @activity
+    async def ship(self, state: Asked, call: Call) -> None: ...
+
+    @activity(after="ship")
+    async def pack(self, state: Asked, call: Call) -> None: ...
+
+
+class Smaller(ItinerarySaga[Asked]):
+    name = "shop"
+    starts_with, key = Begun, "id"
+
+    @activity
+    async def ship(self, state: Asked, call: Call) -> None: ...
+
+
+def test_new_code_passes_over_what_it_puts_before_and_runs_what_it_puts_behind() -> None:
+    scenario = changed(Scenario(Shop).given(Begun("1")).given_done("pack"), Larger)
+    scenario.when_done("ship").then(running={"thank"}, activities={"check": "skipped"})
+    scenario.when_done("thank").then(completed=True)
+
+
+def test_another_order_changes_nothing_about_what_is_done() -> None:
+    scenario = changed(Scenario(Shop).given(Begun("1")).given_done("pack"), Reordered)
+    scenario.when_done("ship").then(running=set(), completed=True)
+
+
+def test_without_an_activity_that_is_done_the_rest_goes_on() -> None:
+    scenario = changed(Scenario(Shop).given(Begun("1")).given_done("pack"), Smaller)
+    scenario.when_done("ship").then(completed=True)
+
+
+def test_old_records_have_no_activities_and_new_ones_leave_out_the_empty() -> None:
+    @dataclass
+    class Nothing:
+        id: str = ""
+
+    class Plain(Saga[Nothing]):
+        name = "plain"
+
+        @starts(Begun, key="id")
+        def begun(self, state: Nothing, event: Begun) -> None: ...
+
+    scenario = Scenario(Plain).given(Begun("1"))
+    assert scenario._instance.record is not None
+    assert b"activities" not in encode_record(scenario._instance.record)

@@ -73,6 +73,7 @@ def _fields(step: Step) -> dict[str, object]:
         "begun_alone": step.alone,
         "gathered": step.gathered,
         "joined": step.joined,
+        **({"activities": step.activities} if step.activities else {}),
         "passed_over": step.passed_over,
         "compared_with": step.before,
         "sent": [{"id": entry, "type": kind} for entry, kind in view.sent],
@@ -105,6 +106,7 @@ def _lines(step: Step, parked: str) -> list[str]:
         lines.append(f"      {line(repair.action)}{who}{': ' if repair.note else ''}{line(repair.note)}")
     if record.parked and record.parked != parked:
         lines.append(f"      parked: {line(record.parked)}")
+    lines.extend(f"      activity {line(name)} {line(stage)}" for name, stage in step.activities.items())
     if step.phase:
         lines.append(f"      enters {line(step.phase)}")
     lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))

@@ -116,6 +116,10 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
         told = f"{line(timer.event.type)} at {moment(timer.due_at)} UTC ({when}), {line(timer.id)}{again}"
         out.append(f"timer   {line(record.timer_title(name))}: {told}")
     out.extend(_more("timer", len(record.timers)))
+    for name, stage in record.activities.items():
+        why = f": {line(stage.why)}" if stage.why else ""
+        called = f" ({line(stage.entry)})" if stage.entry else ""
+        out.append(f"does    {line(name)} {stage.status}{called}{why}")
     for name, one in [(name, one) for name, one in record.gathers.items() if not one.over][:_MAX_SHOWN]:
         refused = f", {len(one.told().refused):,} of them refused" if one.refused else ""
         out.append(f"gather  {line(name)}: {one.come:,} of {one.total:,} have come{refused}; {one.open:,} under way")

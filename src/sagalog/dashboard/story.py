@@ -16,6 +16,7 @@ from ..operating.inspect import SagaView, state_of, view_of
 from ..operating.json_diff import ABSENT, changes
 from ..operating.steps import (
     accepted_in,
+    activities_in,
     begun_in,
     gathered_in,
     indexed_in,
@@ -81,6 +82,7 @@ class StoryStep(msgspec.Struct):
     parks: str = ""
     gathered: list[str] = []  # gathers that came to their end
     joined: list[str] = []  # joins that it ran
+    activities: dict[str, str] = {}  # that came to another stage, and to which
     passed_over: list[str] = []  # recurring timers whose missed times it passed over
     lease: bool = False  # it prolonged the lease of the worker that is at the first command
     result: Payload | None = None  # that it completed with
@@ -149,6 +151,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         record.parked if record.parked and (before is None or before.parked != record.parked) else "",
         gathered_in(before, view),
         joined_in(before, view),
+        activities_in(before, view),
         passed_over_in(before, view),
         before is not None and record.leased_until not in (None, before.leased_until),
         None if (result := result_in(before, view)) is None else shown_result(result, mask),

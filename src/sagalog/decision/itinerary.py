@@ -277,6 +277,7 @@ class _Itinerary:
                 if (step := self._table.steps.get(name)) is not None:
                     self._over(step)
                 self._move(name, Stage("stopped", stage.entry))
+                self._change.newest.append(stage.entry)
 
     def _over(self, step: DefinedActivity) -> None:
         """Forget what is still to be done about an activity."""

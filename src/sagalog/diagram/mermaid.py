@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .outline import Outline
+from .outline import Outline, Reaction
 
 _CLASSES = (
     "classDef event fill:#3b82f61f,stroke:#3b82f6",
@@ -11,6 +11,8 @@ _CLASSES = (
     "classDef timer fill:#8b5cf61f,stroke:#8b5cf6",
     "classDef last fill:#6b72801f,stroke:#6b7280",
 )
+
+_ACTIVITY = '(["{}"])'
 
 
 class _Nodes:
@@ -39,11 +41,21 @@ def mermaid(found: Outline) -> str:
     nodes = _Nodes()
     begin = nodes.node("last", "start", '(("{}"))')
     events = {
-        reaction.trigger: nodes.node("event", reaction.trigger) for reaction in found.reactions if not reaction.refusal
+        reaction.trigger: nodes.node("event", reaction.trigger)
+        for reaction in found.reactions
+        if not reaction.refusal and not reaction.activity
     }
+    titles = {reaction.trigger: reaction.title for reaction in found.reactions if reaction.activity}
     undone: dict[str, str] = {}
     for reaction in found.reactions:
-        here = nodes.node("event", reaction.trigger)
+        here = _node_of(nodes, reaction)
+        for name in reaction.runs:
+            nodes.edge(here, "-->", nodes.node("command", titles.get(name, name), _ACTIVITY), "begins")
+        if reaction.answers:
+            nodes.edge(here, "-->", nodes.node("command", titles[reaction.answers], _ACTIVITY), "ends")
+        if reaction.undone_by:
+            undone[reaction.undone_by] = nodes.node("undo", reaction.undone_by, '[\\"{}"\\]')
+            nodes.edge(here, "-.-", undone[reaction.undone_by], "undone by")
         for leg in reaction.legs:
             nodes.edge(events[leg], "-->", here, "one of all")
         if reaction.starts:
@@ -86,10 +98,18 @@ def mermaid(found: Outline) -> str:
         if reaction.refusal:
             command = nodes.node("command", reaction.trigger.removesuffix(" refused"), '[/"{}"/]')
             nodes.edge(command, "-.->", nodes.node("event", reaction.trigger), "refused")
-    if any(reaction.compensates for reaction in found.reactions):
+    if undone and any(reaction.activity for reaction in found.reactions):
+        nodes.node("last", "compensate", '(["{}"])')
+    if any(reaction.compensates or reaction.undone_by for reaction in found.reactions):
         for target in undone.values():
             nodes.edge(nodes.node("last", "compensate", '(["{}"])'), "-.->", target)
     return "\n".join(["flowchart LR", *nodes.lines, *(f"    {one}" for one in _CLASSES)])
+
+
+def _node_of(nodes: _Nodes, reaction: Reaction) -> str:
+    if reaction.activity:
+        return nodes.node("command", reaction.title, _ACTIVITY)
+    return nodes.node("event", reaction.trigger)
 
 
 def _escaped(text: str) -> str:

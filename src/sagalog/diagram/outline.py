@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Gather, Schedule, Send, SetTimer
+from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Gather, Run, Schedule, Send, SetTimer
 from ..definition.routes import Route
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
@@ -47,11 +47,18 @@ class Reaction:
     during: tuple[str, ...] = ()  # phases that expect it; none are named: all of them
     unexpected: dict[str, str] = field(default_factory=dict)  # phase -> what it does with such an event
     enters: list[str] = field(default_factory=list)  # phases
+    activity: bool = False  # it is no event, it is an activity that has ended
+    runs: list[str] = field(default_factory=list)  # activities that it begins
+    answers: str = ""  # the activity that waits for it
+    undone_by: str = ""  # of an activity: the method
+    notes: tuple[str, ...] = ()  # of an activity: what is special about it
     acts: str = ""  # it is no event: "entering" or "leaving" one of the phases in `during`
 
     @property
     def title(self) -> str:
-        """The trigger, with its phases where it has some."""
+        """The trigger, with its phases where it has some; an activity with what is special about it."""
+        if self.activity:
+            return f"{self.trigger} ({', '.join(self.notes)})" if self.notes else self.trigger
         return f"{self.trigger} ({', '.join(self.during)})" if self.during and not self.acts else self.trigger
 
 
@@ -87,11 +94,12 @@ def outline(saga: type[Saga[Any]]) -> Outline:
         for command, method in saga.refusals().items()
     ]
     reactions += _acting(saga)
+    reactions += _activities(saga, reactions)
     reactions += [Reaction(f"all of {', '.join(join.legs)}", join.method, legs=join.legs) for join in saga.joins()]
     reactions += [Reaction(f"legs of {one.name}", one.method) for one in saga.legs().values()]
     unread = []
     for reaction in reactions:
-        if not _read(saga, getattr(saga, reaction.method), reaction, set()):
+        if reaction.method and not _read(saga, getattr(saga, reaction.method), reaction, set()):
             unread.append(reaction.method)
     return Outline(saga.name, tuple(reactions), tuple(unread), _phases(saga))
 
@@ -112,6 +120,42 @@ def _unexpected(saga: type[Saga[Any]], route: Route) -> dict[str, str]:
         for member in table.phases
         if not table.expects(route.event, member)
     }
+
+
+def _activities(saga: type[Saga[Any]], reactions: list[Reaction]) -> list[Reaction]:
+    """Return the activities, each with those that follow it; let events begin and end theirs."""
+    table = saga.activities
+    if table is None:
+        return []
+    for reaction in reactions:
+        if reaction.starts:
+            reaction.runs += [step.name for step in table.steps.values() if step.after == ()]
+        for event, (step, _) in table.awaited.items():
+            if schema_of(event).name == reaction.trigger:
+                reaction.answers = step.name
+    found = []
+    for step in table.steps.values():
+        options = step.options
+        notes = [name for name in ("optional", "parks", "pivot") if getattr(options, name)]
+        if options.until is not None:
+            notes.append(f"until {schema_of(options.until).name}")
+        if options.when is not None:
+            notes.append("where needed")
+        if options.within is not None:
+            notes.append(f"within {str(options.within).removesuffix(', 0:00:00')}")
+        follow = [other.name for other in table.steps.values() if step.name in (other.after or ())]
+        found.append(
+            Reaction(
+                step.name,
+                step.methods.get("then", ""),
+                activity=True,
+                runs=follow,
+                undone_by=step.methods.get("undo", ""),
+                notes=tuple(notes),
+                completes=table.automatic and not follow,
+            )
+        )
+    return found
 
 
 def _acting(saga: type[Saga[Any]]) -> list[Reaction]:
@@ -267,6 +311,12 @@ def _compensate(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
         reaction.chain += [describe(one) for one in chain.elts]
 
 
+def _run(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    node = _argument(call, 0, "activity")
+    name = node.attr if isinstance(node, ast.Attribute) else _text(node) if isinstance(node, ast.Constant) else ""
+    reaction.runs.append(name or "an activity")
+
+
 def _complete(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
     reaction.completes = True
 
@@ -279,4 +329,5 @@ _ACTIONS: dict[Any, Callable[[Reaction, ast.Call, Describe], None]] = {
     CancelTimer: _cancel,
     Compensate: _compensate,
     Complete: _complete,
+    Run: _run,
 }

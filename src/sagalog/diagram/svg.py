@@ -106,6 +106,9 @@ def _cells(reaction: Reaction) -> list[_Cell]:
         ),
         *(_Cell("timer", f"timer {name}", "cancels", dashed=True) for name in reaction.cancels),
         *(_Cell("undo", command, "sends") for command in reaction.chain),
+        *(_Cell("command", name, "begins") for name in reaction.runs),
+        *([_Cell("command", reaction.answers, "ends")] if reaction.answers else []),
+        *([_Cell("undo", reaction.undone_by, "undone by", dashed=True)] if reaction.undone_by else []),
         *([_Cell("last", "compensate", "ends")] if reaction.compensates else []),
         *([_Cell("last", "complete", "ends")] if reaction.completes else []),
     ]
@@ -119,7 +122,7 @@ def _reaction(
     widths: tuple[float, float, float],
 ) -> list[str]:
     top = tops[reaction.title]
-    parts = _box("event", columns[0], top, widths[0], reaction.title)
+    parts = _box("command" if reaction.activity else "event", columns[0], top, widths[0], reaction.title)
     if reaction.starts:
         parts.append(f'<text class="small" x="{columns[0]}" y="{top - 4:.0f}">starts it</text>')
     right, begin = columns[0] + widths[0], top + _BOX / 2

@@ -14,7 +14,7 @@ import msgspec
 from ..decision.ids import GAP
 from ..decision.message import unhold
 from ..decision.phases import unknown_phase
-from ..decision.record import SagaRecord
+from ..decision.record import UNDER_WAY, SagaRecord
 from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.recurring import RuleError, check_rule
@@ -99,6 +99,7 @@ class Code:
                     request.id,
                     unreadable=False,
                 )
+        yield from _of_activities(saga, record)
         yield from _of_joins(saga, record)
         yield from _of_gathers(saga, registry, record)
         for what, entry, stored in (
@@ -121,6 +122,31 @@ class Code:
     def _handled(self, command: Any, what: str, entry: str) -> Iterator[Reason]:
         if not self._handles(type(command)):
             yield Reason(f"{what}: no command handler for {type(command).__name__}", entry, unreadable=False)
+
+
+def _of_activities(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
+    """Yield which activities of an instance this code cannot go on with: it would be called, or has to be undone."""
+    table = saga.activities
+    undoable = {undo.of for undo in record.undo}
+    for name, stage in record.activities.items():
+        step = None if table is None else table.steps.get(name)
+        if step is None and stage.status in UNDER_WAY:
+            yield Reason(
+                f"activity {name} is {stage.status}, and this code has none of that name: keep it until these have ended",
+                stage.entry,
+                unreadable=False,
+            )
+        elif stage.entry in undoable and (step is None or step.undo is None):
+            yield Reason(
+                f"activity {name} may have to be undone, and this code has no undo for it: keep it until these have ended",
+                stage.entry,
+                unreadable=False,
+            )
+        elif step is not None and stage.status == "waiting" and step.options.until is None:
+            yield Reason(
+                f"activity {name} waits for an event, and in this code it waits for none: name another",
+                unreadable=False,
+            )
 
 
 def _of_joins(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:

@@ -33,6 +33,9 @@ class Step(msgspec.Struct, frozen=True):
     alone: str  # the type of the command that it began by itself, because workers died that had it in hand
     gathered: list[str]  # gathers that came to their end, by name
     joined: list[str]  # joins that it ran, by name
+    activities: dict[
+        str, str
+    ]  # activities that came to another stage, and to which; with the reason, where there is one
     passed_over: list[str]  # recurring timers whose missed times it passed over, by name
     result: Typed | None = None  # that it completed with
     kept: list[Held] = []  # messages that it keeps for their moment
@@ -74,6 +77,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             begun_in(known, view),
             gathered_in(known, view),
             joined_in(known, view),
+            activities_in(known, view),
             passed_over_in(known, view),
             result_in(known, view),
             kept_in(known, view),
@@ -160,6 +164,16 @@ def gathered_in(before: SagaRecord | None, view: SagaView) -> list[str]:
         return []
     left = {name for name, one in record.gathers.items() if not one.over}
     return [name for name, one in before.gathers.items() if not one.over and name not in left]
+
+
+def activities_in(before: SagaRecord | None, view: SagaView) -> dict[str, str]:
+    """Return the activities that came to another stage in a step, and to which, with the reason of a failure."""
+    record = view.record
+    if record is None or not record.activities or (before is None and view.version > 1):
+        return {}
+    earlier = before.activities if before is not None and before.incarnation == record.incarnation else {}
+    new = {name: stage for name, stage in record.activities.items() if earlier.get(name) != stage}
+    return {name: f"{stage.status}: {stage.why}" if stage.why else stage.status for name, stage in new.items()}
 
 
 def joined_in(before: SagaRecord | None, view: SagaView) -> list[str]:

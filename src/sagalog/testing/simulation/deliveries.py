@@ -76,7 +76,7 @@ class Deliveries:
             )
             if self._ended(entry, after.tick) and not dropped:
                 continue
-            failed = entry.undo and b.status is Status.COMPENSATION_FAILED
+            failed = (entry.undo and b.status is Status.COMPENSATION_FAILED) or _given_up(entry, a, b)
             self._gone.add(f"{self._persistence_id}/{entry.id}")
             assert failed or dropped or self._needless(entry), (
                 f"{self._persistence_id}/{entry.id} {entry.command.type} left the outbox in "
@@ -123,9 +123,11 @@ class Deliveries:
         records = [landed.record for landed in self._records if landed.record is not None]
         known = {one.id for record in records for one in record.handled}
         known.update(one.id for record in records for one in record.held)
+        ended = {stage.entry for record in records for stage in record.activities.values() if stage.status != "running"}
         for calls in self._seen.values():
             for one in calls:
                 told = one.ended is None or not one.refused or refusal_id(one.id) in known
+                told = told or self._decided[one.id][0].id in ended
                 assert told or one.id in self._gone, f"{one.id} was refused, and its saga was not told"
 
     def _replies_are_stored(self) -> None:
@@ -154,6 +156,7 @@ class Deliveries:
     def _in_order(self) -> None:
         """Each command leaves only after the one before it was accepted or refused."""
         before: str | None = None
+        beside: list[str] = []  # activities, which wait for no other
         for command_id in self._order:
             calls = self._seen.get(command_id)
             if calls is None:
@@ -166,6 +169,13 @@ class Deliveries:
             if before is not None and before not in self._gone:
                 began = min(one.began for one in calls)
                 assert self._ended(self._decided[before][0], began), f"{command_id} left before {before} was accepted"
+            entry = self._decided[command_id][0]
+            if self._is_activity(entry):
+                beside.append(command_id)
+                continue
+            for earlier in beside if entry.undo else ():
+                over = earlier in self._gone or self._ended(self._decided[earlier][0], min(one.began for one in calls))
+                assert over, f"{command_id} undoes, and left before {earlier} was over"
             before = command_id
 
     def _compensated(self) -> None:
@@ -174,8 +184,12 @@ class Deliveries:
             record = landed.record
             assert record is not None
             for life in {entry.life for entry in record.outbox}:  # an earlier one may be taken back while this one runs
-                order = [_place(entry.of) for entry in record.outbox if entry.undo and entry.of and entry.life == life]
+                of = [entry.of for entry in record.outbox if entry.undo and entry.of and entry.life == life]
+                ended = [stage.entry for stage in record.activities.values()]
+                order = [_place(one) for one in of if one not in ended]
                 assert order == sorted(order, reverse=True), f"{self._persistence_id} is not undone backwards: {order}"
+                places = [ended.index(one) for one in of if one in ended]
+                assert places == sorted(places, reverse=True), f"{self._persistence_id} is not undone backwards: {of}"
             # An operator who skips or cancels drops a stuck undo command, and answers for it.
             if record.status is Status.COMPENSATED and all(audit.action == "retry" for audit in record.audit):
                 self._check_all_undone(record, landed)
@@ -190,6 +204,11 @@ class Deliveries:
                 f"{self._persistence_id}#{landed.message.sequence_nr} says that it is compensated, and {one} is not"
             )
 
+    def _is_activity(self, entry: Command) -> bool:
+        return not entry.undo and any(
+            saga.activities is not None and entry.command.type in saga.activities.by_command for saga in self._run.sagas
+        )
+
     def commands(self, incarnation: int) -> list[Any]:
         """Return what was carried out for one incarnation, in the order of first deliveries."""
         found = []
@@ -203,6 +222,18 @@ def _place(entry: str) -> tuple[int, int]:
     """Return when a command was sent: the step's number, and its place there."""
     number, _, index = entry.partition("/")
     return int(number), int(index)
+
+
+def _given_up(entry: Command, before: SagaRecord, after: SagaRecord) -> bool:
+    """Say whether an activity need not be called any more: it has failed, is not wanted, or its event has come."""
+    name = entry.command.type.rpartition(".")[2]
+    was, now = before.activities.get(name), after.activities.get(name)
+    if entry.undo or was is None or now is None:
+        return False
+    told = any(f"/{entry.id}/reply/" in held.id for held in after.held)  # its failure, while the instance is parked
+    if was.status == "waiting":
+        return told or now.status != "waiting"
+    return now.entry == entry.id and (told or now.status not in ("running", "done"))
 
 
 def _dropped(entry: Command, before: SagaRecord, after: SagaRecord) -> bool:

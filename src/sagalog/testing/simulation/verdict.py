@@ -20,6 +20,7 @@ from ...runner import NoInstance
 from .asking import Askers
 from .deliveries import Deliveries
 from .guarantees import check_ended, check_first, check_order, check_pair, check_twice
+from .itineraries import check_activities, check_itinerary_ended
 from .ledger import Landed
 from .situation import Situation
 from .world import Finished
@@ -34,6 +35,7 @@ def judge(run: Situation, askers: Askers) -> None:
             readable = _readable(persistence_id, life)
             deliveries = Deliveries(run, persistence_id, number, readable)
             check_first(persistence_id, readable[0])
+            _check_activities(run, persistence_id, readable)
             for before, after in pairwise(readable):
                 check_pair(persistence_id, before, after)
                 deliveries.check_pair(before, after)
@@ -53,6 +55,18 @@ def judge(run: Situation, askers: Askers) -> None:
         assert run.world.may_park or instance.status != "parked", _stays_parked(run, instance)
         run.world.check(instance)
     run.world.check_all(finished)
+
+
+def _check_activities(run: Situation, persistence_id: str, life: list[Landed]) -> None:
+    table = next(saga for saga in run.sagas if saga.name == ids.parts_of(persistence_id)[0]).activities
+    before: SagaRecord | None = None
+    for one in life if table is not None else ():
+        assert one.record is not None
+        assert table is not None
+        check_activities(f"{persistence_id}#{one.message.sequence_nr}", table, before, one.record)
+        before = one.record
+    if table is not None and before is not None:
+        check_itinerary_ended(persistence_id, table, before)
 
 
 def _readable(persistence_id: str, life: list[Landed]) -> list[Landed]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, TypeVar
 
 from ...decision.ids import persistence_id
+from ...definition.activities import Call
 from ...definition.context import StepContext
 from ...definition.saga import Saga
 from ...errors import CommandRefused
@@ -55,7 +56,7 @@ class Worker:
         self._tell_skew()
         self.runner = SagaRunner(
             FaultyJournal(run.ledger, run.chance, self.condition, run.tell, self._poll_again),
-            sagas=[_raising(saga, run) for saga in run.sagas],
+            sagas=[self._acting(_raising(saga, run)) for saga in run.sagas],
             dispatch=self._answer,
             clock=self.clock,
             settings=run.settings,
@@ -90,7 +91,37 @@ class Worker:
     def _tell_skew(self) -> None:
         self._run.skew = max(self._run.skew, abs(self.clock.ahead.total_seconds()))
 
+    def _acting(self, saga: Saga[Any]) -> Saga[Any]:
+        """Let the world answer for the activities of a saga, in place of its own methods."""
+        for command, (step, undo) in saga.activities.commands.items() if saga.activities is not None else ():
+            vars(saga)[step.methods["undo"] if undo else step.name] = self._activity(
+                command, saga.name, step.name, undo
+            )
+        return saga
+
+    def _activity(self, command: type, saga: str, name: str, undo: bool) -> Callable[[Any, Call], Awaitable[Any]]:
+        world, chance = self._run.world, self._run.chance.random
+
+        async def act(state: Any, call: Call) -> Any:
+            made = command(call.reminder) if call.reminder else command()
+            called = CommandContext(call.id, saga, call.correlation_id, call.attempt, undo)
+            does = world.undo if undo else world.activity
+            return await self._serve(made, called, lambda: does(saga, name, state, call, chance))
+
+        return act
+
     async def _answer(self, command: Any, context: CommandContext) -> Any:
+        world, chance = self._run.world, self._run.chance.random
+
+        def answer() -> Any:
+            events = world.answer(command, chance)
+            return events if events is None or isinstance(events, (list, tuple)) else [events]
+
+        return await self._serve(command, context, answer, replies=True)
+
+    async def _serve(
+        self, command: Any, context: CommandContext, answer: Callable[[], Any], *, replies: bool = False
+    ) -> Any:
         run, chance = self._run, self._run.chance
         lives = run.ledger.lives.get(persistence_id(context.saga, context.correlation_id), ())
         now = asyncio.get_running_loop().time()
@@ -106,7 +137,9 @@ class Worker:
             raise ConnectionError("simulated")
         if fault == "command handler slow":
             await asyncio.sleep(chance.upto(20))
-        answer, refused = self._carry_out(command, delivery)
+        answered, refused = self._carry_out(answer, delivery)
+        if replies:
+            delivery.replies = tuple(answered or ())
         run.tell(
             f"{context.id} {command!r} reaches its handler{' and is refused' if refused else ''}, from {self.name}"
         )
@@ -119,25 +152,22 @@ class Worker:
         run.outside.ended(delivery)
         if refused is not None:
             raise refused
-        return answer
+        return answered
 
-    def _carry_out(self, command: Any, delivery: HandlerCall) -> tuple[Any, CommandRefused | None]:
+    def _carry_out(self, answer: Callable[[], Any], delivery: HandlerCall) -> tuple[Any, CommandRefused | None]:
         """Let the world answer, once for each id: a receiver knows the ids that it has seen."""
         key = (delivery.id, delivery.life)
         known = self._run.outside.answers.get(key)
         if known is None:
             try:
-                known = (self._run.world.answer(command, self._run.chance.random), None)
+                known = (answer(), None)
             except CommandRefused as error:
                 known = (None, error)
             except Exception as error:  # the world is wrong, not the runner, which would try again for ever
                 self._run.give_up(error)
                 raise
-            if known[0] is not None and not isinstance(known[0], (list, tuple)):
-                known = ([known[0]], None)
             self._run.outside.answers[key] = known
-        answer, refused = known
-        delivery.replies, delivery.refused = tuple(answer or ()), refused is not None
+        delivery.refused = known[1] is not None
         return known
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from ...definition.activities import Call
 from ...definition.saga import Saga
 from ...runner import NoInstance
 from ...runner.arguments import check_duration
@@ -40,6 +41,16 @@ class World:
     def answer(self, command: Any, chance: random.Random) -> Any:
         """Answer a command as its handler would: None, an event or a list of them; raise CommandRefused to refuse."""
         return None
+
+    def activity(self, saga: str, name: str, state: Any, call: Call, chance: random.Random) -> Any:
+        """Do as this activity would outside, once for each `call.id`: return its result; raise CommandRefused to refuse.
+
+        The saga's own methods are not called.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.activity(...) has to answer for {name} of saga {saga}")
+
+    def undo(self, saga: str, name: str, state: Any, call: Call, chance: random.Random) -> None:
+        """Take back what this activity did, as its undo would; `call.of` is the id under which it was called."""
 
     def check(self, instance: Finished) -> None:
         """Raise AssertionError if what became of an instance must never be."""
