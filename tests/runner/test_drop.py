@@ -110,6 +110,26 @@ async def test_cancel_does_not_wait_behind_a_command_that_hangs(*, within: bool)
         await world.until(world.cut, "Reserve")
 
 
+@pytest.mark.parametrize("status", [Status.RUNNING, Status.COMPLETED])
+async def test_an_attempt_that_is_cut_off_is_no_failure(status: Status, caplog: pytest.LogCaptureFixture) -> None:
+    """Also where another worker has ended the instance, so that nothing is left of it here."""
+    world, journal = Hangs(Reserve), InMemoryJournal()
+    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=world, settings=QUICK) as runner:
+        await runner.handle(Placed("a"))
+        await world.until(world.hung, "Reserve")
+        message = await journal.latest_message("saga::order::a")
+        assert message is not None
+        record = decode_record(message.payload)
+        record.outbox, record.timers, record.status = (), {}, status
+        of_another = {"sequence_nr": 2, "payload": encode_record(record), "deleted": record.finished}
+        await journal.write_messages([msgspec.structs.replace(message, **of_another)])
+        await runner.handle(Asked("a", "nothing"))
+        await world.until(world.cut, "Reserve")
+        await runner.settle()
+        assert runner.counters.dispatch_errors == 0
+    assert not caplog.records
+
+
 async def test_cancel_of_one_that_compensates_drops_what_is_in_the_way_of_its_undo_commands() -> None:
     world, journal = Hangs(Reserve), InMemoryJournal()
     async with SagaRunner(journal, sagas=[OrderSaga], dispatch=world, settings=QUICK) as runner:

@@ -62,6 +62,9 @@ class CommandAttempts:
         self._leases = leases
         self._release = again
         self.pause_beside: Callable[[Instance, Command, float], None]
+        self._cut: set[asyncio.Timeout] = (
+            set()
+        )  # attempts at what is not in the outbox any more: how they end is no failure
         self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when logged, and how many since
 
     def prepare(self, instance: Instance, entry: Command) -> tuple[Handler | None, Any]:
@@ -124,9 +127,12 @@ class CommandAttempts:
             instance.attempt = None
             if passes_through(error):
                 raise
+            if limit in self._cut:
+                return True
             return await self.conclude(instance, entry, None, error)
         finally:
             instance.attempt = None
+            self._cut.discard(limit)
             if not instance.answered and instance.beside is None:
                 self._leases.let_go(instance)
 
@@ -152,6 +158,10 @@ class CommandAttempts:
             raised = error
         finally:
             instance.beside[entry.id] = None
+            cut = limit in self._cut
+            self._cut.discard(limit)
+        if cut and raised is not None:
+            return True
         return await self.conclude(instance, entry, answer, raised)
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
@@ -173,6 +183,7 @@ class CommandAttempts:
                 continue
             when, now = limit.when(), self._engine.loop.time()
             if when is None or when > now:
+                self._cut.add(limit)
                 limit.reschedule(now)
 
     async def conclude(
