@@ -39,8 +39,19 @@ class Zygote:
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
 
-    def spawn(self, folder: Path, orders: int, seed: int, point: str = "", passing: int = 0, freeze: str = "") -> int:
-        pid: int = self._ask(work=[str(folder), str(orders), str(seed), point, str(passing), freeze])["pid"]
+    def spawn(
+        self,
+        folder: Path,
+        orders: int,
+        seed: int,
+        point: str = "",
+        passing: int = 0,
+        freeze: str = "",
+        *,
+        world: str = "shop",
+    ) -> int:
+        work = [str(folder), str(orders), str(seed), point, str(passing), freeze]
+        pid: int = self._ask(world=world, work=work)["pid"]
         return pid
 
     def wait(self, pid: int) -> dict[str, Any]:

@@ -13,10 +13,12 @@ import signal
 import sys
 import time
 import traceback
+from typing import Any
 
-from . import shop
+from . import shop, travelling
 
 WAIT_SECONDS = shop.WORKER_SECONDS * 1.5
+WORLDS = {"shop": shop.main, "travel": travelling.main}
 
 
 class _Orphaned(Exception):
@@ -28,7 +30,7 @@ def serve() -> None:
     try:
         while line := _line():
             request = json.loads(line)
-            answer = _reap(request["wait"], workers) if "wait" in request else {"pid": _fork(request["work"], workers)}
+            answer = _reap(request["wait"], workers) if "wait" in request else {"pid": _fork(request, workers)}
             os.write(1, json.dumps(answer).encode() + b"\n")
     except (_Orphaned, BrokenPipeError):
         pass
@@ -47,11 +49,11 @@ def _line() -> bytes:
     return line
 
 
-def _fork(arguments: list[str], workers: set[int]) -> int:
+def _fork(request: dict[str, Any], workers: set[int]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            shop.main(*arguments)  # type: ignore[call-arg]
+            WORLDS[request["world"]](*request["work"])
         except BaseException:
             traceback.print_exc()
             os._exit(1)
