@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +14,11 @@ from sagalog import (
     DefinitionError,
     InMemoryJournal,
     NoInstanceError,
+    OutcomeGoneError,
     OutcomeTimeoutError,
     RunnerStoppedError,
     Saga,
+    SagaOutcome,
     Status,
     starts,
 )
@@ -50,6 +53,12 @@ async def test_an_outcome_tells_how_it_ended_with_its_result_and_state(bench: Be
         assert again.finished
         assert (again.ended_at, again.result) == (outcome.ended_at, outcome.result)
         assert "B-7" not in repr(again)
+
+
+async def test_an_outcome_without_its_state_says_so_also_after_it_was_pickled(memory: Bench) -> None:
+    gone = SagaOutcome("trip", "T-1", Status.COMPLETED, None, memory.clock.now())
+    with pytest.raises(OutcomeGoneError):
+        _ = pickle.loads(pickle.dumps(gone)).state
 
 
 async def test_an_outcome_tells_that_it_was_compensated_or_could_not_be(bench: Bench) -> None:

@@ -191,9 +191,11 @@ class Draft:
         """Return the record, its sequences as they may be shared: to be called before it is kept."""
         record = self.record
         self._timers = None
-        if record is not None and record.status is not _RUNNING:
+        if record is None:
+            return None
+        if record.status is not _RUNNING:
             date_end(record, self._before, self.now)
-        if self._lists is not None and record is not None:
+        if self._lists is not None:
             for name, items in self._lists.items():
                 if getattr(record, name) is items:
                     setattr(record, name, tuple(items))

@@ -18,6 +18,10 @@ C = TypeVar("C", bound=type)
 Rule = Callable[[str, Any], None]
 
 
+def _anything(name: str, value: Any) -> None:
+    pass
+
+
 def _text(name: str, value: Any) -> None:
     if type(value) is not str or not value.isascii():
         check_text(value)
@@ -43,9 +47,10 @@ def _instant(name: str, value: Any) -> None:
 def _several(kind: type, *parts: type) -> Rule:
     """Return a rule for a sequence of such things; `parts`: what each is made of, where it is a tuple."""
     of = " and ".join(part.__name__ for part in parts) or kind.__name__
+    plain = frozenset() if parts else frozenset({kind})
 
     def rule(name: str, value: Any) -> None:
-        if type(value) in (list, tuple) and not parts and {*map(type, value)} <= {kind}:  # mostly; told without a loop
+        if type(value) in (list, tuple) and plain.issuperset(map(type, value)):  # mostly
             return
         if not isinstance(value, (Sequence, Collection)) or isinstance(value, (str, bytes, Mapping)):
             raise _wrong(name, f"a sequence of {of}", value)
@@ -97,20 +102,20 @@ def checks_arguments(journal: C) -> C:
 
 
 def _checked(method: Callable[..., Any], names: list[str], rules: dict[str, Rule]) -> Callable[..., Any]:
-    by_place = [(name, rules.get(name)) for name in names]
+    """Return the method with its rules before it. Mostly it gets one argument, by its place: then nothing is looked up."""
+    first, rule_of_first = names[0], rules.get(names[0], _anything)
 
     def check(given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        for (name, rule), value in zip(by_place, given, strict=False):
-            if rule is not None:
-                rule(name, value)
-        for name in named:
-            if name in rules:
-                rules[name](name, named[name])
+        for name, value in (*zip(names, given, strict=False), *named.items()):
+            rules.get(name, _anything)(name, value)
 
     if inspect.iscoroutinefunction(method):
 
         @functools.wraps(method)
         async def checked(self: Any, *given: Any, **named: Any) -> Any:
+            if len(given) == 1 and not named:
+                rule_of_first(first, given[0])
+                return await method(self, given[0])
             check(given, named)
             return await method(self, *given, **named)
 

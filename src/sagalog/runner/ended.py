@@ -15,7 +15,13 @@ from ..definition.saga import Saga
 from ..errors import CodecError, OutcomeGoneError, SagalogError
 
 S = TypeVar("S")
-_LEFT_BEHIND: Any = object()  # stands for the state of a life that another one has followed
+
+
+class _LeftBehind:
+    """Stands for the state of a life that another one has followed. A class, so that it stays itself when it is pickled."""
+
+
+_LEFT_BEHIND: Any = _LeftBehind
 
 
 class SagaOutcome(msgspec.Struct, Generic[S], frozen=True):
