@@ -168,6 +168,42 @@ async def test_what_a_year_of_seconds_missed_neither_holds_the_loop_nor_makes_a_
     assert largest <= 1_000
 
 
+async def test_however_often_a_scan_finds_it_what_was_missed_holds_the_loop_once_a_round(
+    quick: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sagalog.runner.fire.STRETCH_SECONDS", 0.0)  # so a claim fires one, and gives way
+    monkeypatch.setattr(TickSaga, "most_kept", 3)
+    async with runner(quick) as running:
+        await running.handle(Begun("a", "each", every=1.0))
+    quick.clock.advance(timedelta(days=365))
+    async with runner(quick, due_poll_seconds=0.001) as running:
+        while running.counters.timers < 200:
+            assert len((await record(quick)).handled) == 1
+            await asyncio.sleep(0)
+        assert running.counters.timers <= running.counters.saves + 1
+
+
+async def test_a_stop_does_not_wait_until_all_that_was_missed_has_come(
+    quick: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(TickSaga, "most_kept", 10**9)
+    begun = quick.clock.now()
+    async with runner(quick) as running:
+        await running.handle(Begun("a", "each", every=1.0))
+    quick.clock.advance(timedelta(days=365))
+    async with runner(quick, stop_seconds=5.0) as running:
+        while running.counters.timers < 100:
+            await asyncio.sleep(0)
+    stopped = (await record(quick)).timers["tick"].due_at
+    assert stopped < quick.clock.now()
+    assert not caplog.records, "it waited, and gave up"
+    async with runner(quick, stop_seconds=5.0) as running:  # any worker goes on there
+        while running.counters.timers < 100:
+            await asyncio.sleep(0)
+    found = await ticks(quick)
+    assert found == [begun + timedelta(seconds=n) for n in range(1, len(found) + 1)]
+
+
 async def test_in_event_time_a_long_gap_is_filled_before_the_event_in_records_that_fit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -27,9 +27,17 @@ _MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does n
 def fire(turn: Turn, until: datetime, most: float | None = None) -> Awaitable[None] | None:
     """Fire the timers due at `until` or before, earliest first, including those that are set meanwhile.
 
-    With `most`, at most that many fire, for at most some milliseconds. The others fire in a turn that is asked for here.
+    With `most`, at most that many fire, for at most some milliseconds. The others fire in a turn that is asked for here,
+    once: what another claim finds due meanwhile is left to that turn, so that claims do not pile up.
     """
+    if most is not None and _claimed(turn):
+        return None
     return _begun(_firing(turn, until, most))
+
+
+def _claimed(turn: Turn) -> bool:
+    """Say whether a later turn of this instance fires what is due."""
+    return any(envelope.maintenance is Maintenance.CLAIM for envelope in turn.instance.mailbox)
 
 
 def fire_before(turn: Turn, envelope: Envelope, at: datetime) -> Awaitable[None] | None:
@@ -60,8 +68,9 @@ def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = in
             moment, at_once = message.at, 0
         at_once += 1
         late = time() > give_way_at
-        if at_once > _MAX_TIMERS or (most is not None and (late or fired >= most)):
-            instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf))
+        if at_once > _MAX_TIMERS or (most is not None and fired and (late or fired >= most)):
+            if not (instance.runtime.engine.stopping.is_set() or _claimed(turn)):  # then they are any worker's
+                instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf))
             break
         if fired >= in_step:
             draft.now = now
