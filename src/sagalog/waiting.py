@@ -18,11 +18,11 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+
+import msgspec
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(msgspec.Struct, frozen=True):
     """How often something is tried, and how long is waited in between.
 
     The wait before attempt n + 1 is drawn between half and all of `first * factor**(n - 1)` seconds, never more than

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -29,8 +28,7 @@ NextId = Callable[[], str]  # the id of the next command of the step that the re
 _NAMED = 5  # so many are named in a sentence
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What a repair comes to. `record` is the one that was given, itself, where there is nothing to do.
 
     `effects`: plain sentences without payloads; they may hold ids and notes of other people, so print them cleaned.
@@ -40,8 +38,7 @@ class Decision:
     effects: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Repair:
+class Repair(msgspec.Struct, frozen=True):
     """One repair, to be decided on whatever the record is when it comes to it. Made by the functions below.
 
     `needless` says why there is nothing to do, or nothing; `change` changes a copy of the record and says what that

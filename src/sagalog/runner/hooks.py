@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+import msgspec
 
 from ..errors import DefinitionError
 
 MAX_TRACE = 256  # characters of a trace
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Handling:
+class Handling(msgspec.Struct, eq=False, weakref=True):
     """One message that an instance handles: an event, a timer of its own, or the refusal of one of its commands.
 
     `cause` is the trace that the message brought, `trace` the one that is kept with whatever it sends. `waited`: the
@@ -39,8 +39,7 @@ class Handling:
     error: str = ""  # the type's name, never its message
 
 
-@dataclass(frozen=True, slots=True)
-class Save:
+class Save(msgspec.Struct, frozen=True):
     """One attempt to save a step.
 
     `outcome` is `saved`; `conflict`: another worker was faster; `exists`: a start that met an instance; `unavailable`:
@@ -56,8 +55,7 @@ class Save:
     oldest: str = ""
 
 
-@dataclass(slots=True, eq=False, weakref_slot=True)
-class Delivery:
+class Delivery(msgspec.Struct, eq=False, weakref=True):
     """One attempt to deliver a command. When it is over, `outcome` is `accepted`, `refused` or `failed`.
 
     `cause` is the trace kept with the command, `trace` the one that its reply events bring.
@@ -75,8 +73,7 @@ class Delivery:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Scan:
+class Scan(msgspec.Struct, frozen=True):
     """One scan for due work of a saga: how many instances it claimed (a page of them), and how long the oldest was due."""
 
     saga: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..decision.draft import Draft
 from ..decision.record import Status
@@ -14,8 +14,7 @@ from .replay import NOTHING, replay_held, tell_parked
 from .reporter import Reporter
 
 
-@dataclass(frozen=True, slots=True)
-class Repaired:
+class Repaired(msgspec.Struct, frozen=True):
     """What a repair did, in plain words; how many held messages were replayed; why it is parked again, if it is."""
 
     effects: tuple[str, ...]

@@ -13,7 +13,8 @@ a handler raised               it is tried again by policy, with a pause, then t
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+
+import msgspec
 
 from ..decision.message import Outcome
 from ..decision.record import FINAL
@@ -48,8 +49,7 @@ _CONTRADICTION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(msgspec.Struct, frozen=True):
     """How long an instance waits before its next round. `envelope` is told if the runner stops meanwhile."""
 
     seconds: float
