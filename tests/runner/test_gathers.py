@@ -5,10 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sagalog import CommandRefused, InMemoryJournal, JournalSagaStateStore, RetryPolicy, SagaRecord, SagaRunner, Status
+from sagalog import (
+    CommandRefused,
+    InMemoryJournal,
+    JournalSagaStateStore,
+    RetryPolicy,
+    SagaRecord,
+    SagaRunner,
+    Status,
+    on,
+)
 from sagalog.decision.record import decode_record
 
-from ..gathering import Begun, Bill, GatherSaga, Ship, Shipped, Weigh
+from ..gathering import Begun, Bill, GatherSaga, Parcels, Ship, Shipped, Weigh
 from .conftest import Bench
 
 
@@ -112,4 +121,28 @@ async def test_a_leg_that_an_operator_drops_counts_as_refused(quick: Bench) -> N
         await running.settle()
     stored = await record(quick)
     assert GatherSaga().decode_state(stored.state_bytes()).ended == ["4 of 5, not (2,)"]
+    assert not stored.gathers
+
+
+class FragileGatherSaga(GatherSaga):
+    @on(Shipped, key="id")
+    def shipped(self, state: Parcels, event: Shipped) -> None:
+        if event.number == 2:
+            raise RuntimeError("it cannot be handled")
+        state.shipped += 1
+
+
+async def test_a_leg_whose_held_answer_an_operator_skips_counts_as_refused(quick: Bench) -> None:
+    """Nobody brings that answer again, so the gather would wait for it for ever."""
+    once = RetryPolicy(attempts=1)
+    async with quick.runner(sagas=[FragileGatherSaga], dispatch=answering(), handler_retry=once) as running:
+        await running.handle(Begun("a", 60, wait=True))
+        while not (await record(quick)).parked:
+            await running.settle()
+            await asyncio.sleep(0.001)
+        skipped = await running.skip("gather", "a")
+        assert skipped.effects[0].endswith("it counts as consumed, and its leg of the gather parcels as refused")
+        await running.settle()
+    stored = await record(quick)
+    assert GatherSaga().decode_state(stored.state_bytes()).ended == ["59 of 60, not (2,)"]
     assert not stored.gathers

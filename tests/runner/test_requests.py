@@ -161,3 +161,12 @@ async def test_an_answer_of_a_handler_that_then_refuses_a_second_attempt_ends_on
         quick.advance(hours=1)
         await running.settle()
     assert await log(quick) == ["answered"]
+
+
+async def test_cancelling_it_as_it_stands_names_the_deadline_as_show_does_and_waits_for_nothing(quick: Bench) -> None:
+    async with runner(quick) as running:
+        await running.handle(Wanted("a"))
+        await running.settle()
+        done = await running.cancel("ask", "a", compensate=False)
+        assert "drops the timers no answer to Ask (1/0), over" in done.effects
+    assert not (await record(quick)).requests

@@ -318,7 +318,8 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
     effects += _drop_commands(record, [*_stuck(record), *undoing])
     if under_way:  # called later, they might find the state of another life
         effects += _drop_commands(record, [c for c in record.outbox if c.id in under_way and not c.undo])
-    timers = [name for name, timer in record.timers.items() if timer.life == life]
+    timers = [record.timer_title(name) for name, timer in record.timers.items() if timer.life == life]
+    record.requests, record.gathers = (), {}  # they belong to this life
     if timers:
         effects.append(f"drops the timers {_all(sorted(timers))}")
     undo = undo_of(record, life)
@@ -358,9 +359,27 @@ def _consumed(record: SagaRecord, dropped: tuple[Held, ...], what: str) -> list[
     record.inbox = (*record.inbox, *(one.id for one in dropped if one.kind == "event"))
     for one in dropped:
         leave_hole(record, one)
-    told = [f"drops the {what} {one.event.type}, message {one.id}; it counts as consumed" for one in dropped[:_NAMED]]
+    legs = [_refuse_leg(record, one) for one in dropped]
+    told = [
+        f"drops the {what} {one.event.type}, message {one.id}; it counts as consumed{leg}"
+        for one, leg in list(zip(dropped, legs, strict=True))[:_NAMED]
+    ]
     more = len(dropped) - _NAMED
     return [*told, f"drops {more:,} more {what} messages; they count as consumed"] if more > 0 else told
+
+
+def _refuse_leg(record: SagaRecord, answer: Held) -> str:
+    """Let the leg that a dropped message answers count as refused, as nobody brings that answer again; and say so."""
+    command, replied, _ = answer.id.rpartition("/reply/")
+    if not (record.gathers and replied and answer.kind == "event" and answer.life == record.incarnation):
+        return ""
+    entry = "/".join(command.split("/")[-2:])
+    for name, gathering in record.gathers.items():
+        leg = gathering.leg_of(entry)
+        if leg is not None:
+            record.gathers = {**record.gathers, name: gathering.with_leg(leg, refused=True)}
+            return f", and its leg of the gather {name} as refused"
+    return ""
 
 
 def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
