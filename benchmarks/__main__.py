@@ -9,11 +9,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from . import cost, fan, find, grow, guard, hot, latency, layouts, pages, recover, steps, timers
+from . import cost, fan, find, grow, guard, hot, itinerary, latency, layouts, pages, recover, steps, timers
 from .peers import beside
 from .report import RESULTS, Benchmark, RunError, run
 
-BENCHMARKS: tuple[ModuleType, ...] = (steps, latency, hot, fan, timers, recover, grow, find, cost, beside, layouts)
+BENCHMARKS: tuple[ModuleType, ...] = (
+    steps,
+    latency,
+    hot,
+    fan,
+    itinerary,
+    timers,
+    recover,
+    grow,
+    find,
+    cost,
+    beside,
+    layouts,
+)
 
 
 def main() -> int:

@@ -15,6 +15,7 @@ SMALL = {
     "latency": "--rates 200 --seconds 0.3",
     "hot": "--events 200",
     "fan": "--legs 50",
+    "itinerary": "--callers 4 --seconds 0.4",
     "timers": "--pending 300 --rate 200 --seconds 0.5",
     "recover": "--commands 100 --lease 0.5",
     "grow": "--sagas 50 --callers 8 --seconds 0.2",

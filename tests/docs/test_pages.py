@@ -88,6 +88,14 @@ def test_numbered_events_are_handled_in_their_order_as_the_page_says(tmp_path: P
     assert done.stdout == expected
 
 
+def test_itineraries_do_what_the_page_says(tmp_path: Path) -> None:
+    for code, expected in zip(blocks("itineraries.md", "python"), blocks("itineraries.md", "text"), strict=True):
+        (tmp_path / "trip.py").write_text(code)
+        done = run(tmp_path, sys.executable, "trip.py")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == expected
+
+
 def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
     (tmp_path / "test_file_journal.py").write_text("\n".join(blocks("writing-a-journal.md", "python")))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # none of this project's settings

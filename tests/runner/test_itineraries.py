@@ -268,3 +268,45 @@ async def test_stop_waits_for_the_activities_that_run(quick: Bench) -> None:
     gate.set()
     await stopping
     assert stages(await record(quick))["flight"] == "done"
+
+
+async def test_skipping_again_what_could_not_go_on_from_a_skipped_activity_loses_nothing(quick: Bench) -> None:
+    class Hasty(TripSaga):
+        wrong = True
+
+        def result(self, trip: Trip) -> str | None:
+            if self.wrong:
+                raise RuntimeError
+            return super().result(trip)
+
+    world = World(answers={"payment": TypeError()})
+    saga = Hasty(world)
+    async with quick.runner(sagas=[saga]) as running:
+        await running.handle(TripRequested("T-1", car=False))
+        while not (await record(quick)).parked:
+            await asyncio.sleep(0.001)
+        assert (await running.skip("trip", "T-1")).parked.startswith("replaying trip.proceed failed")
+        assert (await running.skip("trip", "T-1")).parked.startswith("replaying trip.proceed failed")
+        saga.wrong = False
+        await running.skip("trip", "T-1")
+        await running.settle()
+    found = await record(quick)
+    assert (found.status, found.activities["payment"].status) == (Status.COMPLETED, "skipped")
+
+
+async def test_a_step_that_parks_at_a_result_keeps_it_and_skip_goes_on_without_it(quick: Bench) -> None:
+    class Picky(TripSaga):
+        @TripSaga.hotel.then
+        def check(self, trip: Trip) -> None:
+            raise ValueError(trip.hotel)
+
+    world = World()
+    async with quick.runner(sagas=[Picky(world)]) as running:
+        await running.handle(TripRequested("T-1", car=False))
+        while not (await record(quick)).parked:
+            await asyncio.sleep(0.001)
+        await running.skip("trip", "T-1")
+        await running.settle()
+    found = await record(quick)
+    assert (found.status, found.activities["hotel"].status) == (Status.COMPLETED, "skipped")
+    assert world.names == ["flight", "hotel", "payment"]

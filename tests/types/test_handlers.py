@@ -140,6 +140,50 @@ class Wider(Saga[State]):
         return Complete()
 
 
+class Trip(ItinerarySaga[State]):
+    name = "trip"
+    starts_with, key = Placed, "id"
+
+    def begin(self, state: State, event: Placed) -> Actions:
+        return None
+
+    @activity
+    async def first(self, state: State, call: Call) -> int:
+        return call.attempt
+
+    @first.undo
+    async def unfirst(self, state: State, call: Call) -> None:
+        assert_type(call.of, str)
+
+    @first.then
+    def after_first(self, state: State) -> Iterator[Action]:
+        yield Send(Ship("1"))
+
+    @first.failed
+    async def failed_first(self, state: State, reason: str) -> Action | None: ...
+
+    @activity(after=first, when=lambda state: bool(state.n), retry=RetryPolicy(attempts=2), optional=True)
+    def second(self, state: State, call: Call) -> None: ...
+
+    @activity(after=(first, "second"), until=Paid, unless=Ship, key="id", remind=timedelta(1), within=timedelta(2))
+    async def third(self, state: State, call: Call) -> None: ...
+
+    def result(self, state: State) -> str:
+        return "x"
+
+
+class Runs(Saga[State]):
+    name = "runs"
+
+    @starts(Placed, key="id")
+    def placed(self, state: State, event: Placed) -> Iterator[Action]:
+        yield Run("pay")
+        yield Run(Runs.pay)
+
+    @activity
+    async def pay(self, state: State, call: Call) -> None: ...
+
+
 class Plain(Saga[dict[str, int]]):
     name = "plain"
 
@@ -205,6 +249,20 @@ class WrongResult(Saga[State]):
 
     @starts(Placed, key="id")  # result
     def placed(self, state: State, event: Placed) -> Ship: ...
+
+
+class WrongUndo(ItinerarySaga[State]):
+    name = "wrong-undo"
+    starts_with, key = Placed, "id"
+
+    @activity
+    async def one(self, state: State, call: Call) -> None: ...
+
+    @one.undo  # result
+    async def back(self, state: OtherState, call: Call) -> None: ...
+
+    @activity()  # result
+    async def two(self, state: State) -> None: ...
 """
 )
 

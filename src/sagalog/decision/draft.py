@@ -471,6 +471,11 @@ class Draft:
         record.updated_at = self.now
         return _HANDLED
 
+    def _in_progress(self, message: Message) -> bool:
+        """Say whether the progress of activities tells a result that comes again: then its id is not remembered."""
+        table = self.saga.activities
+        return table is not None and message.answer and type(message.event) in table.events and not message.replayed
+
     def _note_index(self, record: SagaRecord, index: dict[str, str | None]) -> None:
         """Note what the instance is found by; where that is as before, the record shares it."""
         table = self.saga.index_table()

@@ -149,13 +149,13 @@ class _Itinerary:
 
     def go_on(self) -> list[Any]:
         """Begin what is ready; return the action that ends the saga, if all has come to its end."""
-        stages = self._stages
         if not self._failing():
             self._begin_ready()
-        if self._failing():
+        statuses = {stage.status for stage in self._stages.values()}
+        if "failed" in statuses:
             self._stop_waiting()
-            return [] if self._running() else [Compensate()]
-        if not self._table.automatic or any(stage.status not in _ENDED for stage in stages.values()):
+            return [] if "running" in statuses else [Compensate()]
+        if not self._table.automatic or not statuses <= _ENDED:
             return []
         return [Complete(self._draft.saga.result(self._state))]
 
@@ -182,27 +182,29 @@ class _Itinerary:
         return []
 
     def _failing(self) -> bool:
-        return any(stage.status == "failed" for stage in self._stages.values())
-
-    def _running(self) -> bool:
-        return any(stage.status == "running" for stage in self._stages.values())
+        return "failed" in [stage.status for stage in self._stages.values()]
 
     def _begin_ready(self) -> None:
-        changed = True
-        while changed and not self._failing():
+        stages, changed = self._stages, True
+        while changed:
             changed = False
             for name, step in self._table.steps.items():
-                stage = self._stages.get(name)
+                stage = stages.get(name)
                 if (stage is None or stage.status == "early") and self._is_ready(name, step):
                     changed = self._begin(step, stage) or changed
+                    if changed and self._failing():
+                        return
 
     def _is_ready(self, name: str, step: DefinedActivity) -> bool:
         if name in self._wanted:
             return True
         if step.after is None:
             return False
-        stages = self._stages
-        return all((one := stages.get(other)) is not None and one.status in _ENDED for other in step.after)
+        for other in step.after:
+            stage = self._stages.get(other)
+            if stage is None or stage.status not in _ENDED:
+                return False
+        return True
 
     def _begin(self, step: DefinedActivity, stage: Stage | None) -> bool:
         """Begin an activity, or pass it over; say whether it has ended by that."""

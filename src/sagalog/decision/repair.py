@@ -25,6 +25,7 @@ from .record import FINAL, UNDER_WAY, Audit, Command, Held, SagaRecord, Stage, S
 from .sequences import leave_hole, skip_missing
 
 NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
+_SKIPPED = "skipped/"  # in the id of the held message that lets a worker go on from an activity that was skipped
 _NAMED = 5  # so many are named in a sentence
 
 
@@ -93,6 +94,8 @@ def skip(*, note: str = "", by: str = "") -> Repair:
         elif record.gap:
             effects.append(f"does not wait for what is missing of {record.gap}: goes on behind it")
             skip_missing(record, record.gap)
+        elif record.held[:1] and record.held[0].id.startswith(f"{FAMILY}{_SKIPPED}"):
+            effects.append("goes on from the activity that was skipped before, which drops nothing more")
         else:
             never_started = _never_started(record)
             effects += _drop_held(record, record.held[:1])
@@ -407,7 +410,7 @@ def _skip_activity(record: SagaRecord, entry: str, command: str, life: int) -> N
     }
     saga = command.rpartition(".")[0]
     event = Typed(f"{saga}.proceed", msgspec.Raw(b"{}"))
-    record.held = (*record.held, Held(f"{FAMILY}{saga}/skipped/{entry}", event, life=life))
+    record.held = (*record.held, Held(f"{FAMILY}{_SKIPPED}{saga}/{entry}", event, life=life))
 
 
 def _running(record: SagaRecord) -> list[str]:

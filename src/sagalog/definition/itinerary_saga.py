@@ -25,6 +25,7 @@ class ItinerarySaga(Saga[S]):
     automatic = True
     starts_with: ClassVar[type]
     key: ClassVar[Key[Any]]
+    __request: ClassVar[str | None] = None  # the state's field of the starting event
 
     @classmethod
     def implied_routes(cls) -> tuple[Route, ...]:
@@ -39,7 +40,8 @@ class ItinerarySaga(Saga[S]):
             raise DefinitionError(
                 f"{cls.__name__}.key says where {event.__name__} holds the correlation id: the name of its attribute"
             )
-        if cls.begin is ItinerarySaga.begin and _field_for(cls.state_type(), event) is None:
+        cls.__request = _field_for(cls.state_type(), event)
+        if cls.begin is ItinerarySaga.begin and cls.__request is None:
             raise DefinitionError(
                 f"{cls.__name__}: {type_name(cls.state_type())} has no field for the {event.__name__} that starts it: add "
                 f"one (`request: {event.__name__} | None = None`), or override begin(state, event)"
@@ -49,9 +51,8 @@ class ItinerarySaga(Saga[S]):
 
     def begin(self, state: S, event: Any) -> Actions:
         """Take the starting event into the state: into the field of its type, unless overridden. May return actions."""
-        name = _field_for(type(state), type(event))
-        if name is not None:
-            setattr(state, name, event)
+        if self.__request is not None:
+            setattr(state, self.__request, event)
         return None
 
     def result(self, state: S) -> Any:

@@ -151,6 +151,13 @@ class Answers:
         for group in self._open.values():
             group.close()
 
+    def result(self, instance: Instance, entry: Command, event: Any) -> Awaitable[Any]:
+        """Store the result of an activity, once. Raises whatever may go wrong; `take` then tries on."""
+        sent_as = command_id(instance.persistence_id, entry.id)
+        told = reply_id(sent_as, type(event).__name__, 0)
+        trace, at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
+        return self._reply(instance, entry.life, event, told, trace, at)()
+
     async def take(self, instance: Instance, entry: Command, answer: Any) -> None:
         """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
         if isinstance(answer, Prepared):

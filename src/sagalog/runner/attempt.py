@@ -143,14 +143,13 @@ class CommandAttempts:
 
     async def carry_out_beside(self, instance: Instance, entry: Command, handler: Handler, command: Any) -> bool:
         """Call the handler of a command that is carried out beside others of its instance, and conclude."""
-        limit = self._limit(handler)
-        answer = raised = None
+        answer = raised = limit = None
         assert instance.beside is not None
         try:
-            async with limit:
-                instance.beside[entry.id] = limit
-                answer = handler(command, self.context(instance, entry))
-                if isinstance(answer, Awaitable):
+            answer = handler(command, self.context(instance, entry))
+            if isinstance(answer, Awaitable):
+                async with self._limit(handler) as limit:
+                    instance.beside[entry.id] = limit
                     answer = await answer
         except BaseException as error:
             if passes_through(error):
@@ -158,10 +157,19 @@ class CommandAttempts:
             raised = error
         finally:
             instance.beside[entry.id] = None
-            cut = limit in self._cut
-            self._cut.discard(limit)
+            cut = limit is not None and limit in self._cut
+            if limit is not None:
+                self._cut.discard(limit)
         if cut and raised is not None:
             return True
+        if raised is None and answer is not None and not instance.answered:
+            try:
+                await self._answers.result(instance, entry, answer)
+            except Exception:  # noqa: S110  (it is stored once more, with all that may go wrong)
+                pass
+            else:
+                self.accepted(instance, entry)
+                return True
         return await self.conclude(instance, entry, answer, raised)
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:

@@ -217,25 +217,31 @@ class Receiver:
 
     def reply(
         self, asker: Instance, life: int, event: Any, message_id: str, trace: str, at: datetime | None
-    ) -> Callable[[], Awaitable[Receipt]]:
+    ) -> Callable[[], Awaitable[Any]]:
         """Check an event that a command handler returned, and return what handles it, again and again if need be.
 
         `asker` sent the command in its incarnation `life`. It is not bounded, or commands and events could wait in a
         circle.
         """
         table = asker.runtime.saga.activities
-        if table is not None and type(event) in table.events:
-            targets = [(cache, asker.correlation_id) for cache in self._caches if cache is asker.cache]
-        else:
-            targets = self._targets(event)
+        own = table is not None and type(event) in table.events
+        targets = [] if own else self._targets(event)
         message = self._message(event, message_id, None, ours=True)
         message.trace, message.at, message.answer = trace, at, True
+        if own:
+            message.life = life
+            return partial(self._tell, asker, message)
         for cache, correlation_id in targets:
             if cache is asker.cache and correlation_id == asker.correlation_id:
                 # By then its next incarnation may have begun, which did not ask.
                 others = (one for one in targets if one[0] is not cache)
                 return partial(self._deliver, [(cache, correlation_id), *others], message, life)
         return partial(self._deliver, targets, message)
+
+    @staticmethod
+    async def _tell(asker: Instance, message: Message) -> None:
+        """Hand the result of an activity to the instance that called it; no starting event could make it welcome."""
+        await asker.submit(Envelope(message))
 
     async def drained(self) -> None:
         """Return when no event from outside is at work any more."""
@@ -355,18 +361,12 @@ class Receiver:
 
     async def _submitted(self, cache: InstanceCache, instance: Instance, message: Message) -> Outcome:
         envelope = Envelope(message)
-        if not self._waits or cache.runtime.saga.may_start(message.event) or _is_own(cache, message.event):
+        if not self._waits or cache.runtime.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
             envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
             await instance.submit(envelope)
         return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
-
-
-def _is_own(cache: InstanceCache, event: Any) -> bool:
-    """Say whether an event is the result of an activity, which no starting event can make welcome."""
-    table = cache.runtime.saga.activities
-    return table is not None and type(event) in table.events
 
 
 def _only_in_part(

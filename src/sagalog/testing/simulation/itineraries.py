@@ -32,6 +32,9 @@ def check_activities(here: str, table: ActivityTable, before: SagaRecord | None,
     committed = any(stage.pivot for stage in after.activities.values())
     undoing = [one.command.type for one in after.outbox if one.undo and one.of in _entries(after)]
     assert not (committed and undoing), f"{here} undoes {', '.join(undoing)} behind a pivot"
+    refused = {stage.entry: name for name, stage in after.activities.items() if stage.why.startswith("refused:")}
+    needless = [refused[one.of] for one in after.outbox if one.undo and one.of in refused]
+    assert not needless, f"{here} undoes {', '.join(needless)}, which was refused"
     if after.status is Status.COMPLETED and table.automatic:
         left = [name for name in table.steps if name not in after.activities]
         left += [name for name, stage in after.activities.items() if stage.status not in _ENDED]
