@@ -266,3 +266,14 @@ def test_settings_that_would_open_a_door_are_refused() -> None:
         Access(TOKEN, open_reading=True)
     with pytest.raises(DefinitionError, match="a mask is"):
         dashboard_app("memory://", token=TOKEN, masks=["card..number"])
+
+
+@pytest.mark.parametrize("token", [None, b"a token of the tests", 16, ["a token of the tests"]])
+def test_a_token_that_is_no_text_is_refused_by_name(token: Any) -> None:
+    with pytest.raises(DefinitionError, match="token"):
+        dashboard_app(InMemoryJournal(), token=token)
+
+
+def test_names_of_hosts_that_are_one_text_are_refused_by_name() -> None:
+    with pytest.raises(DefinitionError, match="hosts"):
+        dashboard_app(InMemoryJournal(), token=TOKEN, hosts="localhost")

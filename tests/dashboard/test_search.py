@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html import unescape
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -82,6 +83,18 @@ async def test_a_link_that_was_made_up_breaks_nothing(after: str) -> None:
     async with browsing(board_of(memory)) as browser:
         for status in ("live", "parked", "overdue", "undelivered", "all"):
             assert (await browser.get("/instances", params={"after": after, "status": status})).status_code == 200
+
+
+@pytest.mark.parametrize("saga", ["a", "\x00", "x" * 2000])
+@pytest.mark.parametrize("where", ["\x00", "customer\x00=c-1", "x" * 2000 + "=1", "=", "customer=\x00", "\ud800=1"])
+async def test_a_field_that_no_index_can_have_is_found_nowhere(saga: str, where: str) -> None:
+    memory = InMemoryJournal()
+    await write(memory, "a", "x")
+    async with browsing(board_of(memory)) as browser:
+        query = urlencode({"saga": saga, "where": where}, errors="surrogatepass")
+        answer = await browser.get(f"/instances?{query}")
+    assert answer.status_code == 200
+    assert "There is no such instance." in answer.text
 
 
 async def test_a_search_that_found_nothing_yet_says_how_far_it_looked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,10 @@ class Access:
     """
 
     def __init__(self, token: str, *, open_reading: bool = False, hosts: Collection[str] = ()) -> None:
+        if not isinstance(token, str):
+            raise DefinitionError(f"a dashboard's token is a text, not a {type(token).__name__}")
+        if isinstance(hosts, str):
+            raise DefinitionError("hosts of a dashboard are several names: hosts=[name]")
         if len(token) < SHORTEST_TOKEN:
             raise DefinitionError(f"a dashboard's token has at least {SHORTEST_TOKEN} characters; make a longer one")
         if open_reading and not hosts:

@@ -11,6 +11,7 @@ import msgspec
 
 from ..decision.ids import FAMILY, behind_saga, parts_of, prefix_of, term_of
 from ..definition.indexing import as_term, matches
+from ..errors import InvalidEventError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import FindsByTerms, ListsLatest, latest_page
 from ..operating.inspect import SagaView, view_of
@@ -133,7 +134,10 @@ async def _of_index(journal: FindsByTerms, wanted: Filter, sagas: list[str]) -> 
         after, more = after if saga == begun else "", True
         terms = [term_of(saga, *one) for one in wanted.index.items()]
         while more:
-            page, after = await journal.latest_by_terms(terms, after=after, limit=PAGE)
+            try:
+                page, after = await journal.latest_by_terms(terms, after=after, limit=PAGE)
+            except InvalidEventError:  # no saga and no index can have such a name
+                return Found(views, "", looked_at)
             more = bool(after)
             looked_at += len(page)
             found = [view_of(one) for one in page if wanted.names(parts_of(one.persistence_id)[1])]
