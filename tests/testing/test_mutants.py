@@ -15,7 +15,7 @@ import pytest
 from sagalog import Compensate, Complete
 from sagalog.decision import advance as advance_phase
 from sagalog.decision import draft as draft_phase
-from sagalog.decision import gathers, joins, timers
+from sagalog.decision import finish, gathers, joins, requested, timers
 from sagalog.decision.draft import Draft
 from sagalog.decision.gathering import Gathering
 from sagalog.decision.record import Joined
@@ -260,15 +260,15 @@ def a_repair_leaves_no_trace(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def timers_outlive_their_incarnation(patch: pytest.MonkeyPatch) -> None:
-    real = Draft._apply
+    real = finish._apply
 
-    def apply(self: Any, record: Any, plan: Any) -> None:
+    def apply(draft: Any, record: Any, plan: Any) -> None:
         timers = record.timers
-        real(self, record, plan)
+        real(draft, record, plan)
         if any(isinstance(action, (Complete, Compensate)) for action, _, _ in plan):
             record.timers = timers
 
-    patch.setattr(Draft, "_apply", apply)
+    patch.setattr(finish, "_apply", apply)
 
 
 @mutant
@@ -415,18 +415,18 @@ def an_undo_overtakes_the_answers_before_it(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def an_answer_does_not_end_the_wait(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(draft_phase, "request_answered_by", lambda record, persistence_id, message: None)
+    patch.setattr(requested, "request_answered_by", lambda record, persistence_id, message: None)
 
 
 @mutant
 def a_deadline_stays_behind_its_request(patch: pytest.MonkeyPatch) -> None:
-    real = draft_phase.settled
+    real = requested.settled
 
     def settled(record: Any, entry: str) -> str:
         real(record, entry)
         return ""
 
-    patch.setattr(draft_phase, "settled", settled)
+    patch.setattr(requested, "settled", settled)
 
 
 @mutant

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sagalog.decision import draft, itinerary, repair
+from sagalog.decision import finish, itinerary, repair
 from sagalog.decision.record import Stage
 from sagalog.runner.activities import ActivityHandler
 from sagalog.runner.attempt import CommandAttempts
@@ -40,7 +40,7 @@ def an_activity_waits_for_one_of_those_before_it(patch: pytest.MonkeyPatch) -> N
 @mutant
 def what_was_done_is_undone_in_the_order_of_its_beginning(patch: pytest.MonkeyPatch) -> None:
     real = itinerary.reordered
-    patch.setattr(draft, "reordered", lambda record, change: real(record, msgspec.structs.replace(change, newest=[])))
+    patch.setattr(finish, "reordered", lambda record, change: real(record, msgspec.structs.replace(change, newest=[])))
 
 
 @mutant

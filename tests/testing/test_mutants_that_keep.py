@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sagalog import Outcome, SagaRecord
-from sagalog.decision import advance, draft, kept, phases, repair, sequences
+from sagalog.decision import advance, finish, kept, phases, repair, sequences
 from sagalog.decision.draft import Draft
 from sagalog.runner import wake
 from sagalog.testing.simulation import SimulationError, simulate
@@ -126,7 +126,7 @@ def a_gap_that_is_skipped_forgets_what_waits_behind_it(patch: pytest.MonkeyPatch
         real(record, key)
         record.kept = tuple(one for one in record.kept if one.sequence != key)
 
-    for module in (kept, draft, repair):
+    for module in (kept, finish, repair):
         patch.setattr(module, "skip_missing", skip_missing)
 
 

@@ -17,6 +17,7 @@ from sagalog import Outcome, Saga, Send, SetTimer, on, schema, starts, upcast
 from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.message import Message, unhold
+from sagalog.decision.parking import park
 from sagalog.decision.record import Held
 from sagalog.decision.state import UnreadableStateError, decode_state
 
@@ -126,7 +127,7 @@ def opened_before() -> Draft:
 
 def test_state_timers_outbox_undo_stack_and_held_events_are_upcast_where_they_are_read() -> None:
     before = opened_before()
-    before.park("because", Message("bad", Noted("a", "held")))
+    park(before, "because", Message("bad", Noted("a", "held")))
     record, registry = before.record, After.registry()
     assert record is not None
     assert decode_state(After(), record) == NewState(["opened"])

@@ -18,6 +18,7 @@ from sagalog import Compensate, Outcome, Send, SetTimer, on
 from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.message import Message, refusal, unhold
+from sagalog.decision.parking import park
 from sagalog.decision.record import SagaRecord, decode_record, encode_record
 from sagalog.decision.timers import due_timer
 
@@ -132,7 +133,7 @@ def many_timers(count: int) -> SagaRecord:
 
 def parked(count: int) -> SagaRecord:
     made = draft(started())
-    made.park("because", Message("culprit", Asked("a")))
+    park(made, "because", Message("culprit", Asked("a")))
     for number in range(count):
         assert advance(made, Message(f"h{number}", Asked("a"))) is Outcome.HELD
     record = made.frozen()

@@ -14,6 +14,7 @@ from sagalog.decision.answer import answer_to
 from sagalog.decision.draft import Draft
 from sagalog.decision.ids import persistence_id
 from sagalog.decision.message import Message, unhold
+from sagalog.decision.parking import park
 from sagalog.decision.record import SagaRecord
 from sagalog.testing import Scenario
 
@@ -158,7 +159,7 @@ def test_a_starting_event_that_a_parked_instance_holds_is_handled_as_its_sender_
     instance = Instance()
     assert instance.take(Placed("a::1"), "m1") is Outcome.HANDLED
     draft = instance.draft()
-    draft.park("because", Message("m2", Paid("a::1")))
+    park(draft, "because", Message("m2", Paid("a::1")))
     instance.save(draft)
     assert instance.take(Placed("a::1"), "m3") is Outcome.HELD
     assert instance.take(Placed("a::1"), "m3") is Outcome.DUPLICATE
@@ -176,7 +177,7 @@ def test_a_starting_event_that_a_parked_instance_holds_is_handled_as_its_sender_
 def test_the_type_that_started_a_life_is_known_after_its_first_event_was_held() -> None:
     instance = Instance()
     draft = instance.draft()
-    draft.park("because", Message("m1", Placed("a::1")))
+    park(draft, "because", Message("m1", Placed("a::1")))
     instance.save(draft)
     assert instance.record is not None
     (first,) = [unhold(one, REGISTRY) for one in instance.record.held]
@@ -200,7 +201,7 @@ def test_a_start_that_was_held_is_handled_by_the_life_that_it_would_have_been_de
     instance = Instance()
     assert instance.take(Placed("a::1"), "m1") is Outcome.HANDLED
     draft = instance.draft()
-    draft.park("because", Message("m2", Placed("a::1")))  # accepted: its sender does not send it again
+    park(draft, "because", Message("m2", Placed("a::1")))  # accepted: its sender does not send it again
     instance.save(draft)
     assert instance.record is not None
     (held,) = [unhold(one, REGISTRY) for one in instance.record.held]

@@ -28,6 +28,7 @@ from sagalog import (
 from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.message import Message, refusal, unhold
+from sagalog.decision.parking import park, park_again
 from sagalog.decision.record import encode_record
 
 from ..orders import Asked, Charge, Note, Noted, OrderState, Overdue, Placed, Refund, Release, Reserve, Ship, Survey
@@ -323,7 +324,7 @@ def test_a_timer_fires_by_the_id_of_the_step_that_set_it() -> None:
 
 def test_a_parked_instance_holds_what_comes_and_gives_it_back_as_it_was() -> None:
     made = draft(started().record, 1)
-    made.park("because", Message("bad", Asked("a", "bad")))
+    park(made, "because", Message("bad", Asked("a", "bad")))
     assert advance(made, Message("n", Noted("a", "x"))) is Outcome.HELD
     assert advance(made, Message("n", Noted("a", "x"))) is Outcome.DUPLICATE
     assert [held.id for held in record_of(made).held] == ["bad", "n"]
@@ -354,7 +355,7 @@ def test_one_step_may_end_an_instance_and_start_it_anew_and_remembers_what_both_
 def test_what_is_replayed_after_the_saga_has_ended_does_nothing_more() -> None:
     made = acting([Send(Charge("a"), undo=Refund("a")), SetTimer("t", Overdue("a"), after=timedelta(minutes=1))])
     timer = record_of(made).timers["t"]
-    made.park("because", Message("bad", Asked("a")))
+    park(made, "because", Message("bad", Asked("a")))
     assert advance(made, Message(f"{PID}/{timer.id}", Overdue("a"), "timer", "t")) is Outcome.IGNORED  # it waits
     for entry, command in (("1/0", Reserve("a")), ("2/0", Charge("a"))):
         assert advance(made, refusal(command, f"{PID}/{entry}", "no")) is Outcome.HELD
@@ -367,9 +368,9 @@ def test_what_is_replayed_after_the_saga_has_ended_does_nothing_more() -> None:
 
 def test_an_instance_is_parked_for_a_reason_that_is_no_unicode_too() -> None:
     made = started()
-    made.park("because \ud800", Message("m2", Asked("a")))
+    park(made, "because \ud800", Message("m2", Asked("a")))
     record = record_of(made)
     assert record.parked == "because \\ud800"
     assert encode_record(record)
-    made.park_again("\udfff", record.held)
+    park_again(made, "\udfff", record.held)
     assert record_of(made).parked == "\\udfff"

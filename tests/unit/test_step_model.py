@@ -24,6 +24,7 @@ from sagalog import (
 from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.message import Message, refusal, unhold
+from sagalog.decision.parking import park
 from sagalog.decision.record import decode_record, encode_record
 from sagalog.decision.state import decode_state
 from sagalog.decision.timers import due_timer
@@ -273,7 +274,7 @@ class StepMachine(RuleBasedStateMachine):
     def park(self) -> None:
         self.count += 1
         made = self.draft()
-        made.park("because", Message(f"e{self.count}", Asked("a")))
+        park(made, "because", Message(f"e{self.count}", Asked("a")))
         self.model.parked = True
         self.model.held.append(f"e{self.count}")
         self.model.held_lives.append(0)

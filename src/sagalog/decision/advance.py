@@ -17,14 +17,17 @@ from ..definition.saga import Saga
 from .checked import actions_of
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
+from .finish import finish
 from .gathers import leg_of
 from .ids import GAP, entry_of, prefix_of
 from .itinerary import is_stale
 from .joins import finish_with_joins
 from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
 from .message import Message, Outcome
+from .parking import park
 from .phases import entered, phase_of
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
+from .requested import ignore_late
 from .requests import request_answered_by, settled
 from .sequences import known_number
 from .state import decode_state
@@ -138,13 +141,14 @@ def _came_late(draft: Draft, record: SagaRecord, message: Message) -> Outcome | 
         if message.replayed:  # an operator has decided to go on
             return None
         name = type(message.event).__name__
-        draft.park(
+        park(
+            draft,
             f"{name} answers {request.command} ({request.id}) after its deadline: `retry` handles it, `skip` drops it",
             message,
         )
         settled(record, request.id)
         return Outcome.HELD
-    draft.ignore_late(record, message, request)
+    ignore_late(draft, record, message, request)
     return Outcome.IGNORED
 
 
@@ -223,7 +227,7 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     if isinstance(actions, list):
         if context is not None:
             actions = entered(saga, record, state, actions, context)
-        return draft.finish(message, record, state, actions)
+        return finish(draft, message, record, state, actions)
     return _run_async(draft, message, record, state, actions, context)
 
 
@@ -272,7 +276,7 @@ async def _run_async(
     actions = await asked
     if context is not None:
         actions = entered(draft.saga, record, state, actions, context)
-    return draft.finish(message, record, state, actions)
+    return finish(draft, message, record, state, actions)
 
 
 def _context_of(draft: Draft, message: Message, record: SagaRecord) -> StepContext:

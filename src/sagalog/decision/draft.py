@@ -12,48 +12,24 @@ from typing import Any
 
 import msgspec
 
-from ..definition.actions import (
-    CancelTimer,
-    Compensate,
-    Complete,
-    Enter,
-    Gather,
-    Late,
-    Schedule,
-    Send,
-    SetTimer,
-)
 from ..definition.codec import Typed, TypeRegistry
-from ..definition.indexing import PHASE
 from ..definition.saga import Saga
-from ..errors import DefinitionError
-from .checked import Planned, plan_of
 from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
-from .gathering import GatherStep, PlannedGather
-from .ids import ANSWER, FAMILY, GAP, entry_id, entry_of
+from .ids import FAMILY, entry_id, entry_of
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
-from .itinerary import Proceed, mark_undone, proceed, reordered
-from .keeping import held_of, unkeep
+from .itinerary import mark_undone
+from .keeping import held_of
 from .message import Message, Outcome
-from .moments import SCHEDULED
 from .record import (
     FINAL,
     FORMAT,
-    Command,
-    Handled,
     Held,
-    Request,
     SagaRecord,
-    Stage,
     Status,
     Timer,
-    Undo,
-    embed_state,
-    well_formed,
 )
-from .requests import Asked, overdue, request_answered_by, settled
-from .sequences import carry_on, pass_number, place_of, sequence_of, skip_missing
+from .sequences import carry_on, pass_number, place_of, sequence_of
 from .timer_queue import TimerQueue
 
 # Looked up once: Python 3.11 finds a member of an enum by a call.
@@ -128,6 +104,11 @@ class Draft:
     def ended(self) -> int:
         """How many incarnations this draft has ended."""
         return _live(self._before) + self.started - _live(self.record)
+
+    @property
+    def next_place(self) -> int:
+        """The place in this step of the next command or timer."""
+        return self._index
 
     def next_id(self) -> str:
         """Return the id of the next command or timer of this step, unique for the life of the instance."""
@@ -356,7 +337,7 @@ class Draft:
         self.append(record, "held", held)
         if self._known is not None:
             self._known.held(record.held)
-        self._consume(record, message)
+        self.consume(record, message)
         self.touch()
 
     def _life_of(self, record: SagaRecord, message: Message) -> int:
@@ -364,38 +345,6 @@ class Draft:
             return message.life
         entry = entry_of(self.persistence_id, message.event.command_id)
         return next((c.life for c in record.outbox if c.id == entry), message.life)
-
-    def park(self, reason: str, message: Message) -> None:
-        """Park the instance with the message that it could not handle; a new one is made for an event, if none is live.
-
-        The refusal of a command of one that has ended stays with that one: only it can take back what it did.
-        """
-        before = self.record
-        record = self.record = self._to_park(message.kind)
-        try:
-            self.hold(message)
-        except BaseException:
-            self.record = before
-            raise
-        self.started += record is not before
-        record.parked = well_formed(reason)
-
-    def park_again(self, reason: str, held: tuple[Held, ...]) -> None:
-        """Park the instance with messages that were held before; a new one is made where none is live any more."""
-        before = self.record
-        record = self.record = self._to_park(held[0].kind)
-        self.started += record is not before
-        record.parked, record.held = well_formed(reason), held
-        self.touch()
-
-    def _to_park(self, kind: str) -> SagaRecord:
-        if self.record is not None and (self.record.status not in FINAL or kind != "event"):
-            return self.record
-        record, state = self.start()
-        record.state, record.state_is_base64 = embed_state(self.saga.pack_state(state))
-        if self.saga.index:
-            record.index = self.saga.index_table().texts(state, "")
-        return record
 
     def pass_number(self, record: SagaRecord, message: Message) -> bool:
         """Go on behind the number of an event, if it has one; say whether that is how it is known from now on."""
@@ -407,198 +356,14 @@ class Draft:
         known = sequence_of(self.saga, key)
         return known is not None and not known.restarts
 
-    def _consume(self, record: SagaRecord, message: Message) -> None:
+    def consume(self, record: SagaRecord, message: Message) -> None:
+        """Take out of the record what a timer or a refusal comes from."""
         if message.kind == "timer":
             self.fired_timer(record, message)
         elif message.kind == "refused":
             entry = entry_of(self.persistence_id, message.event.command_id)
             record.outbox = tuple(c for c in record.outbox if c.id != entry)
             record.undo = tuple(u for u in record.undo if u.of != entry)
-
-    def finish(self, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
-        """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
-        saga = self.saga
-        if saga.activities is not None:
-            actions = proceed(self, message, record, state, actions)
-        plan = plan_of(actions, saga, self.registry, self.now, state, record.gathers) if actions else []
-        event, kind, status = message.event, message.kind, record.status
-        if (
-            status is not _RUNNING
-            and not (status is _COMPLETED and kind == "refused")
-            and any(isinstance(part[0], (Complete, Compensate)) for part in plan)
-        ):
-            raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
-        payload = saga.pack_state(state)
-        index = saga.index_table().texts(state, "") if saga.index else None
-        # From here on nothing raises.
-        self.started += record is not self.record
-        self.record = record
-        if message.kept:
-            unkeep(record, message)
-            self.woken += 1
-        if record.kept:
-            record.waking = True
-        if type(saga).encode_state is Saga.encode_state:
-            record.state, record.state_is_base64 = msgspec.Raw(payload), False
-        else:
-            record.state, record.state_is_base64 = embed_state(payload)
-        record.state_version = saga.state_version()
-        if record.requests and not (message.kept or message.was_kept):
-            self.settle_request(record, message)
-        if kind == "event":
-            if not (saga.numberings and self.pass_number(record, message)):
-                self.remember(record, message.id, own=message.own)
-        elif not message.kept:
-            self.fired += kind == "timer"
-            self._consume(record, message)
-            if message.name.startswith(GAP) and not message.was_kept:
-                skip_missing(record, message.name.removeprefix(GAP))
-        name = type(event.command if kind == "refused" else event).__name__
-        if not record.started_by and kind == "event":
-            record.started_by = name
-        handled = Handled(message.id, name)
-        if message.kept or message.was_kept:
-            handled = Handled(message.id, name, how="kept")
-        if record.handled:
-            self.append(record, "handled", handled)
-        else:
-            record.handled = (handled,)
-        if plan:
-            self._apply(record, plan)
-        if index is not None or record.index:
-            self._note_index(record, index or {})
-        self.changed = True
-        record.updated_at = self.now
-        return _HANDLED
-
-    def _in_progress(self, message: Message) -> bool:
-        """Say whether the progress of activities tells a result that comes again: then its id is not remembered."""
-        table = self.saga.activities
-        return table is not None and message.answer and type(message.event) in table.events and not message.replayed
-
-    def _note_index(self, record: SagaRecord, index: dict[str, str | None]) -> None:
-        """Note what the instance is found by; where that is as before, the record shares it."""
-        table = self.saga.index_table()
-        if table.by_phase:
-            index[PHASE] = record.phase or None
-        if index != record.index:
-            record.index = index
-
-    def _apply(self, record: SagaRecord, plan: list[tuple[Planned, Any, Typed | None]]) -> None:
-        life, trace = record.incarnation, self.trace
-        sent: list[Command] = []
-        undo_stack: list[Undo] = []
-        for action, packed, undo in plan:
-            if isinstance(action, Send):
-                entry = self.next_id()
-                if action.reply_within is not None:
-                    packed = self._ask(record, entry, packed, action.late)
-                sent.append(Command(entry, packed, False, "", trace, life))
-                if undo is not None:
-                    undo_stack.append(Undo(entry, undo, life))
-            elif isinstance(action, SetTimer):
-                event, due_at, rule = packed
-                self.set_timer(record, action.name, Timer(self.next_id(), due_at, event, False, trace, life, rule))
-            elif isinstance(action, CancelTimer):
-                self.drop_timer(record, action.name)
-            elif isinstance(action, (Gather, GatherStep)):
-                self._gather(record, packed, sent, undo_stack)
-            elif isinstance(action, Enter):
-                record.phase = action.phase.name
-            elif isinstance(action, Proceed):
-                self._proceed(record, action, sent, undo_stack)
-            elif isinstance(action, Schedule):
-                entry = self.next_id()
-                command, due_at = packed
-                self.set_timer(record, f"{SCHEDULED}{entry}", Timer(entry, due_at, command, True, trace, life))
-            elif isinstance(action, Complete):
-                record.status = _COMPLETED
-                record.requests, record.gathers = (), {}
-                record.result = packed or record.result
-                if record.timers:
-                    record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
-            else:
-                self._send(record, sent, undo_stack)
-                sent, undo_stack = [], []
-                self.compensate(packed)
-        if sent:
-            self._send(record, sent, undo_stack)
-
-    def _gather(self, record: SagaRecord, planned: PlannedGather, sent: list[Command], undo_stack: list[Undo]) -> None:
-        """Note how far a gather is, and send its next legs."""
-        gathering, place = planned.gathering, self._index
-        for command, undo in planned.commands:
-            entry = self.next_id()
-            sent.append(Command(entry, command, False, "", self.trace, record.incarnation))
-            if undo is not None:
-                undo_stack.append(Undo(entry, undo, record.incarnation))
-        if gathering is None:
-            record.gathers = {name: one for name, one in record.gathers.items() if name != planned.name}
-            return
-        if planned.commands:
-            gathering = gathering.with_sent(self.sequence_nr, place, len(planned.commands))
-        record.gathers = {**record.gathers, planned.name: gathering}
-
-    def _proceed(self, record: SagaRecord, change: Proceed, sent: list[Command], undo_stack: list[Undo]) -> None:
-        """Let activities begin and end."""
-        life, trace, stages = record.incarnation, self.trace, change.stages
-        if change.over and record.outbox:
-            over = change.over
-            record.outbox = tuple([c for c in record.outbox if c.command.type not in over or c.life != life or c.undo])
-        if change.undone or change.newest or change.commits:
-            record.undo = reordered(record, change)
-        for name, command, undo in change.begin:
-            entry, stage = self.next_id(), stages[name]
-            sent.append(Command(entry, command, False, "", trace, life))
-            if not stage.entry:
-                stages[name] = Stage(stage.status, entry)
-                if undo is not None:
-                    undo_stack.append(Undo(entry, undo, life))
-        for name in change.drops:
-            self.drop_timer(record, name)
-        for name, event, due_at in change.timers:
-            self.set_timer(record, name, Timer(self.next_id(), due_at, event, False, trace, life))
-        record.activities = stages
-
-    def _ask(self, record: SagaRecord, entry: str, asked: Asked, late: Late) -> Typed:
-        """Note that a command waits for an answer, and set its deadline. Returns the command."""
-        record.requests = (*record.requests, Request(entry, asked.command.type, asked.reply, late))
-        timer = Timer(self.next_id(), asked.due_at, asked.otherwise, False, self.trace, record.incarnation)
-        self.set_timer(record, ANSWER + entry, timer)
-        return asked.command
-
-    def settle_request(self, record: SagaRecord, message: Message) -> None:
-        """Note what a message that is handled means for the requests: it answers one, refuses one, or is a deadline."""
-        if message.kind == "timer":
-            if message.name.startswith(ANSWER):
-                overdue(record, message.name)
-            return
-        if message.kind == "refused":
-            entry = entry_of(self.persistence_id, message.event.command_id)
-        else:
-            request = request_answered_by(record, self.persistence_id, message)
-            if request is None:
-                return
-            entry = request.id
-        self.drop_timer(record, settled(record, entry))
-
-    def ignore_late(self, record: SagaRecord, message: Message, request: Request) -> None:
-        """Consume an answer that came too late, without a handler."""
-        settled(record, request.id)
-        self.remember(record, message.id, own=message.own)
-        self.append(record, "handled", Handled(message.id, type(message.event).__name__, late=True))
-        self.touch()
-
-    def _send(self, record: SagaRecord, sent: list[Command], undo: list[Undo]) -> None:
-        if len(record.handled) == 1:  # mostly, a draft takes one message: then a list would be made for one use
-            record.outbox = (*record.outbox, *sent)
-            if undo:
-                record.undo = (*record.undo, *undo)
-            return
-        for command in sent:
-            self.append(record, "outbox", command)
-        for one in undo:
-            self.append(record, "undo", one)
 
     def compensate(self, chain: list[Typed] | None = None) -> None:
         """Compensate, with the undo stack or the chain that is given."""

@@ -18,6 +18,7 @@ from ..definition.joins import Join
 from ..definition.schema import schema_of
 from .checked import actions_of
 from .draft import Draft
+from .finish import finish
 from .gathers import follow
 from .message import Message, Outcome
 from .phases import entered
@@ -64,7 +65,7 @@ def _finish(
     progress: dict[str, Joined],
     context: StepContext,
 ) -> Outcome:
-    outcome = draft.finish(message, record, state, entered(draft.saga, record, state, actions, context))
+    outcome = finish(draft, message, record, state, entered(draft.saga, record, state, actions, context))
     record.joins = progress
     return outcome
 

@@ -23,6 +23,7 @@ from .message import Message, Outcome
 from .moments import LAST_MOMENT
 from .phases import phase_of
 from .record import FINAL, Audit, Handled, Held, SagaRecord, Status, Timer, embed_state, well_formed
+from .requested import settle_request
 from .sequences import DEADLINE, gap_in, leave_hole, next_number, place_of, sequence_of, skip_missing
 
 
@@ -200,7 +201,7 @@ def _keep(draft: Draft, record: SagaRecord, message: Message) -> None:
     packed = draft.registry.pack(message.event)
     record.kept = (*record.kept, held_of(draft.saga, message, packed, message.life))
     if record.requests and not message.was_kept:
-        draft.settle_request(record, message)
+        settle_request(draft, record, message)
     if message.kind == "timer":
         draft.fired_timer(record, message)
         _skip_gap_of(record, message)
@@ -213,7 +214,7 @@ def _keep(draft: Draft, record: SagaRecord, message: Message) -> None:
 def _ignore_timer(draft: Draft, record: SagaRecord, message: Message) -> None:
     """Note that a timer has fired that the instance does not expect."""
     if record.requests:
-        draft.settle_request(record, message)
+        settle_request(draft, record, message)
     draft.fired_timer(record, message)
     draft.fired += not message.replayed
     _skip_gap_of(record, message)

@@ -19,6 +19,7 @@ import msgspec
 from ..decision.ids import GAP, entry_of
 from ..decision.kept import park_kept
 from ..decision.message import Message, Outcome
+from ..decision.parking import park
 from ..decision.state import UnreadableStateError
 from ..definition.actions import Refused
 from ..errors import CodecError, DefinitionError, NoInstanceError, RepairError
@@ -191,7 +192,7 @@ def _park(turn: Turn, envelope: Envelope) -> bool:
         theirs = culprit.kind == "timer" and not culprit.name.startswith(GAP)
         if theirs and record is not None and culprit.name in record.timers:
             culprit.event = turn.draft.registry.unpack(record.timers[culprit.name].event)  # as it was set
-        turn.draft.park(reason, culprit)
+        park(turn.draft, reason, culprit)
     except (DefinitionError, CodecError) as error:  # what cannot be stored cannot be held either
         envelope.decided = error
         return True

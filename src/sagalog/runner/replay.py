@@ -17,6 +17,7 @@ import msgspec
 from ..decision.draft import Draft
 from ..decision.kept import next_kept, park_kept
 from ..decision.message import Message, Outcome, kept_message, unhold
+from ..decision.parking import park_again
 from ..decision.record import FINAL, Audit, Held, SagaRecord
 from ..decision.state import UnreadableStateError
 from ..errors import CodecError, PayloadTooLargeError, UnexpectedEventError
@@ -135,7 +136,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 draft.record.held = tuple(held)
                 park_kept(draft, reason, message)
             else:
-                draft.park_again(reason, (first, *held))
+                park_again(draft, reason, (first, *held))
             return Replayed(replayed, reason)
 
 

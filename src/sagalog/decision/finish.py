@@ -1,0 +1,199 @@
+"""What a handler has decided, put into the draft: all of it is checked and packed before any of it is changed.
+
+advance ─► [finish] ─► draft
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Gather, Late, Schedule, Send, SetTimer
+from ..definition.codec import Typed
+from ..definition.indexing import PHASE
+from ..definition.saga import Saga
+from ..errors import DefinitionError
+from .checked import Planned, plan_of
+from .draft import Draft
+from .gathering import GatherStep, PlannedGather
+from .ids import ANSWER, GAP
+from .itinerary import Proceed, proceed, reordered
+from .keeping import unkeep
+from .message import Message, Outcome
+from .moments import SCHEDULED
+from .record import Command, Handled, Request, SagaRecord, Stage, Status, Timer, Undo, embed_state
+from .requested import settle_request
+from .requests import Asked
+from .sequences import skip_missing
+
+_HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
+_RUNNING = Status.RUNNING
+_COMPLETED = Status.COMPLETED
+
+
+def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
+    """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
+    saga = draft.saga
+    if saga.activities is not None:
+        actions = proceed(draft, message, record, state, actions)
+    plan = plan_of(actions, saga, draft.registry, draft.now, state, record.gathers) if actions else []
+    event, kind, status = message.event, message.kind, record.status
+    if (
+        status is not _RUNNING
+        and not (status is _COMPLETED and kind == "refused")
+        and any(isinstance(part[0], (Complete, Compensate)) for part in plan)
+    ):
+        raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
+    payload = saga.pack_state(state)
+    index = saga.index_table().texts(state, "") if saga.index else None
+    # From here on nothing raises.
+    draft.started += record is not draft.record
+    draft.record = record
+    if message.kept:
+        unkeep(record, message)
+        draft.woken += 1
+    if record.kept:
+        record.waking = True
+    if type(saga).encode_state is Saga.encode_state:
+        record.state, record.state_is_base64 = msgspec.Raw(payload), False
+    else:
+        record.state, record.state_is_base64 = embed_state(payload)
+    record.state_version = saga.state_version()
+    if record.requests and not (message.kept or message.was_kept):
+        settle_request(draft, record, message)
+    if kind == "event":
+        if not (saga.numberings and draft.pass_number(record, message)):
+            draft.remember(record, message.id, own=message.own)
+    elif not message.kept:
+        draft.fired += kind == "timer"
+        draft.consume(record, message)
+        if message.name.startswith(GAP) and not message.was_kept:
+            skip_missing(record, message.name.removeprefix(GAP))
+    name = type(event.command if kind == "refused" else event).__name__
+    if not record.started_by and kind == "event":
+        record.started_by = name
+    handled = Handled(message.id, name)
+    if message.kept or message.was_kept:
+        handled = Handled(message.id, name, how="kept")
+    if record.handled:
+        draft.append(record, "handled", handled)
+    else:
+        record.handled = (handled,)
+    if plan:
+        _apply(draft, record, plan)
+    if index is not None or record.index:
+        _note_index(draft, record, index or {})
+    draft.changed = True
+    record.updated_at = draft.now
+    return _HANDLED
+
+
+def _note_index(draft: Draft, record: SagaRecord, index: dict[str, str | None]) -> None:
+    """Note what the instance is found by; where that is as before, the record shares it."""
+    table = draft.saga.index_table()
+    if table.by_phase:
+        index[PHASE] = record.phase or None
+    if index != record.index:
+        record.index = index
+
+
+def _apply(draft: Draft, record: SagaRecord, plan: list[tuple[Planned, Any, Typed | None]]) -> None:
+    life, trace = record.incarnation, draft.trace
+    sent: list[Command] = []
+    undo_stack: list[Undo] = []
+    for action, packed, undo in plan:
+        if isinstance(action, Send):
+            entry = draft.next_id()
+            if action.reply_within is not None:
+                packed = _ask(draft, record, entry, packed, action.late)
+            sent.append(Command(entry, packed, False, "", trace, life))
+            if undo is not None:
+                undo_stack.append(Undo(entry, undo, life))
+        elif isinstance(action, SetTimer):
+            event, due_at, rule = packed
+            draft.set_timer(record, action.name, Timer(draft.next_id(), due_at, event, False, trace, life, rule))
+        elif isinstance(action, CancelTimer):
+            draft.drop_timer(record, action.name)
+        elif isinstance(action, (Gather, GatherStep)):
+            _gather(draft, record, packed, sent, undo_stack)
+        elif isinstance(action, Enter):
+            record.phase = action.phase.name
+        elif isinstance(action, Proceed):
+            _proceed(draft, record, action, sent, undo_stack)
+        elif isinstance(action, Schedule):
+            entry = draft.next_id()
+            command, due_at = packed
+            draft.set_timer(record, f"{SCHEDULED}{entry}", Timer(entry, due_at, command, True, trace, life))
+        elif isinstance(action, Complete):
+            record.status = _COMPLETED
+            record.requests, record.gathers = (), {}
+            record.result = packed or record.result
+            if record.timers:
+                record.timers = {name: timer for name, timer in record.timers.items() if timer.send}
+        else:
+            _send(draft, record, sent, undo_stack)
+            sent, undo_stack = [], []
+            draft.compensate(packed)
+    if sent:
+        _send(draft, record, sent, undo_stack)
+
+
+def _gather(
+    draft: Draft, record: SagaRecord, planned: PlannedGather, sent: list[Command], undo_stack: list[Undo]
+) -> None:
+    """Note how far a gather is, and send its next legs."""
+    gathering, place = planned.gathering, draft.next_place
+    for command, undo in planned.commands:
+        entry = draft.next_id()
+        sent.append(Command(entry, command, False, "", draft.trace, record.incarnation))
+        if undo is not None:
+            undo_stack.append(Undo(entry, undo, record.incarnation))
+    if gathering is None:
+        record.gathers = {name: one for name, one in record.gathers.items() if name != planned.name}
+        return
+    if planned.commands:
+        gathering = gathering.with_sent(draft.sequence_nr, place, len(planned.commands))
+    record.gathers = {**record.gathers, planned.name: gathering}
+
+
+def _proceed(draft: Draft, record: SagaRecord, change: Proceed, sent: list[Command], undo_stack: list[Undo]) -> None:
+    """Let activities begin and end."""
+    life, trace, stages = record.incarnation, draft.trace, change.stages
+    if change.over and record.outbox:
+        over = change.over
+        record.outbox = tuple([c for c in record.outbox if c.command.type not in over or c.life != life or c.undo])
+    if change.undone or change.newest or change.commits:
+        record.undo = reordered(record, change)
+    for name, command, undo in change.begin:
+        entry, stage = draft.next_id(), stages[name]
+        sent.append(Command(entry, command, False, "", trace, life))
+        if not stage.entry:
+            stages[name] = Stage(stage.status, entry)
+            if undo is not None:
+                undo_stack.append(Undo(entry, undo, life))
+    for name in change.drops:
+        draft.drop_timer(record, name)
+    for name, event, due_at in change.timers:
+        draft.set_timer(record, name, Timer(draft.next_id(), due_at, event, False, trace, life))
+    record.activities = stages
+
+
+def _ask(draft: Draft, record: SagaRecord, entry: str, asked: Asked, late: Late) -> Typed:
+    """Note that a command waits for an answer, and set its deadline. Returns the command."""
+    record.requests = (*record.requests, Request(entry, asked.command.type, asked.reply, late))
+    timer = Timer(draft.next_id(), asked.due_at, asked.otherwise, False, draft.trace, record.incarnation)
+    draft.set_timer(record, ANSWER + entry, timer)
+    return asked.command
+
+
+def _send(draft: Draft, record: SagaRecord, sent: list[Command], undo: list[Undo]) -> None:
+    if len(record.handled) == 1:  # mostly, a draft takes one message: then a list would be made for one use
+        record.outbox = (*record.outbox, *sent)
+        if undo:
+            record.undo = (*record.undo, *undo)
+        return
+    for command in sent:
+        draft.append(record, "outbox", command)
+    for one in undo:
+        draft.append(record, "undo", one)
