@@ -1,7 +1,7 @@
 """Itineraries of five activities a second, beside the five-step orders of `steps`, one after the other in one run.
 
-Closed loop in both: each caller begins the next process when the one before is at its last call. Both are counted until
-everything is durable. `ratio`: the time of an itinerary, in those of an order.
+Closed loop in both: each caller begins the next process when the one before is at its last call. Both are counted
+until all is durable. `ratio`: the time of an itinerary, in those of an order. `processor ratio`: the processor's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ COLUMNS: list[Column] = [
     ("orders/s", "orders_per_second", ",.0f"),
     ("itineraries/s", "itineraries_per_second", ",.0f"),
     ("ratio", "ratio", ".2f"),
+    ("processor ratio", "processor_ratio", ".2f"),
 ]
 
 
@@ -100,16 +101,18 @@ async def _measure(url: str, callers: int, seconds: float) -> Figures:
     gc.set_threshold(50_000, 20, 50)  # as `sagalog run` does
     journal = open_journal(url)
     await journal.open()
-    rates: dict[str, list[float]] = {"orders": [], "trips": []}
+    found: dict[str, list[tuple[float, float]]] = {"orders": [], "trips": []}
     for _ in range(2):  # one after the other, twice, so that a slow half hits both
-        rates["orders"].append(await _orders(journal, callers, seconds / 2))
-        rates["trips"].append(await _trips(journal, callers, seconds / 2))
+        found["orders"].append(await _orders(journal, callers, seconds / 2))
+        found["trips"].append(await _trips(journal, callers, seconds / 2))
     await journal.close()
-    orders, trips = sum(rates["orders"]) / 2, sum(rates["trips"]) / 2
+    orders, order_cost = (sum(part) / 2 for part in zip(*found["orders"], strict=True))
+    trips, trip_cost = (sum(part) / 2 for part in zip(*found["trips"], strict=True))
     return {
         "orders_per_second": orders,
         "itineraries_per_second": trips,
         "ratio": orders / trips,
+        "processor_ratio": trip_cost / order_cost,
         "server": await version_of(url),
     }
 
@@ -117,7 +120,7 @@ async def _measure(url: str, callers: int, seconds: float) -> Figures:
 _numbers = iter(range(10**9))
 
 
-async def _orders(journal: Journal, callers: int, seconds: float) -> float:
+async def _orders(journal: Journal, callers: int, seconds: float) -> tuple[float, float]:
     async with SagaRunner(journal, sagas=[OrderSaga], dispatch=lambda command: None) as runner:
 
         async def one() -> None:
@@ -128,7 +131,7 @@ async def _orders(journal: Journal, callers: int, seconds: float) -> float:
         return await _rate(runner, one, callers, seconds)
 
 
-async def _trips(journal: Journal, callers: int, seconds: float) -> float:
+async def _trips(journal: Journal, callers: int, seconds: float) -> tuple[float, float]:
     waiting: dict[str, asyncio.Event] = {}
     saga = TripSaga(lambda trip: waiting[trip].set())
     async with SagaRunner(journal, sagas=[saga]) as runner:
@@ -142,8 +145,11 @@ async def _trips(journal: Journal, callers: int, seconds: float) -> float:
         return await _rate(runner, one, callers, seconds)
 
 
-async def _rate(runner: SagaRunner, one: Callable[[], Awaitable[None]], callers: int, seconds: float) -> float:
-    count, begun = 0, time.perf_counter()
+async def _rate(
+    runner: SagaRunner, one: Callable[[], Awaitable[None]], callers: int, seconds: float
+) -> tuple[float, float]:
+    """Return how many a second, and the seconds of processor for each."""
+    count, begun, used = 0, time.perf_counter(), time.process_time()
     end = begun + seconds
 
     async def caller() -> None:
@@ -154,4 +160,4 @@ async def _rate(runner: SagaRunner, one: Callable[[], Awaitable[None]], callers:
 
     await asyncio.gather(*(caller() for _ in range(callers)))
     await runner.settle()
-    return count / (time.perf_counter() - begun)
+    return count / (time.perf_counter() - begun), (time.process_time() - used) / count

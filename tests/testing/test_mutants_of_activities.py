@@ -16,6 +16,7 @@ from sagalog.runner.attempt import CommandAttempts
 from sagalog.runner.instance import Instance
 from sagalog.testing.simulation import SimulationError, simulate
 
+from .invoice_world import Accounts, Books
 from .trip_world import Agency, Trips
 
 MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
@@ -121,3 +122,8 @@ def test_without_a_bug_nothing_is_found() -> None:
     report = simulate([Trips], Agency, seeds=range(25))
     assert report.sagas["trip"]["ends completed"] > 5
     assert report.sagas["trip"]["ends compensated"] > 5
+
+
+def test_activities_inside_a_saga_of_events_hold_whatever_fails() -> None:
+    report = simulate([Accounts], Books, seeds=range(25))
+    assert report.sagas["account"]["account.invoice.done"] > 20

@@ -20,7 +20,7 @@ from .draft import Draft
 from .finish import finish
 from .gathers import leg_of
 from .ids import GAP, entry_of, prefix_of
-from .itinerary import is_stale
+from .itinerary import is_stale, knows_by_progress
 from .joins import finish_with_joins
 from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
 from .message import Message, Outcome
@@ -42,7 +42,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     that cannot be decoded: in each case the draft is unchanged.
     """
     record = draft.record
-    if not message.kept and draft.knows(message.id, message.kind):
+    by_progress = message.answer and record is not None and not record.held and knows_by_progress(draft, message)
+    if not message.kept and not by_progress and draft.knows(message.id, message.kind):
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":

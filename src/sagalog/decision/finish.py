@@ -18,7 +18,7 @@ from .checked import Planned, plan_of
 from .draft import Draft
 from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, GAP
-from .itinerary import Proceed, proceed, reordered
+from .itinerary import Proceed, knows_by_progress, proceed, reordered
 from .keeping import unkeep
 from .message import Message, Outcome
 from .moments import SCHEDULED
@@ -63,7 +63,8 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
     if record.requests and not (message.kept or message.was_kept):
         settle_request(draft, record, message)
     if kind == "event":
-        if not (saga.numberings and draft.pass_number(record, message)):
+        known = saga.activities is not None and knows_by_progress(draft, message)
+        if not (known or (saga.numberings and draft.pass_number(record, message))):
             draft.remember(record, message.id, own=message.own)
     elif not message.kept:
         draft.fired += kind == "timer"

@@ -54,6 +54,12 @@ def is_stale(draft: Any, record: SagaRecord, message: Message) -> bool:
     return stage is None or stage.status not in UNDER_WAY or (stage.entry != entry and stage.status == "running")
 
 
+def knows_by_progress(draft: Any, message: Message) -> bool:
+    """Say whether the progress of activities tells if a message has come before: `is_stale`. Its id is not remembered."""
+    table = draft.saga.activities
+    return table is not None and message.answer and type(message.event) in table.events and not message.replayed
+
+
 def proceed(draft: Any, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> list[Any]:
     """Return the actions of a handler, and what follows for the activities. Raises DefinitionError; nothing has changed."""
     table: ActivityTable = draft.saga.activities

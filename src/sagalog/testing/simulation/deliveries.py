@@ -123,11 +123,12 @@ class Deliveries:
         records = [landed.record for landed in self._records if landed.record is not None]
         known = {one.id for record in records for one in record.handled}
         known.update(one.id for record in records for one in record.held)
+        failures = {known_id.partition("/reply/")[0] + "/reply" for known_id in known if "/reply/" in known_id}
         ended = {stage.entry for record in records for stage in record.activities.values() if stage.status != "running"}
         for calls in self._seen.values():
             for one in calls:
                 told = one.ended is None or not one.refused or refusal_id(one.id) in known
-                told = told or self._decided[one.id][0].id in ended
+                told = told or self._decided[one.id][0].id in ended or f"{one.id}/reply" in failures
                 assert told or one.id in self._gone, f"{one.id} was refused, and its saga was not told"
 
     def _replies_are_stored(self) -> None:
