@@ -7,7 +7,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sagalog import EventClock, InMemoryJournal, ManualClock, RunnerSettings, Saga, SagaRunner, SetTimer, on, starts
+import pytest
+
+from sagalog import (
+    EventClock,
+    InMemoryJournal,
+    JournalUnavailableError,
+    ManualClock,
+    RunnerSettings,
+    Saga,
+    SagaRunner,
+    SetTimer,
+    on,
+    starts,
+)
+from sagalog.runner.due import DueLoop
+from sagalog.runner.stranded import Stranded
 
 MANY = 5000
 
@@ -111,3 +126,30 @@ async def test_a_timer_that_sets_itself_again_at_once_leaves_room_for_events() -
             await asyncio.sleep(0.001)
         state = await state_of(runner, "restless")
     assert state.rang == 3000
+
+
+@pytest.mark.parametrize(
+    "fails", [(DueLoop, "scan"), (Stranded, "take_over")], ids=["the scan", "what comes behind it"]
+)
+async def test_a_scan_that_failed_delays_no_timer_until_the_next_poll(
+    fails: tuple[type, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is due next is known by then, or asked for again soon: the next poll of the journal may be an hour away."""
+    journal, hourly, failed = InMemoryJournal(), RunnerSettings(due_poll_seconds=3600.0), asyncio.Event()
+    async with SagaRunner(journal, sagas=[Bells], settings=hourly) as first:
+        await first.handle(Begun("a", 1))
+    kind, name = fails
+    real = getattr(kind, name)
+
+    async def once(*arguments: Any) -> Any:
+        if failed.is_set():
+            return await real(*arguments)
+        failed.set()
+        raise JournalUnavailableError("away")
+
+    monkeypatch.setattr(kind, name, once)
+    async with SagaRunner(journal, sagas=[Bells], settings=hourly) as second:
+        async with asyncio.timeout(20):
+            while second.counters.timers == 0:
+                await asyncio.sleep(0.01)
+    assert failed.is_set()

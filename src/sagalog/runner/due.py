@@ -29,6 +29,7 @@ _PAGE = 500
 _MAX_AT_WORK = 2048  # claimed instances of a saga that are still at work; a scan hands out no more than these
 _FEW = 16  # at work: before a claim, one lookup says whether anything else is due
 _COMPLAIN_SECONDS = 60.0
+_AGAIN = timedelta(seconds=1)  # after a scan that failed, however rarely the journal is polled
 
 
 class DueLoop:
@@ -79,15 +80,15 @@ class DueLoop:
             for cache in self._caches:
                 try:
                     following = await self.scan(cache, engine.now(), upcoming)
+                    if following is not None and following < self._next:
+                        self._next = following
                     await self._stranded[cache.runtime.name].take_over(cache)
                 except BaseException as error:  # whatever a store raises, the others and the next scan go on
                     if passes_through(error):
                         raise
                     trouble = told_of_store(error)
                     self._complain(cache.runtime.name, trouble)
-                    continue
-                if following is not None and following < self._next:
-                    self._next = following
+                    self._next = min(self._next, engine.now() + _AGAIN)  # what is due next is not known
             self.trouble = trouble
             await self._sleep(self._next)
 
