@@ -39,13 +39,15 @@ class Postgres:
 
     def start(self) -> None:
         """Start it, again if need be, and wait until it listens."""
-        for _ in range(50):
+        deadline = time.monotonic() + 60
+        while True:
             try:
                 self._start_once()
                 return
-            except RuntimeError:  # after a kill its children hold on to the shared memory for a moment
+            except RuntimeError:  # after a kill its children hold on to the shared memory until they have noticed
+                if time.monotonic() > deadline:
+                    raise
                 time.sleep(0.1)
-        self._start_once()
 
     def _start_once(self) -> None:
         with self._log.open("ab") as log:
