@@ -130,7 +130,7 @@ async def test_an_interrupted_commit_is_unknown_and_its_transaction_is_not_the_n
     monkeypatch.setattr(writer, "_serve_rows", interrupted)
     told: list[str] = []
     loop.set_exception_handler(lambda _, context: told.append(type(context["exception"]).__name__))
-    future = journal._writer.submit(("p", 1, b"{}", ("", "", "[]"), 0, None, 0))
+    future = journal._writer.submit(("p", 1, b"{}", ("", "", "[]"), 0, None, 0, None))
     with pytest.raises(CtrlC):
         journal._writer._commit_here(loop)  # what the loop calls
     monkeypatch.undo()

@@ -54,10 +54,10 @@ def test_a_journal_of_a_newer_version_is_refused_and_not_touched(tmp_path: Path)
 
     asyncio.run(make())
     connection = sqlite3.connect(tmp_path / "journal.db")
-    connection.execute("PRAGMA user_version=3")
+    connection.execute("PRAGMA user_version=4")
     connection.commit()
     connection.close()
-    refused(tmp_path / "journal.db", JournalFormatError, "schema version 3, this code knows version 2.*Upgrade")
+    refused(tmp_path / "journal.db", JournalFormatError, "schema version 4, this code knows version 3.*Upgrade")
 
 
 @pytest.mark.parametrize(
