@@ -61,14 +61,32 @@ def _several(kind: type, *parts: type) -> Rule:
     return rule
 
 
+_strings = _several(str)
+
+
+def _texts(name: str, value: Any) -> None:
+    _strings(name, value)
+    for one in value:
+        _text(name, one)
+
+
+_pairs = _several(tuple, str, int)
+
+
+def _tombstones(name: str, value: Any) -> None:
+    _pairs(name, value)
+    for persistence_id, _ in value:
+        _text(name, persistence_id)
+
+
 RULES: dict[str, Rule] = {
     "persistence_id": _text,
-    "persistence_ids": _several(str),
+    "persistence_ids": _texts,
     "messages": _several(PersistentRepr),
     "records": _several(PersistentRepr),
     "message": lambda name, value: _several(PersistentRepr)(name, (value,)),
     "moves": _several(MovedDue),
-    "tombstones": _several(tuple, str, int),
+    "tombstones": _tombstones,
     "tag": _text,
     "prefix": _text,
     "after": _text,

@@ -21,7 +21,6 @@ from .protocol import (
     all_ids,
     check_moment,
     check_moves,
-    check_text,
     checked,
     checked_batch,
     wanted_terms,
@@ -58,11 +57,6 @@ class InMemoryJournal:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    def _check(self, *persistence_ids: str) -> None:
-        self._check_open()
-        for persistence_id in persistence_ids:
-            check_text(persistence_id)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -154,7 +148,7 @@ class InMemoryJournal:
         to_sequence_nr: int = MAX_SEQUENCE_NR,
         max: int = MAX_SEQUENCE_NR,
     ) -> AsyncIterator[PersistentRepr]:
-        self._check(persistence_id)
+        self._check_open()
         for message in list(self._records.get(persistence_id, ())):
             if max <= 0:
                 return
@@ -163,11 +157,11 @@ class InMemoryJournal:
                 yield message
 
     async def highest_sequence_nr(self, persistence_id: str, from_sequence_nr: int = 0) -> int:
-        self._check(persistence_id)
+        self._check_open()
         return self._highest.get(persistence_id, 0)
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
-        self._check(persistence_id)
+        self._check_open()
         records = self._records.get(persistence_id, [])
         gone = {id(r) for r in records if r.sequence_nr <= to_sequence_nr}
         records[:] = [r for r in records if id(r) not in gone]
@@ -185,7 +179,7 @@ class InMemoryJournal:
                 yield number, message
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
-        self._check(persistence_id)
+        self._check_open()
         records = self._records.get(persistence_id)
         return records[-1] if records else None
 

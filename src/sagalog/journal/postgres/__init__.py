@@ -19,7 +19,6 @@ from ..protocol import (
     all_ids,
     check_moment,
     check_moves,
-    check_text,
     in_sequence,
     out_of_order,
     wanted_terms,
@@ -242,14 +241,11 @@ class PostgresJournal:
         return rows[0][0] if rows else 0
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
-        check_text(persistence_id)
         self._connections.check_owner()
         row = await self._lookups.row(persistence_id.encode())
         return record_of(row) if row else None
 
     async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
-        for persistence_id in persistence_ids:
-            check_text(persistence_id)
         if not persistence_ids:
             return []
         keys = [one.encode() for one in persistence_ids]
@@ -272,7 +268,6 @@ class PostgresJournal:
     async def latest_by_terms(
         self, terms: Sequence[str], *, after: str = "", limit: int = 1000
     ) -> tuple[list[PersistentRepr], str]:
-        check_text(after)
         return await self._listing.found_by(wanted_terms(terms), after, limit)
 
     async def newest_offset(self) -> int:

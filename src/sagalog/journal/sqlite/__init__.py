@@ -23,7 +23,6 @@ from ..protocol import (
     all_ids,
     check_moment,
     check_moves,
-    check_text,
     checked,
     in_sequence,
     out_of_order,
@@ -49,7 +48,7 @@ from .listing import (
     tagged_behind,
 )
 from .reader import Read, Reader
-from .rows import check_instant, check_size, microseconds, record_of
+from .rows import check_size, microseconds, record_of
 from .schema import ERRORS, check_version, connect, connect_read_only, is_read_only, prepare, translate
 from .threads import ConnectionThread
 from .writer import SqliteWriter, WriteCall, delete_chain, forget, row_of, touch
@@ -221,7 +220,6 @@ class SqliteJournal:
             offset = found[-1][0]
 
     async def latest_message(self, persistence_id: str) -> PersistentRepr | None:
-        check_text(persistence_id)
         self._file.check_process()
         row = await self._reader.submit(persistence_id)
         return record_of(row) if row else None
@@ -252,13 +250,11 @@ class SqliteJournal:
         return await self._read(lambda c: records_behind(c, offset, limit))
 
     async def due_ids(self, prefix: str, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
-        check_instant(before, "before")
         return await self._read(lambda c: due(c, range_of(prefix), before, limit))
 
     async def claim_due(
         self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
     ) -> list[tuple[str, datetime]]:
-        check_instant(before, "before")
         check_moment(until, "until")
 
         def work(connection: sqlite3.Connection) -> list[tuple[str, datetime]]:
@@ -286,8 +282,6 @@ class SqliteJournal:
 
     async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
         found: list[PersistentRepr | None] = []
-        for persistence_id in persistence_ids:
-            check_text(persistence_id)
         self._file.check_process()
         for start in range(0, len(persistence_ids), PAGE):
             rows = await self._reader.submit(tuple(persistence_ids[start : start + PAGE]))
@@ -302,8 +296,6 @@ class SqliteJournal:
         return moved
 
     async def purge(self, tombstones: Sequence[tuple[str, int]]) -> None:
-        for persistence_id, _ in tombstones:
-            check_text(persistence_id)
         for start in range(0, len(tombstones), PAGE):  # others have their turn in between
             page = tombstones[start : start + PAGE]
             await self._writer.submit(partial(forget, tombstones=page))

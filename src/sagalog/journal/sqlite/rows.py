@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ...errors import InvalidEventError, JournalFormatError, PayloadTooLargeError
+from ...errors import JournalFormatError, PayloadTooLargeError
 from ..protocol import PersistentRepr
 
 COLUMNS = (
@@ -36,12 +36,6 @@ def microseconds(at: datetime | None) -> int | None:
 
 
 LAST = microseconds(datetime.max.replace(tzinfo=UTC))
-
-
-def check_instant(at: object, name: str) -> None:
-    """Raise InvalidEventError for what is no moment to compare with; it may be at the ends of the calendar."""
-    if not isinstance(at, datetime) or at.utcoffset() is None:
-        raise InvalidEventError(f"{name} is a datetime with a time zone, not {at!r}")
 
 
 def check_size(message: PersistentRepr) -> None:
