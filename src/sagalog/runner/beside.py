@@ -8,29 +8,15 @@ has its own places, as for other commands.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
 
 from ..decision.record import Command
 from .attempt import CommandAttempts
-from .context import in_command_handler
 from .engine import Engine
 from .instance import Instance
+from .lanes import Lanes
 from .lease import Leases
-
-Waiting = tuple[Instance, Command]
-
-
-class _ActivityLane:
-    """The places of one command type, and what waits for one."""
-
-    __slots__ = ("places", "ready", "running")
-
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.ready: deque[Waiting] = deque()
-        self.running = 0
 
 
 class Beside:
@@ -43,7 +29,7 @@ class Beside:
         self._attempts = attempts
         self._leases = leases
         self._go_on = go_on
-        self._lanes: dict[str, _ActivityLane] = {}
+        self._lanes: Lanes[tuple[Instance, Command]] = Lanes(engine, self._serve)
         self._pausing: set[Instance] = set()
         attempts.pause_beside = self._pause
 
@@ -53,36 +39,20 @@ class Beside:
             instance.beside = {}
         instance.beside[entry.id] = None
         self._leases.keep(instance)
-        lane = self._lanes.get(entry.command.type)
-        if lane is None:
-            lane = self._lanes[entry.command.type] = _ActivityLane(places)
-        lane.ready.append((instance, entry))
-        self._engine.backlog += 1
-        if lane.running < lane.places:
-            lane.running += 1
-            self._engine.spawn(self._work(lane))
+        self._lanes.put(entry.command.type, places, (instance, entry))
 
-    async def _work(self, lane: _ActivityLane) -> None:
-        in_command_handler.set(True)
+    async def _serve(self, waiting: tuple[Instance, Command]) -> None:
+        instance, entry = waiting
+        over = True
         try:
-            while lane.ready:
-                instance, entry = lane.ready.popleft()
-                self._engine.backlog -= 1
-                over = True
-                try:
-                    if self._deliverable(instance, entry):
-                        handler, command = self._attempts.prepare(instance, entry)
-                        if handler is not None:
-                            over = await self._attempts.carry_out_beside(instance, entry, handler, command)
-                finally:
-                    self._ended(instance, entry)
-                if over:
-                    self._go_on(instance)
+            if self._deliverable(instance, entry):
+                handler, command = self._attempts.prepare(instance, entry)
+                if handler is not None:
+                    over = await self._attempts.carry_out_beside(instance, entry, handler, command)
         finally:
-            lane.running -= 1
-            if lane.ready and lane.running == 0 and not self._engine.stopping.is_set():  # this task was cancelled
-                lane.running += 1
-                self._engine.spawn(self._work(lane))
+            self._ended(instance, entry)
+        if over:
+            self._go_on(instance)
 
     def _deliverable(self, instance: Instance, entry: Command) -> bool:
         """Say whether it is ours to carry out still."""
@@ -126,11 +96,7 @@ class Beside:
 
     def stop(self) -> None:
         """Start nothing new."""
-        for lane in self._lanes.values():
-            for instance, entry in lane.ready:
-                self._ended(instance, entry)
-            self._engine.backlog -= len(lane.ready)
-            lane.ready.clear()
+        self._lanes.stop(lambda waiting: self._ended(*waiting))
         for instance in self._pausing:
             for handle in (instance.pausing or {}).values():
                 handle.cancel()

@@ -8,7 +8,6 @@ command that it cannot read or has no handler for, so that another worker can ta
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import AsyncIterable, Awaitable
 from typing import Any
 
@@ -26,20 +25,8 @@ from .engine import STRETCH_SECONDS, Engine
 from .envelope import Envelope, Maintenance
 from .failures import ends_program
 from .instance import Instance
+from .lanes import Lanes
 from .lease import Leases
-
-_SUSPECTS = ""  # the lane of commands that may end their workers
-
-
-class _Lane:
-    """The places of one command type, and the instances that wait for a place."""
-
-    __slots__ = ("places", "ready", "running")
-
-    def __init__(self, places: int) -> None:
-        self.places = places
-        self.ready: deque[Instance] = deque()
-        self.running = 0
 
 
 class Dispatcher:
@@ -54,7 +41,8 @@ class Dispatcher:
         self._answers.conclude = self._attempts.conclude
         self._answers.go_on = self._go_on
         self._beside = Beside(engine, self._attempts, self._leases, self._go_on)
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes = Lanes(engine, self._serve)
+        self._suspects = Lanes(engine, self._serve_alone)
 
     def release(self, instance: Instance) -> None:
         """Start delivering the outbox of a saved record, and return at once."""
@@ -71,15 +59,13 @@ class Dispatcher:
             self._acceptances.record_later(instance)
         elif entry.id not in instance.owned:
             self._leases.watch(instance, entry)
-        elif instance.record is not None and instance.record.taken and self._suspects(instance.record, entry):
-            instance.delivering = True
-            self._enqueue(instance, _SUSPECTS, 1)
         else:
             instance.delivering = True
-            self._deliver_plain(instance, entry)
-
-    def _suspects(self, record: SagaRecord, entry: Command) -> bool:
-        return record.suspects(entry.id, self._engine.settings.max_takeovers)
+            record = instance.record
+            if record is not None and record.taken and record.suspects(entry.id, self._engine.settings.max_takeovers):
+                self._suspects.put("", 1, instance)  # one in this worker, whatever its type
+            else:
+                self._deliver_plain(instance, entry)
 
     def _deliver_plain(self, instance: Instance, first: Command) -> None:
         """Deliver to plain functions that return None, without a task. The first other command continues in a task."""
@@ -92,11 +78,11 @@ class Dispatcher:
                 self._give_up(instance, entry)
                 return
             if handler.beside:
-                self._beside.begin(instance, entry, handler.policy.places or self._engine.settings.max_dispatch)
+                self._beside.begin(instance, entry, self._places(handler))
                 entry = instance.undelivered()
                 continue
             if handler.asynchronous:
-                self._enqueue(instance, entry.command.type, handler.policy.places or self._engine.settings.max_dispatch)
+                self._lanes.put(entry.command.type, self._places(handler), instance)
                 return
             token = in_command_handler.set(True)
             try:
@@ -130,49 +116,35 @@ class Dispatcher:
         self.declines(instance, entry)
         self._acceptances.record_later(instance)  # what was accepted before it
 
-    def _enqueue(self, instance: Instance, name: str, places: int) -> None:
-        lane = self._lanes.get(name)
-        if lane is None:
-            lane = self._lanes[name] = _Lane(places)
-        lane.ready.append(instance)
-        self._engine.backlog += 1
-        if lane.running < lane.places:
-            lane.running += 1
-            self._engine.spawn(self._work(lane))
+    def _places(self, handler: Handler) -> int:
+        return handler.policy.places or self._engine.settings.max_dispatch
 
-    async def _work(self, lane: _Lane) -> None:
-        in_command_handler.set(True)
+    async def _serve(self, instance: Instance, *, alone: bool = False) -> None:
+        """Carry out the next command of an instance. `alone`: one that may kill its worker."""
+        entry = self._deliverable(instance)
+        if entry is None:
+            instance.delivering = False
+            self._acceptances.record_later(instance)
+            self.release(instance)
+            return
+        handler, command = self._attempts.prepare(instance, entry)
+        if handler is None:
+            self._give_up(instance, entry)
+            return
         try:
-            while lane.ready:
-                instance = lane.ready.popleft()
-                self._engine.backlog -= 1
-                entry = self._deliverable(instance)
-                if entry is None:
-                    instance.delivering = False
-                    self._acceptances.record_later(instance)
-                    self.release(instance)
-                    continue
-                handler, command = self._attempts.prepare(instance, entry)
-                if handler is None:
-                    self._give_up(instance, entry)
-                    continue
-                alone = lane is self._lanes.get(_SUSPECTS)
-                try:
-                    ours = not alone or await self._begin_alone(instance, entry)
-                    accepted = ours and await self._attempts.carry_out(instance, entry, handler, None, command)
-                    if alone:
-                        await self._end_alone(instance)
-                finally:
-                    instance.delivering = False
-                if not ours:
-                    self.release(instance)
-                if accepted:
-                    self._go_on(instance)
+            ours = not alone or await self._begin_alone(instance, entry)
+            accepted = ours and await self._attempts.carry_out(instance, entry, handler, None, command)
+            if alone:
+                await self._end_alone(instance)
         finally:
-            lane.running -= 1
-            if lane.ready and lane.running == 0 and not self._engine.stopping.is_set():  # this task was cancelled
-                lane.running += 1
-                self._engine.spawn(self._work(lane))
+            instance.delivering = False
+        if not ours:
+            self.release(instance)
+        if accepted:
+            self._go_on(instance)
+
+    async def _serve_alone(self, instance: Instance) -> None:
+        await self._serve(instance, alone=True)
 
     async def _begin_alone(self, instance: Instance, entry: Command) -> bool:
         """Record that an attempt begins at a command that may kill its worker. Returns False if it is not ours any more.
@@ -273,13 +245,14 @@ class Dispatcher:
         self._acceptances.stop()
         self._answers.stop()
         self._beside.stop()
-        for lane in self._lanes.values():
-            for instance in lane.ready:
-                instance.delivering = False
-            self._engine.backlog -= len(lane.ready)
-            lane.ready.clear()
+        self._lanes.stop(_deliver_no_more)
+        self._suspects.stop(_deliver_no_more)
 
     def close(self) -> None:
         """Cancel what was to be recorded later; nothing is under way any more."""
         self.stop()
         self._leases.stop()
+
+
+def _deliver_no_more(instance: Instance) -> None:
+    instance.delivering = False
