@@ -42,7 +42,7 @@ simulate: .venv/test ## run the engine's own guarantees under simulation on all 
 	$(BIN)/sagalog simulate tests.testing.shop_world:Shop --first-seed random --seeds 40000 --untried-ok $(ARGS)
 
 mutants: .venv/test ## plant bugs in the engine, one at a time: the simulation has to find each
-	SAGALOG_MUTANTS=all $(BIN)/python -m pytest tests/testing/test_mutants.py -v $(ARGS)
+	SAGALOG_MUTANTS=all $(BIN)/python -m pytest tests/testing/test_mutants*.py -v $(ARGS)
 
 fuzz: .venv/test .venv/fuzz ## feed every decoder bad bytes, guided by coverage (x86_64 Linux); ARGS="--seconds 600 record"
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,26 +10,12 @@ from sagalog import Outcome, SagaRecord
 from sagalog.decision import advance, finish, kept, phases, repair, sequences
 from sagalog.decision.draft import Draft
 from sagalog.runner import wake
-from sagalog.testing.simulation import SimulationError, simulate
 
 from .numbered_world import Stations
 from .phased_world import Depot
+from .planting import Mutants
 
-MUTANTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {}
-MISPLANTED = re.compile("TypeError|AttributeError|ValueError|NameError")
-
-
-NUMBERED: set[str] = set()
-
-
-def mutant(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
-    MUTANTS[plant.__name__.replace("_", " ")] = plant
-    return plant
-
-
-def numbered(plant: Callable[[pytest.MonkeyPatch], None]) -> Callable[[pytest.MonkeyPatch], None]:
-    NUMBERED.add(plant.__name__.replace("_", " "))
-    return mutant(plant)
+mutant = Mutants(Depot, seeds=500)
 
 
 @mutant
@@ -108,17 +92,17 @@ def what_an_ended_saga_keeps_is_dropped(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(advance, "let_go", let_go)
 
 
-@numbered
+@mutant.of(Stations)
 def an_early_number_is_handled_at_once(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kept, "_early", lambda saga, record, message: False)
 
 
-@numbered
+@mutant.of(Stations)
 def the_deadline_of_a_gap_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(kept, "_wait_for_missing", lambda draft, record: None)
 
 
-@numbered
+@mutant.of(Stations)
 def a_gap_that_is_skipped_forgets_what_waits_behind_it(patch: pytest.MonkeyPatch) -> None:
     real = sequences.skip_missing
 
@@ -130,11 +114,6 @@ def a_gap_that_is_skipped_forgets_what_waits_behind_it(patch: pytest.MonkeyPatch
         patch.setattr(module, "skip_missing", skip_missing)
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize("name", mutant.names)
 def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    MUTANTS[name](monkeypatch)
-    world = Stations if name in NUMBERED else Depot
-    with pytest.raises(SimulationError) as caught:
-        simulate(list(world.sagas), world, seeds=range(500))
-    said = str(caught.value)
-    assert not MISPLANTED.search(said), f"what is planted raises, so the bug itself was not met: {said}"
+    mutant.find(name, monkeypatch)
