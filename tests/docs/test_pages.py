@@ -23,16 +23,33 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
 
 
+def printed(folder: Path, code: str, **environment: str) -> str:
+    """Run the code of a page, and return what it prints."""
+    (folder / "shown.py").write_text(code)
+    done = run(folder, sys.executable, "shown.py", **environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("answers-in-time.md", "asking.md", "itineraries.md", "joins.md", "numbered-events.md", "phases.md"),
+        "recurring-times.md",
+    ],
+)
+def test_each_program_on_a_page_prints_what_stands_behind_it(page: str, tmp_path: Path) -> None:
+    for code, expected in zip(blocks(page, "python"), blocks(page, "text"), strict=True):
+        assert printed(tmp_path, code) == expected
+
+
 def test_a_step_within_a_transaction_does_what_the_page_says(postgres_schema: str, tmp_path: Path) -> None:
     (code,) = blocks("journals.md", "python")
     (expected,) = blocks("journals.md", "text")
     url, _, query = postgres_schema.partition("?")
     schema = query.partition("&")[0].partition("=")[2]
     code = code.replace("?migrate=true", f"?migrate=true&schema={schema}").replace("TABLE", "TEMPORARY TABLE")
-    (tmp_path / "joined.py").write_text(code)
-    done = run(tmp_path, sys.executable, "joined.py", DATABASE_URL=url)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == expected
+    assert printed(tmp_path, code, DATABASE_URL=url) == expected
 
 
 def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:
@@ -41,59 +58,15 @@ def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:
     before = "from dataclasses import dataclass\nfrom datetime import timedelta\nfrom sagalog import Saga, starts\n\n\n"
     reading = "@dataclass\nclass Reading:\n    meter: str = ''\n\n\n"
     handler = "\n    @starts(Reading, key='meter')\n    def read(self, state, event): ...\n"
-    (tmp_path / "window.py").write_text(before + reading + window + handler)
-    (tmp_path / "again.py").write_text(code)
-    done = run(tmp_path, sys.executable, "window.py")
-    assert done.returncode == 0, done.stderr
-    done = run(tmp_path, sys.executable, "again.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == expected
-
-
-def test_what_a_saga_is_asked_is_answered_as_the_page_says(tmp_path: Path) -> None:
-    for code, expected in zip(blocks("asking.md", "python"), blocks("asking.md", "text"), strict=True):
-        (tmp_path / "asking.py").write_text(code)
-        done = run(tmp_path, sys.executable, "asking.py")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == expected
-
-
-def test_events_of_a_phase_are_kept_and_refused_as_the_page_says(tmp_path: Path) -> None:
-    (code,) = blocks("phases.md", "python")
-    (expected,) = blocks("phases.md", "text")
-    (tmp_path / "phases.py").write_text(code)
-    done = run(tmp_path, sys.executable, "phases.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == expected
+    printed(tmp_path, before + reading + window + handler)
+    assert printed(tmp_path, code) == expected
 
 
 def test_each_shape_does_what_its_picture_says(tmp_path: Path) -> None:
     shapes, expected = blocks("which-shape.md", "python"), blocks("which-shape.md", "text")
     assert len(shapes) == len(blocks("which-shape.md", "mermaid")) - 1  # the second picture is the README's
-    printed = []
-    for number, code in enumerate(shapes):
-        (tmp_path / f"shape{number}.py").write_text(code)
-        done = run(tmp_path, sys.executable, f"shape{number}.py")
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stdout)
-    assert [text for text in printed if text] == expected
-
-
-def test_numbered_events_are_handled_in_their_order_as_the_page_says(tmp_path: Path) -> None:
-    (code,) = blocks("numbered-events.md", "python")
-    (expected,) = blocks("numbered-events.md", "text")
-    (tmp_path / "meters.py").write_text(code)
-    done = run(tmp_path, sys.executable, "meters.py")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == expected
-
-
-def test_itineraries_do_what_the_page_says(tmp_path: Path) -> None:
-    for code, expected in zip(blocks("itineraries.md", "python"), blocks("itineraries.md", "text"), strict=True):
-        (tmp_path / "trip.py").write_text(code)
-        done = run(tmp_path, sys.executable, "trip.py")
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == expected
+    told = [printed(tmp_path, code) for code in shapes]
+    assert [text for text in told if text] == expected
 
 
 def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
