@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 
 from ..protocol import MovedDue
-from .rows import EARLIEST, damaged, microseconds, moment, text_of
+from .rows import FIRST, damaged, microseconds, moment, text_of
 
 _ASKED = """
     (SELECT json_extract(value, '$[0]') AS key, json_extract(value, '$[1]') AS id, json_extract(value, '$[2]') AS nr,
@@ -40,7 +40,7 @@ def due(
     except (msgspec.MsgspecError, ValueError) as error:
         raise damaged(error) from None
     found.sort(key=lambda one: one[1])
-    return [(key, moment(max(at, EARLIEST))) for key, at in found if key is not None]
+    return [(key, moment(max(at, FIRST))) for key, at in found if key is not None]
 
 
 def postpone(connection: sqlite3.Connection, ids: list[str], until: datetime) -> None:

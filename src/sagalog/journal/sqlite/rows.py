@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from ...errors import JournalFormatError, PayloadTooLargeError
-from ..protocol import PersistentRepr
+from ..protocol import FIRST_MOMENT, LAST_MOMENT, PersistentRepr
 
 COLUMNS = (
     "i.persistence_id, r.sequence_nr, r.payload, l.manifest, l.writer_uuid, r.deleted, l.tags, r.due_at, i.epoch, "
@@ -26,16 +26,12 @@ THERE = "(r.record_id IS NOT NULL OR i.deleted_to < i.sequence_nr OR i.sequence_
 MAX_BYTES = 900_000_000  # SQLite takes 10**9 for a whole row
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-EARLIEST = (datetime(1, 1, 2, tzinfo=UTC) - _EPOCH) // _MICROSECOND
-"""The earliest moment that is looked for, with room for an offset."""
+FIRST, LAST = ((at - _EPOCH) // _MICROSECOND for at in (FIRST_MOMENT, LAST_MOMENT))
 
 
 def microseconds(at: datetime | None) -> int | None:
     """Return a moment as it is stored: microseconds since 1970."""
     return None if at is None else (at - _EPOCH) // _MICROSECOND
-
-
-LAST = microseconds(datetime.max.replace(tzinfo=UTC))
 
 
 def check_size(message: PersistentRepr) -> None:
