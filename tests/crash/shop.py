@@ -1,8 +1,7 @@
 """The saga under fire, and the worker that runs it until something kills it.
 
-Everything that happens outside is written to the ledger: one line with one write() each, so a SIGKILL leaves whole
-lines. Orders are of four kinds, by number: paid and shipped; never paid, so a timer compensates; charge refused;
-cancelled after payment.
+Everything that happens outside is written to the ledger, one line with one write() each. Orders are of four kinds, by
+number: paid and shipped; never paid, so a timer compensates; charge refused; cancelled after payment.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -111,13 +111,17 @@ class State:
 
 
 class Ledger:
-    """Lines appended by one write() each."""
+    """Lines appended by one write() each.
+
+    A SIGKILL may cut a write short where its bytes cross a page of memory. So each line begins anew: what is cut stands by
+    itself, and says as little as if its process had died before it.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, **fields: Any) -> None:
-        os.write(self._file, json.dumps(fields).encode() + b"\n")
+        os.write(self._file, b"\n" + json.dumps(fields).encode() + b"\n")
 
 
 class Killer:
@@ -402,7 +406,12 @@ def skew_clock(direction: int) -> None:
 
 
 def read_ledger(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """Return the notes; a line that was cut, by a SIGKILL or because it is being written, is none."""
+    notes = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            notes.append(json.loads(line))
+    return notes
 
 
 def main(folder: str, orders: str, seed: str, point: str, passing: str, freeze: str) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -74,9 +76,25 @@ class Postgres:
         return int((self._data / "postmaster.pid").read_text().split()[0])
 
     def kill(self) -> None:
-        """End it with SIGKILL, without a word to its clients; its children follow."""
+        """End it with SIGKILL, without a word to its clients, and all its children.
+
+        They would end by themselves, some of them after seconds, and until then no other may take their shared memory.
+        """
         if self._process is not None:
+            children = self._children()
             end(self._process, signal.SIGKILL)
+            for child in children:
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+
+    def _children(self) -> list[int]:
+        parent, found = self.postmaster(), []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):
+                fields = stat.read_text().rpartition(")")[2].split()  # behind the name, which may hold anything
+                if int(fields[1]) == parent:
+                    found.append(int(stat.parent.name))
+        return found
 
     def stop(self, number: signal.Signals = signal.SIGQUIT) -> None:
         """Shut it down; SIGQUIT is PostgreSQL's immediate shutdown, SIGINT its fast one."""
