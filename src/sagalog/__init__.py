@@ -6,6 +6,7 @@ Open to users is what these modules name in their `__all__`; everything else may
 - `sagalog.testing`, `sagalog.testing.simulation`: tests of sagas
 - `sagalog.journal`, `sagalog.conformance`: journals and stores of your own
 - `sagalog.dashboard`: the dashboard in an ASGI app
+- `sagalog.web`, `sagalog.web.fastapi`: events in and outcomes out over HTTP, in your own web app
 - `sagalog.telemetry.prometheus`, `sagalog.telemetry.otel`: metrics and traces
 - `sagalog.mypy`: the plugin, named in the settings of mypy
 """

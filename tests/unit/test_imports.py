@@ -7,7 +7,7 @@ import sys
 
 LATER = [
     "sqlite3", "asyncpg", "nats", "tenacity", "click", "rich", "starlette", "jinja2", "uvicorn", "opentelemetry",
-    "prometheus_client", "pytest", "importlib.metadata",
+    "prometheus_client", "pytest", "importlib.metadata", "django", "fastapi", "sqlalchemy", "psycopg", "httpx",
 ]  # fmt: skip
 
 

@@ -15,10 +15,11 @@ import msgspec
 from ..decision.ids import parts_of, term_of
 from ..decision.record import SagaRecord, Status
 from ..definition.indexing import Index, matches
-from ..errors import CodecError, DefinitionError
+from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError
 from ..journal.protocol import FindsByTerms, latest_page
 from ..journal.store import JournalSagaStateStore
-from .ended import RecordReader
+from .arguments import check_text
+from .ended import RecordReader, SagaOutcome
 from .runtime import SagaRuntime
 
 S = TypeVar("S")
@@ -27,7 +28,7 @@ _AT_ONCE = 64  # loads from a store of four methods
 
 
 class SagaInstance(msgspec.Struct, Generic[S], frozen=True):
-    """A live instance, as it was stored when it was found.
+    """An instance, as it was stored when it was found or asked for.
 
     `parked`: why an operator is needed; empty where none is. `unreadable`: why this code cannot read its record, of which
     nothing else is known then. `version` counts its steps.
@@ -56,6 +57,24 @@ class SagaInstance(msgspec.Struct, Generic[S], frozen=True):
             raise CodecError(self.unreadable)
         state: S = self.reader.state(self.correlation_id, self.record)
         return state
+
+    @property
+    def outcome(self) -> SagaOutcome[S] | None:
+        """How it ended; None while it has not. Raises CodecError for what this code cannot read."""
+        if self.record is None:
+            raise CodecError(self.unreadable)
+        return self.reader.outcome(self.correlation_id, self.record)
+
+
+async def instance_of(runtime: SagaRuntime, correlation_id: str) -> SagaInstance[Any]:
+    """Return an instance as it is stored, live or not. See `SagaRunner.instance`."""
+    check_text("correlation_id", correlation_id, error=InvalidEventError)
+    saved = await runtime.load(correlation_id)
+    record = None if saved is None else runtime.reader.record(correlation_id, saved.payload, deleted=saved.tombstone)
+    if saved is None or record is None:
+        why = "there is no such instance, or it ended longer ago than it is remembered"
+        raise NoInstanceError(runtime.name, correlation_id, "", why)
+    return _instance(runtime, correlation_id, saved.version, record, "")
 
 
 def wanted_of(runtime: SagaRuntime, fields: Mapping[str, Any]) -> dict[str, str | None]:

@@ -19,7 +19,7 @@ from .context import check_outside_handlers, outside_handlers
 from .counters import Counters
 from .ended import SagaOutcome
 from .engine import Engine
-from .finding import SagaInstance, find, wanted_of
+from .finding import SagaInstance, find, instance_of, wanted_of
 from .gauges import Gauges
 from .given import check_source, sagas_of
 from .health import NOT_STARTED, Health
@@ -292,6 +292,13 @@ class SagaRunner:
         """
         state: S = await state_of(self._running().runtime_of(saga), correlation_id)
         return state
+
+    async def instance(self, saga: type[Saga[S]] | Saga[S], correlation_id: str) -> SagaInstance[S]:
+        """Return an instance as it is stored: its status, version, state, and how it ended, if it has.
+
+        Raises as `state` does, except that a state which this code cannot read is told when it is looked at.
+        """
+        return await instance_of(self._running().runtime_of(saga), correlation_id)
 
     async def outcome(
         self,

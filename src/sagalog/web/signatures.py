@@ -1,0 +1,239 @@
+"""Signatures of webhooks: checked where one comes in, made where one goes out. HMAC with SHA-256.
+
+A signature with a timestamp is refused when it is older, or further ahead, than `tolerance_seconds`. Within that time a
+copy of a request is known by its message id; so the id must be signed, too, or stand in the signed body.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from ..errors import DefinitionError, SagalogError
+
+SHORTEST_SECRET = 16  # bytes
+_MOST_SIGNATURES = 16  # in one header: each costs a comparison with each secret
+_SECONDS = re.compile(r"[0-9]{1,15}", re.ASCII)
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+
+Secrets = str | bytes | Iterable[str | bytes]
+
+
+class SignatureError(SagalogError):
+    """A webhook is not signed, not by a secret that is known here, or not in time. Nothing was stored."""
+
+
+@runtime_checkable
+class Signature(Protocol):
+    """Checks that a request comes from who shares a secret with us. `id_header`: a header that it signs, too; or empty."""
+
+    id_header: str
+
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise SignatureError unless `body` was signed in time, by any of the secrets. Header names are lower case."""
+
+
+class HmacSignature:
+    """A signature in a header, as most senders make it: over the body, behind a timestamp and an id where there are such.
+
+    What is signed is `<id>.<timestamp>.<body>`, each part followed by `separator`, without those that have no header.
+    `prefix` stands before each signature (`sha256=`, `v1,`); several are separated by spaces or commas. `secrets`: one,
+    or several while they are rotated; requests signed with any of them are taken, the first one signs.
+    `timestamp_header`: holds seconds since 1970.
+
+    Without a timestamp a copy of a request is good for ever: only its message id tells it from a new one, as long as
+    that is remembered.
+    """
+
+    def __init__(
+        self,
+        secrets: Secrets,
+        *,
+        header: str,
+        prefix: str = "",
+        encoding: Literal["hex", "base64"] = "hex",
+        timestamp_header: str = "",
+        id_header: str = "",
+        separator: str = ".",
+        tolerance_seconds: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._secrets = secrets_of(secrets)
+        for given in (header, *filter(None, (timestamp_header, id_header))):
+            if not isinstance(given, str) or not _HEADER.fullmatch(given):
+                raise DefinitionError(f"{given!r} is not the name of a header")
+        if encoding not in ("hex", "base64"):
+            raise DefinitionError(f"encoding= of a signature is 'hex' or 'base64', not {encoding!r}")
+        _check_tolerance(tolerance_seconds)
+        self.header = header.lower()
+        self.timestamp_header = timestamp_header.lower()
+        self.id_header = id_header.lower()
+        self._prefix = prefix
+        self._encoding = encoding
+        self._separator = separator.encode()
+        self._tolerance = tolerance_seconds
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<HmacSignature in {self.header}>"
+
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise SignatureError unless `body` was signed in time, by any of the secrets."""
+        given = headers.get(self.header, "")
+        if not given:
+            raise SignatureError(f"the header {self.header} is missing; nothing was stored")
+        parts = [headers.get(name, "") for name in (self.id_header, self.timestamp_header) if name]
+        if not all(parts):
+            missing = next(name for name in (self.id_header, self.timestamp_header) if name and not headers.get(name))
+            raise SignatureError(f"the header {missing} is missing; nothing was stored")
+        if self.timestamp_header:
+            _check_time(headers[self.timestamp_header], self._clock(), self._tolerance)
+        self._compare(given, self._content(parts, body))
+
+    def headers(self, message_id: str, body: bytes) -> dict[str, str]:
+        """Return the headers that sign a request with this body: for webhooks that go out."""
+        found: dict[str, str] = {}
+        if self.id_header:
+            found[self.id_header] = message_id
+        if self.timestamp_header:
+            found[self.timestamp_header] = str(int(self._clock()))
+        content = self._content(list(found.values()), body)
+        found[self.header] = self._prefix + self._text(hmac.digest(self._secrets[0], content, "sha256"))
+        return found
+
+    def _content(self, parts: list[str], body: bytes) -> bytes:
+        return b"".join(part.encode("utf-8", "surrogatepass") + self._separator for part in parts) + body
+
+    def _text(self, digest: bytes) -> str:
+        return digest.hex() if self._encoding == "hex" else base64.b64encode(digest).decode()
+
+    def _compare(self, given: str, content: bytes) -> None:
+        signatures = [
+            one[len(self._prefix) :]
+            for one in self._each(given)
+            if one.startswith(self._prefix) and one != self._prefix
+        ]
+        compare(signatures, [self._text(hmac.digest(secret, content, "sha256")) for secret in self._secrets])
+
+    def _each(self, given: str) -> list[str]:
+        return given.split() if "," in self._prefix else re.split(r"[\s,]+", given)
+
+
+class StandardWebhooks(HmacSignature):
+    """Signatures as standardwebhooks.com defines them, and many senders make them.
+
+    Secrets are as the sender shows them: `whsec_` and base64. The message id, `webhook-id`, is signed.
+    """
+
+    def __init__(
+        self, secrets: Secrets, *, tolerance_seconds: float = 300.0, clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(
+            [_standard_secret(secret) for secret in _listed(secrets)],
+            header="webhook-signature",
+            prefix="v1,",
+            encoding="base64",
+            timestamp_header="webhook-timestamp",
+            id_header="webhook-id",
+            tolerance_seconds=tolerance_seconds,
+            clock=clock,
+        )
+
+
+class StripeSignature:
+    """Signatures as Stripe makes them: a header `t=<seconds>,v1=<hex>,v1=<hex>` over `<seconds>.<body>`.
+
+    The message id is not in it: take it from the body, `message_id=lambda posted: posted.json["id"]`.
+    """
+
+    id_header = ""
+
+    def __init__(
+        self,
+        secrets: Secrets,
+        *,
+        header: str = "stripe-signature",
+        tolerance_seconds: float = 300.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        _check_tolerance(tolerance_seconds)
+        self._secrets = secrets_of(secrets)
+        self._header = header.lower()
+        self._tolerance = tolerance_seconds
+        self._clock = clock
+
+    def __repr__(self) -> str:
+        return f"<StripeSignature in {self._header}>"
+
+    def check(self, headers: Mapping[str, str], body: bytes) -> None:
+        """Raise SignatureError unless `body` was signed in time, by any of the secrets."""
+        given = headers.get(self._header, "")
+        if not given:
+            raise SignatureError(f"the header {self._header} is missing; nothing was stored")
+        pairs = [part.strip().partition("=") for part in given.split(",")]
+        times = [value for name, _, value in pairs if name == "t"]
+        if len(times) != 1:
+            raise SignatureError(f"the header {self._header} names no time; nothing was stored")
+        _check_time(times[0], self._clock(), self._tolerance)
+        content = times[0].encode() + b"." + body
+        signatures = [value for name, _, value in pairs if name == "v1"]
+        compare(signatures, [hmac.digest(secret, content, "sha256").hex() for secret in self._secrets])
+
+
+def compare(given: list[str], expected: list[str]) -> None:
+    """Raise SignatureError unless any of both are the same. Which it is cannot be told from how long it takes."""
+    found = False
+    for one in given[:_MOST_SIGNATURES]:
+        for other in expected:
+            found |= hmac.compare_digest(one.encode("utf-8", "replace"), other.encode())
+    if not found:
+        raise SignatureError("the signature does not fit the body; nothing was stored")
+
+
+def secrets_of(secrets: Any) -> list[bytes]:
+    """Return the secrets as bytes. Raises DefinitionError for none, or one that is too short; it shows none."""
+    made = [secret.encode() if isinstance(secret, str) else secret for secret in _listed(secrets)]
+    if not made:
+        raise DefinitionError("a signature needs a secret")
+    if any(not isinstance(secret, bytes) or len(secret) < SHORTEST_SECRET for secret in made):
+        raise DefinitionError(f"each secret of a signature has at least {SHORTEST_SECRET} bytes; make a longer one")
+    return made
+
+
+def _listed(secrets: Any) -> list[Any]:
+    if isinstance(secrets, (str, bytes)):
+        return [secrets]
+    if not isinstance(secrets, Iterable):
+        raise DefinitionError(f"a secret is a text or bytes, not a {type(secrets).__name__}")
+    return list(secrets)
+
+
+def _standard_secret(secret: Any) -> bytes:
+    if isinstance(secret, bytes):
+        return secret
+    text = secret if isinstance(secret, str) else ""
+    try:
+        return base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        raise DefinitionError(
+            "a secret of StandardWebhooks is base64, as the sender shows it: whsec_...; other secrets are given as bytes"
+        ) from None
+
+
+def _check_tolerance(seconds: Any) -> None:
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= 86_400:
+        raise DefinitionError(f"tolerance_seconds= is more than 0 and at most a day, not {seconds!r}")
+
+
+def _check_time(given: str, now: float, tolerance_seconds: float) -> None:
+    if not _SECONDS.fullmatch(given):
+        raise SignatureError("the time of the signature is not in seconds since 1970; nothing was stored")
+    if abs(now - int(given)) > tolerance_seconds:
+        raise SignatureError(
+            f"the signature is not of the last {tolerance_seconds:g} s, by the clock here; nothing was stored"
+        )
