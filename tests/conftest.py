@@ -13,6 +13,8 @@ import nats
 import nats.js.errors
 import pytest
 
+from sagalog import Saga
+
 from .servers.nats import Nats
 from .servers.postgres import Postgres
 from .servers.proxy import Proxy
@@ -55,6 +57,25 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.config.getoption("usepdb"):
         seconds = 0.0
     item.config.stash[_watchdog].expect(item.nodeid, seconds and seconds + GRACE_SECONDS)
+
+
+def _saga_classes(above: type = Saga) -> Iterator[type]:
+    for cls in above.__subclasses__():
+        yield cls
+        yield from _saga_classes(cls)
+
+
+@pytest.fixture(autouse=True)
+def _saga_classes_as_they_were() -> Iterator[None]:
+    """Take back what a test sets on a saga class, so that none depends on which ran before it in its process."""
+    before = {
+        cls: {name: value for name, value in vars(cls).items() if not name.startswith("_")} for cls in _saga_classes()
+    }
+    yield
+    for cls, attributes in before.items():
+        for name, value in attributes.items():
+            if cls.__dict__.get(name) is not value:
+                setattr(cls, name, value)
 
 
 @pytest.fixture(scope="session")

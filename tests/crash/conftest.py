@@ -97,7 +97,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def wait_for(folder: Path, wanted: str, *, seconds: float = 20.0) -> None:
+def wait_for(folder: Path, wanted: str, *, seconds: float = 60.0) -> None:
     """Return when the ledger holds a line with that text."""
     deadline = time.monotonic() + seconds
     path = folder / "ledger"

@@ -360,6 +360,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
                 if chance.random() < 0.1:
                     await patiently(runner, event, uid)
 
+    await opened(journal)
     deadline = time.monotonic() + WORKER_SECONDS
     async with SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings(url)) as runner:
         ledger.note(ready=os.getpid())
@@ -385,6 +386,18 @@ async def patiently(runner: SagaRunner, event: Any, uid: str) -> Receipt:
             return await runner.handle(event, message_id=uid)
         except (JournalUnavailableError, OutcomeUnknownError):
             await asyncio.sleep(0.02)
+
+
+async def opened(journal: Any) -> Any:
+    """Open a journal whose server may be away for as long as a database takes to recover on a busy machine."""
+    deadline = time.monotonic() + WORKER_SECONDS
+    while True:
+        try:
+            await journal.open()
+            return journal
+        except JournalUnavailableError:
+            if time.monotonic() > deadline:
+                raise
 
 
 async def is_durable(seen: Witness, command_id: str) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from sagalog import CommandContext, JournalUnavailableError, OutcomeUnknownError, SagaRunner, open_journal
 
 from . import travel
-from .shop import WORKER_SECONDS, Killer, Ledger, is_durable, patiently, read_ledger, settings
+from .shop import WORKER_SECONDS, Killer, Ledger, is_durable, opened, patiently, read_ledger, settings
 from .travel import (
     PRICE_SECONDS,
     AskPrice,
@@ -141,6 +141,7 @@ async def work(folder: Path, tours: int, seed: int, killing: Killer) -> None:
         outcome = await runner.outcome(TourSaga, tour, timeout=timedelta(seconds=WORKER_SECONDS), missing="wait")
         ledger.note(told=tour, status=outcome.status.value, result=vars(outcome.result))
 
+    await opened(journal)
     deadline = time.monotonic() + WORKER_SECONDS
     sagas: list[Any] = [TourSaga, TripSaga]
     async with SagaRunner(journal, sagas=sagas, dispatch=dispatch, settings=settings(url)) as runner:
