@@ -4,7 +4,8 @@ Open to users is what these modules name in their `__all__`; everything else may
 
 - `sagalog`: sagas, runners, journals
 - `sagalog.testing`, `sagalog.testing.simulation`: tests of sagas
-- `sagalog.journal`, `sagalog.conformance`: journals and stores of your own
+- `sagalog.journal`, `sagalog.conformance`: journals, stores and brokers of your own
+- `sagalog.brokers`, `sagalog.brokers.nats`: events from brokers, commands to brokers
 - `sagalog.dashboard`: the dashboard in an ASGI app
 - `sagalog.web`, `sagalog.web.fastapi`: events in and outcomes out over HTTP, in your own web app
 - `sagalog.telemetry.prometheus`, `sagalog.telemetry.otel`: metrics and traces

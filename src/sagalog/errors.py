@@ -16,6 +16,9 @@
     │   ├── JournalUnavailableError  retry: certainly nothing was stored
     │   ├── JournalFormatError       not a journal of ours, or of a newer version; left untouched
     │   └── MissingExtraError        install the named extra
+    ├── BrokerError                  operate: a broker refuses
+    │   ├── BrokerUnavailableError   retry: the broker cannot be reached, or has not answered
+    │   └── BrokerRefusedError       fix it: the broker will never take this, or there is no such stream, topic or queue
     ├── OutcomeTimeoutError          ask again: the instance has not ended within the time given (a TimeoutError, too)
     ├── OutcomeGoneError             ask earlier: how that life ended is not kept any more
     ├── SagaParkedError              operate: the instance waits for a repair
@@ -197,6 +200,18 @@ class JournalFormatError(JournalError):
 
 class MissingExtraError(JournalError):
     """An optional dependency is needed: the message holds the command that installs it."""
+
+
+class BrokerError(SagalogError):
+    """A broker cannot do what was asked."""
+
+
+class BrokerUnavailableError(BrokerError):
+    """The broker cannot be reached, or has not answered. What was sent may have arrived: send it again, same id."""
+
+
+class BrokerRefusedError(BrokerError):
+    """The broker will never take this message, or what the address names is not there. Another attempt does not help."""
 
 
 class OutcomeTimeoutError(SagalogError, TimeoutError):

@@ -13,7 +13,7 @@ from sagalog import PersistentRepr, SagaRecord, Status, open_journal
 from sagalog.dashboard import overview as module
 from sagalog.dashboard import tally as tally_module
 from sagalog.dashboard.overview import Overview
-from sagalog.dashboard.source import Source
+from sagalog.dashboard.shown import ShownJournal
 from sagalog.dashboard.tally import Tally
 from sagalog.decision.record import FINAL, FORMAT, Command, Handled, Timer, encode_record
 from sagalog.definition.codec import Typed
@@ -94,7 +94,7 @@ async def test_whatever_is_written_while_it_counts_and_after_the_counts_are_righ
     name, journal = request.node.callspec.params["any_journal"], any_journal
     # What stood before is not kept with history=0, nor is NATS counted while it changes: there, counting afresh helps.
     writer = Writer(journal, seed, exact="history" not in name)
-    overview = Overview(Source(journal), clock=lambda: NOW)
+    overview = Overview(ShownJournal(journal), clock=lambda: NOW)
     chance = random.Random(seed)
     for _ in range(30):
         await writer.step()
@@ -122,7 +122,7 @@ async def test_a_count_that_is_made_afresh_replaces_the_old_one_and_forgets_what
     async with open_journal("memory://") as journal:
         record = SagaRecord(FORMAT, Status.COMPLETED, msgspec.Raw(b"{}"), NOW, NOW)
         await journal.write_messages([PersistentRepr("saga::a::1", 1, encode_record(record), deleted=True)])
-        overview = Overview(Source(journal))
+        overview = Overview(ShownJournal(journal))
         while overview.counted_at is None:
             await overview.look(journal)
         assert overview.tally.count("completed") == 1
@@ -138,7 +138,7 @@ async def test_only_so_many_ids_are_kept_and_it_says_that_there_are_more(monkeyp
         await journal.write_messages(
             [PersistentRepr(f"saga::a::{number}", 1, encode_record(record)) for number in range(5)]
         )
-        overview = Overview(Source(journal))
+        overview = Overview(ShownJournal(journal))
         while overview.counted_at is None:
             await overview.look(journal)
         parked = overview.tally.watched["parked"]
@@ -157,7 +157,7 @@ async def test_an_overdue_timer_is_seen_though_nothing_is_written_and_a_tombston
             ]
         )
         now = NOW
-        overview = Overview(Source(journal), clock=lambda: now)
+        overview = Overview(ShownJournal(journal), clock=lambda: now)
         for _ in range(3):
             await overview.look(journal)
         assert overview.overdue == {}
@@ -169,7 +169,7 @@ async def test_an_overdue_timer_is_seen_though_nothing_is_written_and_a_tombston
 
 async def test_rates_lives_and_transitions_come_from_what_is_followed() -> None:
     async with open_journal("memory://") as journal:
-        overview = Overview(Source(journal))
+        overview = Overview(ShownJournal(journal))
         while overview.counted_at is None:
             await overview.look(journal)
         first = SagaRecord(FORMAT, Status.RUNNING, msgspec.Raw(b"{}"), NOW, NOW, handled=(Handled("m", "Began"),))

@@ -1,4 +1,4 @@
-"""The tests that every journal and every saga state store has to pass, for authors of new ones. Needs pytest.
+"""The tests that every journal, saga state store and broker has to pass, for authors of new ones. Needs pytest.
 
     class TestMyJournal(JournalConformance):
         capabilities = {Capability.REOPEN, Capability.TAGS}
@@ -14,7 +14,7 @@ from ..errors import MissingExtraError
 
 _PARTS = (
     *("records", "replaying", "writing", "batching", "fencing", "finding", "indexing", "reopening", "breaking"),
-    *("store", "killing", "machine"),
+    *("store", "killing", "machine", "broker"),
 )
 
 try:
@@ -22,6 +22,7 @@ try:
 
     pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
+    from .broker import BrokerConformance
     from .capability import Capability
     from .journal import JournalConformance
     from .store import StoreConformance
@@ -32,4 +33,4 @@ except ModuleNotFoundError as error:
         f"the conformance tests need the package {error.name}: pip install 'sagalog[conformance]'"
     ) from error
 
-__all__ = ["Capability", "JournalConformance", "StoreConformance"]
+__all__ = ["BrokerConformance", "Capability", "JournalConformance", "StoreConformance"]

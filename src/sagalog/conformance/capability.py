@@ -22,6 +22,10 @@ class Capability(Enum):
     TAGS = "records can be found by tag, in the order they were written"
     TERMS = "live ids can be found by terms, which are written with their records"
     TRANSACTIONS = "a record can be written within the caller's own transaction"
+    DELIVERIES = "a broker counts how often it has delivered a message"
+    GIVES_BACK = "a broker gives to another source what one has given back, after a delay that it is told"
+    ONCE = "a broker stores what is sent twice under one id once"
+    STAYING_IDS = "a broker has an id for each message, the same at every delivery, also where the sender gives none"
     BREAKABLE = "the tests can break its connection to the store: `breakable` says how"
 
 

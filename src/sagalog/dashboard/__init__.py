@@ -1,6 +1,6 @@
 """The dashboard: where every saga stands, in a browser; served by `sagalog dashboard`, or mounted into an ASGI app.
 
-Source ─► Overview (counts in the background, follows) ─┐
+ShownJournal ─► Overview (counts in the background, follows) ─┐
        └► search, story of one instance ────────────────┴► pages ─► HTML, or fragments of it by server-sent events
 """
 

@@ -24,7 +24,7 @@ from .board import Board, Page
 from .live import Build, stream
 from .mask import Mask
 from .render import HERE, PATHS, link
-from .source import Source
+from .shown import ShownJournal
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -83,7 +83,7 @@ def dashboard_app(
     Raises DefinitionError for what cannot be.
     """
     access = Access(token, open_reading=open_reading, hosts=hosts)
-    return Dashboard(Board(Source(journal), access, Mask(masks), sagas))
+    return Dashboard(Board(ShownJournal(journal), access, Mask(masks), sagas))
 
 
 def _board(request: Request) -> Board:

@@ -24,7 +24,7 @@ from .mask import Mask
 from .overview import Overview
 from .render import environment, link, live_address
 from .search import CHOICES
-from .source import Source
+from .shown import ShownJournal
 from .story import InstanceStory
 from .tally import STATUSES
 
@@ -52,7 +52,7 @@ class Fragment(msgspec.Struct, frozen=True):
 class Board:
     """One dashboard: it reads its journal from the first request on, until it is stopped."""
 
-    def __init__(self, source: Source, access: Access, mask: Mask, sagas: Iterable[type[Saga[Any]]]) -> None:
+    def __init__(self, source: ShownJournal, access: Access, mask: Mask, sagas: Iterable[type[Saga[Any]]]) -> None:
         self.source = source
         self.access = access
         self.mask = mask

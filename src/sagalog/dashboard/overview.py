@@ -24,7 +24,7 @@ from ..logs import about, log, trace_of
 from ..operating.inspect import OVERDUE_AFTER, SagaView, view_of
 from ..waiting import Attempts, Waiting
 from .flow import Flow
-from .source import Source
+from .shown import ShownJournal
 from .tally import MAX_WATCHED, Tally, Undelivered, name_of
 
 MAX_OVERDUE = 1_000
@@ -64,7 +64,7 @@ class _Count:
 class Overview:
     """The counts, kept up to date by `run` for as long as it runs. Reading it never waits."""
 
-    def __init__(self, source: Source, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, source: ShownJournal, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._source = source
         self._clock = clock
         self.tally = Tally()

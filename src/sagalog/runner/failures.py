@@ -8,6 +8,7 @@ import traceback
 from pathlib import PurePath
 
 from ..errors import (
+    BrokerRefusedError,
     CodecError,
     ConflictError,
     DefinitionError,
@@ -20,7 +21,15 @@ from ..errors import (
 
 # The same call would raise these again: mistakes in code, and values that can never be stored. Another attempt would only
 # repeat the effects that the function had before it raised.
-_PERMANENT = (TypeError, NameError, NotImplementedError, DefinitionError, CodecError, InvalidEventError)
+_PERMANENT = (
+    TypeError,
+    NameError,
+    NotImplementedError,
+    DefinitionError,
+    CodecError,
+    InvalidEventError,
+    BrokerRefusedError,
+)
 _OURS = __name__.rpartition(".")[0].rpartition(".")[0]  # the package
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..brokers.counts import SourceGauges
 from .cache import InstanceCache
 from .engine import Engine
 from .receive import Receiver
@@ -19,11 +20,12 @@ class SagaGauges(msgspec.Struct, frozen=True):
 
 
 class Gauges(msgspec.Struct, frozen=True):
-    """Events inside `handle`, instances that wait for a free place to deliver, and what each saga has."""
+    """Events inside `handle`, instances that wait for a free place to deliver, what each saga has, and each source."""
 
     in_flight: int = 0
     dispatch_waiting: int = 0
     sagas: tuple[SagaGauges, ...] = ()
+    sources: tuple[SourceGauges, ...] = ()
 
 
 def gauges_of(receiver: Receiver, engine: Engine, caches: list[InstanceCache]) -> Gauges:

@@ -113,12 +113,14 @@ class Receiver:
         taken = self._places.taken
         return taken + sum(places.taken for places in self._starts.values()) if self._starts else taken
 
-    async def handle(self, event: Any, message_id: str | None, at: datetime | None) -> Receipt:
-        """Handle an event from outside: bounded, and refused once the runner stops."""
+    async def handle(self, event: Any, message_id: str | None, at: datetime | None, trace: str = "") -> Receipt:
+        """Handle an event from outside: bounded, and refused once the runner stops. `trace`: what it brought along."""
         engine = self._engine
         engine.check_loop()
         targets = self._targets(event)
         message = self._message(event, message_id, at)
+        if trace:
+            message.trace = trace
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message)
         places = self._places if not self._waits else self._places_of(event, targets)
@@ -138,6 +140,12 @@ class Receiver:
             return await self._deliver(targets, message)
         finally:
             self._leave(places)
+
+    def instance_of(self, event: Any) -> str:
+        """Return the name of the first instance that an event is for; empty if it is for none. Raises InvalidEventError."""
+        for cache, correlation_id in self._targets(event):
+            return cache.runtime.prefix + correlation_id
+        return ""
 
     def _places_of(self, event: Any, targets: list[tuple[InstanceCache, str]]) -> Places:
         if not any(cache.runtime.saga.may_start(event) for cache, _ in targets):

@@ -6,6 +6,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, I
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self, TypeVar
 
+from ..brokers.protocol import Sink, Source
+from ..brokers.publication import Publication
+from ..brokers.subscription import Subscription
 from ..decision import repair
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
@@ -13,7 +16,8 @@ from ..journal import Journal
 from .activities import register
 from .arguments import check_text, check_type
 from .asking import outcome_of, state_of
-from .clock import Clock, SystemClock
+from .attached import Attached
+from .clock import Clock, EventClock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
 from .context import check_outside_handlers, outside_handlers
 from .counters import Counters
@@ -30,7 +34,7 @@ from .repair import Repaired
 from .settings import RetryPolicy, RunnerSettings
 from .signals import asked_to_stop
 from .started import Started
-from .stores import Source, Stores, is_in_memory
+from .stores import JournalSource, Stores, is_in_memory
 from .telling import Hooks, NoHooks
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -49,18 +53,20 @@ class SagaRunner:
     saga names to such stores. `dispatch` is a function for all commands, or a mapping from command types to functions;
     `command` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
     None or events; CommandRefused means no for ever, any other error means later. `hooks` are told what it does, for
-    metrics and traces.
+    metrics and traces. `sources` are read, and `sinks` take the commands of a type; see `sagalog.brokers`.
     """
 
     def __init__(
         self,
-        journal: Source,
+        journal: JournalSource,
         *,
         sagas: Iterable[Saga[Any] | type[Saga[Any]]],
         dispatch: Dispatch | None = None,
         clock: Clock | None = None,
         settings: RunnerSettings | None = None,
         hooks: Iterable[Hook] = (),
+        sources: Iterable[Source | Subscription] = (),
+        sinks: Mapping[type, Sink | Publication] | None = None,
     ) -> None:
         if settings is not None:
             check_type("settings=", settings, RunnerSettings, "RunnerSettings(...)")
@@ -77,6 +83,10 @@ class SagaRunner:
         self._handlers = CommandHandlers()
         self._handlers.add(dispatch)
         register(self._handlers, self.sagas)
+        self._attached = Attached(self.sagas, sources, sinks or {})
+        self._attached.register(self._handlers)
+        if self._attached.subscriptions and isinstance(self.clock, EventClock):
+            raise DefinitionError("sources= and an EventClock do not go together: a broker delivers in its own time")
         check_source(journal, self.sagas)
         self.reader: Reader | None = None
         self.reporter: Report | None = None
@@ -99,11 +109,15 @@ class SagaRunner:
     def using(
         self,
         *,
-        journal: Source | None = None,
+        journal: JournalSource | None = None,
         clock: Clock | None = None,
         hooks: Iterable[Hook] = (),
+        sources: bool = False,
     ) -> SagaRunner:
-        """Return a runner like this one, not started, on another journal or clock, with further hooks."""
+        """Return a runner like this one, not started, on another journal or clock, with further hooks.
+
+        `sources`: whether it reads the sources of this one. Its commands have the same handlers and sinks in any case.
+        """
         other = SagaRunner(
             self._source if journal is None else journal,
             sagas=self.sagas,
@@ -112,6 +126,7 @@ class SagaRunner:
             hooks=(*self.hooks, *checked_hooks(hooks)),
         )
         other._handlers = self._handlers
+        other._attached = self._attached.copy(sources=sources)
         other.reader, other.reporter = self.reader, self.reporter
         return other
 
@@ -171,6 +186,7 @@ class SagaRunner:
             await stores.close()
             raise
         self._receiver = self._started.receiver
+        self._attached.start(self._receiver, self._hooks)
         self._hooks.tell("started", self)
 
     async def stop(self) -> None:
@@ -183,7 +199,9 @@ class SagaRunner:
             return
         started.engine.check_loop()
         started.engine.check_not_of_ours("stop")
+        await self._attached.drain(self.settings.stop_seconds)
         await started.stop()
+        await self._attached.close(self.settings.stop_seconds)
         await started.stores.close()
         if self._started is started:  # not for the second of two calls at once
             self._hooks.tell("stopped", self)
@@ -214,11 +232,11 @@ class SagaRunner:
         if self._started is None:
             return NOT_STARTED
         self._started.engine.check_loop()
-        return await self._started.health(timeout_seconds, behind_seconds)
+        return self._attached.health(await self._started.health(timeout_seconds, behind_seconds))
 
     def gauges(self) -> Gauges:
         """Return what this runner is busy with now; nothing, unless it is started. May be called by another thread."""
-        return Gauges() if self._started is None else self._started.gauges()
+        return Gauges() if self._started is None else self._attached.gauges(self._started.gauges())
 
     def _running(self) -> Started:
         if self._started is None:

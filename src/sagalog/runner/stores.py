@@ -12,10 +12,10 @@ from ..journal.protocol import TellsTime
 from ..journal.store import JournalSagaStateStore, SagaStateStore
 from .clock import Clock, ServerClock, SystemClock
 
-Source = str | Journal | SagaStateStore | Mapping[str, SagaStateStore]
+JournalSource = str | Journal | SagaStateStore | Mapping[str, SagaStateStore]
 
 
-def is_in_memory(source: Source) -> bool:
+def is_in_memory(source: JournalSource) -> bool:
     """Say whether it is all in this process's memory."""
     return isinstance(source, InMemoryJournal) or source == "memory://"
 
@@ -23,7 +23,7 @@ def is_in_memory(source: Source) -> bool:
 class Stores:
     """The journal or stores of one started runner. `journal` is None where stores were given."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: JournalSource) -> None:
         self._source = source
         self.journal: Journal | None = None
 

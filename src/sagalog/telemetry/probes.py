@@ -26,7 +26,7 @@ def with_metrics(runner: SagaRunner) -> SagaRunner:
     hook = _prometheus()
     if hook is None or _hook_of(runner) is not None:
         return runner
-    return runner.using(hooks=[hook()])
+    return runner.using(hooks=[hook()], sources=True)
 
 
 def probes(runner: SagaRunner, address: str | Address) -> HttpServer:

@@ -8,7 +8,7 @@ from ..errors import JournalUnavailableError
 from ..journal import Journal, open_existing
 
 
-class Source:
+class ShownJournal:
     """Gives the journal: one that the caller owns, or one named by a URL, which is then opened and closed here."""
 
     def __init__(self, journal: Journal | str) -> None:

@@ -1,0 +1,178 @@
+"""CloudEvents 1.0 in JSON: structured mode (all in the body) and binary mode (attributes in headers).
+
+The bindings write the attributes of binary mode differently: `ce-type` (HTTP, NATS), `ce_type` (Kafka), `cloudEvents:type`
+and `cloudEvents_type` (AMQP). All are read, whatever broker they come through; header names in any case.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+STRUCTURED = "application/cloudevents+json"
+_PREFIXES = ("ce-", "ce_", "cloudevents:", "cloudevents_")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_VERSION = re.compile(r"(?:^|[/:#=.\-_v])(\d{1,9})/?$")
+
+
+class NotCloudEventError(ValueError):
+    """The message is no CloudEvent, or a damaged one. Its text quotes no values."""
+
+
+class CloudEvent(msgspec.Struct, frozen=True):
+    """A CloudEvent whose data is JSON, not decoded yet."""
+
+    id: str
+    source: str
+    type: str
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    subject: str = ""
+    dataschema: str = ""
+    traceparent: str = ""
+    datacontenttype: str = "application/json"
+
+    @property
+    def version(self) -> int:
+        """The schema version: the number at the end of `dataschema`; 1 where none is said."""
+        found = _VERSION.search(self.dataschema)
+        return int(found.group(1)) if found else 1
+
+    @property
+    def message_id(self) -> str:
+        """`source` and `id`, which together are of this event alone."""
+        return f"{self.source.replace(' ', '%20')} {self.id}"
+
+
+class StructuredEvent(msgspec.Struct, omit_defaults=True):
+    """Structured mode; extensions that we do not know are passed over."""
+
+    specversion: str = ""
+    id: str = ""
+    source: str = ""
+    type: str = ""
+    subject: str | None = None
+    dataschema: str | None = None
+    traceparent: str | None = None
+    datacontenttype: str | None = None
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    data_base64: str | None = None
+
+
+_structured = msgspec.json.Decoder(StructuredEvent)
+
+
+def read(body: bytes, headers: Mapping[str, str]) -> CloudEvent:
+    """Return the CloudEvent that a message holds. Raises NotCloudEventError, whose text says why it is none."""
+    named = {name.lower(): value for name, value in headers.items()}
+    content_type = named.get("content-type") or named.get("content_type") or ""
+    trace = named.get("traceparent", "")
+    if content_type.partition(";")[0].strip().lower() == STRUCTURED:
+        return _from_structured(body, trace)
+    for prefix in _PREFIXES:
+        if f"{prefix}specversion" in named:
+            attributes = {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}
+            attributes.setdefault("datacontenttype", content_type)
+            return _from_binary(body, attributes, trace)
+    raise NotCloudEventError(
+        f"it is no CloudEvent: its content type is not {STRUCTURED}, and it has no header ce-specversion"
+    )
+
+
+def _from_structured(body: bytes, trace: str) -> CloudEvent:
+    try:
+        found = _structured.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        raise NotCloudEventError("its body is no CloudEvent in JSON") from None
+    data = found.data if isinstance(found.data, msgspec.Raw) else msgspec.Raw(b"null")
+    if found.data_base64 is not None:
+        try:
+            data = msgspec.Raw(base64.b64decode(found.data_base64, validate=True))
+        except (binascii.Error, ValueError):
+            raise NotCloudEventError("its data_base64 is not base64") from None
+    return _checked(
+        found.specversion,
+        CloudEvent(
+            id=found.id,
+            source=found.source,
+            type=found.type,
+            data=data,
+            subject=found.subject or "",
+            dataschema=found.dataschema or "",
+            traceparent=_trace(trace, found.traceparent or ""),
+            datacontenttype=found.datacontenttype or "application/json",
+        ),
+    )
+
+
+def _from_binary(body: bytes, attributes: Mapping[str, str], trace: str) -> CloudEvent:
+    return _checked(
+        attributes.get("specversion", ""),
+        CloudEvent(
+            id=attributes.get("id", ""),
+            source=attributes.get("source", ""),
+            type=attributes.get("type", ""),
+            data=msgspec.Raw(body),
+            subject=attributes.get("subject", ""),
+            dataschema=attributes.get("dataschema", ""),
+            traceparent=_trace(trace, attributes.get("traceparent", "")),
+            datacontenttype=attributes["datacontenttype"] or "application/json",
+        ),
+    )
+
+
+def _trace(header: str, extension: str) -> str:
+    """Return the nearest cause: the header is of the last hop, the extension of where the event began."""
+    return next((one for one in (header, extension) if _TRACEPARENT.fullmatch(one)), "")
+
+
+def _checked(specversion: str, event: CloudEvent) -> CloudEvent:
+    if specversion != "1.0":
+        raise NotCloudEventError("its CloudEvents specversion is not 1.0")
+    for name in ("id", "source", "type"):
+        if not getattr(event, name):
+            raise NotCloudEventError(f"it is a CloudEvent without {name}")
+    content = event.datacontenttype.partition(";")[0].strip().lower()
+    if not (content.endswith(("/json", "+json"))):
+        raise NotCloudEventError("its datacontenttype is not JSON: a decoder of your own can read it (decode=)")
+    return event
+
+
+def binary(event: CloudEvent, prefix: str = "ce-") -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of an event in binary mode."""
+    headers = {
+        f"{prefix}specversion": "1.0",
+        f"{prefix}id": event.id,
+        f"{prefix}source": event.source,
+        f"{prefix}type": event.type,
+        "content-type": event.datacontenttype,
+    }
+    if event.subject:
+        headers[f"{prefix}subject"] = event.subject
+    if event.dataschema:
+        headers[f"{prefix}dataschema"] = event.dataschema
+    if event.traceparent:
+        headers["traceparent"] = event.traceparent
+    return bytes(event.data), headers
+
+
+def structured(event: CloudEvent) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of an event in structured mode."""
+    envelope = StructuredEvent(
+        specversion="1.0",
+        id=event.id,
+        source=event.source,
+        type=event.type,
+        subject=event.subject or None,
+        dataschema=event.dataschema or None,
+        traceparent=event.traceparent or None,
+        datacontenttype=event.datacontenttype,
+        data=event.data,
+    )
+    headers = {"content-type": STRUCTURED}
+    if event.traceparent:
+        headers["traceparent"] = event.traceparent
+    return msgspec.json.encode(envelope), headers

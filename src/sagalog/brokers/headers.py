@@ -1,0 +1,42 @@
+"""Header values of any text where a broker takes printable ASCII only: percent-encoded, as CloudEvents has it for HTTP.
+
+Only attributes of CloudEvents and headers of ours are encoded; those of others are passed on as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+from ..errors import BrokerRefusedError
+
+_PLAIN = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '%"')
+_ENCODED = ("ce-", "sagalog-")
+
+
+def encoded(value: str) -> str:
+    """Return a value in printable ASCII, without spaces. Lone surrogates come back as they are."""
+    return quote(value, safe=_PLAIN, errors="surrogatepass")
+
+
+def to_ascii(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers for the broker. Raises BrokerRefusedError for one that cannot be sent."""
+    found = {}
+    for name, value in headers.items():
+        if name.lower().startswith(_ENCODED):
+            found[name] = encoded(value)
+        elif not (value.isascii() and value.isprintable() and value.strip() == value):
+            raise BrokerRefusedError(
+                f"the header {name!r} holds what this broker takes in no header: printable ASCII only"
+            )
+        else:
+            found[name] = value
+    return found
+
+
+def from_ascii(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers as they were before `to_ascii`."""
+    return {
+        name: unquote(value, errors="surrogatepass") if name.lower().startswith(_ENCODED) else value
+        for name, value in headers.items()
+    }

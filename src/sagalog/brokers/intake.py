@@ -1,0 +1,238 @@
+"""Reads one source: each message becomes a step, and is accepted only after that.
+
+    source ─► [intake] ─► in order ─► runner ─► accepting ─► source
+                 └─ unreadable, untaken: dead letters, ignored, or stop
+
+What if this process dies ...        then
+before the step                      the message comes again, and nothing has happened
+after it, before the acknowledgement the message comes again under the same id, and is a duplicate
+between dead letter and accepting    it comes again, and is rejected again
+
+At most `prefetch` messages are here at once: a place is free again when the broker was told. While the journal is away,
+messages stay here and are tried again with pauses; the broker is told that they are still at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
+from typing import Any
+
+from ..errors import BrokerError, SagalogError
+from ..logs import about, log, trace_of
+from ..waiting import Attempts
+from .accepting import Accepting
+from .counts import SourceCounts, SourceGauges
+from .in_order import PAUSES, Arrival, InOrder, TakesEvents, pause
+from .message import Backlog, SourceMessage
+from .reading import MessageReader, UnreadableError, UntakenError
+from .subscription import Policy, Subscription
+from .trouble import SourceTrouble
+
+RECEIVE_SECONDS = 0.5  # so long an empty source is waited for in one go, and so long a stop may have to wait
+BACKLOG_SECONDS = 5.0
+
+
+class Intake:
+    """Reads one subscription, from `start` until `drain` and `close`."""
+
+    def __init__(self, subscription: Subscription, reader: MessageReader, runner: TakesEvents) -> None:
+        self.subscription = subscription
+        self.source = subscription.source
+        self.counts = SourceCounts()
+        self.backlog = Backlog()
+        self.stopped = ""
+        self.trouble = SourceTrouble(self.source.name)
+        self._reader = reader
+        self._stopping = asyncio.Event()
+        self._lanes = InOrder(
+            runner, self.counts, self._stopping, self._spawn, handled=self._accept, declined=self._declined
+        )
+        self._under_way: dict[Arrival, None] = {}
+        self._freed = asyncio.Event()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._accepting = Accepting(self.source, self.trouble, self.counts)
+        self._loops: list[asyncio.Task[Any]] = []
+
+    def start(self) -> None:
+        """Begin to read. A broker that is away is waited for."""
+        loop = asyncio.get_running_loop()
+        self._loops = [loop.create_task(self._receive_all()), loop.create_task(self._accepting.run(self._told))]
+        self._loops.append(loop.create_task(self._look_at_backlog()))
+        if self.source.keep_seconds is not None:
+            self._loops.append(loop.create_task(self._keep_all(self.source.keep_seconds)))
+
+    def gauges(self) -> SourceGauges:
+        """Return how this source is doing."""
+        return SourceGauges(
+            self.source.name,
+            self.counts,
+            len(self._under_way),
+            self.backlog.messages,
+            self.trouble.seconds_since(self._oldest()),
+            self.stopped,
+            self.trouble.text,
+            self.trouble.seconds,
+        )
+
+    def _oldest(self) -> datetime | None:
+        """Return since when the oldest message waits. The broker gives old ones first, so that one is here."""
+        if self.backlog.oldest_at is not None:
+            return self.backlog.oldest_at
+        return min((at for one in list(self._under_way) if (at := one.message.published_at) is not None), default=None)
+
+    async def drain(self, seconds: float) -> None:
+        """Receive no more, and let what is under way end, for so long at most. What waits for another try is given back."""
+        self._stopping.set()
+        self._freed.set()
+        if self._loops:
+            await asyncio.wait([self._loops[0]], timeout=RECEIVE_SECONDS + seconds)
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=seconds)
+
+    async def close(self, seconds: float) -> None:
+        """Tell the broker what was accepted, give the rest back, disconnect. The runner has stopped: nothing is handled."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=seconds)
+        await self._accepting.flush(seconds)
+        for task in (*self._loops, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
+        try:
+            async with asyncio.timeout(seconds):
+                if left := [one.message for one in self._under_way if not one.done]:
+                    await self.source.give_back(left, 0.0)
+        except (BrokerError, TimeoutError) as error:  # the broker gives it to somebody after a while
+            self.trouble.is_(error)
+        await self.source.close()
+        self._loops = []
+
+    async def _receive_all(self) -> None:
+        attempts = Attempts(PAUSES)
+        opened = False
+        while not self._stopping.is_set() and not self.stopped:
+            try:
+                if not opened:
+                    await self.source.open()
+                    opened = True
+                    self.trouble.is_over()
+                free = self.subscription.prefetch - len(self._under_way)
+                if free <= 0:
+                    self._freed.clear()
+                    await self._freed.wait()
+                    continue
+                messages = await self.source.receive(free, RECEIVE_SECONDS)
+                self.trouble.is_over()
+                attempts.reset()
+            except Exception as error:
+                opened = False
+                self.counts.broker_errors += 1
+                self.trouble.is_(error)
+                await pause(attempts, self._stopping)
+                continue
+            for message in messages:
+                self._arrived(message)
+
+    def _arrived(self, message: SourceMessage) -> None:
+        self.counts.received += 1
+        self.counts.redelivered += message.deliveries > 1
+        arrival = Arrival(message)
+        self._under_way[arrival] = None
+        if self.stopped:
+            return
+        most = self.subscription.most_deliveries
+        if most is not None and message.deliveries > most:
+            reason = f"it was delivered {message.deliveries} times, and no worker came to its end"
+            self._spawn(self._reject(arrival, reason))
+            return
+        try:
+            arrival.decoded = self._reader.read(message)
+            self._lanes.put(arrival)
+        except UnreadableError as error:
+            self._no_step(arrival, self.subscription.unreadable, str(error))
+        except (UntakenError, SagalogError) as error:
+            self._declined(arrival, str(error))
+
+    def _declined(self, arrival: Arrival, reason: str) -> None:
+        self._no_step(arrival, self.subscription.untaken, reason)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(
+                "source %s: a task failed: %s",
+                self.source.name,
+                type(error).__name__,
+                exc_info=trace_of(error),
+                extra=about(),
+            )
+
+    def _no_step(self, arrival: Arrival, policy: Policy | str, reason: str) -> None:
+        if policy == Policy.IGNORE:
+            self.counts.ignored += 1
+            self._accept(arrival)
+        elif policy == Policy.DEAD_LETTER:
+            self._spawn(self._reject(arrival, reason))
+        elif not self.stopped:
+            self.stopped = f"message {arrival.message.position}: {reason}"
+            log.critical("source %s stops at %s", self.source.name, self.stopped, extra=about())
+            self._freed.set()
+
+    async def _reject(self, arrival: Arrival, reason: str) -> None:
+        attempts = Attempts(PAUSES)
+        while not self._stopping.is_set():
+            try:
+                await self.source.reject(arrival.message, reason)
+            except Exception as error:
+                self.counts.broker_errors += 1
+                self.trouble.is_(error)
+                await pause(attempts, self._stopping)
+            else:
+                self.counts.dead_letters += 1
+                log.warning(
+                    "source %s: message %s is among the dead letters: %s",
+                    self.source.name,
+                    arrival.message.position,
+                    reason,
+                    extra=about(),
+                )
+                arrival.done = True
+                self._told([arrival])
+                return
+
+    def _accept(self, arrival: Arrival) -> None:
+        arrival.done = True
+        self._accepting.put(arrival)
+
+    def _told(self, arrivals: Sequence[Any]) -> None:
+        """The broker was told of these: their places are free."""
+        for arrival in arrivals:
+            self._under_way.pop(arrival, None)
+        self._freed.set()
+
+    async def _keep_all(self, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            await self._quietly(lambda: self.source.keep([one.message for one in self._under_way]))
+
+    async def _look_at_backlog(self) -> None:
+        while True:
+            await asyncio.sleep(min(BACKLOG_SECONDS, RECEIVE_SECONDS))
+            await self._quietly(self._ask_backlog)
+            await asyncio.sleep(BACKLOG_SECONDS)
+
+    async def _ask_backlog(self) -> None:
+        self.backlog = await self.source.backlog()
+
+    async def _quietly(self, call: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await call()
+        except Exception as error:  # `receive` tells of it
+            self.counts.broker_errors += 1
+            log.debug("source %s: %s", self.source.name, type(error).__name__, extra=about())

@@ -1,0 +1,13 @@
+"""Events from NATS JetStream and commands to it. Needs the extra `nats`."""
+
+from ...errors import MissingExtraError
+
+try:
+    import nats as _nats  # noqa: F401
+except ModuleNotFoundError as error:
+    raise MissingExtraError("NATS needs the package nats-py: pip install 'sagalog[nats]'") from error
+
+from .sink import NatsSink
+from .source import NatsSource
+
+__all__ = ["NatsSink", "NatsSource"]

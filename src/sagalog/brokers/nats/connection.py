@@ -1,0 +1,100 @@
+"""The connection to NATS that a source or a sink has: made when it is first needed, kept by the client."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+
+ANSWER_SECONDS = 5.0
+
+
+class NatsConnection:
+    """One connection; `url` may name several servers, `nats://a:4222,b:4222`. `options` are those of `nats.connect`."""
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None, connect_seconds: float) -> None:
+        if not isinstance(url, str) or "://" not in url:
+            raise DefinitionError("url is a text such as nats://host:4222")
+        scheme, _, rest = url.partition("://")
+        self._servers = [one if "://" in one else f"{scheme}://{one}" for one in rest.split(",")]
+        self._options = dict(options or {})
+        self._seconds = connect_seconds
+        self._client: Client | None = None
+        self._opening = asyncio.Lock()
+        self.where = "NATS " + ",".join(urlsplit(one).netloc.rpartition("@")[2] for one in self._servers)
+
+    async def client(self) -> Client:
+        """Return the client, connected. Raises BrokerUnavailableError."""
+        if self._client is None:
+            async with self._opening:
+                if self._client is None:
+                    self._client = await self._connect()
+        if not self._client.is_connected:
+            raise BrokerUnavailableError(f"{self.where}: the connection is lost, the client connects again")
+        return self._client
+
+    async def jetstream(self) -> JetStreamContext:
+        """Return JetStream, connected."""
+        return (await self.client()).jetstream(timeout=ANSWER_SECONDS)
+
+    async def _connect(self) -> Client:
+        client = Client()
+
+        async def failed(_: Exception) -> None:
+            """Whoever calls is told."""
+
+        connecting = client.connect(
+            self._servers,
+            **{
+                "connect_timeout": 2,
+                "reconnect_time_wait": 0.05,
+                "max_reconnect_attempts": -1,
+                "ping_interval": 10,
+                "error_cb": failed,
+                **self._options,
+            },
+        )
+        try:
+            async with asyncio.timeout(self._seconds):
+                await connecting
+        except (nats.errors.Error, OSError, TimeoutError, ssl.SSLError) as error:
+            await client.close()
+            raise BrokerUnavailableError(
+                f"{self.where} cannot be reached ({type(error).__name__}): check that it runs, and host, port and login"
+            ) from None
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    @contextmanager
+    def answers(self, what: str) -> Iterator[None]:
+        """Turn what the client raises into our errors; `what` was asked, named without values."""
+        try:
+            yield
+        except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.js.errors.BadRequestError) as error:
+            raise BrokerRefusedError(f"{self.where} refuses {what}: {_told(error)}") from None
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise BrokerUnavailableError(f"{self.where} has not answered to {what}: {_told(error)}") from None
+
+    async def close(self) -> None:
+        """Disconnect."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, nats.js.errors.APIError):
+        return f"{error.description} ({error.err_code})"
+    return type(error).__name__

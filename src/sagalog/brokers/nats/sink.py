@@ -1,0 +1,59 @@
+"""Commands to a JetStream stream: sent when the stream has stored them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+
+from ...errors import BrokerUnavailableError, DefinitionError
+from ..headers import encoded, to_ascii
+from ..message import KEY, SinkMessage
+from .connection import NatsConnection
+
+
+class NatsSink:
+    """Sends to `subject`, which a stream has to take: a text, or a function that makes it of the message.
+
+    The server knows messages by their id for as long as its stream's `duplicate_window` says, so that a command that is
+    sent again in that time is stored once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        subject: str | Callable[[SinkMessage], str],
+        connect_seconds: float = 10.0,
+        options: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not callable(subject) and (not isinstance(subject, str) or not subject):
+            raise DefinitionError("subject= is a text such as 'shipping.orders', or a function of the message")
+        self._connection = NatsConnection(url, options, connect_seconds)
+        self._subject = subject
+        self._name = name or f"nats:{subject if isinstance(subject, str) else '...'}"
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def send(self, message: SinkMessage) -> None:
+        subject = self._subject(message) if callable(self._subject) else self._subject
+        headers = {**to_ascii(message.headers), "Nats-Msg-Id": encoded(message.id)}
+        if message.key:
+            headers.update(to_ascii({KEY: message.key}))
+        jetstream = await self._connection.jetstream()
+        with self._connection.answers("a message"):
+            try:
+                await jetstream.publish(subject, message.body, headers=headers)
+            except (nats.js.errors.NoStreamResponseError, nats.errors.NoRespondersError):
+                # Perhaps for a while only: while a cluster elects a leader, nobody answers either.
+                raise BrokerUnavailableError(
+                    f"{self._connection.where}: no stream takes the subject {subject!r}"
+                ) from None
+
+    async def close(self) -> None:
+        await self._connection.close()

@@ -1,0 +1,169 @@
+"""Events from a JetStream stream, through a durable pull consumer that any number of workers share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nats.errors
+import nats.js.errors
+from nats.aio.msg import Msg
+from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.client import JetStreamContext
+
+from ...errors import BrokerRefusedError, BrokerUnavailableError
+from ..arguments import check_name, check_seconds
+from ..headers import from_ascii
+from ..message import KEY, Backlog, SourceMessage
+from .connection import ANSWER_SECONDS, NatsConnection
+from .dead_letters import NatsDeadLetters
+
+_MOST_AT_ONCE = 512  # of one request for messages
+
+
+class NatsSource(NatsDeadLetters):
+    """A stream, read through the durable consumer `durable`, which is made when it is not there.
+
+    `subject`: only messages of that subject, which may hold wildcards. `ack_seconds`: how long a worker may be silent
+    before what it holds goes to another. `dead_letters`: the stream for dead letters, made when first needed.
+    `options`: further arguments of `nats.connect`, such as `user_credentials` and `tls`.
+
+    Workers that share a consumer get messages in turn, so those of one key keep their order only while one worker reads
+    them: give each partition of the subjects a consumer of its own where order matters.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        stream: str,
+        durable: str,
+        subject: str | None = None,
+        ack_seconds: float = 30.0,
+        dead_letters: str | None = None,
+        connect_seconds: float = 10.0,
+        options: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        check_name("stream", stream, also="_-")
+        check_name("durable", durable, also="_-")
+        check_seconds("ack_seconds", ack_seconds)
+        super().__init__(
+            NatsConnection(url, options, connect_seconds), stream, durable, dead_letters or f"{stream}_dead_letters"
+        )
+        self._subject = subject
+        self._ack_seconds = ack_seconds
+        self._name = name or f"nats:{stream}/{durable}"
+        self._subscription: JetStreamContext.PullSubscription | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def keep_seconds(self) -> float | None:
+        return self._ack_seconds / 3
+
+    async def open(self) -> None:
+        jetstream = await self._connection.jetstream()
+        with self._connection.answers(f"opening consumer {self._durable} of stream {self._stream}"):
+            try:
+                info = await jetstream.consumer_info(self._stream, self._durable)
+            except nats.js.errors.NotFoundError:
+                info = await self._make(jetstream)
+            config = info.config
+            if config.ack_policy != AckPolicy.EXPLICIT or config.deliver_subject or (config.max_deliver or -1) > 0:
+                raise BrokerRefusedError(
+                    f"consumer {self._durable} of stream {self._stream} has to be a pull consumer with ack policy "
+                    "explicit and without max_deliver: it would drop messages that were accepted by nobody"
+                )
+            if self._subscription is None:
+                self._subscription = await jetstream.pull_subscribe_bind(consumer=self._durable, stream=self._stream)
+
+    async def _make(self, jetstream: JetStreamContext) -> Any:
+        config = ConsumerConfig(
+            durable_name=self._durable,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=self._ack_seconds,
+            max_deliver=-1,
+            max_ack_pending=-1,
+            filter_subject=self._subject,
+        )
+        try:
+            return await jetstream.add_consumer(self._stream, config)
+        except nats.js.errors.NotFoundError:
+            raise BrokerUnavailableError(
+                f"{self._connection.where} has no stream {self._stream}: make it with the subjects of your events"
+            ) from None
+
+    async def close(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        try:
+            if subscription is not None:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    while subscription.pending_msgs:  # what came after the last `receive`
+                        late = [self._message(one) for one in await self._fetch(subscription, _MOST_AT_ONCE, 0.01)]
+                        await self.give_back(late, 0.0)
+        except (BrokerUnavailableError, TimeoutError):
+            pass  # others get it after ack_seconds
+        await self._connection.close()
+
+    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
+        await self._connection.client()
+        if self._subscription is None:
+            await self.open()
+        assert self._subscription is not None
+        with self._connection.answers(f"asking for messages of consumer {self._durable}"):
+            found = await self._fetch(self._subscription, min(most, _MOST_AT_ONCE), seconds)
+        return [self._message(one) for one in found]
+
+    @staticmethod
+    async def _fetch(subscription: JetStreamContext.PullSubscription, most: int, seconds: float) -> Sequence[Msg]:
+        try:
+            return await subscription.fetch(most, timeout=seconds)
+        except TimeoutError:
+            return ()
+
+    @staticmethod
+    def _message(one: Msg) -> SourceMessage:
+        meta = one.metadata
+        headers = from_ascii(one.headers or {})
+        # The time too: the numbers of a stream that was made anew begin at 1 again.
+        stamp = int(meta.timestamp.timestamp() * 1000)
+        return SourceMessage(
+            one.data,
+            f"nats:{meta.stream}/{meta.sequence.stream}@{stamp}",
+            f"stream {meta.stream}, sequence {meta.sequence.stream}, subject {one.subject}",
+            headers,
+            headers.get(KEY, ""),
+            meta.num_delivered,
+            meta.timestamp,
+            one,
+        )
+
+    async def accept(self, messages: Sequence[SourceMessage]) -> None:
+        await self._tell(messages, b"+ACK")
+
+    async def keep(self, messages: Sequence[SourceMessage]) -> None:
+        await self._tell(messages, b"+WPI")
+
+    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
+        delay = json.dumps({"delay": int(delay_seconds * 1e9)}) if delay_seconds > 0 else ""
+        await self._tell(messages, f"-NAK {delay}".strip().encode())
+
+    async def _tell(self, messages: Sequence[SourceMessage], what: bytes) -> None:
+        if not messages:
+            return
+        client = await self._connection.client()
+        with self._connection.answers("an acknowledgement"):
+            for message in messages:
+                await client.publish(message.token.reply, what)
+            await client.flush(timeout=ANSWER_SECONDS)  # type: ignore[arg-type]
+
+    async def backlog(self) -> Backlog:
+        jetstream = await self._connection.jetstream()
+        with self._connection.answers(f"asking about consumer {self._durable}"):
+            info = await jetstream.consumer_info(self._stream, self._durable)
+        return Backlog((info.num_pending or 0) + (info.num_ack_pending or 0))

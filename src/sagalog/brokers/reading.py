@@ -1,0 +1,115 @@
+"""From a message to an event: CloudEvents by their `type`, or what a decoder of the user's own makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from ..definition import codec
+from ..definition.saga import Saga
+from ..definition.schema import schema_of
+from ..errors import CodecError, DefinitionError, SagalogError
+from . import cloudevents
+from .cloudevents import NotCloudEventError
+from .message import MESSAGE_ID, SourceMessage
+
+MAX_MESSAGE_ID = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a decoder makes of a message. `id`: the sender's id; empty: the broker's. `trace`: a traceparent."""
+
+    event: Any
+    id: str = ""
+    trace: str = ""
+
+
+Decoder = Callable[[SourceMessage], Decoded | None]
+
+
+class UnreadableError(Exception):
+    """No event can be made of the message. Its text is kept with the dead letter, and quotes no values."""
+
+
+class UntakenError(Exception):
+    """The message can be read, and no saga takes it."""
+
+
+class MessageReader:
+    """Makes events of messages, under ids that are the same at every delivery.
+
+    `types`: the classes by the `type` of a CloudEvent. `decode`: reads the message instead; None from it means that it
+    is for nobody here.
+    """
+
+    def __init__(self, types: Mapping[str, type], decode: Decoder | None = None) -> None:
+        self._types = types
+        self._decode = decode
+
+    def read(self, message: SourceMessage) -> Decoded:
+        """Return the event with its id. Raises UnreadableError, UntakenError."""
+        found = self._cloud_event(message) if self._decode is None else self._decoded(message, self._decode)
+        given = found.id or message.headers.get(MESSAGE_ID, "") or message.id
+        if not given:
+            raise UnreadableError(
+                "it brings no id, and this broker has none that stays the same at every delivery: let the sender give one "
+                "(CloudEvents id and source, or message_id), or decode= make one of what it holds"
+            )
+        return Decoded(found.event, _bounded(given), found.trace)
+
+    def _decoded(self, message: SourceMessage, decode: Decoder) -> Decoded:
+        try:
+            found = decode(message)
+        except Exception as error:
+            told = f": {error}" if isinstance(error, SagalogError) else ""  # others may quote what they read
+            raise UnreadableError(f"the decoder raised {type(error).__name__}{told}") from error
+        if found is None:
+            raise UntakenError("the decoder says that it is for nobody here")
+        if not isinstance(found, Decoded):
+            raise UnreadableError(f"the decoder returned a {type(found).__name__}, not Decoded or None")
+        return found
+
+    def _cloud_event(self, message: SourceMessage) -> Decoded:
+        try:
+            event = cloudevents.read(message.body, message.headers)
+        except NotCloudEventError as error:
+            raise UnreadableError(str(error)) from None
+        cls = self._types.get(event.type)
+        if cls is None:
+            raise UntakenError(f"no saga of this runner takes events of type {event.type[:200]!r}")
+        try:
+            value: Any
+            if event.version == schema_of(cls).version:
+                value = codec.decode(event.data, cls)
+            else:
+                value = codec.decode_version(event.data, cls, event.version)
+        except CodecError as error:
+            raise UnreadableError(str(error)) from None
+        return Decoded(value, event.message_id, event.traceparent)
+
+
+def _bounded(given: str) -> str:
+    """Return an id that a runner takes: a longer one as its digest, which is as much its own."""
+    if len(given) <= MAX_MESSAGE_ID:
+        return given
+    return f"sha256:{sha256(given.encode(errors='surrogatepass')).hexdigest()}"
+
+
+def types_of(sagas: Iterable[Saga[Any]], given: Mapping[str, type]) -> dict[str, type]:
+    """Return the event classes of these sagas by their stored names, and `given` beside them.
+
+    Raises DefinitionError where two classes have one name, and none of them is given under it.
+    """
+    found: dict[str, type] = {}
+    for saga in sagas:
+        for cls in type(saga).event_types():
+            name = schema_of(cls).name
+            if name not in given and found.setdefault(name, cls) is not cls:
+                raise DefinitionError(
+                    f"two event classes are called {name!r}: say which of them a message of that type is: "
+                    f"Subscription(..., types={{{name!r}: ...}})"
+                )
+    return {**found, **given}

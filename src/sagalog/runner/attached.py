@@ -1,0 +1,125 @@
+"""The sources that a runner reads and the sinks that it sends to: begun after its phases, drained before them.
+
+source ─► intake ─► [attached] ─► receive
+deliver ─► [attached] ─► publication ─► sink
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from ..brokers.counts import SourceGauges
+from ..brokers.intake import Intake
+from ..brokers.protocol import Sink, Source
+from ..brokers.publication import Publication, publications_of
+from ..brokers.reading import MessageReader, types_of
+from ..brokers.subscription import Subscription, subscriptions_of
+from ..definition.saga import Saga
+from ..logs import about, log
+from .commands import CommandContext, CommandHandlers
+from .gauges import Gauges
+from .health import Health
+from .receive import Receipt, Receiver
+from .telling import Hooks, NoHooks
+
+TROUBLE_SECONDS = 10.0  # of a source, until its worker is not ready
+
+
+class _Hooked:
+    """Who tells the trace of a command that leaves: shared by all who have the same handlers."""
+
+    def __init__(self) -> None:
+        self.by: Hooks = NoHooks()
+
+
+class Attached:
+    """What one runner is connected to. Raises DefinitionError for what is no source or sink."""
+
+    def __init__(
+        self,
+        sagas: list[Saga[Any]],
+        sources: Iterable[Source | Subscription],
+        sinks: Mapping[type, Sink | Publication],
+    ) -> None:
+        self._sagas = sagas
+        self.subscriptions = subscriptions_of(sources)
+        self._publications = publications_of(sinks)
+        self._readers = [MessageReader(types_of(sagas, one.types), one.decode) for one in self.subscriptions]
+        self._intakes: list[Intake] = []
+        self._hooked = _Hooked()
+        self._receiver: Receiver | None = None
+
+    def copy(self, *, sources: bool) -> Attached:
+        """Return the same for another runner, which has the handlers of this one."""
+        other = Attached(self._sagas, self.subscriptions if sources else (), self._publications)
+        other._hooked = self._hooked
+        return other
+
+    def register(self, handlers: CommandHandlers) -> None:
+        """Let the sinks take their commands. Raises DefinitionError for a command that has a handler already."""
+        for command, publication in self._publications.items():
+            handlers.add_for(command, self._sending(publication))
+
+    def _sending(self, publication: Publication) -> Any:
+        async def send(command: Any, context: CommandContext) -> None:
+            await publication.sink.send(publication.message(command, context, self._hooked.by.caller()))
+
+        return send
+
+    def start(self, receiver: Receiver, hooks: Hooks) -> None:
+        """Begin to read the sources."""
+        self._receiver, self._hooked.by = receiver, hooks
+        for subscription, reader in zip(self.subscriptions, self._readers, strict=True):
+            intake = Intake(subscription, reader, self)
+            self._intakes.append(intake)
+            intake.start()
+
+    def take(self, event: Any, message_id: str, trace: str) -> Awaitable[Receipt]:
+        """Handle an event from a source, as `SagaRunner.handle` does."""
+        assert self._receiver is not None
+        return self._hooked.by.receiving(type(event).__name__, self._receiver.handle(event, message_id, None, trace))
+
+    def lane_of(self, event: Any) -> str:
+        """Return the instance that an event is for."""
+        assert self._receiver is not None
+        return self._receiver.instance_of(event)
+
+    async def drain(self, seconds: float) -> None:
+        """Read no more, and let what is under way end, for so long at most."""
+        await asyncio.gather(*(intake.drain(seconds) for intake in self._intakes))
+
+    async def close(self, seconds: float) -> None:
+        """Disconnect, once the phases have stopped."""
+        closing = [intake.close(seconds) for intake in self._intakes]
+        sinks = {id(one.sink): one.sink for one in self._publications.values()}.values()
+        failed = await asyncio.gather(*closing, *(sink.close() for sink in sinks), return_exceptions=True)
+        for error in failed:
+            if isinstance(error, BaseException):
+                log.error("stopping: a source or sink did not close: %s", type(error).__name__, extra=about())
+        self._intakes = []
+        self._receiver, self._hooked.by = None, NoHooks()
+
+    def gauges(self, gauges: Gauges) -> Gauges:
+        """Return these with what each source is doing."""
+        if not self._intakes:
+            return gauges
+        return msgspec.structs.replace(gauges, sources=tuple(intake.gauges() for intake in self._intakes))
+
+    def health(self, health: Health) -> Health:
+        """Return this with what is wrong with the sources: with one of them the worker is not ready."""
+        reasons = [said for intake in self._intakes if (said := _reason(intake.gauges()))]
+        if not reasons:
+            return health
+        return msgspec.structs.replace(health, ready=False, reasons=(*health.reasons, *reasons))
+
+
+def _reason(source: SourceGauges) -> str:
+    if source.stopped:
+        return f"source {source.name} has stopped at {source.stopped}"
+    if source.trouble and source.trouble_seconds > TROUBLE_SECONDS:
+        return f"source {source.name}: {source.trouble}, for {source.trouble_seconds:.0f} s"
+    return ""

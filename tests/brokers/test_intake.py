@@ -1,0 +1,423 @@
+"""What a runner does with the messages of a source: on NATS, because a real broker has to say what it knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from sagalog import (
+    DefinitionError,
+    EventClock,
+    InMemoryJournal,
+    JournalUnavailableError,
+    PersistentRepr,
+    RunnerSettings,
+    Saga,
+    SagalogError,
+    SagaRunner,
+    starts,
+)
+from sagalog.brokers import Decoded, Publication, SinkMessage, SourceMessage, Subscription
+from sagalog.brokers.nats import NatsSink, NatsSource
+
+from ..servers.nats import Nats
+from ..servers.processes import eventually
+from .shop import Added, Counted, Ship, State, event, shipped
+from .test_nats_broker import made
+
+
+class Place:
+    """Two streams of one server: what comes in, what goes out."""
+
+    def __init__(self, server: Nats) -> None:
+        self.url = server.url
+        self.inside, self.outside = made(server), made(server)
+        self.into = NatsSink(self.url, subject=f"{self.inside}.sent")
+
+    def source(self, durable: str = "workers", **settings: Any) -> NatsSource:
+        return NatsSource(self.url, stream=self.inside, durable=durable, ack_seconds=1.0, **settings)
+
+    def sink(self) -> NatsSink:
+        return NatsSink(self.url, subject=f"{self.outside}.ship")
+
+    async def commands(self, count: int) -> list[SourceMessage]:
+        found: list[SourceMessage] = []
+        source = NatsSource(self.url, stream=self.outside, durable="reader")
+        await source.open()
+
+        async def all_there() -> bool:
+            found.extend(await source.receive(100, 0.1))
+            return len(found) >= count
+
+        await eventually(all_there)
+        await source.close()
+        return found
+
+    async def letters(self) -> list[tuple[bytes, str]]:
+        source = self.source()
+        found = [(one.body, one.reason) async for one in source.dead_letters()]
+        await source.close()
+        return found
+
+
+@pytest.fixture
+async def place(one_nats: Nats) -> AsyncIterator[Place]:
+    place = Place(one_nats)
+    yield place
+    await place.into.close()
+
+
+@asynccontextmanager
+async def running(
+    place: Place, subscription: Subscription | None = None, journal: Any = None, **more: Any
+) -> AsyncIterator[SagaRunner]:
+    runner = SagaRunner(
+        journal or InMemoryJournal(),
+        sagas=[Counted],
+        sources=[subscription or Subscription(place.source())],
+        sinks={Ship: more.pop("publication", place.sink())},
+        **more,
+    )
+    async with runner:
+        yield runner
+
+
+def counts(runner: SagaRunner) -> Any:
+    return runner.gauges().sources[0].counts
+
+
+async def logged(runner: SagaRunner, order: str, log: Sequence[int]) -> None:
+    async def is_so() -> bool:
+        try:
+            return (await runner.state(Counted, order)).log == list(log)
+        except SagalogError:
+            return False
+
+    await eventually(is_so)
+
+
+@pytest.mark.parametrize("mode", ["binary", "structured"])
+async def test_an_event_becomes_a_step_and_its_command_leaves_as_a_cloud_event(place: Place, mode: str) -> None:
+    await place.into.send(event("a::b/é 1", 7, mode=mode))
+    publication = Publication(place.sink(), mode=mode)
+    async with running(place, publication=publication) as runner:
+        (command,) = await place.commands(1)
+        await eventually(lambda: counts(runner).accepted == 1)
+    assert shipped(command.body, dict(command.headers)) == ("saga::counted::a::b/é 1/1/0", "a::b/é 1", 7)
+    if mode == "binary":
+        assert command.headers["ce-type"] == "Ship"
+        assert command.headers["ce-source"] == "/sagalog/counted"
+        assert command.headers["ce-subject"] == "a::b/é 1"
+        assert command.headers["ce-dataschema"] == "urn:sagalog:Ship:1"
+    assert command.key == "a::b/é 1"
+
+
+async def test_a_message_is_accepted_only_after_its_step_is_durable(place: Place) -> None:
+    journal, gate, writing = InMemoryJournal(), asyncio.Event(), asyncio.Event()
+    write = journal.write_batch
+
+    async def held(records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
+        writing.set()
+        await gate.wait()
+        return await write(records)
+
+    journal.write_batch = held  # type: ignore[method-assign]
+    await place.into.send(event("a", 1))
+    async with running(place, journal=journal) as runner:
+        await writing.wait()
+        other = place.source()
+        await other.open()
+        assert (await other.backlog()).messages == 1
+        assert counts(runner).accepted == 0
+        gate.set()
+        await eventually(lambda: counts(runner).accepted == 1)
+        assert (await other.backlog()).messages == 0
+        await other.close()
+
+
+async def test_a_message_that_cannot_be_read_goes_to_the_dead_letters_and_the_next_is_handled(place: Place) -> None:
+    await place.into.send(event("a", 10, data=b'{"order": 5}'))
+    await place.into.send(event("a", 11, data=b"not json at all"))
+    await place.into.send(SinkMessage(b"no CloudEvent", "x"))
+    await place.into.send(event("a", 12, type="Unheard"))
+    await place.into.send(event("a", 13, dataschema="urn:added:3"))
+    await place.into.send(event("a", 1))
+    async with running(place) as runner:
+        await logged(runner, "a", [1])
+        await eventually(lambda: counts(runner).dead_letters == 5)
+        assert (await runner.health()).ready
+    reasons = [reason for _, reason in await place.letters()]
+    assert len(reasons) == 5
+    for part in (
+        "stored JSON is not a valid Added",
+        "it is no CloudEvent",
+        "no saga of this runner takes events of type 'Unheard'",
+        "schema version 3",
+    ):
+        assert any(part in reason for reason in reasons), reasons
+    assert not any("5" in reason for reason in reasons)  # no values
+
+
+@pytest.mark.parametrize("policy", ["ignore", "stop"])
+async def test_a_policy_says_what_becomes_of_a_message_that_cannot_be_read(place: Place, policy: str) -> None:
+    await place.into.send(event("a", 1))
+    await place.into.send(SinkMessage(b"no CloudEvent", "x"))
+    await place.into.send(event("a", 2))
+    async with running(place, Subscription(place.source(), unreadable=policy)) as runner:
+        if policy == "ignore":
+            await logged(runner, "a", [1, 2])
+            assert counts(runner).ignored == 1
+        else:
+            await logged(runner, "a", [1])
+            health = await runner.health()
+            assert not health.ready
+            assert "has stopped at message stream" in health.reasons[0]
+            await eventually(lambda: counts(runner).accepted == 1)
+    assert await place.letters() == []
+    if policy == "stop":  # mended code goes on where it stopped
+        async with running(place, Subscription(place.source(), unreadable="ignore")) as runner:
+            await logged_anywhere(runner)
+            assert counts(runner).ignored == 1
+
+
+async def logged_anywhere(runner: SagaRunner) -> None:
+    await eventually(lambda: counts(runner).accepted == 2)
+
+
+async def test_an_event_that_is_for_no_instance_meets_the_policy_for_it(place: Place) -> None:
+    class Choosy(Saga[State]):
+        name = "choosy"
+
+        @starts(Added, key=lambda event: event.order if event.number else None)
+        def added(self, state: State, event: Added) -> None: ...
+
+    await place.into.send(event("a", 0))
+    async with SagaRunner(
+        InMemoryJournal(), sagas=[Choosy], sources=[Subscription(place.source(), untaken="ignore")]
+    ) as runner:
+        await eventually(lambda: counts(runner).ignored == 1)
+
+
+async def test_a_message_that_comes_twice_is_one_step(place: Place) -> None:
+    await place.into.send(event("a", 1))
+    await place.into.send(SinkMessage(*_again(event("a", 1))))
+    await place.into.send(event("a", 2))
+    async with running(place) as runner:
+        await logged(runner, "a", [1, 2])
+        await eventually(lambda: counts(runner).accepted == 3)
+        assert counts(runner).duplicates == 1
+
+
+def _again(message: SinkMessage) -> tuple[bytes, str, Any, str]:
+    return message.body, message.id + " again", message.headers, message.key  # the broker is not to know it
+
+
+async def test_an_older_event_is_upcast_by_the_version_in_its_dataschema(place: Place) -> None:
+    await place.into.send(event("a", 1, data=b'{"order": "a", "n": 5}', dataschema="https://example.com/added/v1"))
+    async with running(place) as runner:
+        await logged(runner, "a", [5])
+
+
+async def test_without_an_id_of_the_sender_the_position_is_the_id_and_redelivered_it_is_a_duplicate(
+    place: Place,
+) -> None:
+    def decode(message: SourceMessage) -> Decoded | None:
+        order, _, number = message.body.decode().partition(" ")
+        return Decoded(Added(order, int(number))) if order != "skip" else None
+
+    for n in range(5):
+        await place.into.send(SinkMessage(f"a {n}".encode(), str(n)))
+    await place.into.send(SinkMessage(b"skip 1", "skip"))
+    await place.into.send(SinkMessage(b"a nonsense", "nonsense"))
+    journal = InMemoryJournal()
+    first, deaf = place.source(), asyncio.Event()
+
+    async def lost(messages: Any) -> None:
+        deaf.set()
+        await asyncio.Event().wait()
+
+    first.accept = lost  # type: ignore[method-assign]
+    runner = SagaRunner(
+        journal,
+        sagas=[Counted],
+        sources=[Subscription(first, decode=decode, untaken="ignore")],
+        sinks={Ship: place.sink()},
+        settings=RunnerSettings(stop_seconds=0.1),
+    )
+    async with runner:
+        await deaf.wait()
+        await logged(runner, "a", range(5))
+    async with running(place, Subscription(place.source(), decode=decode, untaken="ignore"), journal) as runner:
+        await eventually(lambda: counts(runner).accepted == 6)
+        assert (counts(runner).duplicates, counts(runner).ignored, counts(runner).redelivered >= 5) == (5, 1, True)
+        await logged(runner, "a", range(5))
+        await eventually(lambda: counts(runner).dead_letters == 1)
+    assert await place.letters() == [(b"a nonsense", "the decoder raised ValueError")]
+
+
+async def test_while_the_journal_is_away_messages_wait_here_in_order(place: Place) -> None:
+    journal, away, asked = InMemoryJournal(), [True], asyncio.Event()
+    write = journal.write_batch
+
+    async def sometimes(records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
+        asked.set()
+        if away[0]:
+            return [JournalUnavailableError("away") for _ in records]
+        return await write(records)
+
+    journal.write_batch = sometimes  # type: ignore[method-assign]
+    for n in range(20):
+        await place.into.send(event("a", n))
+    async with running(place, journal=journal) as runner:
+        await asked.wait()
+        await eventually(lambda: counts(runner).retried >= 20)
+        assert counts(runner).accepted == 0
+        away[0] = False
+        await logged(runner, "a", range(20))
+        await eventually(lambda: counts(runner).accepted == 20)
+        assert counts(runner).dead_letters == 0
+
+
+async def test_no_more_than_prefetch_are_here_at_once(place: Place) -> None:
+    gate, most = asyncio.Event(), [0]
+
+    class Slow(Saga[State]):
+        name = "slow"
+
+        @starts(Added, key="order")
+        async def added(self, state: State, event: Added) -> None:
+            most[0] += 1
+            await gate.wait()
+
+    for n in range(30):
+        await place.into.send(event(f"o-{n}", n))
+    async with SagaRunner(
+        InMemoryJournal(), sagas=[Slow], sources=[Subscription(place.source(), prefetch=7)]
+    ) as runner:
+        await eventually(lambda: most[0] == 7)
+        assert runner.gauges().sources[0].under_way == 7
+        gate.set()
+        await eventually(lambda: counts(runner).accepted == 30)
+
+
+async def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(place: Place) -> None:
+    gate, begun = asyncio.Event(), asyncio.Event()
+
+    class Slow(Saga[State]):
+        name = "slow"
+
+        @starts(Added, key="order", again="handle")
+        async def added(self, state: State, event: Added) -> None:
+            begun.set()
+            await gate.wait()
+            state.log.append(event.number)
+
+    journal = InMemoryJournal()
+    await place.into.send(event("a", 0))
+    runner = SagaRunner(journal, sagas=[Slow], sources=[place.source()])
+    await runner.start()
+    await begun.wait()
+    for n in range(1, 5):  # they come into the lane of the first one, which is at work
+        await place.into.send(event("a", n))
+    await eventually(lambda: counts(runner).received == 5)
+    stopping = asyncio.create_task(runner.stop())
+    gate.set()
+    await stopping
+    async with SagaRunner(journal, sagas=[Slow], sources=[place.source()]) as runner:
+
+        async def all_there() -> bool:
+            return (await runner.state(Slow, "a")).log == list(range(5))
+
+        await eventually(all_there)
+        assert counts(runner).received == 4
+
+
+async def test_a_message_that_was_delivered_too_often_is_not_tried(place: Place) -> None:
+    await place.into.send(event("a", 1))
+    source = place.source()
+    await source.open()
+    for _ in range(3):
+        await source.give_back(await source.receive(1, 1.0), 0.0)
+    await source.close()
+    async with running(place, Subscription(place.source(), most_deliveries=3)) as runner:
+        await eventually(lambda: counts(runner).dead_letters == 1)
+    ((_, reason),) = await place.letters()
+    assert reason == "it was delivered 4 times, and no worker came to its end"
+
+
+async def test_health_and_gauges_tell_of_the_source(place: Place) -> None:
+    async with running(place) as runner:
+        await eventually(lambda: runner.gauges().sources[0].lag == 0)
+        (source,) = runner.gauges().sources
+        assert source.name == f"nats:{place.inside}/workers"
+        assert (source.trouble, source.stopped, source.oldest_seconds) == ("", "", None)
+        assert (await runner.health()).ready
+    assert runner.gauges().sources == ()
+
+
+async def test_a_runner_like_it_reads_its_sources_only_if_told_so(place: Place) -> None:
+    runner = SagaRunner("memory://", sagas=[Counted], sources=[place.source()], sinks={Ship: place.sink()})
+    assert runner.has_handler(Ship)
+    async with runner.using() as other:
+        assert other.has_handler(Ship)
+        assert other.gauges().sources == ()
+    async with runner.using(sources=True) as other:
+        assert len(other.gauges().sources) == 1
+
+
+def test_what_is_no_source_or_sink_is_refused_when_the_runner_is_made() -> None:
+    def make(**given: Any) -> None:
+        SagaRunner("memory://", sagas=[Counted], **given)
+
+    source = NatsSource("nats://localhost", stream="s", durable="d")
+    for given, said in (
+        ({"sources": [object()]}, "has the methods of sagalog.brokers.Source"),
+        ({"sources": [NatsSource]}, "NatsSource has not"),
+        ({"sources": source}, "takes a list of sources"),
+        ({"sources": [source, source]}, "two sources are named 'nats:s/d'"),
+        ({"sinks": [object()]}, "takes a mapping"),
+        ({"sinks": {Ship: object()}}, "has the methods of sagalog.brokers.Sink"),
+        ({"sources": [source], "clock": EventClock()}, "EventClock do not go together"),
+        (
+            {"sinks": {Ship: NatsSink("nats://localhost", subject="s")}, "dispatch": {Ship: print}},
+            "two command handlers",
+        ),
+    ):
+        with pytest.raises(DefinitionError, match=said):
+            make(**given)
+    for wrong in (
+        {"unreadable": "perhaps"},
+        {"prefetch": 0},
+        {"most_deliveries": 0},
+        {"decode": 5},
+        {"types": {"a": 1}},
+    ):
+        with pytest.raises(DefinitionError):
+            Subscription(source, **wrong)  # type: ignore[arg-type]
+
+
+def test_two_event_classes_of_one_name_have_to_be_told_apart() -> None:
+    def other() -> type:
+        @dataclass
+        class Added:
+            order: str
+
+        return Added
+
+    cls = other()
+
+    class Another(Saga[State]):
+        name = "another"
+
+        @starts(cls, key="order")
+        def added(self, state: State, event: Any) -> None: ...
+
+    source = NatsSource("nats://localhost", stream="s", durable="d")
+    with pytest.raises(DefinitionError, match="two event classes are called 'Added'"):
+        SagaRunner("memory://", sagas=[Counted, Another], sources=[source])
+    SagaRunner("memory://", sagas=[Counted, Another], sources=[Subscription(source, types={"Added": cls})])
