@@ -30,8 +30,10 @@ from .definition.actions import (
     Schedule,
     Send,
     SetTimer,
+    StartChild,
 )
 from .definition.activities import Call, activity
+from .definition.children import ChildEnded, on_child
 from .definition.context import StepContext
 from .definition.saga import Actions, Saga, leg, on, on_enter, on_leave, on_refused, starts, when_all
 from .definition.schema import schema, upcast
@@ -98,6 +100,7 @@ __all__ = [
     "AlreadyStartedError",
     "Call",
     "CancelTimer",
+    "ChildEnded",
     "Clock",
     "CodecError",
     "CommandContext",
@@ -162,6 +165,7 @@ __all__ = [
     "SequenceOutOfOrder",
     "SetTimer",
     "SqliteJournal",
+    "StartChild",
     "Status",
     "StepContext",
     "SystemClock",
@@ -170,6 +174,7 @@ __all__ = [
     "activity",
     "leg",
     "on",
+    "on_child",
     "on_enter",
     "on_leave",
     "on_refused",

@@ -127,7 +127,7 @@ WRONG: list[tuple[Any, str]] = [
     (Gather("legs", 0, then=Begun("a", 1)), "takes 1 to 100,000 legs, not 0"),
     (Gather("legs", 100_001, then=Begun("a", 1)), "not 100,001"),
     (Gather("g", "many", then=Begun("a", 1)), "a list of Sends, or how many legs, not a str"),  # type: ignore[arg-type]
-    (Gather("g", [Ship("a", 1)], then=Begun("a", 1)), "legs of Send\\(...\\), not of a Ship"),  # type: ignore[list-item]
+    (Gather("g", [Ship("a", 1)], then=Begun("a", 1)), "legs of Send\\(...\\) or StartChild\\(...\\), not of a Ship"),  # type: ignore[list-item]
     (Gather("g", [Send(Ship("a", 1))], then=AllShipped("a")), "brings a AllShipped as then=, and no handler takes it"),
     (Gather("g", [Send(Ship("a", 1))], then=Begun("a", 1), failed=AllShipped("a")), "AllShipped as failed="),
     (Gather("g", [Send(Ship("a", 1), reply=Begun)], then=Begun("a", 1)), "no deadline of its own"),

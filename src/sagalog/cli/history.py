@@ -68,7 +68,7 @@ def _fields(step: Step) -> dict[str, object]:
         "held": [{"id": held.id, "type": held.event.type} for held in step.held],
         **({"kept": [{"id": kept.id, "type": kept.event.type} for kept in step.kept]} if step.kept else {}),
         **({"phase": step.phase} if step.phase else {}),
-        "accepted": [{"id": one.id, "type": one.command.type} for one in step.accepted],
+        "accepted": [{"id": one.id, "type": one.title} for one in step.accepted],
         "lease_until": step.lease,
         "begun_alone": step.alone,
         "gathered": step.gathered,
@@ -112,7 +112,7 @@ def _lines(step: Step, parked: str) -> list[str]:
     lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))
     if step.result is not None:
         lines.append(f"      completed with {result_type(step.result)}: {cut(json_line(step.result.data), 200)}")
-    lines.extend(f"      accepted {line(one.command.type)} ({line(one.id)})" for one in step.accepted)
+    lines.extend(f"      accepted {line(one.title)} ({line(one.id)})" for one in step.accepted)
     lines.extend(f"      sent {line(kind)} as {line(entry)}" for entry, kind in view.sent)
     return lines
 

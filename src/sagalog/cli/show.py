@@ -14,6 +14,7 @@ from ..decision.record import SagaRecord
 from ..definition.results import result_type
 from ..journal import Journal
 from ..journal.protocol import server_now
+from ..operating.family import Family, Relative, family
 from ..operating.inspect import SagaView, find
 from ..operating.outbox import Pending, pending
 from .durations import spoken
@@ -70,10 +71,18 @@ async def _show(
         view = seen(await the_one(journal, correlation_id, saga))
         now = await server_now(journal)
         waiting = await pending(journal, view)
+        relatives = await family(journal, view)
     if as_json:
         told = [{"id": one.command.id, "since": one.since, "held_until": one.held_until} for one in waiting]
         click.echo(
-            json_line({**summary(view, waiting[0] if waiting else None), "pending": told, "record": view.record})
+            json_line(
+                {
+                    **summary(view, waiting[0] if waiting else None),
+                    "pending": told,
+                    **_family_fields(relatives),
+                    "record": view.record,
+                }
+            )
         )
         return
     click.echo(f"saga    {line(view.saga)}\nid      {line(view.correlation_id)}\nstatus  {view.status}")
@@ -83,11 +92,11 @@ async def _show(
         if not view.unreadable:
             click.echo("why     only its message ids are remembered")
         return
-    for text in _lines(view, view.record, waiting, now):
+    for text in _lines(view, view.record, waiting, relatives, now):
         click.echo(text)
 
 
-def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: datetime) -> list[str]:
+def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], relatives: Family, now: datetime) -> list[str]:
     out = []
     if record.parked:
         out.append("why     " + clean(record.parked).replace("\n", "\n        "))
@@ -126,6 +135,7 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     for name, joined in list(record.joins.items())[:_MAX_SHOWN]:
         waits = f"waits for {line(', '.join(joined.waits))}" if joined.waits else "has all"
         out.append(f"join    {line(name)}: {'has run' if joined.done else waits}")
+    out.extend(_family_lines(relatives))
     out.extend(_pending(record, one, now) for one in waiting[:_MAX_SHOWN])
     out.extend(_more("outbox", len(waiting)))
     late = [request for request in record.requests if request.overdue]
@@ -157,6 +167,23 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], now: date
     return out
 
 
+def _family_lines(relatives: Family) -> list[str]:
+    out = [f"parent  {_relative(relatives.parent)}"] if relatives.parent is not None else []
+    out.extend(f"child   {_relative(one)}" for one in relatives.children)
+    out.extend([f"family  {relatives.summary}"] if relatives.summary else [])
+    return out
+
+
+def _relative(one: Relative) -> str:
+    return f"{line(one.saga)} {line(one.id)} ({line(one.entry)}): {one.status}{f', {line(one.why)}' if one.why else ''}"
+
+
+def _family_fields(relatives: Family) -> dict[str, object]:
+    if relatives == Family():
+        return {}
+    return {"family": relatives}
+
+
 def _more(what: str, count: int) -> list[str]:
     return [f"{what:<7} ... {count - _MAX_SHOWN:,} more: --json shows all"] if count > _MAX_SHOWN else []
 
@@ -167,5 +194,5 @@ def _pending(record: SagaRecord, one: Pending, now: datetime) -> str:
     held = f", a worker holds it until {moment(one.held_until)} UTC" if one.held_until and one.held_until > now else ""
     least = "" if one.exact else "at least "
     age = f"{least}{spoken(now - one.since)}"
-    name = f"{line(one.command.id)} {line(one.command.command.type)}"
+    name = f"{line(one.command.id)} {line(one.command.title)}"
     return f"outbox  {name}: not accepted yet, {age} old{undo}{stuck}{held}"

@@ -12,6 +12,7 @@ from ..decision.ids import parts_of, persistence_id
 from ..decision.record import FINAL, Audit, SagaRecord, Status
 from ..errors import InvalidEventError
 from ..journal import Journal
+from ..operating.family import family
 from ..operating.inspect import SagaView, view_of
 from ..operating.outbox import LONG, pending
 from ..text import clean
@@ -129,7 +130,7 @@ async def instance_page(board: Board, request: Request) -> Page:
     told = await _told(board, journal, view, newest)
     waiting = await pending(journal, view)
     context = {"story": told, "newest": newest, "actions": actions(view), **_progress(view.record), "pending": waiting}
-    context["long"] = LONG
+    context["long"], context["relatives"] = LONG, await family(journal, view)
     return Page(
         "instance.html", {**standing(board, view), **context, "done": _done(view, request), "most": _MAX_LISTED}
     )

@@ -141,7 +141,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         []
         if before is None
         else [before.timer_title(name) for name, timer in before.timers.items() if record.timers.get(name) != timer],
-        [f"{entry.command.type} ({entry.id})" for entry in accepted_in(before, view)],
+        [f"{entry.title} ({entry.id})" for entry in accepted_in(before, view)],
         [held for held in record.held if before is not None and held not in before.held],
         repairs_of(before, view),
         before,
@@ -167,7 +167,7 @@ def _of(entry: str, view: SagaView) -> bool:
 
 
 def _payload(entry: Command, mask: Mask) -> Payload:
-    return shown(entry.command.type, entry.command.data, mask)
+    return shown(entry.title, entry.command.data, mask)
 
 
 def _changes(record: SagaRecord, before: SagaRecord | None, mask: Mask) -> list[ShownChange]:

@@ -15,11 +15,12 @@ import msgspec
 from ..definition.context import StepContext
 from ..definition.saga import Saga
 from .checked import actions_of
+from .children import child_entry, is_awaited, settle_child
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
 from .finish import finish
 from .gathers import leg_of
-from .ids import GAP, entry_of, prefix_of
+from .ids import GAP, entry_of, parent_in, prefix_of
 from .itinerary import is_stale, knows_by_progress
 from .joins import finish_with_joins
 from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
@@ -54,10 +55,13 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record is None or (record.status in FINAL and not record.parked):
             if not draft.saga.may_start(message.event):
                 return let_go(draft, message) if message.kept else Outcome.NO_INSTANCE
-            record, state = draft.start()
+            record, state = draft.start(message.id)
             if is_early(draft, record, message):
                 return begin_early(draft, record, state, message)
             return _run(draft, message, record, state)
+        if message.answer and not message.replayed and parent_in(message.id) is not None:
+            # It starts a child, which lives already; or its id is taken.
+            return Outcome.DUPLICATE if record.parent == message.id else Outcome.ALREADY_STARTED
         if message.life and message.life != record.incarnation and not draft.saga.may_start(message.event):
             if message.kept:
                 return let_go(draft, message)
@@ -79,6 +83,10 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.NO_INSTANCE
     elif record is None:
         return Outcome.IGNORED
+    elif kind == "child":
+        ended = _child_ended(draft, record, message)
+        if ended is not None:
+            return ended
     elif message.kept:
         if record.status is not Status.RUNNING:
             return let_go(draft, message)
@@ -124,7 +132,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.parked:
             draft.hold(message)
             return Outcome.HELD
-    if draft.saga.waits and kind != "refused":
+    if draft.saga.waits and kind not in ("refused", "child"):
         outcome = waits(draft, record, message)
         if outcome is not None:
             return outcome
@@ -151,6 +159,25 @@ def _came_late(draft: Draft, record: SagaRecord, message: Message) -> Outcome | 
         return Outcome.HELD
     ignore_late(draft, record, message, request)
     return Outcome.IGNORED
+
+
+def _child_ended(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:
+    """Note the end of a child where nobody is to be told; None where the saga runs, and hears of it.
+
+    Ignored, and not stored: what it has heard of before, a child of an earlier life, and one that nobody waits for.
+    """
+    if not is_awaited(record, message.id) or (record.finished and not message.replayed):
+        return Outcome.IGNORED
+    if record.parked:
+        draft.hold(message)
+        return Outcome.HELD
+    if record.status is _RUNNING:
+        return None
+    settle_child(record, child_entry(message.id), message.event.outcome)
+    end_compensation(record, draft.next_id, draft.trace)
+    draft.append(record, "handled", Handled(message.id, message.event.title))
+    draft.touch()
+    return Outcome.HANDLED
 
 
 def _declined(draft: Draft, message: Message) -> bool:
@@ -190,7 +217,7 @@ def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry:
     """A command was refused that is being taken back already: there is nothing to take back, and nothing to decide."""
     record.outbox = tuple(c for c in record.outbox if c.id != entry and c.of != entry)
     record.undo = tuple(u for u in record.undo if u.of != entry)
-    end_compensation(record)
+    end_compensation(record, draft.next_id, draft.trace)
     draft.append(record, "handled", Handled(message.id, type(message.event.command).__name__))
     draft.touch()
     return Outcome.HANDLED
@@ -213,10 +240,13 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     saga, event, context = draft.saga, message.event, None
     if saga.activities is not None and is_stale(draft, record, message):
         return Outcome.DUPLICATE
-    if record.gathers and _is_refused_leg(draft, message, record):
+    if message.kind == "child":
+        context = _context_of(draft, message, record)
+        result = saga.child_ended(state, event.read(draft.registry), context)
+    elif record.gathers and _is_refused_leg(draft, message, record):
         context = _context_of(draft, message, record)
         return finish_with_joins(draft, message, record, state, [], context)
-    if saga.takes_context():
+    elif saga.takes_context():
         context = _context_of(draft, message, record)
         call = saga.refused_in if message.kind == "refused" else saga.handle_in
         result = call(state, event, context)

@@ -7,7 +7,19 @@ from datetime import datetime
 from types import GeneratorType
 from typing import Any
 
-from ..definition.actions import Action, CancelTimer, Compensate, Complete, Enter, Gather, Run, Schedule, Send, SetTimer
+from ..definition.actions import (
+    Action,
+    CancelTimer,
+    Compensate,
+    Complete,
+    Enter,
+    Gather,
+    Run,
+    Schedule,
+    Send,
+    SetTimer,
+    StartChild,
+)
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.results import pack_result
 from ..definition.saga import Saga
@@ -15,10 +27,12 @@ from ..errors import DefinitionError
 from .gathering import GatherStep, planned, step_of
 from .itinerary import Proceed
 from .moments import after, timer_due
+from .planned_child import PlannedChild, check_room, planned_child
+from .record import SagaRecord, Status
 from .requests import asked
 
 Planned = Action | GatherStep | Proceed
-_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter, Gather, Run)
+_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter, Gather, Run, StartChild)
 
 
 def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]:
@@ -82,12 +96,14 @@ def plan_of(
     registry: TypeRegistry,
     now: datetime,
     state: Any = None,
-    under_way: Collection[str] = (),
+    record: SagaRecord | None = None,
 ) -> list[tuple[Planned, Any, Typed | None]]:
     """Check every action and put its message into stored form, before anything is changed.
 
-    `state`: as the handler left it, for methods that make legs. `under_way`: the names of the gathers that are.
+    `state`: as the handler left it, for methods that make legs. `record`: of the instance, as it was before.
     """
+    under_way: Collection[str] = () if record is None else record.gathers
+    children = 0 if record is None else len(record.children)
     plan: list[tuple[Planned, Any, Typed | None]] = []
     ended = False
     for action in actions:
@@ -136,7 +152,19 @@ def plan_of(
                 raise DefinitionError(f"saga {saga.name!r}: a Gather after its end would outlive the saga")
             step = step_of(action, saga, state, registry, under_way)
             under_way = {*under_way, step.name} - (set() if step.gathering else {step.name})
-            plan.append((action, planned(step, registry), None))
+            legs = planned(step, saga, registry)
+            children += sum(isinstance(leg, PlannedChild) for leg, _ in legs.commands)
+            check_room(saga, children)
+            plan.append((action, legs, None))
+        elif isinstance(action, StartChild):
+            if ended:
+                raise DefinitionError(f"saga {saga.name!r}: a StartChild after its end could never be heard of")
+            if record is not None and record.status is not Status.RUNNING:
+                raise DefinitionError(f"saga {saga.name!r}: StartChild while it is {record.status.value}")
+            children += 1
+            check_room(saga, children)
+            undo = registry.pack(action.undo) if action.undo is not None else None
+            plan.append((action, planned_child(action, saga, registry), undo))
         elif isinstance(action, Enter):
             if ended:
                 raise DefinitionError(f"saga {saga.name!r}: an Enter after its end; enter its last phase before that")

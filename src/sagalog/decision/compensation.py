@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from ..definition.codec import Typed
+from .children import live_children, stops, untell_parent
 from .record import UNDER_WAY, Command, Held, SagaRecord, Stage, Status, Undo
 
 _COMPENSATING = Status.COMPENSATING  # looked up once: Python 3.11 finds a member of an enum by a call
@@ -21,9 +22,16 @@ def compensate(
     record.result = None  # what it had completed with is taken back
     record.timers = {name: timer for name, timer in record.timers.items() if timer.life != life}
     record.requests, record.gathers = (), {}
+    untell_parent(record)
     if record.activities:
         stop_activities(record)
     undo = [Undo("", command, life) for command in chain] if chain else undo_of(record, life)
+    if record.children and (first := stops(record, "stop", next_id, trace)):
+        # Its own undo commands wait on the stack until the children have ended.
+        record.undo = (*[u for u in record.undo if u.life != life], *reversed(undo))
+        record.outbox = (*record.outbox, *first)
+        record.status = Status.COMPENSATING
+        return
     send_undo(record, undo, next_id, trace)
 
 
@@ -59,12 +67,17 @@ def send_undo(record: SagaRecord, undo: list[Undo], next_id: Callable[[], str], 
     record.status = Status.COMPENSATING if undo else Status.COMPENSATED
 
 
-def end_compensation(record: SagaRecord) -> None:
-    """Say that it is compensated, if it was compensating and no undo command is left to be accepted."""
+def end_compensation(record: SagaRecord, next_id: Callable[[], str], trace: str = "") -> None:
+    """Say that it is compensated, if it was compensating and no undo command is left to be accepted.
+
+    Where its children had to end first, and have, what it did itself is undone now.
+    """
     life = record.incarnation
-    if record.status is _COMPENSATING and not any(c.undo and c.life == life for c in record.outbox):
-        record.status = Status.COMPENSATED
-        record.undo = tuple(u for u in record.undo if u.life != life)
+    if record.status is not _COMPENSATING or any(c.undo and c.life == life for c in record.outbox):
+        return
+    if record.children and live_children(record):
+        return
+    send_undo(record, undo_of(record, life), next_id, trace)
 
 
 def forget_earlier(record: SagaRecord, replaying: Iterable[Held] = ()) -> None:

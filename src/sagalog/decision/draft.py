@@ -16,7 +16,7 @@ from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
-from .ids import FAMILY, entry_id, entry_of
+from .ids import FAMILY, entry_id, entry_of, parent_in
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .itinerary import mark_undone
 from .keeping import held_of
@@ -175,7 +175,7 @@ class Draft:
         if record is None:
             return None
         if record.status is not _RUNNING:
-            date_end(record, self._before, self.now)
+            date_end(record, self._before, self.now, self.persistence_id, self.next_id)
         if self._lists is not None:
             for name, items in self._lists.items():
                 if getattr(record, name) is items:
@@ -269,7 +269,7 @@ class Draft:
             return
         record.outbox = left
         if record.status is _COMPENSATING:
-            end_compensation(record)
+            end_compensation(record, self.next_id)
         if record.incarnation > 1:
             forget_earlier(record, self.replaying)
         self.touch()
@@ -298,8 +298,11 @@ class Draft:
         record.stuck = first.id
         return reason
 
-    def start(self) -> tuple[SagaRecord, Any]:
-        """Return the record and state of a new incarnation; what the last one consumed stays remembered."""
+    def start(self, message_id: str = "") -> tuple[SagaRecord, Any]:
+        """Return the record and state of a new incarnation, which that message begins.
+
+        What the last one consumed stays remembered.
+        """
         state = self.saga.fresh_state()
         old = self.record
         record = SagaRecord(
@@ -310,9 +313,11 @@ class Draft:
             updated_at=self.now,
             state_version=self.saga.state_version(),
         )
+        if message_id.startswith(FAMILY) and parent_in(message_id) is not None:
+            record.parent = message_id
         if old is not None:
             record.incarnation = old.incarnation + 1
-            date_end(old, self._before, self.now)
+            date_end(old, self._before, self.now, self.persistence_id, self.next_id)
             record.last_end = end_of(old)
             record.handled = old.handled  # the same step may have ended the last one
             record.audit = old.audit
@@ -331,8 +336,11 @@ class Draft:
         """Keep a message for the repair of a parked instance. Raises CodecError or DefinitionError: nothing changed."""
         record = self.record
         assert record is not None
-        event = message.event.command if message.kind == "refused" else message.event
-        packed, life = self.registry.pack(event), self._life_of(record, message)
+        if message.kind == "child":
+            packed = message.event.packed()
+        else:
+            packed = self.registry.pack(message.event.command if message.kind == "refused" else message.event)
+        life = self._life_of(record, message)
         held = held_of(self.saga, message, packed, life)
         self.append(record, "held", held)
         if self._known is not None:

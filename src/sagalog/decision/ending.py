@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from .children import NextId, tell_parent
 from .record import ENDS, Ended, SagaRecord
 
 MAX_CARRIED = 4096  # bytes of a result: more would weigh on every step of the next incarnation
 
 
-def date_end(record: SagaRecord, before: SagaRecord | None, now: datetime) -> None:
-    """Note when a record that does not run any more came to stand as it does; `before`: the one before this step."""
+def date_end(record: SagaRecord, before: SagaRecord | None, now: datetime, own: str, next_id: NextId) -> None:
+    """Note when a record that does not run any more came to stand as it does, and let its parent, if any, be told.
+
+    `before`: the one before this step; `own`: its persistence id.
+    """
+    if record.parent:
+        tell_parent(record, own, next_id)
     if record.status not in ENDS:
         record.ended_at = None
     elif before is None or (before.status, before.incarnation) != (record.status, record.incarnation):

@@ -9,12 +9,24 @@ from typing import Any
 
 import msgspec
 
-from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Gather, Late, Schedule, Send, SetTimer
+from ..definition.actions import (
+    CancelTimer,
+    Compensate,
+    Complete,
+    Enter,
+    Gather,
+    Late,
+    Schedule,
+    Send,
+    SetTimer,
+    StartChild,
+)
 from ..definition.codec import Typed
 from ..definition.indexing import PHASE
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .checked import Planned, plan_of
+from .children import begin_child, child_entry, settle_child
 from .draft import Draft
 from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, GAP
@@ -22,6 +34,7 @@ from .itinerary import Proceed, knows_by_progress, proceed, reordered
 from .keeping import unkeep
 from .message import Message, Outcome
 from .moments import SCHEDULED
+from .planned_child import PlannedChild
 from .record import Command, Handled, Request, SagaRecord, Stage, Status, Timer, Undo, embed_state
 from .requested import settle_request
 from .requests import Asked
@@ -37,7 +50,7 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
     saga = draft.saga
     if saga.activities is not None:
         actions = proceed(draft, message, record, state, actions)
-    plan = plan_of(actions, saga, draft.registry, draft.now, state, record.gathers) if actions else []
+    plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
     event, kind, status = message.event, message.kind, record.status
     if (
         status is not _RUNNING
@@ -66,12 +79,14 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
         known = saga.activities is not None and knows_by_progress(draft, message)
         if not (known or (saga.numberings and draft.pass_number(record, message))):
             draft.remember(record, message.id, own=message.own)
+    elif kind == "child":
+        settle_child(record, child_entry(message.id), event.outcome)
     elif not message.kept:
         draft.fired += kind == "timer"
         draft.consume(record, message)
         if message.name.startswith(GAP) and not message.was_kept:
             skip_missing(record, message.name.removeprefix(GAP))
-    name = type(event.command if kind == "refused" else event).__name__
+    name = event.title if kind == "child" else type(event.command if kind == "refused" else event).__name__
     if not record.started_by and kind == "event":
         record.started_by = name
     handled = Handled(message.id, name)
@@ -118,6 +133,11 @@ def _apply(draft: Draft, record: SagaRecord, plan: list[tuple[Planned, Any, Type
             draft.drop_timer(record, action.name)
         elif isinstance(action, (Gather, GatherStep)):
             _gather(draft, record, packed, sent, undo_stack)
+        elif isinstance(action, StartChild):
+            entry = draft.next_id()
+            sent.append(begin_child(record, entry, packed, trace))
+            if undo is not None:
+                undo_stack.append(Undo(entry, undo, life))
         elif isinstance(action, Enter):
             record.phase = action.phase.name
         elif isinstance(action, Proceed):
@@ -147,7 +167,10 @@ def _gather(
     gathering, place = planned.gathering, draft.next_place
     for command, undo in planned.commands:
         entry = draft.next_id()
-        sent.append(Command(entry, command, False, "", draft.trace, record.incarnation))
+        if isinstance(command, PlannedChild):
+            sent.append(begin_child(record, entry, command, draft.trace))
+        else:
+            sent.append(Command(entry, command, False, "", draft.trace, record.incarnation))
         if undo is not None:
             undo_stack.append(Undo(entry, undo, record.incarnation))
     if gathering is None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import msgspec
 
-from ..definition.actions import Gather, Gathered, Send
+from ..definition.actions import Gather, Gathered, Send, StartChild
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .ids import sent_in
+from .planned_child import PlannedChild, planned_child
 
 MOST_LISTED = 1000  # commands that are given as a list: they stand in one record until they are accepted
 MOST_LEGS = 100_000
@@ -82,7 +83,7 @@ class PlannedGather(msgspec.Struct, frozen=True):
 
     name: str
     gathering: Gathering | None
-    commands: list[tuple[Typed, Typed | None]]
+    commands: list[tuple[Typed | PlannedChild, Typed | None]]
 
 
 class GatherStep(msgspec.Struct, frozen=True):
@@ -132,7 +133,7 @@ def step_of(
     return GatherStep(action.name, gathering, list(action.legs))
 
 
-def more_legs(name: str, gathering: Gathering, saga: Saga[Any], state: Any) -> list[Send]:
+def more_legs(name: str, gathering: Gathering, saga: Saga[Any], state: Any) -> list[Send | StartChild]:
     """Return the legs to be sent now, so that as many are unanswered as may be. Raises DefinitionError."""
     made = saga.legs().get(name)
     if made is None or gathering.sent == gathering.total:
@@ -146,23 +147,29 @@ def more_legs(name: str, gathering: Gathering, saga: Saga[Any], state: Any) -> l
         _check_leg(f"saga {saga.name!r}: {made.method}()", send)
         if send.undo is not None:
             raise DefinitionError(
-                f"saga {saga.name!r}: {made.method}() makes a Send with undo=: that many cannot stand on the undo stack; "
-                "take them back by a gather of their own"
+                f"saga {saga.name!r}: {made.method}() makes a {type(send).__name__} with undo=: that many cannot stand on "
+                "the undo stack; take them back by a gather of their own"
             )
         sends.append(send)
     return sends
 
 
 def _check_leg(what: str, send: Any) -> None:
+    if isinstance(send, StartChild):
+        return
     if not isinstance(send, Send):
-        raise DefinitionError(f"{what} makes legs of Send(...), not of a {type(send).__name__}")
+        raise DefinitionError(f"{what} makes legs of Send(...) or StartChild(...), not of a {type(send).__name__}")
     if send.reply_within is not None or send.otherwise is not None or send.reply is not None:
         raise DefinitionError(f"{what}: a leg has no deadline of its own; set a timer for the whole gather")
 
 
-def planned(step: GatherStep, registry: TypeRegistry) -> PlannedGather:
-    """Put the legs of a step into stored form. Raises CodecError."""
+def planned(step: GatherStep, saga: Saga[Any], registry: TypeRegistry) -> PlannedGather:
+    """Put the legs of a step into stored form. Raises CodecError, and DefinitionError for what is no child."""
     commands = [
-        (registry.pack(send.command), None if send.undo is None else registry.pack(send.undo)) for send in step.sends
+        (
+            planned_child(leg, saga, registry) if isinstance(leg, StartChild) else registry.pack(leg.command),
+            None if leg.undo is None else registry.pack(leg.undo),
+        )
+        for leg in step.sends
     ]
     return PlannedGather(step.name, step.gathering, commands)

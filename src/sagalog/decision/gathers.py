@@ -13,6 +13,7 @@ import msgspec
 from ..definition.actions import Compensate, Complete
 from ..definition.context import StepContext
 from .checked import actions_of
+from .children import child_entry
 from .draft import Draft
 from .gathering import Gathering, GatherStep, more_legs
 from .ids import answered_entry, entry_of
@@ -26,6 +27,8 @@ def leg_of(record: SagaRecord, persistence_id: str, message: Message) -> tuple[s
         return None
     if message.kind == "refused":
         entry = entry_of(persistence_id, message.event.command_id)
+    elif message.kind == "child":
+        entry = child_entry(message.id)
     else:
         entry = answered_entry(persistence_id, message.id)
     if not entry:
@@ -50,7 +53,7 @@ def follow(
             return
         is_leg = found is not None and found[0] == name
         if found is not None and is_leg:
-            gathering = gathering.with_leg(found[2], refused=message.kind == "refused")
+            gathering = gathering.with_leg(found[2], refused=_is_refused(message))
         failed = bool(gathering.refused) and not gathering.wait
         if gathering.over:
             if is_leg:
@@ -59,6 +62,11 @@ def follow(
             yield from _ended(draft, name, gathering, state, actions, context)
         elif is_leg:
             actions.append(GatherStep(name, gathering, more_legs(name, gathering, draft.saga, state)))
+
+
+def _is_refused(message: Message) -> bool:
+    """Say whether a leg counts as refused: its command was, or its child has not completed."""
+    return message.kind == "refused" or (message.kind == "child" and message.event.outcome != "completed")
 
 
 def _ended(

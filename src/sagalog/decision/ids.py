@@ -5,11 +5,14 @@ tag              saga::<saga name>
 message id       of a sender, as it is given (see sender_id)
 entry            <sequence nr>/<index>                       a command or a timer, within its instance
 command id       <persistence id>/<entry>
+start of a child <command id>/<life of its parent>/child
+end of a child   <command id>/<life of its parent>/ended
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 GAP = "gap/"  # before the key of a sequence: the name of the timer until which a missing number is waited for
 ANSWER = "answer/"  # before the entry of a command: the name of the timer that is the deadline of its answer
@@ -155,3 +158,32 @@ def sent_in(entry: str) -> tuple[int, int]:
     """Return the number of the step that made an entry, and its place in there; (0, 0) for what is no entry."""
     step, _, index = entry.partition("/")
     return (int(step), int(index)) if step.isdecimal() and index.isdecimal() else (0, 0)
+
+
+class ParentId(NamedTuple):
+    """Who started a child: an instance, in which life, by which entry of its outbox."""
+
+    persistence_id: str
+    entry: str
+    life: int
+
+
+def start_id(persistence_id: str, entry: str, life: int) -> str:
+    """Return the message id under which a child is started: the same at every delivery, and no sender's."""
+    return f"{command_id(persistence_id, entry)}/{life}/child"
+
+
+def end_id(start_id: str) -> str:
+    """Return the message id under which a parent hears of the end of the child that was started under that one."""
+    return start_id.removesuffix("child") + "ended"
+
+
+def parent_in(message_id: str) -> ParentId | None:
+    """Return who started the child that this message id starts, or tells the end of; None for any other id."""
+    if not message_id.startswith(FAMILY) or not message_id.endswith(("/child", "/ended")):
+        return None
+    of, *numbers, _ = message_id.rsplit("/", 4)
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        return None
+    step, index, life = numbers
+    return ParentId(of, f"{step}/{index}", int(life))

@@ -11,6 +11,7 @@ import msgspec
 from ..definition import codec
 from ..definition.actions import Refused
 from ..definition.codec import TypeRegistry
+from .children import unpack_told
 from .ids import refusal_id, refused_command
 from .record import Held, Kind, Timer, well_formed
 
@@ -64,7 +65,7 @@ def refusal(command: Any, command_id: str, reason: str, trace: str = "") -> Mess
 
 def unhold(held: Held, registry: TypeRegistry) -> Message:
     """Return a held message as it came. Raises CodecError if its type is not known any more."""
-    event = registry.unpack(held.event)
+    event = unpack_told(held.event) if held.kind == "child" else registry.unpack(held.event)
     if held.kind == "refused":
         event = Refused(event, refused_command(held.id), held.reason)
     message = Message(

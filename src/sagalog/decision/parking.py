@@ -16,7 +16,7 @@ def park(draft: Draft, reason: str, message: Message) -> None:
     The refusal of a command of one that has ended stays with that one: only it can take back what it did.
     """
     before = draft.record
-    record = draft.record = _to_park(draft, message.kind)
+    record = draft.record = _to_park(draft, message.kind, message.id)
     try:
         draft.hold(message)
     except BaseException:
@@ -29,16 +29,16 @@ def park(draft: Draft, reason: str, message: Message) -> None:
 def park_again(draft: Draft, reason: str, held: tuple[Held, ...]) -> None:
     """Park the instance with messages that were held before; a new one is made where none is live any more."""
     before = draft.record
-    record = draft.record = _to_park(draft, held[0].kind)
+    record = draft.record = _to_park(draft, held[0].kind, held[0].id)
     draft.started += record is not before
     record.parked, record.held = well_formed(reason), held
     draft.touch()
 
 
-def _to_park(draft: Draft, kind: str) -> SagaRecord:
+def _to_park(draft: Draft, kind: str, message_id: str) -> SagaRecord:
     if draft.record is not None and (draft.record.status not in FINAL or kind != "event"):
         return draft.record
-    record, state = draft.start()
+    record, state = draft.start(message_id)
     record.state, record.state_is_base64 = embed_state(draft.saga.pack_state(state))
     if draft.saga.index:
         record.index = draft.saga.index_table().texts(state, "")

@@ -18,10 +18,11 @@ from ..definition.codec import Typed
 from ..definition.recurring import Rule
 from ..errors import CodecError
 from .gathering import Gathering
-from .ids import ACTIVITY, ANSWER, GAP
+from .ids import ACTIVITY, ANSWER, GAP, parent_in, parts_of
 
 FORMAT = 1
-Kind = Literal["event", "timer", "refused"]  # of a message
+Kind = Literal["event", "timer", "refused", "child"]  # of a message; the last one tells that a child has ended
+Family = Literal["", "start", "stop", "cancel", "tell"]
 
 
 class Status(StrEnum):
@@ -48,6 +49,23 @@ class Command(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     of: str = ""  # the command that this one takes back
     trace: str = ""  # of the step that sends it, as a hook gave it: opaque here
     life: int = 1  # the incarnation that sends it
+    # Between parent and child, for no command handler: it starts a child, asks one to compensate, or to end as it stands,
+    # or tells the parent of the end; see children.py.
+    family: Family = ""
+    to: str = ""  # the persistence id of the child; of "tell", the message id that started this one
+
+    @property
+    def title(self) -> str:
+        """What to call it where instances are shown: its type, and where it goes if that is a child or a parent."""
+        if not self.family:
+            return self.command.type
+        parent = parent_in(self.to)
+        saga, correlation_id = parts_of(self.to if parent is None else parent.persistence_id)
+        if self.family == "tell":
+            return f"{self.command.type}, to its parent {saga} {correlation_id}"
+        if self.family == "start":
+            return f"{self.command.type}, to its child {saga} {correlation_id}"
+        return f"{self.command.type} {correlation_id}"
 
 
 class Timer(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -78,6 +96,14 @@ class Joined(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fro
     came: tuple[str, ...] = ()
     waits: tuple[str, ...] = ()
     done: bool = False
+
+
+class Child(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
+    """A child that has not ended, as far as its parent has heard."""
+
+    saga: str
+    id: str  # its correlation id
+    life: int = 1  # of the parent
 
 
 UNDER_WAY = frozenset({"running", "waiting"})
@@ -203,6 +229,10 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     skipped: tuple[str, ...] = ()  # numbers that did not come in time, newest last, as `<sequence>/<first>-<last>`
     gap: str = ""  # the sequence because of which it is parked: a number did not come in time
     waking: bool = False  # the moment of one of those may have come: they come before anything else of this instance
+    parent: str = ""  # the message id that started this life as a child; see ids.parent_in
+    told: bool = False  # that parent is told of the end, or was
+    children: dict[str, Child] = {}  # whose end this life has not heard of, by the entry that starts them
+    child_ends: dict[str, int] = {}  # how many others ended, by their outcome
 
     def state_bytes(self) -> bytes:
         """Return the state as the saga encoded it. Raises CodecError if it is damaged."""

@@ -1,6 +1,6 @@
 """What an operator can do about an instance, as pure decisions on its record: retry, skip, drop, cancel, edit, resend.
 
-    Repair.decide(record, next_id, now) ─► Decision: the record after it, and in plain words what that means
+    Repair.decide(record, next_id, now, own) ─► Decision: the record after it, and in plain words what that means
 
 None needs the saga's code. Held messages are not replayed here, because that takes handlers: a repaired record is not
 parked any more and still holds them, and whoever has the handlers replays them before anything else of that instance
@@ -18,10 +18,11 @@ import msgspec
 from ..definition.codec import Typed
 from ..definition.indexing import PHASE
 from ..errors import RepairError
+from .children import child_entry, failed_to_start, live_children, settle_child, stops
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, stop_activities, undo_of
 from .ending import date_end
 from .ids import FAMILY, GAP
-from .record import FINAL, UNDER_WAY, Audit, Command, Held, SagaRecord, Stage, Status, embed_state
+from .record import FINAL, UNDER_WAY, Audit, Child, Command, Held, SagaRecord, Stage, Status, embed_state
 from .sequences import leave_hole, skip_missing
 
 NextId = Callable[[], str]  # the id of the next command of the step that the repair becomes: `<sequence nr>/<index>`
@@ -53,14 +54,18 @@ class Repair(msgspec.Struct, frozen=True):
     by: str = ""
     on_finished: bool = False
 
-    def decide(self, record: SagaRecord, next_id: NextId, now: datetime) -> Decision:
-        """Return the record after the repair, with its audit entry. Raises RepairError where it cannot be made."""
+    def decide(self, record: SagaRecord, next_id: NextId, now: datetime, own: str) -> Decision:
+        """Return the record after the repair, with its audit entry. Raises RepairError where it cannot be made.
+
+        `own`: the persistence id of the instance.
+        """
         if reason := self.needless(record):
             return Decision(record, (f"nothing: {reason}",))
         after = copy.copy(record)
         effects = self.change(after, next_id)
+        _fail_dropped_children(record, after, next_id, own)
         after.updated_at = now
-        date_end(after, record, now)
+        date_end(after, record, now, own, next_id)
         if after.kept:  # whatever was changed, their moment may have come
             after.waking = True
         after.audit = (*after.audit, Audit(now, self.action, self.note, self.by))
@@ -86,7 +91,7 @@ def skip(*, note: str = "", by: str = "") -> Repair:
         effects: list[str] = []
         if stuck := _stuck(record):
             effects += _drop_commands(record, stuck)
-            end_compensation(record)
+            end_compensation(record, next_id)
         elif record.status is Status.COMPENSATION_FAILED:
             effects += [f"drops the refused {undo.command.type}: it is not undone" for undo in record.undo[-1:]]
             record.undo = record.undo[:-1]
@@ -118,7 +123,7 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
     def change(record: SagaRecord, next_id: NextId) -> list[str]:
         if commands := [command for command in record.outbox if command.id == entry]:
             effects = _drop_commands(record, commands)
-            end_compensation(record)
+            end_compensation(record, next_id)
             forget_earlier(record)
             return effects + (_unpark(record) if record.stuck == entry else [])
         for name, timer in record.timers.items():
@@ -287,7 +292,8 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
         [
             command
             for command in record.outbox
-            if (command.life == life and not command.undo) or (command.id == record.stuck and not compensating)
+            if (command.life == life and not command.undo and not command.family)
+            or (command.id == record.stuck and not compensating)
         ],
     )
     forget_earlier(record)
@@ -304,7 +310,10 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
         if record.status is Status.COMPENSATION_FAILED:
             effects += _resume(record, next_id)
         elif record.status in (Status.RUNNING, Status.COMPLETED):
+            children = live_children(record)
             compensate(record, next_id)
+            if children:
+                effects.append(f"compensates its children first: {_all(map(_child, children.values()))}")
             effects.append(_sends(entry.command.type for entry in undo) if undo else "there is nothing to undo")
     record.parked = record.stuck = record.gap = ""
     return effects
@@ -321,6 +330,9 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
     effects += _drop_commands(record, [*_stuck(record), *undoing])
     if under_way:  # called later, they might find the state of another life
         effects += _drop_commands(record, [c for c in record.outbox if c.id in under_way and not c.undo])
+    if record.status not in FINAL and (children := live_children(record)):
+        record.outbox = (*record.outbox, *stops(record, "cancel", next_id))
+        effects.append(f"cancels its children, as they stand: {_all(map(_child, children.values()))}")
     timers = [record.timer_title(name) for name, timer in record.timers.items() if timer.life == life]
     record.requests, record.gathers = (), {}  # they belong to this life
     if timers:
@@ -362,6 +374,9 @@ def _consumed(record: SagaRecord, dropped: tuple[Held, ...], what: str) -> list[
     record.inbox = (*record.inbox, *(one.id for one in dropped if one.kind == "event"))
     for one in dropped:
         leave_hole(record, one)
+    for one in dropped:
+        if one.kind == "child":
+            settle_child(record, child_entry(one.id), one.event.type.rpartition(" ")[2])
     legs = [_refuse_leg(record, one) for one in dropped]
     told = [
         f"drops the {what} {one.event.type}, message {one.id}; it counts as consumed{leg}"
@@ -374,9 +389,10 @@ def _consumed(record: SagaRecord, dropped: tuple[Held, ...], what: str) -> list[
 def _refuse_leg(record: SagaRecord, answer: Held) -> str:
     """Let the leg that a dropped message answers count as refused, as nobody brings that answer again; and say so."""
     command, replied, _ = answer.id.rpartition("/reply/")
-    if not (record.gathers and replied and answer.kind == "event" and answer.life == record.incarnation):
+    is_answer = bool(replied) and answer.kind == "event" and answer.life == record.incarnation
+    if not (record.gathers and (is_answer or answer.kind == "child")):
         return ""
-    entry = "/".join(command.split("/")[-2:])
+    entry = child_entry(answer.id) if answer.kind == "child" else "/".join(command.split("/")[-2:])
     for name, gathering in record.gathers.items():
         leg = gathering.leg_of(entry)
         if leg is not None:
@@ -402,6 +418,25 @@ def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
     return [*told, f"drops {more:,} more commands that were not accepted"] if more > 0 else told
 
 
+def _fail_dropped_children(before: SagaRecord, record: SagaRecord, next_id: NextId, own: str) -> None:
+    """Where a repair took out what starts a child, let the saga hear that it failed, by a held message; or ask no more.
+
+    While it compensates, what stops that child says so instead. Nobody waits for a child that nobody asks to stop.
+    """
+    if not before.children:
+        return
+    left = {command.id for command in record.outbox}
+    for command in before.outbox:
+        if command.id in left or not command.family or command.life != record.incarnation:
+            continue
+        if command.family == "start" and record.status is Status.RUNNING:
+            message_id, told = failed_to_start(own, command, "an operator has dropped its start")
+            record.held = (*record.held, Held(message_id, told.packed(), "child"))
+        elif command.family == "stop" and record.status is Status.COMPENSATING and command.of in record.children:
+            settle_child(record, command.of, "failed")
+    end_compensation(record, next_id)  # of such a child, or of the held end of one, it may have been the last
+
+
 def _skip_activity(record: SagaRecord, entry: str, command: str, life: int) -> None:
     """Let a running activity count as skipped; a worker goes on from there, by a held message. `command`: its type."""
     record.activities = {
@@ -422,8 +457,12 @@ def _stuck(record: SagaRecord) -> list[Command]:
     return [command for command in record.outbox if command.id == record.stuck]
 
 
+def _child(child: Child) -> str:
+    return f"{child.saga} {child.id}"
+
+
 def _command(command: Command) -> str:
-    return f"{command.command.type} ({command.id})"
+    return f"{command.title} ({command.id})"
 
 
 def _sends(names: Iterable[str]) -> str:

@@ -105,13 +105,14 @@ class Gather(msgspec.Struct, frozen=True):
     """Send many commands, and handle `then` when the handler of each has answered this instance, in the last one's step.
 
     `legs`: a list of Sends, up to 1,000, or how many there are, up to 100,000: then a method with `@leg(name)` makes
-    them one by one. The answers are events with handlers of their own, which keep or count what they bring. A refusal
+    them one by one. The answers are events with handlers of their own, which keep or count what they bring. A leg may be
+    a StartChild: its answer is the end of the child, and unless that has completed, it counts as refused. A refusal
     ends the gather: `failed` is handled, and what is not sent stays so. With `wait`, all are sent and waited for first.
     Without `failed`, the saga compensates. `context.gathered` tells the handlers of both how it went.
     """
 
     name: str
-    legs: Sequence[Send] | int
+    legs: Sequence[Send | StartChild] | int
     then: Any
     failed: Any = None
     wait: bool = False
@@ -135,7 +136,20 @@ class Run(msgspec.Struct, frozen=True):
     activity: Any
 
 
-Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter | Gather | Run
+class StartChild(msgspec.Struct, frozen=True):
+    """Start an instance of another saga as a child of this one, once this step is durable: exactly one for each of these.
+
+    `saga` is its class, `event` its starting event, which says its correlation id. A method with `@on_child` hears how it
+    ends. When this saga is compensated, children that still run are compensated first. One that had completed by then
+    is left alone: `undo` is the command that takes back what it did.
+    """
+
+    saga: Any
+    event: Any
+    undo: Any = None
+
+
+Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter | Gather | Run | StartChild
 
 
 class Refused(msgspec.Struct, Generic[C], frozen=True):

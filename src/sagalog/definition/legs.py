@@ -9,10 +9,11 @@ from typing import TypeVar
 import msgspec
 
 from ..errors import DefinitionError
-from .actions import Send
+from .actions import Send, StartChild
 
 H = TypeVar("H")
 S = TypeVar("S")
+L = TypeVar("L", bound=Send | StartChild)
 
 MOST_AT_ONCE = 1000
 
@@ -25,8 +26,9 @@ class Legs(msgspec.Struct, frozen=True):
     at_once: int
 
 
-def leg(name: str, *, at_once: int = 100) -> Callable[[Callable[[H, S, int], Send]], Callable[[H, S, int], Send]]:
-    """Make the commands of `Gather(name, how_many)`: the method takes (self, state, number), from 0, and returns a Send.
+def leg(name: str, *, at_once: int = 100) -> Callable[[Callable[[H, S, int], L]], Callable[[H, S, int], L]]:
+    """Make the commands of `Gather(name, how_many)`: the method takes (self, state, number), from 0, and returns a Send, or
+    a StartChild.
 
     It is called in the step that sends the command: at most `at_once` (up to 1,000) are unanswered at a time. It may be
     called for a number again if that step is tried again.
@@ -36,7 +38,7 @@ def leg(name: str, *, at_once: int = 100) -> Callable[[Callable[[H, S, int], Sen
     if type(at_once) is not int or not 1 <= at_once <= MOST_AT_ONCE:
         raise DefinitionError(f"@leg({name!r}) takes at_once= from 1 to {MOST_AT_ONCE:,}, not {at_once!r}")
 
-    def mark(function: Callable[[H, S, int], Send]) -> Callable[[H, S, int], Send]:
+    def mark(function: Callable[[H, S, int], L]) -> Callable[[H, S, int], L]:
         if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):
             raise DefinitionError(f"@leg({name!r}) decorates a plain method that takes (self, state, number)")
         if len(inspect.signature(function).parameters) != 3:

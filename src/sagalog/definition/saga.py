@@ -19,6 +19,7 @@ from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
 from .actions import Compensate, Refused
 from .annotations import check_acting, check_annotations, named_types, takes_context
+from .children import ChildEnded, child_classes, children_of, on_child
 from .context import StepContext
 from .indexing import IndexTable, index_table
 from .itinerary import ActivityTable, activity_table
@@ -45,6 +46,7 @@ __all__ = [
     "Saga",
     "leg",
     "on",
+    "on_child",
     "on_enter",
     "on_leave",
     "on_refused",
@@ -92,6 +94,7 @@ class Saga(Generic[S]):
     __routes: ClassVar[dict[type, Route]] = {}  # one for each event: the one that starts the saga, or the first
     __refusals: ClassVar[dict[type, str]] = {}
     __legs: ClassVar[dict[str, Legs]] = {}
+    __children: ClassVar[dict[str, str]] = {}  # methods that hear of the end of children, by the name of their saga
     __joins: ClassVar[tuple[Join, ...]] = ()
     __contextual: ClassVar[frozenset[str]] = frozenset()  # methods that take the context of their step
     __takes_context: ClassVar[bool] = False  # some do, or depend on their phase
@@ -143,6 +146,7 @@ class Saga(Generic[S]):
         cls.waits = cls.phase_table is not None or bool(cls.numberings)
         cls.__routes = {event: merged(cls.__name__, several) for event, several in routes.items()}
         cls.__legs = legs_of(cls)
+        cls.__children = children_of(cls, Saga, cls.__state)
         cls.__joins = joins_of(cls, routes, cls.__state)
         cls.has_joins = bool(cls.__joins)
         cls.__refusals, cls.__contextual = refusals, frozenset(contextual)
@@ -294,6 +298,14 @@ class Saga(Generic[S]):
         method = self.__refusals.get(type(refused.command))
         return self.__call(method, state, refused, context) if method else Compensate()
 
+    def child_ended(self, state: S, ended: ChildEnded, context: StepContext) -> Actions:
+        """Tell the method that hears of such children; where there is none, nothing follows. The engine calls this."""
+        method = self.__children.get(ended.saga)
+        if method is None:
+            return None
+        handler = getattr(self, method)
+        return handler(state, ended, context) if method in self.__contextual else handler(state, ended)  # type: ignore[no-any-return]
+
     @classmethod
     def takes_context(cls) -> bool:
         """Say whether any handler takes the context of its step, or depends on its phase; else it need not be made."""
@@ -439,6 +451,11 @@ class Saga(Generic[S]):
         return cls.__legs
 
     @classmethod
+    def children(cls) -> dict[str, str]:
+        """Return the names of the sagas whose children a decorated method hears of, and that method's name."""
+        return dict(cls.__children)
+
+    @classmethod
     def refusals(cls) -> dict[type, str]:
         """Return the command types whose refusal a decorated method handles, and that method's name."""
         return dict(cls.__refusals)
@@ -472,6 +489,8 @@ class Saga(Generic[S]):
         registry.add_named(named)
         registry.add_reached((*cls.__routes, *cls.__refusals, *declared(cls.messages, cls.__name__), *named))
         registry.add_reached(reached(cls, instance))
+        for child in child_classes(cls):  # their results
+            registry.add_reached(reached(child))
         return registry
 
 
@@ -485,7 +504,7 @@ def _check_remembered(cls: type[Saga[Any]]) -> None:
 
 def takes_step(function: Any) -> bool:
     """Say whether the engine calls `function` with a state and a message: it is decorated, or overrides such a method."""
-    if hasattr(function, "__sagalog_routes__") or hasattr(function, "__sagalog_refused__"):
+    if any(hasattr(function, f"__sagalog_{mark}__") for mark in ("routes", "refused", "children")):
         return True
     name = getattr(function, "__name__", "")
     return (

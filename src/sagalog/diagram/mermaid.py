@@ -78,6 +78,14 @@ def mermaid(found: Outline) -> str:
             for event, label in ((then, "all answered"), (failed, "one refused")):
                 if event in events:
                     nodes.edge(gather, "-->", events[event], label)
+        for child, undo in reaction.children.items():
+            started = nodes.node("command", f"child {child}", '[["{}"]]')
+            nodes.edge(here, "-->", started, "starts")
+            if undo:
+                undone[undo] = nodes.node("undo", undo, '[\\"{}"\\]')
+                nodes.edge(started, "-.-", undone[undo], "undone by")
+        if reaction.ended:
+            nodes.edge(nodes.node("command", f"child {reaction.ended}", '[["{}"]]'), "-.->", here, "ends")
         for command in reaction.schedules:
             nodes.edge(here, "-->", nodes.node("command", command, '[/"{}"/]'), "later")
         for name, event in reaction.sets.items():

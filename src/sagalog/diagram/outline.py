@@ -14,12 +14,24 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from ..definition.actions import CancelTimer, Compensate, Complete, Enter, Gather, Run, Schedule, Send, SetTimer
+from ..definition.actions import (
+    CancelTimer,
+    Compensate,
+    Complete,
+    Enter,
+    Gather,
+    Run,
+    Schedule,
+    Send,
+    SetTimer,
+    StartChild,
+)
 from ..definition.routes import Route
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
 
 _UNNAMED = "a command"
+_UNNAMED_CHILD = "a saga"
 UNKNOWN_PHASE = "?"  # one that only a run would tell
 
 
@@ -37,6 +49,8 @@ class Reaction:
         default_factory=dict
     )  # command -> how long, and the event if no answer
     gathers: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> the events of its end, well or not
+    children: dict[str, str] = field(default_factory=dict)  # saga of a child that it starts -> its undo, or nothing
+    ended: str = ""  # it is no event: a child of that saga has ended
     schedules: list[str] = field(default_factory=list)
     sets: dict[str, str] = field(default_factory=dict)  # timer -> the event it brings
     recurs: dict[str, str] = field(default_factory=dict)  # timer that comes again -> how often, as far as is written
@@ -93,6 +107,7 @@ def outline(saga: type[Saga[Any]]) -> Outline:
         Reaction(f"{schema_of(command).name} refused", method, refusal=True)
         for command, method in saga.refusals().items()
     ]
+    reactions += [Reaction(f"{child} ended", method, ended=child) for child, method in saga.children().items()]
     reactions += _acting(saga)
     reactions += _activities(saga, reactions)
     reactions += [Reaction(f"all of {', '.join(join.legs)}", join.method, legs=join.legs) for join in saga.joins()]
@@ -195,6 +210,11 @@ def _read(saga: type, function: Any, reaction: Reaction, seen: set[Any]) -> bool
         if called is Enter:
             phase = names(_argument(call, 0, "phase") or call)
             reaction.enters.append(phase.name if isinstance(phase, Enum) else UNKNOWN_PHASE)
+        elif called is StartChild:
+            child = getattr(names(_argument(call, 0, "saga") or call), "name", _UNNAMED_CHILD)
+            undo = _argument(call, 2, "undo")
+            empty = undo is None or (isinstance(undo, ast.Constant) and undo.value is None)
+            reaction.children[str(child)] = "" if empty else assigned(undo)
         elif called in _ACTIONS:
             _ACTIONS[called](reaction, call, assigned)
         elif isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):

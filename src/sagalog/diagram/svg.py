@@ -94,6 +94,10 @@ def _cells(reaction: Reaction) -> list[_Cell]:
             for event, label in ((then, "all answered"), (failed, "one refused"))
             if event
         ),
+        *(
+            _Cell("command", f"child {child}", "starts", undo, brings=f"{child} ended")
+            for child, undo in reaction.children.items()
+        ),
         *(_Cell("command", command, "later") for command in reaction.schedules),
         *(
             _Cell(

@@ -101,7 +101,7 @@ async def apply(
             return tried[0]
         if expected_version not in (None, version):
             raise ConflictError(store.prefix + correlation_id, expected_version)
-        decision = repair.decide(before, _ids(version + 1), at)
+        decision = repair.decide(before, _ids(version + 1), at, store.prefix + correlation_id)
         after = decision.record
         changes = after is not before
         applied = Applied(saga, correlation_id, repair.action, version + changes, before, after, decision.effects)

@@ -72,7 +72,7 @@ class SagaView(msgspec.Struct, frozen=True):
         """The commands of this step: entry id and type. A scheduled one is not among them: it is handled, when due."""
         if self.record is None:
             return []
-        return [(c.id, c.command.type) for c in self.record.outbox if c.id.startswith(f"{self.version}/")]
+        return [(c.id, c.title) for c in self.record.outbox if c.id.startswith(f"{self.version}/")]
 
 
 def view_of(message: PersistentRepr) -> SagaView:

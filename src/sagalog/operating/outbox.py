@@ -32,7 +32,7 @@ class Pending(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """Its type and number."""
-        return f"{self.command.command.type} ({self.command.id})"
+        return f"{self.command.title} ({self.command.id})"
 
 
 async def pending(journal: Journal, view: SagaView) -> list[Pending]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..decision.ids import GAP
+from ..decision.ids import GAP, parent_in, parts_of
 from ..decision.message import unhold
 from ..decision.phases import unknown_phase
-from ..decision.record import UNDER_WAY, SagaRecord
+from ..decision.record import UNDER_WAY, Command, SagaRecord
 from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.recurring import RuleError, check_rule
@@ -102,8 +102,11 @@ class Code:
         yield from _of_activities(saga, record)
         yield from _of_joins(saga, record)
         yield from _of_gathers(saga, registry, record)
+        for command in record.outbox:
+            if command.family:
+                yield from self._of_child(registry, command)
         for what, entry, stored in (
-            *(("pending command", command.id, command.command) for command in record.outbox),
+            *(("pending command", command.id, command.command) for command in record.outbox if not command.family),
             *(("undo command", "", undo.command) for undo in record.undo),
         ):
             try:
@@ -116,8 +119,19 @@ class Code:
             except CodecError as error:
                 yield Reason(f"{what} event: {error}")
                 continue
-            if held.kind != "refused" and not saga.handles_event(event):
+            if held.kind not in ("refused", "child") and not saga.handles_event(event):
                 yield Reason(f"{what} event: no handler takes {held.event.type}", unreadable=False)
+
+    def _of_child(self, registry: TypeRegistry, command: Command) -> Iterator[Reason]:
+        parent = parent_in(command.to)
+        name = parts_of(command.to if parent is None else parent.persistence_id)[0]
+        if name not in self._sagas:
+            yield Reason(f"{command.command.type}: this runner has no saga {name}", command.id, unreadable=False)
+        if command.family == "start":
+            try:
+                registry.unpack(command.command)
+            except CodecError as error:
+                yield Reason(f"start of a child: {error}", command.id)
 
     def _handled(self, command: Any, what: str, entry: str) -> Iterator[Reason]:
         if not self._handles(type(command)):

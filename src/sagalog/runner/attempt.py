@@ -31,6 +31,7 @@ from ..errors import (
 from ..logs import log
 from .activities import ActivityContext
 from .answers import AnswerError, Answers
+from .children import Children
 from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
 from .envelope import Envelope
@@ -54,12 +55,14 @@ class CommandAttempts:
         handlers: CommandHandlers,
         answers: Answers,
         leases: Leases,
+        children: Children,
         again: Callable[[Instance], None],
     ) -> None:
         self._engine = engine
         self._handlers = handlers
         self._answers = answers
         self._leases = leases
+        self._children = children
         self._release = again
         self.pause_beside: Callable[[Instance, Command, float], None]
         self._cut: set[asyncio.Timeout] = (
@@ -76,6 +79,9 @@ class CommandAttempts:
         return self._engine.hooks.hooked(handler, entry), command
 
     def handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
+        """Return the handler of a command and the command. Raises DefinitionError if there is none, CodecError."""
+        if entry.family:
+            return self._children.handler_of(instance, entry), None
         command = instance.runtime.registry.unpack(entry.command)
         handler = self._handlers.get(type(command))
         if handler is None:

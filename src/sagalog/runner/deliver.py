@@ -8,7 +8,7 @@ command that it cannot read or has no handler for, so that another worker can ta
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Awaitable
+from collections.abc import AsyncIterable, Awaitable, Mapping
 from typing import Any
 
 from ..decision.ids import command_id
@@ -19,6 +19,8 @@ from .acceptances import Acceptances
 from .answers import Answers, Reply
 from .attempt import CommandAttempts, Handler
 from .beside import Beside
+from .cache import InstanceCache
+from .children import Children
 from .commands import CommandHandlers
 from .context import in_command_handler
 from .engine import STRETCH_SECONDS, Engine
@@ -32,12 +34,15 @@ from .lease import Leases
 class Dispatcher:
     """Delivers the outboxes of instances."""
 
-    def __init__(self, engine: Engine, handlers: CommandHandlers, reply: Reply) -> None:
+    def __init__(
+        self, engine: Engine, handlers: CommandHandlers, caches: Mapping[str, InstanceCache], reply: Reply
+    ) -> None:
         self._engine = engine
         self._leases = Leases(engine)
         self._acceptances = Acceptances(engine)
         self._answers = Answers(engine, reply, self._leases)
-        self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, self.release)
+        children = Children(engine, caches, self._answers.moment)
+        self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, children, self.release)
         self._answers.conclude = self._attempts.conclude
         self._answers.go_on = self._go_on
         self._beside = Beside(engine, self._attempts, self._leases, self._go_on)

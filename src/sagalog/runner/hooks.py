@@ -27,7 +27,7 @@ class Handling(msgspec.Struct, eq=False, weakref=True):
 
     saga: str
     correlation_id: str
-    kind: str  # event, timer or refused
+    kind: str  # event, timer, refused, or child: one has ended
     type: str  # of the event, of the refused or the scheduled command
     message_id: str
     sequence_nr: int

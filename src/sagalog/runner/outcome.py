@@ -46,7 +46,7 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
     then, so nobody else would find out that another worker has changed it since.
     """
     message = envelope.message
-    if outcome in _PASSED_OVER and message is not None and message.kind == "event":
+    if outcome in _PASSED_OVER and message is not None and message.kind in ("event", "child"):
         one_worker = turn.instance.runtime.engine.event_time and outcome is not _NO_INSTANCE
         if not (turn.fresh and envelope.seen) and not one_worker:
             raise CacheTooOld

@@ -39,7 +39,7 @@ async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Re
         record = draft.record
         if record is None or (record.finished and not repair.on_finished):
             raise NoInstanceError(cache.runtime.name, correlation_id, f"the repair {repair.action!r}")
-        decision = repair.decide(record, draft.next_id, draft.now)
+        decision = repair.decide(record, draft.next_id, draft.now, draft.persistence_id)
         if decision.record is not record:
             draft.record = decision.record
             draft.touch()

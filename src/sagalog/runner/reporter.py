@@ -38,7 +38,7 @@ class Reporter:
         late = None
         if message.kind == "timer" and message.at is not None and not message.replayed:
             late = max(0.0, (draft.now - message.at).total_seconds())
-        kind = type(event).__name__
+        kind = event.title if message.kind == "child" else type(event).__name__
         if event is None and draft.record is not None and message.name in draft.record.timers:
             kind = draft.record.timers[message.name].event.type  # a scheduled command, which is not unpacked here
         handling = Handling(

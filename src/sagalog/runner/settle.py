@@ -184,7 +184,7 @@ def _after_failure(turn: Turn) -> Pause | None:
     instance, envelope = turn.instance, turn.batch[turn.at]
     engine = instance.runtime.engine
     message, error = turn.failure.message, turn.failure.error
-    event_type = type(message.event).__name__
+    event_type = message.event.title if message.kind == "child" else type(message.event).__name__
     if isinstance(error, (DefinitionError, CodecError, UnexpectedEventError)):
         if message is envelope.message and message.kind == "event":
             envelope.fail(error)

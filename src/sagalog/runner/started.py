@@ -48,7 +48,7 @@ class Started:
         self.stores = stores
         self.caches = {cache.runtime.name: cache for cache in caches}
         self.receiver = Receiver(engine, caches)
-        self._dispatcher = Dispatcher(engine, handlers, self.receiver.reply)
+        self._dispatcher = Dispatcher(engine, handlers, self.caches, self.receiver.reply)
         self.due_loop = DueLoop(engine, caches)
         self.follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)

@@ -30,7 +30,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider
 
-_NAMES = {"event": "handle", "timer": "fire", "refused": "hear of refused"}
+_NAMES = {"event": "handle", "timer": "fire", "refused": "hear of refused", "child": "hear of"}
 _WRONG = frozenset({"failed", "unavailable", "unknown"})
 _traceparent = TraceContextTextMapPropagator()
 

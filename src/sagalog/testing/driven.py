@@ -12,8 +12,9 @@ from typing import Any
 
 from ..decision.advance import advance
 from ..decision.answer import answer_to
+from ..decision.children import ChildTold
 from ..decision.draft import Draft
-from ..decision.ids import command_id, persistence_id, reply_id
+from ..decision.ids import command_id, end_id, parts_of, persistence_id, reply_id, start_id
 from ..decision.kept import next_kept
 from ..decision.message import Message, Outcome, kept_message, refusal
 from ..decision.record import FINAL, Command, SagaRecord, decode_record, encode_record
@@ -33,6 +34,8 @@ class DrivenInstance:
         self.now = now
         self.sent: list[Any] = []
         self.undone: list[str] = []  # activities
+        self.started: list[Any] = []  # starting events of children
+        self.stopped: list[str] = []  # ids of children that were asked to end
         self.refuses: dict[type | str, str] = {}  # commands, or activities whose undo it is, and for which reason
         self.answers: dict[type, Any] = {}  # commands, and with which event, or a function that makes it
         self._version = 0
@@ -43,6 +46,10 @@ class DrivenInstance:
         """Return a draft over what is stored."""
         own = persistence_id(self.saga.name, str(self.correlation_id))
         return Draft(self.saga, self.registry, own, self.record, self._version, self.now, timedelta(days=7))
+
+    def begin(self) -> None:
+        """Forget what it asked for so far."""
+        self.sent, self.undone, self.started, self.stopped = [], [], [], []
 
     def step(self, message: Message, what: str) -> None:
         """Let one message happen, with all it leads to. Raises what a handler raises, or what its sender is told."""
@@ -93,6 +100,9 @@ class DrivenInstance:
 
     def _deliver_all(self) -> None:
         while (entry := self._next_delivery()) is not None:
+            if entry.family:
+                self._deliver_child(entry)
+                continue
             command = self.registry.unpack(entry.command)
             step, undo = (self.saga.activities.commands if self.saga.activities is not None else {}).get(
                 type(command), (None, False)
@@ -116,6 +126,29 @@ class DrivenInstance:
                 event = answer(command) if isinstance(answer, FunctionType) else answer
                 answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
                 self.step(Message(answer_id, event), f"it is answered: {event!r}")
+
+    def _deliver_child(self, entry: Command) -> None:
+        """Let a child start, or end because it is asked to; what tells a parent of this one is only accepted."""
+        saga, correlation_id = parts_of(entry.to)
+        if entry.family == "start":
+            self.started.append(self.registry.unpack(entry.command))
+            self._story.add(f"starts {saga} {correlation_id} by {self.started[-1]!r}")
+        elif entry.family != "tell":
+            self.stopped.append(correlation_id)
+            self._story.add(f"asks {saga} {correlation_id} to {'compensate' if entry.family == 'stop' else 'end'}")
+        draft = self.draft()
+        draft.accept([entry.id])
+        self.save(draft)
+        if entry.family == "stop" and self.record is not None and entry.of in self.record.children:
+            self.end_child(entry.of, ChildTold(saga, correlation_id, "compensated"))
+
+    def end_child(self, entry: str, told: ChildTold) -> None:
+        """Let a child that runs come to its end."""
+        assert self.record is not None
+        own = persistence_id(self.saga.name, str(self.correlation_id))
+        message_id = end_id(start_id(own, entry, self.record.incarnation))
+        what = f"{told.saga} {told.id} has {'failed' if told.outcome == 'failed' else f'ended: {told.outcome}'}"
+        self.step(Message(message_id, told, "child", answer=True), what)
 
     def _next_delivery(self) -> Command | None:
         if self.record is None or not self.record.owes_delivery:

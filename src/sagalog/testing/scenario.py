@@ -7,13 +7,15 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Generic, Self, TypeVar
 
+from ..decision.children import ChildTold, live_children
 from ..decision.ids import ACTIVITY, ANSWER, GAP
 from ..decision.message import Message
 from ..decision.phases import phase_of
 from ..decision.record import Joined, Status
 from ..decision.timers import due_timer
+from ..definition.children import ChildOutcome
 from ..definition.itinerary import DefinedActivity
-from ..definition.results import unpack_result
+from ..definition.results import pack_result, unpack_result
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, SagaParkedError
 from .driven import DrivenInstance
@@ -52,12 +54,12 @@ class Scenario(Generic[S]):
         """Let events happen, of which `then` will not speak."""
         for event in events:
             self._happen(event, None)
-        self._instance.sent, self._instance.undone = [], []
+        self._instance.begin()
         return self
 
     def when(self, event: Any, *, message_id: str | None = None) -> Self:
         """Let an event happen. With a `message_id` that came before, it is a duplicate, and changes nothing."""
-        self._instance.sent, self._instance.undone = [], []
+        self._instance.begin()
         self._happen(event, message_id)
         return self
 
@@ -65,7 +67,7 @@ class Scenario(Generic[S]):
         """Let time pass: timers that fall due fire in the order of their moments, also those set meanwhile."""
         if passed < timedelta(0):
             raise DefinitionError(f"time goes forward only, not by {passed}")
-        self._instance.sent, self._instance.undone = [], []
+        self._instance.begin()
         until = self.now + passed
         at_once = 0
         while (message := due_timer(self._instance.draft(), until, in_time=True)) is not None:
@@ -82,7 +84,7 @@ class Scenario(Generic[S]):
         """Let time pass while no worker runs; then one comes back. Recurring timers do as their `missed` says."""
         if passed < timedelta(0):
             raise DefinitionError(f"time goes forward only, not by {passed}")
-        self._instance.sent, self._instance.undone = [], []
+        self._instance.begin()
         self._instance.now += passed
         for _ in range(_MAX_TIMERS):
             message = due_timer(self._instance.draft(), self.now)
@@ -102,7 +104,7 @@ class Scenario(Generic[S]):
         table.check("in_phase(...)", phase)
         if self._instance.record is None:
             raise AssertionError(self._story.told("there is no instance to be in a phase: no event has started one"))
-        self._instance.sent, self._instance.undone = [], []
+        self._instance.begin()
         self._story.begin(self.now, f"is put into {phase.name}")
         draft = self._instance.draft()
         draft.touch().phase = phase.name
@@ -113,7 +115,7 @@ class Scenario(Generic[S]):
     def given_done(self, activity: str, result: Any = None) -> Self:
         """Let an activity that runs return this, of which `then` will not speak."""
         self.when_done(activity, result)
-        self._instance.sent, self._instance.undone = [], []
+        self._instance.begin()
         return self
 
     def when_done(self, activity: str, result: Any = None) -> Self:
@@ -144,8 +146,37 @@ class Scenario(Generic[S]):
         return table.steps[activity]
 
     def _ended(self, activity: str, event: Any, what: str) -> Self:
-        self._instance.sent, self._instance.undone = [], []
+        self._instance.begin()
         self._instance.end(activity, event, what)
+        return self
+
+    def given_child(
+        self, saga: type[Saga[Any]] | str, child: str, outcome: ChildOutcome = "completed", **end: Any
+    ) -> Self:
+        """Let a child that runs come to its end, as `when_child` does; `then` will not speak of it."""
+        self.when_child(saga, child, outcome, **end)
+        self._instance.begin()
+        return self
+
+    def when_child(
+        self,
+        saga: type[Saga[Any]] | str,
+        child: str,
+        outcome: ChildOutcome = "completed",
+        *,
+        result: Any = None,
+        reason: str = "",
+    ) -> Self:
+        """Let a child that runs come to its end: that saga's, of that id. It completes with a result, or as said."""
+        name = saga if isinstance(saga, str) else saga.name
+        record = self._instance.record
+        live = {} if record is None else live_children(record)
+        entry = next((entry for entry, one in live.items() if (one.saga, one.id) == (name, child)), None)
+        if entry is None:
+            raise AssertionError(self._story.told(f"no child {name} {child} runs; children are {self.children}"))
+        self._instance.begin()
+        packed = None if result is None else pack_result(result, self._instance.registry)
+        self._instance.end_child(entry, ChildTold(name, child, outcome, packed, reason))
         return self
 
     def answers(self, command: type, answer: Any) -> Self:
@@ -210,6 +241,23 @@ class Scenario(Generic[S]):
         return self._instance.undone
 
     @property
+    def started(self) -> list[Any]:
+        """The starting events of the children that were started since the last `when`, `after` or `away`."""
+        return self._instance.started
+
+    @property
+    def stopped(self) -> list[str]:
+        """The ids of children that were asked to compensate, or to end, since then. Those that compensate have done so."""
+        return self._instance.stopped
+
+    @property
+    def children(self) -> list[str]:
+        """The ids of the children that run, in the order of their starts."""
+        return (
+            [] if self._instance.record is None else [one.id for one in live_children(self._instance.record).values()]
+        )
+
+    @property
     def activities(self) -> dict[str, str]:
         """What became of each activity that was begun or passed over, in the order in which it came to that."""
         record = self._instance.record
@@ -260,6 +308,9 @@ class Scenario(Generic[S]):
         running: set[str] = _UNSET,
         undone: list[str] = _UNSET,
         activities: Mapping[str, str] = _UNSET,
+        started: list[Any] = _UNSET,
+        stopped: list[str] = _UNSET,
+        children: list[str] = _UNSET,
     ) -> Self:
         """Raise AssertionError, with the story so far, unless all that is named is so.
 
@@ -267,7 +318,8 @@ class Scenario(Generic[S]):
         pending, due at that moment or that long from now. `state`: equal to it, or a mapping: these attributes are.
         `result`: it has completed with that. `phase`: it is in that one. `kept`: exactly these events wait for their
         moment, in this order. `running`: exactly these activities are carried out. `undone`: exactly these were taken
-        back since the last `when`, in this order. `activities`: what became of these.
+        back since the last `when`, in this order. `activities`: what became of these. `started`: exactly these events began
+        children since the last `when`; `stopped`: children of these ids were asked to end; `children`: these run.
         """
         wrong: list[str] = []
         if sent is not _UNSET and self.sent != sent:
@@ -283,6 +335,13 @@ class Scenario(Generic[S]):
         if activities is not _UNSET:
             now = {name: self.activities.get(name) for name in activities}
             wrong += shown("activities", dict(activities), now) if now != dict(activities) else []
+        for what, wanted, actual_list in (
+            ("started", started, self.started),
+            ("stopped", stopped, self.stopped),
+            ("children", children, self.children),
+        ):
+            if wanted is not _UNSET and wanted != actual_list:
+                wrong += shown(what, wanted, actual_list)
         if kept is not _UNSET and self.kept != kept:
             wrong += shown("kept", kept, self.kept)
         if state is not _UNSET:

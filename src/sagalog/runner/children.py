@@ -1,0 +1,181 @@
+"""What parents and children tell each other, delivered like commands: by this worker, to an instance of this runner.
+
+deliver ─► attempt ─► [children] ─► the mailbox of a child, or of a parent
+
+Each may be delivered again, and by several workers. A start is known by its message id, an end by what the parent waits
+for, and a child that is asked to end looks whether it still runs. Nothing waits for a place here: no step of a parent
+waits for its child, and none of a child for its parent, so they cannot wait in a circle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from ..decision.children import ChildTold, failed_to_start, start_of, tells_of, unpack_told
+from ..decision.draft import Draft
+from ..decision.ids import command_id, end_id, parent_in, parts_of
+from ..decision.message import Message, Outcome
+from ..decision.record import Command, Status
+from ..decision.repair import cancel
+from ..definition import codec
+from ..definition.codec import TypeRegistry, full_name
+from ..errors import (
+    AlreadyStartedError,
+    CodecError,
+    DefinitionError,
+    InvalidEventError,
+    NoInstanceError,
+    PayloadTooLargeError,
+    UnexpectedEventError,
+)
+from ..logs import log
+from .cache import InstanceCache
+from .commands import CommandContext, CommandHandler, CommandPolicy
+from .engine import Engine
+from .envelope import Envelope
+from .instance import Instance
+from .reporter import Reporter
+
+Moment = Callable[[Instance], datetime | None]  # when a delivery happens, in event time
+_NEVER_STARTS = (
+    AlreadyStartedError,
+    NoInstanceError,
+    UnexpectedEventError,
+    InvalidEventError,
+    PayloadTooLargeError,
+    DefinitionError,
+    CodecError,
+)
+
+
+class ChildDelivery(CommandHandler):
+    """Carries out one entry between parent and child, as a command handler does."""
+
+    def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
+        self.policy = CommandPolicy()
+        self.takes_context = False
+        self.asynchronous = True
+        self._deliver = function
+
+    def __call__(self, command: Any, context: CommandContext | None) -> Any:
+        """Deliver it; raises what keeps it from being stored."""
+        return self._deliver()
+
+
+class Children:
+    """Delivers what parents and children tell each other."""
+
+    def __init__(self, engine: Engine, caches: Mapping[str, InstanceCache], moment: Moment) -> None:
+        self._engine = engine
+        self._caches = caches
+        self._moment = moment
+
+    def handler_of(self, instance: Instance, entry: Command) -> ChildDelivery:
+        """Return what carries out an entry. Raises DefinitionError where that is another worker's affair, CodecError."""
+        if entry.family == "tell":
+            parent = parent_in(entry.to)
+            if parent is None:
+                raise CodecError(f"{entry.to!r} names no parent")
+            cache, correlation_id = self._cache(parent.persistence_id)
+            told = unpack_told(entry.command)
+            return ChildDelivery(lambda: self._tell(instance, entry, cache.instance(correlation_id), told))
+        cache, correlation_id = self._cache(entry.to)
+        if entry.family == "start":
+            event = instance.runtime.registry.unpack(entry.command)
+            return ChildDelivery(lambda: self._start(instance, entry, cache.instance(correlation_id), event))
+        return ChildDelivery(lambda: self._stop(instance, entry, cache.instance(correlation_id)))
+
+    def _cache(self, persistence_id: str) -> tuple[InstanceCache, str]:
+        saga, correlation_id = parts_of(persistence_id)
+        cache = self._caches.get(saga)
+        if cache is None:
+            raise DefinitionError(f"no saga {saga!r} in this runner: another worker's, or give it to SagaRunner, too")
+        return cache, correlation_id
+
+    async def _start(self, parent: Instance, entry: Command, child: Instance, event: Any) -> None:
+        """Let the child begin. Where it cannot, now or ever, the parent is told that it failed."""
+        message_id = start_of(parent.persistence_id, entry)
+        try:
+            data = codec.check_event(event, self._engine.settings.max_payload_bytes, message_id)
+            message = Message(message_id, event, data=data)
+            outcome = await self._submit(child, parent, entry, message)
+        except _NEVER_STARTS as error:
+            await self._fail(parent, entry, str(error))
+            return
+        if outcome in (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE):
+            return
+        saga, correlation_id = parts_of(entry.to)
+        why = "its id is taken: an instance of that id lives" if outcome is Outcome.ALREADY_STARTED else outcome.value
+        await self._fail(parent, entry, f"saga {saga!r}, id {correlation_id!r} was not started: {why}")
+
+    async def _fail(self, parent: Instance, entry: Command, why: str) -> None:
+        log.warning(
+            "saga %s, id %s: a child has failed: %s",
+            parent.runtime.name,
+            parent.correlation_id,
+            why,
+            extra=parent.about(command_id=command_id(parent.persistence_id, entry.id)),
+        )
+        message_id, told = failed_to_start(parent.persistence_id, entry, why)
+        await self._submit(parent, parent, entry, Message(message_id, told, "child"))
+
+    async def _stop(self, parent: Instance, entry: Command, child: Instance) -> None:
+        """Let the child compensate, or end as it stands, if it still runs. How it ends, it tells by itself."""
+        started_as = start_of(parent.persistence_id, entry)
+        gone = fresh = False
+        saga, correlation_id = parts_of(parent.persistence_id)
+        note = f"its parent {saga} {correlation_id} {'compensates' if entry.family == 'stop' else 'was cancelled'}"
+        repair = cancel(compensate=entry.family == "stop", note=note)
+
+        async def run(draft: Draft, reporter: Reporter) -> None:
+            nonlocal gone, fresh
+            record, fresh = draft.record, child.fresh
+            if record is None or record.parent != started_as:
+                gone = record is None or not tells_of(record, started_as)
+            elif record.status is Status.RUNNING:
+                draft.record = repair.decide(record, draft.next_id, draft.now, draft.persistence_id).record
+                draft.touch()
+
+        while (
+            not fresh
+        ):  # nothing is written where it is gone, so nobody else would find out that another worker knows better
+            child.read_again()
+            await child.submit(Envelope(repair=run))
+            fresh = fresh or not gone
+        if gone:
+            await self._fail(parent, entry, f"saga {child.runtime.name!r}, id {child.correlation_id!r} is gone")
+
+    async def _tell(self, child: Instance, entry: Command, parent: Instance, told: ChildTold) -> None:
+        """Let the parent hear of the end. One that is gone, or has heard, takes no notice."""
+        told = _readable_there(told, child.runtime.registry)
+        outcome = await self._submit(parent, child, entry, Message(end_id(entry.to), told, "child"))
+        if outcome is Outcome.IGNORED:
+            self._engine.counters.ignored += 1
+            log.info(
+                "saga %s, id %s: its parent, saga %s, id %s, takes no notice of its end",
+                child.runtime.name,
+                child.correlation_id,
+                parent.runtime.name,
+                parent.correlation_id,
+                extra=child.about(message_id=end_id(entry.to)),
+            )
+
+    async def _submit(self, to: Instance, by: Instance, entry: Command, message: Message) -> Outcome:
+        message.trace = self._engine.hooks.trace_of(command_id(by.persistence_id, entry.id)) or entry.trace
+        message.at, message.answer = self._moment(by), True
+        envelope = Envelope(message)
+        await to.submit(envelope)
+        assert envelope.outcome is not None
+        return envelope.outcome
+
+
+def _readable_there(told: ChildTold, registry: TypeRegistry) -> ChildTold:
+    """Return it with the type of its result named in full: in its parent's saga, another may have the short name."""
+    cls = None if told.result is None else registry.get(told.result.type)
+    if told.result is None or cls is None:
+        return told
+    return msgspec.structs.replace(told, result=msgspec.structs.replace(told.result, type=full_name(cls)))

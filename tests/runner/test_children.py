@@ -1,0 +1,295 @@
+"""Children with a runner: one for each start, their end heard once, and taken back before their parent."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from sagalog import (
+    CommandRefused,
+    DefinitionError,
+    InMemoryJournal,
+    JournalSagaStateStore,
+    SagaRecord,
+    SagaRunner,
+    Status,
+)
+from sagalog.decision.record import decode_record
+
+from ..families import (
+    Carry,
+    Closed,
+    Delivered,
+    Loaded,
+    LorrySaga,
+    Lost,
+    Ordered,
+    OrderSaga,
+    ParcelSaga,
+    ShipParcel,
+    Withdrawn,
+)
+from .conftest import Bench
+
+
+class Family:
+    """A runner of orders and parcels, and what reached the outside."""
+
+    def __init__(self, journal: Any = None, sagas: Any = (OrderSaga, ParcelSaga), **settings: Any) -> None:
+        self.bench = Bench(journal or InMemoryJournal())
+        self.done: list[str] = []
+        self.runner: SagaRunner = self.bench.runner(sagas=list(sagas), dispatch=self._accept, **settings)
+
+    def _accept(self, command: Any) -> None:
+        self.done.append(f"{type(command).__name__} {getattr(command, 'id', getattr(command, 'parcel', ''))}")
+
+    async def __aenter__(self) -> Family:
+        await self.runner.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.runner.stop()
+
+    async def happen(self, *events: Any) -> None:
+        for event in events:
+            await self.runner.handle(event)
+            await self.runner.settle()
+
+    async def record(self, saga: str, correlation_id: str) -> SagaRecord:
+        assert self.bench.journal is not None
+        saved = await JournalSagaStateStore(self.bench.journal, saga).load_with_tombstone(correlation_id)
+        assert saved is not None
+        return decode_record(saved.payload)
+
+    async def ended(self, correlation_id: str = "a") -> list[str]:
+        return OrderSaga().decode_state((await self.record("order", correlation_id)).state_bytes()).ended
+
+
+async def test_children_run_and_their_parent_hears_how_each_ended() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 3), Delivered("a-1"), Lost("a-0"))
+        assert await family.ended() == ["a-1 completed Receipt", "a-0 compensated"]
+        before = await family.record("order", "a")
+        assert [child.id for child in before.children.values()] == ["a-2"]
+        assert before.child_ends == {"completed": 1, "compensated": 1}
+        await family.happen(Delivered("a-2"))
+        after = await family.record("order", "a")
+    assert (after.status, after.children, after.outbox) == (Status.COMPLETED, {}, ())
+    assert sorted(family.done) == ["Carry a-0", "Carry a-1", "Carry a-2", "CarryBack a-0", "Reserve a"]
+
+
+async def test_a_child_may_end_in_its_first_step() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 2, "at once"))
+        assert sorted(await family.ended()) == ["a-0 completed Receipt", "a-1 completed Receipt"]
+        assert (await family.record("order", "a")).status is Status.COMPLETED
+
+
+async def test_compensating_a_parent_takes_back_the_children_that_run_before_it_does() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 3), Delivered("a-1"), Withdrawn("a"))
+        order, parcel = await family.record("order", "a"), await family.record("parcel", "a-0")
+        completed = await family.record("parcel", "a-1")
+    assert (order.status, parcel.status, completed.status) == (
+        Status.COMPENSATED,
+        Status.COMPENSATED,
+        Status.COMPLETED,
+    )
+    assert order.child_ends == {"completed": 1, "compensated": 2}
+    assert sorted(family.done[4:6]) == ["CarryBack a-0", "CarryBack a-2"]
+    assert family.done[6:] == ["Release a"]
+
+
+async def test_the_undo_of_a_child_is_for_one_that_had_completed() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 2, undo=True), Delivered("a-1"), Withdrawn("a"))
+    assert family.done[3:] == ["CarryBack a-0", "Fetch a-1", "Release a"]
+
+
+async def test_a_child_that_completes_while_it_is_asked_to_compensate_is_undone_by_its_parent() -> None:
+    """The child has completed, and its parent has not heard of it when it compensates."""
+    async with Family() as family:
+        await family.happen(Ordered("a", 1, undo=True))
+        both = [family.runner.handle(Delivered("a-0")), family.runner.handle(Withdrawn("a"))]
+        for one in both:
+            await one
+        await family.runner.settle()
+        assert (await family.record("order", "a")).status is Status.COMPENSATED
+        child = await family.record("parcel", "a-0")
+    undone = "Fetch a-0" if child.status is Status.COMPLETED else "CarryBack a-0"
+    assert family.done[2:] == [undone, "Release a"]
+
+
+@pytest.mark.parametrize("compensate", [True, False])
+async def test_cancelling_a_parent_ends_its_children(compensate: bool) -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 2))
+        await family.runner.cancel("order", "a", compensate=compensate)
+        await family.runner.settle()
+        order, parcel = await family.record("order", "a"), await family.record("parcel", "a-1")
+    wanted = Status.COMPENSATED if compensate else Status.CANCELLED
+    assert (order.status, parcel.status) == (wanted, wanted)
+    assert [audit.note for audit in parcel.audit] == [
+        f"its parent order a {'compensates' if compensate else 'was cancelled'}"
+    ]
+    assert family.done[-1] == ("Release a" if compensate else "Carry a-1")
+
+
+async def test_grandchildren_of_the_same_saga_are_taken_back_before_their_parents() -> None:
+    async with Family(sagas=[ParcelSaga]) as family:
+        await family.happen(ShipParcel("p", boxes=2), Lost("p"))
+        assert (await family.record("parcel", "p")).status is Status.COMPENSATED
+    assert family.done == ["Carry p", "Carry p.0", "Carry p.1", "CarryBack p.1", "CarryBack p.0", "CarryBack p"]
+
+
+async def test_a_start_whose_id_is_taken_has_failed_and_leaves_the_other_alone() -> None:
+    async with Family() as family:
+        await family.happen(ShipParcel("a-0"), Ordered("a", 2))
+        assert await family.ended() == ["a-0 failed"]
+        order, parcel = await family.record("order", "a"), await family.record("parcel", "a-0")
+        assert [child.id for child in order.children.values()] == ["a-1"]
+        assert (parcel.parent, parcel.status) == ("", Status.RUNNING)
+        await family.happen(Withdrawn("a"))
+        assert (await family.record("parcel", "a-0")).status is Status.RUNNING
+        assert (await family.record("order", "a")).status is Status.COMPENSATED
+
+
+async def test_a_second_start_of_the_same_child_has_failed() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1), Ordered("a", 1))
+        assert await family.ended() == ["a-0 failed"]
+
+
+async def test_a_child_that_cannot_be_started_by_its_handler_is_parked_and_its_parent_waits() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1, "raise"))
+        parcel, order = await family.record("parcel", "a-0"), await family.record("order", "a")
+        assert (bool(parcel.parked), len(parcel.held), order.outbox) == (True, 1, ())
+        await family.runner.skip("parcel", "a-0")
+        await family.runner.settle()
+        assert await family.ended() == ["a-0 cancelled"]
+
+
+async def test_a_parent_that_has_ended_takes_no_notice() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1), Closed("a"), Delivered("a-0"))
+        order, parcel = await family.record("order", "a"), await family.record("parcel", "a-0")
+    assert (order.status, parcel.status, parcel.outbox) == (Status.COMPLETED, Status.COMPLETED, ())
+    assert OrderSaga().decode_state(order.state_bytes()).ended == []
+
+
+async def test_a_second_life_does_not_hear_of_the_children_of_the_first() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1), Closed("a"), Ordered("a", 0), Delivered("a-0"))
+        assert await family.ended() == []
+        order = await family.record("order", "a")
+        assert (order.incarnation, order.status, order.children) == (2, Status.RUNNING, {})
+
+
+async def test_dropping_what_starts_a_child_tells_its_parent_that_it_failed() -> None:
+    async with Family(sagas=[OrderSaga]) as family:  # parcels are another worker's
+        await family.happen(Ordered("a", 1))
+        (start,) = (await family.record("order", "a")).outbox
+        await family.runner.drop("order", "a", start.id)
+        await family.runner.settle()
+        assert await family.ended() == ["a-0 failed"]
+
+
+async def test_a_child_whose_saga_another_worker_has_is_started_by_that_worker() -> None:
+    journal = InMemoryJournal()
+    async with Family(journal, [OrderSaga]) as orders:
+        await orders.happen(Ordered("a", 1))
+        parcels = Bench(journal)
+        parcels.clock = orders.bench.clock
+        async with parcels.runner(sagas=[OrderSaga, ParcelSaga], dispatch=lambda command: None) as both:
+            parcels.clock.advance(timedelta(minutes=5))
+            await both.settle()
+            await both.handle(Delivered("a-0"))
+            await both.settle()
+        assert await orders.ended() == ["a-0 completed Receipt"]
+
+
+async def test_a_thousand_children_stand_in_one_record_and_no_more() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1000))
+        with pytest.raises(DefinitionError, match="1,000 children have not ended yet: let a Gather start them"):
+            await family.runner.handle(Ordered("a", 1))
+
+
+async def test_a_gather_starts_many_children_some_at_a_time() -> None:
+    async with Family(sagas=[LorrySaga, ParcelSaga], max_payload_bytes=32 * 1024) as family:
+        await family.happen(Loaded("l", 500))
+        lorry = await family.record("lorry", "l")
+    state = LorrySaga().decode_state(lorry.state_bytes())
+    assert (state.told, state.heard, lorry.status) == ("500 of 500", 500, Status.COMPLETED)
+    assert lorry.child_ends == {"completed": 500}
+
+
+async def test_a_parent_that_is_parked_holds_the_end_of_a_child_until_its_repair() -> None:
+    class Strict(OrderSaga):
+        broken = True
+
+        def child_ended(self, state: Any, ended: Any, context: Any) -> Any:
+            if self.broken:
+                raise ValueError("not now")
+            return super().child_ended(state, ended, context)
+
+    strict = Strict()
+    async with Family(sagas=[strict, ParcelSaga]) as family:
+        await family.happen(Ordered("a", 2), Delivered("a-0"), Delivered("a-1"))
+        order = await family.record("order", "a")
+        assert order.parked == "handling parcel completed raised ValueError, 3 times"
+        assert [(held.kind, held.event.type) for held in order.held] == [("child", "parcel completed")] * 2
+        strict.broken = False
+        await family.runner.retry("order", "a")
+        await family.runner.settle()
+        assert await family.ended() == ["a-0 completed Receipt", "a-1 completed Receipt"]
+
+
+async def test_a_held_end_that_is_skipped_counts_as_heard() -> None:
+    class Deaf(OrderSaga):
+        def child_ended(self, state: Any, ended: Any, context: Any) -> Any:
+            raise ValueError("never")
+
+    async with Family(sagas=[Deaf, ParcelSaga]) as family:
+        await family.happen(Ordered("a", 1), Delivered("a-0"))
+        await family.runner.skip("order", "a")
+        await family.runner.settle()
+        order = await family.record("order", "a")
+        assert (order.parked, order.children, order.child_ends) == ("", {}, {"completed": 1})
+        await family.happen(Withdrawn("a"))
+        assert (await family.record("order", "a")).status is Status.COMPENSATED
+
+
+async def test_dropping_what_stops_a_child_lets_the_compensation_go_on() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1))
+        await family.runner.stop()
+        orders = Family(family.bench.journal, [OrderSaga])
+        orders.bench.clock = family.bench.clock
+        orders.runner = orders.bench.runner(sagas=[OrderSaga], dispatch=lambda command: None)
+        async with orders.runner:  # it has no parcels
+            await orders.happen(Withdrawn("a"))
+            (stop,) = (await orders.record("order", "a")).outbox
+            assert stop.title == "stop parcel a-0"
+            await orders.runner.drop("order", "a", stop.id)
+            await orders.runner.settle()
+            assert (await orders.record("order", "a")).status is Status.COMPENSATED
+
+
+async def test_a_child_that_completed_and_is_compensated_after_all_says_so() -> None:
+    """Its last command is refused before its parent was told."""
+    async with Family() as family:
+
+        def refuse(command: Any) -> None:
+            family.done.append(type(command).__name__)
+            if isinstance(command, Carry):
+                raise CommandRefused("no")
+
+        await family.runner.stop()
+        family.runner = family.bench.runner(sagas=[OrderSaga, ParcelSaga], dispatch=refuse)
+        await family.runner.start()
+        await family.happen(Ordered("a", 1, "at once"))
+        assert await family.ended() == ["a-0 compensated"]
