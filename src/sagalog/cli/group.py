@@ -29,6 +29,7 @@ COMMANDS = {
     "resend": "Send a command again that was sent before.",
     "retry": "Let parked instances try again.",
     "run": "Feed events from a file through a runner.",
+    "send": "Send one event, from the command line.",
     "show": "Show one instance: state, timers, outbox, held events.",
     "simulate": "Attack a saga with crashes, races and lost answers, in virtual time.",
     "skip": "Drop what parks an instance, and go on.",

@@ -15,10 +15,11 @@ from typing import IO, Any
 import click
 import msgspec
 
-from ..definition.codec import Typed, TypeRegistry
+from ..definition.codec import Typed
 from ..definition.schema import schema_of
 from ..errors import InvalidEventError, SagalogError
 from ..runner import Incoming, SagaRunner
+from ..runner.given import event_registry
 from ..runner.runner import Reader
 
 
@@ -166,10 +167,7 @@ def _own(read: Reader) -> Callable[[int, bytes], Incoming | None]:
 
 
 def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming | None]:
-    registry = TypeRegistry()
-    for saga in runner.sagas:
-        for cls in type(saga).event_types():
-            registry.add(cls)
+    registry = event_registry(runner.sagas)
 
     def parse(number: int, line: bytes) -> Incoming:
         try:

@@ -54,7 +54,7 @@ def worker_(target: str, url: str | None, processes: int, address: str | None) -
       kill -USR1 $(pgrep -f 'sagalog worker')
     """
     end_with_supervisor()
-    runner = load_runner(target).using(journal=url, sources=True)
+    runner = load_runner(target).using(journal=url, sources=True, client=False)
     try:
         where = None if address is None else Address.parse(address)
     except DefinitionError as error:

@@ -18,7 +18,7 @@ from ..errors import DefinitionError
 from .commands import CommandContext, CommandHandler, CommandHandlers, CommandPolicy
 
 
-class ActivityContext(CommandContext, frozen=True, gc=False):
+class ActivityContext(CommandContext, frozen=True, gc=False, kw_only=True):
     """What the call of an activity needs beside what any command handler may know."""
 
     record: SagaRecord

@@ -99,11 +99,13 @@ class CommandAttempts:
             instance.correlation_id,
             _attempt_nr(instance, entry),
             entry.undo,
+            self._engine.resources,
         )
         record = instance.record
         if instance.runtime.saga.activities is None or record is None:
             return CommandContext(*told)
-        return ActivityContext(*told, record, entry, id_of(instance.persistence_id, entry.of) if entry.of else "")
+        of = id_of(instance.persistence_id, entry.of) if entry.of else ""
+        return ActivityContext(*told, record=record, entry=entry, of=of)
 
     async def carry_out(
         self,

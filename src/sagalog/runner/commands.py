@@ -49,6 +49,10 @@ class CommandContext(msgspec.Struct, frozen=True, gc=False):
     correlation_id: str
     attempt: int
     undo: bool
+    resources: Any = None  # what the runner's `lifespan` has opened
+
+    def __repr__(self) -> str:  # without resources: they may show anything
+        return f"<CommandContext {self.id}, attempt {self.attempt}>"
 
 
 class CommandHandler:

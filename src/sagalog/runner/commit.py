@@ -76,6 +76,8 @@ class Write:
         self.parked = parked
         self.terms = _terms(instance, record)
         self.fresh = fresh_entries(None if claim else instance.record, record)
+        if self.fresh and instance.runtime.engine.client:
+            self.fresh = NONE
 
 
 def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
@@ -237,10 +239,21 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
         return None
     if instance.declined is not None and instance.declined in record.outbox:
         return now  # whoever can deliver it may claim it at once
+    if instance.runtime.engine.client and _is_free(instance, now):
+        return now
     start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
     end = start + max(instance.runtime.engine.lease, timedelta(seconds=instance.lease_seconds))
     # A step that comes in between does not shorten a lease, ours or another worker's.
     return end if record.leased_until is None else max(end, record.leased_until)
+
+
+def _is_free(instance: Instance, now: datetime) -> bool:
+    """Say whether no worker can be delivering what is in the outbox before this write: none holds a lease on it."""
+    before = instance.record
+    if before is None or not before.outbox or before.stuck:
+        return True
+    ours = instance.version == instance.written  # and no worker has claimed it, or this write will be lost
+    return ours and instance.lease_end is not None and instance.lease_end <= now
 
 
 def is_leased(instance: Instance, record: SagaRecord) -> bool:

@@ -63,7 +63,8 @@ class Dispatcher:
                 self._answers.hurry(instance)
             self._acceptances.record_later(instance)
         elif entry.id not in instance.owned:
-            self._leases.watch(instance, entry)
+            if not self._engine.client:
+                self._leases.watch(instance, entry)
         else:
             instance.delivering = True
             record = instance.record

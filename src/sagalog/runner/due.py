@@ -37,7 +37,7 @@ class DueLoop:
 
     def __init__(self, engine: Engine, caches: list[InstanceCache]) -> None:
         self._engine = engine
-        self._caches = caches
+        self._caches = [] if engine.client else caches
         self._scanning = {one.runtime.name: asyncio.Lock() for one in caches}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
@@ -49,7 +49,9 @@ class DueLoop:
         self._purger = Purger(engine)
         self._stranded = {one.runtime.name: Stranded(engine, one.runtime) for one in caches}
         self._searches = [
-            engine.spawn(search(engine, one.runtime, self.notice)) for one in caches if one.runtime.scanned is not None
+            engine.spawn(search(engine, one.runtime, self.notice))
+            for one in self._caches
+            if one.runtime.scanned is not None
         ]
 
     def notice(self, due_at: datetime) -> None:

@@ -45,10 +45,15 @@ class Engine:
         counters: Counters,
         context: Context,
         hooks: Hooks,
+        *,
+        client: bool = False,
+        resources: Any = None,
     ) -> None:
         self._context = context
         self.settings = settings
         self.clock = clock
+        self.client = client  # it takes events, and leaves commands, timers and what is due to the workers
+        self.resources = resources
         self.event_time = isinstance(clock, EventClock)
         # In event time a log may be fed again at any time, so what is known of it is never forgotten.
         self.retention = _FOR_EVER if self.event_time else settings.retention

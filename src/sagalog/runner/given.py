@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from ..journal import Journal
 from ..journal.needs import missing_methods
 from ..journal.store import SagaStateStore
+from .clock import EventClock
 
 
 def check_source(source: Any, sagas: list[Saga[Any]]) -> None:
@@ -39,6 +41,28 @@ def check_source(source: Any, sagas: list[Saga[Any]]) -> None:
         raise DefinitionError(
             f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
         )
+
+
+def client_of(client: Any, source: Any, clock: Any) -> bool:
+    """Return whether a runner is a client. Raises DefinitionError where nobody could do for it what it leaves undone."""
+    if not isinstance(client, bool):
+        raise DefinitionError(f"client= is True or False, not a {type(client).__name__}")
+    if client and source == "memory://":
+        raise DefinitionError(
+            "a journal in memory belongs to one runner, so no worker would carry out a client's commands"
+        )
+    if client and isinstance(clock, EventClock):
+        raise DefinitionError("an EventClock is for one runner, which does everything itself: not with client=True")
+    return client
+
+
+def event_registry(sagas: Iterable[Saga[Any]]) -> TypeRegistry:
+    """Return the event types that sagas take, by name. Raises DefinitionError if two of them have one name."""
+    registry = TypeRegistry()
+    for saga in sagas:
+        for cls in type(saga).event_types():
+            registry.add(cls)
+    return registry
 
 
 def sagas_of(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:

@@ -73,7 +73,7 @@ async def examine(
     waited = engine.unanswered_seconds
     if waited > max(timeout_seconds, engine.settings.lease_seconds):
         reasons.append(f"the journal has not answered a write for {waited:.0f} s")
-    if live and not engine.event_time:
+    if live and not engine.event_time and not engine.client:
         silent = engine.loop.time() - loop.scanned_at
         if loop.trouble:
             reasons.append(f"looking for due work fails: {loop.trouble}")

@@ -49,6 +49,7 @@ async def _step(instance: Instance, message: Message, connection: Any) -> Outcom
     alone = Instance(instance.cache, instance.correlation_id)
     envelope = Envelope(message, seen=True)
     alone.mailbox.append(envelope)
+    alone.in_transaction = instance.in_transaction
     try:
         take(alone, await runtime.load_in_transaction(connection, instance.correlation_id))
         turn = begin(alone, runtime.engine.now())

@@ -161,6 +161,7 @@ def take(instance: Instance, saved: SavedState | None) -> None:
         if saved is not None and (saved.version, saved.payload) == (maybe.version, maybe.payload):
             instance.owned |= maybe.fresh  # the write had landed
             instance.lease_end = maybe.lease_end
+            instance.written = maybe.version
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = instance.fresh = True

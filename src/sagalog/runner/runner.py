@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self, TypeVar
 
@@ -25,12 +26,13 @@ from .ended import SagaOutcome
 from .engine import Engine
 from .finding import SagaInstance, find, instance_of, wanted_of
 from .gauges import Gauges
-from .given import check_source, sagas_of
+from .given import check_source, client_of, sagas_of
 from .health import NOT_STARTED, Health
 from .hooks import Hook, checked_hooks
 from .many import handle_all
 from .receive import Incoming, Receipt, Receiver
 from .repair import Repaired
+from .resources import Resources
 from .settings import RetryPolicy, RunnerSettings
 from .signals import asked_to_stop
 from .started import Started
@@ -54,6 +56,11 @@ class SagaRunner:
     `command` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
     None or events; CommandRefused means no for ever, any other error means later. `hooks` are told what it does, for
     metrics and traces. `sources` are read, and `sinks` take the commands of a type; see `sagalog.brokers`.
+    `lifespan(runner)` gives an asynchronous context manager: what it yields is open while the runner runs, as
+    `runner.resources` and `context.resources`.
+
+    A `client` takes events and answers questions, and leaves the rest to the workers on its journal: it carries out no
+    command, fires no timer and takes over nothing. Workers take the commands of its steps at once.
     """
 
     def __init__(
@@ -67,6 +74,8 @@ class SagaRunner:
         hooks: Iterable[Hook] = (),
         sources: Iterable[Source | Subscription] = (),
         sinks: Mapping[type, Sink | Publication] | None = None,
+        client: bool = False,
+        lifespan: Callable[[SagaRunner], AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
         if settings is not None:
             check_type("settings=", settings, RunnerSettings, "RunnerSettings(...)")
@@ -79,6 +88,8 @@ class SagaRunner:
         self.counters = Counters()
         self.sagas = sagas_of(sagas)
         self.hooks = checked_hooks(hooks)
+        self.client = client_of(client, journal, self.clock)
+        self._resources = Resources(lifespan)
         self._source = journal
         self._handlers = CommandHandlers()
         self._handlers.add(dispatch)
@@ -113,8 +124,9 @@ class SagaRunner:
         clock: Clock | None = None,
         hooks: Iterable[Hook] = (),
         sources: bool = False,
+        client: bool | None = None,
     ) -> SagaRunner:
-        """Return a runner like this one, not started, on another journal or clock, with further hooks.
+        """Return a runner like this one, not started, on another journal or clock, with further hooks, or as a client.
 
         `sources`: whether it reads the sources of this one. Its commands have the same handlers and sinks in any case.
         """
@@ -124,6 +136,8 @@ class SagaRunner:
             clock=clock or self.clock,
             settings=self.settings,
             hooks=(*self.hooks, *checked_hooks(hooks)),
+            client=self.client if client is None else client,
+            lifespan=self._resources.make,
         )
         other._handlers = self._handlers
         other._attached = self._attached.copy(sources=sources)
@@ -167,6 +181,11 @@ class SagaRunner:
         return function
 
     @property
+    def resources(self) -> Any:
+        """What the `lifespan` of a started runner has opened; None without one."""
+        return self._resources.value
+
+    @property
     def journal(self) -> Journal | None:
         """The journal of a started runner, None where stores were given."""
         return None if self._stores is None else self._stores.journal
@@ -179,11 +198,24 @@ class SagaRunner:
         await stores.open()
         self._hooks = Hooks(self.hooks) if self.hooks else NoHooks()
         clock = await stores.agreed_clock(self.clock)
-        engine = Engine(self.settings, clock, self.counters, outside_handlers(), self._hooks)
+        context = outside_handlers()
         try:
+            await self._resources.open(self)
+            engine = Engine(
+                self.settings,
+                clock,
+                self.counters,
+                context,
+                self._hooks,
+                client=self.client,
+                resources=self._resources.value,
+            )
             self._started = Started(engine, stores, self.sagas, self._handlers)
         except BaseException:
-            await stores.close()
+            try:
+                await self._resources.close()
+            finally:
+                await stores.close()
             raise
         self._receiver = self._started.receiver
         self._attached.start(self._receiver, self._hooks)
@@ -202,7 +234,10 @@ class SagaRunner:
         await self._attached.drain(self.settings.stop_seconds)
         await started.stop()
         await self._attached.close(self.settings.stop_seconds)
-        await started.stores.close()
+        try:
+            await self._resources.close()
+        finally:
+            await started.stores.close()
         if self._started is started:  # not for the second of two calls at once
             self._hooks.tell("stopped", self)
             self._started = self._receiver = None

@@ -104,7 +104,7 @@ class Started:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here
                 now += engine.lease
-            for cache in self.caches.values():
+            for cache in self.caches.values() if not engine.client else ():
                 await self.due_loop.scan(cache, now)
             await engine.wait_for_tasks()
             busy = False
