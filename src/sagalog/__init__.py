@@ -19,6 +19,7 @@ from .decision.message import Outcome
 from .decision.record import SagaRecord, Status
 from .definition.actions import (
     Action,
+    AddKey,
     CancelTimer,
     Compensate,
     Complete,
@@ -26,6 +27,7 @@ from .definition.actions import (
     Gather,
     Gathered,
     Refused,
+    RemoveKey,
     Run,
     Schedule,
     Send,
@@ -35,6 +37,7 @@ from .definition.actions import (
 from .definition.activities import Call, activity
 from .definition.children import ChildEnded, on_child
 from .definition.context import StepContext
+from .definition.keys import Key
 from .definition.saga import Actions, Saga, leg, on, on_enter, on_leave, on_refused, starts, when_all
 from .definition.schema import schema, upcast
 from .definition.sequences import Gap, Sequence
@@ -97,6 +100,7 @@ if _TYPE_CHECKING:
 __all__ = [
     "Action",
     "Actions",
+    "AddKey",
     "AlreadyStartedError",
     "Call",
     "CancelTimer",
@@ -130,6 +134,7 @@ __all__ = [
     "JournalFormatError",
     "JournalSagaStateStore",
     "JournalUnavailableError",
+    "Key",
     "ManualClock",
     "MissingExtraError",
     "NoInstance",
@@ -142,6 +147,7 @@ __all__ = [
     "PersistentRepr",
     "Receipt",
     "Refused",
+    "RemoveKey",
     "RepairError",
     "Repaired",
     "RetryPolicy",

@@ -68,7 +68,8 @@ class PayloadTooLargeError(InvalidEventError):
 class NoInstanceError(SagalogError):
     """The event may not start a saga and no live instance takes it (policy RAISE, or WAIT ran out).
 
-    Also for an instance that was asked for and is not there: then `event_type` is empty. `why`: what there is instead of
+    Also for an instance that was asked for and is not there: then `event_type` is empty. Where the event was to reach
+    instances by a key, `correlation_id` is empty. `why`: what there is instead of
     one; empty where that is not known.
     """
 
@@ -81,6 +82,8 @@ class NoInstanceError(SagalogError):
 
     def __str__(self) -> str:
         why = self.why or "there is no live instance"
+        if not self.correlation_id:  # it was to be reached by a key
+            return f"{self.event_type} for saga {self.saga!r}: {why}, and it may not start one. Nothing was stored."
         if not self.event_type:
             return f"saga {self.saga!r}, id {self.correlation_id!r}: {why}"
         return (

@@ -9,6 +9,7 @@ import pytest
 from sagalog import DefinitionError, InvalidEventError, Saga, SetTimer, on, starts
 from sagalog.testing import Scenario
 
+from ..keyed import Blocked, Moved, Ordered, ParcelSaga
 from ..orders import (
     Asked,
     Cancelled,
@@ -178,3 +179,15 @@ def test_what_makes_no_sense_is_refused(order: Scenario[OrderState]) -> None:
         order.given(Placed("a")).when(Placed("b"))
     with pytest.raises(InvalidEventError, match="takes no Reserve"):
         order.when(Reserve("a"))
+
+
+def test_an_event_by_a_key_reaches_the_instance_while_it_holds_it() -> None:
+    scenario = Scenario(ParcelSaga).when(Blocked("c"))
+    assert scenario.status is None
+    scenario.when(Ordered("A", ["c", "d"])).then(keys={"customer": ["c", "d"]})
+    scenario.when(Blocked("c")).then(state={"log": ["blocked"]})
+    scenario.when(Moved("A", old="c")).then(keys={"customer": ["d"]})
+    scenario.when(Blocked("c")).then(state={"log": ["blocked"]})
+    scenario.when(Blocked("d", "close")).then(completed=True, keys={})
+    with pytest.raises(AssertionError, match="keys: expected"):
+        scenario.then(keys={"customer": ["d"]})

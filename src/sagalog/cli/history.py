@@ -82,6 +82,8 @@ def _fields(step: Step) -> dict[str, object]:
         "state": record.state if record is not None else None,
         "result": step.result,
         "index": record.index if record is not None else None,
+        **({"keys_added": step.added} if step.added else {}),
+        **({"keys_removed": step.removed} if step.removed else {}),
         "changes": [
             {
                 "path": change.path,
@@ -109,6 +111,8 @@ def _lines(step: Step, parked: str) -> list[str]:
     lines.extend(f"      activity {line(name)} {line(stage)}" for name, stage in step.activities.items())
     if step.phase:
         lines.append(f"      enters {line(step.phase)}")
+    lines.extend(f"      takes the key {line(name)}={line(text)}" for name, text in step.added)
+    lines.extend(f"      gives up the key {line(name)}={line(text)}" for name, text in step.removed)
     lines.extend(f"      {line(text)}" for text in change_lines(step.changes, most=20))
     if step.result is not None:
         lines.append(f"      completed with {result_type(step.result)}: {cut(json_line(step.result.data), 200)}")

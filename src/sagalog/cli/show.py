@@ -112,6 +112,8 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], relatives
     if record.index:
         found = (field if text is None else f"{field}={text}" for field, text in record.index.items())
         out.append(f"index   {', '.join(map(line, found))}")
+    for name, values in record.keys.items():
+        out.append(f"key     {line(name)}: {line(', '.join(values))}")
     if record.result is not None:
         result = msgspec.json.format(bytes(record.result.data)).decode()
         text = f"{result_type(record.result)}: {result[:_MAX_STATE]}"

@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 
 from ..decision.ids import parts_of, persistence_id
+from ..decision.keys import pairs
 from ..decision.record import FINAL, Audit, SagaRecord, Status
 from ..errors import InvalidEventError
 from ..journal import Journal
@@ -21,7 +22,7 @@ from .diagram import diagram
 from .flow import BUCKET_SECONDS, BUCKETS, spread
 from .render import cut, pretty, whole_number
 from .search import Filter, known_sagas, search
-from .story import InstanceStory, shown, shown_result, story
+from .story import InstanceStory, shown, shown_result, story, veiled
 from .tally import MAX_WATCHED, NEEDS_REPAIR, name_of
 
 _MAX_LISTED = 100  # of the commands, timers and held messages of one instance
@@ -109,7 +110,8 @@ def standing(board: Board, view: SagaView) -> dict[str, Any]:
     if record is not None:
         state = ("(not JSON)", 0) if record.state_is_base64 else cut(pretty(record.state, mask))
     result = None if record is None or record.result is None else shown_result(record.result, mask)
-    return {"view": view, "record": record, "state": state, "result": result, "shown": _shower(board)}
+    keys = [] if record is None else [veiled(key, mask) for key in pairs(record.keys)]
+    return {"view": view, "record": record, "state": state, "result": result, "keys": keys, "shown": _shower(board)}
 
 
 def _shower(board: Board) -> Any:

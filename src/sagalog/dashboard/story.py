@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from ..decision.ids import sent_in
+from ..decision.keys import ByKey
 from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
 from ..definition.codec import Typed
 from ..definition.results import result_type
@@ -22,6 +23,7 @@ from ..operating.steps import (
     indexed_in,
     joined_in,
     kept_in,
+    keys_in,
     passed_over_in,
     phase_in,
     repairs_of,
@@ -90,6 +92,8 @@ class StoryStep(msgspec.Struct):
     phase: str = ""  # that it entered
     alone: str = ""  # the type of the command that it began by itself, because workers died that had it in hand
     indexed: bool = False  # it is found by something else since
+    added: list[ByKey] = []  # keys
+    removed: list[ByKey] = []
 
 
 class InstanceStory(msgspec.Struct):
@@ -159,7 +163,13 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         phase_in(before, view),
         begun_in(before, view),
         indexed_in(before, view),
+        *[[veiled(key, mask) for key in some] for some in keys_in(before, view)],
     )
+
+
+def veiled(key: ByKey, mask: Mask) -> ByKey:
+    """Return a key as it is shown: its value is hidden where a mask names it."""
+    return (key[0], MASKED) if mask.hides((key[0],)) else key
 
 
 def _of(entry: str, view: SagaView) -> bool:

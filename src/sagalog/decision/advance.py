@@ -24,6 +24,7 @@ from .ids import GAP, entry_of, parent_in, prefix_of
 from .itinerary import is_stale, knows_by_progress
 from .joins import finish_with_joins
 from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
+from .keys import holds
 from .message import Message, Outcome
 from .parking import park
 from .phases import entered, phase_of
@@ -48,6 +49,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":
+        if message.by is not None and (record is None or record.status in FINAL or not holds(record.keys, message.by)):
+            return Outcome.NO_INSTANCE  # it held the key when it was looked up
         if draft.saga.numberings and not message.kept:
             known = known_number(draft.saga, record, message)
             if known is not None:

@@ -9,11 +9,13 @@ from typing import Any
 
 from ..definition.actions import (
     Action,
+    AddKey,
     CancelTimer,
     Compensate,
     Complete,
     Enter,
     Gather,
+    RemoveKey,
     Run,
     Schedule,
     Send,
@@ -26,13 +28,27 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .gathering import GatherStep, planned, step_of
 from .itinerary import Proceed
+from .keys import checked_key
 from .moments import after, timer_due
 from .planned_child import PlannedChild, check_room, planned_child
 from .record import SagaRecord, Status
 from .requests import asked
 
 Planned = Action | GatherStep | Proceed
-_ACTIONS = (Send, SetTimer, CancelTimer, Compensate, Complete, Schedule, Enter, Gather, Run, StartChild)
+_ACTIONS = (
+    Send,
+    SetTimer,
+    CancelTimer,
+    Compensate,
+    Complete,
+    Schedule,
+    Enter,
+    Gather,
+    Run,
+    StartChild,
+    AddKey,
+    RemoveKey,
+)
 
 
 def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]:
@@ -173,6 +189,10 @@ def plan_of(
             plan.append((action, None, None))
         elif isinstance(action, Proceed):
             plan.append((action, None, None))
+        elif isinstance(action, (AddKey, RemoveKey)):
+            if ended and isinstance(action, AddKey):
+                raise DefinitionError(f"saga {saga.name!r}: an AddKey after its end, with which its keys end, too")
+            plan.append((action, checked_key(action, saga.name, saga.key_table), None))
         elif isinstance(action, Run):
             raise DefinitionError(
                 f"saga {saga.name!r} has no activities to Run: decorate a method of it with @activity"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from .children import NextId, tell_parent
-from .record import ENDS, Ended, SagaRecord
+from .record import ENDS, FINAL, Ended, SagaRecord
 
 MAX_CARRIED = 4096  # bytes of a result: more would weigh on every step of the next incarnation
 
@@ -13,10 +13,12 @@ MAX_CARRIED = 4096  # bytes of a result: more would weigh on every step of the n
 def date_end(record: SagaRecord, before: SagaRecord | None, now: datetime, own: str, next_id: NextId) -> None:
     """Note when a record that does not run any more came to stand as it does, and let its parent, if any, be told.
 
-    `before`: the one before this step; `own`: its persistence id.
+    `before`: the one before this step; `own`: its persistence id. With its end it holds no keys any more.
     """
     if record.parent:
         tell_parent(record, own, next_id)
+    if record.keys and record.status in FINAL:
+        record.keys = {}
     if record.status not in ENDS:
         record.ended_at = None
     elif before is None or (before.status, before.incarnation) != (record.status, record.incarnation):

@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 
 from ..definition.actions import (
+    AddKey,
     CancelTimer,
     Compensate,
     Complete,
     Enter,
     Gather,
     Late,
+    RemoveKey,
     Schedule,
     Send,
     SetTimer,
@@ -32,6 +34,7 @@ from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, GAP
 from .itinerary import Proceed, knows_by_progress, proceed, reordered
 from .keeping import unkeep
+from .keys import held_after
 from .message import Message, Outcome
 from .moments import SCHEDULED
 from .planned_child import PlannedChild
@@ -60,6 +63,7 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
         raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
     payload = saga.pack_state(state)
     index = saga.index_table().texts(state, "") if saga.index else None
+    keys = held_after(saga.name, record.keys, plan) if saga.keys else record.keys
     # From here on nothing raises.
     draft.started += record is not draft.record
     draft.record = record
@@ -96,6 +100,8 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
         draft.append(record, "handled", handled)
     else:
         record.handled = (handled,)
+    if keys is not record.keys:
+        record.keys = keys
     if plan:
         _apply(draft, record, plan)
     if index is not None or record.index:
@@ -138,6 +144,8 @@ def _apply(draft: Draft, record: SagaRecord, plan: list[tuple[Planned, Any, Type
             sent.append(begin_child(record, entry, packed, trace))
             if undo is not None:
                 undo_stack.append(Undo(entry, undo, life))
+        elif isinstance(action, (AddKey, RemoveKey)):
+            pass  # they are in `keys`
         elif isinstance(action, Enter):
             record.phase = action.phase.name
         elif isinstance(action, Proceed):

@@ -11,7 +11,7 @@ end of a child   <command id>/<life of its parent>/ended
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 GAP = "gap/"  # before the key of a sequence: the name of the timer until which a missing number is waited for
@@ -137,9 +137,16 @@ def term_of(saga: str, field: str, text: str | None) -> str:
     return f"{saga} {field}" if text is None else f"{saga} {field}={text}"  # a saga's name has no space
 
 
-def terms_of(saga: str, index: Mapping[str, str | None]) -> tuple[str, ...]:
-    """Return the terms of one instance."""
-    return tuple(term_of(saga, field, text) for field, text in index.items())
+def key_term(saga: str, name: str, text: str) -> str:
+    """Return the term under which a journal finds the instances that hold that value of a key."""
+    return f"{saga} @{name}={text}"  # no field begins so
+
+
+def terms_of(saga: str, index: Mapping[str, str | None], keys: Iterable[tuple[str, str]] = ()) -> tuple[str, ...]:
+    """Return the terms of one instance: of its index, and of the keys that it holds (name and text)."""
+    found = [term_of(saga, field, text) for field, text in index.items()]
+    found.extend(key_term(saga, name, text) for name, text in keys)
+    return tuple(found)
 
 
 def is_refusal(message_id: str) -> bool:

@@ -18,7 +18,8 @@ from ..definition.codec import Typed
 from ..definition.recurring import Rule
 from ..errors import CodecError
 from .gathering import Gathering
-from .ids import ACTIVITY, ANSWER, GAP, parent_in, parts_of
+from .ids import ACTIVITY, ANSWER, GAP, parent_in, parts_of, terms_of
+from .keys import pairs
 
 FORMAT = 1
 Kind = Literal["event", "timer", "refused", "child"]  # of a message; the last one tells that a child has ended
@@ -221,6 +222,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     ended_at: datetime | None = None  # when it came to stand as it does, where that is an end
     last_end: Ended | None = None  # of the incarnation before
     index: dict[str, str | None] = {}  # what it is found by: the texts of these fields; never changed in place
+    keys: dict[str, tuple[str, ...]] = {}  # by which it is reached, none once it has ended; never changed in place
     phase: str = ""  # the name of its member; none where the saga has no phases, or has not handled its first event
     kept: tuple[Held, ...] = ()  # accepted messages that wait for their moment; see kept.py
     activities: dict[str, Stage] = {}  # by name, in the order in which they came there
@@ -243,6 +245,10 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
             return base64.b64decode(msgspec.json.decode(raw), validate=True)
         except (TypeError, ValueError):  # not a text, or not base64
             raise CodecError("the stored state is damaged: it is not base64") from None
+
+    def terms(self, saga: str) -> tuple[str, ...]:
+        """Return what a journal finds the instance by: the fields of its index, and the keys that it holds."""
+        return terms_of(saga, self.index, pairs(self.keys))
 
     def timer_title(self, name: str) -> str:
         """Return what to call a timer: the name that the saga gave it, or what its deadline is for."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 from enum import Enum
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -149,7 +150,37 @@ class StartChild(msgspec.Struct, frozen=True):
     undo: Any = None
 
 
-Action: TypeAlias = Send | Schedule | SetTimer | CancelTimer | Compensate | Complete | Enter | Gather | Run | StartChild
+class AddKey(msgspec.Struct, frozen=True):
+    """Let this instance be reached by a key of its class, too, until it removes it or its life ends.
+
+    An instance may hold several values of a key, up to 16 of all its keys. Adding one that it holds has no effect.
+    """
+
+    key: str
+    value: str | int | UUID
+
+
+class RemoveKey(msgspec.Struct, frozen=True):
+    """Let this instance be reached by that value of a key no more; None: by none of the key. Unknown: no effect."""
+
+    key: str
+    value: str | int | UUID | None = None
+
+
+Action: TypeAlias = (
+    Send
+    | Schedule
+    | SetTimer
+    | CancelTimer
+    | Compensate
+    | Complete
+    | Enter
+    | Gather
+    | Run
+    | StartChild
+    | AddKey
+    | RemoveKey
+)
 
 
 class Refused(msgspec.Struct, Generic[C], frozen=True):

@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar, overload
 import msgspec
 
 from ..errors import DefinitionError
-from .routes import Actions, Key
+from .routes import Actions, CorrelationKey
 
 H = TypeVar("H")
 S = TypeVar("S")
@@ -132,7 +132,7 @@ def activity(
     pivot: bool = False,
     until: type | None = None,
     unless: type | None = None,
-    key: Key[Any] | None = None,
+    key: CorrelationKey[Any] | None = None,
     remind: timedelta | None = None,
 ) -> Decorates: ...
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, TypeVar
 
 from ..errors import DefinitionError
 from .fields import hints_of
-from .routes import Actions, Handles, Key, Route
+from .routes import Actions, CorrelationKey, Handles, Route
 from .saga import Saga
 from .storable import type_name
 
@@ -24,7 +24,7 @@ class ItinerarySaga(Saga[S]):
 
     automatic = True
     starts_with: ClassVar[type]
-    key: ClassVar[Key[Any]]
+    key: ClassVar[CorrelationKey[Any]]
     __request: ClassVar[str | None] = None  # the state's field of the starting event
 
     @classmethod

@@ -31,7 +31,7 @@ Actions: TypeAlias = (
     | Awaitable["Action | Iterable[Action] | AsyncIterable[Action] | None"]
     | None
 )
-Key: TypeAlias = str | Callable[[E], str | int | UUID | None]
+CorrelationKey: TypeAlias = str | Callable[[E], str | int | UUID | None]
 Again: TypeAlias = Literal["handle", "ignore", "raise"]
 
 
@@ -49,6 +49,7 @@ class Route(msgspec.Struct, frozen=True):
     elsewhere: str = ""  # what becomes of it in any other phase, where that is declared ...
     policies: tuple[tuple[Enum, str], ...] = ()  # ... or phase by phase
     sequence: Sequence | None = None  # in which its sender numbers it
+    by: str = ""  # the key of the saga that `key` reads; empty: it reads the correlation id
 
 
 class Handles(Generic[E]):
@@ -62,7 +63,7 @@ class Handles(Generic[E]):
     def __init__(
         self,
         event: type[E],
-        key: Key[E],
+        key: CorrelationKey[E],
         *,
         starts: bool,
         while_compensating: bool,
@@ -70,6 +71,7 @@ class Handles(Generic[E]):
         during: During | None = None,
         unexpected: Policies | None = None,
         sequence: str | Sequence | None = None,
+        by: str | None = None,
     ) -> None:
         self.event = event
         self.read, self.attribute = _key_reader(event, key)
@@ -90,6 +92,13 @@ class Handles(Generic[E]):
             raise DefinitionError(
                 f'again="{again}" of {event.__name__} would leave out numbers of its sequence: leave it at "handle"'
             )
+        if by is not None and (not isinstance(by, str) or not by):
+            raise DefinitionError(f"by= of {event.__name__} is the name of a key that the saga declares")
+        if by is not None and self.sequence is not None:
+            raise DefinitionError(
+                f"{event.__name__} is numbered for one instance by sequence=, and reaches many by={by!r}: give up one"
+            )
+        self.by = by or ""
 
     @overload
     def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]: ...
@@ -120,13 +129,14 @@ class Handles(Generic[E]):
             self.elsewhere,
             tuple(self.policies.items()),
             self.sequence,
+            self.by,
         )
 
 
 def starts(
     event: type[E],
     *,
-    key: Key[E],
+    key: CorrelationKey[E],
     while_compensating: bool = False,
     again: Again = "handle",
     during: During | None = None,
@@ -155,11 +165,12 @@ def starts(
 def on(
     event: type[E],
     *,
-    key: Key[E],
+    key: CorrelationKey[E],
     while_compensating: bool = False,
     during: During | None = None,
     unexpected: Policies | None = None,
     sequence: str | Sequence | None = None,
+    by: str | None = None,
 ) -> Handles[E]:
     """Handle `event` for a live saga. Events that come while it compensates are ignored unless asked for.
 
@@ -169,6 +180,9 @@ def on(
 
     `sequence`: the attribute in which its sender numbers such events, from 1 without gaps, or a `Sequence`. They are
     handled in that order; what comes early waits in the record.
+
+    `by`: a key that the saga declares (`keys`). Then `key` is the attribute with its value, and each live instance that
+    holds it handles the event.
     """
     return Handles(
         event,
@@ -178,6 +192,7 @@ def on(
         during=during,
         unexpected=unexpected,
         sequence=sequence,
+        by=by,
     )
 
 
@@ -247,6 +262,11 @@ def merged(saga: str, several: list[Route]) -> Route:
             raise DefinitionError(
                 f"{saga} finds the key of {route.event.__name__} in two ways: in {first.method}() and in "
                 f"{route.method}(); give both the same key="
+            )
+        if route.by != first.by:
+            raise DefinitionError(
+                f"{saga} reaches instances for {route.event.__name__} in two ways: in {first.method}() and in "
+                f"{route.method}(); give both the same by="
             )
         if route.while_compensating != first.while_compensating:
             raise DefinitionError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import types
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
@@ -24,11 +25,12 @@ from .context import StepContext
 from .indexing import IndexTable, index_table
 from .itinerary import ActivityTable, activity_table
 from .joins import Join, joins_of, when_all
+from .keys import Key, key_table, key_text
 from .legs import Legs, leg, legs_of
 from .phase_table import PhaseTable, phase_table
 from .phases import Unexpected, on_enter, on_leave
 from .reach import declared, reached
-from .routes import Actions, Again, Handles, Key, Route, merged, on, on_refused, starts
+from .routes import Actions, Again, CorrelationKey, Handles, Route, merged, on, on_refused, starts
 from .schema import check_upcasters, schema_of, to_current
 from .sequences import Numbering, numberings
 from .storable import check_storable
@@ -40,8 +42,8 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 __all__ = [
     "Actions",
     "Again",
+    "CorrelationKey",
     "Handles",
-    "Key",
     "Route",
     "Saga",
     "leg",
@@ -69,6 +71,8 @@ class Saga(Generic[S]):
     first. `unexpected` says what becomes of an event in a phase that does not expect it, where its handler says nothing.
     Events that are kept wait in the record: `most_kept` at once, beyond that their sender is told by an error.
 
+    `keys` declares texts besides the correlation id by which instances are reached: `AddKey` and `by=` name them.
+
     `index` names fields of the state, and `phase`, by which `runner.find` finds live instances. Each is stored once more
     with the instance, as a text.
     """
@@ -82,11 +86,13 @@ class Saga(Generic[S]):
     unexpected: ClassVar[Unexpected] = "raise"
     most_kept: ClassVar[int] = 100
     index: ClassVar[tuple[str, ...]] = ()
+    keys: ClassVar[tuple[Key, ...]] = ()
 
     phase_table: ClassVar[PhaseTable | None] = None  # made of the above and the handlers, with the class
     has_joins: ClassVar[bool] = False  # some of its methods run when several events have come
     activities: ClassVar[ActivityTable | None] = None  # made of the methods that `activity` decorates, with the class
     numberings: ClassVar[dict[type, Numbering]] = {}  # of the events whose senders number them
+    key_table: ClassVar[Mapping[str, Key]] = {}  # made of `keys`, with the class
     waits: ClassVar[bool] = False  # some of its messages may come before their moment
     automatic: ClassVar[bool] = False  # its activities begin and end it by themselves
 
@@ -139,6 +145,7 @@ class Saga(Generic[S]):
                     f"{cls.__name__} overrides handle(), which its activities need: decorate handlers"
                 )
         cls.__all_routes = tuple(route for several in routes.values() for route in several)
+        cls.key_table = key_table(cls.__name__, cls.keys, cls.__all_routes)
         cls.phase_table = phase_table(cls, cls.__all_routes, acting)
         cls.numberings = numberings(
             cls.__name__, {event: tuple(one.sequence for one in several) for event, several in routes.items()}
@@ -213,8 +220,27 @@ class Saga(Generic[S]):
     def correlation_id(self, event: Any) -> str | None:
         """Return which instance `event` is for, or None if it is not for this saga."""
         route = self.__routes.get(type(event))
-        if route is None:
+        if route is None or route.by:
             return None
+        value = self.__key(route, event)
+        if route.sequence is not None and value is not None:
+            self.numberings[type(event)].place(event)  # a wrong number is refused here, before anything is stored
+        return correlation_text(value, type(event), type(self).name)
+
+    def key_of(self, event: Any) -> tuple[Key, str] | None:
+        """Return the key by which `event` reaches instances, and the text of its value; None where it is by none."""
+        route = self.__routes.get(type(event))
+        if route is None or not route.by:
+            return None
+        value = self.__key(route, event)
+        if value is None:
+            return None
+        text = key_text(value)
+        if text is None:
+            correlation_text(value, type(event), type(self).name)  # says what is wrong with it
+        return self.key_table[route.by], text or ""
+
+    def __key(self, route: Route, event: Any) -> Any:
         try:
             value = route.key(event)
         except Exception as error:
@@ -227,9 +253,7 @@ class Saga(Generic[S]):
                 f"{type(event).__name__} for saga {type(self).name!r} has no key: its {route.attribute} is None; nothing "
                 "was stored"
             )
-        if route.sequence is not None and value is not None:
-            self.numberings[type(event)].place(event)  # a wrong number is refused here, before anything is stored
-        return correlation_text(value, type(event), type(self).name)
+        return value
 
     def may_start(self, event: Any) -> bool:
         """Say whether `event` may start a new instance. Every event may, for a class that overrides `handle`."""

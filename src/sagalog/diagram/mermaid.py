@@ -12,6 +12,7 @@ _CLASSES = (
     "classDef last fill:#6b72801f,stroke:#6b7280",
 )
 
+_KEYS = "classDef key fill:#ec48991f,stroke:#ec4899"
 _ACTIVITY = '(["{}"])'
 
 
@@ -56,6 +57,12 @@ def mermaid(found: Outline) -> str:
         if reaction.undone_by:
             undone[reaction.undone_by] = nodes.node("undo", reaction.undone_by, '[\\"{}"\\]')
             nodes.edge(here, "-.-", undone[reaction.undone_by], "undone by")
+        if reaction.by:
+            nodes.edge(nodes.node("key", reaction.by, '[("{}")]'), "-->", here, "reaches who holds it")
+        for name in reaction.adds:
+            nodes.edge(here, "-->", nodes.node("key", name, '[("{}")]'), "adds")
+        for name in reaction.removes:
+            nodes.edge(here, "-.->", nodes.node("key", name, '[("{}")]'), "removes")
         for leg in reaction.legs:
             nodes.edge(events[leg], "-->", here, "one of all")
         if reaction.starts:
@@ -111,7 +118,9 @@ def mermaid(found: Outline) -> str:
     if any(reaction.compensates or reaction.undone_by for reaction in found.reactions):
         for target in undone.values():
             nodes.edge(nodes.node("last", "compensate", '(["{}"])'), "-.->", target)
-    return "\n".join(["flowchart LR", *nodes.lines, *(f"    {one}" for one in _CLASSES)])
+    keys = any(reaction.by or reaction.adds or reaction.removes for reaction in found.reactions)
+    classes = (*_CLASSES, _KEYS) if keys else _CLASSES
+    return "\n".join(["flowchart LR", *nodes.lines, *(f"    {one}" for one in classes)])
 
 
 def _node_of(nodes: _Nodes, reaction: Reaction) -> str:

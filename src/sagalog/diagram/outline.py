@@ -15,11 +15,13 @@ from enum import Enum
 from typing import Any
 
 from ..definition.actions import (
+    AddKey,
     CancelTimer,
     Compensate,
     Complete,
     Enter,
     Gather,
+    RemoveKey,
     Run,
     Schedule,
     Send,
@@ -66,14 +68,18 @@ class Reaction:
     answers: str = ""  # the activity that waits for it
     undone_by: str = ""  # of an activity: the method
     notes: tuple[str, ...] = ()  # of an activity: what is special about it
+    by: str = ""  # the key by which the event reaches instances
+    adds: list[str] = field(default_factory=list)  # keys
+    removes: list[str] = field(default_factory=list)  # keys
     acts: str = ""  # it is no event: "entering" or "leaving" one of the phases in `during`
 
     @property
     def title(self) -> str:
-        """The trigger, with its phases where it has some; an activity with what is special about it."""
+        """The trigger, with its key and its phases where it has some; an activity with what is special about it."""
         if self.activity:
             return f"{self.trigger} ({', '.join(self.notes)})" if self.notes else self.trigger
-        return f"{self.trigger} ({', '.join(self.during)})" if self.during and not self.acts else self.trigger
+        notes = [*([f"by {self.by}"] if self.by else []), *(self.during if not self.acts else ())]
+        return f"{self.trigger} ({', '.join(notes)})" if notes else self.trigger
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,7 @@ def outline(saga: type[Saga[Any]]) -> Outline:
             route.starts,
             during=tuple(member.name for member in route.during),
             unexpected=_unexpected(saga, route),
+            by=route.by,
         )
         for route in sorted(saga.routes(), key=lambda route: (not route.starts, _line(saga, route.method)))
     ]
@@ -341,6 +348,19 @@ def _complete(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
     reaction.completes = True
 
 
+def _add(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    reaction.adds.append(_key(call))
+
+
+def _remove(reaction: Reaction, call: ast.Call, describe: Describe) -> None:
+    reaction.removes.append(_key(call))
+
+
+def _key(call: ast.Call) -> str:
+    name = _argument(call, 0, "key")
+    return str(name.value) if isinstance(name, ast.Constant) else "a key"
+
+
 _ACTIONS: dict[Any, Callable[[Reaction, ast.Call, Describe], None]] = {
     Send: _send,
     Gather: _gather,
@@ -350,4 +370,6 @@ _ACTIONS: dict[Any, Callable[[Reaction, ast.Call, Describe], None]] = {
     Compensate: _compensate,
     Complete: _complete,
     Run: _run,
+    AddKey: _add,
+    RemoveKey: _remove,
 }

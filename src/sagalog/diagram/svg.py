@@ -31,6 +31,8 @@ _STYLE = """
   @media (prefers-color-scheme: dark) { text { fill: #e5e7eb; } .small { fill: #9ca3af; } path { stroke: #9ca3af; } }
 """
 
+_KEYS = "  .key { fill: #ec48991f; stroke: #ec4899; }\n"
+
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
@@ -64,12 +66,13 @@ def svg(found: Outline) -> str:
     note = (
         "a refused command compensates, unless its refusal is shown; compensation sends the undo commands, last first"
     )
+    keys = _KEYS if any(reaction.adds or reaction.removes for reaction in found.reactions) else ""
     width = max(width, len(note) * 6.7 + 2 * _MARGIN)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height + 30:.0f}" '
             f'viewBox="0 0 {width:.0f} {height + 30:.0f}" role="img" aria-label="{_safe("saga " + found.saga)}">',
-            f"<style>{_STYLE}</style>",
+            f"<style>{_STYLE}{keys}</style>",
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" '
             'orient="auto"><path d="M0 0 L8 4 L0 8 z"/></marker></defs>',
             f'<text class="title" x="{_MARGIN}" y="{_MARGIN + 8}">saga {_safe(found.saga)}</text>',
@@ -109,6 +112,8 @@ def _cells(reaction: Reaction) -> list[_Cell]:
             for name, event in reaction.sets.items()
         ),
         *(_Cell("timer", f"timer {name}", "cancels", dashed=True) for name in reaction.cancels),
+        *(_Cell("key", f"key {name}", "adds") for name in reaction.adds),
+        *(_Cell("key", f"key {name}", "removes", dashed=True) for name in reaction.removes),
         *(_Cell("undo", command, "sends") for command in reaction.chain),
         *(_Cell("command", name, "begins") for name in reaction.runs),
         *([_Cell("command", reaction.answers, "ends")] if reaction.answers else []),

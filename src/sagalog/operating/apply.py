@@ -140,7 +140,7 @@ async def store_record(
     """
     payload = encode_record(after)
     if not after.finished:
-        terms = ids.terms_of(store.saga_name, after.index)
+        terms = after.terms(store.saga_name)
         return await store.save(
             correlation_id, payload, expected_version=version, due_at=due_at, epoch=epoch, terms=terms
         )

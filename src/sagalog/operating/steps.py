@@ -8,6 +8,7 @@ from datetime import datetime
 import msgspec
 
 from ..decision import ids
+from ..decision.keys import ByKey, pairs
 from ..decision.record import Audit, Command, Held, SagaRecord
 from ..definition.codec import Typed
 from ..definition.recurring import LATE
@@ -41,6 +42,8 @@ class Step(msgspec.Struct, frozen=True):
     kept: list[Held] = []  # messages that it keeps for their moment
     phase: str = ""  # that it entered
     indexed: bool = False  # it is found by something else since
+    added: list[ByKey] = []  # keys
+    removed: list[ByKey] = []
 
     @property
     def says_nothing(self) -> bool:
@@ -83,6 +86,7 @@ async def steps(journal: Journal, saga: str, correlation_id: str) -> AsyncIterat
             kept_in(known, view),
             phase_in(known, view),
             indexed_in(known, view),
+            *keys_in(known, view),
         )
         if view.record is not None:
             before = view
@@ -208,6 +212,14 @@ def passed_over_in(before: SagaRecord | None, view: SagaView) -> list[str]:
 def indexed_in(before: SagaRecord | None, view: SagaView) -> bool:
     """Say whether an instance is found by something else since a step."""
     return before is not None and view.record is not None and view.record.index != before.index
+
+
+def keys_in(before: SagaRecord | None, view: SagaView) -> tuple[list[ByKey], list[ByKey]]:
+    """Return the keys that a step has added, and those that it has removed or that ended with the life."""
+    if view.record is None or (before is None and view.version > 1):
+        return [], []
+    old, new = [] if before is None else list(pairs(before.keys)), list(pairs(view.record.keys))
+    return [key for key in new if key not in old], [key for key in old if key not in new]
 
 
 def result_in(before: SagaRecord | None, view: SagaView) -> Typed | None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgspec
 
-from ..decision.ids import FAMILY, parts_of, prefix_of, terms_of
+from ..decision.ids import FAMILY, parts_of, prefix_of
 from ..decision.record import decode_record
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
@@ -328,7 +328,7 @@ def _without_due(message: PersistentRepr) -> Any:
 def _terms(message: PersistentRepr) -> tuple[str, ...]:
     """Return what an instance is to be found by, as its newest record says."""
     try:
-        return terms_of(parts_of(message.persistence_id)[0], decode_record(message.payload).index)
+        return decode_record(message.payload).terms(parts_of(message.persistence_id)[0])
     except CodecError:  # a worker that can read it puts it into the index with its next step
         return ()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from ..decision.ids import terms_of
 from ..decision.record import Command, SagaRecord
 from ..errors import (
     ConflictError,
@@ -125,11 +124,13 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
 def _terms(instance: Instance, record: SagaRecord) -> Terms:
     """Return what the instance is to be found by; None where that is as it was with the record before."""
     before = instance.record
-    if not record.index and (before is None or not before.index):
+    if not (record.index or record.keys) and (before is None or not (before.index or before.keys)):
         return None
     if before is None or before.finished:  # a tombstone has none
-        return terms_of(instance.runtime.name, record.index) if record.index else None
-    return None if before.index == record.index else terms_of(instance.runtime.name, record.index)
+        return record.terms(instance.runtime.name) or None
+    if before.index == record.index and before.keys == record.keys:
+        return None
+    return record.terms(instance.runtime.name)
 
 
 def _passes_limit(turn: Turn) -> bool:

@@ -12,8 +12,9 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ..decision.ids import parts_of, term_of
-from ..decision.record import SagaRecord, Status
+from ..decision.ids import key_term, parts_of, term_of
+from ..decision.keys import holds
+from ..decision.record import SagaRecord, Status, decode_record
 from ..definition.indexing import Index, matches
 from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError
 from ..journal.protocol import FindsByTerms, latest_page
@@ -87,7 +88,9 @@ def wanted_of(runtime: SagaRuntime, fields: Mapping[str, Any]) -> dict[str, str 
 
 async def find(runtime: SagaRuntime, wanted: Index) -> AsyncIterator[SagaInstance[Any]]:
     """Yield the live instances whose index has these texts."""
-    async for correlation_id, version, payload in _candidates(runtime, wanted):
+    async for correlation_id, version, payload in _candidates(
+        runtime, [term_of(runtime.name, *one) for one in wanted.items()]
+    ):
         record, unreadable = None, ""
         try:
             record = runtime.reader.record(correlation_id, payload)
@@ -126,11 +129,35 @@ def _by_index(runtime: SagaRuntime) -> FindsByTerms | None:
     return None
 
 
-async def _candidates(runtime: SagaRuntime, wanted: Index) -> AsyncIterator[tuple[str, int, bytes]]:
+async def holders(runtime: SagaRuntime, name: str, text: str) -> AsyncIterator[list[str]]:
+    """Yield the ids of live instances that hold that value of a key, some at a time.
+
+    Each that holds it all the while comes once. One that has just taken it, or given it up, may be among them or not.
+    """
+    page: list[str] = []
+    async for correlation_id, _, payload in _candidates(runtime, [key_term(runtime.name, name, text)]):
+        if _by_index(runtime) is None and not _holds(payload, (name, text)):
+            continue
+        page.append(correlation_id)
+        if len(page) == _PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _holds(payload: bytes, by: tuple[str, str]) -> bool:
+    try:
+        return holds(decode_record(payload).keys, by)
+    except CodecError:  # which keys it holds is not known to this code
+        return False
+
+
+async def _candidates(runtime: SagaRuntime, terms: list[str]) -> AsyncIterator[tuple[str, int, bytes]]:
     """Yield the instances that may be meant: id, version, record."""
     indexed, store = _by_index(runtime), runtime.store
     if indexed is not None:
-        terms, after, more = [term_of(runtime.name, *one) for one in wanted.items()], "", True
+        after, more = "", True
         while more:
             page, after = await indexed.latest_by_terms(terms, after=after, limit=_PAGE)
             more = bool(after)

@@ -29,6 +29,7 @@ from ..errors import (
     SagalogError,
 )
 from .arguments import check_moment
+from .by_key import ByKey, KeyedDelivery, together
 from .cache import InstanceCache
 from .context import check_no_circle, event_handler, in_command_handler, running_handler
 from .engine import Engine
@@ -53,11 +54,15 @@ class Incoming:
     at: datetime | None = None
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """What became of an accepted event, by saga; it is durable. There are no outcomes if no saga takes such events."""
+class Receipt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+    """What became of an accepted event, by saga; it is durable. There are no outcomes if no saga takes such events.
+
+    `instances`: of a saga in which it reached instances by a key, what became of it in each, by correlation id.
+    """
 
     message_id: str
     outcomes: dict[str, Outcome] = {}
+    instances: dict[str, dict[str, Outcome]] = {}
 
     @property
     def handled(self) -> bool:
@@ -72,12 +77,12 @@ class Receipt(msgspec.Struct, frozen=True):
     @property
     def held(self) -> bool:
         """At least one instance is parked, and keeps the event for its repair."""
-        return Outcome.HELD in self.outcomes.values()
+        return self._any(Outcome.HELD)
 
     @property
     def kept(self) -> bool:
         """At least one instance keeps the event until its moment comes: a phase that expects it, or what is before it."""
-        return Outcome.KEPT in self.outcomes.values()
+        return self._any(Outcome.KEPT)
 
     @property
     def already_started(self) -> bool:
@@ -88,6 +93,9 @@ class Receipt(msgspec.Struct, frozen=True):
     def ignored(self) -> bool:
         """No instance took it."""
         return all(outcome in (Outcome.NO_INSTANCE, Outcome.IGNORED) for outcome in self.outcomes.values())
+
+    def _any(self, outcome: Outcome) -> bool:
+        return outcome in self.outcomes.values() or any(outcome in one.values() for one in self.instances.values())
 
 
 class Receiver:
@@ -106,6 +114,8 @@ class Receiver:
         self._waits = engine.settings.no_instance is NoInstance.WAIT
         self._most_bytes = engine.settings.max_payload_bytes
         self._drained: asyncio.Future[None] | None = None
+        self._with_keys = any(cache.runtime.saga.keys for cache in caches)
+        self._by_key = KeyedDelivery(engine)
 
     @property
     def in_flight(self) -> int:
@@ -121,8 +131,9 @@ class Receiver:
         message = self._message(event, message_id, at)
         if trace:
             message.trace = trace
+        keyed = self._keyed(event) if self._with_keys else ()
         if running_handler.get() is not None and (caller := event_handler()) is not None:
-            return await self._handle_for(caller, targets, message)
+            return await self._handle_for(caller, targets, message, keyed)
         places = self._places if not self._waits else self._places_of(event, targets)
         # Other events wait for a command handler to end. If its own events waited for them, nothing would ever move.
         if places.free or in_command_handler.get():
@@ -132,12 +143,12 @@ class Receiver:
         try:
             if engine.stopping.is_set():
                 raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
-            if len(targets) == 1 and not self._waits and at is None:
+            if len(targets) == 1 and not (self._waits or keyed) and at is None:
                 cache, correlation_id = targets[0]
                 envelope = Envelope(message)
                 await cache.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
                 return _receipt(message, cache.runtime.name, envelope)
-            return await self._deliver(targets, message)
+            return await self._deliver(targets, message, keyed=keyed, bounded=not in_command_handler.get())
         finally:
             self._leave(places)
 
@@ -156,7 +167,7 @@ class Receiver:
         return places
 
     async def _handle_for(
-        self, caller: Instance, targets: list[tuple[InstanceCache, str]], message: Message
+        self, caller: Instance, targets: list[tuple[InstanceCache, str]], message: Message, keyed: Sequence[ByKey]
     ) -> Receipt:
         """Handle an event that an event handler of `caller` waits for; it is handled at once or not at all."""
         if self._engine.stopping.is_set():
@@ -165,7 +176,7 @@ class Receiver:
         self._places.taken += 1
         caller.awaits = (*caller.awaits, *wanted)
         try:
-            return await self._deliver(targets, message)
+            return await self._deliver(targets, message, keyed=keyed, caller=caller)
         finally:
             left = list(caller.awaits)
             for instance in wanted:
@@ -209,7 +220,20 @@ class Receiver:
                 instance = cache.instance(correlation_id)
                 outcomes[cache.runtime.name] = await step_in_transaction(instance, message, connection)
                 message = message.copied()
-            return Receipt(given_id(message.id), outcomes)
+            instances: dict[str, dict[str, Outcome]] = {}
+            for to in self._keyed(event) if self._with_keys else ():
+                one = asyncio.Lock()  # a connection carries one call at a time
+
+                async def step(
+                    cache: InstanceCache, correlation_id: str, each: Message, one: asyncio.Lock = one
+                ) -> Outcome:
+                    async with one:
+                        return await step_in_transaction(cache.instance(correlation_id), each, connection)
+
+                name = to.cache.runtime.name
+                instances[name] = await self._by_key.deliver(to, message, step, caller=caller, bounded=False)
+                outcomes[name] = together(instances[name])
+            return Receipt(given_id(message.id), outcomes, instances)
         finally:
             self._leave(self._places)
 
@@ -234,6 +258,7 @@ class Receiver:
         table = asker.runtime.saga.activities
         own = table is not None and type(event) in table.events
         targets = [] if own else self._targets(event)
+        keyed = self._keyed(event) if self._with_keys and not own else ()
         message = self._message(event, message_id, None, ours=True)
         message.trace, message.at, message.answer = trace, at, True
         if own:
@@ -243,8 +268,8 @@ class Receiver:
             if cache is asker.cache and correlation_id == asker.correlation_id:
                 # By then its next incarnation may have begun, which did not ask.
                 others = (one for one in targets if one[0] is not cache)
-                return partial(self._deliver, [(cache, correlation_id), *others], message, life)
-        return partial(self._deliver, targets, message)
+                return partial(self._deliver, [(cache, correlation_id), *others], message, life, keyed)
+        return partial(self._deliver, targets, message, 0, keyed)
 
     @staticmethod
     async def _tell(asker: Instance, message: Message) -> None:
@@ -294,6 +319,14 @@ class Receiver:
             targets.append((cache, correlation_id))
         return targets
 
+    def _keyed(self, event: Any) -> list[ByKey]:
+        """Return the sagas whose instances the event reaches by a key, with the value that they have to hold."""
+        found = []
+        for cache in self._routes[type(event)]:
+            if cache.runtime.saga.keys and (by := cache.runtime.saga.key_of(event)) is not None:
+                found.append(ByKey(cache, by[0].name, by[1]))
+        return found
+
     def _candidates(self, event: type) -> tuple[InstanceCache, ...]:
         return tuple(
             cache
@@ -332,29 +365,44 @@ class Receiver:
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
-    async def _deliver(self, targets: list[tuple[InstanceCache, str]], message: Message, life: int = 0) -> Receipt:
-        """Hand the message to all targets; `life`: of the first of them, which asked for it."""
+    async def _deliver(
+        self,
+        targets: list[tuple[InstanceCache, str]],
+        message: Message,
+        life: int = 0,
+        keyed: Sequence[ByKey] = (),
+        caller: Instance | None = None,
+        *,
+        bounded: bool = False,
+    ) -> Receipt:
+        """Hand the message to all targets, and to who holds a key; `life`: of the first target, which asked for it."""
         others = [message.copied() for _ in targets[1:]]  # no saga sees what another one does to it
         message.life = life
-        if len(targets) == 1:
+        if len(targets) == 1 and not keyed:
             cache, correlation_id = targets[0]
             return Receipt(
                 given_id(message.id), {cache.runtime.name: await self._submit(cache, correlation_id, message)}
             )
-        if not targets:
+        if not (targets or keyed):
             self._engine.counters.ignored += 1
             return Receipt(given_id(message.id))
+        spare = msgspec.structs.replace(message.copied(), life=0) if keyed else message
         messages = [message, *others]
-        outcomes = await asyncio.gather(
-            *(self._submit(*target, each) for target, each in zip(targets, messages, strict=True)),
+        told: list[Any] = await asyncio.gather(
+            *(self._submit(*target, each) for target, each in zip(targets, messages, strict=bool(targets))),
+            *(self._by_key.deliver(to, spare, self._submit, caller=caller, bounded=bounded) for to in keyed),
             return_exceptions=True,
         )
-        for outcome in outcomes:
+        names = [cache.runtime.name for cache, _ in targets] + [to.cache.runtime.name for to in keyed]
+        for outcome in told:
             if isinstance(outcome, BaseException):
-                raise _only_in_part(outcome, targets, outcomes)
+                raise _only_in_part(outcome, names, told)
+        outcomes = {
+            name: outcome if isinstance(outcome, Outcome) else together(outcome)
+            for name, outcome in zip(names, told, strict=True)
+        }
         return Receipt(
-            given_id(message.id),
-            {cache.runtime.name: outcome for (cache, _), outcome in zip(targets, outcomes, strict=True)},  # type: ignore[misc]
+            given_id(message.id), outcomes, dict(zip(names[len(targets) :], told[len(targets) :], strict=True))
         )
 
     async def _submit(self, cache: InstanceCache, correlation_id: str, message: Message) -> Outcome:
@@ -369,7 +417,7 @@ class Receiver:
 
     async def _submitted(self, cache: InstanceCache, instance: Instance, message: Message) -> Outcome:
         envelope = Envelope(message)
-        if not self._waits or cache.runtime.saga.may_start(message.event):
+        if not self._waits or message.by is not None or cache.runtime.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
             envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
@@ -377,15 +425,9 @@ class Receiver:
         return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
 
 
-def _only_in_part(
-    error: BaseException, targets: list[tuple[InstanceCache, str]], outcomes: Sequence[Outcome | BaseException]
-) -> BaseException:
+def _only_in_part(error: BaseException, names: list[str], outcomes: Sequence[Any]) -> BaseException:
     """Return the error of one saga; if other sagas have taken the event, it says what sending it again does."""
-    took = [
-        cache.runtime.name
-        for (cache, _), outcome in zip(targets, outcomes, strict=True)
-        if isinstance(outcome, Outcome)
-    ]
+    took = [name for name, one in zip(names, outcomes, strict=True) if not isinstance(one, BaseException) and one != {}]
     if not took:
         return error
     have = "saga " + ", ".join(took) + (" has it" if len(took) == 1 else " have it")

@@ -225,6 +225,12 @@ class Scenario(Generic[S]):
         return None if record is None else phase_of(self._saga, record)
 
     @property
+    def keys(self) -> dict[str, list[str]]:
+        """The keys that it holds: their values as they are stored, by name. An event by another key does not reach it."""
+        record = self._instance.record
+        return {} if record is None else {name: list(texts) for name, texts in record.keys.items()}
+
+    @property
     def kept(self) -> list[Any]:
         """The events that wait for their moment, in the order they came."""
         record = self._instance.record
@@ -311,6 +317,7 @@ class Scenario(Generic[S]):
         started: list[Any] = _UNSET,
         stopped: list[str] = _UNSET,
         children: list[str] = _UNSET,
+        keys: Mapping[str, list[str]] = _UNSET,
     ) -> Self:
         """Raise AssertionError, with the story so far, unless all that is named is so.
 
@@ -320,6 +327,7 @@ class Scenario(Generic[S]):
         moment, in this order. `running`: exactly these activities are carried out. `undone`: exactly these were taken
         back since the last `when`, in this order. `activities`: what became of these. `started`: exactly these events began
         children since the last `when`; `stopped`: children of these ids were asked to end; `children`: these run.
+        `keys`: it holds exactly these.
         """
         wrong: list[str] = []
         if sent is not _UNSET and self.sent != sent:
@@ -342,6 +350,8 @@ class Scenario(Generic[S]):
         ):
             if wanted is not _UNSET and wanted != actual_list:
                 wrong += shown(what, wanted, actual_list)
+        if keys is not _UNSET and self.keys != keys:
+            wrong += shown("keys", dict(keys), self.keys)
         if kept is not _UNSET and self.kept != kept:
             wrong += shown("kept", kept, self.kept)
         if state is not _UNSET:
@@ -376,10 +386,13 @@ class Scenario(Generic[S]):
         ]
 
     def _happen(self, event: Any, message_id: str | None) -> None:
-        correlation_id = self._saga.correlation_id(event)
+        key = self._saga.key_of(event) if self._saga.keys else None
+        correlation_id = self._saga.correlation_id(event) if key is None else self._instance.correlation_id or "nobody"
         if not correlation_id:
             raise InvalidEventError(f"saga {self._saga.name!r} takes no {type(event).__name__}")
-        if self._instance.correlation_id is None:
+        if key is not None:
+            pass  # it is for this instance if it holds the key
+        elif self._instance.correlation_id is None:
             self._instance.correlation_id = correlation_id
         elif correlation_id != self._instance.correlation_id:
             raise DefinitionError(
@@ -389,7 +402,8 @@ class Scenario(Generic[S]):
         if message_id is None:
             self._messages += 1
             message_id = f"message {self._messages}"
-        self._instance.step(Message(message_id, event), f"{event!r}")
+        by = None if key is None else (key[0].name, key[1])
+        self._instance.step(Message(message_id, event, by=by), f"{event!r}")
 
     def _timer(self, message: Message) -> str:
         title = message.name if self._instance.record is None else self._instance.record.timer_title(message.name)

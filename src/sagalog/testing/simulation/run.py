@@ -15,7 +15,7 @@ from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 
-from ...decision.ids import parts_of, terms_of
+from ...decision.ids import parts_of
 from ...definition.saga import Saga
 from ...errors import SagalogError
 from .asking import Askers
@@ -114,7 +114,7 @@ class SimulatedRun(Situation):
         persistence_id = landed.message.persistence_id
         if landed.record is not None:
             ended = landed.message.deleted
-            told = set() if ended else set(terms_of(parts_of(persistence_id)[0], landed.record.index))
+            told = set() if ended else set(landed.record.terms(parts_of(persistence_id)[0]))
             if told != self.ledger.found_by(persistence_id):
                 self.blame(
                     f"{persistence_id}#{landed.message.sequence_nr} is found by other terms than its record says"

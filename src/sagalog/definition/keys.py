@@ -1,0 +1,65 @@
+"""Keys: texts besides its correlation id by which an instance is reached, declared with the class.
+
+    keys = (Key("customer"),)
+    yield AddKey("customer", event.customer_id)
+    @on(CustomerBlocked, key="customer_id", by="customer")
+
+The value of a key is a text, a whole number or a UUID, as a correlation id is; a long text is stood for by its hash.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from ..errors import DefinitionError
+from .indexing import as_term
+from .routes import Route
+
+MAX_HELD = 16  # values that one instance holds at once, of all its keys together
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A key of a saga. `name`: letters, digits and '_'; it stands in stored records.
+
+    Many instances may hold the same value, and an instance several values.
+    """
+
+    name: str
+
+
+def key_table(saga: str, declared: Any, routes: Iterable[Route]) -> Mapping[str, Key]:
+    """Return the keys of a class by name. Raises DefinitionError, also for a handler whose `by` names none of them."""
+    if not isinstance(declared, tuple) or not all(isinstance(one, Key) for one in declared):
+        raise DefinitionError(f'{saga}.keys is a tuple of keys, such as keys = (Key("customer"),)')
+    table: dict[str, Key] = {}
+    for key in declared:
+        if not isinstance(key.name, str) or not _NAME.match(key.name):
+            raise DefinitionError(
+                f"{saga}.keys: the name of a key is letters, digits and '_', up to 64, and not {key.name!r}"
+            )
+        if key.name in table:
+            raise DefinitionError(f"{saga}.keys declares {key.name!r} twice; keep one")
+        table[key.name] = key
+    for route in routes:
+        if route.by and route.by not in table:
+            known = f"it declares {', '.join(table)}" if table else "it declares none"
+            raise DefinitionError(
+                f"{saga}.{route.method}() is reached by the key {route.by!r}, which {saga} does not declare, {known}: "
+                f"keys = (Key({route.by!r}),)"
+            )
+    return table
+
+
+def key_text(value: Any) -> str | None:
+    """Return what a value of a key is stored as; None for what cannot be one: an empty text, or another type."""
+    if isinstance(value, str):
+        return as_term(str(value)) if value else None
+    if isinstance(value, (int, UUID)) and not isinstance(value, bool):
+        return str(value)
+    return None

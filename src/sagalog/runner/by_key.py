@@ -1,0 +1,153 @@
+"""Events that reach instances by a key: which hold it is looked up, and each of them is given the event.
+
+    receive ─► [by key] ─► mailbox of each instance that holds the key
+
+The event is accepted when all of them have stored it. If this process dies before that, its sender delivers it again
+under the same message id: those that had it know it, and the rest handle it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import msgspec
+
+from ..decision.message import Message, Outcome
+from ..errors import NoInstanceError, RunnerStoppedError
+from ..waiting import Attempts, Waiting
+from .cache import InstanceCache
+from .context import check_no_circle
+from .engine import Engine
+from .failures import not_handled
+from .finding import holders
+from .instance import Instance
+from .settings import NoInstance
+
+Submit = Callable[[InstanceCache, str, Message], Awaitable[Outcome]]
+"""Hands a message to an instance, and returns what became of it there. Raises why it was not taken."""
+
+_PAGES_AT_ONCE = 16  # of all events from outside together
+_MOST = (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE, Outcome.IGNORED, Outcome.NO_INSTANCE)
+
+
+class ByKey(NamedTuple):
+    """Instances of one saga: those that hold this value of a key."""
+
+    cache: InstanceCache
+    name: str
+    text: str
+
+
+class KeyedDelivery:
+    """Gives an event to each instance that holds a key, a page of them at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pages = asyncio.Semaphore(_PAGES_AT_ONCE)
+
+    async def deliver(
+        self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool
+    ) -> dict[str, Outcome]:
+        """Return what became of the event, by correlation id; none where nobody holds the key and that is no error.
+
+        `caller`: whose event handler waits for it. `bounded`: it waits for a place, unlike what others wait for. Raises
+        what one of them raised, once all were asked; NoInstanceError as `no_instance` of the settings says.
+        """
+        settings, loop = self._engine.settings, self._engine.loop
+        looks = Attempts(Waiting(first=0.05, most=5.0, seconds=settings.no_instance_wait_seconds), clock=loop.time)
+        while True:
+            outcomes = await self._once(to, message, submit, caller=caller, bounded=bounded)
+            if any(outcome is not Outcome.NO_INSTANCE for outcome in outcomes.values()):
+                return outcomes
+            if settings.no_instance is NoInstance.IGNORE:
+                if not outcomes:
+                    self._engine.counters.ignored += 1
+                return outcomes
+            pause = looks.failed() if settings.no_instance is NoInstance.WAIT else None
+            if pause is None:
+                raise NoInstanceError(
+                    to.cache.runtime.name,
+                    "",
+                    type(message.event).__name__,
+                    f"no live instance holds this value of its key {to.name!r}",
+                )
+            await self._engine.back_off(pause)
+
+    async def _once(
+        self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool
+    ) -> dict[str, Outcome]:
+        outcomes: dict[str, Outcome] = {}
+        errors: list[BaseException] = []
+        async for page in holders(to.cache.runtime, to.name, to.text):
+            if self._engine.stopping.is_set():
+                errors.append(not_handled())
+                break
+            if bounded:
+                async with self._pages:
+                    told = await self._page(to, page, message, submit, caller)
+            else:
+                told = await self._page(to, page, message, submit, caller)
+            for correlation_id, outcome in zip(page, told, strict=True):
+                if isinstance(outcome, Outcome):
+                    outcomes[correlation_id] = outcome
+                elif isinstance(outcome, NoInstanceError):  # it has ended since, or gave the key up
+                    outcomes[correlation_id] = Outcome.NO_INSTANCE
+                else:
+                    errors.append(outcome)
+        if errors:
+            raise _only_some(errors[0], to, sum(one is not Outcome.NO_INSTANCE for one in outcomes.values()))
+        return outcomes
+
+    @staticmethod
+    async def _page(
+        to: ByKey, page: list[str], message: Message, submit: Submit, caller: Instance | None
+    ) -> list[Outcome | BaseException]:
+        by = (to.name, to.text)
+        copies = [msgspec.structs.replace(message.copied(), by=by) for _ in page]  # none sees what another does to it
+        with _awaited(caller, to.cache, page, type(message.event).__name__):
+            return await asyncio.gather(
+                *(submit(to.cache, correlation_id, copy) for correlation_id, copy in zip(page, copies, strict=True)),
+                return_exceptions=True,
+            )
+
+
+@contextmanager
+def _awaited(caller: Instance | None, cache: InstanceCache, page: list[str], what: str) -> Iterator[None]:
+    """Note that the event handler of `caller` waits for these. Raises DefinitionError if one of them waits for it."""
+    if caller is None:
+        yield
+        return
+    wanted = [cache.instance(correlation_id) for correlation_id in page]
+    for instance in wanted:
+        check_no_circle(caller, instance, what)
+    caller.awaits = (*caller.awaits, *wanted)
+    try:
+        yield
+    finally:
+        left = list(caller.awaits)
+        for instance in wanted:
+            left.remove(instance)
+        caller.awaits = tuple(left)
+
+
+def together(outcomes: dict[str, Outcome]) -> Outcome:
+    """Return what became of an event in a saga, as one outcome: the first in the list that any instance had."""
+    found = set(outcomes.values())
+    return next((outcome for outcome in _MOST if outcome in found), Outcome.NO_INSTANCE)
+
+
+def _only_some(error: BaseException, to: ByKey, took: int) -> BaseException:
+    """Return the error of one instance; if others have taken the event, it says what sending it again does."""
+    if not took:
+        return error
+    again = (
+        f"{took:,} instances of saga {to.cache.runtime.name} have it; sent again under the same message id, it reaches the "
+        "others only"
+    )
+    if isinstance(error, RunnerStoppedError):
+        return RunnerStoppedError(f"the runner stopped before all instances had handled the event: {again}")
+    error.add_note(again)
+    return error
