@@ -129,3 +129,16 @@ async def test_command_handlers_of_every_shape_run_in_the_context_of_the_hook(be
 def test_what_is_no_hook_is_refused(hook: Any) -> None:
     with pytest.raises(DefinitionError, match="hooks= takes objects whose class is a subclass of sagalog.Hook"):
         SagaRunner("memory://", sagas=[OrderSaga], hooks=[hook])
+
+
+class Deaf(Hook):
+    """Overrides nothing."""
+
+
+async def test_a_method_that_is_set_on_the_hook_itself_is_called(bench: Bench) -> None:
+    heard: list[str] = []
+    hook = Deaf()
+    hook.answered = lambda event, seconds, error: heard.append(event)  # type: ignore[method-assign]
+    async with listening(bench, hook) as runner:
+        await runner.handle(Placed("1"))
+    assert heard == ["Placed"]

@@ -140,6 +140,13 @@ class Wider(Saga[State]):
         return Complete()
 
 
+class Ear(Hook):
+    def handled(self, handling: Handling) -> None: ...
+
+
+hearing: list[Hook] = [Ear()]
+
+
 class Trip(ItinerarySaga[State]):
     name = "trip"
     starts_with, key = Placed, "id"

@@ -5,31 +5,40 @@ No step, write or delivery ever depends on a hook.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import TracebackType
 from typing import Any
 
 from ..logs import about, log
 from .failures import ends_program
 from .hooks import MAX_TRACE, Delivery, Hook
 
+_METHODS = tuple(name for name, value in vars(Hook).items() if not name.startswith("_") and callable(value))
+_NOTHING = nullcontext()
+
 
 class HookCalls:
-    """The hooks of a started runner, in the order they were given."""
+    """The hooks of a started runner, in the order they were given. Each is called for what its class overrides only."""
 
     def __init__(self, hooks: tuple[Hook, ...]) -> None:
-        self._hooks = hooks
+        self._listening = {name: tuple(hook for hook in hooks if _overrides(hook, name)) for name in _METHODS}
         self._complained: set[tuple[int, str]] = set()
 
+    def hears(self, method: str) -> bool:
+        """Say whether anybody listens to that method."""
+        return bool(self._listening[method])
+
     def tell(self, method: str, *arguments: Any) -> None:
-        """Call a method of every hook."""
-        for hook in self._hooks:
+        """Call a method of every hook that listens."""
+        for hook in self._listening[method]:
             self._call(hook, method, *arguments)
 
     def ask(self, method: str, *arguments: Any) -> str:
-        """Call a method of every hook; return the first trace that one gives."""
+        """Call a method of every hook that listens; return the first trace that one gives."""
         found = ""
-        for hook in self._hooks:
+        for hook in self._listening[method]:
             given = self._call(hook, method, *arguments)
             if given and not found:
                 if type(given) is str and len(given) <= MAX_TRACE and given.isascii() and given.isprintable():
@@ -52,28 +61,44 @@ class HookCalls:
             self._complained.add((id(hook), method))
             log.error("hook %s.%s %s; said once, it goes on", type(hook).__name__, method, what, extra=about())
 
-    @contextmanager
-    def within(self, delivery: Delivery) -> Iterator[None]:
-        """Run what is inside in the contexts of all hooks."""
-        entered: list[tuple[Hook, AbstractContextManager[Any]]] = []
-        for hook in self._hooks:
-            context = self._call(hook, "within", delivery)
-            if context is not None:
-                try:
-                    context.__enter__()
-                except BaseException as error:
-                    if ends_program(error):
-                        raise
-                    self._complain(hook, "within", f"raised {type(error).__name__}")
-                else:
-                    entered.append((hook, context))
+    def within(self, delivery: Delivery) -> AbstractContextManager[None]:
+        """Return the contexts of all hooks, as one."""
+        return _Within(self, delivery) if self._listening["within"] else _NOTHING
+
+
+class _Within(AbstractContextManager[None]):
+    """The contexts of all hooks for one delivery."""
+
+    __slots__ = ("_calls", "_delivery", "_entered")
+
+    def __init__(self, calls: HookCalls, delivery: Delivery) -> None:
+        self._calls = calls
+        self._delivery = delivery
+        self._entered: list[tuple[Hook, AbstractContextManager[Any]]] = []
+
+    def __enter__(self) -> None:
+        for hook in self._calls._listening["within"]:
+            context = self._calls._call(hook, "within", self._delivery)
+            if context is not None and self._survived(hook, context.__enter__):
+                self._entered.append((hook, context))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        for hook, context in reversed(self._entered):
+            self._survived(hook, partial(context.__exit__, None, None, None))
+
+    def _survived(self, hook: Hook, call: Callable[[], object]) -> bool:
         try:
-            yield
-        finally:
-            for hook, context in reversed(entered):
-                try:
-                    context.__exit__(None, None, None)
-                except BaseException as error:
-                    if ends_program(error):
-                        raise
-                    self._complain(hook, "within", f"raised {type(error).__name__}")
+            call()
+        except BaseException as error:
+            if ends_program(error):
+                raise
+            self._calls._complain(hook, "within", f"raised {type(error).__name__}")
+            return False
+        return True
+
+
+def _overrides(hook: Hook, method: str) -> bool:
+    """Say whether a hook has a method of its own, by its class or itself."""
+    return getattr(type(hook), method, None) is not getattr(Hook, method) or method in getattr(hook, "__dict__", ())

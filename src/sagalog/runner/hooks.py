@@ -92,9 +92,11 @@ class Hook(Protocol):
 
     def started(self, runner: Any) -> None:
         """A runner (a SagaRunner) has started."""
+        return
 
     def stopped(self, runner: Any) -> None:
         """The runner has stopped, and nothing more is told of it."""
+        return
 
     def caller(self) -> str:
         """Return the trace of whoever calls `handle` just now, or an empty text."""
@@ -106,15 +108,19 @@ class Hook(Protocol):
 
     def handled(self, handling: Handling) -> None:
         """A message was handled; the outcome says whether that is durable. Called once for each `handling`."""
+        return
 
     def answered(self, event: str, seconds: float, error: str) -> None:
         """The caller of `handle` was answered, after so long; `error` is the type of what was raised, or empty."""
+        return
 
     def saved(self, save: Save) -> None:
         """A step was saved, or was not."""
+        return
 
     def parked(self, saga: str, correlation_id: str, reason: str) -> None:
         """An instance is parked."""
+        return
 
     def delivering(self, delivery: Delivery) -> str:
         """A command handler is about to be called; return the trace for its reply events, or an empty text."""
@@ -126,9 +132,11 @@ class Hook(Protocol):
 
     def delivered(self, delivery: Delivery) -> None:
         """An attempt is over. Also called, without `delivering`, for a command that has no handler."""
+        return
 
     def scanned(self, scan: Scan) -> None:
         """The due work of a saga was scanned for."""
+        return
 
 
 def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:

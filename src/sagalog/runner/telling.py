@@ -38,7 +38,7 @@ class Hooks(HookCalls):
 
     def receiving(self, event: str, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
         """Tell how long a caller of `handle` waits."""
-        return self._timed(event, work)
+        return self._timed(event, work) if self.hears("answered") else work
 
     async def _timed(self, event: str, work: Coroutine[Any, Any, T]) -> T:
         begun, error = time.perf_counter(), ""

@@ -21,7 +21,7 @@ from ..runner import Delivery, Handling, Hook
 
 try:
     from opentelemetry import trace
-    from opentelemetry.context import Context
+    from opentelemetry.context import Context, attach, detach
     from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ModuleNotFoundError as error:
@@ -84,9 +84,7 @@ class OpenTelemetryHook(Hook):
 
     def within(self, delivery: Delivery) -> AbstractContextManager[Any] | None:
         span = self._spans.get(delivery)
-        if span is None:
-            return None
-        return trace.use_span(span, record_exception=False, set_status_on_exception=False)
+        return None if span is None else _Current(span)
 
     def delivered(self, delivery: Delivery) -> None:
         if delivery not in self._spans:  # it has no handler: nothing was called
@@ -123,11 +121,27 @@ class OpenTelemetryHook(Hook):
         span.end()
 
 
+class _Current(AbstractContextManager[None]):
+    """A span that is the current one for a while; what is raised meanwhile is told by the delivery's outcome."""
+
+    __slots__ = ("_span", "_token")
+
+    def __init__(self, span: Span) -> None:
+        self._span = span
+
+    def __enter__(self) -> None:
+        self._token = attach(trace.set_span_in_context(self._span))
+
+    def __exit__(self, *error: object) -> None:
+        detach(self._token)
+
+
 def _text(span: Span) -> str:
-    """Return the W3C traceparent of a span, or an empty text for none."""
-    carrier: dict[str, str] = {}
-    _traceparent.inject(carrier, trace.set_span_in_context(span, Context()))
-    return carrier.get("traceparent", "")
+    """Return the W3C traceparent of a span (https://www.w3.org/TR/trace-context/#traceparent-header), or "" for none."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return ""
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _context(traceparent: str) -> Context:

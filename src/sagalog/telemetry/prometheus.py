@@ -83,6 +83,7 @@ class PrometheusHook(Hook, Collector):
                 "this registry has the metrics of a PrometheusHook already: give that one to all runners"
             ) from None
         self._made: dict[Metric, Any] = {metric: _made(metric, registry) for metric in TOLD}
+        self._children: dict[tuple[str, ...], Any] = {}  # by name and labels; as many as there are series
 
     def started(self, runner: SagaRunner) -> None:
         counts = runner.journal.commit_counts if isinstance(runner.journal, CountsCommits) else None
@@ -98,9 +99,9 @@ class PrometheusHook(Hook, Collector):
                 if known is not None:
                     self._known.add(known.__name__)
             # From 0, so that the first one is seen as an increase.
-            self._made[PARKED].labels(saga.name)
+            self._of(PARKED, saga.name)
             for outcome in ("saved", "conflict", "unavailable", "unknown"):
-                self._made[STEPS].labels(saga.name, outcome)
+                self._of(STEPS, saga.name, outcome)
 
     def stopped(self, runner: SagaRunner) -> None:
         counts = self._runners.pop(runner)
@@ -108,29 +109,37 @@ class PrometheusHook(Hook, Collector):
         if counts is not None:
             self._commits.leave(counts)
 
+    def _of(self, metric: Metric, *labels: str) -> Any:
+        """Return the one series of a metric that has these labels."""
+        key = (metric.name, *labels)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._made[metric].labels(*labels)
+        return child
+
     def _type(self, name: str) -> str:
         return name if name in self._known else OTHER
 
     def handled(self, handling: Handling) -> None:
         if handling.outcome == "repeated":  # it comes again
             return
-        self._made[MESSAGES].labels(handling.saga, self._type(handling.type), handling.outcome).inc()
+        self._of(MESSAGES, handling.saga, self._type(handling.type), handling.outcome).inc()
         if handling.late_seconds is not None and handling.outcome == "handled":
-            self._made[TIMER_LAG].labels(handling.saga).observe(handling.late_seconds)
+            self._of(TIMER_LAG, handling.saga).observe(handling.late_seconds)
 
     def answered(self, event: str, seconds: float, error: str) -> None:
         kind = self._type(event)
         if error:
-            self._made[HANDLE_ERRORS].labels(kind, error if error in self._errors else OTHER).inc()
+            self._of(HANDLE_ERRORS, kind, error if error in self._errors else OTHER).inc()
         else:
-            self._made[HANDLE_SECONDS].labels(kind).observe(seconds)
+            self._of(HANDLE_SECONDS, kind).observe(seconds)
 
     def saved(self, save: Save) -> None:
-        self._made[STEPS].labels(save.saga, save.outcome).inc()
+        self._of(STEPS, save.saga, save.outcome).inc()
         if save.outcome != "saved":
             return
-        self._made[SAVE_SECONDS].labels(save.saga).observe(save.seconds)
-        self._made[STEP_MESSAGES].labels(save.saga).observe(save.messages)
+        self._of(SAVE_SECONDS, save.saga).observe(save.seconds)
+        self._of(STEP_MESSAGES, save.saga).observe(save.messages)
         instance = (save.saga, save.correlation_id)
         if not save.oldest:
             self._oldest.pop(instance, None)
@@ -138,7 +147,7 @@ class PrometheusHook(Hook, Collector):
             self._oldest[instance] = (save.oldest, time.monotonic())
 
     def parked(self, saga: str, correlation_id: str, reason: str) -> None:
-        self._made[PARKED].labels(saga).inc()
+        self._of(PARKED, saga).inc()
 
     def delivering(self, delivery: Delivery) -> str:
         self._begun[delivery.command_id] = time.monotonic()
@@ -146,15 +155,15 @@ class PrometheusHook(Hook, Collector):
 
     def delivered(self, delivery: Delivery) -> None:
         command = self._type(delivery.command)
-        self._made[DELIVERIES].labels(delivery.saga, command, delivery.outcome).inc()
+        self._of(DELIVERIES, delivery.saga, command, delivery.outcome).inc()
         begun = self._begun.pop(delivery.command_id, None)
         if begun is not None:
-            self._made[DELIVERY_SECONDS].labels(delivery.saga, command).observe(time.monotonic() - begun)
+            self._of(DELIVERY_SECONDS, delivery.saga, command).observe(time.monotonic() - begun)
 
     def scanned(self, scan: Scan) -> None:
-        self._made[DUE_CLAIMED].labels(scan.saga).inc(scan.claimed)
-        self._made[DUE_OLDEST].labels(scan.saga).set(scan.oldest_seconds)
-        self._made[DUE_LOOKED].labels(scan.saga).set_to_current_time()
+        self._of(DUE_CLAIMED, scan.saga).inc(scan.claimed)
+        self._of(DUE_OLDEST, scan.saga).set(scan.oldest_seconds)
+        self._of(DUE_LOOKED, scan.saga).set_to_current_time()
 
     def describe(self) -> Iterable[Family]:
         """Return the names for the registry, which refuses a second hook by them."""
