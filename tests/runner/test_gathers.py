@@ -12,12 +12,16 @@ from sagalog import (
     RetryPolicy,
     SagaRecord,
     SagaRunner,
+    Send,
     Status,
+    StepContext,
+    leg,
     on,
 )
-from sagalog.decision.record import decode_record
+from sagalog.decision.record import decode_record, encode_record
+from sagalog.decision.repair import skip
 
-from ..gathering import Begun, Bill, GatherSaga, Parcels, Ship, Shipped, Weigh
+from ..gathering import Begun, Bill, GatherSaga, Parcels, Ship, Shipped, SomeRefused, Weigh
 from .conftest import Bench
 
 
@@ -124,6 +128,77 @@ async def test_a_leg_that_an_operator_drops_counts_as_refused(quick: Bench) -> N
     assert not stored.gathers
 
 
+async def parked(bench: Bench, running: SagaRunner) -> SagaRecord:
+    while not (found := await record(bench)).parked:
+        await running.settle()
+        await asyncio.sleep(0.001)
+    return found
+
+
+async def test_a_gather_ends_with_its_last_leg_dropped_though_nothing_else_comes(quick: Bench) -> None:
+    def ship(command: Ship) -> Shipped:
+        if command.number == 4:
+            raise ConnectionError("never")
+        return Shipped(command.id, command.number)
+
+    retry = RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.002)
+    async with runner(quick, {**answering(), Ship: ship}, dispatch_retry=retry) as running:
+        await running.handle(Begun("a", 5, wait=True))
+        await parked(quick, running)
+        skipped = await running.skip("gather", "a")
+        assert skipped.replayed == 1
+    stored = await record(quick)
+    assert GatherSaga().decode_state(stored.state_bytes()).ended == ["4 of 5, not (4,)"]
+    assert (stored.gathers, stored.held, stored.parked) == ({}, (), "")
+
+
+async def test_the_legs_behind_one_that_is_dropped_are_sent_though_nothing_else_comes(quick: Bench) -> None:
+    class OneByOneSaga(GatherSaga):
+        name = "gather"
+
+        @leg("parcels", at_once=1)
+        def parcel(self, state: Parcels, number: int) -> Send:
+            return Send(Ship(state.id, number))
+
+    def ship(command: Ship) -> Shipped:
+        if command.number == 1:
+            raise ConnectionError("never")
+        return Shipped(command.id, command.number)
+
+    once = RetryPolicy(attempts=1)
+    dispatch = {**answering(), Ship: ship}
+    async with quick.runner(sagas=[OneByOneSaga], dispatch=dispatch, dispatch_retry=once) as running:
+        await running.handle(Begun("a", 3, wait=True))
+        await parked(quick, running)
+        await running.skip("gather", "a")
+        await running.settle()
+    assert GatherSaga().decode_state((await record(quick)).state_bytes()).ended == ["2 of 3, not (1,)"]
+
+
+async def test_where_the_end_cannot_be_handled_skip_lets_the_gather_go(quick: Bench) -> None:
+    class NoEndSaga(GatherSaga):
+        name = "gather"
+
+        @on(SomeRefused, key="id")
+        def some_refused(self, state: Parcels, event: SomeRefused, context: StepContext) -> None:
+            raise RuntimeError("no")
+
+    def ship(command: Ship) -> Shipped:
+        raise ConnectionError("never")
+
+    once = RetryPolicy(attempts=1)
+    dispatch = {**answering(), Ship: ship}
+    async with quick.runner(sagas=[NoEndSaga], dispatch=dispatch, dispatch_retry=once) as running:
+        await running.handle(Begun("a", 1))
+        await parked(quick, running)
+        first = await running.skip("gather", "a")
+        assert first.parked.startswith("replaying AllShipped failed: RuntimeError")
+        second = await running.skip("gather", "a")
+        assert second.effects == ("forgets the gather parcels, whose end could not be handled",)
+    stored = await record(quick)
+    assert (stored.gathers, stored.held, stored.parked) == ({}, (), "")
+
+
 class FragileGatherSaga(GatherSaga):
     @on(Shipped, key="id")
     def shipped(self, state: Parcels, event: Shipped) -> None:
@@ -146,3 +221,23 @@ async def test_a_leg_whose_held_answer_an_operator_skips_counts_as_refused(quick
     stored = await record(quick)
     assert GatherSaga().decode_state(stored.state_bytes()).ended == ["59 of 60, not (2,)"]
     assert not stored.gathers
+
+
+async def test_a_store_without_an_index_of_what_is_due_is_searched_for_what_a_repair_left_behind() -> None:
+    """Nobody repairs such a store from outside but by its own means, and then no message need ever come."""
+
+    def ship(command: Ship) -> Shipped:
+        raise ConnectionError("never")
+
+    bench, once = Bench(None), RetryPolicy(attempts=1)
+    store = bench.plain
+    async with bench.runner(sagas=[GatherSaga], dispatch={**answering(), Ship: ship}, dispatch_retry=once) as running:
+        await running.handle(Begun("a", 1))
+        await parked(bench, running)
+    payload, version = store.saved["a"]
+    decision = skip().decide(decode_record(payload), lambda: f"{version + 1}/0", bench.clock.now(), "saga::gather::a")
+    await store.save("a", encode_record(decision.record), expected_version=version)
+    async with runner(bench) as running:
+        while (await record(bench)).held:
+            await asyncio.sleep(0.001)
+    assert GatherSaga().decode_state((await record(bench)).state_bytes()).ended == ["0 of 1, not (0,)"]

@@ -42,6 +42,25 @@ class Crates(World):
             assert state.ended[0].endswith(", not (2,)"), "which one was refused"
 
 
+class Dropped(Crates):
+    """Its operator drops what is in the way, and nothing comes afterwards that would let a gather go on."""
+
+    repairs = ("skip",)
+
+    def events(self, chance: random.Random) -> Iterator[Any]:
+        for n in range(6):
+            yield Begun(f"{n}", chance.choice([1, 3, 25]), wait=chance.random() < 0.8)
+            yield chance.random() * 5
+
+    def answer(self, command: Any, chance: random.Random) -> Any:
+        return Shipped(command.id, command.number) if isinstance(command, Ship) else None
+
+    def check(self, instance: Finished) -> None:
+        state = instance.state
+        if state.total and len(instance.repairs) < 2:  # it has begun; a second one may drop the end itself
+            assert len(state.ended) == 1, f"it ended {len(state.ended)} times"
+
+
 class TwoRefused(Crates):
     """More than one leg is refused, and only the first of them ends the gather."""
 

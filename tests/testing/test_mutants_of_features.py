@@ -11,7 +11,7 @@ import pytest
 
 from sagalog.decision import advance as advance_phase
 from sagalog.decision import draft as draft_phase
-from sagalog.decision import gathers, joins, requested, timers
+from sagalog.decision import dropped_legs, gather_ends, gathers, joins, repair, requested, timers
 from sagalog.decision.draft import Draft
 from sagalog.decision.gathering import Gathering
 from sagalog.decision.record import Joined
@@ -25,12 +25,13 @@ from sagalog.testing.simulation import World
 
 from ..orders import Closed, Placed
 from .clockwork import Clockwork
-from .crates import Crates, TwoRefused
+from .crates import Crates, Dropped, TwoRefused
 from .legs import Legs
 from .parcels import Parcels, let_answers_wait
 from .planting import Mutants
 from .questions import Questions
 from .shop_world import Shop
+from .waybill_world import Waybills
 
 mutant = Mutants(Shop, seeds=2000)
 
@@ -230,6 +231,33 @@ def a_refused_leg_counts_as_answered(patch: pytest.MonkeyPatch) -> None:
 def a_failed_gather_forgets_the_legs_under_way(patch: pytest.MonkeyPatch) -> None:
     real = gathers.GatherStep
     patch.setattr(gathers, "GatherStep", lambda name, one, sends: real(name, None if one and one.over else one, sends))
+
+
+@mutant.of(Dropped)
+def a_dropped_leg_leads_nowhere_until_something_else_comes(patch: pytest.MonkeyPatch) -> None:
+    def refuse_leg(record: Any, entry: str) -> str:
+        held, name = record.held, real(record, entry)
+        record.held = held
+        return name
+
+    real = dropped_legs.refuse_leg
+    patch.setattr(dropped_legs, "refuse_leg", refuse_leg)
+    patch.setattr(repair, "refuse_leg", refuse_leg)
+
+
+@mutant.of(Waybills)
+def an_answer_that_its_phase_ignores_completes_no_leg(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(advance_phase, "passed_over", lambda draft, record, message, outcome: outcome)
+
+
+@mutant.of(Waybills)
+def an_end_that_is_kept_forgets_how_its_gather_went(patch: pytest.MonkeyPatch) -> None:
+    real = gather_ends.Held
+
+    def held(*args: Any, gather: Any, **keywords: Any) -> Any:
+        return real(*args, gather=msgspec.structs.replace(gather, answered=b"", refused=b""), **keywords)
+
+    patch.setattr(gather_ends, "Held", held)
 
 
 @mutant

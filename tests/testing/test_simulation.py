@@ -20,13 +20,14 @@ from ..numbered import Meters
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from ..phased import Orders
 from .clockwork import Clockwork
-from .crates import Crates
+from .crates import Crates, Dropped
 from .legs import Legs
 from .numbered_world import Stations
 from .parcels import Parcels, ParcelSaga, let_answers_wait
 from .phased_world import Depot
 from .questions import Questions
 from .shop_world import Shop
+from .waybill_world import Waybills
 
 FIRST = int(os.environ.get("SAGALOG_SIMULATION_SEED", random.randrange(10**6)))
 SEEDS = int(os.environ.get("SAGALOG_SIMULATION_SEEDS", "1000"))
@@ -282,3 +283,11 @@ def test_a_join_runs_once_after_its_last_leg_whatever_goes_wrong() -> None:
 
 def test_a_gather_ends_once_with_all_of_its_legs_whatever_goes_wrong() -> None:
     simulate(Crates.sagas, Crates, seeds=range(12))
+
+
+def test_a_gather_goes_on_from_legs_that_an_operator_drops_whatever_goes_wrong() -> None:
+    simulate(Dropped.sagas, Dropped, seeds=range(15))
+
+
+def test_ends_that_come_too_early_and_answers_that_nobody_hears_are_counted_whatever_goes_wrong() -> None:
+    simulate(Waybills.sagas, Waybills, seeds=range(20))

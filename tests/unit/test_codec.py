@@ -84,7 +84,7 @@ class Opaque:
     secret = "hunter2"
 
 
-@pytest.mark.parametrize("value", [Opaque(), Inner(Opaque()), {"a": {1j}}, float, Inner("\ud800")])  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", [Opaque(), Inner(Opaque()), {"a": {1j}}, float])  # type: ignore[arg-type]
 def test_a_value_without_a_json_form_is_refused_with_the_remedy(value: Any) -> None:
     with pytest.raises(CodecError, match="cannot be stored as JSON"):
         encode(value)

@@ -7,7 +7,6 @@ draft only when all of it was checked.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from datetime import UTC
 from typing import Any
 
 import msgspec
@@ -20,14 +19,15 @@ from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
 from .finish import finish
 from .gathers import leg_of
-from .ids import GAP, entry_of, parent_in, prefix_of
+from .ids import DROPPED, GAP, entry_of, parent_in
 from .itinerary import is_stale, knows_by_progress
 from .joins import finish_with_joins
 from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
 from .keys import holds
 from .message import Message, Outcome
 from .parking import park
-from .phases import entered, phase_of
+from .passing import context_of, lead_on, passed_over
+from .phases import entered
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
 from .requested import ignore_late
 from .requests import request_answered_by, settled
@@ -54,7 +54,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if draft.saga.numberings and not message.kept:
             known = known_number(draft.saga, record, message)
             if known is not None:
-                return known
+                return passed_over(draft, record, message, known)
         if record is None or (record.status in FINAL and not record.parked):
             if not draft.saga.may_start(message.event):
                 return let_go(draft, message) if message.kept else Outcome.NO_INSTANCE
@@ -77,7 +77,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             and not (message.replayed or message.kept)
             and _declined(draft, message)
         ):
-            return Outcome.ALREADY_STARTED
+            return passed_over(draft, record, message, Outcome.ALREADY_STARTED)
         if record.requests and not message.kept and (passed := _came_late(draft, record, message)) is not None:
             return passed
         if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
@@ -91,12 +91,14 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if ended is not None:
             return ended
     elif message.kept:
-        if record.status is not Status.RUNNING:
+        if record.status is not Status.RUNNING or message.life not in (0, record.incarnation):
             return let_go(draft, message)
     elif message.replayed:
         # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
-        if kind == "timer" and record.status is not Status.RUNNING:
+        if kind == "timer" and (record.status is not Status.RUNNING or message.life not in (0, record.incarnation)):
             return Outcome.IGNORED
+        if message.id.startswith(DROPPED):
+            return lead_on(draft, record, message)
         if message.life not in (0, record.incarnation):
             return _refused_before_this_one_began(draft, record, message)
         if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
@@ -138,13 +140,13 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
     if draft.saga.waits and kind not in ("refused", "child"):
         outcome = waits(draft, record, message)
         if outcome is not None:
-            return outcome
+            return outcome if outcome is not Outcome.IGNORED else passed_over(draft, record, message, outcome)
     return _run(draft, message, record, decode_state(draft.saga, record))
 
 
 def _came_late(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:
     """Do as the request says whose deadline has passed before this answer came; None where the event is to be handled."""
-    if message.was_kept:  # it came in time
+    if message.was_kept or leg_of(record, draft.persistence_id, message) is not None:  # it came in time
         return None
     request = request_answered_by(record, draft.persistence_id, message)
     if request is None or not request.overdue:
@@ -244,20 +246,20 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
     if saga.activities is not None and is_stale(draft, record, message):
         return Outcome.DUPLICATE
     if message.kind == "child":
-        context = _context_of(draft, message, record)
+        context = context_of(draft, message, record)
         result = saga.child_ended(state, event.read(draft.registry), context)
     elif record.gathers and _is_refused_leg(draft, message, record):
-        context = _context_of(draft, message, record)
+        context = context_of(draft, message, record)
         return finish_with_joins(draft, message, record, state, [], context)
     elif saga.takes_context():
-        context = _context_of(draft, message, record)
+        context = context_of(draft, message, record)
         call = saga.refused_in if message.kind == "refused" else saga.handle_in
         result = call(state, event, context)
     else:
         result = saga.refused(state, event) if message.kind == "refused" else saga.handle(state, event)
     actions = actions_of(result, saga)
     if (saga.has_joins or record.gathers) and record.status is _RUNNING:
-        return _run_joins(draft, message, record, state, actions, context or _context_of(draft, message, record))
+        return _run_joins(draft, message, record, state, actions, context or context_of(draft, message, record))
     if isinstance(actions, list):
         if context is not None:
             actions = entered(saga, record, state, actions, context)
@@ -311,10 +313,3 @@ async def _run_async(
     if context is not None:
         actions = entered(draft.saga, record, state, actions, context)
     return finish(draft, message, record, state, actions)
-
-
-def _context_of(draft: Draft, message: Message, record: SagaRecord) -> StepContext:
-    correlation_id = draft.persistence_id.removeprefix(prefix_of(draft.saga.name))
-    at = None if message.at is None else message.at.astimezone(UTC)
-    phase = phase_of(draft.saga, record)
-    return StepContext(draft.now.astimezone(UTC), correlation_id, message.id, at, message.trace, phase=phase)

@@ -30,6 +30,7 @@ from ..errors import DefinitionError
 from .checked import Planned, plan_of
 from .children import begin_child, child_entry, settle_child
 from .draft import Draft
+from .gather_ends import meet
 from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, GAP
 from .itinerary import Proceed, knows_by_progress, proceed, reordered
@@ -81,11 +82,11 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
         settle_request(draft, record, message)
     if kind == "event":
         known = saga.activities is not None and knows_by_progress(draft, message)
-        if not (known or (saga.numberings and draft.pass_number(record, message))):
+        if not (known or (saga.numberings and not message.passed and draft.pass_number(record, message))):
             draft.remember(record, message.id, own=message.own)
     elif kind == "child":
         settle_child(record, child_entry(message.id), event.outcome)
-    elif not message.kept:
+    elif not message.kept and not message.passed:
         draft.fired += kind == "timer"
         draft.consume(record, message)
         if message.name.startswith(GAP) and not message.was_kept:
@@ -96,7 +97,9 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
     handled = Handled(message.id, name)
     if message.kept or message.was_kept:
         handled = Handled(message.id, name, how="kept")
-    if record.handled:
+    if message.passed:
+        _note_passed(draft, record, message, name)
+    elif record.handled:
         draft.append(record, "handled", handled)
     else:
         record.handled = (handled,)
@@ -109,6 +112,12 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
     draft.changed = True
     record.updated_at = draft.now
     return _HANDLED
+
+
+def _note_passed(draft: Draft, record: SagaRecord, message: Message, name: str) -> None:
+    """Note an answer that no handler has taken, once; a dropped leg is in the audit of its repair."""
+    if message.kind == "event" and not any(one.id == message.id for one in record.handled):
+        draft.append(record, "handled", Handled(message.id, name, how="ignored"))
 
 
 def _note_index(draft: Draft, record: SagaRecord, index: dict[str, str | None]) -> None:
@@ -173,6 +182,8 @@ def _gather(
 ) -> None:
     """Note how far a gather is, and send its next legs."""
     gathering, place = planned.gathering, draft.next_place
+    if planned.end is not None:
+        meet(draft, record, planned.name, planned.end)
     for command, undo in planned.commands:
         entry = draft.next_id()
         if isinstance(command, PlannedChild):

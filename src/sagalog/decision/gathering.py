@@ -78,12 +78,21 @@ class Gathering(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, 
         return msgspec.structs.replace(self, sent=self.sent + count, runs=(*full, (step, place, self.sent, count)))
 
 
+class GatherEnd(msgspec.Struct, frozen=True):
+    """The event that ends a gather, and how that went."""
+
+    event: Any
+    stored: Typed
+    gathering: Gathering
+
+
 class PlannedGather(msgspec.Struct, frozen=True):
     """A GatherStep with its commands, and how to undo them, in stored form."""
 
     name: str
     gathering: Gathering | None
     commands: list[tuple[Typed | PlannedChild, Typed | None]]
+    end: GatherEnd | None = None
 
 
 class GatherStep(msgspec.Struct, frozen=True):
@@ -92,6 +101,7 @@ class GatherStep(msgspec.Struct, frozen=True):
     name: str
     gathering: Gathering | None  # None: it is over
     sends: list[Any]
+    end: GatherEnd | None = None  # that is not handled in this step, because its phase may not expect it
 
 
 def step_of(
@@ -172,4 +182,4 @@ def planned(step: GatherStep, saga: Saga[Any], registry: TypeRegistry) -> Planne
         )
         for leg in step.sends
     ]
-    return PlannedGather(step.name, step.gathering, commands)
+    return PlannedGather(step.name, step.gathering, commands, step.end)

@@ -15,8 +15,9 @@ from ..definition.context import StepContext
 from .checked import actions_of
 from .children import child_entry
 from .draft import Draft
-from .gathering import Gathering, GatherStep, more_legs
-from .ids import answered_entry, entry_of
+from .gather_ends import may_wait
+from .gathering import GatherEnd, Gathering, GatherStep, more_legs
+from .ids import DROPPED, GATHER, answered_entry, entry_of
 from .message import Message
 from .record import SagaRecord
 
@@ -45,22 +46,23 @@ def follow(
 ) -> Iterator[Awaitable[list[Any]]]:
     """Count a leg, and add to `actions` what follows; yield what has to be waited for.
 
-    A gather whose last leg an operator has dropped comes to its end with whatever message is handled next.
+    A gather of which an operator has dropped a leg goes on with the message that the repair leaves behind.
     """
     found = leg_of(record, draft.persistence_id, message)
     for name, gathering in record.gathers.items():
         if any(isinstance(action, (Complete, Compensate)) for action in actions):
             return
         is_leg = found is not None and found[0] == name
+        goes_on = is_leg or (message.name == GATHER + name and message.id.startswith(DROPPED))
         if found is not None and is_leg:
             gathering = gathering.with_leg(found[2], refused=_is_refused(message))
         failed = bool(gathering.refused) and not gathering.wait
         if gathering.over:
-            if is_leg:
+            if goes_on:
                 actions.append(GatherStep(name, gathering if gathering.open else None, []))
         elif failed or gathering.come == gathering.total:
             yield from _ended(draft, name, gathering, state, actions, context)
-        elif is_leg:
+        elif goes_on:
             actions.append(GatherStep(name, gathering, more_legs(name, gathering, draft.saga, state)))
 
 
@@ -73,12 +75,15 @@ def _ended(
     draft: Draft, name: str, gathering: Gathering, state: Any, actions: list[Any], context: StepContext
 ) -> Iterator[Awaitable[list[Any]]]:
     left = msgspec.structs.replace(gathering, over=True) if gathering.open else None
-    actions.append(GatherStep(name, left, []))
     stored = gathering.failed if gathering.refused else gathering.then
     if stored is None:  # it failed, and nothing is said about it: as any refusal
-        actions.append(Compensate())
+        actions += [GatherStep(name, left, []), Compensate()]
         return
     event = draft.registry.unpack(stored)
+    if context.phase is not None and may_wait(draft.saga, event, context.phase, actions):
+        actions.append(GatherStep(name, left, [], GatherEnd(event, stored, gathering)))
+        return
+    actions.append(GatherStep(name, left, []))
     told = msgspec.structs.replace(context, gathered=gathering.told())
     more = actions_of(draft.saga.handle_in(state, event, told), draft.saga)
     if isinstance(more, list):

@@ -16,8 +16,10 @@ from typing import NamedTuple
 
 GAP = "gap/"  # before the key of a sequence: the name of the timer until which a missing number is waited for
 ANSWER = "answer/"  # before the entry of a command: the name of the timer that is the deadline of its answer
+GATHER = "gather/"  # before the name of a gather: the name of the message that is its end, where that waits
 ACTIVITY = "activity/"  # before the name of an activity: the name of its deadline's timer, or its reminder's
 FAMILY = "saga::"  # before the persistence ids of all sagas
+DROPPED = f"{FAMILY}dropped/"  # in the id of the held message that leads a gather on from a leg that was dropped
 
 
 _SENDER = "sender::"  # before a sender's message id that looks like one of ours

@@ -92,7 +92,7 @@ def _run(
 
 def came(joins: tuple[Join, ...], record: SagaRecord, message: Message) -> dict[str, Joined]:
     """Return the progress of the joins with this message counted, to be changed by whoever asks."""
-    leg = "" if message.kind == "refused" else schema_of(type(message.event)).name
+    leg = "" if message.kind == "refused" or message.passed else schema_of(type(message.event)).name
     progress = dict(record.joins)
     for join in joins:
         joined = progress.get(join.name)

@@ -28,6 +28,7 @@ def held_of(saga: Saga[Any], message: Message, packed: Typed, life: int) -> Held
         kept=message.was_kept,
         sequence=sequence,
         number=number,
+        gather=message.gather,
     )
 
 

@@ -48,7 +48,7 @@ def waits(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:
     assert phase is not None
     policy = "keep" if message.kept or message.was_kept else table.policy(event, phase)
     if not policy:  # a timer has no sender who could be told
-        policy = "ignore" if message.kind == "timer" else saga.unexpected
+        policy = "ignore" if message.kind == "timer" and message.gather is None else saga.unexpected
     if policy == "raise" and accepted:
         policy = "keep"
     if policy == "ignore":

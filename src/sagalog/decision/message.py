@@ -12,6 +12,7 @@ from ..definition import codec
 from ..definition.actions import Refused
 from ..definition.codec import TypeRegistry
 from .children import unpack_told
+from .gathering import Gathering
 from .ids import refusal_id, refused_command
 from .record import Held, Kind, Timer, well_formed
 
@@ -50,6 +51,8 @@ class Message(msgspec.Struct, gc=False, eq=False):
     by: tuple[str, str] | None = None  # the key through which it reaches this instance: its name, and its text
     kept: bool = False  # it waits in the record, and is taken out of there when it is handled
     was_kept: bool = False  # it was held, and kept before
+    gather: Gathering | None = None  # it is the end of this gather, which its phase did not expect at once
+    passed: bool = False  # no handler takes it: all that it means is that a command was answered, or a leg dropped
 
     def copied(self) -> Message:
         """Return this message with an event of its own, as it came, for another saga or another attempt."""
@@ -72,11 +75,13 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     message = Message(
         held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace, life=held.life
     )
-    message.at, message.was_kept = held.at, held.kept
+    message.at, message.was_kept, message.gather = held.at, held.kept, held.gather
     return message
 
 
 def kept_message(kept: Held, registry: TypeRegistry) -> Message:
     """Return a kept message as it came. Raises CodecError if its type is not known any more, or not yet."""
     event = registry.unpack(kept.event)
-    return Message(kept.id, event, kept.kind, kept.name, at=kept.at, trace=kept.trace, life=kept.life, kept=True)
+    message = Message(kept.id, event, kept.kind, kept.name, at=kept.at, trace=kept.trace, life=kept.life, kept=True)
+    message.gather = kept.gather
+    return message

@@ -9,10 +9,10 @@ from ..definition.actions import SetTimer
 from ..definition.recurring import Rule, RuleError, local_moment, next_after, rule_of
 from ..definition.saga import Saga
 from ..errors import DefinitionError
-from .ids import ACTIVITY, ANSWER, GAP
+from .ids import ACTIVITY, ANSWER, GAP, GATHER
 
 SCHEDULED = "schedule/"  # how the timers of scheduled commands are named
-_OURS = (SCHEDULED, ANSWER, ACTIVITY, GAP)
+_OURS = (SCHEDULED, ANSWER, ACTIVITY, GATHER, GAP)
 
 # Schedule and SetTimer take moments that every journal and every zone can carry; a day at both ends is left for zones.
 FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)

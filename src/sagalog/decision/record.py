@@ -18,7 +18,7 @@ from ..definition.codec import Typed
 from ..definition.recurring import Rule
 from ..errors import CodecError
 from .gathering import Gathering
-from .ids import ACTIVITY, ANSWER, GAP, parent_in, parts_of, terms_of
+from .ids import ACTIVITY, ANSWER, GAP, GATHER, parent_in, parts_of, terms_of
 from .keys import pairs
 
 FORMAT = 1
@@ -142,6 +142,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     kept: bool = False  # it was kept before it was held, and its sender was told so
     sequence: str = ""  # in which its sender numbers it ...
     number: int = 0  # ... and its number there
+    gather: Gathering | None = None  # whose end it is; see gather_ends.py
 
 
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -259,6 +260,8 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
             for request in self.requests:
                 if request.id == entry:
                     return f"no answer to {request.command} ({entry})"
+        if name.startswith(GATHER):
+            return f"the end of the gather {name.removeprefix(GATHER)}"
         if name.startswith(ACTIVITY):
             activity, _, reminder = name.removeprefix(ACTIVITY).partition("/")
             return f"{'reminder' if reminder else 'deadline'} of activity {activity}"

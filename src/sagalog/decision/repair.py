@@ -20,8 +20,9 @@ from ..definition.indexing import PHASE
 from ..errors import RepairError
 from .children import child_entry, failed_to_start, live_children, settle_child, stops
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, stop_activities, undo_of
+from .dropped_legs import let_gathers_go, refuse_answer, refuse_leg
 from .ending import date_end
-from .ids import FAMILY, GAP
+from .ids import DROPPED, FAMILY, GAP
 from .record import FINAL, UNDER_WAY, Audit, Child, Command, Held, SagaRecord, Stage, Status, embed_state
 from .sequences import leave_hole, skip_missing
 
@@ -267,12 +268,13 @@ def _never_started(record: SagaRecord) -> bool:
 
 def _unpark(record: SagaRecord) -> list[str]:
     record.parked = record.stuck = record.gap = ""
-    if not record.held:
+    held = [one for one in record.held if not one.id.startswith(DROPPED)]
+    if not held:
         return []
-    count = len(record.held)
+    count = len(held)
     return [
         f"replays {count} held {'message' if count == 1 else 'messages'}, in the order they came: "
-        + _all(f"{held.event.type} ({held.id})" for held in record.held)
+        + _all(f"{one.event.type} ({one.id})" for one in held)
     ]
 
 
@@ -284,6 +286,7 @@ def _resume(record: SagaRecord, next_id: NextId) -> list[str]:
 
 def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
     stop_activities(record)
+    record.gathers = {}  # no leg counts any more
     effects = [*_drop_held(record, record.held), *_drop_kept(record)]
     life, compensating = record.incarnation, record.status is Status.COMPENSATING
     # They would be in the way of the undo commands. Their own undo is sent: nobody knows how far they came.
@@ -325,6 +328,7 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
         stop_activities(record)
     else:
         under_way = set()
+    record.gathers = {}  # no leg counts any more
     effects, life = [*_drop_held(record, record.held), *_drop_kept(record)], record.incarnation
     undoing = (c for c in record.outbox if c.undo and c.life == life and c.id != record.stuck)
     effects += _drop_commands(record, [*_stuck(record), *undoing])
@@ -334,9 +338,9 @@ def _cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
         record.outbox = (*record.outbox, *stops(record, "cancel", next_id))
         effects.append(f"cancels its children, as they stand: {_all(map(_child, children.values()))}")
     timers = [record.timer_title(name) for name, timer in record.timers.items() if timer.life == life]
-    record.requests, record.gathers = (), {}  # they belong to this life
     if timers:
         effects.append(f"drops the timers {_all(sorted(timers))}")
+    record.requests = ()  # they belong to this life
     undo = undo_of(record, life)
     if undo:
         effects.append(f"does not undo what was done: {_all(u.command.type for u in undo)} not sent")
@@ -377,39 +381,24 @@ def _consumed(record: SagaRecord, dropped: tuple[Held, ...], what: str) -> list[
     for one in dropped:
         if one.kind == "child":
             settle_child(record, child_entry(one.id), one.event.type.rpartition(" ")[2])
-    legs = [_refuse_leg(record, one) for one in dropped]
+    forgotten = let_gathers_go(record, dropped)
+    dropped = tuple(one for one in dropped if not one.id.startswith(DROPPED))
+    legs = [refuse_answer(record, one) for one in dropped]
     told = [
         f"drops the {what} {one.event.type}, message {one.id}; it counts as consumed{leg}"
         for one, leg in list(zip(dropped, legs, strict=True))[:_NAMED]
     ]
     more = len(dropped) - _NAMED
-    return [*told, f"drops {more:,} more {what} messages; they count as consumed"] if more > 0 else told
-
-
-def _refuse_leg(record: SagaRecord, answer: Held) -> str:
-    """Let the leg that a dropped message answers count as refused, as nobody brings that answer again; and say so."""
-    command, replied, _ = answer.id.rpartition("/reply/")
-    is_answer = bool(replied) and answer.kind == "event" and answer.life == record.incarnation
-    if not (record.gathers and (is_answer or answer.kind == "child")):
-        return ""
-    entry = child_entry(answer.id) if answer.kind == "child" else "/".join(command.split("/")[-2:])
-    for name, gathering in record.gathers.items():
-        leg = gathering.leg_of(entry)
-        if leg is not None:
-            record.gathers = {**record.gathers, name: gathering.with_leg(leg, refused=True)}
-            return f", and its leg of the gather {name} as refused"
-    return ""
+    told += [f"drops {more:,} more {what} messages; they count as consumed"] if more > 0 else []
+    return told + forgotten
 
 
 def _drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
     gone = {command.id for command in dropped}
     record.outbox = tuple(command for command in record.outbox if command.id not in gone)
-    for name, gathering in record.gathers.items():
-        for entry in gone:
-            leg = gathering.leg_of(entry)
-            if leg is not None:
-                gathering = gathering.with_leg(leg, refused=True)
-        record.gathers = {**record.gathers, name: gathering}
+    for one in dropped if record.gathers else ():
+        if one.family != "start":  # of a child that does not start, the saga hears by a message
+            refuse_leg(record, one.id)
     for one in dropped if record.activities else ():
         if one.id in _running(record) and not one.undo:
             _skip_activity(record, one.id, one.command.type, one.life)

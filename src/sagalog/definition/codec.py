@@ -54,11 +54,30 @@ def encode(value: Any) -> bytes:
     """Return the JSON of `value`. Raises CodecError if its type has none; the message holds no field values."""
     try:
         return _encoder.encode(value)
+    except UnicodeEncodeError:
+        raise CodecError(f"{_a(value)} cannot be stored: {_not_unicode(value)}") from None  # the cause quotes the text
     except Exception as error:
         raise CodecError(
             f"a {type(value).__name__} cannot be stored as JSON ({type(error).__name__}): use dataclasses, msgspec "
             "structs, attrs or pydantic models of plain fields"
         ) from error
+
+
+def _not_unicode(value: Any) -> str:
+    """Say where a text is not valid Unicode, and what helps, without the text."""
+    wrong = []
+    for name in [*getattr(value, "__struct_fields__", ()), *getattr(value, "__dataclass_fields__", ())]:
+        try:
+            _encoder.encode(getattr(value, name, None))
+        except UnicodeEncodeError:
+            wrong.append(name)
+        except Exception:  # noqa: S112  # it says nothing about this field
+            continue
+    where = f"in {' and '.join(wrong)}, " if wrong else ""
+    return (
+        f'{where}a text holds a lone surrogate, which is no Unicode; text.encode("utf-8", "replace").decode() makes one '
+        "that can be stored"
+    )
 
 
 def decode(data: bytes | msgspec.Raw, cls: type[T]) -> T:

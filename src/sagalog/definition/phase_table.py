@@ -98,6 +98,10 @@ class PhaseTable:
         here = self._methods.get(event)
         return not here or phase.name in here
 
+    def depends(self, event: type) -> bool:
+        """Say whether a handler takes the event in some phases only."""
+        return bool(self._methods.get(event))
+
     def method(self, event: type, phase: Enum) -> str | None:
         """Return the method that handles the event during that phase, if it is one of those that were declared."""
         here = self._methods.get(event)

@@ -104,7 +104,11 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         parked = draft.take_over(runtime.engine.settings.max_takeovers)
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
         record.taken, record.takeovers, record.begun = "", 0, False
-    if record.gap and record.parked and (instance.record is None or not instance.record.parked):
+    if (
+        (record.gap or (record.held and record.held[0].gather))
+        and record.parked
+        and (instance.record is None or not instance.record.parked)
+    ):
         parked = parked or record.parked
     draft.frozen()
     if claim:  # it is due, so nothing is waited for any more

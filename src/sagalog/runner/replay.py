@@ -89,7 +89,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 first = held.popleft()
                 message = unhold(first, draft.registry)
             else:
-                return Replayed(replayed)
+                return Replayed(replayed, record.parked)
             outcome = reporter.advance(draft, message)
             if not isinstance(outcome, Outcome):
                 with EventHandler(instance):

@@ -55,7 +55,8 @@ async def _search_once(
         except CodecError as error:
             runtime.unreadable[key] = str(error)
             continue
-        due_at = engine.now() if record.owes_delivery or record.owes_waking else record.next_timer_at
+        owes = record.owes_delivery or record.owes_waking or record.owes_replay
+        due_at = engine.now() if owes else record.next_timer_at
         if due_at is None and record.finished:
             due_at = record.updated_at + engine.retention
         if due_at is not None:
