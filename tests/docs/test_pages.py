@@ -68,7 +68,9 @@ def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:
 
 def test_each_shape_does_what_its_picture_says(tmp_path: Path) -> None:
     shapes, expected = blocks("which-shape.md", "python"), blocks("which-shape.md", "text")
-    assert len(shapes) == len(blocks("which-shape.md", "mermaid")) - 1  # the second picture is the README's
+    assert (
+        len(shapes) == len(blocks("which-shape.md", "mermaid")) - 1
+    )  # the second one's program stands on a page of its own
     told = [printed(tmp_path, code) for code in shapes]
     assert [text for text in told if text] == expected
 

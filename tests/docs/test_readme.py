@@ -1,12 +1,12 @@
-"""What the README shows is run, and prints what it says."""
+"""What the front page shows is run, and prints what it says; what it promises is tested."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import subprocess
 import sys
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import sagalog
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+GUARANTEES = (ROOT / "docs" / "guarantees.md").read_text()
 DATE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 
 
@@ -29,38 +29,56 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
     )
 
 
-@pytest.fixture
-def after_the_twenty_lines(tmp_path: Path) -> Path:
-    (tmp_path / "twenty.py").write_text(PYTHON[0])
-    done = run(tmp_path, sys.executable, "twenty.py")
-    assert done.returncode == 0, done.stderr
-    (expected,) = re.findall(r"```text\n(.*?)```", README, re.S)
-    assert done.stdout == expected
-    return tmp_path
-
-
-def test_the_twenty_lines_run_as_printed_and_so_does_the_look_into_the_journal(after_the_twenty_lines: Path) -> None:
-    (shown,) = re.findall(r"```console\n(.*?)```", README, re.S)
+@pytest.mark.parametrize("page", ["README.md", "docs/reacting-to-events.md"])
+def test_the_first_program_runs_as_printed_and_so_does_the_look_into_its_journal(page: str, tmp_path: Path) -> None:
+    text = (ROOT / page).read_text()
+    (code,), (expected,), (shown,) = (
+        re.findall(rf"```{language}\n(.*?)```", text, re.S) for language in ("python", "text", "console")
+    )
+    (tmp_path / "shown.py").write_text(code)
+    done = run(tmp_path, sys.executable, "shown.py")
+    assert (done.returncode, done.stdout) == (0, expected), done.stderr
     command, _, expected = shown.partition("\n")
-    done = run(after_the_twenty_lines, sys.executable, "-m", *command.removeprefix("$ ").split())
+    done = run(tmp_path, sys.executable, "-m", *command.removeprefix("$ ").split())
     assert normalised(done.stdout) == normalised(expected)
 
 
-def test_the_commands_for_a_stuck_saga_exist(after_the_twenty_lines: Path) -> None:
-    (block,) = (b for b in re.findall(r"```sh\n(.*?)```", README, re.S) if "SAGALOG_JOURNAL" in b)
-    export, *commands = [line.partition("#")[0].strip() for line in block.strip().splitlines()]
-    name, _, value = export.removeprefix("export ").partition("=")
-    for command in commands:
-        done = run(after_the_twenty_lines, sys.executable, "-m", *command.split(), **{name: value})
-        assert done.returncode == 0, done.stderr
+def test_the_front_page_is_short() -> None:
+    assert len(README.split()) <= 600
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) < 30
 
 
-def test_every_python_snippet_is_valid_and_names_what_exists() -> None:
-    for snippet in PYTHON:
-        flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT | ast.PyCF_ONLY_AST
-        compile(snippet, "README.md", "exec", flags)
-        for name in re.findall(r"runner\.(\w+)\(", snippet):
-            assert hasattr(sagalog.SagaRunner, name)
+def test_the_program_of_the_front_page_is_typed(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    (tmp_path / "shown.py").write_text(code)
+    done = run(tmp_path, sys.executable, "-m", "mypy", "--strict", "--cache-dir", os.devnull, "shown.py")
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_cast_shows_what_the_demo_says(tmp_path: Path) -> None:
+    shown = [unescape(line) for line in re.findall(r"<text [^>]*>(.*)</text>", (ROOT / "docs/demo.svg").read_text())]
+    command, *lines = shown
+    done = run(tmp_path, sys.executable, "-m", *command.removeprefix("$ ").split(), "--orders", "40")
+    assert done.returncode == 0
+    assert [without_figures(line) for line in lines] == [without_figures(line) for line in done.stdout.splitlines()]
+
+
+def without_figures(line: str) -> str:
+    return re.sub(r" *[\d,.]+", " 0", line).strip()
+
+
+@pytest.mark.parametrize("proof", re.findall(r"^- `(tests/.+)`: `(\w+)`$", GUARANTEES, re.M), ids=lambda one: one)
+def test_a_guarantee_names_tests_that_exist(proof: tuple[str, str]) -> None:
+    file, name = proof
+    assert re.search(rf"^ *(async )?def {name}\(", (ROOT / file).read_text(), re.M), f"{file} has no {name}"
+
+
+def test_there_are_fourteen_guarantees_and_each_has_tests() -> None:
+    sections = re.findall(r"^## (\d+)\. .*?(?=^## )", GUARANTEES, re.M | re.S)
+    assert sections == [str(number) for number in range(1, 15)]
+    for section in re.findall(r"^## \d+\. .*?(?=^## )", GUARANTEES, re.M | re.S):
+        assert len(re.findall(r"^- `tests/", section, re.M)) >= 2, section
 
 
 @pytest.mark.parametrize(
