@@ -238,3 +238,54 @@ def test_progress_is_shown_on_a_terminal(journal: str, tmp_path: Path, sagalog: 
     os.close(ours)
     assert done.returncode == 0
     assert "instances read" in shown
+
+
+ITINERARY = """
+from dataclasses import dataclass
+from sagalog import ItinerarySaga, SagaRunner, activity
+
+@dataclass
+class Asked:
+    id: str
+
+@dataclass
+class State:
+    asked: Asked | None = None
+
+class TourSaga(ItinerarySaga[State]):
+    name = "tour"
+    starts_with, key = Asked, "id"
+
+    @activity
+    async def first(self, state, call) -> None: ...
+
+    @activity{of}
+    async def second(self, state, call) -> None:
+        raise ConnectionError
+
+    @activity{before}
+    async def third(self, state, call) -> None: ...
+
+runner = SagaRunner("sqlite:///tours.db", sagas=[TourSaga])
+"""
+
+
+def test_an_activity_that_was_moved_before_one_that_has_begun_is_warned_of(tmp_path: Path, sagalog: Sagalog) -> None:
+    url = f"sqlite:///{tmp_path / 'tours.db'}"
+    (tmp_path / "before.py").write_text(ITINERARY.format(of="", before=""))
+    (tmp_path / "after.py").write_text(ITINERARY.format(of="(after='third')", before="(after='first')"))
+    begin = (
+        "import asyncio, before\n"
+        "async def main():\n"
+        f"    async with before.SagaRunner({url!r}, sagas=[before.TourSaga]) as runner:\n"
+        "        await runner.handle(before.Asked('1'))\n"
+        "        while 'second' not in (await runner.journal.latest_message('saga::tour::1')).payload.decode():\n"
+        "            await asyncio.sleep(0.001)\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, check=True, capture_output=True)
+    told = sagalog("check", f"{tmp_path / 'after.py'}:runner", "--journal", url)
+    assert told.returncode == 0
+    assert "activity third will be passed over in 1, where what comes after it in this code has begun" in told.stdout
+    same = sagalog("check", f"{tmp_path / 'before.py'}:runner", "--journal", url)
+    assert "passed over" not in same.stdout

@@ -104,7 +104,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "a result of another type": (
         lambda: made(number=returning(str)),
-        "gives a str, and Plan.number is declared as int: declare one type in both",
+        "returns str, and Plan.number is declared as int: declare one type in both",
     ),
     "an undo without an activity": (
         lambda: made(a=step(), back=undo_of(named("gone"))),

@@ -10,7 +10,7 @@ import click
 
 from ..diagram import outline, unreached
 from ..operating.inspect import SagaView, instances
-from ..operating.readable import Code
+from ..operating.readable import Code, passed_over
 from ..runner import SagaRunner
 from .journals import journal_option, reading
 from .progress import Counting
@@ -28,8 +28,9 @@ def check_(target: str, url: str, as_json: bool) -> None:
     """Read every live saga of a journal with this code, and say which it could not go on with.
 
     Does each state still decode, each timer, pending command, undo command, held and kept event? Has each a handler? Does
-    the saga still have each phase? A phase that no handler is seen to enter is warned of. What
-    older code stored is upcast as a worker would. Nothing is changed. Exit code 1 if an instance would park.
+    the saga still have each phase? Warned of are a phase that no handler is seen to enter, and an activity that will be
+    passed over where others have begun. What older code stored is upcast as a worker would. Nothing is changed. Exit code
+    1 if an instance would park.
 
     \b
     Examples:
@@ -49,6 +50,7 @@ class _Check:
         ]
         self._sagas = {saga.name: saga for saga in runner.sagas}
         self._not_indexed: Counter[str] = Counter()
+        self._passed_over: Counter[tuple[str, str]] = Counter()
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     async def run(self, url: str, as_json: bool) -> int:
@@ -70,6 +72,8 @@ class _Check:
         saga = self._sagas.get(view.saga)
         if saga is not None and view.record is not None and not set(saga.index) <= set(view.record.index):
             self._not_indexed[view.saga] += 1
+        if saga is not None and view.record is not None:
+            self._passed_over.update((view.saga, name) for name in passed_over(saga, view.record))
         for reason in dict.fromkeys(one.text for one in self._code.reasons(view)):
             self._found[(view.saga, reason)].append(view.correlation_id)
 
@@ -79,6 +83,11 @@ class _Check:
             click.echo(f"{len(ids):>7,}  {line(saga)}: {line(reason)} ({examples})")
         for saga, phase in self._unreached:
             click.echo(f"warning  {line(saga)}: no handler is seen to enter the phase {line(phase)}")
+        for (saga, name), count in sorted(self._passed_over.items()):
+            click.echo(
+                f"warning  {line(saga)}: activity {line(name)} will be passed over in {count:,}, where what comes after it "
+                "in this code has begun already"
+            )
         for saga, count in sorted(self._not_indexed.items()):
             fields = ", ".join(self._sagas[saga].index)
             click.echo(
@@ -100,6 +109,10 @@ class _Check:
             "read": dict(sorted(self._read.items())),
             "parked_already": self._parked,
             "phases_never_entered": [{"saga": saga, "phase": phase} for saga, phase in self._unreached],
+            "activities_passed_over": [
+                {"saga": saga, "activity": name, "instances": count}
+                for (saga, name), count in sorted(self._passed_over.items())
+            ],
             "not_indexed": dict(sorted(self._not_indexed.items())),
             "would_park": [
                 {"saga": saga, "reason": reason, "ids": ids} for (saga, reason), ids in sorted(self._found.items())

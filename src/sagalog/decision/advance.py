@@ -26,13 +26,14 @@ from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
 from .keys import holds
 from .message import Message, Outcome
 from .parking import park
-from .passing import context_of, lead_on, passed_over
+from .passing import lead_on, passed_over
 from .phases import entered
 from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
 from .requested import ignore_late
 from .requests import request_answered_by, settled
 from .sequences import known_number
 from .state import decode_state
+from .step_context import context_of
 
 _RUNNING = Status.RUNNING
 

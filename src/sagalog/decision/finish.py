@@ -5,6 +5,7 @@ advance ─► [finish] ─► draft
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,7 +28,7 @@ from ..definition.codec import Typed
 from ..definition.indexing import PHASE
 from ..definition.saga import Saga
 from ..errors import DefinitionError
-from .checked import Planned, plan_of
+from .checked import Planned, actions_of, plan_of
 from .children import begin_child, child_entry, settle_child
 from .draft import Draft
 from .gather_ends import meet
@@ -38,11 +39,13 @@ from .keeping import unkeep
 from .keys import held_after
 from .message import Message, Outcome
 from .moments import SCHEDULED
+from .phases import entered
 from .planned_child import PlannedChild
 from .record import Command, Handled, Request, SagaRecord, Stage, Status, Timer, Undo, embed_state
 from .requested import settle_request
 from .requests import Asked
 from .sequences import skip_missing
+from .step_context import context_of
 
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
 _RUNNING = Status.RUNNING
@@ -53,7 +56,7 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
     """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
     saga = draft.saga
     if saga.activities is not None:
-        actions = proceed(draft, message, record, state, actions)
+        actions = proceed(draft, message, record, state, actions, partial(_asked, draft, message, record, state))
     plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
     event, kind, status = message.event, message.kind, record.status
     if (
@@ -112,6 +115,20 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
     draft.changed = True
     record.updated_at = draft.now
     return _HANDLED
+
+
+def _asked(draft: Draft, message: Message, record: SagaRecord, state: Any, result: Any, before: list[Any]) -> list[Any]:
+    """Return the actions that a method of an activity asks for, with those of the phases that they enter and leave."""
+    saga = draft.saga
+    actions = actions_of(result, saga)
+    assert isinstance(actions, list)  # it is no async def, which is checked when the class is made
+    if saga.phase_table is None or not actions:
+        return actions
+    context = context_of(draft, message, record)
+    for action in before:
+        if isinstance(action, Enter):
+            context = msgspec.structs.replace(context, phase=action.phase)
+    return entered(saga, record, state, actions, context, begins=False)
 
 
 def _note_passed(draft: Draft, record: SagaRecord, message: Message, name: str) -> None:

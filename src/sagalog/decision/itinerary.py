@@ -12,6 +12,7 @@ from the definition. So a handler's actions are followed by one more, `Proceed`:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -26,6 +27,7 @@ from .message import Message
 from .moments import after
 from .record import UNDER_WAY, SagaRecord, Stage, Status, Undo
 
+Asked = Callable[[Any, list[Any]], list[Any]]
 _ENDED = frozenset({"done", "skipped", "left", "undone"})
 _MOST_TOLD = 200  # characters of the reason of a failure
 
@@ -60,25 +62,40 @@ def knows_by_progress(draft: Any, message: Message) -> bool:
     return table is not None and message.answer and type(message.event) in table.events and not message.replayed
 
 
-def proceed(draft: Any, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> list[Any]:
-    """Return the actions of a handler, and what follows for the activities. Raises DefinitionError; nothing has changed."""
+def proceed(
+    draft: Any, message: Message, record: SagaRecord, state: Any, actions: list[Any], asked: Asked
+) -> list[Any]:
+    """Return the actions of a handler, and what follows for the activities. Raises DefinitionError; nothing has changed.
+
+    `asked` makes actions of what `then` or `failed` of an activity returned that has ended by an event. It is given the
+    actions before those.
+    """
     table: ActivityTable = draft.saga.activities
     wanted = [action for action in actions if isinstance(action, Run)]
     if record.status is not Status.RUNNING:
         if wanted:
             raise DefinitionError(f"saga {table.name!r}: Run({_name(wanted[0])!r}) while it is {record.status.value}")
         return actions
-    step = _Itinerary(draft, table, record, state)
-    step.note(message)
     if wanted:
         actions = [action for action in actions if not isinstance(action, Run)]
+    step = _Itinerary(draft, table, record, state, actions, asked)
+    step.note(message)
+    if wanted:
         step.want([_name(action) for action in wanted])
-    end = next((number for number, one in enumerate(actions) if isinstance(one, (Complete, Compensate))), None)
+    ending: list[Any] = []
+    end = _end_in(step.actions)
     if end is None:
         ending = step.go_on()
+        end = _end_in(step.actions)  # where an event that came early ends it
+    actions = step.actions
+    if end is None:
         return [*actions, *step.change(), *ending]
     step.end(actions[end])
-    return [*actions[:end], *step.change(), *actions[end:]]
+    return [*actions[:end], *step.change(), *actions[end:], *ending]
+
+
+def _end_in(actions: list[Any]) -> int | None:
+    return next((number for number, one in enumerate(actions) if isinstance(one, (Complete, Compensate))), None)
 
 
 def mark_undone(record: SagaRecord, entries: set[str]) -> None:
@@ -106,7 +123,11 @@ def _name(action: Run) -> str:
 class _Itinerary:
     """The activities of one instance in one step."""
 
-    def __init__(self, draft: Any, table: ActivityTable, record: SagaRecord, state: Any) -> None:
+    def __init__(
+        self, draft: Any, table: ActivityTable, record: SagaRecord, state: Any, actions: list[Any], asked: Asked
+    ) -> None:
+        self.actions = actions
+        self._asked = asked
         self._draft = draft
         self._table = table
         self._state = state
@@ -131,7 +152,7 @@ class _Itinerary:
             elif what == "failed":
                 self._failed(step, stage, event.reason, refused=event.refused)
             elif what == "overdue":
-                self._failed(step, stage, f"it took longer than {step.options.within}", refused=False)
+                self._failed(step, stage, step.too_long, refused=False)
             elif stage.status == "waiting":
                 self._ask(step, event.number)
         elif kind in self._table.awaited and message.kind != "refused":
@@ -221,6 +242,7 @@ class _Itinerary:
             refused = stage.why
             self._move(name, Stage("done", pivot=options.pivot) if not refused else self._failure(step, "", refused))
             self._change.commits = self._change.commits or (options.pivot and not refused)
+            self._tell(step, refused)
             return True
         if options.when is not None and not options.when(self._state):
             self._move(name, Stage("skipped", why="not needed"))
@@ -261,6 +283,17 @@ class _Itinerary:
             self._failed(step, stage, why, refused=False)
         else:
             self._done(step, stage)
+        self._tell(step, why)
+
+    def _tell(self, step: DefinedActivity, why: str) -> None:
+        """Let the saga's `then` or `failed` of an activity run that an event has ended."""
+        method = step.methods.get("failed" if why else "then")
+        if method is None:
+            return
+        told = getattr(self._draft.saga, method)
+        more = self._asked(told(self._state, why) if why else told(self._state), self.actions)
+        self.want([_name(action) for action in more if isinstance(action, Run)])
+        self.actions = [*self.actions, *(action for action in more if not isinstance(action, Run))]
 
     def _done(self, step: DefinedActivity, stage: Stage) -> None:
         self._over(step)

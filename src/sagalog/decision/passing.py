@@ -3,25 +3,24 @@
     advance ─► [passing] ─► gathers ─► finish
 
 An answer that its phase ignores, whose number was handled, or that may not start the saga again, is passed over. Yet its
-command was carried out, and nobody brings another answer, so it counts for its leg and for its request.
+command was carried out, and nobody brings another answer, so it counts for its leg and for its request. An event that a
+phase ignores also ends the activity that waits for it: that asked for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from datetime import UTC
 
 import msgspec
 
-from ..definition.context import StepContext
 from .draft import Draft
 from .gathers import leg_of
-from .ids import GATHER, answered_entry, prefix_of
+from .ids import GATHER, answered_entry
 from .joins import finish_with_joins
 from .message import Message, Outcome
-from .phases import phase_of
 from .record import SagaRecord, Status
 from .state import decode_state
+from .step_context import context_of
 
 _RUNNING = Status.RUNNING  # looked up once: Python 3.11 finds a member of an enum by a call
 
@@ -33,18 +32,27 @@ def passed_over(
 
     `outcome` is what becomes of any other event, and nothing has changed then.
     """
-    if record is None or not (record.gathers or record.requests) or message.kind != "event":
+    if record is None or not (record.gathers or record.requests or record.activities) or message.kind != "event":
         return outcome
     if record.status is not _RUNNING or message.life not in (0, record.incarnation):
         return outcome
     entry = answered_entry(draft.persistence_id, message.id)
     asked = any(request.id == entry and not request.overdue for request in record.requests)
-    if not asked and leg_of(record, draft.persistence_id, message) is None:
+    if not asked and not _is_awaited(draft, record, message) and leg_of(record, draft.persistence_id, message) is None:
         return outcome
     if record.parked:
         draft.hold(message)
         return Outcome.HELD
     return _pass(draft, record, message)
+
+
+def _is_awaited(draft: Draft, record: SagaRecord, message: Message) -> bool:
+    """Say whether an activity waits for such an event."""
+    table = draft.saga.activities
+    if table is None or type(message.event) not in table.awaited:
+        return False
+    stage = record.activities.get(table.awaited[type(message.event)][0].name)
+    return stage is not None and stage.status == "waiting"
 
 
 def lead_on(draft: Draft, record: SagaRecord, message: Message) -> Outcome | Awaitable[Outcome]:
@@ -58,12 +66,3 @@ def _pass(draft: Draft, record: SagaRecord, message: Message) -> Outcome | Await
     """Finish a step with a message that no handler takes."""
     passed, state = msgspec.structs.replace(message, passed=True), decode_state(draft.saga, record)
     return finish_with_joins(draft, passed, record, state, [], context_of(draft, passed, record))
-
-
-def context_of(draft: Draft, message: Message, record: SagaRecord) -> StepContext:
-    """Return what a handler may ask about the step at hand."""
-    correlation_id = draft.persistence_id.removeprefix(prefix_of(draft.saga.name))
-    at = None if message.at is None else message.at.astimezone(UTC)
-    phase = phase_of(draft.saga, record)
-    context = StepContext(draft.now.astimezone(UTC), correlation_id, message.id, at, message.trace, phase=phase)
-    return context if message.gather is None else msgspec.structs.replace(context, gathered=message.gather.told())

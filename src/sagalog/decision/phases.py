@@ -46,17 +46,26 @@ def unknown_phase(saga: Saga[Any], record: SagaRecord) -> str:
     )
 
 
-def entered(saga: Saga[Any], record: SagaRecord, state: Any, actions: list[Any], context: StepContext) -> list[Any]:
+def entered(
+    saga: Saga[Any],
+    record: SagaRecord,
+    state: Any,
+    actions: list[Any],
+    context: StepContext,
+    *,
+    begins: bool = True,
+) -> list[Any]:
     """Return the actions with those of the phases that they leave and enter, each before or behind its `Enter`.
 
-    `context` is that of the step. Raises what those methods raise, and DefinitionError for a phase of another saga, for one
-    that is entered while another is left, and for a circle; nothing has changed then but `state`.
+    `context` is that of the step. `begins`: these are its first actions, before which a new instance enters its phase.
+    Raises what those methods raise, and DefinitionError for a phase of another saga, for one that is entered while another
+    is left, and for a circle; nothing has changed then but `state`.
     """
     phase = context.phase
     if phase is None:
         return actions
     out: list[Any] = []
-    if not record.phase:
+    if begins and not record.phase:
         out.append(Enter(phase))
         if not record.started_by:
             actions = [*_acts(saga, phase, state, context, entering=True), *actions]

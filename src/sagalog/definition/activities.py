@@ -171,6 +171,19 @@ def activity(function: Any = None, /, **options: Any) -> Any:
     return mark
 
 
+def _belongs_to_one(what: str) -> Any:
+    def refuse(function: Any) -> Any:
+        raise DefinitionError(
+            f"@activity.{what} says nothing of which activity: write @flight.{what}, for the activity that is named flight"
+        )
+
+    return refuse
+
+
+for _what in ("undo", "then", "failed"):
+    setattr(activity, _what, _belongs_to_one(_what))
+
+
 def _check_function(function: Any) -> None:
     if not inspect.isfunction(function):
         raise DefinitionError(

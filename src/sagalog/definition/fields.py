@@ -64,7 +64,7 @@ def field_of(what: str, state: Any, name: str, result: Any, *, needed: bool) -> 
     declared = fields[name]
     if not _takes(declared, result):
         raise DefinitionError(
-            f"{what} gives a {type_name(result)}, and {type_name(state)}.{name} is declared as {type_name(declared)}: "
+            f"{what} returns {type_name(result)}, and {type_name(state)}.{name} is declared as {type_name(declared)}: "
             "declare one type in both"
         )
     return True

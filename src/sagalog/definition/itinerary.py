@@ -66,6 +66,11 @@ class DefinedActivity:
         self.stored_undo: Typed | None = None
 
     @property
+    def too_long(self) -> str:
+        """Say why it has failed, where its deadline has passed."""
+        return f"it took longer than {self.options.within}"
+
+    @property
     def never_fails(self) -> bool:
         """Whether an operator has to decide about its failure: nothing may be undone, or it is declared so."""
         return self.options.parks or (self.final and not self.options.optional)
@@ -123,12 +128,12 @@ class ActivityTable:
     def told(self, saga: Any, state: Any, event: Any) -> Actions:
         """Put the result of an activity into the state, and return what the saga asks for because of it."""
         what, name = self.events[type(event)]
-        if what not in ("done", "failed"):
+        if what not in ("done", "failed", "overdue"):
             return None
         step = self.steps[name]
-        if what == "failed":
-            method = step.methods.get("failed")
-            return getattr(saga, method)(state, event.reason) if method is not None else None
+        if what != "done":
+            method, why = step.methods.get("failed"), step.too_long if what == "overdue" else event.reason
+            return getattr(saga, method)(state, why) if method is not None else None
         if step.field:
             setattr(state, name, event.result)
         method = step.methods.get("then")
@@ -204,6 +209,11 @@ class ActivityTable:
                 takes = {"undo": "(self, state, call)", "then": "(self, state)", "failed": "(self, state, reason)"}
                 _check_parameters(f"{self.saga}.{attribute}", function, takes[what].count(",") + 1, takes[what])
                 check_annotations(self.saga, function, state, None)
+                if what != "undo" and step.options.until is not None and _is_async(function):
+                    raise DefinitionError(
+                        f"{here}, which ends by an event; it runs in the step of that event, behind its handler: make it a "
+                        "plain method"
+                    )
                 step.methods[what] = attribute
 
     def _name_types(self, step: DefinedActivity, activity: Activity[Any, Any], state: Any, saga: type) -> None:
@@ -336,6 +346,10 @@ def _check_parameters(what: str, function: Any, count: int, takes: str) -> None:
     required = [one for one in parameters if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]
     if len(positional) < count or len([one for one in required if one.kind is not one.VAR_KEYWORD]) > count:
         raise DefinitionError(f"{what}() must take {takes}, and takes ({', '.join(str(one) for one in parameters)})")
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
 
 
 def _made(name: str, saga: type, fields: Iterable[Any] = ()) -> type:

@@ -14,7 +14,7 @@ import msgspec
 from ..decision.ids import GAP, parent_in, parts_of
 from ..decision.message import unhold
 from ..decision.phases import unknown_phase
-from ..decision.record import UNDER_WAY, Command, SagaRecord
+from ..decision.record import UNDER_WAY, Command, SagaRecord, Status
 from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.recurring import RuleError, check_rule
@@ -136,6 +136,15 @@ class Code:
     def _handled(self, command: Any, what: str, entry: str) -> Iterator[Reason]:
         if not self._handles(type(command)):
             yield Reason(f"{what}: no command handler for {type(command).__name__}", entry, unreadable=False)
+
+
+def passed_over(saga: Saga[Any], record: SagaRecord) -> list[str]:
+    """Return the activities that will not run in an instance, because this code has them before some that have begun."""
+    if saga.activities is None or record.status is not Status.RUNNING:
+        return []
+    begun = {name for name, stage in record.activities.items() if stage.status != "early"}
+    steps = saga.activities.steps.values()
+    return [step.name for step in steps if step.after is not None and step.name not in begun and step.before & begun]
 
 
 def _of_activities(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
