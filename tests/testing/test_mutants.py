@@ -76,7 +76,7 @@ def the_round_is_settled_before_the_write_is_known(patch: pytest.MonkeyPatch) ->
     patch.setattr(rounds.Rounds, "_write", write)
 
 
-@mutant
+@mutant.of(Shop, first=1100)
 def a_lost_id_in_a_batch_is_answered_as_stored(patch: pytest.MonkeyPatch) -> None:
     real = rounds.write_all
 
@@ -201,7 +201,7 @@ def the_next_life_forgets_what_the_last_one_knew(patch: pytest.MonkeyPatch) -> N
     patch.setattr(Draft, "start", start)
 
 
-@mutant
+@mutant.of(Shop, first=680)
 def a_lease_that_ended_is_ignored(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Leases, "check", lambda self, instance: None)
 
