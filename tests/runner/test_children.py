@@ -293,3 +293,25 @@ async def test_a_child_that_completed_and_is_compensated_after_all_says_so() -> 
         await family.runner.start()
         await family.happen(Ordered("a", 1, "at once"))
         assert await family.ended() == ["a-0 compensated"]
+
+
+async def test_a_parent_that_another_worker_has_changed_meanwhile_hears_of_the_child_that_it_started() -> None:
+    """The worker that tells has the parent in memory as it was before: without that child."""
+    journal = InMemoryJournal()
+    async with Family(journal) as ours, Family(journal) as theirs:
+        await ours.happen(Ordered("a", 0))
+        await theirs.happen(Ordered("a", 1))
+        await ours.happen(Delivered("a-0"))
+        assert await ours.ended() == ["a-0 completed Receipt"]
+
+
+async def test_what_stops_a_child_leaves_alone_who_has_its_id_by_now() -> None:
+    journal = InMemoryJournal()
+    async with Family(journal, [OrderSaga]) as orders:
+        await orders.happen(Ordered("a", 1), Withdrawn("a"))
+    async with Family(journal) as family:
+        family.bench.clock.advance(timedelta(minutes=5))
+        await family.runner.handle(ShipParcel("a-0"))
+        await family.runner.settle()
+        parcel, order = await family.record("parcel", "a-0"), await family.record("order", "a")
+    assert (parcel.status, parcel.parent, order.status) == (Status.RUNNING, "", Status.COMPENSATED)

@@ -19,6 +19,7 @@ def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, i
         counts.update({event.__name__: 0 for event in saga.event_types()})
         counts.update({f"when_all {join.name}": 0 for join in saga.joins()})
         counts.update({f"{command.__name__} refused": 0 for command in saga.refusals()})
+        counts.update({f"{child} {how}": 0 for child in saga.children() for how in ("completed", "compensated")})
         counts.update({f"enters {phase.name}": 0 for phase in saga.phases or ()})
     for persistence_id, lives in ledger.lives.items():
         counts = found[parts_of(persistence_id)[0]]

@@ -10,6 +10,7 @@ from ...decision.ids import persistence_id, refusal_id, reply_id
 from ...decision.inbox import each
 from ...decision.record import Command, SagaRecord, Status
 from .clock import EPOCH
+from .families import has_left
 from .ledger import Landed
 from .outside import HandlerCall
 from .situation import Situation
@@ -35,6 +36,8 @@ class Deliveries:
             assert landed.record is not None
             behind = ""
             for entry in reversed(landed.record.outbox):
+                if entry.family:  # between parent and child: see families.py
+                    continue
                 behind = self._decide(entry, landed, behind)
 
     def _decide(self, entry: Command, landed: Landed, behind: str) -> str:
@@ -70,6 +73,13 @@ class Deliveries:
                 waits = True
                 continue
             dropped = _dropped(entry, a, b)
+            if entry.family:
+                undone = entry.family == "tell" and a.status is not b.status  # it has not completed after all
+                assert dropped or undone or has_left(self._run, self._persistence_id, entry, after.tick), (
+                    f"{self._persistence_id}/{entry.id} {entry.title} left the outbox in "
+                    f"#{after.message.sequence_nr}, and nothing came of it"
+                )
+                continue
             assert not (waits and entry.undo) or dropped or self._needless(entry), (
                 f"{self._persistence_id}/{entry.id} undoes, and left the outbox before an earlier command, in "
                 f"#{after.message.sequence_nr}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from ...decision.children import live_children
 from ...decision.ids import is_refusal, parts_of
 from ...decision.inbox import each
 from ...decision.record import FINAL, SagaRecord, Status, Timer
@@ -143,6 +144,7 @@ def check_ended(persistence_id: str, last: Landed) -> None:
     """A compensation comes to an end, and says so."""
     record = _record(last)
     idle = record.status is Status.COMPENSATING and not record.stuck and not any(one.undo for one in record.outbox)
+    idle = idle and not live_children(record)  # whose end it waits for
     assert not idle, f"{persistence_id} compensates for ever: nothing is left to undo, and it does not say so"
 
 

@@ -19,6 +19,7 @@ from ...definition.saga import Saga
 from ...runner import NoInstance
 from .asking import Askers
 from .deliveries import Deliveries
+from .families import check_family
 from .guarantees import check_ended, check_first, check_order, check_pair, check_twice
 from .itineraries import check_activities, check_itinerary_ended
 from .ledger import Landed
@@ -40,6 +41,7 @@ def judge(run: Situation, askers: Askers) -> None:
                 check_pair(persistence_id, before, after)
                 deliveries.check_pair(before, after)
             deliveries.check()
+            check_family(run, persistence_id, readable)
             check_ended(persistence_id, readable[-1])
             finished += _finished(run, persistence_id, readable, deliveries)
         check_twice(persistence_id, lives, run.settings.retention, run.skew)

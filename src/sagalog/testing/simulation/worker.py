@@ -190,8 +190,14 @@ def _raising(saga: Saga[Any], run: Situation) -> Saga[Any]:
         _raise(run, saga.name, event.command)
         return saga.refused_in(state, event, context)
 
+    def child_ended(state: Any, ended: Any, context: StepContext) -> Any:
+        _raise(run, saga.name, ended)
+        return saga.child_ended(state, ended, context)
+
     ours = copy.copy(saga)
-    vars(ours).update(handle=handle, refused=refused, handle_in=handle_in, refused_in=refused_in)
+    vars(ours).update(
+        handle=handle, refused=refused, handle_in=handle_in, refused_in=refused_in, child_ended=child_ended
+    )
     return ours
 
 
