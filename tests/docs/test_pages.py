@@ -43,8 +43,9 @@ def test_each_program_on_a_page_prints_what_stands_behind_it(page: str, tmp_path
         assert printed(tmp_path, code) == expected
 
 
-def test_the_web_page_prints_what_stands_behind_its_program(tmp_path: Path) -> None:
-    assert printed(tmp_path, blocks("web.md", "python")[0]) == blocks("web.md", "text")[0]
+@pytest.mark.parametrize("page", ["web.md", "transactions.md"])
+def test_the_first_program_of_a_page_prints_what_stands_behind_it(page: str, tmp_path: Path) -> None:
+    assert printed(tmp_path, blocks(page, "python")[0]) == blocks(page, "text")[0]
 
 
 def test_a_step_within_a_transaction_does_what_the_page_says(postgres_schema: str, tmp_path: Path) -> None:

@@ -11,10 +11,9 @@ first, they become due after the lease, like those of any dead worker.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..decision.message import Message, Outcome
 from ..errors import ConflictError, PayloadTooLargeError
+from ..journal.callers import CallersConnection
 from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
 from .decide import decide, decide_slowly
@@ -28,7 +27,7 @@ from .turn import Turn, begin
 _LOST = Waiting(attempts=8, first=0.01, most=2.0)  # against other workers
 
 
-async def step_in_transaction(instance: Instance, message: Message, connection: Any) -> Outcome:
+async def step_in_transaction(instance: Instance, message: Message, connection: CallersConnection) -> Outcome:
     """Handle one message on the caller's connection. What the handler raises reaches the caller; nothing is stored then.
 
     Raises ConflictError if other workers keep changing the instance; the caller's transaction can still be used.
@@ -44,7 +43,7 @@ async def step_in_transaction(instance: Instance, message: Message, connection: 
         message = message.copied()
 
 
-async def _step(instance: Instance, message: Message, connection: Any) -> Outcome:
+async def _step(instance: Instance, message: Message, connection: CallersConnection) -> Outcome:
     runtime = instance.runtime
     alone = Instance(instance.cache, instance.correlation_id)
     envelope = Envelope(message, seen=True)
@@ -93,7 +92,7 @@ async def _decided(turn: Turn, message: Message) -> None:
         raise as_exception(turn.failure.error, f"handling {type(message.event).__name__}")
 
 
-async def _write(turn: Turn, write: Write, connection: Any) -> None:
+async def _write(turn: Turn, write: Write, connection: CallersConnection) -> None:
     instance = turn.instance
     turn.reporter.writing()
     try:
@@ -113,7 +112,7 @@ async def _write(turn: Turn, write: Write, connection: Any) -> None:
     turn.reporter.written(write.version, write.record, None)
 
 
-def _await_end(instance: Instance, connection: Any, write: Write) -> None:
+def _await_end(instance: Instance, connection: CallersConnection, write: Write) -> None:
     """Remember what was written until the caller's transaction has ended."""
     fresh = write.fresh
     for earlier in instance.in_transaction:  # of the same transaction
@@ -124,25 +123,17 @@ def _await_end(instance: Instance, connection: Any, write: Write) -> None:
     instance.runtime.engine.spawn(_look_when_ended(instance, connection, entry))
 
 
-async def _look_when_ended(instance: Instance, connection: Any, entry: Unanswered) -> None:
+async def _look_when_ended(instance: Instance, connection: CallersConnection, entry: Unanswered) -> None:
     """Wait until the caller's transaction has ended, then read what is stored and deliver its commands."""
     engine = instance.runtime.engine
     # Drivers do not say when a transaction ends, so we ask. After a lease, its commands are due anyway.
     looks = Attempts(
         Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.settings.lease_seconds), clock=engine.loop.time
     )
-    while is_open(connection) and not engine.stopping.is_set() and await looks.wait():
+    while connection.is_open() and not engine.stopping.is_set() and await looks.wait():
         pass
     try:
         instance.read_again()
         await instance.submit(Envelope(maintenance=Maintenance.RECORD))
     finally:
         instance.in_transaction = tuple(other for other in instance.in_transaction if other is not entry)
-
-
-def is_open(connection: Any) -> bool:
-    """Say whether a transaction is open on a connection of the caller."""
-    try:
-        return bool(connection.is_in_transaction())
-    except Exception:  # the connection was closed or given back to its pool, so the transaction has ended
-        return False

@@ -28,6 +28,7 @@ from ..errors import (
     RunnerStoppedError,
     SagalogError,
 )
+from ..journal.callers import callers_connection
 from .arguments import check_moment
 from .by_key import ByKey, KeyedDelivery, together
 from .cache import InstanceCache
@@ -35,7 +36,7 @@ from .context import check_no_circle, event_handler, in_command_handler, running
 from .engine import Engine
 from .envelope import Envelope
 from .failures import ends_program, not_handled
-from .in_transaction import is_open, step_in_transaction
+from .in_transaction import step_in_transaction
 from .instance import Instance
 from .places import Places
 from .quiet import catch_up, in_turn, quiet
@@ -205,11 +206,7 @@ class Receiver:
         message = self._message(event, message_id, None)
         if engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
-        if not is_open(connection):
-            raise DefinitionError(
-                "connection= takes an asyncpg connection with a transaction open: async with connection.transaction(): "
-                "...; nothing was stored"
-            )
+        callers = await callers_connection(connection)
         caller = event_handler()
         if caller is not None:
             self.check_circles(caller, targets, type(event).__name__)
@@ -218,7 +215,7 @@ class Receiver:
             outcomes: dict[str, Outcome] = {}
             for cache, correlation_id in targets:
                 instance = cache.instance(correlation_id)
-                outcomes[cache.runtime.name] = await step_in_transaction(instance, message, connection)
+                outcomes[cache.runtime.name] = await step_in_transaction(instance, message, callers)
                 message = message.copied()
             instances: dict[str, dict[str, Outcome]] = {}
             for to in self._keyed(event) if self._with_keys else ():

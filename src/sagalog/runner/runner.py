@@ -287,10 +287,11 @@ class SagaRunner:
         `message_id` is the sender's: a message handled before is a duplicate and changes nothing. Without one, each
         call counts as a new message. `at` is the event's own time, for a runner on an EventClock.
 
-        `connection`, with a journal in PostgreSQL: an asyncpg connection to the same database with a transaction open.
-        The step then becomes part of that transaction: the receipt holds if it commits, and only then do commands
-        leave. What the handler raises is raised here at once, without retry or parking. Another event for the same
-        instance waits until the transaction has ended: do not wait for one inside of it.
+        `connection`: your own, to the database or file of the journal, with a transaction open: asyncpg's, psycopg's,
+        sqlite3's or aiosqlite's, or SQLAlchemy's AsyncConnection or AsyncSession over one of them. The step then becomes
+        part of that transaction: the receipt holds if it commits, and only then do commands leave. What the handler
+        raises is raised here at once, without retry or parking. Another event for the same instance, in SQLite for any,
+        waits until the transaction has ended: do not wait for one inside of it.
 
         Raises:
             InvalidEventError, DefinitionError (also in another event loop), NoInstanceError, SagaParkedError,

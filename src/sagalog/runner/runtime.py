@@ -163,7 +163,7 @@ class SagaRuntime:
         if not isinstance(self.store, JournalSagaStateStore) or not self.store.writes_in_transactions:
             raise DefinitionError(
                 "connection= is for a journal in the same database as your own tables: open the runner on "
-                "postgresql://...; nothing was stored"
+                "postgresql://... or sqlite:///...; nothing was stored"
             )
         return self.store
 

@@ -25,6 +25,7 @@ from ..protocol import (
 )
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from ..urls import split_server_url
+from .callers import as_asyncpg
 from .connections import Connections
 from .due import DueIds
 from .failures import translate
@@ -172,11 +173,12 @@ class PostgresJournal:
             raise out_of_order(messages, losers)
 
     async def write_in_transaction(self, connection: Any, message: PersistentRepr) -> None:
-        """Store a record as part of the caller's own transaction on `connection` (asyncpg's): it holds when that commits.
+        """Store a record as part of the caller's own transaction on `connection`: it holds when that commits.
 
         Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next.
         """
         records, losers = in_sequence([storable(message)])
+        connection = as_asyncpg(connection)
         try:
             async with connection.transaction():  # a savepoint: above READ COMMITTED a conflict is an error
                 if losers or await write(connection, self._statements, records):
@@ -189,7 +191,7 @@ class PostgresJournal:
     async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as the caller's transaction sees it, its own writes included."""
         try:
-            row = await connection.fetchrow(self._newest, [persistence_id.encode()])
+            row = await as_asyncpg(connection).fetchrow(self._newest, [persistence_id.encode()])
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error, self._connections.where) from error
         return record_of(row) if row else None

@@ -8,7 +8,10 @@ import msgspec
 
 from ..protocol import PersistentRepr
 
-COLUMNS = "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags, r.due_at, i.epoch"
+# Tags as a text: a caller's connection may have a codec of its own for jsonb.
+COLUMNS = (
+    "r.persistence_id, r.sequence_nr, r.payload, r.manifest, r.writer_uuid, r.deleted, r.tags::text, r.due_at, i.epoch"
+)
 
 
 def record_of(row: Any) -> PersistentRepr:

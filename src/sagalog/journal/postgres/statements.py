@@ -82,7 +82,7 @@ WITH won AS (
     ON CONFLICT DO NOTHING RETURNING persistence_id, sequence_nr
 ){pruned}
 INSERT INTO {s}.record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at)
-SELECT $1::bytea, $2::bigint, $3::bytea, $4::text, $5::text, $6::boolean, $7::jsonb, {moment} FROM won RETURNING true
+SELECT $1::bytea, $2::bigint, $3::bytea, $4::text, $5::text, $6::boolean, $7::text::jsonb, {moment} FROM won RETURNING true
 """
 _NEXT = """
 WITH held AS MATERIALIZED (
@@ -97,7 +97,7 @@ WITH held AS MATERIALIZED (
     FROM held WHERE i.persistence_id = held.persistence_id RETURNING i.persistence_id, i.sequence_nr
 ){pruned}
 INSERT INTO {s}.record (persistence_id, sequence_nr, payload, manifest, writer_uuid, deleted, tags, due_at)
-SELECT $1::bytea, $2::bigint, $3::bytea, $4::text, $5::text, $6::boolean, $7::jsonb, {moment} FROM won RETURNING true
+SELECT $1::bytea, $2::bigint, $3::bytea, $4::text, $5::text, $6::boolean, $7::text::jsonb, {moment} FROM won RETURNING true
 """
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)

@@ -28,8 +28,9 @@ from ..protocol import (
     out_of_order,
     wanted_terms,
 )
-from ..settings import Known, check_history, check_seconds, history_setting, only_known, split_settings
+from ..settings import Known, check_history, check_seconds, history_setting, only_known, split_settings, yes
 from .batch import chunks_of
+from .callers import Statements, newest, run, store
 from .committer import Committer, NoCommitter
 from .due import due, move, postpone
 from .examining import findings_of, findings_of_names
@@ -54,7 +55,7 @@ from .threads import ConnectionThread
 from .writer import SqliteWriter, WriteCall, delete_chain, forget, row_of, touch
 
 T = TypeVar("T")
-_SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float}
+_SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float, "beside": yes}
 
 
 def _checked_path(path: object) -> str:
@@ -79,6 +80,7 @@ class SqliteJournal:
     `history`: "all" keeps every record until the saga's tombstone is purged, n keeps at least the n before the newest
     (fewer than 2n), 0 only the newest. `busy_seconds`: how long to wait for another process's lock. `on_loop_ms`: commits
     that can be expected to take no longer are made on the event loop's own thread; 0 leaves all to the writer's thread.
+    `beside`: a file with tables of your application, and none of the journal's, is given these as well.
 
     Raises JournalFormatError for a file of another program, a newer version or a damaged one, which it leaves
     untouched, and JournalUnavailableError where it cannot be opened.
@@ -87,20 +89,27 @@ class SqliteJournal:
     sorted_ids = True
 
     def __init__(
-        self, path: str | Path, *, history: str | int = "all", busy_seconds: float = 5.0, on_loop_ms: float = 2.0
+        self,
+        path: str | Path,
+        *,
+        history: str | int = "all",
+        busy_seconds: float = 5.0,
+        on_loop_ms: float = 2.0,
+        beside: bool = False,
     ) -> None:
         keep = check_history(history)
         check_seconds("busy_seconds", busy_seconds)
         check_seconds("on_loop_ms", on_loop_ms)
         self.path = _checked_path(path)
         with told_if_slow(self.path):
-            prepare(self.path, busy_seconds=busy_seconds)
+            prepare(self.path, busy_seconds=busy_seconds, beside=beside)
             self._start(partial(connect, self.path, busy_seconds=busy_seconds), keep, busy_seconds, on_loop_ms)
 
     def _start(
         self, connection: Callable[..., sqlite3.Connection], keep: int | None, busy_seconds: float, on_loop_ms: float
     ) -> None:
         self.read_only = busy_seconds < 0
+        self._history = keep
         opened: list[sqlite3.Connection] = []
         try:
             for write in [False] if self.read_only else [True, False]:
@@ -279,6 +288,31 @@ class SqliteJournal:
                     if persistence_id in lost:
                         answers[place] = SequenceOutOfOrder((persistence_id,))
         return answers
+
+    async def write_in_transaction(self, connection: Any, message: PersistentRepr) -> None:
+        """Store a record as part of the caller's own transaction on `connection`, to the same file.
+
+        Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next.
+        """
+        records, losers = in_sequence([checked(message)])
+        if losers:
+            raise SequenceOutOfOrder((message.persistence_id,))
+        (record,) = records
+        check_size(record)
+        await self._in_transaction(connection, store(row_of(record, microseconds(record.due_at)), self._history))
+
+    async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
+        """Return the newest record. From then on the caller's transaction holds the lock on the file."""
+        row = await self._in_transaction(connection, newest(self.path, persistence_id))
+        return record_of(row) if row else None
+
+    async def _in_transaction(self, connection: Any, statements: Statements) -> Any:
+        self._file.check_process()
+        try:
+            self._file.check_there()
+            return await run(connection, statements)
+        except ERRORS as error:
+            raise translate(error, self.path) from error
 
     async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
         found: list[PersistentRepr | None] = []

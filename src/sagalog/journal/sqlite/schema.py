@@ -101,8 +101,11 @@ def is_read_only(error: JournalUnavailableError) -> bool:
     return isinstance(cause, PermissionError) or name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN"))
 
 
-def prepare(path: str, *, busy_seconds: float) -> None:
-    """Check the file, or make it where there is none. Raises JournalFormatError and leaves a strange file untouched."""
+def prepare(path: str, *, busy_seconds: float, beside: bool = False) -> None:
+    """Check the file, or make it where there is none. Raises JournalFormatError and leaves a strange file untouched.
+
+    `beside`: a file with tables of an application, and none of ours, is given ours as well.
+    """
     if "\0" in path:
         raise DefinitionError(f"a path cannot hold a zero character: {path!r}")
     if not Path(path).parent.is_dir():
@@ -116,7 +119,7 @@ def prepare(path: str, *, busy_seconds: float) -> None:
                     _refuse_untouched(path)
                 else:
                     make_private(path)
-            _bring_up_to_date(path, busy_seconds)
+            _bring_up_to_date(path, busy_seconds, beside=beside)
             return
         except OSError as error:
             raise JournalUnavailableError(
@@ -134,15 +137,15 @@ def uri(path: str, parameters: str) -> str:
     return f"{Path(path).absolute().as_uri()}?{parameters}"
 
 
-def _bring_up_to_date(path: str, busy_seconds: float) -> None:
+def _bring_up_to_date(path: str, busy_seconds: float, *, beside: bool) -> None:
     """Make the tables where there are none, and those of an older version anew; one transaction, or nothing."""
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
     try:
-        if _look(connection, path) == (layout.VERSION, True):
+        if _look(connection, path, beside=beside) == (layout.VERSION, True):
             return
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("BEGIN IMMEDIATE")
-        version, _ = _look(connection, path)  # another process may have made it meanwhile
+        version, _ = _look(connection, path, beside=beside)  # another process may have made it meanwhile
         for statement in layout.steps_from(version):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -185,7 +188,7 @@ def check_version(connection: sqlite3.Connection, path: str) -> None:
         )
 
 
-def _look(connection: sqlite3.Connection, path: str) -> tuple[int, bool]:
+def _look(connection: sqlite3.Connection, path: str, *, beside: bool = False) -> tuple[int, bool]:
     """Return the version of the journal's tables (0: the file is empty), and whether the file's header says so.
 
     It does not after `.dump` and restore. Raises JournalFormatError for anything that is no journal of ours.
@@ -202,6 +205,9 @@ def _look(connection: sqlite3.Connection, path: str) -> tuple[int, bool]:
             columns = {t: {row[1] for row in connection.execute(f'PRAGMA table_info("{t}")')} for t in layout.TABLES}
             if restored := layout.version_of(columns):
                 return restored, False
+            if beside:
+                _check_room(connection, path, version)
+                return 0, False
     finally:
         if begun:
             connection.execute("COMMIT")
@@ -209,11 +215,28 @@ def _look(connection: sqlite3.Connection, path: str) -> tuple[int, bool]:
     return (version, True) if application else (0, False)
 
 
+def _check_room(connection: sqlite3.Connection, path: str, version: int) -> None:
+    """Raise JournalFormatError unless there is room for our tables beside those of an application."""
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    taken = sorted(names.intersection((*layout.TABLES, "saga", "instance_due", "term_of_instance")))
+    if taken:
+        raise JournalFormatError(
+            f"{path} has {', '.join(taken)} of its own, which are names of the journal's; use another file"
+        )
+    if version:
+        raise JournalFormatError(
+            f"{path} has PRAGMA user_version={version} of its own, which the journal needs; use another file"
+        )
+
+
 def _check_mark(path: str, application: int, version: int, tables: int) -> None:
     if application == 0 and tables == 0:
         return
     if application != APPLICATION_ID:
-        raise JournalFormatError(f"{path} belongs to another program; it was not touched. Choose another path.")
+        raise JournalFormatError(
+            f"{path} belongs to another program; it was not touched. Choose another path, or, if it is your "
+            "application's, open it with ?beside=true to have both in one file."
+        )
     if version > layout.VERSION:
         raise JournalFormatError(
             f"{path} has schema version {version}, this code knows version {layout.VERSION}; it was not touched. "

@@ -333,22 +333,21 @@ class SqliteWriter:
             delete_chain(self._connection, persistence_id, sequence_nr - keep - 1)
 
 
-def delete_chain(connection: sqlite3.Connection, persistence_id: str, to_sequence_nr: int) -> None:
-    """Delete the records of an id up to and including a number.
+# Of an id, up to and including a number. The place of a deleted record may be given to a new one, so a chain goes on only
+# to the record before, of the same id.
+DELETE_CHAIN = f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
+     SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id FROM instance i JOIN record r ON {ITS_NEWEST}
+      WHERE i.persistence_id = ?
+     UNION ALL
+     SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
+       FROM chain JOIN record r ON r.record_id = chain.previous_id
+      WHERE r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
+   DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain WHERE sequence_nr <= ?)"""  # noqa: S608
 
-    The place of a deleted record may be given to a new one, so a chain goes on only to the record before, of the same id.
-    """
-    connection.execute(
-        f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id) AS (
-             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id FROM instance i JOIN record r ON {ITS_NEWEST}
-              WHERE i.persistence_id = ?
-             UNION ALL
-             SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id
-               FROM chain JOIN record r ON r.record_id = chain.previous_id
-              WHERE r.sequence_nr = chain.sequence_nr - 1 AND r.instance_id = chain.instance_id)
-           DELETE FROM record WHERE record_id IN (SELECT record_id FROM chain WHERE sequence_nr <= ?)""",  # noqa: S608
-        (persistence_id, to_sequence_nr),
-    )
+
+def delete_chain(connection: sqlite3.Connection, persistence_id: str, to_sequence_nr: int) -> None:
+    """Delete the records of an id up to and including a number."""
+    connection.execute(DELETE_CHAIN, (persistence_id, to_sequence_nr))
 
 
 def forget(connection: sqlite3.Connection, tombstones: Sequence[tuple[str, int]]) -> None:

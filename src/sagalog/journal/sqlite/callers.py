@@ -1,0 +1,160 @@
+"""A step within a caller's own transaction on the journal's file: plain statements on the caller's connection.
+
+The writer's triggers live in its own connection. A caller holds the file's write lock from the first statement on, so what
+was read stays the newest until its transaction ends: the rest of the journal waits for that as for any other writer.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Generator
+from typing import Any
+
+from ...errors import DefinitionError, SequenceOutOfOrder
+from ..callers import CallersConnection
+from .rows import NEWEST, NEWEST_COLUMNS, THERE
+from .writer import DELETE_CHAIN, Row
+
+Statement = tuple[str, tuple[Any, ...]]
+Statements = Generator[Statement, list[Any], Any]
+
+# It takes the lock, and changes nothing. Behind a read of an older state SQLite refuses it: that transaction cannot write.
+_LOCK: Statement = ("UPDATE instance SET sequence_nr = sequence_nr WHERE instance_id IS NULL", ())
+
+
+def newest(path: str, persistence_id: str) -> Statements:
+    """Take the file's lock; return the row of the newest record, as NEWEST_COLUMNS, or None."""
+    yield from check_file(path)
+    yield _LOCK
+    rows = yield (f"SELECT {NEWEST_COLUMNS} FROM {NEWEST} WHERE i.persistence_id = ? AND {THERE}", (persistence_id,))  # noqa: S608
+    return rows[0] if rows else None
+
+
+def check_file(path: str) -> Statements:
+    """Raise DefinitionError for a connection to another file than the journal's."""
+    rows = yield ("PRAGMA database_list", ())
+    (opened,) = [row[2] for row in rows if row[1] == "main"]
+    if not opened or not os.path.exists(path) or not os.path.samefile(opened, path):
+        raise DefinitionError(
+            f"the connection is to another file than the journal's, {path}: a transaction spans one file; nothing was "
+            "stored"
+        )
+
+
+def store(row: Row, history: int | None) -> Statements:
+    """Store a record. Raises SequenceOutOfOrder for a number that is not the next; nothing is stored then."""
+    persistence_id, number, payload, label, deleted, due_at, epoch, terms = row
+    yield _LOCK
+    found = yield (
+        "SELECT instance_id, sequence_nr, record_id, epoch FROM instance WHERE persistence_id = ?",
+        (persistence_id,),
+    )
+    if not found:
+        if number != 1:
+            raise SequenceOutOfOrder((persistence_id,))
+        yield (
+            """INSERT INTO instance (persistence_id, sequence_nr, record_id, deleted, due_at, epoch)
+               VALUES (?, 1, 0, ?, ?, ?)""",
+            (persistence_id, deleted, due_at, epoch),
+        )
+        found = yield ("SELECT instance_id FROM instance WHERE persistence_id = ?", (persistence_id,))
+        instance_id, previous = found[0][0], None
+    else:
+        instance_id, newest_nr, previous, known = found[0]
+        if number != newest_nr + 1 or not (epoch == 0 or known in (0, epoch)):
+            raise SequenceOutOfOrder((persistence_id,))
+        epoch = max(known, epoch)
+    yield ("INSERT OR IGNORE INTO label (manifest, writer_uuid, tags) VALUES (?, ?, ?)", label)
+    labels = yield ("SELECT label_id FROM label WHERE (manifest, writer_uuid, tags) = (?, ?, ?)", label)
+    yield (
+        """INSERT INTO record (instance_id, sequence_nr, previous_id, label_id, deleted, due_at, payload)
+           VALUES (?, ?, ?, ?, ?, ?, ?)""",
+        (instance_id, number, previous, labels[0][0], deleted, due_at, payload),
+    )
+    yield (
+        """UPDATE instance SET sequence_nr = ?, record_id = last_insert_rowid(), deleted = ?, epoch = ?, due_at = ?
+            WHERE instance_id = ?""",
+        (number, deleted, epoch, due_at, instance_id),
+    )
+    yield from _store_terms(instance_id, deleted, terms)
+    if history is not None and number - history - 1 > 0:
+        yield (DELETE_CHAIN, (persistence_id, number - history - 1))
+
+
+def _store_terms(instance_id: int, deleted: int, terms: str | None) -> Statements:
+    if deleted:
+        yield ("DELETE FROM term WHERE instance_id = ?", (instance_id,))
+    elif terms is not None:
+        yield (
+            "DELETE FROM term WHERE instance_id = ? AND term NOT IN (SELECT value FROM json_each(?))",
+            (instance_id, terms),
+        )
+        yield ("INSERT OR IGNORE INTO term SELECT value, ? FROM json_each(?)", (instance_id, terms))
+
+
+async def run(connection: Any, statements: Statements) -> Any:
+    """Run statements on a caller's connection, all or none of them; return what they return."""
+    if isinstance(connection, CallersConnection) and connection.family == "aiosqlite":
+        return await _run_beside(connection.driver, statements)
+    if isinstance(connection, CallersConnection) and connection.family == "sqlite3":
+        return await connection.call(lambda: _run(connection.driver, statements))
+    if isinstance(connection, sqlite3.Connection):
+        return _run(connection, statements)
+    raise DefinitionError(
+        "the journal is an SQLite file, and the connection is to PostgreSQL: open the runner on postgresql://..., or give "
+        "a connection to the journal's file; nothing was stored"
+    )
+
+
+def _run(connection: sqlite3.Connection, statements: Statements) -> Any:
+    cursor = connection.cursor()
+    cursor.row_factory = None  # whatever the connection's is
+    begun = False
+    try:
+        sql, values = next(statements)
+        while True:
+            cursor.execute(sql, values)
+            rows = cursor.fetchall()
+            if not begun and connection.in_transaction:
+                cursor.execute("SAVEPOINT sagalog_step")
+                begun = True
+            sql, values = statements.send(rows)
+    except StopIteration as done:
+        if begun:
+            cursor.execute("RELEASE sagalog_step")
+        return done.value
+    except BaseException:
+        if begun and connection.in_transaction:  # else SQLite has rolled back all of it
+            cursor.execute("ROLLBACK TO sagalog_step")
+            cursor.execute("RELEASE sagalog_step")
+        raise
+    finally:
+        cursor.close()
+
+
+async def _run_beside(connection: Any, statements: Statements) -> Any:
+    """The same on a connection of aiosqlite."""
+    cursor = await connection.cursor()
+    cursor.row_factory = None
+    begun = False
+    try:
+        sql, values = next(statements)
+        while True:
+            await cursor.execute(sql, values)
+            rows = list(await cursor.fetchall())
+            if not begun and connection.in_transaction:
+                await cursor.execute("SAVEPOINT sagalog_step")
+                begun = True
+            sql, values = statements.send(rows)
+    except StopIteration as done:
+        if begun:
+            await cursor.execute("RELEASE sagalog_step")
+        return done.value
+    except BaseException:
+        if begun and connection.in_transaction:
+            await cursor.execute("ROLLBACK TO sagalog_step")
+            await cursor.execute("RELEASE sagalog_step")
+        raise
+    finally:
+        await cursor.close()
