@@ -76,6 +76,14 @@ def test_each_shape_does_what_its_picture_says(tmp_path: Path) -> None:
     assert [text for text in told if text] == expected
 
 
+def test_the_pictures_of_the_examples_are_what_the_command_draws(tmp_path: Path) -> None:
+    targets = ("examples.trip:TripSaga", "examples.subscription:SubscriptionSaga")
+    drawn = [
+        run(ROOT, sys.executable, "-m", "sagalog", "diagram", target, PYTHONPATH=str(ROOT)).stdout for target in targets
+    ]
+    assert [picture.strip() for picture in blocks("examples.md", "mermaid")] == [picture.strip() for picture in drawn]
+
+
 def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
     (tmp_path / "test_file_journal.py").write_text("\n".join(blocks("writing-a-journal.md", "python")))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # none of this project's settings

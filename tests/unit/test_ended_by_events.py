@@ -23,6 +23,7 @@ from sagalog import (
     on_enter,
     starts,
 )
+from sagalog.diagram.outline import outline
 from sagalog.testing import Scenario
 
 
@@ -182,3 +183,38 @@ def test_an_undo_without_an_activity_is_told_when_the_class_is_made(what: str) -
 
             @getattr(activity, what)
             async def cancel(self, order: Order, call: Call) -> None: ...
+
+
+@dataclass
+class Stopped:
+    id: str
+
+
+class StoppingSaga(Saga[Order]):
+    name = "stopping"
+
+    @starts(Asked, key="id")
+    def begun(self, order: Order, event: Asked) -> Any:
+        yield Run("approval")
+
+    @activity(until=Approved, key="id", within=timedelta(days=3), remind=timedelta(days=1))
+    async def approval(self, order: Order, call: Call) -> None: ...
+
+    @approval.failed
+    def too_late(self, order: Order, reason: str) -> Any:
+        yield Send(Tell("too late"))
+
+    @on(Stopped, key="id")
+    def stopped(self, order: Order, event: Stopped) -> Any:
+        yield Complete()
+
+
+def test_completing_stops_what_waits_for_an_event() -> None:
+    stopped = Scenario(StoppingSaga).given(Asked("1")).when(Stopped("1"))
+    stopped.then(completed=True, activities={"approval": "stopped"})
+    stopped.after(timedelta(days=9)).when(Approved("1")).then(sent=[], completed=True)
+
+
+def test_the_picture_draws_what_a_failed_activity_asks_for() -> None:
+    (approval,) = [one for one in outline(StoppingSaga).reactions if one.activity]
+    assert approval.sends == {"Tell": ""}

@@ -191,13 +191,11 @@ class _Itinerary:
         if self._wanted:
             what = type(ending).__name__
             raise DefinitionError(f"saga {self._table.name!r}: Run({min(self._wanted)!r}) and {what}() in one step")
-        if isinstance(ending, Compensate):
-            self._stop_waiting()
-            return
-        under_way = [name for name, stage in self._stages.items() if stage.status in UNDER_WAY]
-        if under_way:
+        self._stop_waiting()
+        running = [name for name, stage in self._stages.items() if stage.status == "running"]
+        if running and not isinstance(ending, Compensate):
             raise DefinitionError(
-                f"saga {self._table.name!r}: Complete() while {', '.join(under_way)} is under way, which would be called "
+                f"saga {self._table.name!r}: Complete() while {', '.join(running)} is under way, which would be called "
                 "without its saga: complete it in @activity.then, or compensate"
             )
 

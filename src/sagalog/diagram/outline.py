@@ -67,6 +67,7 @@ class Reaction:
     runs: list[str] = field(default_factory=list)  # activities that it begins
     answers: str = ""  # the activity that waits for it
     undone_by: str = ""  # of an activity: the method
+    failing: str = ""  # of an activity: the method that is called where it has failed
     notes: tuple[str, ...] = ()  # of an activity: what is special about it
     by: str = ""  # the key by which the event reaches instances
     adds: list[str] = field(default_factory=list)  # keys
@@ -121,8 +122,9 @@ def outline(saga: type[Saga[Any]]) -> Outline:
     reactions += [Reaction(f"legs of {one.name}", one.method) for one in saga.legs().values()]
     unread = []
     for reaction in reactions:
-        if reaction.method and not _read(saga, getattr(saga, reaction.method), reaction, set()):
-            unread.append(reaction.method)
+        for method in filter(None, (reaction.method, reaction.failing)):
+            if not _read(saga, getattr(saga, method), reaction, set()):
+                unread.append(method)
     return Outline(saga.name, tuple(reactions), tuple(unread), _phases(saga))
 
 
@@ -173,6 +175,7 @@ def _activities(saga: type[Saga[Any]], reactions: list[Reaction]) -> list[Reacti
                 activity=True,
                 runs=follow,
                 undone_by=step.methods.get("undo", ""),
+                failing=step.methods.get("failed", ""),
                 notes=tuple(notes),
                 completes=table.automatic and not follow,
             )
