@@ -7,6 +7,8 @@ Open to users is what these modules name in their `__all__`; everything else may
 - `sagalog.journal`, `sagalog.conformance`: journals, stores and brokers of your own
 - `sagalog.brokers`, `sagalog.brokers.nats`: events from brokers, commands to brokers
 - `sagalog.dashboard`: the dashboard in an ASGI app
+- `sagalog.blocking`: sagas from code that does not await, from threads
+- `sagalog.django`: an app for Django projects
 - `sagalog.web`, `sagalog.web.fastapi`: events in and outcomes out over HTTP, in your own web app
 - `sagalog.telemetry.prometheus`, `sagalog.telemetry.otel`: metrics and traces
 - `sagalog.mypy`: the plugin, named in the settings of mypy

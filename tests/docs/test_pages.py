@@ -43,7 +43,7 @@ def test_each_program_on_a_page_prints_what_stands_behind_it(page: str, tmp_path
         assert printed(tmp_path, code) == expected
 
 
-@pytest.mark.parametrize("page", ["web.md", "transactions.md"])
+@pytest.mark.parametrize("page", ["synchronous-code.md", "web.md", "transactions.md"])
 def test_the_first_program_of_a_page_prints_what_stands_behind_it(page: str, tmp_path: Path) -> None:
     assert printed(tmp_path, blocks(page, "python")[0]) == blocks(page, "text")[0]
 

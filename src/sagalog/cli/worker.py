@@ -61,15 +61,16 @@ def worker_(target: str, url: str | None, processes: int, address: str | None) -
         raise click.BadParameter(clean(str(error)), param_hint="--http") from error
     if processes == 1:
         gc.set_threshold(50_000, 20, 50)  # this process does nothing else
-        sys.exit(asyncio.run(_work(runner, where)))
+        sys.exit(asyncio.run(work(runner, where)))
     if runner.in_memory:
         raise click.UsageError("a journal in memory belongs to one process: name another with --journal")
     environment = {**os.environ, **({"SAGALOG_JOURNAL": url} if url else {})}  # not an argument: it may hold a password
     command = [sys.executable, "-m", "sagalog", "worker", target]
-    sys.exit(asyncio.run(_supervise(command, environment, processes, where)))
+    sys.exit(asyncio.run(supervise(command, environment, processes, where)))
 
 
-async def _work(runner: SagaRunner, where: Address | None) -> int:
+async def work(runner: SagaRunner, where: Address | None) -> int:
+    """Run a worker in this process until it is told to stop; return its exit code."""
     if where is None:
         return await _run(runner)
     runner = with_metrics(runner)
@@ -79,7 +80,8 @@ async def _work(runner: SagaRunner, where: Address | None) -> int:
         return await _run(runner)
 
 
-async def _supervise(command: list[str], environment: dict[str, str], processes: int, where: Address | None) -> int:
+async def supervise(command: list[str], environment: dict[str, str], processes: int, where: Address | None) -> int:
+    """Run workers as processes of their own, each with this command, until this one is told to stop."""
     if where is None:
         return await _Supervisor([command] * processes, environment).run()
     with tempfile.TemporaryDirectory(prefix="sagalog-") as folder:  # for its owner only

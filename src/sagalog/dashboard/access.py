@@ -81,10 +81,14 @@ class Access:
     def session(self, request: Request) -> str | None:
         """Return the session of a request, if it has one that is ours and has not ended."""
         session = request.cookies.get(self.cookie, "")
+        return session if self.knows_session(session) else None
+
+    def knows_session(self, session: str) -> bool:
+        """Say whether a session is ours and has not ended."""
         start, _, signature = session.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign("session", start).encode()):
-            return None
-        return session if int(start.partition(".")[0]) > time.time() else None
+            return False
+        return int(start.partition(".")[0]) > time.time()
 
     def may_read(self, request: Request) -> bool:
         """Say whether the pages may be shown."""

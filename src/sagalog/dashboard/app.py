@@ -43,6 +43,11 @@ class Dashboard:
         app.add_exception_handler(Exception, _broken)
         self._app = Guard(app, board.access)
 
+    @property
+    def access(self) -> Access:
+        """Who may read and change."""
+        return self._board.access
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         await self._app(scope, receive, send)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import weakref
 from collections.abc import Coroutine
 from contextvars import Context
 from datetime import timedelta
@@ -27,6 +29,20 @@ _OTHER_LOOP = (
 
 STRETCH_SECONDS = 0.005  # for which the event loop is held in one go, whatever there is to do
 _FOR_EVER = timedelta(days=365_000)
+
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    """A child has the event loop's object, and none of its threads: whatever it does with that, the runner refuses."""
+    for engine in list(_engines):
+        engine.loop = _FORKED
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+_FORKED: Any = object()
 
 
 def has_begun(task: asyncio.Task[Any]) -> bool:
@@ -62,6 +78,7 @@ class Engine:
         self.now = clock.now
         self.lease = timedelta(seconds=settings.lease_seconds)
         self.loop = asyncio.get_running_loop()
+        _engines.add(self)
         self.stopping = asyncio.Event()
         self.cancelled = False
         self.abandoned = False

@@ -181,6 +181,11 @@ class SagaRunner:
         return function
 
     @property
+    def journal_url(self) -> str | None:
+        """The URL that it opens its journal by; None where a journal or stores were given. It may hold a password."""
+        return self._source if isinstance(self._source, str) else None
+
+    @property
     def resources(self) -> Any:
         """What the `lifespan` of a started runner has opened; None without one."""
         return self._resources.value
@@ -193,6 +198,7 @@ class SagaRunner:
     async def start(self) -> None:
         """Open what was named by URL, and begin to look for due work. Loads no instance, however many are live."""
         if self._started is not None:
+            self._started.engine.check_loop()
             raise DefinitionError("this runner is started already")
         self._stores = stores = Stores(self._source)
         await stores.open()

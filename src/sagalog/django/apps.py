@@ -1,0 +1,20 @@
+"""The app: it registers the system checks."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core.checks import register
+
+from .checks import check_settings
+
+
+class SagalogConfig(AppConfig):
+    """Sagas in a Django project. It has no models: the journal makes its own tables."""
+
+    name = "sagalog.django"
+    label = "sagalog"
+    verbose_name = "Sagas"
+
+    def ready(self) -> None:
+        """Register the checks."""
+        register(check_settings)

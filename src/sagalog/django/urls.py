@@ -1,0 +1,10 @@
+"""The dashboard below an address of the project: `path("admin/sagas/", include("sagalog.django.urls"))`."""
+
+from __future__ import annotations
+
+from django.urls import re_path
+
+from .dashboard import show_dashboard
+
+app_name = "sagalog"
+urlpatterns = [re_path(r"^(?P<page>.*)$", show_dashboard, name="dashboard")]
