@@ -6,13 +6,33 @@ from collections.abc import Iterator
 
 import pytest
 
+from ..servers.kafka import Kafka
 from ..servers.nats import Nats
+from ..servers.redis import RedisServer
 
 
 @pytest.fixture(scope="session")
 def one_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nats]:
     """A server that stays up."""
     server = Nats(tmp_path_factory.mktemp("one-nats"), servers=1)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def one_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server that stays up."""
+    server = RedisServer(tmp_path_factory.mktemp("one-redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def one_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A broker that stays up."""
+    server = Kafka(tmp_path_factory.mktemp("one-kafka"))
     server.start()
     yield server
     server.stop()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 import msgspec
 
-from sagalog import Saga, Send, schema, starts, upcast
+from sagalog import BrokerUnavailableError, Saga, Send, schema, starts, upcast
 from sagalog.brokers import Sink, SinkMessage
 from sagalog.brokers.cloudevents import CloudEvent, binary, read, structured
 
@@ -65,7 +66,16 @@ async def send(sink: Sink, orders: int, numbers: int, first: int = 0) -> None:
     """Send so many events of each order, mixed."""
     for number in range(first, first + numbers):
         for order in range(orders):
-            await sink.send(event(f"o-{order}", number))
+            await send_one(sink, event(f"o-{order}", number))
+
+
+async def send_one(sink: Sink, message: SinkMessage) -> None:
+    """Send a message as a careful sender does: again until the broker has it, under the same id."""
+    while True:
+        try:
+            return await sink.send(message)
+        except BrokerUnavailableError:
+            await asyncio.sleep(0.02)
 
 
 def shipped(body: bytes, headers: dict[str, str]) -> tuple[str, str, int]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 
 import nats
 import pytest
@@ -15,12 +16,14 @@ from sagalog.brokers.nats import NatsSink, NatsSource
 from sagalog.conformance import BrokerConformance
 
 from ..servers.nats import Nats
+from .behaviour import BrokerBehaviour
 
 _names = count(1)
 
 
 class TestNatsBroker(BrokerConformance):
     takeover_seconds = 4.0
+    quiet_seconds = 0.7
 
     @pytest.fixture
     def place(self, one_nats: Nats) -> str:
@@ -47,3 +50,22 @@ def made(server: Nats) -> str:
     with ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, make()).result()
     return name
+
+
+class TestNatsBehaviour(BrokerBehaviour):
+    kind = "nats"
+
+    @pytest.fixture
+    def inside(self, one_nats: Nats) -> str:
+        return f"{one_nats.url} {made(one_nats)}"
+
+    @pytest.fixture
+    def outside(self, one_nats: Nats) -> str:
+        return f"{one_nats.url} {made(one_nats)}"
+
+    async def test_a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing(self, tmp_path: Path) -> None:
+        server = Nats(tmp_path / "nats", servers=1)
+        server.start()
+        inside, outside = (f"{server.url} {made(server)}" for _ in range(2))
+        await self.restarted(tmp_path, inside, outside, lambda: server.kill(0), server.start)
+        server.stop()

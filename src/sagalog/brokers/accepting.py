@@ -25,10 +25,11 @@ class Done(Protocol):
 class Accepting:
     """Accepts what is put here, again and again if the broker does not answer. A lost acknowledgement costs a duplicate."""
 
-    def __init__(self, source: Source, trouble: SourceTrouble, counts: SourceCounts) -> None:
+    def __init__(self, source: Source, trouble: SourceTrouble, counts: SourceCounts, closing: asyncio.Event) -> None:
         self._source = source
         self._trouble = trouble
         self._counts = counts
+        self._closing = closing
         self._done: list[Any] = []
         self._some = asyncio.Event()
         self._none = asyncio.Event()
@@ -41,9 +42,9 @@ class Accepting:
         self._none.clear()
 
     async def run(self, told: Callable[[Sequence[Any]], None]) -> None:
-        """Accept until cancelled; `told` hears of what the broker knows."""
+        """Accept until closed and cancelled; `told` hears of what the broker knows."""
         attempts = Attempts(PAUSES)
-        while True:
+        while not self._closing.is_set():
             await self._some.wait()
             some, self._done = self._done, []
             self._some.clear()

@@ -46,13 +46,14 @@ class Intake:
         self.trouble = SourceTrouble(self.source.name)
         self._reader = reader
         self._stopping = asyncio.Event()
+        self._closing = asyncio.Event()
         self._lanes = InOrder(
             runner, self.counts, self._stopping, self._spawn, handled=self._accept, declined=self._declined
         )
         self._under_way: dict[Arrival, None] = {}
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._accepting = Accepting(self.source, self.trouble, self.counts)
+        self._accepting = Accepting(self.source, self.trouble, self.counts, self._closing)
         self._loops: list[asyncio.Task[Any]] = []
 
     def start(self) -> None:
@@ -96,9 +97,11 @@ class Intake:
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=seconds)
         await self._accepting.flush(seconds)
+        self._closing.set()  # a client may swallow a cancellation, so each loop also looks whether it should end
         for task in (*self._loops, *self._tasks):
             task.cancel()
-        await asyncio.gather(*self._loops, *self._tasks, return_exceptions=True)
+        if left_to_end := [*self._loops, *self._tasks]:
+            await asyncio.wait(left_to_end, timeout=seconds)
         try:
             async with asyncio.timeout(seconds):
                 if left := [one.message for one in self._under_way if not one.done]:
@@ -217,15 +220,21 @@ class Intake:
         self._freed.set()
 
     async def _keep_all(self, seconds: float) -> None:
-        while True:
-            await asyncio.sleep(seconds)
+        while await self._goes_on_after(seconds):
             await self._quietly(lambda: self.source.keep([one.message for one in self._under_way]))
 
     async def _look_at_backlog(self) -> None:
-        while True:
-            await asyncio.sleep(min(BACKLOG_SECONDS, RECEIVE_SECONDS))
+        seconds = RECEIVE_SECONDS
+        while await self._goes_on_after(seconds):
             await self._quietly(self._ask_backlog)
-            await asyncio.sleep(BACKLOG_SECONDS)
+            seconds = BACKLOG_SECONDS
+
+    async def _goes_on_after(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._closing.wait(), seconds)
+        except TimeoutError:
+            return True
+        return False
 
     async def _ask_backlog(self) -> None:
         self.backlog = await self.source.backlog()

@@ -52,7 +52,10 @@ class Source(Protocol):
         """Say that these are still at work here, so that the broker gives them to nobody else."""
 
     async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
-        """Let these come again, to this source or another one, after about the delay; at once where the broker has none."""
+        """Let these come again, to this source or another one, after about the delay; at once where the broker has none.
+
+        A broker may have a longest delay.
+        """
 
     async def reject(self, message: SourceMessage, reason: str) -> None:
         """Put it among the dead letters, and let it not come again; first the one, then the other.

@@ -27,10 +27,12 @@ class BrokerConformance(Capable):
     `place` names what is read and written: a topic, a stream, a queue that is there, empty, and of this test alone;
     override that fixture. `source` returns a source of one group at that place, which is not opened yet, `sink` a sink
     whose messages it gets. What a source holds that is not closed properly comes to another within `takeover_seconds`.
+    What has not come within `quiet_seconds` is taken not to come.
     """
 
     capabilities: Collection[Capability] = _BROKER
     takeover_seconds = 30.0
+    quiet_seconds = 1.0
 
     def source(self, place: Any) -> Source:
         """Return a source, each time a new one of the same group."""
@@ -119,7 +121,7 @@ class BrokerConformance(Capable):
             await source.accept(found)  # again has no effect
         await sent.send(SinkMessage(b"last", "last"))
         async with self.opened(place) as source:
-            found = await self.received(source, 2, self.takeover_seconds / 4)
+            found = await self.received(source, 2, self.quiet_seconds)
             await source.accept(found)
         assert [one.body for one in found] == [b"last"]
 
@@ -174,9 +176,9 @@ class BrokerConformance(Capable):
         async with self.opened(place) as source:
             (found,) = await self.received(source, 1)
             given = time.monotonic()
-            await source.give_back([found], 1.0)
+            await source.give_back([found], 0.5)
             (again,) = await self.received(source, 1)
-            assert time.monotonic() - given > 0.8
+            assert time.monotonic() - given > 0.4
             assert (again.id, again.body) == (found.id, b"x")
             await source.accept([again])
 
@@ -205,7 +207,7 @@ class BrokerConformance(Capable):
         assert letters[0].headers["ce-type"] == "Placed"
         assert letters[0].position == found[1].position
         async with self.opened(place) as source:
-            assert await self.received(source, 1, self.takeover_seconds / 4) == []
+            assert await self.received(source, 1, self.quiet_seconds) == []
 
     async def test_a_dead_letter_that_is_put_back_comes_again_as_mended_under_its_id(
         self, place: Any, sent: Sink
@@ -256,7 +258,7 @@ class BrokerConformance(Capable):
             await sent.send(SinkMessage(b"x", "the same"))
         await sent.send(SinkMessage(b"y", "another"))
         async with self.opened(place) as source:
-            found = await self.received(source, 3, 2.0)
+            found = await self.received(source, 3, self.quiet_seconds)
             await source.accept(found)
         assert [one.body for one in found] == [b"x", b"y"]
 

@@ -16,19 +16,20 @@ from nats.js import JetStreamContext
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
 
-ANSWER_SECONDS = 5.0
-
 
 class NatsConnection:
     """One connection; `url` may name several servers, `nats://a:4222,b:4222`. `options` are those of `nats.connect`."""
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None, connect_seconds: float) -> None:
+    def __init__(
+        self, url: str, options: Mapping[str, Any] | None, connect_seconds: float, answer_seconds: float
+    ) -> None:
         if not isinstance(url, str) or "://" not in url:
             raise DefinitionError("url is a text such as nats://host:4222")
         scheme, _, rest = url.partition("://")
         self._servers = [one if "://" in one else f"{scheme}://{one}" for one in rest.split(",")]
         self._options = dict(options or {})
         self._seconds = connect_seconds
+        self.answer_seconds = answer_seconds
         self._client: Client | None = None
         self._opening = asyncio.Lock()
         self.where = "NATS " + ",".join(urlsplit(one).netloc.rpartition("@")[2] for one in self._servers)
@@ -45,7 +46,7 @@ class NatsConnection:
 
     async def jetstream(self) -> JetStreamContext:
         """Return JetStream, connected."""
-        return (await self.client()).jetstream(timeout=ANSWER_SECONDS)
+        return (await self.client()).jetstream(timeout=self.answer_seconds)
 
     async def _connect(self) -> Client:
         client = Client()

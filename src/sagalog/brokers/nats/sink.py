@@ -27,12 +27,13 @@ class NatsSink:
         *,
         subject: str | Callable[[SinkMessage], str],
         connect_seconds: float = 10.0,
+        answer_seconds: float = 5.0,
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
         if not callable(subject) and (not isinstance(subject, str) or not subject):
             raise DefinitionError("subject= is a text such as 'shipping.orders', or a function of the message")
-        self._connection = NatsConnection(url, options, connect_seconds)
+        self._connection = NatsConnection(url, options, connect_seconds, answer_seconds)
         self._subject = subject
         self._name = name or f"nats:{subject if isinstance(subject, str) else '...'}"
 

@@ -17,7 +17,7 @@ from ...errors import BrokerRefusedError, BrokerUnavailableError
 from ..arguments import check_name, check_seconds
 from ..headers import from_ascii
 from ..message import KEY, Backlog, SourceMessage
-from .connection import ANSWER_SECONDS, NatsConnection
+from .connection import NatsConnection
 from .dead_letters import NatsDeadLetters
 
 _MOST_AT_ONCE = 512  # of one request for messages
@@ -27,8 +27,9 @@ class NatsSource(NatsDeadLetters):
     """A stream, read through the durable consumer `durable`, which is made when it is not there.
 
     `subject`: only messages of that subject, which may hold wildcards. `ack_seconds`: how long a worker may be silent
-    before what it holds goes to another. `dead_letters`: the stream for dead letters, made when first needed.
-    `options`: further arguments of `nats.connect`, such as `user_credentials` and `tls`.
+    before what it holds goes to another; `answer_seconds`: how long an answer of the server may take. `dead_letters`: the
+    stream for dead letters, made when first needed. `options`: further arguments of `nats.connect`, such as
+    `user_credentials` and `tls`.
 
     Workers that share a consumer get messages in turn, so those of one key keep their order only while one worker reads
     them: give each partition of the subjects a consumer of its own where order matters.
@@ -44,14 +45,19 @@ class NatsSource(NatsDeadLetters):
         ack_seconds: float = 30.0,
         dead_letters: str | None = None,
         connect_seconds: float = 10.0,
+        answer_seconds: float = 5.0,
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
         check_name("stream", stream, also="_-")
         check_name("durable", durable, also="_-")
-        check_seconds("ack_seconds", ack_seconds)
+        for what, seconds in (("ack", ack_seconds), ("connect", connect_seconds), ("answer", answer_seconds)):
+            check_seconds(f"{what}_seconds", seconds)
         super().__init__(
-            NatsConnection(url, options, connect_seconds), stream, durable, dead_letters or f"{stream}_dead_letters"
+            NatsConnection(url, options, connect_seconds, answer_seconds),
+            stream,
+            durable,
+            dead_letters or f"{stream}_dead_letters",
         )
         self._subject = subject
         self._ack_seconds = ack_seconds
@@ -102,7 +108,7 @@ class NatsSource(NatsDeadLetters):
         subscription, self._subscription = self._subscription, None
         try:
             if subscription is not None:
-                async with asyncio.timeout(ANSWER_SECONDS):
+                async with asyncio.timeout(self._connection.answer_seconds):
                     while subscription.pending_msgs:  # what came after the last `receive`
                         late = [self._message(one) for one in await self._fetch(subscription, _MOST_AT_ONCE, 0.01)]
                         await self.give_back(late, 0.0)
@@ -160,7 +166,7 @@ class NatsSource(NatsDeadLetters):
         with self._connection.answers("an acknowledgement"):
             for message in messages:
                 await client.publish(message.token.reply, what)
-            await client.flush(timeout=ANSWER_SECONDS)  # type: ignore[arg-type]
+            await client.flush(timeout=self._connection.answer_seconds)  # type: ignore[arg-type]
 
     async def backlog(self) -> Backlog:
         jetstream = await self._connection.jetstream()

@@ -1,0 +1,65 @@
+"""Where the brokers are, how we log in there, and what their client raises."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from aiokafka.errors import (
+    InvalidTopicError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+
+from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+
+ANSWER_SECONDS = 10.0
+_REFUSED = (
+    InvalidTopicError,
+    MessageSizeTooLargeError,
+    PolicyViolationError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+)
+
+
+class KafkaServers:
+    """The servers `host:9092,host2:9092` (`kafka://` before them is passed over). `options`: for every client."""
+
+    def __init__(self, servers: str, options: Mapping[str, Any] | None) -> None:
+        if not isinstance(servers, str) or not servers:
+            raise DefinitionError("servers is a text such as host:9092,host2:9092")
+        bare = servers.removeprefix("kafka://")
+        if "@" in bare or "/" in bare:
+            raise DefinitionError("servers names hosts and ports only: give user and password in options=")
+        self.where = f"Kafka {bare}"
+        self.options = {"bootstrap_servers": bare, "request_timeout_ms": int(ANSWER_SECONDS * 1000), **(options or {})}
+
+    @contextmanager
+    def answers(self, what: str) -> Iterator[None]:
+        """Turn what the client raises into our errors; `what` was asked, named without values."""
+        try:
+            yield
+        except _REFUSED as error:
+            raise BrokerRefusedError(f"{self.where} refuses {what}: {type(error).__name__}") from None
+        except UnknownTopicOrPartitionError:
+            raise BrokerUnavailableError(f"{self.where}: there is no such topic yet ({what}): make it") from None
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise BrokerUnavailableError(
+                f"{self.where} has not answered to {what} ({type(error).__name__}): check that it runs, and the servers"
+            ) from None
+
+
+def encoded(headers: Mapping[str, str]) -> list[tuple[str, bytes]]:
+    """Return headers as Kafka has them."""
+    return [(name, value.encode(errors="surrogatepass")) for name, value in headers.items()]
+
+
+def decoded(headers: Any) -> dict[str, str]:
+    """Return headers as texts; the last one of a name wins."""
+    return {name: (value or b"").decode(errors="replace") for name, value in headers or ()}

@@ -1,0 +1,117 @@
+"""The dead letters of a Kafka source: a compacted topic beside its own, one for each group.
+
+The key of a dead letter is its message's id. So a message that is rejected twice is one letter, and a record without a
+body takes the letter away; compaction removes both some time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import TopicAlreadyExistsError, for_code
+
+from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
+from .connection import ANSWER_SECONDS, KafkaServers, decoded
+from .sink import KafkaProducer
+
+_TOPIC = "sagalog-topic"
+
+
+class KafkaDeadLetters:
+    """What a source does with messages that nobody can take."""
+
+    def __init__(self, servers: KafkaServers, topics: list[str], letters: str) -> None:
+        self._servers = servers
+        self._topics = topics
+        self._letters = letters
+        self._producer = KafkaProducer(servers)
+        self._made = False
+
+    async def accept(self, messages: Sequence[SourceMessage]) -> None:
+        raise NotImplementedError
+
+    async def reject(self, message: SourceMessage, reason: str) -> None:
+        await self._make_letters()
+        ours = {**letter_headers(message, reason), _TOPIC: message.token.topic}
+        if message.key:
+            ours[KEY] = message.key
+        await self._producer.send(self._letters, message.body, message.id, ours)
+        await self.accept([message])
+
+    async def _make_letters(self) -> None:
+        if self._made:
+            return
+        with self._servers.answers(f"making topic {self._letters}"):
+            admin = AIOKafkaAdminClient(**self._servers.options)
+            try:
+                await admin.start()
+                (source,) = await admin.describe_topics([self._topics[0]])
+                copies = max((len(one["replicas"]) for one in source["partitions"]), default=1)
+                topic = NewTopic(self._letters, 1, copies, topic_configs={"cleanup.policy": "compact"})
+                answer = await admin.create_topics([topic])
+                for one in answer.topic_errors:
+                    error = for_code(one[1])
+                    if one[1] and error is not TopicAlreadyExistsError:
+                        raise error
+            except TopicAlreadyExistsError:
+                pass
+            finally:
+                await admin.close()
+        self._made = True
+
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        await self._make_letters()
+        with self._servers.answers("reading dead letters"):
+            letters = await self._read()
+        for letter in letters:
+            yield letter
+
+    async def _read(self) -> list[DeadLetter]:
+        consumer = AIOKafkaConsumer(**self._servers.options, enable_auto_commit=False)
+        found: dict[str, DeadLetter] = {}
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await consumer.start()
+                partition = TopicPartition(self._letters, 0)
+                consumer.assign([partition])
+                end = (await consumer.end_offsets([partition]))[partition]
+                await consumer.seek_to_beginning(partition)
+            while await consumer.position(partition) < end:
+                for one in (await consumer.getmany(partition, timeout_ms=1000)).get(partition, ()):
+                    letter = _letter(one)
+                    found.pop(letter.id, None)
+                    if one.value is not None and letter.headers.get(_TOPIC):
+                        found[letter.id] = letter
+        finally:
+            await consumer.stop()
+        return list(found.values())
+
+    async def put_back(
+        self, letter: DeadLetter, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        kept = back_headers(letter.headers if headers is None else headers, letter.headers)
+        for name in (_TOPIC, KEY):
+            kept.pop(name, None)
+        await self._producer.send(letter.headers[_TOPIC], letter.body if body is None else body, letter.key, kept)
+        await self.drop(letter)
+
+    async def drop(self, letter: DeadLetter) -> None:
+        await self._producer.send(self._letters, None, letter.id, {})
+
+
+def _letter(one: Any) -> DeadLetter:
+    headers = decoded(one.headers)
+    return DeadLetter(
+        (one.key or b"").decode(errors="replace"),
+        headers.get(REASON, ""),
+        headers.get(POSITION, ""),
+        one.value or b"",
+        headers,
+        headers.get(KEY, ""),
+        datetime.fromtimestamp(one.timestamp / 1000, UTC),
+    )

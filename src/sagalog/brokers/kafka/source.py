@@ -1,0 +1,257 @@
+"""Events from Kafka topics, through a consumer group. Offsets are committed only up to the first message that is not done.
+
+A client that commits by itself, or commits the newest of what it handled, passes over a message that failed; nobody sees
+that one again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+
+from ...errors import BrokerUnavailableError, DefinitionError
+from ...logs import about, log
+from ..arguments import check_seconds
+from ..message import Backlog, SourceMessage
+from .connection import ANSWER_SECONDS, KafkaServers, decoded
+from .dead_letters import KafkaDeadLetters
+from .offsets import Offsets
+
+
+class _Token(NamedTuple):
+    topic: str
+    partition: TopicPartition
+    offset: int
+    offsets: Offsets  # of the time when it was received: after a rebalance there are others
+
+
+class KafkaSource(KafkaDeadLetters):
+    """One topic or several, read by the consumer group `group` from their beginning, or from where it has come to.
+
+    Order is kept for each key, also when workers come and go: a partition belongs to one worker at a time.
+
+    `session_seconds`: how long a worker may be silent before its partitions go to others. `revoke_seconds`: how long a
+    rebalance waits for what is under way; what is not done by then is handled by the next worker, too, and known there
+    by its id. `dead_letters`: the topic for dead letters, made when first needed. `options`: further arguments of
+    `aiokafka.AIOKafkaConsumer`, such as `ssl_context` and `sasl_mechanism`, also used for the producer of dead letters.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        topic: str | Sequence[str],
+        group: str,
+        session_seconds: float = 10.0,
+        revoke_seconds: float = 5.0,
+        dead_letters: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        topics = [topic] if isinstance(topic, str) else list(topic)
+        if not topics or not all(isinstance(one, str) and one for one in topics):
+            raise DefinitionError("topic= is the name of a topic, or a list of such names")
+        if not isinstance(group, str) or not group:
+            raise DefinitionError(f"group= is a name, not {group!r}")
+        check_seconds("session_seconds", session_seconds)
+        check_seconds("revoke_seconds", revoke_seconds)
+        super().__init__(KafkaServers(servers, options), topics, dead_letters or f"{topics[0]}.dead-letters.{group}")
+        self._group = group
+        self._session_seconds = session_seconds
+        self._revoke_seconds = revoke_seconds
+        self._name = name or f"kafka:{','.join(topics)}/{group}"
+        self._consumer: AIOKafkaConsumer | None = None
+        self._offsets: dict[TopicPartition, Offsets] = {}
+        self._changed = asyncio.Event()
+        self._receiving = False
+        self._told: set[TopicPartition] = set()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def keep_seconds(self) -> float | None:
+        return 30.0  # a consumer that does not poll for max_poll_interval_ms (five minutes) loses its partitions
+
+    async def open(self) -> None:
+        if self._consumer is not None:
+            return
+        consumer = AIOKafkaConsumer(
+            **{
+                **self._servers.options,
+                "group_id": self._group,
+                "enable_auto_commit": False,
+                "auto_offset_reset": "earliest",
+                "session_timeout_ms": int(self._session_seconds * 1000),
+                "heartbeat_interval_ms": int(self._session_seconds * 300),
+                "rebalance_timeout_ms": int((self._revoke_seconds + self._session_seconds) * 1000),
+            }
+        )
+        consumer.subscribe(self._topics, listener=_Listener(self))
+        with self._servers.answers(f"joining group {self._group}"):
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS + self._revoke_seconds):
+                    await consumer.start()
+            except BaseException:
+                await consumer.stop()
+                raise
+        self._consumer = consumer
+
+    async def close(self) -> None:
+        await self._leave()
+        await self._producer.close()
+
+    async def _leave(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        self._offsets.clear()
+        if consumer is not None:
+            with self._servers.answers(f"leaving group {self._group}"):
+                await consumer.stop()
+
+    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
+        if self._consumer is None:
+            await self.open()
+        assert self._consumer is not None
+        self._receiving = True
+        try:
+            with self._servers.answers("asking for messages"):
+                found = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=most)
+        except BrokerUnavailableError:
+            await self._leave()  # the client does not mend itself after all of its errors
+            raise
+        finally:
+            self._receiving = False
+        return [self._message(partition, one) for partition, some in found.items() for one in some]
+
+    def _message(self, partition: TopicPartition, one: Any) -> SourceMessage:
+        offsets = self._offsets.setdefault(partition, Offsets())
+        offsets.given(one.offset)
+        where = f"{one.topic}/{one.partition}/{one.offset}"
+        return SourceMessage(
+            one.value or b"",
+            # The time too: the offsets of a topic that was made anew begin at 0 again.
+            f"kafka:{where}@{one.timestamp}",
+            f"topic {one.topic}, partition {one.partition}, offset {one.offset}",
+            decoded(one.headers),
+            (one.key or b"").decode(errors="replace"),
+            1,
+            datetime.fromtimestamp(one.timestamp / 1000, UTC),
+            _Token(one.topic, partition, one.offset, offsets),
+        )
+
+    async def accept(self, messages: Sequence[SourceMessage]) -> None:
+        for message in messages:
+            message.token.offsets.done(message.token.offset)
+        self._changed.set()
+        await self._commit(self._offsets)
+
+    async def _commit(self, partitions: Iterable[TopicPartition]) -> None:
+        consumer = self._consumer
+        moved = {}
+        for partition in list(partitions):
+            offsets = self._offsets.get(partition)
+            if offsets is not None and offsets.to_commit != offsets.committed:
+                moved[partition] = offsets.to_commit
+        if consumer is None or not moved:
+            return
+        with self._servers.answers("a commit"):
+            try:
+                await consumer.commit(moved)
+            except IllegalStateError:  # a partition went to another worker, which reads from the last commit on
+                return
+        for partition, offset in moved.items():
+            if partition in self._offsets:
+                self._offsets[partition].committed = offset
+
+    async def keep(self, messages: Sequence[SourceMessage]) -> None:
+        """Ask for nothing, so that the client sees that we are alive."""
+        consumer = self._consumer
+        if consumer is None or self._receiving:
+            return
+        with self._servers.answers("staying in the group"):
+            assigned = consumer.assignment()
+            consumer.pause(*assigned)
+            try:
+                await consumer.getmany(timeout_ms=0)
+            finally:
+                still = consumer.assignment()
+                consumer.resume(*(one for one in assigned if one in still))
+
+    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
+        """Read again from the first of these on. Those behind it come again, too: a partition is read in order."""
+        first: dict[TopicPartition, int] = {}
+        for message in messages:
+            token = message.token
+            if self._offsets.get(token.partition) is token.offsets:
+                first[token.partition] = min(token.offset, first.get(token.partition, token.offset))
+        for partition, offset in first.items():
+            if self._consumer is not None:
+                with self._servers.answers("giving back messages"):
+                    try:
+                        self._consumer.seek(partition, offset)
+                    except IllegalStateError:
+                        continue
+                self._offsets[partition].back_to(offset)
+
+    async def backlog(self) -> Backlog:
+        consumer = self._consumer
+        if consumer is None:
+            return Backlog()
+        with self._servers.answers("asking about the partitions"):
+            assigned = list(consumer.assignment())
+            ends = await consumer.end_offsets(assigned)
+            begins = await consumer.beginning_offsets(assigned)
+            waiting = 0
+            for partition in assigned:
+                done = await consumer.committed(partition)
+                self._look_for_deleted(partition, done, begins[partition])
+                waiting += max(0, ends[partition] - max(done or 0, begins[partition]))
+        return Backlog(waiting)
+
+    def _look_for_deleted(self, partition: TopicPartition, done: int | None, begin: int) -> None:
+        if done is not None and done < begin and partition not in self._told:
+            self._told.add(partition)
+            log.error(
+                "source %s: topic %s, partition %d: offsets %d to %d were deleted before they were handled: let "
+                "the topic keep more",
+                self._name,
+                partition.topic,
+                partition.partition,
+                done,
+                begin - 1,
+                extra=about(),
+            )
+
+    async def revoked(self, partitions: Iterable[TopicPartition]) -> None:
+        """Finish what is under way of these partitions, for a while, and commit it: they go to another worker."""
+        theirs = list(partitions)
+        try:
+            async with asyncio.timeout(self._revoke_seconds):
+                while any(self._offsets[one].left for one in theirs if one in self._offsets):
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        try:
+            await self._commit(theirs)
+        except (BrokerUnavailableError, KafkaError):
+            pass  # they come again, and are known
+        for partition in theirs:
+            self._offsets.pop(partition, None)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, source: KafkaSource) -> None:
+        self._source = source
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        await self._source.revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Where they begin is what was committed."""

@@ -1,0 +1,64 @@
+"""The dead letters of a Redis source: a stream beside its own, one for each group."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime
+
+from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
+from .connection import RedisConnection, fields, parts
+
+_PAGE = 100
+
+
+class RedisDeadLetters:
+    """What a source does with messages that nobody can take."""
+
+    def __init__(self, connection: RedisConnection, stream: str, group: str, letters: str) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._group = group
+        self._letters = letters
+
+    async def reject(self, message: SourceMessage, reason: str) -> None:
+        with self._connection.answers("a dead letter"):
+            await self._connection.client.xadd(self._letters, fields(message.body, letter_headers(message, reason)))
+            await self._connection.client.xack(self._stream, self._group, message.token)
+
+    async def dead_letters(self) -> AsyncIterator[DeadLetter]:
+        after = "-"
+        while True:
+            with self._connection.answers("reading dead letters"):
+                page = await self._connection.client.xrange(self._letters, after, "+", _PAGE)
+            for entry_id, entry in page:
+                body, headers = parts(entry)
+                name = entry_id.decode()
+                yield DeadLetter(
+                    name,
+                    headers.get(REASON, ""),
+                    headers.get(POSITION, ""),
+                    body,
+                    headers,
+                    headers.get(KEY, ""),
+                    moment_of(name),
+                )
+                after = f"({name}"
+            if len(page) < _PAGE:
+                return
+
+    async def put_back(
+        self, letter: DeadLetter, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        kept = back_headers(letter.headers if headers is None else headers, letter.headers)
+        with self._connection.answers("putting a dead letter back"):
+            await self._connection.client.xadd(self._stream, fields(letter.body if body is None else body, kept))
+        await self.drop(letter)
+
+    async def drop(self, letter: DeadLetter) -> None:
+        with self._connection.answers("dropping a dead letter"):
+            await self._connection.client.xdel(self._letters, letter.id)
+
+
+def moment_of(entry_id: str) -> datetime:
+    """Return when an entry was appended: its id says so."""
+    return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)

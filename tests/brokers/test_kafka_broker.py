@@ -1,0 +1,74 @@
+"""Kafka's protocol keeps what every broker promises."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+
+from sagalog.brokers.kafka import KafkaSink, KafkaSource
+from sagalog.conformance import BrokerConformance, Capability
+
+from ..servers.kafka import Kafka
+from ..servers.proxy import Proxy
+from .behaviour import BrokerBehaviour
+
+_names = count(1)
+
+
+def topic(server: Kafka, partitions: int = 1) -> str:
+    """Make an empty topic; return its place."""
+    name = f"t{os.getpid()}-{next(_names)}"
+
+    async def make() -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=server.servers)
+        await admin.start()
+        await admin.create_topics([NewTopic(name, partitions, 1)])
+        await admin.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, make()).result()
+    return f"kafka://{server.servers} {name}"
+
+
+class TestKafkaBroker(BrokerConformance):
+    capabilities = {Capability.STAYING_IDS}
+    takeover_seconds = 8.0
+    quiet_seconds = 0.5
+
+    @pytest.fixture
+    def place(self, one_kafka: Kafka) -> str:
+        return topic(one_kafka)
+
+    def source(self, place: str) -> KafkaSource:
+        url, name = place.split()
+        return KafkaSource(url, topic=name, group=f"{name}-workers", session_seconds=1.0, revoke_seconds=1.0)
+
+    def sink(self, place: str) -> KafkaSink:
+        url, name = place.split()
+        return KafkaSink(url, topic=name)
+
+
+class TestKafkaBehaviour(BrokerBehaviour):
+    kind = "kafka"
+    keeps_order = True
+    points = ("after the step", "in the acknowledgement", "after the send")  # each join of a group takes it a second
+
+    @pytest.fixture
+    def inside(self, one_kafka: Kafka) -> str:
+        self._proxy = one_kafka.proxy
+        return topic(one_kafka, 3)
+
+    @pytest.fixture
+    def outside(self, one_kafka: Kafka) -> str:
+        return topic(one_kafka, 2)
+
+    def through(self, place: str) -> tuple[str, Proxy]:
+        return place, self._proxy
+
+    def release(self, proxy: Proxy) -> None:
+        """It stays."""

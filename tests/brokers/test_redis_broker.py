@@ -1,0 +1,91 @@
+"""Redis Streams keep what every broker promises, and lose nothing of what a dead consumer held."""
+
+from __future__ import annotations
+
+import logging
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+from redis.asyncio import Redis
+
+from sagalog.brokers import SinkMessage
+from sagalog.brokers.redis import RedisSink, RedisSource
+from sagalog.conformance import BrokerConformance, Capability
+
+from ..servers.redis import RedisServer
+from .behaviour import BrokerBehaviour
+
+_names = count(1)
+
+
+class TestRedisBroker(BrokerConformance):
+    capabilities = {Capability.DELIVERIES, Capability.GIVES_BACK, Capability.STAYING_IDS}
+    takeover_seconds = 4.0
+    quiet_seconds = 0.7
+
+    @pytest.fixture
+    def place(self, one_redis: RedisServer) -> str:
+        return f"{one_redis.url} s{os.getpid()}-{next(_names)}"
+
+    def source(self, place: str) -> RedisSource:
+        url, stream = place.split()
+        return RedisSource(url, stream=stream, group="workers", claim_seconds=0.6)
+
+    def sink(self, place: str) -> RedisSink:
+        url, stream = place.split()
+        return RedisSink(url, stream=stream)
+
+    async def test_an_entry_that_was_trimmed_before_it_was_handled_is_told_and_blocks_nothing(
+        self, place: str, sent: RedisSink, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        url, stream = place.split()
+        for n in range(3):
+            await sent.send(SinkMessage(b"%d" % n, str(n)))
+        dead = self.source(place)
+        await dead.open()
+        assert len(await self.received(dead, 3)) == 3
+        await self.leave(dead)
+        async with Redis.from_url(url) as client:
+            await client.xtrim(stream, maxlen=1, approximate=False)
+            async with self.opened(place) as source:
+                with caplog.at_level(logging.ERROR, "sagalog"):
+                    (left,) = await self.received(source, 1, self.takeover_seconds)
+                    await source.accept([left])
+            assert left.body == b"2"
+            told = [record.getMessage() for record in caplog.records]
+            assert len([one for one in told if "was trimmed from its stream before it was handled" in one]) == 2
+            assert (await client.xpending(stream, "workers"))["pending"] == 0
+
+    async def test_a_closed_source_leaves_no_consumer_behind_unless_it_holds_anything(
+        self, place: str, sent: RedisSink
+    ) -> None:
+        url, stream = place.split()
+        await sent.send(SinkMessage(b"x", "x"))
+        holding = self.source(place)
+        await holding.open()
+        assert await self.received(holding, 1)
+        await holding.close()
+        async with self.opened(place) as source:
+            await source.receive(1, 0.01)
+        async with Redis.from_url(url) as client:
+            assert [one["pending"] for one in await client.xinfo_consumers(stream, "workers")] == [1]
+
+
+class TestRedisBehaviour(BrokerBehaviour):
+    kind = "redis"
+
+    @pytest.fixture
+    def inside(self, one_redis: RedisServer) -> str:
+        return f"{one_redis.url} s{os.getpid()}-{next(_names)}"
+
+    @pytest.fixture
+    def outside(self, one_redis: RedisServer) -> str:
+        return f"{one_redis.url} s{os.getpid()}-{next(_names)}"
+
+    async def test_a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing(self, tmp_path: Path) -> None:
+        server = RedisServer(tmp_path / "redis")
+        server.start()
+        await self.restarted(tmp_path, f"{server.url} in", f"{server.url} out", server.kill, server.start)
+        server.stop()
