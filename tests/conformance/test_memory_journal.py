@@ -7,7 +7,9 @@ from sagalog.conformance import Capability, JournalConformance
 
 
 class TestInMemoryJournal(JournalConformance):
-    capabilities = frozenset({Capability.ATOMIC, Capability.ORDERED, Capability.TAGS, Capability.TERMS})
+    capabilities = frozenset(
+        {Capability.ATOMIC, Capability.ORDERED, Capability.TAGS, Capability.TERMS, Capability.HISTORY}
+    )
 
     @classmethod
     def make(cls, place: Path) -> InMemoryJournal:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from sagalog import Outcome, SagaRecord
-from sagalog.decision import advance, finish, kept, phases, repair, sequences
+from sagalog.decision import advance, finish, kept, lookup, pages, phases, repair, sequences
 from sagalog.decision.draft import Draft
-from sagalog.runner import wake
+from sagalog.runner import commit, load, wake
 
+from .heap_world import Heaps
 from .numbered_world import Stations
 from .phased_world import Depot
 from .planting import Mutants
@@ -112,6 +114,47 @@ def a_gap_that_is_skipped_forgets_what_waits_behind_it(patch: pytest.MonkeyPatch
 
     for module in (kept, finish, repair):
         patch.setattr(module, "skip_missing", skip_missing)
+
+
+@mutant.of(Heaps)
+def a_page_is_the_record_before_the_one_that_is_meant(patch: pytest.MonkeyPatch) -> None:
+    real = commit.StoredHeld
+
+    def stored_held(version: int, *how: Any) -> Any:
+        return real(version - 1, *how)
+
+    patch.setattr(commit, "StoredHeld", stored_held)
+    patch.setattr(commit, "_stored_held", lambda instance: instance.stored_held)
+
+
+@mutant.of(Heaps)
+def what_is_in_pages_is_taken_for_unchanged_after_a_repair(patch: pytest.MonkeyPatch) -> None:
+    real = pages._pages
+
+    def as_if_only_added_to(record: Any, before: Any, page_bytes: int) -> Any:
+        return real(msgspec.structs.replace(record, held=before.held), before, page_bytes)
+
+    patch.setattr(pages, "_pages", as_if_only_added_to)
+
+
+@mutant.of(Heaps)
+def what_a_record_holds_itself_is_lost_when_its_pages_are_read(patch: pytest.MonkeyPatch) -> None:
+    real = load.whole
+
+    def whole(record: Any, held: Any) -> Any:
+        return real(msgspec.structs.replace(record, held=()), held)
+
+    patch.setattr(load, "whole", whole)
+
+
+@mutant.of(Heaps)
+def messages_that_were_added_are_looked_up_in_what_was_held_before(patch: pytest.MonkeyPatch) -> None:
+    def has(self: Any, messages: Any, message_id: str, kind: str) -> bool:
+        if not self._count:
+            self._look_at(messages)
+        return (kind, message_id) in self._ids
+
+    patch.setattr(lookup.MessageLookup, "has", has)
 
 
 @pytest.mark.parametrize("name", mutant.names)

@@ -21,6 +21,7 @@ from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserv
 from ..phased import Orders
 from .clockwork import Clockwork
 from .crates import Crates, Dropped
+from .heap_world import Heaps, HeapSaga
 from .legs import Legs
 from .numbered_world import Stations
 from .parcels import Parcels, ParcelSaga, let_answers_wait
@@ -56,6 +57,12 @@ def test_nothing_that_goes_wrong_breaks_what_phases_promise() -> None:
     report = simulate([Orders], Depot, seeds=range(FIRST, FIRST + SEEDS // 8))
     never = {one for one in report.never if one.startswith("phased")}
     assert never <= {"phased: Asked"}, "a green run in which these never happened says nothing about them"
+
+
+def test_nothing_that_goes_wrong_loses_what_a_parked_instance_holds_in_its_earlier_records() -> None:
+    print(f"to run the same again: SAGALOG_SIMULATION_SEED={FIRST}")
+    report = simulate([HeapSaga], Heaps, seeds=range(FIRST, FIRST + SEEDS // 16))
+    assert not {one for one in report.never if one.startswith("heap")}
 
 
 def test_nothing_that_goes_wrong_breaks_the_order_of_numbered_events() -> None:

@@ -52,7 +52,7 @@ def drop_(correlation_id: str, command_id: str | None, saga: str | None, url: st
 async def _drop_instance(correlation_id: str, saga: str | None, url: str, wish: Wish) -> None:
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, saga)
-        if view.record is not None:
+        if view.record is not None and not view.lost:
             raise click.UsageError("which command? `show` has their numbers. To end the instance, `cancel` it")
         old = await stored(journal, view.saga, view.correlation_id)
         new = await ended(journal, old, note=wish.note, by=wish.by)

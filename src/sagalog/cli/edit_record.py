@@ -74,6 +74,9 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
 
 async def _proposed(journal: Journal, old: StoredRecord) -> bytes:
     """Return what to begin with: the record itself if it is JSON, else the newest step that can be read, else a new one."""
+    if old.view.lost and old.view.record is not None:
+        click.echo(f"{old.view.lost:,} of the messages that it holds are lost: you see it with the others", err=True)
+        return msgspec.json.format(encode_record(old.view.record), indent=2)
     try:
         return msgspec.json.format(old.payload, indent=2)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -97,8 +100,8 @@ def _edited(code: Code, old: StoredRecord, shown: bytes) -> SagaRecord | None:
             return None
         record, problem = _read(code, old, changed.encode())
         if record is not None:
-            same = old.view.record is not None and encode_record(record) == encode_record(old.view.record)
-            return None if same else record
+            before = None if old.view.lost else old.view.record
+            return None if before is not None and encode_record(record) == encode_record(before) else record
         click.echo(f"{clean(problem)}; nothing was saved", err=True)
         click.confirm("Edit again?", default=True, abort=True, err=True)
         text = changed
@@ -112,6 +115,8 @@ def _read(code: Code, old: StoredRecord, text: bytes) -> tuple[SagaRecord | None
         return None, f"it is not JSON: {error}"
     except CodecError as error:
         return None, str(error)
-    view = msgspec.structs.replace(old.view, record=record, unreadable="", finished=False)
+    if record.held_in:
+        return None, "`held_in` names other steps: give the messages themselves, in `held`"
+    view = msgspec.structs.replace(old.view, record=record, unreadable="", finished=False, lost=0)
     problems = [f"{one.text} ({one.entry})" if one.entry else one.text for one in code.reasons(view)]
     return (None, "; ".join(problems[:3])) if problems else (record, "")

@@ -21,6 +21,7 @@ class Capability(Enum):
     ORDERED = "ids are listed in the order of their code points"
     TAGS = "records can be found by tag, in the order they were written"
     TERMS = "live ids can be found by terms, which are written with their records"
+    HISTORY = "every record of a live id is kept, and it says so by its attribute `page_bytes`"
     TRANSACTIONS = "a record can be written within the caller's own transaction"
     DELIVERIES = "a broker counts how often it has delivered a message"
     GIVES_BACK = "a broker gives to another source what one has given back, after a delay that it is told"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from ..errors import SequenceOutOfOrder
+from ..journal.pages import page_bytes_of
 from ..journal.protocol import Journal
-from .records import replay, write
+from .capability import Capability, may
+from .records import record, replay, write
 
 
 class Replaying:
@@ -43,6 +45,18 @@ class Replaying:
 
     async def test_replay_outside_the_range_gives_nothing(self, five: Journal) -> None:
         assert await replay(five, "p", 6) == []
+
+    @may(Capability.HISTORY)
+    async def test_every_record_of_a_live_id_is_kept_and_found_by_its_number(self, journal: Journal) -> None:
+        assert page_bytes_of(journal) > 0, "what an instance holds is left in earlier records only where it says so"
+        for number in range(1, 41):
+            await journal.write_batch([record("p", number, b"%d" % number), record(f"other {number}", 1)])
+        for number in (1, 2, 16, 17, 18, 30, 39, 40):
+            found = [m.payload async for m in journal.replay_messages("p", number, number)]
+            assert found == [b"%d" % number]
+        assert await replay(journal, "p", 20, 30) == list(range(20, 31))
+        assert await replay(journal, "p", 41, 50) == []
+        assert await replay(journal, "p", 38) == [38, 39, 40]
 
     async def test_an_unknown_id_has_no_records_and_highest_zero(self, five: Journal) -> None:
         assert await replay(five, "unknown") == []

@@ -14,8 +14,8 @@ from ..decision.record import FINAL, Audit, SagaRecord, Status
 from ..errors import InvalidEventError
 from ..journal import Journal
 from ..operating.family import family
-from ..operating.inspect import SagaView, view_of
 from ..operating.outbox import LONG, pending
+from ..operating.view import SagaView, steps_between, whole_view
 from ..text import clean
 from .board import MAX_STORIES, Board, Page
 from .diagram import diagram
@@ -92,7 +92,7 @@ async def the_instance(journal: Journal, request: Request) -> SagaView | None:
         message = await journal.latest_message(persistence_id(saga, correlation_id))
     except InvalidEventError:  # an id that no journal takes
         return None
-    view = view_of(message) if message is not None else None
+    view = await whole_view(journal, message) if message is not None else None
     # A name that holds `::` would be taken apart elsewhere: that is another instance than was asked for.
     return view if view is not None and (view.saga, view.correlation_id) == (saga, correlation_id) else None
 
@@ -180,8 +180,7 @@ async def payload(board: Board, request: Request) -> tuple[str, int]:
     number = whole_number(request.query_params.get("version", ""))
     if view is not None and number not in (None, view.version):
         assert number is not None
-        kept = [one async for one in journal.replay_messages(name_of(view), number, number)]
-        view = view_of(kept[0]) if kept else None
+        view = (await steps_between(journal, name_of(view), number, number)).get(number)
     if view is None:
         return "There is no such instance, or that step of it is not kept.\n", 404
     if view.record is None:

@@ -13,13 +13,14 @@ from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
 from ..definition.codec import Typed
 from ..definition.results import result_type
 from ..journal import Journal
-from ..operating.inspect import SagaView, state_of, view_of
+from ..operating.inspect import SagaView, state_of
 from ..operating.json_diff import ABSENT, changes
 from ..operating.steps import (
     accepted_in,
     activities_in,
     begun_in,
     gathered_in,
+    held_in,
     indexed_in,
     joined_in,
     kept_in,
@@ -29,6 +30,7 @@ from ..operating.steps import (
     repairs_of,
     result_in,
 )
+from ..operating.view import steps_between
 from .mask import MASKED, Mask
 from .render import MAX_OF_A_MESSAGE, cut, pretty
 from .tally import name_of
@@ -117,9 +119,7 @@ def shown_result(stored: Typed, mask: Mask) -> Payload:
 async def story(journal: Journal, view: SagaView, mask: Mask, *, newest: int | None = None) -> InstanceStory:
     """Return the steps up to and including `newest` (all of them: None), STEPS at most."""
     top = view.version if newest is None else max(0, min(newest, view.version))
-    found: dict[int, SagaView] = {}
-    async for message in journal.replay_messages(name_of(view), max(1, top - STEPS), top):
-        found[message.sequence_nr] = view_of(message)
+    found = await steps_between(journal, name_of(view), max(1, top - STEPS), top)
     numbers = sorted(found, reverse=True)
     steps = [_step(found[number], found.get(number - 1), mask) for number in numbers[:STEPS]]
     return InstanceStory(steps, numbers[STEPS] if len(numbers) > STEPS else 0)
@@ -146,7 +146,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         if before is None
         else [before.timer_title(name) for name, timer in before.timers.items() if record.timers.get(name) != timer],
         [f"{entry.title} ({entry.id})" for entry in accepted_in(before, view)],
-        [held for held in record.held if before is not None and held not in before.held],
+        held_in(before, record) if before is not None else [],
         repairs_of(before, view),
         before,
         record,

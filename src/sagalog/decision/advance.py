@@ -53,7 +53,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if message.by is not None and (record is None or record.status in FINAL or not holds(record.keys, message.by)):
             return Outcome.NO_INSTANCE  # it held the key when it was looked up
         if draft.saga.numberings and not message.kept:
-            known = known_number(draft.saga, record, message)
+            known = known_number(draft.saga, record, message, draft.has_number)
             if known is not None:
                 return passed_over(draft, record, message, known)
         if record is None or (record.status in FINAL and not record.parked):

@@ -20,6 +20,7 @@ from .ids import FAMILY, entry_id, entry_of, parent_in
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .itinerary import mark_undone
 from .keeping import held_of
+from .lookup import MessageLookups
 from .message import Message, Outcome
 from .record import (
     FINAL,
@@ -53,6 +54,7 @@ class Draft:
         "accepted",
         "changed",
         "fired",
+        "lookups",
         "now",
         "persistence_id",
         "record",
@@ -88,6 +90,7 @@ class Draft:
         self.started = 0  # incarnations
         self.woken = 0  # kept messages that were handled
         self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
+        self.lookups: MessageLookups | None = None  # as the draft before left them
         self.trace = ""  # kept with what the message at hand sends
         self._index = 0
         self._before = record
@@ -191,9 +194,9 @@ class Draft:
         record = self.record
         if record is None:
             return False
-        if record.held and self._looked_up().holds(record.held, message_id, kind):
+        if record.held and self._waiting().held.has(record.held, message_id, kind):
             return True
-        if record.kept and any(one.id == message_id and one.kind == kind for one in record.kept):
+        if record.kept and self._waiting().kept.has(record.kept, message_id, kind):
             return True
         if kind != "event":
             return False
@@ -212,6 +215,20 @@ class Draft:
         return self._looked_up().inbox.stands_for(inbox, message_id) or (
             inherits and stand_for(record.inherited, message_id)
         )
+
+    def has_number(self, sequence: str, number: int) -> bool:
+        """Say whether the record holds or keeps the message with that number of a sequence."""
+        record = self.record
+        if record is None:
+            return False
+        if record.held and self._waiting().held.has_number(record.held, sequence, number):
+            return True
+        return bool(record.kept) and self._waiting().kept.has_number(record.kept, sequence, number)
+
+    def _waiting(self) -> MessageLookups:
+        if self.lookups is None:
+            self.lookups = MessageLookups()
+        return self.lookups
 
     def _looked_up(self) -> Known:
         if self._known is None:
@@ -343,8 +360,6 @@ class Draft:
         life = self._life_of(record, message)
         held = held_of(self.saga, message, packed, life)
         self.append(record, "held", held)
-        if self._known is not None:
-            self._known.held(record.held)
         self.consume(record, message)
         self.touch()
 

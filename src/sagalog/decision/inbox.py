@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from .ids import replies_id, reply_parts
-from .record import Held, SagaRecord
+from .record import SagaRecord
 
 Ages: TypeAlias = tuple[tuple[datetime, int], ...]  # oldest first: a moment, and how many more ids came before it
 
@@ -73,26 +73,11 @@ class Searched:
 class Known:
     """What a record knows, for as many looks as a draft takes."""
 
-    __slots__ = ("_held", "_of_held", "inbox", "recent")
+    __slots__ = ("inbox", "recent")
 
     def __init__(self) -> None:
         self.inbox = Searched()
         self.recent = Searched()
-        self._of_held: Sequence[Held] | None = None
-        self._held: set[tuple[str, str]] = set()
-
-    def holds(self, held: Sequence[Held], message_id: str, kind: str) -> bool:
-        """Say whether a message is among those that are held."""
-        if len(held) < FEW:
-            return any(one.id == message_id and one.kind == kind for one in held)
-        if self._of_held is not held:
-            self._of_held, self._held = held, {(one.kind, one.id) for one in held}
-        return (kind, message_id) in self._held
-
-    def held(self, held: Sequence[Held]) -> None:
-        """Note that the last one was added to those that are held."""
-        if self._of_held is held:
-            self._held.add((held[-1].kind, held[-1].id))
 
 
 def stand_for(ids: Iterable[str], message_id: str) -> bool:

@@ -145,6 +145,17 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     gather: Gathering | None = None  # whose end it is; see gather_ends.py
 
 
+class HeldPage(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, gc=False):
+    """An earlier record of the same instance, in which held messages are stored that newer ones only name; see pages.py.
+
+    `version`: its number. `count`: how many it holds itself. `size`: their JSON in bytes, with the commas in between.
+    """
+
+    version: int
+    count: int
+    size: int
+
+
 class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
     """One repair by an operator, or what the engine has to tell: a message that was let go, a number that never came."""
 
@@ -206,6 +217,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     parked: str = ""  # why an operator is needed
     stuck: str = ""  # the outbox entry because of which it is parked; delivery waits there
     held: tuple[Held, ...] = ()
+    held_in: tuple[HeldPage, ...] = ()  # as stored: where those are that come before `held`, oldest first; see pages.py
     audit: tuple[Audit, ...] = ()
     inherited: tuple[str, ...] = ()  # ids consumed by earlier incarnations ...
     inherited_ages: tuple[tuple[datetime, int], ...] = ()
@@ -279,7 +291,13 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     @property
     def finished(self) -> bool:
         """It has ended, owes nothing, and waits for no operator: only its memory of message ids is kept."""
-        return self.status in FINAL and self.drained and not self.held and not self.kept and not self.parked
+        holds = self.held or self.held_in
+        return self.status in FINAL and self.drained and not holds and not self.kept and not self.parked
+
+    @property
+    def held_count(self) -> int:
+        """How many messages it holds, those in earlier records included."""
+        return len(self.held) + (sum(page.count for page in self.held_in) if self.held_in else 0)
 
     @property
     def owes_delivery(self) -> bool:
@@ -290,8 +308,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     def owes_replay(self) -> bool:
         """It is repaired and still holds messages: they come before anything else of this instance.
 
-        A starting event that was held for the next incarnation waits until this one has ended.
+        A starting event that was held for the next incarnation waits until this one has ended. Of a record that is not
+        whole, as stored, the first is not seen: it can only be such an event, because repairs store all in one record.
         """
+        if self.held_in:
+            return not self.parked and self.status in FINAL
         return bool(self.held) and not self.parked and (not self.held[0].waits or self.status in FINAL)
 
     @property

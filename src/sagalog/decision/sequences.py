@@ -7,6 +7,7 @@ number that an operator dropped, or that ended with an earlier life: nobody wait
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -45,16 +46,17 @@ def next_number(saga: Saga[Any], record: SagaRecord, key: str) -> int | None:
     return None if sequence is None else sequence.first
 
 
-def known_number(saga: Saga[Any], record: SagaRecord | None, message: Message) -> Outcome | None:
-    """Return what an event is whose number was handled, waits, or is too late; None for one that is new."""
+def known_number(
+    saga: Saga[Any], record: SagaRecord | None, message: Message, waits: Callable[[str, int], bool]
+) -> Outcome | None:
+    """Return what an event is whose number was handled, `waits`, or is too late; None for one that is new."""
     key, number = place_of(saga, message)
     if not key or record is None:
         return None
     expected = next_number(saga, record, key)
     if expected is not None and number < expected:
         return Outcome.IGNORED if _skipped(record, key, number) else Outcome.DUPLICATE
-    waiting = (*record.kept, *record.held) if record.held else record.kept
-    return Outcome.DUPLICATE if any(one.number == number and one.sequence == key for one in waiting) else None
+    return Outcome.DUPLICATE if waits(key, number) else None
 
 
 def _skipped(record: SagaRecord, key: str, number: int) -> bool:

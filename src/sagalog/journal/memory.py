@@ -32,6 +32,7 @@ class InMemoryJournal:
     """A journal that lives as long as its process. For tests, and for sagas that may be forgotten."""
 
     sorted_ids = True
+    page_bytes = 4096
 
     def __init__(self) -> None:
         self._records: dict[str, list[PersistentRepr]] = {}

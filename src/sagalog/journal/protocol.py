@@ -60,7 +60,9 @@ class Journal(Protocol):
     """An append-only record store with compare-and-set by sequence number. Meanings follow Apache Pekko's journals.
 
     Every call may raise JournalUnavailableError (nothing stored, retry) and, when writing, OutcomeUnknownError. A journal
-    that lists ids by their code points says so with an attribute `sorted_ids = True`: readers may then skip.
+    that lists ids by their code points says so with an attribute `sorted_ids = True`: readers may then skip. One that keeps
+    every record of a live id says so with `page_bytes = 4096`: from so many bytes on, the messages that a parked instance
+    holds are not written again with each record, but read from the records before.
     """
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
@@ -169,6 +171,11 @@ class WritesInTransactions(Protocol):
 
     async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as that transaction sees it, its own writes included."""
+
+    def replay_in_transaction(
+        self, connection: Any, persistence_id: str, from_sequence_nr: int, to_sequence_nr: int
+    ) -> AsyncIterator[PersistentRepr]:
+        """Yield what `replay_messages` would, as that transaction sees it."""
 
 
 @runtime_checkable

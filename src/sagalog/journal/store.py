@@ -9,6 +9,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ from ..errors import ConflictError, DefinitionError, InvalidEventError, JournalU
 from ..waiting import Attempts, Waiting
 from . import Journal, PersistentRepr
 from .memory import InMemoryJournal
+from .pages import Replay
 from .protocol import WritesInTransactions, all_ids, check_text
 
 Terms = tuple[str, ...] | None  # of PersistentRepr
@@ -357,6 +359,13 @@ class JournalSagaStateStore:
     def writes_in_transactions(self) -> bool:
         """The journal can write within the caller's own transaction."""
         return isinstance(self._journal, WritesInTransactions)
+
+    def replaying(self, connection: Any = None) -> Replay:
+        """Return what reads the records of an id; with a connection, as the transaction open on it sees them."""
+        if connection is None:
+            return self._journal.replay_messages
+        assert isinstance(self._journal, WritesInTransactions)
+        return partial(self._journal.replay_in_transaction, connection)
 
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored, a tombstone included, as the transaction open on `connection` sees it."""

@@ -26,6 +26,7 @@ from ..errors import (
     SagaParkedError,
 )
 from ..journal import Journal, PersistentRepr
+from ..journal.pages import made_whole
 from ..journal.protocol import server_now
 from ..journal.store import JournalSagaStateStore
 from ..waiting import Attempts, Waiting
@@ -189,7 +190,7 @@ async def _load(
     if message is None or not message.payload or (message.deleted and not repair.on_finished):
         raise NoInstanceError(saga, correlation_id, f"the repair {repair.action!r}")
     try:
-        record = decode_record(message.payload)
+        message, record = await made_whole(journal, message)
     except CodecError as error:
         mend = "`sagalog edit --record` mends it, `sagalog drop` ends it"
         raise SagaParkedError(saga, correlation_id, f"{error}; {mend}") from error

@@ -4,101 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from ..decision import ids as saga_ids
-from ..decision.record import SagaRecord, Status, decode_record
+from ..decision.record import SagaRecord
 from ..definition.indexing import Index, matches
 from ..errors import CodecError, JournalFormatError, SagalogError
-from ..journal import Journal, PersistentRepr
+from ..journal import Journal
 from ..journal.protocol import FindsByTerms, ListsLatest
 from .json_diff import ABSENT, Change, changes
+from .view import OVERDUE_AFTER, SagaView, history, view_of, whole_view
 
-OVERDUE_AFTER = timedelta(seconds=15)  # three leases: by then some worker should have taken what is due
 _AT_ONCE = 64  # records that are read ahead
 _DAMAGED = (JournalFormatError, CodecError, ValueError, OverflowError)  # what a row raises that its journal cannot read
-
-
-class SagaView(msgspec.Struct, frozen=True):
-    """One instance as a journal holds it, or one step of its history.
-
-    `record` is None where this code cannot read it: `unreadable` says why. Where only its state or its messages cannot be
-    read, `unreadable` says so, and there is a record. `finished`: it is a tombstone.
-    """
-
-    saga: str
-    correlation_id: str
-    version: int
-    record: SagaRecord | None
-    finished: bool = False
-    unreadable: str = ""
-    due_at: datetime | None = None
-    writer: str = ""
-
-    @property
-    def status(self) -> str:
-        """The status to show: parked and unreadable ones are told apart."""
-        if self.unreadable:
-            return "unreadable"
-        if self.record is None:
-            return "finished"
-        return "parked" if self.record.parked else self.record.status.value
-
-    @property
-    def phase(self) -> str:
-        """The name of its phase, or nothing."""
-        return "" if self.record is None else self.record.phase
-
-    @property
-    def why(self) -> str:
-        """Why it needs an operator, or nothing."""
-        record = self.record
-        if record is None or self.unreadable:
-            return self.unreadable
-        if record.status is Status.COMPENSATION_FAILED and not record.parked and record.undo:
-            return f"the undo command {record.undo[-1].command.type} was refused"
-        return record.parked
-
-    def overdue(self, now: datetime) -> bool:
-        """Say whether it needs attention for longer than workers should take to give it."""
-        return not self.finished and self.due_at is not None and self.due_at < now - OVERDUE_AFTER
-
-    @property
-    def sent(self) -> list[tuple[str, str]]:
-        """The commands of this step: entry id and type. A scheduled one is not among them: it is handled, when due."""
-        if self.record is None:
-            return []
-        return [(c.id, c.title) for c in self.record.outbox if c.id.startswith(f"{self.version}/")]
-
-
-def view_of(message: PersistentRepr) -> SagaView:
-    """Return what a journal's record says about an instance; never raises for what is in it."""
-    saga, correlation_id = saga_ids.parts_of(message.persistence_id)
-    record, unreadable = None, ""
-    if message.payload:
-        try:
-            record = decode_record(message.payload)
-            record.state_bytes()
-        except CodecError as error:
-            unreadable = str(error)
-        except (ValueError, OverflowError, TypeError, RecursionError) as error:  # what no decoder was made for
-            unreadable = f"its record is damaged ({type(error).__name__})"
-    elif not message.deleted:
-        unreadable = "its record is empty"
-    return SagaView(
-        saga,
-        correlation_id,
-        message.sequence_nr,
-        record,
-        message.deleted,
-        unreadable,
-        message.due_at,
-        message.writer_uuid,
-    )
 
 
 async def instances(
@@ -120,7 +41,7 @@ async def instances(
     if where and live and isinstance(journal, FindsByTerms):
         try:
             for name in [saga] if saga is not None else await saga_names(journal):
-                async for view in _found(journal, name, where):
+                async for view in _found(journal, journal, name, where):
                     found.add((view.saga, view.correlation_id))
                     yield seen(view)
             live = False
@@ -135,13 +56,13 @@ async def instances(
                     yield seen(view)
 
 
-async def _found(journal: FindsByTerms, saga: str, where: Index) -> AsyncIterator[SagaView]:
+async def _found(journal: Journal, found_by: FindsByTerms, saga: str, where: Index) -> AsyncIterator[SagaView]:
     terms, after, more = [saga_ids.term_of(saga, *one) for one in where.items()], "", True
     while more:
-        page, after = await journal.latest_by_terms(terms, after=after, limit=_AT_ONCE)
+        page, after = await found_by.latest_by_terms(terms, after=after, limit=_AT_ONCE)
         more = bool(after)
         for message in page:
-            yield view_of(message)
+            yield await whole_view(journal, message)
 
 
 async def _pages(journal: Journal, prefix: str, *, deleted: bool) -> AsyncIterator[list[SagaView]]:
@@ -156,7 +77,8 @@ async def _pages(journal: Journal, prefix: str, *, deleted: bool) -> AsyncIterat
                 if not page:
                     return
                 after = page[-1].persistence_id
-                yield [view_of(message) for message in page if saga_ids.instance_of(message.persistence_id)]
+                ours = [message for message in page if saga_ids.instance_of(message.persistence_id)]
+                yield [await whole_view(journal, message) for message in ours]
                 continue
         ids = await journal.ids_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
         if not ids:
@@ -174,7 +96,7 @@ async def _view(journal: Journal, persistence_id: str) -> SagaView | None:
         why = str(error) if isinstance(error, SagalogError) else f"its row is damaged ({type(error).__name__})"
         saga, correlation_id = saga_ids.parts_of(persistence_id)
         return SagaView(saga, correlation_id, 0, None, unreadable=why)
-    return view_of(message) if message is not None else None
+    return await whole_view(journal, message) if message is not None else None
 
 
 async def find(journal: Journal, correlation_id: str, saga: str | None = None) -> list[SagaView]:
@@ -201,12 +123,6 @@ async def saga_names(journal: Journal) -> list[str]:
             names.update(one[0] for one in found if one is not None)
             after = saga_ids.behind_saga(found[0][0]) if skips and found[0] is not None else page[-1]
     return sorted(names)
-
-
-async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[SagaView]:
-    """Yield the steps that are kept of an instance, oldest first."""
-    async for message in journal.replay_messages(saga_ids.persistence_id(saga, correlation_id)):
-        yield view_of(message)
 
 
 def state_of(record: SagaRecord | None) -> Any:
@@ -244,4 +160,5 @@ __all__ = [
     "state_changes",
     "state_of",
     "view_of",
+    "whole_view",
 ]

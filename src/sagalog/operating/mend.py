@@ -13,17 +13,20 @@ import msgspec
 
 from ..decision import ids
 from ..decision.inbox import count_of
-from ..decision.record import FORMAT, Audit, SagaRecord, Status
+from ..decision.record import FORMAT, Audit, SagaRecord, Status, decode_record, encode_record
 from ..errors import NoInstanceError
 from ..journal import Journal
 from ..journal.protocol import server_now
 from ..journal.store import JournalSagaStateStore
 from .apply import RETENTION, store_record
-from .inspect import SagaView, history, view_of
+from .view import SagaView, history, whole_view
 
 
 class StoredRecord(msgspec.Struct, frozen=True):
-    """The newest record of a live instance as it is stored, and as it is seen."""
+    """The newest record of a live instance as it is seen, and as it is stored.
+
+    `payload` has all that it holds, also where that is stored in earlier records, unless some of it is lost.
+    """
 
     view: SagaView
     payload: bytes
@@ -42,11 +45,21 @@ async def stored(journal: Journal, saga: str, correlation_id: str) -> StoredReco
     message = await journal.latest_message(ids.persistence_id(saga, correlation_id))
     if message is None or message.deleted:
         raise NoInstanceError(saga, correlation_id, "the repair")
-    return StoredRecord(view_of(message), message.payload, message.epoch)
+    view = await whole_view(journal, message)
+    if view.version != message.sequence_nr:  # it has moved on meanwhile
+        return await stored(journal, saga, correlation_id)
+    in_pages = view.record is not None and not view.lost and decode_record(message.payload).held_in
+    payload = encode_record(view.record) if in_pages and view.record is not None else message.payload
+    return StoredRecord(view, payload, message.epoch)
 
 
 async def newest_readable(journal: Journal, view: SagaView) -> SagaView | None:
-    """Return the newest kept step of an instance that can be read. Reads all of them."""
+    """Return the newest kept step of an instance that can be read. Reads all of them.
+
+    Where only messages that it holds in earlier records are lost, it is the newest one, with those that are left.
+    """
+    if view.lost and view.record is not None:
+        return view
     found: SagaView | None = None
     async for step in history(journal, view.saga, view.correlation_id):
         if step.record is not None and not step.unreadable:
@@ -63,6 +76,8 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
     kept = await newest_readable(journal, old.view)
     record = SagaRecord(FORMAT, Status.CANCELLED, msgspec.Raw(b"null"), started_at=at, updated_at=at)
     effects = ["ends the instance, whose record cannot be read: what it still had to deliver, or to undo, is not known"]
+    if old.view.lost:
+        effects.append(f"{old.view.lost:,} of the messages that it holds are lost: nobody knows their ids any more")
     if kept is not None and kept.record is not None:
         last = kept.record
         record = copy.copy(last)

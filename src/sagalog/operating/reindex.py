@@ -10,11 +10,12 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any
 
-from ..decision.record import SagaRecord, decode_record
+from ..decision.record import SagaRecord
 from ..decision.state import decode_state
 from ..definition.saga import Saga
 from ..errors import CodecError, ConflictError, OutcomeUnknownError
 from ..journal import Journal
+from ..journal.pages import made_whole
 from ..journal.store import JournalSagaStateStore
 from ..waiting import Attempts
 from .apply import RETENTION, WAITING, store_record
@@ -57,7 +58,7 @@ async def reindex(
         if latest is None or latest.deleted or not latest.payload:
             return Indexed.GONE
         try:
-            record = decode_record(latest.payload)
+            latest, record = await made_whole(journal, latest)
             index = index_of(saga, record)
         except CodecError:
             return Indexed.UNREADABLE

@@ -90,7 +90,7 @@ def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
     figures.parked += bool(record.parked)
     figures.compensation_failed += record.status.value == "compensation_failed"
     figures.undelivered += len(record.outbox)
-    figures.held += len(record.held)
+    figures.held += record.held_count
     figures.kept += len(record.kept)
     if record.phase and record.status not in FINAL:
         figures.phases[record.phase] = figures.phases.get(record.phase, 0) + 1

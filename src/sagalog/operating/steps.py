@@ -102,8 +102,16 @@ def _changed(before: SagaRecord | None, view: SagaView) -> list[Change]:
 def _held(before: SagaRecord | None, view: SagaView) -> list[Held]:
     if view.record is None:
         return []
-    known = {held.id for held in before.held} if before is not None else set()
-    return [held for held in view.record.held if held.id not in known]
+    return held_in(before, view.record)
+
+
+def held_in(before: SagaRecord | None, record: SagaRecord) -> list[Held]:
+    """Return the messages that a step holds and the one before did not."""
+    earlier = before.held if before is not None else ()
+    if record.held[: len(earlier)] == earlier:
+        return list(record.held[len(earlier) :])
+    known = {held.id for held in earlier}
+    return [held for held in record.held if held.id not in known]
 
 
 def kept_in(before: SagaRecord | None, view: SagaView) -> list[Held]:
@@ -137,7 +145,9 @@ def accepted_in(before: SagaRecord | None, view: SagaView) -> list[Command]:
     repair took out is dropped: a step that is a repair accepts none.
     """
     record = view.record
-    if before is None or record is None or not all(one.by_engine for one in record.audit[len(before.audit) :]):
+    if before is None or record is None or not before.outbox:
+        return []
+    if not all(one.by_engine for one in record.audit[len(before.audit) :]):
         return []
     own = ids.persistence_id(view.saga, view.correlation_id)
     refused = {entry for one in record.handled if (entry := ids.refused_entry(own, one.id)) is not None}

@@ -25,9 +25,11 @@ from typing import Any
 import msgspec
 
 from ..decision.ids import FAMILY, parts_of, prefix_of
-from ..decision.record import decode_record
+from ..decision.pages import whole
+from ..decision.record import decode_record, encode_record
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
+from ..journal.pages import made_whole, page_bytes_of
 from ..journal.protocol import MAX_ID_BYTES, all_ids
 
 VERSION = 1
@@ -39,6 +41,7 @@ _MAX_INSTANCE = 512 * 1024 * 1024  # bytes of one instance, which is checked as 
 _MAX_RECORDS = 1_000_000  # of one instance
 _MAX_GAP = 10_000_000  # records, of a whole file, that are missing before the first of an instance: each is written
 _MAX_TEXT = 4096  # characters of a manifest, a writer, a tag
+_HOLDS_ELSEWHERE = b'"held_in":'  # in a record: it may name others
 _SAGA_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -117,10 +120,38 @@ async def _records(journal: Journal, persistence_id: str, *, latest: bool) -> As
     if latest:
         message = await journal.latest_message(persistence_id)
         if message is not None:
-            yield message
+            yield await _in_one(journal, message)
         return
     async for message in journal.replay_messages(persistence_id):
         yield message
+
+
+async def _in_one(journal: Journal, message: PersistentRepr) -> PersistentRepr:
+    """Return a record with all that it holds, also where that is stored in earlier ones; as it is if it cannot be read."""
+    if _HOLDS_ELSEWHERE not in message.payload:
+        return message
+    try:
+        if not decode_record(message.payload).held_in:
+            return message
+        message, record = await made_whole(journal, message)
+    except CodecError:
+        return message
+    return msgspec.structs.replace(message, payload=encode_record(record))
+
+
+def _newest(records: list[PersistentRepr], journal: Journal) -> PersistentRepr:
+    """Return the newest record as it is to be stored: with all that it holds, where the others are not kept."""
+    newest = records[-1]
+    if page_bytes_of(journal) or _HOLDS_ELSEWHERE not in newest.payload:
+        return newest
+    by_number = {one.sequence_nr: one for one in records}
+    try:
+        record = decode_record(newest.payload)
+        named = [by_number[page.version] for page in record.held_in if page.version in by_number]
+        held = {one.sequence_nr: decode_record(one.payload).held for one in named}
+        return msgspec.structs.replace(newest, payload=encode_record(whole(record, held)))
+    except CodecError:  # it cannot be read where it comes from either
+        return newest
 
 
 def _line(message: PersistentRepr) -> _ExportLine:
@@ -285,7 +316,7 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
     """
     persistence_id, first, last = records[0].persistence_id, records[0].sequence_nr, records[-1].sequence_nr
     wanted = {one.sequence_nr: msgspec.structs.replace(one, due_at=None) for one in records}
-    wanted[last] = msgspec.structs.replace(records[-1], terms=_terms(records[-1]))
+    wanted[last] = msgspec.structs.replace(_newest(records, journal), terms=_terms(records[-1]))
     highest = await journal.highest_sequence_nr(persistence_id)
     gap = False
     if highest:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from ..decision.pages import NOTHING_HELD, StoredHeld
 from ..decision.record import Command, SagaRecord
 from ..errors import (
     ConflictError,
@@ -46,6 +47,8 @@ class Write:
         "parked",
         "payload",
         "record",
+        "size",
+        "stored_held",
         "terms",
         "turn",
         "version",
@@ -77,6 +80,8 @@ class Write:
         self.fresh = fresh_entries(None if claim else instance.record, record)
         if self.fresh and instance.runtime.engine.client:
             self.fresh = NONE
+        self.stored_held = NOTHING_HELD
+        self.size = len(payload)  # with all that it holds
 
 
 def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
@@ -115,14 +120,26 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
         instance.forget()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
+    epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
+    if record.held and runtime.page_bytes:
+        encoded = runtime.encode_in_pages(record, _stored_held(instance), _OVER if _passes_limit(turn) else 1)
+        write = Write(turn, record, encoded.payload, epoch, lease_end, due_at, claim=claim, parked=parked)
+        write.size = encoded.size
+        write.stored_held = StoredHeld(write.version, epoch, record.held, encoded.pages, encoded.own)
+        return write
     try:
         payload = runtime.encode(record)
     except PayloadTooLargeError:
         if not _passes_limit(turn):
             raise
         payload = runtime.encode(record, _OVER)
-    epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
     return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
+
+
+def _stored_held(instance: Instance) -> StoredHeld:
+    """Return how that is stored what the record holds on which a write is based."""
+    held = instance.stored_held
+    return held if (held.version, held.epoch) == (instance.version, instance.epoch) else NOTHING_HELD
 
 
 def _terms(instance: Instance, record: SagaRecord) -> Terms:

@@ -12,7 +12,8 @@ first, they become due after the lease, like those of any dead worker.
 from __future__ import annotations
 
 from ..decision.message import Message, Outcome
-from ..errors import ConflictError, PayloadTooLargeError
+from ..decision.pages import whole
+from ..errors import CodecError, ConflictError, PayloadTooLargeError
 from ..journal.callers import CallersConnection
 from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
@@ -20,7 +21,7 @@ from .decide import decide, decide_slowly
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .instance import Instance, Unanswered
-from .load import take
+from .load import decoded, take, unreadable
 from .replay import tell_parked
 from .turn import Turn, begin
 
@@ -50,7 +51,7 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
     alone.mailbox.append(envelope)
     alone.in_transaction = instance.in_transaction
     try:
-        take(alone, await runtime.load_in_transaction(connection, instance.correlation_id))
+        await _load(alone, connection)
         turn = begin(alone, runtime.engine.now())
         await _decided(turn, message)
         outcome = envelope.decided
@@ -70,6 +71,19 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
     if write is not None:
         _await_end(instance, connection, write)
     return outcome
+
+
+async def _load(alone: Instance, connection: CallersConnection) -> None:
+    """Take what the transaction sees. Raises SagaParkedError for a record that this code cannot read."""
+    runtime, key = alone.runtime, alone.correlation_id
+    saved = await runtime.load_in_transaction(connection, key)
+    stored = record = decoded(alone, saved)
+    if saved is not None and stored is not None and stored.held_in:
+        try:
+            record = whole(stored, await runtime.held_in(key, saved, stored, connection))
+        except CodecError as error:
+            raise unreadable(alone, str(error)) from error
+    take(alone, saved, stored, record)
 
 
 async def _decided(turn: Turn, message: Message) -> None:

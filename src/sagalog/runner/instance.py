@@ -11,6 +11,8 @@ import asyncio
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from ..decision.lookup import MessageLookups
+from ..decision.pages import NOTHING_HELD
 from ..decision.record import Command, SagaRecord
 from ..logs import about, log
 from .engine import has_begun
@@ -73,6 +75,7 @@ class Instance:
         "lease_seconds",
         "load_first",
         "loaded",
+        "lookups",
         "lost",
         "lost_on",
         "mailbox",
@@ -88,6 +91,7 @@ class Instance:
         "retry",
         "runtime",
         "size",
+        "stored_held",
         "to_deliver",
         "turnstile",
         "under_way",
@@ -123,7 +127,9 @@ class Instance:
         self.version = 0
         self.written = 0  # the newest version that this worker wrote
         self.epoch = 0  # its numbers begin anew after a purge, and the epoch tells which are meant
-        self.size = 0  # of the cached record, in bytes as it is stored
+        self.stored_held = NOTHING_HELD  # how that is stored what the cached record holds
+        self.lookups: MessageLookups | None = None  # of what it holds and keeps, as the last draft left them
+        self.size = 0  # of the cached record, in bytes as it is stored, with all that it holds
         self.unknown: Unanswered | None = None  # a write without an answer: read back first
         self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
         # Deliveries. We own the outbox entries that we saved, and those that we claimed after their lease had ended. Until

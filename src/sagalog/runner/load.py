@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from ..decision.pages import NOTHING_HELD, as_stored, whole
 from ..decision.record import SagaRecord, decode_record
 from ..errors import (
     CodecError,
@@ -116,10 +117,33 @@ class Loader:
 
     def _take(self, instance: Instance, saved: SavedState | None) -> None:
         try:
-            take(instance, saved)
+            record = decoded(instance, saved)
         except SagaParkedError as error:
             self._told(instance, error)
+            return
+        if saved is not None and record is not None and record.held_in:
+            self._engine.spawn(self._make_whole(instance, saved, record))
+            return
+        take(instance, saved, record, record)
+        self._told(instance, None)
+
+    async def _make_whole(self, instance: Instance, saved: SavedState, record: SagaRecord) -> None:
+        """Read what a record holds in earlier ones. Where one of these is gone, a newer record may not name it any more."""
+        try:
+            try:
+                made_whole = whole(record, await instance.runtime.held_in(instance.correlation_id, saved, record))
+            except CodecError as error:
+                newest = await self._stored(instance)
+                if newest is not None and (newest.version, newest.epoch) == (saved.version, saved.epoch):
+                    raise unreadable(instance, str(error)) from error
+                self._take(instance, newest)
+                return
+        except BaseException as error:
+            self._told(instance, _reason(instance, error))
+            if passes_through(error):
+                raise
         else:
+            take(instance, saved, record, made_whole)
             self._told(instance, None)
 
 
@@ -143,13 +167,17 @@ def _nobody_knows(instance: Instance) -> OutcomeUnknownError:
     )
 
 
-def take(instance: Instance, saved: SavedState | None) -> None:
-    """Cache what is stored. Raises SagaParkedError for a record that this code cannot read."""
+def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None, record: SagaRecord | None) -> None:
+    """Cache what is stored: `record`. `stored`: the same one, without what it holds in earlier records."""
     before = instance.epoch, instance.version
-    instance.record = record = decoded(instance, saved)
+    instance.record = record
     instance.version = saved.version if saved is not None else 0
     instance.epoch = saved.epoch if saved is not None else 0
-    instance.cache.set_size(instance, len(saved.payload) if saved is not None else 0)
+    instance.stored_held, size = NOTHING_HELD, len(saved.payload) if saved is not None else 0
+    if record is not None and record.held and stored is not None:
+        instance.stored_held = as_stored(stored, record, instance.version, instance.epoch)
+        size += sum(page.size for page in stored.held_in)
+    instance.cache.set_size(instance, size)
     if (instance.epoch, instance.version) != before:
         for envelope in instance.mailbox:  # parking was decided on another record, which may hold the message already
             envelope.park = None

@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ..decision.ids import prefix_of
-from ..decision.record import SagaRecord, encode_record
+from ..decision.pages import Encoded, StoredHeld, encode_in_pages
+from ..decision.record import Held, SagaRecord, encode_record
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr
+from ..journal.pages import held_in, page_bytes_of
 from ..journal.protocol import LAST_MOMENT
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, Terms, TombstoneStore
 from .declined import Declined
@@ -37,6 +39,7 @@ class SagaRuntime:
         self.engine = engine
         self.half_retention = engine.retention / 2
         self._most_bytes = engine.settings.max_payload_bytes
+        self.page_bytes = page_bytes_of(store.journal) if isinstance(store, JournalSagaStateStore) else 0
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
         self.scanned = scanned
@@ -82,11 +85,18 @@ class SagaRuntime:
     def encode(self, record: SagaRecord, limits: int = 1) -> bytes:
         """Return the bytes to save. Raises PayloadTooLargeError beyond `limits` times the limit; what is stored stays."""
         payload = encode_record(record)
-        if len(payload) > self._most_bytes * limits:
-            raise PayloadTooLargeError(
-                f"the record of an instance of saga {self.name!r}", len(payload), self._most_bytes
-            )
+        self._check_size(len(payload), limits)
         return payload
+
+    def encode_in_pages(self, record: SagaRecord, before: StoredHeld, limits: int = 1) -> Encoded:
+        """Return what to save of a record that holds messages, behind the one that `before` tells of; as `encode`."""
+        encoded = encode_in_pages(record, before, self.page_bytes)
+        self._check_size(encoded.size, limits)
+        return encoded
+
+    def _check_size(self, size: int, limits: int) -> None:
+        if size > self._most_bytes * limits:
+            raise PayloadTooLargeError(f"the record of an instance of saga {self.name!r}", size, self._most_bytes)
 
     def save(
         self,
@@ -128,6 +138,15 @@ class SagaRuntime:
         """Return when the tombstone of a finished record may be forgotten."""
         retention = self.engine.retention
         return min(record.updated_at, LAST_MOMENT - retention) + retention
+
+    async def held_in(
+        self, correlation_id: str, saved: SavedState, record: SagaRecord, connection: Any = None
+    ) -> dict[int, tuple[Held, ...]]:
+        """Return what a record holds in earlier ones, by their numbers; with `connection`, as that transaction sees it."""
+        store = self.store
+        if not isinstance(store, JournalSagaStateStore):
+            return {}
+        return await held_in(store.replaying(connection), self.prefix + correlation_id, saved.epoch, record.held_in)
 
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored as a transaction of the caller sees it."""

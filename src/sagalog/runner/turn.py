@@ -153,6 +153,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
         now,
         engine.retention,
     )
+    draft.lookups = instance.lookups
     if instance.accepted:
         draft.accept(instance.accepted)
     record = draft.record

@@ -44,6 +44,7 @@ from .stream import Stream
 from .writing import NatsWriter
 
 _MAX_SECONDS = 86_400
+_FEW = 16  # records that are passed over one by one
 _SETTINGS: Known = {
     "stream": str,
     "replicas": int,
@@ -172,6 +173,11 @@ class NatsJournal:
     async def close(self) -> None:
         await self._connection.close()
 
+    @property
+    def page_bytes(self) -> int:
+        """See Journal. What the server keeps is known once the journal is open."""
+        return 4096 if self._stream.keeps_all else 0
+
     async def server_time(self) -> datetime:
         """Return the clock of the stream's leader: what all workers can agree on."""
         await self.open()
@@ -270,6 +276,8 @@ class NatsJournal:
         await self.open()
         newest = await self._requests.last(persistence_id)
         following, place = from_sequence_nr, 1
+        if newest is not None and _FEW < from_sequence_nr <= to_sequence_nr:
+            place = await self._place_of(persistence_id, from_sequence_nr, newest.sequence)
         while newest is not None and max > 0 and following <= to_sequence_nr:
             one = await self._requests.following(persistence_id, place)
             if one is None:
@@ -281,6 +289,21 @@ class NatsJournal:
                         yield record
                         max -= 1
                     following = record.sequence_nr + 1
+
+    async def _place_of(self, persistence_id: str, sequence_nr: int, last: int) -> int:
+        """Return a stream sequence, `last` at most, from which on the records of an id begin with that number.
+
+        Halves what is left with each request, because the numbers of an id grow with their places.
+        """
+        first = 1
+        while first < last:
+            middle = (first + last) // 2
+            one = await self._requests.following(persistence_id, middle)
+            if one is None or one.head.nr >= sequence_nr:
+                last = middle
+            else:
+                first = one.sequence + 1
+        return first
 
     async def all_persistence_ids(self) -> AsyncIterator[str]:
         await self.open()

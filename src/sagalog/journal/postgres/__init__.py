@@ -78,6 +78,7 @@ class PostgresJournal:
         for name, flag in (("migrate", migrate), ("pooler", pooler)):
             if not isinstance(flag, bool):
                 raise DefinitionError(f"{name} is True or False, not {flag!r}")
+        self.page_bytes = 4096 if keep is None else 0
         self.schema = check_name(schema)
         self._connections = Connections(
             dsn,
@@ -91,6 +92,8 @@ class PostgresJournal:
         self._writer = PostgresWriter(self._connections, self._statements)
         self._newest = f"""SELECT {COLUMNS} FROM {self.schema}.instance i JOIN {self.schema}.record r
                            USING (persistence_id, sequence_nr) WHERE i.persistence_id = ANY($1)"""
+        self._of_one = f"""SELECT {COLUMNS} FROM {self.schema}.record r JOIN {self.schema}.instance i USING (persistence_id)
+                           WHERE r.persistence_id = $1 AND r.sequence_nr BETWEEN $2 AND $3 ORDER BY r.sequence_nr"""
         self._purge = f"""WITH held AS MATERIALIZED (
                 SELECT i.persistence_id
                 FROM unnest($1::bytea[], $2::bigint[]) AS given (persistence_id, sequence_nr)
@@ -195,6 +198,19 @@ class PostgresJournal:
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error, self._connections.where) from error
         return record_of(row) if row else None
+
+    async def replay_in_transaction(
+        self, connection: Any, persistence_id: str, from_sequence_nr: int, to_sequence_nr: int
+    ) -> AsyncIterator[PersistentRepr]:
+        """Yield the records that are kept, bounds inclusive, as the caller's transaction sees them."""
+        try:
+            rows = await as_asyncpg(connection).fetch(
+                self._of_one, persistence_id.encode(), from_sequence_nr, to_sequence_nr
+            )
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translate(error, self._connections.where) from error
+        for row in rows:
+            yield record_of(row)
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         key, highest = persistence_id.encode(), min(to_sequence_nr, MAX_SEQUENCE_NR)

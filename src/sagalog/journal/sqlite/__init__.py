@@ -30,7 +30,7 @@ from ..protocol import (
 )
 from ..settings import Known, check_history, check_seconds, history_setting, only_known, split_settings, yes
 from .batch import chunks_of
-from .callers import Statements, newest, run, store
+from .callers import Statements, between, newest, run, store
 from .committer import Committer, NoCommitter
 from .due import due, move, postpone
 from .examining import findings_of, findings_of_names
@@ -87,6 +87,7 @@ class SqliteJournal:
     """
 
     sorted_ids = True
+    page_bytes = 0
 
     def __init__(
         self,
@@ -100,6 +101,7 @@ class SqliteJournal:
         keep = check_history(history)
         check_seconds("busy_seconds", busy_seconds)
         check_seconds("on_loop_ms", on_loop_ms)
+        self.page_bytes = 4096 if keep is None else 0
         self.path = _checked_path(path)
         with told_if_slow(self.path):
             prepare(self.path, busy_seconds=busy_seconds, beside=beside)
@@ -305,6 +307,13 @@ class SqliteJournal:
         """Return the newest record. From then on the caller's transaction holds the lock on the file."""
         row = await self._in_transaction(connection, newest(self.path, persistence_id))
         return record_of(row) if row else None
+
+    async def replay_in_transaction(
+        self, connection: Any, persistence_id: str, from_sequence_nr: int, to_sequence_nr: int
+    ) -> AsyncIterator[PersistentRepr]:
+        """Yield the records that are kept, bounds inclusive, as the caller's transaction sees them."""
+        for row in await self._in_transaction(connection, between(persistence_id, from_sequence_nr, to_sequence_nr)):
+            yield record_of(row)
 
     async def _in_transaction(self, connection: Any, statements: Statements) -> Any:
         self._file.check_process()

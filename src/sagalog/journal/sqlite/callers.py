@@ -13,7 +13,8 @@ from typing import Any
 
 from ...errors import DefinitionError, SequenceOutOfOrder
 from ..callers import CallersConnection
-from .rows import NEWEST, NEWEST_COLUMNS, THERE
+from .listing import CHAIN
+from .rows import COLUMNS, NEWEST, NEWEST_COLUMNS, RECORDS, THERE
 from .writer import DELETE_CHAIN, Row
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -29,6 +30,15 @@ def newest(path: str, persistence_id: str) -> Statements:
     yield _LOCK
     rows = yield (f"SELECT {NEWEST_COLUMNS} FROM {NEWEST} WHERE i.persistence_id = ? AND {THERE}", (persistence_id,))  # noqa: S608
     return rows[0] if rows else None
+
+
+def between(persistence_id: str, first: int, last: int) -> Statements:
+    """Return the rows of the records of an id, numbers inclusive, in their order, as COLUMNS."""
+    places = yield (CHAIN, (persistence_id, first, first, last, -1))
+    found: list[Any] = []
+    for (place,) in places:
+        found += yield (f"SELECT {COLUMNS} FROM {RECORDS} WHERE r.record_id = ?", (place,))  # noqa: S608
+    return found
 
 
 def check_file(path: str) -> Statements:

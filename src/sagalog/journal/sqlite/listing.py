@@ -9,7 +9,7 @@ from ..protocol import PersistentRepr
 from .rows import COLUMNS, ITS_NEWEST, NEWEST, NEWEST_COLUMNS, RECORDS, record_of
 
 PAGE = 256
-_CHAIN = f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id, first) AS (
+CHAIN = f"""WITH RECURSIVE chain(record_id, sequence_nr, previous_id, instance_id, first) AS (
                      SELECT r.record_id, r.sequence_nr, r.previous_id, r.instance_id, i.deleted_to + 1
                        FROM instance i JOIN record r ON {ITS_NEWEST} WHERE i.persistence_id = ?
                      UNION ALL
@@ -34,7 +34,7 @@ def range_of(prefix: str) -> tuple[str, list[str]]:
 
 def places_of(connection: sqlite3.Connection, persistence_id: str, first: int, last: int, most: int) -> list[int]:
     """Return the places of the records of an id, numbers inclusive, in their order."""
-    found = connection.execute(_CHAIN, (persistence_id, first, first, last, most)).fetchall()
+    found = connection.execute(CHAIN, (persistence_id, first, first, last, most)).fetchall()
     return [row[0] for row in found]
 
 

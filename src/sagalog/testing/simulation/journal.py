@@ -67,6 +67,7 @@ class FaultyJournal:
         self._chance = chance
         self._condition = condition
         self._tell = tell
+        self.page_bytes = (1, 200, 4096)[chance.seed % 3]  # drawn from nothing, so that all else is as it was
 
     async def _travel(self) -> None:
         if self._condition.stopped:
@@ -220,14 +221,16 @@ class FaultyJournal:
         await self._travel()
         await self._inner.delete_messages_to(persistence_id, to_sequence_nr)
 
-    def replay_messages(
+    async def replay_messages(
         self,
         persistence_id: str,
         from_sequence_nr: int = 1,
         to_sequence_nr: int = MAX_SEQUENCE_NR,
         max: int = MAX_SEQUENCE_NR,
     ) -> AsyncIterator[PersistentRepr]:
-        return self._inner.replay_messages(persistence_id, from_sequence_nr, to_sequence_nr, max)
+        await self._read()
+        async for message in self._inner.replay_messages(persistence_id, from_sequence_nr, to_sequence_nr, max):
+            yield message
 
     def all_persistence_ids(self) -> AsyncIterator[str]:
         return self._inner.all_persistence_ids()

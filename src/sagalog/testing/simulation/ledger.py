@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from ...decision.record import SagaRecord, decode_record
+from ...decision.pages import left_of, whole
+from ...decision.record import Held, SagaRecord, decode_record
 from ...errors import CodecError
 from ...journal import PersistentRepr
 from ...journal.memory import InMemoryJournal
@@ -23,6 +24,9 @@ class Landed(msgspec.Struct):
     message: PersistentRepr
     record: SagaRecord | None
     seconds: float = 0.0  # of virtual time
+    own: tuple[Held, ...] = ()  # what it holds itself; `record` has what it holds in earlier ones, too
+    pages: tuple[int, ...] = ()  # the numbers of those
+    wrong: str = ""  # with them
 
 
 class Ledger(InMemoryJournal):
@@ -41,14 +45,12 @@ class Ledger(InMemoryJournal):
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         (message,) = messages  # the runner writes one record a step
         await super().write_messages(messages, atomic=atomic)
-        try:
-            record = decode_record(message.payload)
-        except CodecError:
-            record = None
         lives = self.lives[message.persistence_id]
         if message.sequence_nr == 1:
             lives.append([])
-        lives[-1].append(Landed(self._tick(), message, record, asyncio.get_running_loop().time()))
+        landed = Landed(self._tick(), message, None, asyncio.get_running_loop().time())
+        _read(landed, lives[-1])
+        lives[-1].append(landed)
         self.purged.discard(message.persistence_id)
         if message.due_at is not None:
             self._tell_due(message.due_at)
@@ -84,6 +86,21 @@ class Ledger(InMemoryJournal):
             if newest is not None and newest.record is not None:
                 found.append((persistence_id, newest.record))
         return found
+
+
+def _read(landed: Landed, before: list[Landed]) -> None:
+    """Decode what has landed, with all that it holds in the records before."""
+    try:
+        landed.record = record = decode_record(landed.message.payload)
+    except CodecError:
+        return
+    landed.own, landed.pages = record.held, tuple(page.version for page in record.held_in)
+    if landed.pages:
+        own = {one.message.sequence_nr: one.own for one in before}
+        try:
+            landed.record = whole(record, own)
+        except CodecError as error:
+            landed.record, landed.wrong = left_of(record, own), str(error)
 
 
 def at_once(work: Coroutine[Any, Any, None]) -> None:

@@ -112,6 +112,8 @@ class SimulatedRun(Situation):
 
     def _landed(self, landed: Landed) -> None:
         persistence_id = landed.message.persistence_id
+        if landed.wrong:
+            self.blame(f"{persistence_id}#{landed.message.sequence_nr} cannot be read whole: {landed.wrong}")
         if landed.record is not None:
             ended = landed.message.deleted
             told = set() if ended else set(landed.record.terms(parts_of(persistence_id)[0]))

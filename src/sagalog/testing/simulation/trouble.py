@@ -83,7 +83,8 @@ class Trouble:
         ids = [persistence_id for persistence_id, _ in run.ledger.readable()]
         if ids:
             chosen = run.chance.random.choice(ids)
-            number = run.ledger.lives[chosen][-1][-1].message.sequence_nr - 1
+            newest = run.ledger.lives[chosen][-1][-1]
+            number = min((newest.message.sequence_nr, *newest.pages)) - 1  # what it names must stay
             at_once(run.ledger.delete_messages_to(chosen, number))
             run.tell(f"the history of {chosen} is cut up to #{number}")
 
