@@ -108,7 +108,7 @@ class ParcelSaga(Saga[Parcel]):
         state.id, state.boxes = event.id, event.boxes
         yield Send(Carry(event.id), undo=CarryBack(event.id))
         for number in range(event.boxes):
-            yield StartChild(ParcelSaga, ShipParcel(f"{event.id}.{number}"))
+            yield StartChild(ParcelSaga, ShipParcel(f"{event.id}-{number}"))
         if event.fate == "at once":
             yield Complete(Receipt(event.id))
 

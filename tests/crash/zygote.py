@@ -15,10 +15,10 @@ import time
 import traceback
 from typing import Any
 
-from . import shop, travelling
+from . import shipping, shop, travelling
 
 WAIT_SECONDS = shop.WORKER_SECONDS * 1.5
-WORLDS = {"shop": shop.main, "travel": travelling.main}
+WORLDS = {"shop": shop.main, "travel": travelling.main, "families": shipping.main}
 
 
 class _Orphaned(Exception):

@@ -34,7 +34,15 @@ def printed(folder: Path, code: str, **environment: str) -> str:
 @pytest.mark.parametrize(
     "page",
     [
-        *("answers-in-time.md", "asking.md", "itineraries.md", "joins.md", "numbered-events.md", "phases.md"),
+        *(
+            "answers-in-time.md",
+            "asking.md",
+            "children.md",
+            "itineraries.md",
+            "joins.md",
+            "numbered-events.md",
+            "phases.md",
+        ),
         "recurring-times.md",
     ],
 )

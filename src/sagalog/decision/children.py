@@ -96,8 +96,10 @@ def settle_child(record: SagaRecord, entry: str, outcome: str) -> None:
 
 
 def tell_parent(record: SagaRecord, own: str, next_id: NextId) -> None:
-    """Let the parent of a child that has ended be told, once."""
+    """Let the parent of a child that has ended be told, once. A refusal that is held may yet make another end of it."""
     if record.told or not record.parent or record.status not in FINAL:
+        return
+    if any(held.kind == "refused" for held in record.held):
         return
     saga, correlation_id = parts_of(own)
     told = ChildTold(saga, correlation_id, record.status.value, record.result)  # type: ignore[arg-type]
@@ -106,7 +108,7 @@ def tell_parent(record: SagaRecord, own: str, next_id: NextId) -> None:
 
 
 def untell_parent(record: SagaRecord) -> None:
-    """Take back that the parent is told of the end: the child had completed, and is compensated after all."""
+    """Take back that the parent is told of the end: the child had completed, and is compensated after all, or may be."""
     if record.told:
         life = record.incarnation
         record.outbox = tuple([c for c in record.outbox if c.family != "tell" or c.life != life])

@@ -14,6 +14,7 @@ import msgspec
 
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
+from .children import untell_parent
 from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
 from .ids import FAMILY, entry_id, entry_of, parent_in
@@ -361,6 +362,8 @@ class Draft:
         held = held_of(self.saga, message, packed, life)
         self.append(record, "held", held)
         self.consume(record, message)
+        if message.kind == "refused":
+            untell_parent(record)  # it has completed, and may be compensated after all
         self.touch()
 
     def _life_of(self, record: SagaRecord, message: Message) -> int:

@@ -166,8 +166,8 @@ class Audit(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
 
     @property
     def by_engine(self) -> bool:
-        """No operator did it: it tells of a message that was let go, or of a number that is not waited for any more."""
-        return self.action in ("replay", "kept", "gap") and not self.by
+        """No operator did it: a message was let go, a number is not waited for any more, or a parent compensates."""
+        return self.action in ("replay", "kept", "gap", "parent") and not self.by
 
 
 class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):

@@ -19,7 +19,7 @@ from ..decision.children import ChildTold, failed_to_start, start_of, tells_of, 
 from ..decision.draft import Draft
 from ..decision.ids import command_id, end_id, parent_in, parts_of
 from ..decision.message import Message, Outcome
-from ..decision.record import Command, Status
+from ..decision.record import Audit, Command, Status
 from ..decision.repair import cancel
 from ..definition import codec
 from ..definition.codec import TypeRegistry, full_name
@@ -128,15 +128,21 @@ class Children:
         started_as = start_of(parent.persistence_id, entry)
         gone = fresh = False
         saga, correlation_id = parts_of(parent.persistence_id)
-        note = f"its parent {saga} {correlation_id} {'compensates' if entry.family == 'stop' else 'was cancelled'}"
-        repair = cancel(compensate=entry.family == "stop", note=note)
+        compensates = entry.family == "stop"
+        note = f"its parent {saga} {correlation_id} {'compensates' if compensates else 'was cancelled'}"
+        repair = cancel(compensate=compensates, note=note)
 
         async def run(draft: Draft, reporter: Reporter) -> None:
             nonlocal gone, fresh
             record, fresh = draft.record, child.fresh
             if record is None or record.parent != started_as:
                 gone = record is None or not tells_of(record, started_as)
-            elif record.status is Status.RUNNING:
+            elif record.status is Status.RUNNING and compensates and not record.parked:
+                draft.trace = entry.trace
+                draft.compensate()  # as if a handler had asked for it: what it has sent still goes out before
+                draft.append(record, "audit", Audit(draft.now, "parent", note))
+                draft.touch()
+            elif record.status is Status.RUNNING:  # what it holds is dropped, and a stuck command is in nobody's way
                 draft.record = repair.decide(record, draft.next_id, draft.now, draft.persistence_id).record
                 draft.touch()
 

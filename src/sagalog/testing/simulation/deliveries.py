@@ -74,7 +74,8 @@ class Deliveries:
                 continue
             dropped = _dropped(entry, a, b)
             if entry.family:
-                undone = entry.family == "tell" and a.status is not b.status  # it has not completed after all
+                doubted = a.status is not b.status or any(held.kind == "refused" for held in b.held)
+                undone = entry.family == "tell" and doubted  # it has not completed after all, or may not have
                 assert dropped or undone or has_left(self._run, self._persistence_id, entry, after.tick), (
                     f"{self._persistence_id}/{entry.id} {entry.title} left the outbox in "
                     f"#{after.message.sequence_nr}, and nothing came of it"
@@ -202,7 +203,9 @@ class Deliveries:
                 places = [ended.index(one) for one in of if one in ended]
                 assert places == sorted(places, reverse=True), f"{self._persistence_id} is not undone backwards: {of}"
             # An operator who skips or cancels drops a stuck undo command, and answers for it.
-            if record.status is Status.COMPENSATED and all(audit.action == "retry" for audit in record.audit):
+            if record.status is Status.COMPENSATED and all(
+                audit.by_engine or audit.action == "retry" for audit in record.audit
+            ):
                 self._check_all_undone(record, landed)
 
     def _check_all_undone(self, record: SagaRecord, landed: Landed) -> None:

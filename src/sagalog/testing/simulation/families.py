@@ -72,11 +72,11 @@ def _check_told(persistence_id: str, one: _Start, life: list[Landed]) -> None:
         for handled in (landed.record.handled if landed.record is not None else ())
         if handled.id == end_id(one.id)
     ]
-    repaired = bool(newest.audit)
+    repaired = _repaired(newest)
     child = one.child[-1].record if one.child else None
     waits = one.entry in newest.outbox or any(held.id == end_id(one.id) for held in newest.held)
     assert child is not None or told == ["failed"] or waits or repaired, f"{one.id} was asked for, and never began"
-    if child is None or repaired or child.audit:
+    if child is None or repaired or _repaired(child):
         return
     if told:
         assert told == [child.status.value], f"{one.id} has {told[0]}, its parent heard, and it is {child.status}"
@@ -101,7 +101,7 @@ def _check_last(persistence_id: str, landed: Landed, starts: list[_Start]) -> No
     record = landed.record
     assert record is not None
     undoing = any(entry.undo and not entry.family and entry.life == record.incarnation for entry in record.outbox)
-    if record.audit or not (undoing or record.status is Status.COMPENSATED):
+    if _repaired(record) or not (undoing or record.status is Status.COMPENSATED):
         return
     for one in starts:
         if one.entry.life != record.incarnation:
@@ -130,6 +130,10 @@ def has_left(run: Situation, persistence_id: str, entry: Command, by: int) -> bo
     if entry.family == "start":
         return failed or bool(children)
     return failed or (bool(children) and children[-1].status is not Status.RUNNING)
+
+
+def _repaired(record: SagaRecord) -> bool:
+    return not all(audit.by_engine or audit.action == "retry" for audit in record.audit)
 
 
 def _knows(record: SagaRecord, message_id: str) -> bool:
