@@ -8,6 +8,7 @@
     ├── NoInstanceError              the event may not start a saga, and no live instance waits for it; or it was asked for
     ├── AlreadyStartedError          the saga is started already, and its handler declines such an event: again="raise"
     ├── UnexpectedEventError         the saga's phase does not expect such an event: unexpected="raise"
+    ├── KeyTakenError                another live instance holds that unique key; nothing was stored
     ├── TooManyKeptError             send it again later: so many events wait for another phase that it takes no more
     ├── ConflictError                reload: another writer was first; certainly nothing was stored
     │   └── SequenceOutOfOrder       ... at the level of a journal: the number is not the next one
@@ -149,6 +150,28 @@ class TooManyKeptError(SagalogError):
         return (
             f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: {self.most:,} events are kept there "
             "already, and it would have to wait, too. Nothing was stored; send it again later."
+        )
+
+
+class KeyTakenError(SagalogError):
+    """A handler wants a unique key for its instance that another live instance holds. Nothing was stored.
+
+    Another attempt helps only once that one has ended, or given it up. `holder`: its correlation id; empty where the stored
+    reservation cannot be read, and `why` says so.
+    """
+
+    def __init__(self, saga: str, correlation_id: str, key: str, holder: str, why: str = "") -> None:
+        super().__init__(saga, correlation_id, key, holder, why)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.key = key
+        self.holder = holder
+        self.why = why
+
+    def __str__(self) -> str:
+        who = self.why or f"the instance {self.holder!r} holds it"
+        return (
+            f"saga {self.saga!r}, id {self.correlation_id!r}: its key {self.key!r} is taken, {who}. Nothing was stored."
         )
 
 

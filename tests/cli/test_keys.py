@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
-from sagalog import SagaRunner
+from sagalog import AddKey, InMemoryJournal, Key, SagaRunner, on
 from sagalog.cli.group import sagalog as command
+from sagalog.decision.record import decode_record
 from sagalog.diagram import mermaid, outline, svg
+from sagalog.operating.readable import otherwise_declared
 
-from ..keyed import Blocked, Deliver, Moved, Ordered, ParcelSaga
+from ..keyed import Blocked, Booked, Deliver, Desk, DeskSaga, Find, Leave, Moved, Ordered, ParcelSaga
+from .conftest import Sagalog
 
 
 def run(*arguments: str) -> str:
@@ -56,3 +60,64 @@ def test_the_pictures_show_which_events_reach_by_which_key() -> None:
     drawn = svg(outline(ParcelSaga))
     assert "Blocked (by customer)" in drawn
     assert "key customer" in drawn
+
+
+class LooseDesks(DeskSaga):
+    """The same, before its seats were unique."""
+
+    name = "desk"
+    keys = (Key("seat"), Key("floor"), Key("gone"))
+
+    @on(Leave, key="desk")
+    def leave(self, desk: Desk, event: Leave) -> Any:
+        yield AddKey("gone", 1)
+
+
+def test_check_tells_which_keys_are_held_otherwise_than_they_are_declared() -> None:
+    async def fill(journal: InMemoryJournal, saga: Any) -> None:
+        async with SagaRunner(journal, sagas=[saga], dispatch={Find: lambda command: None}) as runner:
+            await runner.handle(Booked("A", ["1"]))
+            if saga is LooseDesks:
+                await runner.handle(Leave("A"))
+
+    journal, strict = InMemoryJournal(), InMemoryJournal()
+    asyncio.run(fill(journal, LooseDesks))
+    asyncio.run(fill(strict, DeskSaga))
+
+    def told(journal: InMemoryJournal, saga: Any) -> list[str]:
+        message = asyncio.run(journal.latest_message("saga::desk::A"))
+        assert message is not None
+        return otherwise_declared(saga(), decode_record(message.payload))
+
+    assert told(journal, DeskSaga) == [
+        "the key seat from before it was unique: an event reaches them by it once they add it again",
+        "the key gone, which is declared no more: no event reaches them by it",
+    ]
+    assert told(strict, LooseDesks) == [
+        "the key seat from when it was unique: an event reaches them by it once they add it again"
+    ]
+    assert told(journal, LooseDesks) == told(strict, DeskSaga) == []
+
+
+def test_check_prints_them(tmp_path: Path, sagalog: Sagalog) -> None:
+    (tmp_path / "desks.py").write_text(
+        "from sagalog import SagaRunner\nfrom tests.cli.test_keys import LooseDesks\nfrom tests.keyed import DeskSaga\n"
+        "journal = 'sqlite:///desks.db'\n"
+        "loose = SagaRunner(journal, sagas=[LooseDesks], dispatch=lambda command: None)\n"
+        "runner = SagaRunner(journal, sagas=[DeskSaga], dispatch=lambda command: None)\n"
+    )
+
+    async def fill() -> None:
+        async with SagaRunner(
+            f"sqlite:///{tmp_path}/desks.db", sagas=[LooseDesks], dispatch=lambda command: None
+        ) as runner:
+            await runner.handle(Booked("A", ["1"]))
+            await runner.handle(Booked("B", ["1"]))
+
+    asyncio.run(fill())
+    done = sagalog("check", "--journal", "sqlite:///desks.db", "desks:runner")
+    assert "warning  desk: 2 hold the key seat from before it was unique" in done.stdout
+    assert done.returncode == 0
+    told = sagalog("check", "--journal", "sqlite:///desks.db", "desks:runner", "--json").stdout
+    assert json.loads(told)["keys"][0]["count"] == 2
+    assert "warning" not in sagalog("check", "--journal", "sqlite:///desks.db", "desks:loose").stdout

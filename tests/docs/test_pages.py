@@ -40,6 +40,7 @@ def printed(folder: Path, code: str, **environment: str) -> str:
             "children.md",
             "itineraries.md",
             "joins.md",
+            "keys.md",
             "numbered-events.md",
             "phases.md",
         ),

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from sagalog import DefinitionError, InvalidEventError, Saga, SetTimer, on, starts
+from sagalog import DefinitionError, InvalidEventError, KeyTakenError, Saga, SetTimer, on, starts
 from sagalog.testing import Scenario
 
-from ..keyed import Blocked, Moved, Ordered, ParcelSaga
+from ..keyed import Blocked, Booked, DeskSaga, Moved, Ordered, ParcelSaga, Scanned, Take
 from ..orders import (
     Asked,
     Cancelled,
@@ -191,3 +191,14 @@ def test_an_event_by_a_key_reaches_the_instance_while_it_holds_it() -> None:
     scenario.when(Blocked("d", "close")).then(completed=True, keys={})
     with pytest.raises(AssertionError, match="keys: expected"):
         scenario.then(keys={"customer": ["d"]})
+
+
+def test_a_unique_key_can_be_held_by_another_instance() -> None:
+    scenario = Scenario(DeskSaga).given(Booked("A")).taken("seat", 1)
+    with pytest.raises(KeyTakenError, match="the instance 'another' holds it"):
+        scenario.when(Take("A", "1"))
+    scenario.then(keys={}, state={"log": ["booked"]})
+    scenario.taken("seat", 1, held=False).when(Take("A", "1")).then(keys={"seat": ["1"]})
+    scenario.when(Scanned("1", close=True)).then(completed=True, keys={})
+    with pytest.raises(DefinitionError, match="has no such unique key"):
+        scenario.taken("floor", 1)

@@ -10,7 +10,7 @@ import click
 
 from ..diagram import outline, unreached
 from ..operating.inspect import SagaView, instances
-from ..operating.readable import Code, passed_over
+from ..operating.readable import Code, otherwise_declared, passed_over
 from ..runner import SagaRunner
 from .journals import journal_option, reading
 from .progress import Counting
@@ -51,6 +51,7 @@ class _Check:
         self._sagas = {saga.name: saga for saga in runner.sagas}
         self._not_indexed: Counter[str] = Counter()
         self._passed_over: Counter[tuple[str, str]] = Counter()
+        self._keys: Counter[tuple[str, str]] = Counter()  # that are held otherwise than they are declared
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     async def run(self, url: str, as_json: bool) -> int:
@@ -74,6 +75,7 @@ class _Check:
             self._not_indexed[view.saga] += 1
         if saga is not None and view.record is not None:
             self._passed_over.update((view.saga, name) for name in passed_over(saga, view.record))
+            self._keys.update((view.saga, key) for key in otherwise_declared(saga, view.record))
         for reason in dict.fromkeys(one.text for one in self._code.reasons(view)):
             self._found[(view.saga, reason)].append(view.correlation_id)
 
@@ -94,6 +96,8 @@ class _Check:
                 f"warning  {line(saga)}: {count:,} are not in its index as it is now ({fields}): each will be with its "
                 "next step, or by `sagalog reindex`"
             )
+        for (saga, key), count in sorted(self._keys.items()):
+            click.echo(f"warning  {line(saga)}: {count:,} hold {line(key)}")
         total, would_park = (
             self._read.total(),
             len({(saga, one) for (saga, _), ids in self._found.items() for one in ids}),
@@ -105,6 +109,7 @@ class _Check:
         )
 
     def _print_json(self) -> None:
+        held = [{"saga": saga, "key": key, "count": count} for (saga, key), count in sorted(self._keys.items())]
         fields = {
             "read": dict(sorted(self._read.items())),
             "parked_already": self._parked,
@@ -114,6 +119,7 @@ class _Check:
                 for (saga, name), count in sorted(self._passed_over.items())
             ],
             "not_indexed": dict(sorted(self._not_indexed.items())),
+            **({"keys": held} if held else {}),
             "would_park": [
                 {"saga": saga, "reason": reason, "ids": ids} for (saga, reason), ids in sorted(self._found.items())
             ],

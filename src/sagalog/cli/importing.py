@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ..errors import CodecError
+from ..errors import CodecError, KeyTakenError
 from ..journal import open_journal
 from ..operating.transfer import Brought, bring, read_export
 from .journals import journal_option
@@ -57,12 +57,19 @@ async def _import(file: str, url: str, skip_existing: bool, dry_run: bool, as_js
         with Counting("instances") as counting, _opened(file) as lines:
             try:
                 for instance in read_export(lines):
-                    brought = await bring(journal, instance, dry_run=dry_run)
+                    taken = ""
+                    try:
+                        brought = await bring(journal, instance, dry_run=dry_run)
+                    except KeyTakenError as error:
+                        brought, taken = Brought.DIFFERS, str(error)
                     counts[brought] += 1
                     records += len(instance) if brought is Brought.IMPORTED else 0
                     counting.update(counts.total())
                     if brought is Brought.DIFFERS and not skip_existing:
-                        click.echo(f"{line(instance[0].persistence_id)}: something else is stored there", err=True)
+                        click.echo(
+                            f"{line(instance[0].persistence_id)}: {line(taken or 'something else is stored there')}",
+                            err=True,
+                        )
             except CodecError as error:
                 broken = str(error)
             except (OSError, EOFError, zlib.error) as error:  # a compressed file that is damaged or cut off

@@ -114,6 +114,8 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], relatives
         out.append(f"index   {', '.join(map(line, found))}")
     for name, values in record.keys.items():
         out.append(f"key     {line(name)}: {line(', '.join(values))}")
+    for name, values in record.unique_keys.items():
+        out.append(f"key     {line(name)}: {line(', '.join(values))} (unique)")
     if record.result is not None:
         result = msgspec.json.format(bytes(record.result.data)).decode()
         text = f"{result_type(record.result)}: {result[:_MAX_STATE]}"

@@ -9,7 +9,6 @@ import msgspec
 from starlette.requests import Request
 
 from ..decision.ids import parts_of, persistence_id
-from ..decision.keys import pairs
 from ..decision.record import FINAL, Audit, SagaRecord, Status
 from ..errors import InvalidEventError
 from ..journal import Journal
@@ -110,7 +109,7 @@ def standing(board: Board, view: SagaView) -> dict[str, Any]:
     if record is not None:
         state = ("(not JSON)", 0) if record.state_is_base64 else cut(pretty(record.state, mask))
     result = None if record is None or record.result is None else shown_result(record.result, mask)
-    keys = [] if record is None else [veiled(key, mask) for key in pairs(record.keys)]
+    keys = [] if record is None else [veiled(key, mask) for key in record.all_keys()]
     return {"view": view, "record": record, "state": state, "result": result, "keys": keys, "shown": _shower(board)}
 
 

@@ -23,7 +23,6 @@ from .ids import DROPPED, GAP, entry_of, parent_in
 from .itinerary import is_stale, knows_by_progress
 from .joins import finish_with_joins
 from .kept import begin_early, gap_passed, is_early, let_go, only_keeps, waits
-from .keys import holds
 from .message import Message, Outcome
 from .parking import park
 from .passing import lead_on, passed_over
@@ -50,7 +49,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         return Outcome.DUPLICATE
     kind = message.kind
     if kind == "event":
-        if message.by is not None and (record is None or record.status in FINAL or not holds(record.keys, message.by)):
+        if message.by is not None and (record is None or record.status in FINAL or not record.holds(message.by)):
             return Outcome.NO_INSTANCE  # it held the key when it was looked up
         if draft.saga.numberings and not message.kept:
             known = known_number(draft.saga, record, message, draft.has_number)
@@ -313,4 +312,5 @@ async def _run_async(
     actions = await asked
     if context is not None:
         actions = entered(draft.saga, record, state, actions, context)
-    return finish(draft, message, record, state, actions)
+    outcome = finish(draft, message, record, state, actions)
+    return outcome if isinstance(outcome, Outcome) else await outcome

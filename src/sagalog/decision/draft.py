@@ -6,7 +6,7 @@ Every action is checked and packed before the draft is changed, so an action tha
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from .ids import FAMILY, entry_id, entry_of, parent_in
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .itinerary import mark_undone
 from .keeping import held_of
+from .keys import ByKey
 from .lookup import MessageLookups
 from .message import Message, Outcome
 from .record import (
@@ -61,6 +62,7 @@ class Draft:
         "record",
         "registry",
         "replaying",
+        "reserve",
         "retention",
         "saga",
         "sequence_nr",
@@ -92,6 +94,7 @@ class Draft:
         self.woken = 0  # kept messages that were handled
         self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
         self.lookups: MessageLookups | None = None  # as the draft before left them
+        self.reserve: Callable[[list[ByKey]], Awaitable[None]] | None = None  # unique keys, before they are held
         self.trace = ""  # kept with what the message at hand sends
         self._index = 0
         self._before = record

@@ -17,8 +17,8 @@ def date_end(record: SagaRecord, before: SagaRecord | None, now: datetime, own: 
     """
     if record.parent:
         tell_parent(record, own, next_id)
-    if record.keys and record.status in FINAL:
-        record.keys = {}
+    if (record.keys or record.unique_keys) and record.status in FINAL:
+        record.keys, record.unique_keys = {}, {}
     if record.status not in ENDS:
         record.ended_at = None
     elif before is None or (before.status, before.incarnation) != (record.status, record.incarnation):

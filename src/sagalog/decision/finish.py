@@ -5,8 +5,9 @@ advance ─► [finish] ─► draft
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -36,7 +37,7 @@ from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, GAP
 from .itinerary import Proceed, knows_by_progress, proceed, reordered
 from .keeping import unkeep
-from .keys import held_after
+from .keys import Held, claimed, held_after
 from .message import Message, Outcome
 from .moments import SCHEDULED
 from .phases import entered
@@ -51,23 +52,45 @@ _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an e
 _RUNNING = Status.RUNNING
 _COMPLETED = Status.COMPLETED
 
+Plan: TypeAlias = list[tuple[Planned, Any, Typed | None]]
+Checked: TypeAlias = tuple[Plan, bytes, dict[str, str | None] | None, tuple[Held, Held]]
+"""What a step is to change: its plan, the state in stored form, the texts of its index, and the keys that are held then."""
 
-def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actions: list[Any]) -> Outcome:
-    """Check and pack the actions, then change the draft. Raises with the draft unchanged."""
+
+def finish(
+    draft: Draft,
+    message: Message,
+    record: SagaRecord,
+    state: Any,
+    actions: list[Any],
+    reserved: Checked | None = None,
+) -> Outcome | Awaitable[Outcome]:
+    """Check and pack the actions, then change the draft. Raises with the draft unchanged.
+
+    An awaitable is returned where a unique key has to be reserved first; then `reserved` is what was checked before that.
+    """
     saga = draft.saga
-    if saga.activities is not None:
-        actions = proceed(draft, message, record, state, actions, partial(_asked, draft, message, record, state))
-    plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
     event, kind, status = message.event, message.kind, record.status
-    if (
-        status is not _RUNNING
-        and not (status is _COMPLETED and kind == "refused")
-        and any(isinstance(part[0], (Complete, Compensate)) for part in plan)
-    ):
-        raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
-    payload = saga.pack_state(state)
-    index = saga.index_table().texts(state, "") if saga.index else None
-    keys = held_after(saga.name, record.keys, plan) if saga.keys else record.keys
+    if reserved is not None:
+        plan, payload, index, keys = reserved
+    else:
+        if saga.activities is not None:
+            actions = proceed(draft, message, record, state, actions, partial(_asked, draft, message, record, state))
+        plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
+        if (
+            status is not _RUNNING
+            and not (status is _COMPLETED and kind == "refused")
+            and any(isinstance(part[0], (Complete, Compensate)) for part in plan)
+        ):
+            raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
+        payload = saga.pack_state(state)
+        index = saga.index_table().texts(state, "") if saga.index else None
+        keys = None
+        if saga.keys:
+            keys = held_after(saga.name, saga.key_table, (record.keys, record.unique_keys), plan)
+            wanted = claimed(record.unique_keys, keys[1])
+            if wanted and draft.reserve is not None:
+                return _reserved(draft, message, record, state, draft.reserve(wanted), (plan, payload, index, keys))
     # From here on nothing raises.
     draft.started += record is not draft.record
     draft.record = record
@@ -106,8 +129,8 @@ def finish(draft: Draft, message: Message, record: SagaRecord, state: Any, actio
         draft.append(record, "handled", handled)
     else:
         record.handled = (handled,)
-    if keys is not record.keys:
-        record.keys = keys
+    if keys is not None:
+        record.keys, record.unique_keys = keys
     if plan:
         _apply(draft, record, plan)
     if index is not None or record.index:
@@ -135,6 +158,15 @@ def _note_passed(draft: Draft, record: SagaRecord, message: Message, name: str) 
     """Note an answer that no handler has taken, once; a dropped leg is in the audit of its repair."""
     if message.kind == "event" and not any(one.id == message.id for one in record.handled):
         draft.append(record, "handled", Handled(message.id, name, how="ignored"))
+
+
+async def _reserved(
+    draft: Draft, message: Message, record: SagaRecord, state: Any, reserving: Awaitable[None], checked: Checked
+) -> Outcome:
+    """Finish once the keys are reserved. Raises KeyTakenError, or whatever keeps them from being reserved."""
+    await reserving
+    outcome = finish(draft, message, record, state, [], checked)
+    return outcome if isinstance(outcome, Outcome) else await outcome
 
 
 def _note_index(draft: Draft, record: SagaRecord, index: dict[str, str | None]) -> None:

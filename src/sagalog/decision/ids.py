@@ -5,6 +5,7 @@ tag              saga::<saga name>
 message id       of a sender, as it is given (see sender_id)
 entry            <sequence nr>/<index>                       a command or a timer, within its instance
 command id       <persistence id>/<entry>
+reservation      key::<saga name>::<key>=<text>                 of a unique key, beside the instances
 start of a child <command id>/<life of its parent>/child
 end of a child   <command id>/<life of its parent>/ended
 """
@@ -18,6 +19,7 @@ GAP = "gap/"  # before the key of a sequence: the name of the timer until which 
 ANSWER = "answer/"  # before the entry of a command: the name of the timer that is the deadline of its answer
 GATHER = "gather/"  # before the name of a gather: the name of the message that is its end, where that waits
 ACTIVITY = "activity/"  # before the name of an activity: the name of its deadline's timer, or its reminder's
+BY_KEY = "key::"  # before the ids of the reservations of unique keys
 FAMILY = "saga::"  # before the persistence ids of all sagas
 DROPPED = f"{FAMILY}dropped/"  # in the id of the held message that leads a gather on from a leg that was dropped
 
@@ -137,6 +139,16 @@ def refused_command(message_id: str) -> str:
 def term_of(saga: str, field: str, text: str | None) -> str:
     """Return the term under which a journal finds the instances whose field has that text; None: whose field is None."""
     return f"{saga} {field}" if text is None else f"{saga} {field}={text}"  # a saga's name has no space
+
+
+def reservation_id(saga: str, name: str, text: str) -> str:
+    """Return the id under which a value of a unique key is reserved. It is no instance, and no prefix of one lists it."""
+    return f"{BY_KEY}{saga}::{name}={text}"
+
+
+def reservations_of(saga: str) -> str:
+    """Return what the ids of all reservations of a saga begin with."""
+    return f"{BY_KEY}{saga}::"
 
 
 def key_term(saga: str, name: str, text: str) -> str:

@@ -53,7 +53,8 @@ async def _finish_slowly(
     actions.extend(await more)
     for following in running:
         actions.extend(await following)
-    return _finish(draft, message, record, state, actions, progress, context)
+    outcome = _finish(draft, message, record, state, actions, progress, context)
+    return outcome if isinstance(outcome, Outcome) else await outcome
 
 
 def _finish(
@@ -64,10 +65,18 @@ def _finish(
     actions: list[Any],
     progress: dict[str, Joined],
     context: StepContext,
-) -> Outcome:
+) -> Outcome | Awaitable[Outcome]:
     outcome = finish(draft, message, record, state, entered(draft.saga, record, state, actions, context))
+    if not isinstance(outcome, Outcome):
+        return _finished(outcome, record, progress)
     record.joins = progress
     return outcome
+
+
+async def _finished(outcome: Awaitable[Outcome], record: SagaRecord, progress: dict[str, Joined]) -> Outcome:
+    finished = await outcome
+    record.joins = progress
+    return finished
 
 
 def _run(

@@ -32,37 +32,36 @@ def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Ke
     return action.key, text
 
 
-def held_after(saga: str, held: Held, plan: Iterable[tuple[Any, Any, Any]]) -> Held:
-    """Return what is held after the actions of a step; the same object where nothing changes.
+def held_after(
+    saga: str, declared: Mapping[str, Key], held: tuple[Held, Held], plan: Iterable[tuple[Any, Any, Any]]
+) -> tuple[Held, Held]:
+    """Return what is held after the actions of a step, and of that the unique ones; as given where nothing changes.
 
     Raises DefinitionError for more than an instance may hold.
     """
-    after: dict[str, tuple[str, ...]] | None = None
+    after: tuple[Held, Held] | None = None
     for action, named, _ in plan:
         if not isinstance(action, (AddKey, RemoveKey)):
             continue
         if after is None:
-            after = dict(held)
+            after = dict(held[0]), dict(held[1])
         name, text = named
-        texts = after.get(name, ())
-        if isinstance(action, RemoveKey):
-            texts = tuple([one for one in texts if text not in ("", one)])
-        elif text not in texts:
-            texts = (*texts, text)
-        after[name] = texts
+        added = None if isinstance(action, RemoveKey) else declared[name].unique
+        for unique, some in enumerate(after):
+            texts = some.get(name, ())
+            if added is None or added != unique:  # one that was held before its declaration changed moves over
+                texts = tuple([one for one in texts if text not in ("", one)])
+            elif text not in texts:
+                texts = (*texts, text)
+            some[name] = texts
     if after is None:
         return held
-    found = {name: texts for name, texts in after.items() if texts}
-    if sum(map(len, found.values())) > MAX_HELD:
+    plain, unique_ones = ({name: texts for name, texts in some.items() if texts} for some in after)
+    if sum(map(len, (*plain.values(), *unique_ones.values()))) > MAX_HELD:
         raise DefinitionError(
             f"saga {saga!r}: an instance holds {MAX_HELD} values of its keys at most; remove one before another is added"
         )
-    return found
-
-
-def holds(held: Held, by: ByKey) -> bool:
-    """Say whether a value of a key is held."""
-    return by[1] in held.get(by[0], ())
+    return plain, unique_ones
 
 
 def pairs(held: Held) -> Iterator[ByKey]:
@@ -70,3 +69,8 @@ def pairs(held: Held) -> Iterator[ByKey]:
     for name, texts in held.items():
         for text in texts:
             yield name, text
+
+
+def claimed(before: Held, after: Held) -> list[ByKey]:
+    """Return the values that are held after a step and were not before, in an order that all who reserve them keep to."""
+    return sorted(key for key in pairs(after) if key[1] not in before.get(key[0], ()))

@@ -19,7 +19,7 @@ from ..definition.recurring import Rule
 from ..errors import CodecError
 from .gathering import Gathering
 from .ids import ACTIVITY, ANSWER, GAP, GATHER, parent_in, parts_of, terms_of
-from .keys import pairs
+from .keys import ByKey, pairs
 
 FORMAT = 1
 Kind = Literal["event", "timer", "refused", "child"]  # of a message; the last one tells that a child has ended
@@ -236,6 +236,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     last_end: Ended | None = None  # of the incarnation before
     index: dict[str, str | None] = {}  # what it is found by: the texts of these fields; never changed in place
     keys: dict[str, tuple[str, ...]] = {}  # by which it is reached, none once it has ended; never changed in place
+    unique_keys: dict[str, tuple[str, ...]] = {}  # those that no other live instance holds; see reservation.py
     phase: str = ""  # the name of its member; none where the saga has no phases, or has not handled its first event
     kept: tuple[Held, ...] = ()  # accepted messages that wait for their moment; see kept.py
     activities: dict[str, Stage] = {}  # by name, in the order in which they came there
@@ -262,6 +263,14 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     def terms(self, saga: str) -> tuple[str, ...]:
         """Return what a journal finds the instance by: the fields of its index, and the keys that it holds."""
         return terms_of(saga, self.index, pairs(self.keys))
+
+    def all_keys(self) -> list[ByKey]:
+        """Return the values that it is reached by, the unique ones last."""
+        return [*pairs(self.keys), *pairs(self.unique_keys)]
+
+    def holds(self, by: ByKey) -> bool:
+        """Say whether it is reached by that value of a key."""
+        return by[1] in self.keys.get(by[0], ()) or by[1] in self.unique_keys.get(by[0], ())
 
     def timer_title(self, name: str) -> str:
         """Return what to call a timer: the name that the saga gave it, or what its deadline is for."""

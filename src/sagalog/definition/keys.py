@@ -27,10 +27,12 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 class Key(msgspec.Struct, frozen=True):
     """A key of a saga. `name`: letters, digits and '_'; it stands in stored records.
 
-    Many instances may hold the same value, and an instance several values.
+    Many instances may hold the same value, and an instance several values. With `unique`, no two live instances of the saga
+    hold the same value: KeyTakenError tells who wants one that is taken. That needs a journal, not a store of your own.
     """
 
     name: str
+    unique: bool = False
 
 
 def key_table(saga: str, declared: Any, routes: Iterable[Route]) -> Mapping[str, Key]:
@@ -43,6 +45,8 @@ def key_table(saga: str, declared: Any, routes: Iterable[Route]) -> Mapping[str,
             raise DefinitionError(
                 f"{saga}.keys: the name of a key is letters, digits and '_', up to 64, and not {key.name!r}"
             )
+        if not isinstance(key.unique, bool):
+            raise DefinitionError(f"{saga}.keys: unique= of {key.name!r} is True or False")
         if key.name in table:
             raise DefinitionError(f"{saga}.keys declares {key.name!r} twice; keep one")
         table[key.name] = key

@@ -35,6 +35,22 @@ class Reason(NamedTuple):
     unreadable: bool = True
 
 
+def otherwise_declared(saga: Saga[Any], record: SagaRecord) -> list[str]:
+    """Return the keys that an instance holds otherwise than its saga declares them now: each with what that means."""
+    found = []
+    for name in (*record.keys, *record.unique_keys):
+        key = saga.key_table.get(name)
+        if key is None:
+            found.append(f"the key {name}, which is declared no more: no event reaches them by it")
+        elif key.unique and name in record.keys:
+            found.append(
+                f"the key {name} from before it was unique: an event reaches them by it once they add it again"
+            )
+        elif not key.unique and name in record.unique_keys:
+            found.append(f"the key {name} from when it was unique: an event reaches them by it once they add it again")
+    return found
+
+
 class Code:
     """The sagas of a program, and for which types of commands it has a handler."""
 

@@ -8,7 +8,7 @@ from datetime import datetime
 import msgspec
 
 from ..decision import ids
-from ..decision.keys import ByKey, pairs
+from ..decision.keys import ByKey
 from ..decision.record import Audit, Command, Held, SagaRecord
 from ..definition.codec import Typed
 from ..definition.recurring import LATE
@@ -228,7 +228,7 @@ def keys_in(before: SagaRecord | None, view: SagaView) -> tuple[list[ByKey], lis
     """Return the keys that a step has added, and those that it has removed or that ended with the life."""
     if view.record is None or (before is None and view.version > 1):
         return [], []
-    old, new = [] if before is None else list(pairs(before.keys)), list(pairs(view.record.keys))
+    old, new = [] if before is None else before.all_keys(), view.record.all_keys()
     return [key for key in new if key not in old], [key for key in old if key not in new]
 
 

@@ -20,17 +20,21 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from enum import Enum
+from time import monotonic
 from typing import Any
 
 import msgspec
 
 from ..decision.ids import FAMILY, parts_of, prefix_of
+from ..decision.keys import pairs
 from ..decision.pages import whole
 from ..decision.record import decode_record, encode_record
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
 from ..journal.pages import made_whole, page_bytes_of
 from ..journal.protocol import MAX_ID_BYTES, all_ids
+from ..journal.reservations import Reservations
+from .apply import RETENTION
 
 VERSION = 1
 GAP_MANIFEST = "saga-import-gap"
@@ -311,6 +315,7 @@ def _odd(at: datetime | None) -> bool:
 async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: bool = False) -> Brought:
     """Bring one instance into a journal, under the same numbers; durable on return. What is stored is never overwritten.
 
+    Raises KeyTakenError, and nothing is stored, where another instance of that journal holds a unique key of it.
     If this process dies in between, the same call goes on where it stopped. Nothing of an instance is due before its
     newest record is there. `due_at` is kept for that one only: no other counts.
     """
@@ -328,6 +333,7 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
             return Brought.THERE
     if dry_run:
         return Brought.IMPORTED
+    await _reserve(journal, wanted[last])
     numbers = range(highest + 1, last + 1)
     missing = (wanted[number] if number >= first else _gap(persistence_id, number) for number in numbers)
     try:
@@ -339,6 +345,18 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
         await journal.delete_messages_to(persistence_id, first - 1)
     stored = await journal.latest_message(persistence_id)
     return Brought.IMPORTED if stored is not None and _same(stored, wanted[last]) else Brought.DIFFERS
+
+
+async def _reserve(journal: Journal, newest: PersistentRepr) -> None:
+    """Reserve the unique keys that an instance holds, before it is there. Raises KeyTakenError."""
+    try:
+        keys = [] if newest.deleted else list(pairs(decode_record(newest.payload).unique_keys))
+    except CodecError:  # a worker that can read it will see
+        return
+    if keys:
+        saga, correlation_id = parts_of(newest.persistence_id)
+        reservations = Reservations(journal, saga, lambda: datetime.now(UTC), monotonic, RETENTION)
+        await reservations.reserve(correlation_id, newest.sequence_nr, 0, sorted(keys))
 
 
 def _gap(persistence_id: str, number: int) -> PersistentRepr:

@@ -23,6 +23,7 @@ from ..errors import (
     DefinitionError,
     InvalidEventError,
     JournalUnavailableError,
+    KeyTakenError,
     NoInstanceError,
     OutcomeUnknownError,
     TooManyKeptError,
@@ -230,7 +231,7 @@ class Answers:
                 # The instance that the answer is for has ended, or never was. Another attempt would not change that.
                 self._engine.counters.ignored += 1
                 return
-            except (DefinitionError, CodecError, InvalidEventError, UnexpectedEventError) as error:
+            except (DefinitionError, CodecError, InvalidEventError, KeyTakenError, UnexpectedEventError) as error:
                 raise _not_taken(name, error) from error
             except (JournalUnavailableError, OutcomeUnknownError, TooManyKeptError):
                 # The command is carried out, so only its answer is tried again, under the same id.

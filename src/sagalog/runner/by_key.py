@@ -9,9 +9,9 @@ under the same message id: those that had it know it, and the rest handle it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,11 +34,12 @@ _MOST = (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE, Outcome
 
 
 class ByKey(NamedTuple):
-    """Instances of one saga: those that hold this value of a key."""
+    """Instances of one saga: those that hold this value of a key, one at most where it is unique."""
 
     cache: InstanceCache
     name: str
     text: str
+    unique: bool
 
 
 class KeyedDelivery:
@@ -49,17 +50,18 @@ class KeyedDelivery:
         self._pages = asyncio.Semaphore(_PAGES_AT_ONCE)
 
     async def deliver(
-        self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool
+        self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool, within: Any = None
     ) -> dict[str, Outcome]:
         """Return what became of the event, by correlation id; none where nobody holds the key and that is no error.
 
-        `caller`: whose event handler waits for it. `bounded`: it waits for a place, unlike what others wait for. Raises
-        what one of them raised, once all were asked; NoInstanceError as `no_instance` of the settings says.
+        `caller`: whose event handler waits for it. `bounded`: it waits for a place, unlike what others wait for.
+        `within`: a transaction of the caller. Raises what one of them raised, once all were asked; NoInstanceError as
+        `no_instance` of the settings says.
         """
         settings, loop = self._engine.settings, self._engine.loop
         looks = Attempts(Waiting(first=0.05, most=5.0, seconds=settings.no_instance_wait_seconds), clock=loop.time)
         while True:
-            outcomes = await self._once(to, message, submit, caller=caller, bounded=bounded)
+            outcomes = await self._once(to, message, submit, caller=caller, bounded=bounded, within=within)
             if any(outcome is not Outcome.NO_INSTANCE for outcome in outcomes.values()):
                 return outcomes
             if settings.no_instance is NoInstance.IGNORE:
@@ -77,11 +79,11 @@ class KeyedDelivery:
             await self._engine.back_off(pause)
 
     async def _once(
-        self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool
+        self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool, within: Any = None
     ) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
         errors: list[BaseException] = []
-        async for page in holders(to.cache.runtime, to.name, to.text):
+        async for page in _pages(to, within):
             if self._engine.stopping.is_set():
                 errors.append(not_handled())
                 break
@@ -131,6 +133,19 @@ def _awaited(caller: Instance | None, cache: InstanceCache, page: list[str], wha
         for instance in wanted:
             left.remove(instance)
         caller.awaits = tuple(left)
+
+
+async def _pages(to: ByKey, within: Any) -> AsyncIterator[list[str]]:
+    """Yield the ids of those that may hold the key. Each says by itself, in its step, whether it does."""
+    runtime = to.cache.runtime
+    if to.unique and runtime.reservations is not None:
+        reservations = runtime.reservations if within is None else runtime.reservations.within(within)
+        holder = await reservations.holder_of((to.name, to.text))
+        if holder is not None:
+            yield [holder]
+        return
+    async for page in holders(runtime, to.name, to.text):
+        yield page
 
 
 def together(outcomes: dict[str, Outcome]) -> Outcome:

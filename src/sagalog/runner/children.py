@@ -28,6 +28,7 @@ from ..errors import (
     CodecError,
     DefinitionError,
     InvalidEventError,
+    KeyTakenError,
     NoInstanceError,
     PayloadTooLargeError,
     UnexpectedEventError,
@@ -49,6 +50,7 @@ _NEVER_STARTS = (
     PayloadTooLargeError,
     DefinitionError,
     CodecError,
+    KeyTakenError,
 )
 
 

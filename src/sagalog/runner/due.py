@@ -24,6 +24,7 @@ from .purging import Purger
 from .runtime import SagaRuntime
 from .searching import search
 from .stranded import Stranded
+from .sweeping import Sweeper
 
 _PAGE = 500
 _MAX_AT_WORK = 2048  # claimed instances of a saga that are still at work; a scan hands out no more than these
@@ -47,6 +48,7 @@ class DueLoop:
         self._complained = ("", "", 0.0)
         self._full = False  # the loop has to be woken when there is room again
         self._purger = Purger(engine)
+        self._sweepers = [Sweeper(engine, one.runtime.name, one.runtime.reservations) for one in self._caches]
         self._stranded = {one.runtime.name: Stranded(engine, one.runtime) for one in caches}
         self._searches = [
             engine.spawn(search(engine, one.runtime, self.notice))
@@ -91,6 +93,8 @@ class DueLoop:
                     trouble = told_of_store(error)
                     self._complain(cache.runtime.name, trouble)
                     self._next = min(self._next, engine.now() + _AGAIN)  # what is due next is not known
+            for sweeper in self._sweepers:
+                sweeper.look()
             self.trouble = trouble
             await self._sleep(self._next)
 

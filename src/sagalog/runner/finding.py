@@ -13,7 +13,6 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ..decision.ids import key_term, parts_of, term_of
-from ..decision.keys import holds
 from ..decision.record import SagaRecord, Status, decode_record
 from ..definition.indexing import Index, matches
 from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError
@@ -148,7 +147,7 @@ async def holders(runtime: SagaRuntime, name: str, text: str) -> AsyncIterator[l
 
 def _holds(payload: bytes, by: tuple[str, str]) -> bool:
     try:
-        return holds(decode_record(payload).keys, by)
+        return decode_record(payload).holds(by)
     except CodecError:  # which keys it holds is not known to this code
         return False
 

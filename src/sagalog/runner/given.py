@@ -10,12 +10,20 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError
 from ..journal import Journal
 from ..journal.needs import missing_methods
-from ..journal.store import SagaStateStore
+from ..journal.store import JournalSagaStateStore, SagaStateStore
 from .clock import EventClock
 
 
 def check_source(source: Any, sagas: list[Saga[Any]]) -> None:
     """Raise DefinitionError for a journal or stores that a runner with these sagas cannot use."""
+    for saga in sagas:
+        store = source.get(saga.name) if isinstance(source, Mapping) else source
+        unique = next((key.name for key in saga.keys if key.unique), None)
+        if unique and isinstance(store, SagaStateStore) and not isinstance(store, JournalSagaStateStore):
+            raise DefinitionError(
+                f"saga {saga.name!r} has the unique key {unique!r}, and a {type(store).__name__} has no place to reserve "
+                "it: open the runner on a journal"
+            )
     if isinstance(source, Mapping):
         missing = [saga.name for saga in sagas if saga.name not in source]
         if missing:

@@ -11,6 +11,8 @@ first, they become due after the lease, like those of any dead worker.
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..decision.message import Message, Outcome
 from ..decision.pages import whole
 from ..errors import CodecError, ConflictError, PayloadTooLargeError
@@ -53,6 +55,9 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
     try:
         await _load(alone, connection)
         turn = begin(alone, runtime.engine.now())
+        if runtime.reservations is not None:  # they hold with the step, or not at all
+            within = runtime.reservations.within(connection)
+            turn.draft.reserve = partial(within.reserve, alone.correlation_id, turn.draft.sequence_nr, alone.epoch)
         await _decided(turn, message)
         outcome = envelope.decided
         if isinstance(outcome, BaseException):

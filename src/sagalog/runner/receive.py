@@ -225,10 +225,12 @@ class Receiver:
                     cache: InstanceCache, correlation_id: str, each: Message, one: asyncio.Lock = one
                 ) -> Outcome:
                     async with one:
-                        return await step_in_transaction(cache.instance(correlation_id), each, connection)
+                        return await step_in_transaction(cache.instance(correlation_id), each, callers)
 
                 name = to.cache.runtime.name
-                instances[name] = await self._by_key.deliver(to, message, step, caller=caller, bounded=False)
+                instances[name] = await self._by_key.deliver(
+                    to, message, step, caller=caller, bounded=False, within=callers
+                )
                 outcomes[name] = together(instances[name])
             return Receipt(given_id(message.id), outcomes, instances)
         finally:
@@ -321,7 +323,7 @@ class Receiver:
         found = []
         for cache in self._routes[type(event)]:
             if cache.runtime.saga.keys and (by := cache.runtime.saga.key_of(event)) is not None:
-                found.append(ByKey(cache, by[0].name, by[1]))
+                found.append(ByKey(cache, by[0].name, by[1], by[0].unique))
         return found
 
     def _candidates(self, event: type) -> tuple[InstanceCache, ...]:

@@ -20,7 +20,8 @@ from ..decision.message import Message, Outcome, kept_message, unhold
 from ..decision.parking import park_again
 from ..decision.record import FINAL, Audit, Held, SagaRecord
 from ..decision.state import UnreadableStateError
-from ..errors import CodecError, PayloadTooLargeError, UnexpectedEventError
+from ..errors import CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError
+from ..journal.reservations import NotReservedError
 from ..logs import log
 from .context import EventHandler
 from .failures import cancellations, described, passes_through
@@ -28,6 +29,7 @@ from .instance import Instance
 from .load import unreadable
 from .reporter import Reporter
 
+_TOLD = (CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError)  # others quote payloads
 _GIVE_WAY = 64  # messages that are replayed in one go
 
 
@@ -119,6 +121,8 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
         except BaseException as error:
             if passes_through(error, cancelled) and not instance.runtime.engine.cancelled_by_handler(error):
                 raise
+            if isinstance(error, NotReservedError):  # parking it again would undo the repair
+                raise
             culprit = kept if kept is not None else first
             assert culprit is not None
             if isinstance(error, CodecError) and draft.registry.is_newer(culprit.event):
@@ -129,7 +133,9 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 draft.record = before
                 draft.fired, draft.started, draft.woken = counted
             reporter.taken_back(culprit.id)
-            told = isinstance(error, (CodecError, PayloadTooLargeError, UnexpectedEventError))  # others quote payloads
+            told = isinstance(
+                error, (CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError)
+            )  # others quote payloads
             reason = f"replaying {culprit.event.type} failed: {error if told else described(error)}"
             if first is None:
                 assert draft.record is not None

@@ -18,6 +18,7 @@ from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr
 from ..journal.pages import held_in, page_bytes_of
 from ..journal.protocol import LAST_MOMENT
+from ..journal.reservations import Reservations
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, Terms, TombstoneStore
 from .declined import Declined
 from .ended import RecordReader
@@ -34,6 +35,9 @@ class SagaRuntime:
         self.saga = saga
         self.name = saga.name
         self.prefix = prefix_of(saga.name)
+        self.reservations: Reservations | None = None  # of its unique keys, where it has some
+        if any(key.unique for key in saga.keys) and isinstance(store, JournalSagaStateStore):
+            self.reservations = Reservations(store.journal, saga.name, engine.now, engine.loop.time, engine.retention)
         self.registry = type(saga).registry(saga)
         self.reader = RecordReader(saga, self.registry)
         self.engine = engine

@@ -23,12 +23,14 @@ from ..errors import (
     ConflictError,
     DefinitionError,
     JournalUnavailableError,
+    KeyTakenError,
     OutcomeUnknownError,
     PayloadTooLargeError,
     RunnerStoppedError,
     SagaParkedError,
     UnexpectedEventError,
 )
+from ..journal.reservations import NotReservedError
 from ..logs import log, trace_of
 from ..waiting import Waiting
 from .commit import Write
@@ -187,7 +189,10 @@ def _after_failure(turn: Turn) -> Pause | None:
     engine = instance.runtime.engine
     message, error = turn.failure.message, turn.failure.error
     event_type = message.event.title if message.kind == "child" else type(message.event).__name__
-    if isinstance(error, (DefinitionError, CodecError, UnexpectedEventError)):
+    if isinstance(error, NotReservedError):  # nothing is known against it: whoever brings the message tries again
+        tell(instance, turn.batch[turn.at :], error)
+        return None
+    if isinstance(error, (DefinitionError, CodecError, KeyTakenError, UnexpectedEventError)):
         if message is envelope.message and message.kind == "event":
             envelope.fail(error)
         else:

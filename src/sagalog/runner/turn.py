@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from datetime import datetime
+from functools import partial
 
 from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
@@ -154,6 +155,10 @@ def begin(instance: Instance, now: datetime) -> Turn:
         engine.retention,
     )
     draft.lookups = instance.lookups
+    if runtime.reservations is not None:
+        draft.reserve = partial(
+            runtime.reservations.reserve, instance.correlation_id, draft.sequence_nr, instance.epoch
+        )
     if instance.accepted:
         draft.accept(instance.accepted)
     record = draft.record

@@ -16,10 +16,11 @@ from ..decision.children import ChildTold
 from ..decision.draft import Draft
 from ..decision.ids import command_id, end_id, parts_of, persistence_id, reply_id, start_id
 from ..decision.kept import next_kept
+from ..decision.keys import ByKey
 from ..decision.message import Message, Outcome, kept_message, refusal
 from ..decision.record import FINAL, Command, SagaRecord, decode_record, encode_record
 from ..definition.saga import Saga
-from ..errors import DefinitionError
+from ..errors import DefinitionError, KeyTakenError
 from .story import Story
 
 
@@ -38,6 +39,7 @@ class DrivenInstance:
         self.stopped: list[str] = []  # ids of children that were asked to end
         self.refuses: dict[type | str, str] = {}  # commands, or activities whose undo it is, and for which reason
         self.answers: dict[type, Any] = {}  # commands, and with which event, or a function that makes it
+        self.taken: set[ByKey] = set()  # unique keys that another instance holds
         self._version = 0
         self._delivering = False
         self._story = story
@@ -45,7 +47,14 @@ class DrivenInstance:
     def draft(self) -> Draft:
         """Return a draft over what is stored."""
         own = persistence_id(self.saga.name, str(self.correlation_id))
-        return Draft(self.saga, self.registry, own, self.record, self._version, self.now, timedelta(days=7))
+        draft = Draft(self.saga, self.registry, own, self.record, self._version, self.now, timedelta(days=7))
+        draft.reserve = self._reserve
+        return draft
+
+    async def _reserve(self, keys: list[ByKey]) -> None:
+        for key in keys:
+            if key in self.taken:
+                raise KeyTakenError(self.saga.name, str(self.correlation_id), key[0], "another")
 
     def begin(self) -> None:
         """Forget what it asked for so far."""

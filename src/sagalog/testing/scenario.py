@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any, Generic, Self, TypeVar
+from uuid import UUID
 
 from ..decision.children import ChildTold, live_children
 from ..decision.ids import ACTIVITY, ANSWER, GAP
+from ..decision.keys import checked_key
 from ..decision.message import Message
 from ..decision.phases import phase_of
-from ..decision.record import Joined, Status
+from ..decision.record import Joined, SagaRecord, Status
 from ..decision.timers import due_timer
+from ..definition.actions import AddKey
 from ..definition.children import ChildOutcome
 from ..definition.itinerary import DefinedActivity
 from ..definition.results import pack_result, unpack_result
@@ -189,6 +192,15 @@ class Scenario(Generic[S]):
         self._instance.refuses[command] = reason
         return self
 
+    def taken(self, key: str, value: str | int | UUID, *, held: bool = True) -> Self:
+        """From now on, let another instance hold that value of a unique key; with `held=False` nobody else any more."""
+        declared = self._saga.key_table.get(key)
+        if declared is None or not declared.unique:
+            raise DefinitionError(f"taken({key!r}, ...): saga {self._saga.name!r} has no such unique key")
+        named = checked_key(AddKey(key, value), self._saga.name, self._saga.key_table)
+        (self._instance.taken.add if held else self._instance.taken.discard)(named)
+        return self
+
     @property
     def now(self) -> datetime:
         """The moment that it is."""
@@ -228,7 +240,7 @@ class Scenario(Generic[S]):
     def keys(self) -> dict[str, list[str]]:
         """The keys that it holds: their values as they are stored, by name. An event by another key does not reach it."""
         record = self._instance.record
-        return {} if record is None else {name: list(texts) for name, texts in record.keys.items()}
+        return {} if record is None else _by_name(record)
 
     @property
     def kept(self) -> list[Any]:
@@ -408,6 +420,10 @@ class Scenario(Generic[S]):
     def _timer(self, message: Message) -> str:
         title = message.name if self._instance.record is None else self._instance.record.timer_title(message.name)
         return f"timer {title!r}" if title == message.name else f"the deadline ({title})"
+
+
+def _by_name(record: SagaRecord) -> dict[str, list[str]]:
+    return {name: list(texts) for name, texts in (*record.keys.items(), *record.unique_keys.items())}
 
 
 def _left(joined: Joined | None, legs: tuple[str, ...]) -> tuple[str, ...]:

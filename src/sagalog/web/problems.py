@@ -24,6 +24,7 @@ from ..errors import (
     ConflictError,
     InvalidEventError,
     JournalUnavailableError,
+    KeyTakenError,
     NoInstanceError,
     OutcomeGoneError,
     OutcomeTimeoutError,
@@ -87,6 +88,7 @@ _AS_THEY_ARE: Mapping[type[SagalogError], tuple[int, int | None]] = {
     NoInstanceError: (409, None),
     AlreadyStartedError: (409, None),
     UnexpectedEventError: (409, None),
+    KeyTakenError: (409, None),
     TooManyKeptError: (503, 30),
     OutcomeGoneError: (410, None),
 }

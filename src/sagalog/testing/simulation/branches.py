@@ -22,7 +22,7 @@ def branches_of(sagas: list[Saga[Any]], ledger: Ledger) -> dict[str, dict[str, i
         counts.update({f"{child} {how}": 0 for child in saga.children() for how in ("completed", "compensated")})
         counts.update({f"enters {phase.name}": 0 for phase in saga.phases or ()})
     for persistence_id, lives in ledger.lives.items():
-        counts = found[parts_of(persistence_id)[0]]
+        counts = found.get(parts_of(persistence_id)[0], Counter())  # a reservation of a key is of none
         for life in lives:
             before: SagaRecord | None = None
             for one in life:

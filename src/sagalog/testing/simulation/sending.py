@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import (
     JournalUnavailableError,
+    KeyTakenError,
     NoInstanceError,
     OutcomeUnknownError,
     RunnerStoppedError,
@@ -58,6 +59,7 @@ class Senders:
                 )
             except (
                 JournalUnavailableError,
+                KeyTakenError,
                 NoInstanceError,
                 OutcomeUnknownError,
                 RunnerStoppedError,
@@ -66,7 +68,7 @@ class Senders:
                 TooManyKeptError,
                 UnexpectedEventError,
             ) as error:
-                lost += isinstance(error, (NoInstanceError, TooManyKeptError, UnexpectedEventError))
+                lost += isinstance(error, (KeyTakenError, NoInstanceError, TooManyKeptError, UnexpectedEventError))
                 patience = _PATIENCE
                 self._situation.tell(
                     f"{message_id} {type(event).__name__} is not accepted by {worker.name}: {type(error).__name__}"
@@ -77,6 +79,8 @@ class Senders:
             said = ", ".join(outcome.value for outcome in receipt.outcomes.values())
             self._situation.tell(f"{message_id} {event!r} is accepted by {worker.name}: {said}")
             self._situation.outside.told(sent, receipt)
-            if known := [name for name, outcome in receipt.outcomes.items() if outcome in KNOWN]:
+            if known := [
+                name for name, outcome in receipt.outcomes.items() if outcome in KNOWN and name not in receipt.instances
+            ]:
                 self._askers.may_ask(known, event, message_id)
             return

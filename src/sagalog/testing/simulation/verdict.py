@@ -18,6 +18,7 @@ from ...decision.sequences import gap_in, sequence_of
 from ...definition.saga import Saga
 from ...runner import NoInstance
 from .asking import Askers
+from .by_key import check_reached, check_unique
 from .deliveries import Deliveries
 from .families import check_family
 from .guarantees import check_ended, check_first, check_order, check_pair, check_twice
@@ -30,8 +31,11 @@ from .world import Finished
 def judge(run: Situation, askers: Askers) -> None:
     """Raise AssertionError for the first thing that is wrong."""
     finished: list[Finished] = []
+    check_unique(run.ledger)
     for persistence_id in sorted(run.ledger.lives):
-        lives = run.ledger.lives[persistence_id]
+        lives = [life for life in run.ledger.lives[persistence_id] if _has_records(life)]
+        if ids.instance_of(persistence_id) is None or not lives:
+            continue  # a reservation of a key, or what fenced who wanted one
         for number, life in enumerate(lives):
             readable = _readable(persistence_id, life)
             deliveries = Deliveries(run, persistence_id, number, readable)
@@ -46,10 +50,16 @@ def judge(run: Situation, askers: Askers) -> None:
             finished += _finished(run, persistence_id, readable, deliveries)
         check_twice(persistence_id, lives, run.settings.retention, run.skew)
         _nothing_accepted_is_lost(run, persistence_id, lives)
-        check_order(persistence_id, lives, run.outside, waits=run.settings.no_instance is NoInstance.WAIT)
+        code = next(saga for saga in run.sagas if saga.name == ids.parts_of(persistence_id)[0])
+        waits = run.settings.no_instance is NoInstance.WAIT
+        check_order(persistence_id, lives, run.outside, waits=waits, by_key=code.key_of)
     for sent in run.outside.sent.values():
         for saga in sent.known:
-            correlation_id = next(one for one in run.sagas if one.name == saga).correlation_id(sent.event)
+            code = next(one for one in run.sagas if one.name == saga)
+            if (key := code.key_of(sent.event)) is not None:
+                check_reached(run, sent, saga, (key[0].name, key[1]))
+                continue
+            correlation_id = code.correlation_id(sent.event)
             own = ids.persistence_id(saga, str(correlation_id))
             assert own in run.ledger.lives, f"{sent.message_id} was accepted, and {own} never was there"
     askers.check()
@@ -57,6 +67,10 @@ def judge(run: Situation, askers: Askers) -> None:
         assert run.world.may_park or instance.status != "parked", _stays_parked(run, instance)
         run.world.check(instance)
     run.world.check_all(finished)
+
+
+def _has_records(life: list[Landed]) -> bool:
+    return any(one.record is not None for one in life)
 
 
 def _check_activities(run: Situation, persistence_id: str, life: list[Landed]) -> None:
@@ -96,6 +110,7 @@ def _nothing_accepted_is_lost(run: Situation, persistence_id: str, lives: list[l
                 one.record is not None
             ):  # what an operator dropped was never handled, and is forgotten when retention ends
                 known.update((handled.id for handled in one.record.handled), each(one.record.inbox))
+                known.update(each(one.record.inherited))  # one step may drop it, and begin the next life
     saga = next(saga for saga in run.sagas if saga.name == name)
     for sent in run.outside.sent.values():
         if name in sent.known and saga.correlation_id(sent.event) == correlation_id:
