@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
-import signal
-import socket
 import sys
 import webbrowser
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +13,7 @@ import click
 from ..errors import DefinitionError, MissingExtraError
 from ..journal import open_existing
 from .journals import journal_option
+from .listening import graceful_server, listen
 from .text import clean
 
 if TYPE_CHECKING:
@@ -90,7 +87,7 @@ def dashboard_(
         app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks)
     except DefinitionError as error:
         raise click.UsageError(str(error)) from error
-    listening = _listen(host, port)
+    listening = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"
     app_at: Any = _below(app, root_path) if root_path else app
@@ -107,7 +104,7 @@ def dashboard_(
         server_header=False,
         timeout_graceful_shutdown=5,
     )
-    server = _server(uvicorn.Server, config, app)
+    server = graceful_server(uvicorn.Server, config, app.stopping)
     if open_browser:
         webbrowser.open(address)
     server.run(sockets=[listening])
@@ -138,39 +135,3 @@ def _check(url: str) -> None:
 
 async def _look(url: str) -> None:
     await open_existing(url).close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-        listening.listen()  # from here on who comes waits, and is not turned away
-    except OSError as error:
-        listening.close()
-        raise click.ClickException(f"{host} port {port} cannot be listened at: {error.strerror}") from error
-    return listening
-
-
-def _server(base: type[Any], config: Any, app: Dashboard) -> Any:
-    class Server(base):  # type: ignore[misc]
-        """Ends the open streams before it waits for its connections, and then comes back instead of dying of the signal."""
-
-        should_exit: bool
-        force_exit: bool
-
-        @contextlib.contextmanager
-        def capture_signals(self) -> Iterator[None]:
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self.stop)
-            yield
-
-        def stop(self) -> None:
-            app.stopping()
-            if self.should_exit:
-                self.force_exit = True  # asked a second time
-            self.should_exit = True
-
-    return Server(config)

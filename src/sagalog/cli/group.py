@@ -30,6 +30,7 @@ COMMANDS = {
     "retry": "Let parked instances try again.",
     "run": "Feed events from a file through a runner.",
     "send": "Send one event, from the command line.",
+    "serve": "Answer over HTTP: take events, tell how instances stand and how they end.",
     "show": "Show one instance: state, timers, outbox, held events.",
     "simulate": "Attack a saga with crashes, races and lost answers, in virtual time.",
     "skip": "Drop what parks an instance, and go on.",

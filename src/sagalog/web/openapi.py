@@ -64,11 +64,13 @@ _SAID = {
     202: "It is stored, and not ended yet: ask at the address in Location.",
     400: "The request cannot be read, or has no message id.",
     401: "It is not signed, or not in time.",
+    403: "The token does not allow it.",
     404: "There is no such instance.",
     409: "The event is refused, as the saga stands.",
     413: "It is too large.",
     415: "It is not plain JSON.",
     422: "It is no such event.",
+    429: "Too much at once: send the same again after Retry-After.",
     503: "Send the same again, under the same id, after Retry-After.",
 }
 

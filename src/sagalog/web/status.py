@@ -157,6 +157,19 @@ class StatusEndpoint(Generic[S]):
         finally:
             self._streams -= 1
 
+    async def wait(self, correlation_id: str, seconds: float) -> None:
+        """Return when an instance has ended, after so many seconds, or when the server stops. Raises nothing of ours."""
+        stopping = asyncio.ensure_future(stopping_of(self._runner).wait())
+        ended = asyncio.ensure_future(
+            self._runner.outcome(self._saga, correlation_id, timeout=timedelta(seconds=seconds))
+        )
+        try:
+            await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            ended.cancel()
+            await asyncio.gather(stopping, ended, return_exceptions=True)
+
     async def _ended(self, correlation_id: str, incarnation: int, stopping: asyncio.Event) -> None:
         """Return when it has ended, when it is to be looked at again, or when the server stops."""
         waits = {

@@ -6,7 +6,7 @@ request ─► bounds ─► signature ─► event ─► runner.handle ─► 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -139,7 +139,7 @@ class Webhook:
         correlation_id = self._saga.correlation_id(event)
         if correlation_id is None:
             return _received(receipt)
-        return await self._ended(receipt, correlation_id, _wait_seconds(headers, self.outcome.wait))
+        return await self._ended(receipt, correlation_id, wait_seconds(headers, self.outcome.wait.total_seconds()))
 
     def _id_of(self, posted: Posted) -> str | None:
         if self.message_id is None:
@@ -223,9 +223,9 @@ def _received(receipt: Receipt) -> Response:
     return json_response(_told(receipt), 202 if receipt.held or receipt.kept else 200)
 
 
-def _wait_seconds(headers: dict[str, str], most: timedelta) -> float:
-    """Return how long a sender waits, as far as it may."""
-    seconds = most.total_seconds()
+def wait_seconds(headers: Mapping[str, str], most: float) -> float:
+    """Return how many seconds a sender waits, as it says by `Prefer`, and `most` at most."""
+    seconds = most
     for part in headers.get("prefer", "").split(","):
         name, _, value = part.strip().lower().partition("=")
         if name == "respond-async":

@@ -1,0 +1,121 @@
+"""Commands out as signed webhooks: each posted as a CloudEvent under the command's id, until the receiver has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from ..brokers.cloudevents import STRUCTURED
+from ..brokers.message import SourceMessage
+from ..brokers.publication import Publication
+from ..brokers.reading import MessageReader, UnreadableError, UntakenError
+from ..errors import CommandRefused, DefinitionError, MissingExtraError, SagalogError
+from ..runner import CommandContext
+from .signatures import HmacSignature, Secrets, StandardWebhooks
+
+_REFUSED = (409, 410, 422)  # "no, and do not ask again"
+_MAX_ANSWER = 1024 * 1024  # bytes
+
+
+class WebhookFailedError(SagalogError):
+    """A receiver did not take a command. It is sent again, under the same id. `status`: what it answered; 0: nothing."""
+
+    def __init__(self, url: str, status: int, why: str) -> None:
+        super().__init__(url, status, why)
+        self.url = url
+        self.status = status
+        self.why = why
+
+    def __str__(self) -> str:
+        return f"the webhook at {self.url} {self.why}; the command is sent again under the same id"
+
+
+class SignedWebhook:
+    """A command handler that posts commands to a URL: `dispatch={ShipOrder: SignedWebhook("https://...", secret)}`.
+
+    The body is a CloudEvent in structured mode: `id` is the command id, `type` the stored name of the command's class. It
+    is signed as standardwebhooks.com says (`webhook-id`, `webhook-timestamp`, `webhook-signature`), or by `signature`.
+
+    2xx: the command is accepted; a CloudEvent in the answer is the event that it leads to, of a class in `replies`. 409,
+    410 and 422: it is refused for ever. All else, and no answer within `timeout`: it is sent again, as the runner's
+    `dispatch_retry` says. Redirects are not followed. `client`: gives an httpx.AsyncClient of yours, e.g.
+    `lambda context: context.resources`; without it each command has a connection of its own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        secrets: Secrets | None = None,
+        *,
+        signature: HmacSignature | None = None,
+        replies: Mapping[str, type] | None = None,
+        timeout: timedelta = timedelta(seconds=10),
+        client: Callable[[CommandContext], Any] | None = None,
+    ) -> None:
+        try:
+            import httpx
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("a SignedWebhook needs the package httpx: pip install 'sagalog[serve]'") from error
+        if not isinstance(url, str) or httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
+            raise DefinitionError("a SignedWebhook takes an address that begins with https://")
+        if (secrets is None) == (signature is None):
+            raise DefinitionError("a SignedWebhook takes a secret, or signature=")
+        self._signature = signature if signature is not None else StandardWebhooks(secrets or "")
+        self._url = url
+        self._shown = str(httpx.URL(url).copy_with(username=None, password=None, query=None))
+        self._replies = MessageReader(dict(replies or {}))
+        self._seconds = timeout.total_seconds()
+        self._client = client
+        self._publication = Publication(_NoSink(), mode="structured")
+        self._httpx = httpx
+
+    def __repr__(self) -> str:
+        return f"<SignedWebhook to {self._shown}>"
+
+    async def __call__(self, command: Any, context: CommandContext) -> Any:
+        """Send one command; return the event that it was answered with, if any.
+
+        Raises CommandRefused, WebhookFailedError.
+        """
+        message = self._publication.message(command, context, "")
+        headers = {**message.headers, **self._signature.headers(context.id, message.body)}
+        headers["idempotency-key"] = context.id
+        try:
+            if self._client is not None:
+                return await self._post(self._client(context), message.body, headers)
+            async with self._httpx.AsyncClient() as client:
+                return await self._post(client, message.body, headers)
+        except self._httpx.HTTPError as error:
+            raise WebhookFailedError(self._shown, 0, f"did not answer ({type(error).__name__})") from None
+
+    async def _post(self, client: Any, body: bytes, headers: dict[str, str]) -> Any:
+        answered = bytearray()
+        async with client.stream(
+            "POST", self._url, content=body, headers=headers, timeout=self._seconds, follow_redirects=False
+        ) as answer:
+            async for chunk in answer.aiter_bytes():
+                answered += chunk
+                if len(answered) > _MAX_ANSWER:
+                    raise WebhookFailedError(self._shown, answer.status_code, "answered without end")
+        status = answer.status_code
+        if status in _REFUSED:
+            raise CommandRefused(f"the webhook answered {status}")
+        if not 200 <= status < 300:
+            raise WebhookFailedError(self._shown, status, f"answered {status}")
+        if not answer.headers.get("content-type", "").startswith(STRUCTURED):
+            return None
+        try:
+            return self._replies.read(SourceMessage(bytes(answered), "", "", dict(answer.headers))).event
+        except (UnreadableError, UntakenError) as error:
+            raise WebhookFailedError(self._shown, status, f"answered with an event that is none: {error}") from None
+
+
+class _NoSink:
+    """Stands for the sink of a publication of which only the messages are used."""
+
+    name = "webhook"
+
+    async def send(self, message: Any) -> None: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,265 @@
+"""A runner over HTTP, for programs in any language: put an event, ask how an instance stands, hear of ends.
+
+request ─► token, scope, rate ─► bounds ─► CloudEvent ─► runner.handle ─► answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ..brokers.cloudevents import STRUCTURED
+from ..brokers.message import SourceMessage
+from ..brokers.reading import Decoded, MessageReader, UnreadableError, UntakenError, types_of
+from ..definition.schema import schema_of
+from ..runner import Receipt, SagaRunner
+from .bodies import read_body
+from .ends import EndStreams
+from .lifespans import lifespan
+from .openapi import RECEIPT_SCHEMA, STATUS_SCHEMA, responses
+from .openapi import schema_of as shown_schema
+from .problems import Problem, problem_of, refuse
+from .status import StatusEndpoint, json_response, quoted
+from .stopping import stopping_of
+from .tokens import READ_ENDS, READ_INSTANCES, WRITE_EVENTS, BearerToken, KnownTokens
+from .webhook import wait_seconds
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class ServedRunner:
+    """An ASGI app over a runner, which starts and stops with its server.
+
+    `POST /events` takes a CloudEvent in JSON, in structured or binary mode; its `type` is the stored name of an event
+    class. `GET /instances/{saga}/{id}` tells how an instance stands, as JSON or as a stream, and waits for its end where
+    `Prefer: wait=10` asks for it. `GET /ends` is a stream of all ends. `/openapi.json`, `/live` and `/ready` need no token.
+
+    `most_in_flight`: events at work at once; beyond that the answer is 429.
+    """
+
+    def __init__(
+        self,
+        runner: SagaRunner,
+        tokens: Iterable[BearerToken],
+        *,
+        max_body_bytes: int = 256 * 1024,
+        body_seconds: float = 10.0,
+        handle_seconds: float = 30.0,
+        most_in_flight: int = 256,
+        most_wait_seconds: float = 60.0,
+    ) -> None:
+        self._runner = runner
+        self._tokens = KnownTokens(tokens)
+        self._types = types_of(runner.sagas, {})
+        self._reader = MessageReader(self._types)
+        self._statuses = {
+            saga.name: StatusEndpoint[Any](runner, type(saga), result=True, state=lambda state: state)
+            for saga in runner.sagas
+        }
+        self._ends = EndStreams(runner)
+        self._max_body_bytes = max_body_bytes
+        self._body_seconds = body_seconds
+        self._handle_seconds = handle_seconds
+        self._most_in_flight = most_in_flight
+        self._most_wait_seconds = most_wait_seconds
+        self._in_flight = 0
+        app = Starlette(
+            routes=[
+                Route("/events", self._endpoint(self._take, WRITE_EVENTS), methods=["POST"]),
+                Route("/instances/{saga}/{id:path}", self._endpoint(self._status, READ_INSTANCES), methods=["GET"]),
+                Route("/ends", self._endpoint(self._ends.respond, READ_ENDS), methods=["GET"]),
+                Route("/openapi.json", self._openapi, methods=["GET"]),
+                Route("/live", self._live, methods=["GET"]),
+                Route("/ready", self._ready, methods=["GET"]),
+            ],
+            lifespan=lifespan(runner),
+        )
+        app.add_exception_handler(HTTPException, _refused)
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan."""
+        await self._app(scope, receive, send)
+
+    def stopping(self) -> None:
+        """End all streams, and answer who waits, so that a server that waits for open connections can stop."""
+        stopping_of(self._runner).set()
+
+    def _endpoint(self, answer: Endpoint, scope: str) -> Endpoint:
+        async def endpoint(request: Request) -> Response:
+            try:
+                request.state.token = self._allowed(request, scope)
+                return await answer(request)
+            except Exception as error:
+                return problem_of(error, asked=request.method == "GET").response()
+
+        return endpoint
+
+    def _allowed(self, request: Request, scope: str) -> BearerToken:
+        token = self._tokens.of(request.headers.get("authorization", ""))
+        if token is None:
+            raise refuse(401, "a token is needed: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
+        if scope not in token.scopes:
+            told = f'Bearer error="insufficient_scope", scope="{scope}"'
+            raise refuse(403, f"this token does not allow {scope}", headers={"www-authenticate": told})
+        wait = self._tokens.wait_seconds(token)
+        if wait:
+            raise refuse(429, "too many requests with this token", retry_seconds=max(1, math.ceil(wait)))
+        return token
+
+    async def _take(self, request: Request) -> Response:
+        if self._in_flight >= self._most_in_flight:
+            raise refuse(429, "as many events as this server takes are at work; nothing was stored", retry_seconds=1)
+        self._in_flight += 1
+        try:
+            body = await read_body(request, most_bytes=self._max_body_bytes, seconds=self._body_seconds)
+            found = self._read(request, body)
+            return self._received(await self._handle(found), found.event)
+        finally:
+            self._in_flight -= 1
+
+    def _read(self, request: Request, body: bytes) -> Decoded:
+        headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+        try:
+            found = self._reader.read(SourceMessage(body, "", "", headers))
+        except UntakenError as error:
+            raise refuse(422, f"{error}; nothing was stored") from None
+        except UnreadableError as error:
+            told = str(error).replace("stored JSON is not a valid", "its data is no valid")
+            status = 422 if told.startswith("its data is no") else 400
+            raise refuse(status, f"{told}; nothing was stored") from None
+        token: BearerToken = request.state.token
+        if token.types and schema_of(type(found.event)).name not in token.types:
+            raise refuse(403, "this token does not allow events of this type")
+        return found
+
+    async def _handle(self, found: Decoded) -> Receipt:
+        try:
+            async with asyncio.timeout(self._handle_seconds):
+                return await self._runner.handle(found.event, message_id=found.id)
+        except TimeoutError:
+            told = "it is not known whether it is stored, for that takes long: send it again under the same id"
+            raise refuse(503, told, retry_seconds=5) from None
+
+    def _received(self, receipt: Receipt, event: Any) -> Response:
+        instances = []
+        for saga in self._runner.sagas:
+            if saga.name in receipt.outcomes and (correlation_id := saga.correlation_id(event)) is not None:
+                instances.append(f"/instances/{quoted(saga.name)}/{quoted(correlation_id)}")
+        shown = {
+            "message_id": receipt.message_id,
+            "duplicate": receipt.duplicate,
+            "outcomes": {saga: outcome.value for saga, outcome in receipt.outcomes.items()},
+            "instances": instances,
+        }
+        headers = {"location": instances[0]} if instances else {}
+        return json_response(shown, 202 if receipt.held or receipt.kept else 200, headers)
+
+    async def _status(self, request: Request) -> Response:
+        status = self._statuses.get(request.path_params["saga"])
+        if status is None:
+            raise refuse(404, f"there is no such saga; there is {', '.join(sorted(self._statuses))}")
+        seconds = wait_seconds(dict(request.headers), self._most_wait_seconds) if "prefer" in request.headers else 0.0
+        if seconds and "text/event-stream" not in request.headers.get("accept", ""):
+            await status.wait(request.path_params["id"], seconds)
+        return await status.respond(request)
+
+    async def _openapi(self, _: Request) -> Response:
+        return json_response(described(self._types))
+
+    async def _live(self, _: Request) -> Response:
+        health = await self._runner.health()
+        return json_response(health, 200 if health.live else 503)
+
+    async def _ready(self, _: Request) -> Response:
+        health = await self._runner.health()
+        return json_response(health, 200 if health.ready else 503)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    told = {404: "there is nothing here; see /openapi.json", 405: "this address takes another method"}
+    detail = told.get(error.status_code, error.detail)
+    return Problem(error.status_code, detail, headers=dict(error.headers or {})).response()
+
+
+def described(types: dict[str, type]) -> dict[str, Any]:
+    """Return the OpenAPI document of a served runner."""
+    envelopes = [_envelope(name, kind) for name, kind in types.items()]
+    structured = envelopes[0] if len(envelopes) == 1 else {"oneOf": envelopes}
+    token: list[dict[str, list[str]]] = [{"bearer": []}]
+    name = {"in": "path", "required": True, "schema": {"type": "string"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Sagas", "version": "1"},
+        "components": {"securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}}},
+        "paths": {
+            "/events": {
+                "post": {
+                    "summary": "Put an event. It is stored when the answer comes; sent again, it is a duplicate.",
+                    "security": token,
+                    "requestBody": {"required": True, "content": {STRUCTURED: {"schema": structured}}},
+                    "responses": _by_text(
+                        {200: _told("It is stored, now or before.", RECEIPT_SCHEMA)}
+                        | responses(202, 400, 401, 403, 409, 413, 422, 429, 503)
+                    ),
+                }
+            },
+            "/instances/{saga}/{id}": {
+                "get": {
+                    "summary": "How an instance stands. `Prefer: wait=10` waits for its end; text/event-stream follows it.",
+                    "security": token,
+                    "parameters": [{"name": "saga", **name}, {"name": "id", **name}],
+                    "responses": _by_text(
+                        {200: _told("How it stands.", STATUS_SCHEMA)} | responses(401, 403, 404, 429, 503)
+                    ),
+                }
+            },
+            "/ends": {
+                "get": {
+                    "summary": "All instances that end, as server-sent events; goes on behind Last-Event-ID.",
+                    "security": token,
+                    "parameters": [
+                        {"name": "saga", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}}
+                    ],
+                    "responses": _by_text(
+                        {200: {"description": "Events `end`.", "content": {"text/event-stream": {}}}}
+                        | responses(401, 403, 404, 429, 503)
+                    ),
+                }
+            },
+        },
+    }
+
+
+def _envelope(name: str, kind: type) -> dict[str, Any]:
+    text = {"type": "string", "minLength": 1}
+    return {
+        "title": name,
+        "type": "object",
+        "properties": {
+            "specversion": {"const": "1.0"},
+            "id": text,
+            "source": text,
+            "type": {"const": name},
+            "data": shown_schema(kind),
+        },
+        "required": ["specversion", "id", "source", "type", "data"],
+    }
+
+
+def _told(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _by_text(given: dict[Any, Any]) -> dict[str, Any]:
+    return {str(status): answer for status, answer in given.items()}

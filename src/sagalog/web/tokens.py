@@ -1,0 +1,127 @@
+"""Bearer tokens of a served runner: who may do what, and how often. Only their digests are kept.
+
+A file of them, in TOML:
+
+    [[token]]
+    name = "billing"
+    sha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+    scopes = ["events:write", "instances:read"]
+    types = ["PaymentReceived"]
+    per_second = 50
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Iterable
+from hashlib import sha256
+from pathlib import Path
+
+import msgspec
+
+from ..errors import DefinitionError
+
+WRITE_EVENTS = "events:write"
+READ_INSTANCES = "instances:read"
+READ_ENDS = "ends:read"
+SCOPES = (WRITE_EVENTS, READ_INSTANCES, READ_ENDS)
+SHORTEST_TOKEN = 16
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+
+class BearerToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one token allows. `types`: of events; empty: all. `per_second`: requests, in bursts of as many; 0: any."""
+
+    name: str
+    sha256: str
+    scopes: tuple[str, ...] = SCOPES
+    types: tuple[str, ...] = ()
+    per_second: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.isprintable():
+            raise ValueError("a token has a name")
+        if not _DIGEST.fullmatch(self.sha256):
+            raise ValueError(f"sha256 of token {self.name!r} is 64 hexadecimal digits in lower case")
+        if not self.scopes or not set(self.scopes) <= set(SCOPES):
+            raise ValueError(f"scopes of token {self.name!r} are some of {', '.join(SCOPES)}")
+        if not 0 <= self.per_second < 1_000_000:
+            raise ValueError(f"per_second of token {self.name!r} is a number that is not negative")
+
+
+class _TokenFile(msgspec.Struct, forbid_unknown_fields=True):
+    token: tuple[BearerToken, ...] = ()
+
+
+def read_tokens(path: str) -> list[BearerToken]:
+    """Return the tokens of a file. Raises DefinitionError, which names the token and shows no digest."""
+    try:
+        found = msgspec.convert(tomllib.loads(Path(path).read_text("utf-8")), _TokenFile)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DefinitionError(f"the tokens in {path} cannot be read: {type(error).__name__}") from error
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise DefinitionError(f"the tokens in {path} are no such TOML: {error}") from None
+    if not found.token:
+        raise DefinitionError(f"there is no [[token]] in {path}")
+    return list(found.token)
+
+
+def token_of(secret: str, *, name: str = "token") -> BearerToken:
+    """Return what allows everything to who knows this secret. Raises DefinitionError for a short one."""
+    if len(secret) < SHORTEST_TOKEN:
+        raise DefinitionError(f"a token has at least {SHORTEST_TOKEN} characters; make a longer one")
+    return BearerToken(name, digest_of(secret))
+
+
+def new_token(name: str) -> tuple[str, str]:
+    """Return a new secret, and its entry for the file."""
+    secret = secrets.token_urlsafe(32)
+    shown = msgspec.json.encode(name).decode()
+    scopes = msgspec.json.encode(SCOPES).decode()
+    return secret, f'[[token]]\nname = {shown}\nsha256 = "{digest_of(secret)}"\nscopes = {scopes}\n'
+
+
+def digest_of(secret: str) -> str:
+    """Return what is kept of a secret."""
+    return sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class KnownTokens:
+    """Finds the token of a request, and counts its requests."""
+
+    def __init__(self, tokens: Iterable[BearerToken], *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tokens = list(tokens)
+        if not self._tokens:
+            raise DefinitionError("a server needs a token at least: without one, everybody could send events")
+        names = [token.name for token in self._tokens]
+        if len(set(names)) < len(names):
+            raise DefinitionError("two tokens have one name")
+        self._clock = clock
+        self._left = {token.name: (max(1.0, token.per_second), clock()) for token in self._tokens}
+
+    def of(self, authorization: str) -> BearerToken | None:
+        """Return the token that a header names; None for none of ours. How long it takes tells nothing of ours."""
+        kind, _, secret = authorization.partition(" ")
+        given = digest_of(secret.strip())
+        found: BearerToken | None = None
+        for token in self._tokens:
+            if hmac.compare_digest(given, token.sha256):
+                found = token
+        return found if kind.lower() == "bearer" else None
+
+    def wait_seconds(self, token: BearerToken) -> float:
+        """Count a request; return 0, or after how many seconds it may come again."""
+        if not token.per_second:
+            return 0.0
+        left, at = self._left[token.name]
+        now = self._clock()
+        left = min(max(1.0, token.per_second), left + (now - at) * token.per_second)
+        if left < 1.0:
+            self._left[token.name] = (left, now)
+            return (1.0 - left) / token.per_second
+        self._left[token.name] = (left - 1.0, now)
+        return 0.0

@@ -1,0 +1,181 @@
+"""Commands out as signed webhooks, to a real server: the same id at each attempt, answers, refusals, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from sagalog import (
+    Complete,
+    DefinitionError,
+    RetryPolicy,
+    RunnerSettings,
+    Saga,
+    SagaRunner,
+    Send,
+    on,
+    on_refused,
+    starts,
+)
+from sagalog.web import SignatureError, SignedWebhook, StandardWebhooks
+
+from .served import served
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+
+@dataclass
+class Wanted:
+    id: str
+
+
+@dataclass
+class Pack:
+    id: str
+
+
+@dataclass
+class Packed:
+    id: str
+    box: int
+
+
+@dataclass
+class Packing:
+    box: int = 0
+
+
+class PackSaga(Saga[Packing]):
+    name = "pack"
+
+    @starts(Wanted, key="id")
+    def wanted(self, state: Packing, event: Wanted) -> Any:
+        yield Send(Pack(event.id))
+
+    @on(Packed, key="id")
+    def packed(self, state: Packing, event: Packed) -> Any:
+        state.box = event.box
+        yield Complete("packed")
+
+    @on_refused(Pack)
+    def refused(self, state: Packing, event: Any) -> Any:
+        yield Complete(event.reason)
+
+
+class Receiver:
+    """A service of somebody else: fails, refuses or answers, as the id of the order says."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.bodies: list[Any] = []
+
+    async def take(self, request: Request) -> Response:
+        body = await request.body()
+        try:
+            StandardWebhooks(SECRET).check(request.headers, body)
+        except SignatureError:
+            return Response(status_code=401)
+        assert request.headers["idempotency-key"] == request.headers["webhook-id"]
+        self.ids.append(request.headers["webhook-id"])
+        event = json.loads(body)
+        self.bodies.append(event)
+        if event["data"]["id"] == "no":
+            return Response(status_code=422)
+        if event["data"]["id"] == "moved":
+            return Response(status_code=307, headers={"location": "/"})
+        if len(self.ids) < 3:
+            return Response(status_code=503)
+        answer = {
+            "specversion": "1.0", "id": "r1", "source": "/packer", "type": "packed",
+            "data": {"id": event["data"]["id"], "box": 7},
+        }  # fmt: skip
+        return Response(json.dumps(answer), media_type="application/cloudevents+json")
+
+
+@asynccontextmanager
+async def packing(**settings: Any) -> AsyncIterator[tuple[SagaRunner, Receiver]]:
+    receiver = Receiver()
+
+    @asynccontextmanager
+    async def pool(_: SagaRunner) -> AsyncIterator[httpx.AsyncClient]:
+        async with httpx.AsyncClient() as client:
+            yield client
+
+    async with served(Starlette(routes=[Route("/", receiver.take, methods=["POST"])])) as client:
+        hook = SignedWebhook(
+            f"{client.base_url}/?key=hidden",
+            SECRET,
+            replies={"packed": Packed},
+            client=lambda context: context.resources,
+        )
+        async with SagaRunner(
+            "memory://",
+            sagas=[PackSaga],
+            dispatch={Pack: hook},
+            lifespan=pool,
+            settings=RunnerSettings(dispatch_retry=RetryPolicy(base_seconds=0.01, cap_seconds=0.02, **settings)),
+        ) as runner:
+            yield runner, receiver
+
+
+async def parked(runner: SagaRunner, correlation_id: str) -> str:
+    async with asyncio.timeout(20):
+        while not (why := (await runner.instance(PackSaga, correlation_id)).parked):
+            await asyncio.sleep(0.01)
+    return why
+
+
+async def test_a_command_is_posted_until_it_is_taken_under_one_id_and_answered_with_an_event() -> None:
+    async with packing() as (runner, receiver):
+        await runner.handle(Wanted("a"))
+        outcome = await runner.outcome(PackSaga, "a", timeout=timedelta(seconds=20))
+        assert (outcome.result, outcome.state.box) == ("packed", 7)
+    assert receiver.ids == ["saga::pack::a/1/0"] * 3
+    event = receiver.bodies[0]
+    assert (event["type"], event["id"], event["subject"]) == ("Pack", "saga::pack::a/1/0", "a")
+    assert event["data"] == {"id": "a"}
+
+
+async def test_what_a_receiver_will_never_do_is_refused() -> None:
+    async with packing() as (runner, receiver):
+        await runner.handle(Wanted("no"))
+        outcome = await runner.outcome(PackSaga, "no", timeout=timedelta(seconds=20))
+        assert outcome.result == "the webhook answered 422"
+    assert len(receiver.ids) == 1
+
+
+async def test_a_redirect_is_not_followed_and_what_is_stored_and_logged_shows_no_secret(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with packing(attempts=2) as (runner, _):
+        await runner.handle(Wanted("moved"))
+        assert "hidden" not in await parked(runner, "moved")
+    assert "307" in caplog.text
+    assert "hidden" not in caplog.text
+    assert SECRET not in caplog.text
+
+
+async def test_nobody_there_is_a_failure_that_goes_away() -> None:
+    hook = SignedWebhook("http://127.0.0.1:9/", SECRET, timeout=timedelta(seconds=0.5))
+    settings = RunnerSettings(dispatch_retry=RetryPolicy(attempts=2, base_seconds=0.01))
+    async with SagaRunner("memory://", sagas=[PackSaga], dispatch={Pack: hook}, settings=settings) as runner:
+        await runner.handle(Wanted("a"))
+        assert "did not answer (ConnectError)" in await parked(runner, "a")
+
+
+async def test_what_could_never_be_sent_is_refused_when_it_is_made() -> None:
+    for arguments in (("ftp://x", SECRET), ("https://", SECRET), ("https://x", None), ("https://x", "short")):
+        with pytest.raises(DefinitionError):
+            SignedWebhook(*arguments)
