@@ -5,8 +5,8 @@ Open to users is what these modules name in their `__all__`; everything else may
 - `sagalog`: sagas, runners, journals
 - `sagalog.testing`, `sagalog.testing.simulation`: tests of sagas
 - `sagalog.journal`, `sagalog.conformance`: journals, stores and brokers of your own
-- `sagalog.brokers`, `sagalog.brokers.nats`, `sagalog.brokers.redis`, `sagalog.brokers.kafka`: events from brokers, and
-  commands to them
+- `sagalog.brokers`, `sagalog.brokers.nats`, `sagalog.brokers.redis`, `sagalog.brokers.kafka`,
+  `sagalog.brokers.rabbitmq`: events from brokers, and commands to them
 - `sagalog.dashboard`: the dashboard in an ASGI app
 - `sagalog.blocking`: sagas from code that does not await, from threads
 - `sagalog.django`: an app for Django projects

@@ -8,6 +8,7 @@ import pytest
 
 from ..servers.kafka import Kafka
 from ..servers.nats import Nats
+from ..servers.rabbitmq import MISSING, PROGRAM, RabbitMQ
 from ..servers.redis import RedisServer
 
 
@@ -33,6 +34,17 @@ def one_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]
 def one_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """A broker that stays up."""
     server = Kafka(tmp_path_factory.mktemp("one-kafka"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def one_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A server for all, which one test kills and starts again."""
+    if not PROGRAM.exists():
+        pytest.skip(MISSING)
+    server = RabbitMQ(tmp_path_factory.mktemp("one-rabbitmq"))
     server.start()
     yield server
     server.stop()

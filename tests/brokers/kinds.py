@@ -21,6 +21,10 @@ def source(kind: str, place: str, group: str = "workers") -> Source:
         from sagalog.brokers.kafka import KafkaSource
 
         return KafkaSource(url, topic=name, group=f"{name}-{group}", session_seconds=1.0, revoke_seconds=1.0)
+    if kind == "rabbitmq":
+        from sagalog.brokers.rabbitmq import RabbitSource
+
+        return RabbitSource(url, queue=name)
     raise AssertionError(kind)
 
 
@@ -39,6 +43,10 @@ def sink(kind: str, place: str) -> Sink:
         from sagalog.brokers.kafka import KafkaSink
 
         made = KafkaSink(url, topic=name, options={"request_timeout_ms": 2000})
+    elif kind == "rabbitmq":
+        from sagalog.brokers.rabbitmq import RabbitSink
+
+        made = RabbitSink(url, routing_key=name)
     else:
         raise AssertionError(kind)
     result: Sink = made

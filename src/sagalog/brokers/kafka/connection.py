@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -56,10 +57,10 @@ class KafkaServers:
 
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[str, bytes]]:
-    """Return headers as Kafka has them."""
-    return [(name, value.encode(errors="surrogatepass")) for name, value in headers.items()]
+    """Return headers as Kafka has them; attributes of CloudEvents begin with `ce_` there, and with `ce-` here."""
+    return [(re.sub("^ce-", "ce_", name), value.encode(errors="surrogatepass")) for name, value in headers.items()]
 
 
 def decoded(headers: Any) -> dict[str, str]:
     """Return headers as texts; the last one of a name wins."""
-    return {name: (value or b"").decode(errors="replace") for name, value in headers or ()}
+    return {re.sub("^ce_", "ce-", name): (value or b"").decode(errors="replace") for name, value in headers or ()}

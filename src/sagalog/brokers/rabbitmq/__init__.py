@@ -1,0 +1,13 @@
+"""Events from RabbitMQ and commands to it. Needs the extra `rabbitmq`."""
+
+from ...errors import MissingExtraError
+
+try:
+    import aio_pika as _aio_pika  # noqa: F401
+except ModuleNotFoundError as error:
+    raise MissingExtraError("RabbitMQ needs the package aio-pika: pip install 'sagalog[rabbitmq]'") from error
+
+from .sink import RabbitSink
+from .source import RabbitSource
+
+__all__ = ["RabbitSink", "RabbitSource"]

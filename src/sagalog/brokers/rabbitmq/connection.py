@@ -1,0 +1,122 @@
+"""The connection to RabbitMQ that a source or a sink has, and what its messages look like.
+
+Attributes of CloudEvents are headers `cloudEvents:...`, as the AMQP binding has it; here they are called `ce-...` as with
+every broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelPreconditionFailed, DeliveryError
+from aiormq.exceptions import ChannelAccessRefused
+from yarl import URL
+
+from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+
+ANSWER_SECONDS = 10.0
+_CONTENT_TYPE = "content-type"
+_OURS, _THEIRS = "ce-", "cloudEvents:"
+
+
+class RabbitConnection:
+    """One connection with one channel. `options` are those of `aio_pika.connect`.
+
+    It is made anew by whoever needs it after it was lost, so that everybody sees that it was.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, Any] | None) -> None:
+        if not isinstance(url, str) or not url.startswith(("amqp://", "amqps://")):
+            raise DefinitionError("url is a text such as amqp://host:5672/ or amqps://host/")
+        self._url = url
+        self._options = dict(options or {})
+        self._connection: AbstractConnection | None = None
+        self._channel: AbstractChannel | None = None
+        self._opening = asyncio.Lock()
+        parts = URL(url)
+        self.where = f"RabbitMQ {parts.host}:{parts.port or 5672}"
+
+    @property
+    def lost(self) -> bool:
+        """There is no open channel."""
+        return self._channel is None or self._channel.is_closed
+
+    async def channel(self) -> AbstractChannel:
+        """Return the channel, open; publisher confirms are on. Raises BrokerUnavailableError."""
+        if self.lost:
+            async with self._opening:
+                if self.lost:
+                    await self.close()
+                    with self.answers("connecting"):
+                        async with asyncio.timeout(ANSWER_SECONDS):
+                            self._connection = await aio_pika.connect(self._url, **self._options)
+                            self._channel = await self._connection.channel(on_return_raises=True)
+        assert self._channel is not None
+        return self._channel
+
+    async def another(self) -> AbstractChannel:
+        """Return a channel for one piece of work: what goes wrong there, or is not acknowledged there, is gone with it."""
+        await self.channel()
+        assert self._connection is not None
+        with self.answers("opening a channel"):
+            return await self._connection.channel(on_return_raises=True)
+
+    @contextmanager
+    def answers(self, what: str) -> Iterator[None]:
+        """Turn what the client raises into our errors; `what` was asked, named without values."""
+        try:
+            yield
+        except (ChannelPreconditionFailed, ChannelAccessRefused) as error:
+            raise BrokerRefusedError(f"{self.where} refuses {what}: {type(error).__name__}") from None
+        except DeliveryError:
+            raise BrokerUnavailableError(
+                f"{self.where} has not taken {what}: no queue is bound for it, or its queue is full"
+            ) from None
+        except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError) as error:
+            raise BrokerUnavailableError(
+                f"{self.where} has not answered to {what} ({type(error).__name__}): check that it runs, and the URL"
+            ) from None
+
+    async def close(self) -> None:
+        """Disconnect."""
+        connection, self._connection, self._channel = self._connection, None, None
+        if connection is not None and not connection.is_closed:
+            try:
+                await asyncio.wait_for(connection.close(), ANSWER_SECONDS)
+            except (AMQPError, OSError, TimeoutError, RuntimeError):
+                return
+
+
+def message_of(body: bytes, headers: Mapping[str, str], message_id: str) -> aio_pika.Message:
+    """Return a message that survives a restart of the broker, where its queue does."""
+    sent: dict[str, Any] = {}
+    for name, value in headers.items():
+        if name.lower() != _CONTENT_TYPE:
+            sent[_THEIRS + name[len(_OURS) :] if name.startswith(_OURS) else name] = value
+    return aio_pika.Message(
+        body,
+        headers=sent,
+        content_type=headers.get(_CONTENT_TYPE),
+        message_id=message_id or None,
+        timestamp=datetime.now(UTC),
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+    )
+
+
+def headers_of(message: AbstractIncomingMessage) -> dict[str, str]:
+    """Return the headers of a message as texts. Tables and lists, which only the broker writes, are passed over."""
+    found = {}
+    for name, value in message.headers.items():
+        if isinstance(value, bytes):
+            value = value.decode(errors="replace")
+        if isinstance(value, (str, int, float)):
+            found[_OURS + name[len(_THEIRS) :] if name.startswith(_THEIRS) else name] = str(value)
+    if message.content_type:
+        found[_CONTENT_TYPE] = message.content_type
+    return found

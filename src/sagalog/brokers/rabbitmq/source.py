@@ -1,0 +1,170 @@
+"""Events from a RabbitMQ queue. What is not acknowledged goes back to the queue as soon as the connection is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
+
+from ...errors import BrokerUnavailableError, DefinitionError
+from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
+from .connection import RabbitConnection, headers_of
+from .dead_letters import _NO_LIMIT, RabbitDeadLetters
+
+
+class RabbitSource(RabbitDeadLetters):
+    """A queue, which is made as a durable quorum queue when it is not there.
+
+    `prefetch`: how many unacknowledged messages the broker gives to this source. `single`: when the queue is made, let one
+    worker at a time read it, so that messages keep their order; the others stand by. `dead_letters`: the queue for dead
+    letters; RabbitMQ puts there, too, what it gives up by itself. `options`: further arguments of `aio_pika.connect`,
+    such as `ssl_context`.
+
+    RabbitMQ has no id of its own for a message: unless it is a CloudEvent, the sender has to set `message_id`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        queue: str,
+        prefetch: int = 512,
+        single: bool = False,
+        dead_letters: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        name: str | None = None,
+    ) -> None:
+        if not isinstance(queue, str) or not queue:
+            raise DefinitionError(f"queue= is a name, not {queue!r}")
+        if type(prefetch) is not int or not 1 <= prefetch <= 65_535:
+            raise DefinitionError(f"prefetch= is a whole number from 1 to 65,535, not {prefetch!r}")
+        super().__init__(RabbitConnection(url, options), queue, dead_letters or f"{queue}.dead-letters")
+        self._prefetch = prefetch
+        self._single = single
+        self._name = name or f"rabbitmq:{queue}"
+        self._channel: AbstractChannel | None = None
+        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._held: set[int] = (
+            set()
+        )  # what is delivered here and not acknowledged: the broker does not count it as waiting
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def keep_seconds(self) -> float | None:
+        return None
+
+    async def open(self) -> None:
+        if self._channel is not None and not self._channel.is_closed:
+            return
+        await self._make()
+        arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        channel = await self._connection.another()
+        with self._connection.answers(f"reading queue {self._queue_name}"):
+            await channel.set_qos(prefetch_count=self._prefetch)
+            channel.close_callbacks.add(lambda *_: arrived.put_nowait(None), weak=False)
+            queue = await channel.get_queue(self._queue_name, ensure=False)
+            await queue.consume(arrived.put)
+        self._channel, self._arrived = channel, arrived
+        self._held = set()
+
+    async def _make(self) -> None:
+        channel = await self._connection.another()
+        with self._connection.answers(f"opening queue {self._queue_name}"):
+            try:
+                await self._make_letters(channel)
+                await channel.declare_queue(self._queue_name, passive=True)
+            except ChannelNotFoundEntity:  # which closes the channel
+                channel = await self._connection.another()
+                arguments: dict[str, Any] = {
+                    "x-queue-type": "quorum",
+                    "x-delivery-limit": _NO_LIMIT,
+                    "x-dead-letter-exchange": "",
+                    "x-dead-letter-routing-key": self._letters,
+                    "x-dead-letter-strategy": "at-least-once",
+                    "x-overflow": "reject-publish",
+                }
+                if self._single:
+                    arguments["x-single-active-consumer"] = True
+                await channel.declare_queue(self._queue_name, durable=True, arguments=arguments)
+            finally:
+                await channel.close()
+
+    async def close(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None and not channel.is_closed:
+            try:
+                await (
+                    channel.close()
+                )  # after the acknowledgements that are on their way; the rest goes back to the queue
+            except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
+                pass
+        await self._connection.close()
+
+    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
+        if self._channel is None:
+            await self.open()
+        found: list[SourceMessage] = []
+        try:
+            one = await asyncio.wait_for(self._arrived.get(), seconds)
+        except TimeoutError:
+            return found
+        while one is not None:
+            found.append(self._message(one))
+            if len(found) == most or self._arrived.empty():
+                return found
+            one = self._arrived.get_nowait()
+        self._channel = None
+        if found:  # they come again, and are known
+            return found
+        raise BrokerUnavailableError(f"{self._connection.where}: the connection is lost")
+
+    def _message(self, one: AbstractIncomingMessage) -> SourceMessage:
+        headers = headers_of(one)
+        named = one.message_id or headers.get(MESSAGE_ID, "")
+        count = one.headers.get("x-delivery-count")
+        self._held.add(one.delivery_tag or 0)
+        return SourceMessage(
+            one.body,
+            f"rabbitmq:{one.message_id}" if one.message_id else "",
+            f"queue {self._queue_name}, message {named or 'without an id'}",
+            {name: value for name, value in headers.items() if not name.startswith("x-")},
+            headers.get(KEY, ""),
+            int(count) + 1 if isinstance(count, int) else 1 + bool(one.redelivered),
+            one.timestamp,
+            one,
+        )
+
+    async def accept(self, messages: Sequence[SourceMessage]) -> None:
+        for message in messages:
+            self._held.discard(message.token.delivery_tag)
+            try:
+                await message.token.ack()
+            except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
+                continue  # its channel is gone: it comes again; or it is acknowledged already
+
+    async def keep(self, messages: Sequence[SourceMessage]) -> None:
+        """A broker sees by the connection that we are alive."""
+
+    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
+        for message in reversed(messages):
+            self._held.discard(message.token.delivery_tag)
+            try:
+                await message.token.nack(requeue=True)
+            except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
+                continue
+
+    async def backlog(self) -> Backlog:
+        channel = await self._connection.another()
+        with self._connection.answers(f"asking about queue {self._queue_name}"):
+            try:
+                queue = await channel.declare_queue(self._queue_name, passive=True)
+            finally:
+                await channel.close()
+        here = len(self._held) + self._arrived.qsize()
+        return Backlog((queue.declaration_result.message_count or 0) + here)

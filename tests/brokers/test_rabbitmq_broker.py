@@ -1,0 +1,91 @@
+"""RabbitMQ keeps what every broker promises."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from itertools import count
+from pathlib import Path
+
+import aio_pika
+import pytest
+
+from sagalog.brokers import SinkMessage
+from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
+from sagalog.conformance import BrokerConformance, Capability
+
+from ..servers.proxy import Proxy
+from ..servers.rabbitmq import RabbitMQ
+from .behaviour import BrokerBehaviour
+
+_names = count(1)
+
+
+def queue(server: RabbitMQ) -> str:
+    """Make an empty queue as a source makes it; return its place."""
+    place = f"{server.url} q{os.getpid()}-{next(_names)}"
+    url, name = place.split()
+
+    async def make() -> None:
+        source = RabbitSource(url, queue=name)
+        await source.open()
+        await source.close()
+
+    asyncio.run(make())
+    return place
+
+
+class TestRabbitBroker(BrokerConformance):
+    capabilities = {Capability.DELIVERIES}
+    takeover_seconds = 4.0
+    quiet_seconds = 0.5
+
+    @pytest.fixture
+    def place(self, one_rabbitmq: RabbitMQ) -> str:
+        return queue(one_rabbitmq)
+
+    def source(self, place: str) -> RabbitSource:
+        url, name = place.split()
+        return RabbitSource(url, queue=name, prefetch=300)
+
+    def sink(self, place: str) -> RabbitSink:
+        url, name = place.split()
+        return RabbitSink(url, routing_key=name)
+
+    async def test_what_the_broker_gives_up_by_itself_is_a_dead_letter(self, place: str, sent: RabbitSink) -> None:
+        url, name = place.split()
+        await sent.send(SinkMessage(b"x", "x"))
+        connection = await aio_pika.connect(url)
+        channel = await connection.channel()
+        found = await (await channel.get_queue(name)).get()
+        assert found is not None
+        await found.reject(requeue=False)  # as somebody else's consumer may do it
+        await connection.close()
+        async with self.opened(place) as source:
+            letters = []
+            while not letters:
+                letters = [one async for one in source.dead_letters()]
+            assert [(one.body, one.reason) for one in letters] == [(b"x", "RabbitMQ gave it up: rejected")]
+
+
+class TestRabbitBehaviour(BrokerBehaviour):
+    kind = "rabbitmq"
+
+    @pytest.fixture
+    def inside(self, one_rabbitmq: RabbitMQ) -> str:
+        return queue(one_rabbitmq)
+
+    @pytest.fixture
+    def outside(self, one_rabbitmq: RabbitMQ) -> str:
+        return queue(one_rabbitmq)
+
+    def through(self, place: str) -> tuple[str, Proxy]:
+        url, name = place.split()
+        head, _, port = url.rstrip("/").rpartition(":")
+        proxy = Proxy(int(port))
+        return f"{head}:{proxy.port}/ {name}", proxy
+
+    async def test_a_broker_that_is_shut_down_and_started_again_loses_and_doubles_nothing(
+        self, tmp_path: Path, inside: str, outside: str, one_rabbitmq: RabbitMQ
+    ) -> None:
+        await self.restarted(tmp_path, inside, outside, one_rabbitmq.shut_down, one_rabbitmq.start)
