@@ -42,7 +42,7 @@ def a_refused_activity_is_undone(patch: pytest.MonkeyPatch) -> None:
     def failed(self: Any, step: Any, stage: Any, reason: str, *, refused: bool) -> None:
         self._over(step)
         self._move(step.name, self._failure(step, stage.entry, reason))
-        self._change.newest.append(stage.entry)
+        self._change.newest += (stage.entry,)
         self._change.commits = False
 
     patch.setattr(itinerary._Itinerary, "_failed", failed)
@@ -53,7 +53,7 @@ def a_failure_behind_a_pivot_undoes_what_was_before(patch: pytest.MonkeyPatch) -
     def done(self: Any, step: Any, stage: Any) -> None:
         self._over(step)
         self._move(step.name, Stage("done", stage.entry, pivot=step.options.pivot))
-        self._change.newest.append(stage.entry)
+        self._change.newest += (stage.entry,)
 
     patch.setattr(itinerary._Itinerary, "_done", done)
     patch.setattr(CommandAttempts, "_asks_operator", staticmethod(lambda instance, entry: False))

@@ -76,7 +76,10 @@ def finish(
     else:
         if saga.activities is not None:
             actions = proceed(draft, message, record, state, actions, partial(_asked, draft, message, record, state))
-        plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
+        if len(actions) == 1 and type(actions[0]) is Proceed:  # nearly all steps of an itinerary
+            plan = [(actions[0], None, None)]
+        else:
+            plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
         if (
             status is not _RUNNING
             and not (status is _COMPLETED and kind == "refused")
@@ -182,6 +185,10 @@ def _apply(draft: Draft, record: SagaRecord, plan: list[tuple[Planned, Any, Type
     life, trace = record.incarnation, draft.trace
     sent: list[Command] = []
     undo_stack: list[Undo] = []
+    if type(plan[0][0]) is Proceed and len(plan) == 1:
+        _proceed(draft, record, plan[0][0], sent, undo_stack)
+        _send(draft, record, sent, undo_stack)
+        return
     for action, packed, undo in plan:
         if isinstance(action, Send):
             entry = draft.next_id()
@@ -255,7 +262,7 @@ def _proceed(draft: Draft, record: SagaRecord, change: Proceed, sent: list[Comma
     if change.over and record.outbox:
         over = change.over
         record.outbox = tuple([c for c in record.outbox if c.command.type not in over or c.life != life or c.undo])
-    if change.undone or change.newest or change.commits:
+    if record.undo and (change.undone or change.newest or change.commits):
         record.undo = reordered(record, change)
     for name, command, undo in change.begin:
         entry, stage = draft.next_id(), stages[name]

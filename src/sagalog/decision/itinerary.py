@@ -22,7 +22,7 @@ from ..definition.actions import Compensate, Complete, Run
 from ..definition.codec import Typed
 from ..definition.itinerary import ActivityTable, DefinedActivity
 from ..errors import DefinitionError
-from .ids import ACTIVITY, answered_entry
+from .ids import ACTIVITY
 from .message import Message
 from .moments import after
 from .record import UNDER_WAY, SagaRecord, Stage, Status, Undo
@@ -36,13 +36,13 @@ class Proceed(msgspec.Struct):
     """What a step changes about activities. `stages`: of the record after it, entries of those that begin still to come."""
 
     stages: dict[str, Stage]
-    begin: list[tuple[str, Typed, Typed | None]] = []  # activity, command, undo
-    over: set[str] = set()  # types of commands that need not be carried out any more
-    newest: list[str] = []  # entries whose undo comes first from now on
-    undone: list[str] = []  # entries that were not carried out: there is nothing to take back
+    begin: tuple[tuple[str, Typed, Typed | None], ...] = ()  # activity, command, undo
+    over: tuple[str, ...] = ()  # types of commands that need not be carried out any more
+    newest: tuple[str, ...] = ()  # entries whose undo comes first from now on
+    undone: tuple[str, ...] = ()  # entries that were not carried out: there is nothing to take back
     commits: bool = False  # nothing that was done so far is undone any more
-    timers: list[tuple[str, Typed, datetime]] = []
-    drops: list[str] = []  # names of timers
+    timers: tuple[tuple[str, Typed, datetime], ...] = ()
+    drops: tuple[str, ...] = ()  # names of timers
 
 
 def is_stale(draft: Any, record: SagaRecord, message: Message) -> bool:
@@ -52,8 +52,9 @@ def is_stale(draft: Any, record: SagaRecord, message: Message) -> bool:
     if what not in ("done", "failed"):
         return False
     stage = record.activities.get(name)
-    entry = answered_entry(draft.persistence_id, message.id)
-    return stage is None or stage.status not in UNDER_WAY or (stage.entry != entry and stage.status == "running")
+    if stage is None or stage.status not in UNDER_WAY:
+        return True
+    return stage.status == "running" and not message.id.startswith(f"{draft.persistence_id}/{stage.entry}/reply/")
 
 
 def knows_by_progress(draft: Any, message: Message) -> bool:
@@ -71,7 +72,7 @@ def proceed(
     actions before those.
     """
     table: ActivityTable = draft.saga.activities
-    wanted = [action for action in actions if isinstance(action, Run)]
+    wanted = [action for action in actions if isinstance(action, Run)] if actions else actions
     if record.status is not Status.RUNNING:
         if wanted:
             raise DefinitionError(f"saga {table.name!r}: Run({_name(wanted[0])!r}) while it is {record.status.value}")
@@ -83,10 +84,10 @@ def proceed(
     if wanted:
         step.want([_name(action) for action in wanted])
     ending: list[Any] = []
-    end = _end_in(step.actions)
+    end = _end_in(step.actions) if step.actions else None
     if end is None:
         ending = step.go_on()
-        end = _end_in(step.actions)  # where an event that came early ends it
+        end = _end_in(step.actions) if step.actions else None  # where an event that came early ends it
     actions = step.actions
     if end is None:
         return [*actions, *step.change(), *ending]
@@ -245,13 +246,17 @@ class _Itinerary:
         if options.when is not None and not options.when(self._state):
             self._move(name, Stage("skipped", why="not needed"))
             return True
-        if not asked and any(other in step.before and one.status != "early" for other, one in self._stages.items()):
+        if not (asked or step.before.isdisjoint(self._stages)) and any(
+            other in step.before and one.status != "early" for other, one in self._stages.items()
+        ):
             # This code has put it before what older code had begun already.
             self._move(name, Stage("skipped", why="its place was passed"))
             return True
         self._move(name, Stage("waiting" if options.until is not None else "running"))
-        committed = self._change.commits or any(one.pivot for one in self._stages.values())
-        self._change.begin.append((name, step.stored, None if committed else step.stored_undo))
+        undo = step.stored_undo
+        if undo is not None and (self._change.commits or any(one.pivot for one in self._stages.values())):
+            undo = None
+        self._change.begin += ((name, step.stored, undo),)
         if options.within is not None:
             self._set(ACTIVITY + name, step.overdue(), options.within)
         if options.remind is not None:
@@ -261,7 +266,7 @@ class _Itinerary:
     def _ask(self, step: DefinedActivity, number: int) -> None:
         """Call it again, to remind whoever it asks."""
         command = self._draft.registry.pack(step.command(number))
-        self._change.begin.append((step.name, command, None))
+        self._change.begin += ((step.name, command, None),)
         assert step.options.remind is not None
         self._set(f"{ACTIVITY}{step.name}/reminder", step.reminder(number + 1), step.options.remind)
 
@@ -299,12 +304,15 @@ class _Itinerary:
         if step.options.pivot:
             self._change.commits = True
         else:
-            self._change.newest.append(stage.entry)
+            self._change.newest += (stage.entry,)
 
     def _failed(self, step: DefinedActivity, stage: Stage, reason: str, *, refused: bool) -> None:
         self._over(step)
         self._move(step.name, self._failure(step, stage.entry, reason))
-        (self._change.undone if refused else self._change.newest).append(stage.entry)
+        if refused:
+            self._change.undone += (stage.entry,)
+        else:
+            self._change.newest += (stage.entry,)
 
     @staticmethod
     def _failure(step: DefinedActivity, entry: str, reason: str) -> Stage:
@@ -316,15 +324,16 @@ class _Itinerary:
                 if (step := self._table.steps.get(name)) is not None:
                     self._over(step)
                 self._move(name, Stage("stopped", stage.entry))
-                self._change.newest.append(stage.entry)
+                self._change.newest += (stage.entry,)
 
     def _over(self, step: DefinedActivity) -> None:
         """Forget what is still to be done about an activity."""
-        self._change.over.add(step.stored.type)
-        if step.options.within is not None:
-            self._change.drops.append(ACTIVITY + step.name)
-        if step.options.remind is not None:
-            self._change.drops.append(f"{ACTIVITY}{step.name}/reminder")
+        change, options = self._change, step.options
+        change.over += (step.stored.type,)
+        if options.within is not None:
+            change.drops += (ACTIVITY + step.name,)
+        if options.remind is not None:
+            change.drops += (f"{ACTIVITY}{step.name}/reminder",)
 
     def _move(self, name: str, stage: Stage) -> None:
         """Note the stage of an activity, behind all others: they stand in the order in which they came there."""
@@ -333,4 +342,4 @@ class _Itinerary:
 
     def _set(self, timer: str, event: Any, span: Any) -> None:
         due_at = after(self._draft.now, span, self._draft.saga, timer)
-        self._change.timers.append((timer, self._draft.registry.pack(event), due_at))
+        self._change.timers += ((timer, self._draft.registry.pack(event), due_at),)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from datetime import timedelta
+from types import CoroutineType
 from typing import Any
 
 from ..decision.draft import Draft
@@ -31,6 +32,7 @@ from ..errors import (
 from ..logs import log
 from .activities import ActivityContext
 from .answers import AnswerError, Answers
+from .begun import begun
 from .children import Children
 from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
@@ -155,6 +157,8 @@ class CommandAttempts:
         assert instance.beside is not None
         try:
             answer = handler(command, self.context(instance, entry))
+            if type(answer) is CoroutineType:
+                answer = begun(answer)
             if isinstance(answer, Awaitable):
                 async with self._limit(handler) as limit:
                     instance.beside[entry.id] = limit

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any, TypeAlias
 
 from ..decision.record import Command
-from .attempt import CommandAttempts
+from .attempt import CommandAttempts, Handler
 from .engine import Engine
 from .instance import Instance
 from .lanes import Lanes
 from .lease import Leases
+
+_Waiting: TypeAlias = tuple[Instance, Command, Handler, Any]
 
 
 class Beside:
@@ -29,26 +32,24 @@ class Beside:
         self._attempts = attempts
         self._leases = leases
         self._go_on = go_on
-        self._lanes: Lanes[tuple[Instance, Command]] = Lanes(engine, self._serve)
+        self._lanes: Lanes[_Waiting] = Lanes(engine, self._serve)
         self._pausing: set[Instance] = set()
         attempts.pause_beside = self._pause
 
-    def begin(self, instance: Instance, entry: Command, places: int) -> None:
+    def begin(self, instance: Instance, entry: Command, handler: Handler, command: Any, places: int) -> None:
         """Carry out a command as soon as there is a place for it; returns at once."""
         if instance.beside is None:
             instance.beside = {}
         instance.beside[entry.id] = None
         self._leases.keep(instance)
-        self._lanes.put(entry.command.type, places, (instance, entry))
+        self._lanes.put(entry.command.type, places, (instance, entry, handler, command))
 
-    async def _serve(self, waiting: tuple[Instance, Command]) -> None:
-        instance, entry = waiting
+    async def _serve(self, waiting: _Waiting) -> None:
+        instance, entry, handler, command = waiting
         over = True
         try:
             if self._deliverable(instance, entry):
-                handler, command = self._attempts.prepare(instance, entry)
-                if handler is not None:
-                    over = await self._attempts.carry_out_beside(instance, entry, handler, command)
+                over = await self._attempts.carry_out_beside(instance, entry, handler, command)
         finally:
             self._ended(instance, entry)
         if over:
@@ -96,7 +97,7 @@ class Beside:
 
     def stop(self) -> None:
         """Start nothing new."""
-        self._lanes.stop(lambda waiting: self._ended(*waiting))
+        self._lanes.stop(lambda waiting: self._ended(*waiting[:2]))
         for instance in self._pausing:
             for handle in (instance.pausing or {}).values():
                 handle.cancel()

@@ -84,7 +84,7 @@ class Dispatcher:
                 self._give_up(instance, entry)
                 return
             if handler.beside:
-                self._beside.begin(instance, entry, self._places(handler))
+                self._beside.begin(instance, entry, handler, command, self._places(handler))
                 entry = instance.undelivered()
                 continue
             if handler.asynchronous:
