@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -13,18 +12,29 @@ from collections import defaultdict
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from sagalog import JournalSagaStateStore, SqliteJournal
+from sagalog import JournalSagaStateStore, open_journal
 from sagalog.decision.record import SagaRecord, decode_record
+from sagalog.journal import migrate_journal
 
 ROOT = Path(__file__).parents[2]
 COUNT, KILLS = 25, 6
 
 
-def test_trips_survive_workers_that_are_killed_in_their_activities(tmp_path: Path) -> None:
-    chance = random.Random(int(os.environ.get("SAGALOG_CRASH_SEED", time.time_ns())))
-    journal, ledger = tmp_path / "trips.db", tmp_path / "ledger"
-    argv = [sys.executable, "-m", "tests.crash.trips", f"sqlite:///{journal}", str(ledger), str(COUNT)]
+@pytest.fixture(params=["sqlite", "postgres", "nats"])
+def journal(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a journal that outlives the workers."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'trips.db'}"
+    url: str = request.getfixturevalue("postgres_schema" if request.param == "postgres" else "nats_stream")
+    asyncio.run(migrate_journal(url))
+    return url
+
+
+def test_trips_survive_workers_that_are_killed_in_their_activities(journal: str, tmp_path: Path, seed: int) -> None:
+    chance, ledger = random.Random(seed), tmp_path / "ledger"
+    argv = [sys.executable, "-m", "tests.crash.trips", journal, str(ledger), str(COUNT)]
     killed = 0
     while True:
         worker = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -51,7 +61,7 @@ def test_trips_survive_workers_that_are_killed_in_their_activities(tmp_path: Pat
     _judge(journal, ledger)
 
 
-def _judge(journal: Path, ledger: Path) -> None:
+def _judge(journal: str, ledger: Path) -> None:
     done: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     begun: dict[str, int] = defaultdict(int)
     for line in ledger.read_text().splitlines():
@@ -79,9 +89,9 @@ def _judge(journal: Path, ledger: Path) -> None:
                 assert state[name] == f"{name} {next(iter(carried_out[name]))}"
 
 
-def _newest(journal: Path) -> dict[str, SagaRecord]:
+def _newest(journal: str) -> dict[str, SagaRecord]:
     async def read() -> dict[str, SagaRecord]:
-        opened = SqliteJournal(journal)
+        opened = open_journal(journal)
         await opened.open()
         store = JournalSagaStateStore(opened, "trip")
         found = {}
