@@ -69,7 +69,7 @@ def _collect(
 ) -> tuple[History, list[str]]:
     history: History = defaultdict(list)
     for persistence_id, sequence_nr, payload in rows:
-        history[persistence_id].append(json.loads(payload))
+        history[persistence_id].append(json.loads(payload) if payload else {})  # an empty tombstone
         assert sequence_nr == len(history[persistence_id]), "a gap in the sequence numbers"
     ends = list(newest)
     assert {row[0]: row[1] for row in ends} == {name: len(steps) for name, steps in history.items()}

@@ -15,10 +15,10 @@ import time
 import traceback
 from typing import Any
 
-from . import shipping, shop, travelling
+from . import seating, shipping, shop, travelling
 
 WAIT_SECONDS = shop.WORKER_SECONDS * 1.5
-WORLDS = {"shop": shop.main, "travel": travelling.main, "families": shipping.main}
+WORLDS = {"shop": shop.main, "travel": travelling.main, "families": shipping.main, "desks": seating.main}
 
 
 class _Orphaned(Exception):
