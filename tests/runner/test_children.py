@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from sagalog import (
+    Call,
+    ChildEnded,
     CommandRefused,
     Compensate,
     DefinitionError,
     InMemoryJournal,
+    ItinerarySaga,
     JournalSagaStateStore,
     SagaRecord,
     SagaRunner,
+    StartChild,
     Status,
+    activity,
+    on_child,
 )
 from sagalog.decision.record import decode_record
 
@@ -347,3 +354,61 @@ async def test_what_stops_a_child_leaves_alone_who_has_its_id_by_now() -> None:
         await family.runner.settle()
         parcel, order = await family.record("parcel", "a-0"), await family.record("order", "a")
     assert (parcel.status, parcel.parent, order.status) == (Status.RUNNING, "", Status.COMPENSATED)
+
+
+@dataclass
+class Packing:
+    request: ShipParcel | None = None
+    box: str = ""
+
+
+class PackSaga(ItinerarySaga[Packing]):
+    name = "pack"
+    starts_with, key = ShipParcel, "id"
+
+    @activity
+    async def box(self, state: Packing, call: Call) -> str:
+        if call.correlation_id.endswith("lost"):
+            raise CommandRefused("no box")
+        return f"box of {call.correlation_id}"
+
+    @box.undo
+    async def unpack(self, state: Packing, call: Call) -> None: ...
+
+    def result(self, state: Packing) -> str:
+        return state.box
+
+
+@dataclass
+class Selling:
+    request: Ordered | None = None
+    box: str = ""
+    sent: Delivered | None = None
+
+
+class SellSaga(ItinerarySaga[Selling]):
+    """An itinerary that is packed by a child, and waits for that in its last activity."""
+
+    name = "sell"
+    starts_with, key = Ordered, "id"
+
+    def begin(self, state: Selling, event: Ordered) -> Any:
+        state.request = event
+        return StartChild(PackSaga, ShipParcel(f"{event.id}-{'lost' if event.parcels else 'pack'}"))
+
+    @on_child(PackSaga)
+    def packed(self, state: Selling, ended: ChildEnded) -> Any:
+        state.box = ended.result or ""
+        return None if state.box else Compensate()
+
+    @activity(until=Delivered, key="id")
+    async def sent(self, state: Selling, call: Call) -> None: ...
+
+
+@pytest.mark.parametrize(("lost", "status", "box"), [(0, "completed", "box of a-pack"), (1, "compensated", "")])
+async def test_itineraries_may_be_parents_and_children(lost: int, status: str, box: str) -> None:
+    async with Family(sagas=[SellSaga, PackSaga]) as family:
+        await family.happen(Ordered("a", lost), Delivered("a"))
+        record = await family.record("sell", "a")
+        assert (record.status, record.child_ends) == (status, {"compensated" if lost else "completed": 1})
+        assert SellSaga().decode_state(record.state_bytes()).box == box

@@ -191,6 +191,26 @@ class Runs(Saga[State]):
     async def pay(self, state: State, call: Call) -> None: ...
 
 
+class Parent(Saga[State]):
+    name = "parent"
+
+    @starts(Placed, key="id")
+    def placed(self, state: State, event: Placed) -> Iterator[Action]:
+        yield StartChild(Good, event, undo=Ship(event.id))
+
+    @leg("some")
+    def child(self, state: State, number: int) -> StartChild:
+        return StartChild(Good, Placed(str(number)))
+
+    @on_child(Good)
+    def heard(self, state: State, ended: ChildEnded) -> Actions:
+        assert_type(ended.id, str)
+        return Complete() if ended.outcome == "completed" else Compensate()
+
+    @on_child("parent")
+    async def own(self, state: State, ended: ChildEnded, context: StepContext) -> None: ...
+
+
 class Plain(Saga[dict[str, int]]):
     name = "plain"
 
@@ -228,6 +248,13 @@ class WrongEvent(Saga[State]):
 
     @starts(Placed, key="id")  # event
     def placed(self, state: State, event: Paid) -> None: ...
+
+
+class WrongChild(Saga[State]):
+    name = "wrong-child"
+
+    @on_child(WrongEvent)  # event
+    def heard(self, state: State, ended: Paid) -> None: ...
 
 
 class WrongState(Saga[State]):
