@@ -13,7 +13,11 @@ from mypy.plugin import MethodContext, Plugin
 from mypy.subtypes import is_subtype
 from mypy.types import AnyType, CallableType, Instance, Type, get_proper_type
 
-_DECORATORS = {"sagalog.definition.routes.Handles.__call__", "sagalog.definition.joins.WhenAll.__call__"}
+_DECORATORS = {
+    "sagalog.definition.routes.Handles.__call__",
+    "sagalog.definition.joins.WhenAll.__call__",
+    "sagalog.definition.children.OnChild.__call__",
+}
 
 
 class SagaPlugin(Plugin):

@@ -256,6 +256,9 @@ class WrongChild(Saga[State]):
     @on_child(WrongEvent)  # event
     def heard(self, state: State, ended: Paid) -> None: ...
 
+    @on_child("other")  # state
+    def other(self, state: OtherState, ended: ChildEnded) -> None: ...
+
 
 class WrongState(Saga[State]):
     name = "wrong-state"
