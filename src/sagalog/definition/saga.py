@@ -14,12 +14,10 @@ from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
 from uuid import UUID
 
-import msgspec
-
 from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
 from .actions import Compensate, Refused
-from .annotations import check_acting, check_annotations, named_types, takes_context
+from .annotations import named_types
 from .children import ChildEnded, child_classes, children_of, on_child
 from .context import StepContext
 from .indexing import IndexTable, index_table
@@ -27,6 +25,7 @@ from .itinerary import ActivityTable, activity_table
 from .joins import Join, joins_of, when_all
 from .keys import Key, key_table, key_text
 from .legs import Legs, leg, legs_of
+from .methods import methods_of
 from .phase_table import PhaseTable, phase_table
 from .phases import Unexpected, on_enter, on_leave
 from .reach import declared, reached
@@ -111,29 +110,7 @@ class Saga(Generic[S]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__state = _state_type(cls)
-        routes: dict[type, list[Route]] = {}
-        refusals: dict[type, str] = {}
-        contextual: set[str] = set()
-        acting: list[str] = []
-        for attribute in dir(cls):
-            function = getattr(cls, attribute, None)
-            if takes_step(function) and takes_context(cls.__name__, function):
-                contextual.add(attribute)
-            for route in getattr(function, "__sagalog_routes__", ()):
-                routes.setdefault(route.event, []).append(msgspec.structs.replace(route, method=attribute))
-                check_annotations(cls.__name__, function, cls.__state, route.event)
-            for command in getattr(function, "__sagalog_refused__", ()):
-                if command in refusals:
-                    raise DefinitionError(
-                        f"{cls.__name__} handles the refusal of {command.__name__} twice: in {refusals[command]}() "
-                        f"and in {attribute}(); keep one"
-                    )
-                refusals[command] = attribute
-                check_annotations(cls.__name__, function, cls.__state, None)
-            if hasattr(function, "__sagalog_enters__") or hasattr(function, "__sagalog_leaves__"):
-                acting.append(attribute)
-                if check_acting(cls.__name__, function, cls.__state):
-                    contextual.add(attribute)
+        routes, refusals, contextual, acting = methods_of(cls, cls.__state, Saga)
         for route in cls.implied_routes():
             routes.setdefault(route.event, [route])
         cls.activities = activity_table(cls, getattr(cls, "name", None), cls.__state, automatic=cls.automatic)
@@ -524,18 +501,6 @@ def _check_remembered(cls: type[Saga[Any]]) -> None:
         raise DefinitionError(f"{cls.__name__}.remembered_messages is a whole number, 1 or more")
     if not isinstance(window, timedelta) or window <= timedelta():
         raise DefinitionError(f"{cls.__name__}.remembered_for is a timedelta above zero")
-
-
-def takes_step(function: Any) -> bool:
-    """Say whether the engine calls `function` with a state and a message: it is decorated, or overrides such a method."""
-    if any(hasattr(function, f"__sagalog_{mark}__") for mark in ("routes", "refused", "children")):
-        return True
-    name = getattr(function, "__name__", "")
-    return (
-        name in ("handle", "refused")
-        and isinstance(function, types.FunctionType)
-        and (function is not getattr(Saga, name))
-    )
 
 
 def correlation_text(value: Any, event: type, saga: str) -> str | None:
