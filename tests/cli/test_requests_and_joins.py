@@ -17,6 +17,7 @@ from sagalog.definition.codec import Typed
 from sagalog.operating.inspect import SagaView
 from sagalog.operating.readable import Code
 
+from .. import waybills
 from ..asking import Ask, AskSaga, Confirmed, Wanted
 from ..gathering import Begun, Bill, GatherSaga, Shipped, Weigh
 from ..gathering import Ship as Parcel
@@ -100,3 +101,19 @@ def test_check_names_a_gather_that_new_code_cannot_end() -> None:
     assert first == "gather parcels: no method makes the 6 legs that are not sent"
     assert second.startswith("gather parcels: ")
     assert "Gone" in second
+
+
+def test_history_tells_of_answers_that_no_handler_took_and_of_the_end_that_waits(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/waybills.db"
+
+    async def fill() -> None:
+        dispatch = {waybills.Load: waybills.answered}
+        async with SagaRunner(url, sagas=[waybills.WaybillSaga], dispatch=dispatch) as runner:
+            await runner.handle(waybills.Begun("a", legs=1, answer="unheard"))
+            await runner.settle()
+
+    asyncio.run(fill())
+    told = run("history", "a", "--journal", url)
+    assert "Unheard, which counts though no handler takes it (1/0/reply/Unheard/0)" in told
+    assert "gather loads came to its end, keeps KeptEnd (saga::waybill::a/2/0)" in told
+    assert "kept    KeptEnd, message saga::waybill::a/2/0" in run("show", "a", "--journal", url)

@@ -153,6 +153,8 @@ def _handled(view: SagaView, handled: Handled) -> str:
         return f"{line(handled.type)} did not come"
     if handled.how == "ignored":
         return f"ignored {line(handled.type)}, which its phase does not expect ({line(handled.id.removeprefix(f'{own}/'))})"
+    if handled.how == "passed":
+        return f"{line(handled.type)}, which counts though no handler takes it ({line(handled.id.removeprefix(f'{own}/'))})"
     if (entry := refused_entry(own, handled.id)) is not None:
         return f"{line(handled.type)} was refused ({line(entry)})"
     kept = ", which was kept" if handled.how == "kept" else ""

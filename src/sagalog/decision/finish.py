@@ -160,7 +160,7 @@ def _asked(draft: Draft, message: Message, record: SagaRecord, state: Any, resul
 def _note_passed(draft: Draft, record: SagaRecord, message: Message, name: str) -> None:
     """Note an answer that no handler has taken, once; a dropped leg is in the audit of its repair."""
     if message.kind == "event" and not any(one.id == message.id for one in record.handled):
-        draft.append(record, "handled", Handled(message.id, name, how="ignored"))
+        draft.append(record, "handled", Handled(message.id, name, how="passed"))
 
 
 async def _reserved(
