@@ -11,7 +11,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-peers simulate mutants fuzz clean
+.PHONY: help demo test check docs bench bench-peers simulate mutants fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
@@ -22,13 +22,17 @@ demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
 test: .venv/test ## run all tests, in two processes; ARGS="-k timer" chooses
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-check: .venv/check ## lint, types, walls between layers, what a step costs, and the wheel in an empty environment
+check: .venv/check docs ## lint, types, walls between layers, the site, what a step costs, and the wheel in an empty environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m benchmarks guard
 	scripts/smoke_wheel $(BIN)/python
+
+docs: .venv/docs ## build the site in site/, which needs no server: open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	$(BIN)/python scripts/reference_pages.py --check
 
 # Each ends within a minute or so; `python -m benchmarks NAME --help` has the options for more.
 bench: .venv/test ## measure everything, beside what the engines themselves can do (about three minutes); results in benchmarks/results
@@ -48,7 +52,7 @@ fuzz: .venv/test .venv/fuzz ## feed every decoder bad bytes, guided by coverage 
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean: ## remove .venv and caches
-	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .fuzz dist
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .fuzz dist site
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer (with venv) is needed: install it, or say make PYTHON=/path/to/python"; exit 1; }
@@ -56,7 +60,7 @@ clean: ## remove .venv and caches
 	@$(PYTHON) -m venv .venv
 
 # One stamp for each set of requirements; the project itself is installed from its folder.
-.venv/demo .venv/test .venv/check .venv/fuzz: .venv/%: requirements/%.txt pyproject.toml | .venv/bin/python
+.venv/demo .venv/test .venv/check .venv/docs .venv/fuzz: .venv/%: requirements/%.txt pyproject.toml | .venv/bin/python
 	@echo "installing requirements/$*.txt"
 	@$(PIP) --require-hashes -r requirements/$*.txt
 	@$(PIP) --no-build-isolation --no-deps -e .

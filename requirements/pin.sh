@@ -8,7 +8,7 @@ trap 'rm -rf "$scratch"' EXIT
 resolve() { uv pip compile --quiet --no-config --universal --no-header --no-annotate "$@"; }
 
 # One resolution of everything first: the files below share one environment, so they have to agree on versions.
-resolve pyproject.toml --all-extras --group test --group check --group fuzz --output-file "$scratch/all.txt"
+resolve pyproject.toml --all-extras --group test --group check --group fuzz --group docs --output-file "$scratch/all.txt"
 
 pin_alone() {
     local file=requirements/$1
@@ -24,5 +24,6 @@ pin runtime.txt
 pin demo.txt --extra cli --group build
 pin test.txt --all-extras --group test
 pin fuzz.txt --all-extras --group fuzz
+pin docs.txt --all-extras --group docs
 pin check.txt --all-extras --group check
 pin_alone peers.txt --group peers  # in an environment of their own

@@ -1,7 +1,7 @@
 """Every exception Sagalog raises. The class alone says what to do.
 
     SagalogError
-    ├── DefinitionError              fix your code: a saga, handler or runner is put together wrongly
+    ├── DefinitionError              fix your code: a saga, handler or runner is put together wrongly (a ValueError, too)
     ├── CodecError                   fix your types: a value cannot be turned into bytes or back
     ├── InvalidEventError            fix the sender: the event was refused before anything was stored
     │   └── PayloadTooLargeError     ... because it, or the record it leads to, is over the limit
@@ -16,7 +16,7 @@
     ├── JournalError                 operate: the journal refuses
     │   ├── JournalUnavailableError  retry: certainly nothing was stored
     │   ├── JournalFormatError       not a journal of ours, or of a newer version; left untouched
-    │   └── MissingExtraError        install the named extra
+    │   └── MissingExtraError        install the named extra (an ImportError, too)
     ├── BrokerError                  operate: a broker refuses
     │   ├── BrokerUnavailableError   retry: the broker cannot be reached, or has not answered
     │   └── BrokerRefusedError       fix it: the broker will never take this, or there is no such stream, topic or queue
@@ -38,8 +38,8 @@ class SagalogError(Exception):
     """The root of every error that Sagalog raises."""
 
 
-class DefinitionError(SagalogError):
-    """A saga, a handler or a runner is put together wrongly. Nothing was stored."""
+class DefinitionError(SagalogError, ValueError):
+    """A saga, a handler or a runner is put together wrongly. Nothing was stored. It is a ValueError, too."""
 
 
 class CodecError(SagalogError):
@@ -224,7 +224,7 @@ class JournalFormatError(JournalError):
     """What was opened is not a journal of this program, is damaged, or was written by a newer version."""
 
 
-class MissingExtraError(JournalError):
+class MissingExtraError(JournalError, ImportError):
     """An optional dependency is needed: the message holds the command that installs it."""
 
 

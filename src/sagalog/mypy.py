@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mypy.types  # noqa: F401  first: its modules import each other, and some cannot begin
 from mypy.maptype import map_instance_to_supertype
 from mypy.plugin import MethodContext, Plugin
 from mypy.subtypes import is_subtype

@@ -260,7 +260,7 @@ async def latest_page(
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that was looked after: how it is, and what to do if it is not well."""
+    """The result of one health check: how it is, and what to do if it is not well."""
 
     name: str
     level: Literal["ok", "warn", "fail"]

@@ -12,7 +12,7 @@ import msgspec
 from ..decision import ids as saga_ids
 from ..decision.record import SagaRecord
 from ..definition.indexing import Index, matches
-from ..errors import CodecError, JournalFormatError, SagalogError
+from ..errors import CodecError, DefinitionError, JournalFormatError, SagalogError
 from ..journal import Journal
 from ..journal.protocol import FindsByTerms, ListsLatest
 from .json_diff import ABSENT, Change, changes
@@ -45,6 +45,8 @@ async def instances(
                     found.add((view.saga, view.correlation_id))
                     yield seen(view)
             live = False
+        except DefinitionError:  # a mistake of the caller's, which no row can be blamed for
+            raise
         except _DAMAGED:  # one of them: look at each by itself
             pass
     for deleted in [False] * live + [True] * finished:
@@ -71,6 +73,8 @@ async def _pages(journal: Journal, prefix: str, *, deleted: bool) -> AsyncIterat
         if isinstance(journal, ListsLatest):
             try:
                 page = await journal.latest_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
+            except DefinitionError:  # a mistake of the caller's, which no row can be blamed for
+                raise
             except _DAMAGED:  # one of them: look at each by itself
                 pass
             else:
@@ -92,6 +96,8 @@ async def _view(journal: Journal, persistence_id: str) -> SagaView | None:
     """Return one instance; a row that its journal cannot read is shown as such, and does not hide the others."""
     try:
         message = await journal.latest_message(persistence_id)
+    except DefinitionError:  # a mistake of the caller's, which no row can be blamed for
+        raise
     except _DAMAGED as error:
         why = str(error) if isinstance(error, SagalogError) else f"its row is damaged ({type(error).__name__})"
         saga, correlation_id = saga_ids.parts_of(persistence_id)

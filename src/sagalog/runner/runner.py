@@ -300,8 +300,8 @@ class SagaRunner:
         waits until the transaction has ended: do not wait for one inside of it.
 
         Raises:
-            InvalidEventError, DefinitionError (also in another event loop), NoInstanceError, SagaParkedError,
-            RunnerStoppedError, JournalUnavailableError: nothing was stored for that saga.
+            SagalogError: nothing was stored for that saga. InvalidEventError, DefinitionError (also in another event loop),
+                NoInstanceError, SagaParkedError, RunnerStoppedError, JournalUnavailableError say why.
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
         receiver = self._receiver or _NotStarted
