@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,7 +10,10 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncpg
 import pytest
+
+from sagalog import open_journal
 
 from .project import write_project
 
@@ -34,6 +38,13 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=100,
         check=False,
     )
+
+
+async def make_schema(journal: str, name: str) -> None:
+    async with open_journal(journal):  # which waits for the server to start
+        connection = await asyncpg.connect(journal.partition("?")[0])
+        await connection.execute(f"CREATE SCHEMA {name}")
+        await connection.close()
 
 
 SHOP = """
@@ -102,10 +113,7 @@ def test_a_shop_in_django_from_the_first_migration_to_the_worker(
             "PORT": str(parts.port or ""),
         }
         database["OPTIONS"] = {"options": f"-c search_path={schema}_shop"}  # type: ignore[assignment]
-        subprocess.run(
-            [sys.executable, "-c", f"import psycopg; psycopg.connect({journal.partition('?')[0]!r}, autocommit=True)"
-             f".execute('CREATE SCHEMA {schema}_shop')"], check=True,
-        )  # fmt: skip
+        asyncio.run(make_schema(journal, f"{schema}_shop"))
     else:
         journal = f"sqlite:///{tmp_path}/shop.db?beside=true"
         database = {"ENGINE": "django.db.backends.sqlite3", "NAME": f"{tmp_path}/shop.db"}

@@ -73,7 +73,7 @@ async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 async def test_rows_and_steps_hold_together_and_commands_leave_after_the_commit(shop: Shop) -> None:
     bench = shop.bench
-    async with bench.runner() as runner:
+    async with bench.runner(lease_seconds=60) as runner:
         async with shop.begin() as transaction:
             await transaction.execute("INSERT INTO orders VALUES ('a')")
             handle = runner.handle
@@ -88,7 +88,7 @@ async def test_rows_and_steps_hold_together_and_commands_leave_after_the_commit(
             await asyncio.sleep(0.05)  # time enough to do it wrong
             assert bench.world.seen == []
             await transaction.commit()
-            await eventually(lambda: len(bench.world.seen) == 2, seconds=3)  # and not by the end of the lease
+            await eventually(lambda: len(bench.world.seen) == 2, seconds=20)  # and not by the end of the lease
         assert (await runner.handle(Noted("a", "é"), message_id="2")).duplicate
         await runner.handle(Noted("a", "on"))
         assert await bench.log("a") == ["placed", "é", "on"]
@@ -192,14 +192,14 @@ async def test_what_cannot_hold_together_is_told_before_anything_is_stored(
 ) -> None:
     path, url = str(tmp_path / "shop.db"), postgres_schema.partition("?")[0]
     other = sqlite3.connect(tmp_path / "other.db")
-    automatic = await psycopg.AsyncConnection.connect(url, autocommit=True)
-    synchronous = psycopg.connect(url)
     engine = create_engine(f"sqlite:///{path}")
     async with (
         SagaRunner(f"sqlite:///{path}", sagas=[OrderSaga]) as runner,
         SagaRunner(postgres_schema, sagas=[OrderSaga]) as on_server,
         SagaRunner("memory://", sagas=[OrderSaga]) as in_memory,
     ):
+        automatic = await psycopg.AsyncConnection.connect(url, autocommit=True)
+        synchronous = psycopg.connect(url)
         nothing_begun = sqlite3.connect(path, isolation_level=None)
         with engine.connect() as connection:
             for used, given, says in (
@@ -251,3 +251,35 @@ async def test_an_applications_file_is_given_a_journal_beside_its_tables(tmp_pat
         with pytest.raises(JournalFormatError, match="of its own"):
             open_journal(f"sqlite:///{other}?beside=true")
         assert execute(other, "PRAGMA application_id") == [(0,)]
+
+
+async def test_a_connection_that_is_in_another_transaction_by_then_holds_up_no_command(postgres_schema: str) -> None:
+    async with open_journal(postgres_schema) as journal:
+        bench = Bench(journal)
+        async with bench.runner(lease_seconds=60) as runner:
+            connection = await psycopg.AsyncConnection.connect(postgres_schema.partition("?")[0])
+            await runner.handle(Placed("a"), connection=connection)
+            await connection.commit()
+            await connection.execute("SELECT 1")  # of whoever was given the connection next
+            await eventually(lambda: bench.world.seen, seconds=10)
+            await connection.close()
+
+
+async def test_a_task_that_has_the_lock_of_the_file_can_go_on_while_another_one_waits_for_it(tmp_path: Path) -> None:
+    path = str(tmp_path / "shop.db")
+    async with SqliteJournal(path) as journal:
+        bench, entered = Bench(journal), asyncio.Event()
+
+        async def place(order_id: str, *, first: bool) -> None:
+            async with of_sqlite3(path)() as transaction:
+                if not first:
+                    await entered.wait()
+                await runner.handle(Placed(order_id), message_id=order_id, connection=transaction.connection)
+                entered.set()
+                if first:
+                    await asyncio.sleep(0.2)  # in which the other one asks for the lock
+                await transaction.commit()
+
+        async with bench.runner() as runner, asyncio.timeout(3):  # SQLite would wait 5 s, and then fail
+            await asyncio.gather(place("a", first=True), place("b", first=False))
+        assert await bench.log("b") == ["placed"]

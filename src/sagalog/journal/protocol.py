@@ -161,7 +161,10 @@ class Journal(Protocol):
 
 @runtime_checkable
 class WritesInTransactions(Protocol):
-    """A journal whose records can be written within the caller's own transaction, on a connection of its driver."""
+    """A journal whose records can be written within the caller's own transaction, on a connection of its driver.
+
+    A runner gives it a `CallersConnection`: its `driver` is the driver's own connection, under whatever the caller has.
+    """
 
     async def write_in_transaction(self, connection: Any, message: PersistentRepr) -> None:
         """Store a record when the transaction that is open on `connection` commits, and not before.

@@ -27,6 +27,7 @@ from .load import decoded, take, unreadable
 from .replay import tell_parked
 from .turn import Turn, begin
 
+_READ_SECONDS = 0.3  # between looks at what is stored, while a transaction seems to be open
 _LOST = Waiting(attempts=8, first=0.01, most=2.0)  # against other workers
 
 
@@ -149,10 +150,21 @@ async def _look_when_ended(instance: Instance, connection: CallersConnection, en
     looks = Attempts(
         Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.settings.lease_seconds), clock=engine.loop.time
     )
-    while connection.is_open() and not engine.stopping.is_set() and await looks.wait():
-        pass
+    read_at = engine.loop.time() + _READ_SECONDS
     try:
-        instance.read_again()
-        await instance.submit(Envelope(maintenance=Maintenance.RECORD))
+        while connection.is_open() and not engine.stopping.is_set() and await looks.wait():
+            # A connection of a pool may be in somebody else's transaction by now, so what is stored is looked at, too.
+            if engine.loop.time() >= read_at:
+                await _read(instance)
+                if instance.version >= entry.version:
+                    return
+                read_at = engine.loop.time() + _READ_SECONDS
+        await _read(instance)
     finally:
         instance.in_transaction = tuple(other for other in instance.in_transaction if other is not entry)
+
+
+async def _read(instance: Instance) -> None:
+    """Read what is stored; if the step is, its commands are delivered."""
+    instance.read_again()
+    await instance.submit(Envelope(maintenance=Maintenance.RECORD))

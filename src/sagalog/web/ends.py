@@ -26,6 +26,7 @@ _PAGE = 500
 _LOOK_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 15.0
 _STREAM_SECONDS = 3600.0
+_REMEMBERED = 10_000  # ends of one stream
 
 
 class EndStreams:
@@ -65,6 +66,7 @@ class EndStreams:
     ) -> AsyncIterator[bytes]:
         stopping, loop = stopping_of(self._runner), asyncio.get_running_loop()
         spoken = began = loop.time()
+        told_before: dict[str, None] = {}  # steps behind an end are records of an ended instance, too
         self._open += 1
         try:
             yield f"retry: 2000\nid: {offset}\n\n".encode()  # without data it is no event, but the id counts
@@ -77,8 +79,12 @@ class EndStreams:
                     return
                 for record in records:
                     told = _end_of(record, wanted)
-                    if told is not None:
-                        yield event_text("end", told)
+                    if told is None or told["end"] in told_before:
+                        continue
+                    told_before[told["end"]] = None
+                    if len(told_before) > _REMEMBERED:
+                        del told_before[next(iter(told_before))]
+                    yield event_text("end", told)
                 if following != offset:
                     offset, spoken = following, loop.time()
                     yield f"id: {offset}\n\n".encode()
@@ -95,7 +101,10 @@ class EndStreams:
 
 
 def _end_of(message: PersistentRepr, wanted: frozenset[str] | set[str]) -> dict[str, Any] | None:
-    """Return what is told of a record; None for one in which no instance ends."""
+    """Return what is told of a record; None for one whose instance has not ended.
+
+    The record in which it ended may be gone already, where the journal keeps no history, so each later one tells it.
+    """
     if not message.persistence_id.startswith(FAMILY) or not message.payload:
         return None
     saga, correlation_id = parts_of(message.persistence_id)
@@ -105,7 +114,7 @@ def _end_of(message: PersistentRepr, wanted: frozenset[str] | set[str]) -> dict[
         record = decode_record(message.payload)
     except CodecError:
         return None  # of newer code, or damaged: `sagalog doctor` tells
-    if record.status not in ENDS or record.ended_at is None or record.ended_at != record.updated_at:
+    if record.status not in ENDS:
         return None
     status = record.status.value
     return {
@@ -115,6 +124,6 @@ def _end_of(message: PersistentRepr, wanted: frozenset[str] | set[str]) -> dict[
         "incarnation": record.incarnation,
         "status": status,
         "finished": record.finished,
-        "ended_at": record.ended_at,
+        "ended_at": record.ended_at or record.updated_at,
         "result": None if record.result is None else record.result.data,
     }

@@ -177,12 +177,12 @@ class ServedRunner:
         return json_response(described(self._types))
 
     async def _live(self, _: Request) -> Response:
-        health = await self._runner.health()
-        return json_response(health, 200 if health.live else 503)
+        health = await self._runner.health()  # why not is for the log: anybody may ask this
+        return json_response({"live": health.live}, 200 if health.live else 503)
 
     async def _ready(self, _: Request) -> Response:
         health = await self._runner.health()
-        return json_response(health, 200 if health.ready else 503)
+        return json_response({"ready": health.ready}, 200 if health.ready else 503)
 
 
 async def _refused(_: Request, error: Exception) -> Response:

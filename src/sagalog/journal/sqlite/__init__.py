@@ -112,6 +112,7 @@ class SqliteJournal:
     ) -> None:
         self.read_only = busy_seconds < 0
         self._history = keep
+        self._busy_seconds = busy_seconds
         opened: list[sqlite3.Connection] = []
         try:
             for write in [False] if self.read_only else [True, False]:
@@ -319,7 +320,7 @@ class SqliteJournal:
         self._file.check_process()
         try:
             self._file.check_there()
-            return await run(connection, statements)
+            return await run(connection, statements, self.path, self._busy_seconds)
         except ERRORS as error:
             raise translate(error, self.path) from error
 

@@ -6,12 +6,14 @@ was read stays the newest until its transaction ends: the rest of the journal wa
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import Generator
 from typing import Any
 
 from ...errors import DefinitionError, SequenceOutOfOrder
+from ...waiting import Attempts, Waiting
 from ..callers import CallersConnection
 from .listing import CHAIN
 from .rows import COLUMNS, NEWEST, NEWEST_COLUMNS, RECORDS, THERE
@@ -103,11 +105,14 @@ def _store_terms(instance_id: int, deleted: int, terms: str | None) -> Statement
         yield ("INSERT OR IGNORE INTO term SELECT value, ? FROM json_each(?)", (instance_id, terms))
 
 
-async def run(connection: Any, statements: Statements) -> Any:
+async def run(connection: Any, statements: Statements, path: str, busy_seconds: float) -> Any:
     """Run statements on a caller's connection, all or none of them; return what they return."""
     if isinstance(connection, CallersConnection) and connection.family == "aiosqlite":
         return await _run_beside(connection.driver, statements)
     if isinstance(connection, CallersConnection) and connection.family == "sqlite3":
+        if connection.in_thread is None:
+            _run(connection.driver, check_file(path))
+            await _lock(connection.driver, busy_seconds)
         return await connection.call(lambda: _run(connection.driver, statements))
     if isinstance(connection, sqlite3.Connection):
         return _run(connection, statements)
@@ -115,6 +120,27 @@ async def run(connection: Any, statements: Statements) -> Any:
         "the journal is an SQLite file, and the connection is to PostgreSQL: open the runner on postgresql://..., or give "
         "a connection to the journal's file; nothing was stored"
     )
+
+
+async def _lock(connection: sqlite3.Connection, seconds: float) -> None:
+    """Take the file's lock on a connection that is used in the event loop, without holding the loop up.
+
+    Who has it may be a task of the same loop, which could never let go while SQLite waits in the loop's own thread.
+    """
+    attempts = Attempts(Waiting(first=0.005, most=0.05, seconds=seconds), clock=asyncio.get_running_loop().time)
+    (busy,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.execute(*_LOCK)
+                return
+            except sqlite3.OperationalError as error:
+                # Behind a read of an older state (SQLITE_BUSY_SNAPSHOT) waiting does not help.
+                if error.sqlite_errorname != "SQLITE_BUSY" or not await attempts.wait():
+                    raise
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(busy)}")
 
 
 def _run(connection: sqlite3.Connection, statements: Statements) -> Any:
