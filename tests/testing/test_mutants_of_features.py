@@ -47,6 +47,18 @@ class Quick(World):
             yield chance.choice([0, 0, chance.random(), 30])
 
 
+class Fronts(Shop):
+    clients = 2
+
+
+@mutant.of(Fronts)
+def the_commands_of_a_client_are_due_at_no_time(patch: pytest.MonkeyPatch) -> None:
+    real = commit._lease_end
+    patch.setattr(
+        commit, "_lease_end", lambda of, record, now: None if of.runtime.engine.client else real(of, record, now)
+    )
+
+
 @mutant.of(Clockwork)
 def a_recurring_timer_counts_from_when_it_fired(patch: pytest.MonkeyPatch) -> None:
     real = timers.following

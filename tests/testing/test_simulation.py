@@ -52,6 +52,16 @@ def test_nothing_breaks_a_guarantee_where_many_answers_are_stored_together(
     assert not report.never, "a green run in which these never happened says nothing about them"
 
 
+class Fronts(Shop):
+    clients = 2
+
+
+def test_nothing_that_goes_wrong_breaks_a_guarantee_where_events_come_through_clients() -> None:
+    print(f"to run the same again: SAGALOG_SIMULATION_SEED={FIRST}")
+    report = simulate([OrderSaga], Fronts, seeds=range(FIRST, FIRST + SEEDS // 16))
+    assert report.seeds == SEEDS // 16
+
+
 def test_nothing_that_goes_wrong_breaks_what_phases_promise() -> None:
     print(f"to run the same again: SAGALOG_SIMULATION_SEED={FIRST}")
     report = simulate([Orders], Depot, seeds=range(FIRST, FIRST + SEEDS // 8))

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
 from typing import Any, assert_type
+from contextlib import asynccontextmanager
 from sagalog import *
+from sagalog.blocking import BlockingRunner
+from sagalog.web import StandardWebhooks, StatusEndpoint, Webhook, lifespan
+from starlette.applications import Starlette
+from starlette.routing import Route
 
 @dataclass
 class Placed:
@@ -237,6 +242,38 @@ async def use() -> None:
         assert_type(plain, dict[str, int])
         store: SagaStateStore = JournalSagaStateStore(open_journal("memory://"), "good")
         await store.save("a", b"", expected_version=0)
+
+
+@asynccontextmanager
+async def resources(runner: SagaRunner) -> AsyncIterator[dict[str, int]]:
+    yield {"pool": 1}
+
+
+async def ship(command: Ship, context: CommandContext) -> Paid:
+    assert_type(context.id, str)
+    return Paid(command.id)
+
+
+shop = SagaRunner("sqlite:///x.db", sagas=[Good], dispatch={Ship: ship}, client=True, lifespan=resources)
+
+
+def shown(state: State) -> dict[str, int]:
+    return {"n": state.n}
+
+
+def web() -> Starlette:
+    paid = Webhook(shop, {"paid": Paid}, signature=StandardWebhooks("whsec_"), message_id=None, unknown="ignore")
+    status = StatusEndpoint(shop, Good, state=shown)
+    return Starlette(routes=[Route("/paid", paid), Route("/{id}", status)], lifespan=lifespan(shop))
+
+
+def blocking() -> None:
+    sagas = BlockingRunner(shop, timeout=timedelta(seconds=5))
+    assert_type(sagas.handle(Placed("1"), message_id="m"), Receipt)
+    assert_type(sagas.state(Good, "1"), State)
+    assert_type(sagas.instance(Good, "1"), SagaInstance[State])
+    assert_type(sagas.outcome(Good, "1"), SagaOutcome[State])
+    assert_type(sagas.find(Good, n=1), list[SagaInstance[State]])
 """
 )
 

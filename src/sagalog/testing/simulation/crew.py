@@ -18,9 +18,10 @@ class Crew:
         self._all_workers: list[Worker] = []  # what dead ones wait for must not be collected as garbage meanwhile
         self._names = itertools.count(1)
 
-    async def start_worker(self) -> None:
-        """Start another worker; if it dies, one more takes its place."""
-        worker = Worker(self._situation, f"worker {next(self._names)}")
+    async def start_worker(self, *, client: bool = False) -> None:
+        """Start another worker, or client; if it dies, one more takes its place."""
+        name = f"{'client' if client else 'worker'} {next(self._names)}"
+        worker = Worker(self._situation, name, client=client)
         await worker.does(worker.runner.start())
         self.workers.append(worker)
         self._all_workers.append(worker)
@@ -30,7 +31,7 @@ class Crew:
         await worker.condition.dead.wait()
         self.retire(worker)
         await asyncio.sleep(self._situation.chance.upto(5))
-        await self.start_worker()
+        await self.start_worker(client=worker.runner.client)
 
     def retire(self, worker: Worker) -> None:
         """Senders do not turn to this worker any more."""

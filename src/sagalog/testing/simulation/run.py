@@ -89,6 +89,8 @@ class SimulatedRun(Situation):
     async def _live(self) -> None:
         for _ in range(_WORKERS):
             await self.crew.start_worker()
+        for _ in range(self.world.clients):
+            await self.crew.start_worker(client=True)
         trouble = Trouble(self, self.crew)
         senders = Senders(self, self.crew, self._askers)
         sending: list[asyncio.Task[None]] = []

@@ -75,7 +75,7 @@ class Trouble:
         await stopping
         worker.condition.stopped = True
         run.tell(f"{worker.name} has stopped")
-        await self._crew.start_worker()
+        await self._crew.start_worker(client=worker.runner.client)
 
     def _cut(self) -> None:
         """Delete old records, as somebody who keeps the journal small does."""

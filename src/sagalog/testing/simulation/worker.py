@@ -41,7 +41,7 @@ _COUNTED = (
 class Worker:
     """It is among the crew's `workers` as long as senders may turn to it."""
 
-    def __init__(self, run: Situation, name: str) -> None:
+    def __init__(self, run: Situation, name: str, *, client: bool = False) -> None:
         self._run = run
         self.name = name
         self.repairing = 0
@@ -60,6 +60,7 @@ class Worker:
             dispatch=self._answer,
             clock=self.clock,
             settings=run.settings,
+            client=client,
         )
 
     def does(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

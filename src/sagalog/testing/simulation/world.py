@@ -27,6 +27,7 @@ class World:
         "retry",
     )  # what its operator does about parked instances: also "skip", "cancel"
     may_park: ClassVar[bool] = False  # whether an instance may stay parked in spite of them
+    clients: ClassVar[int] = 0  # further processes that only take events, and leave the rest to the workers
     no_instance: ClassVar[NoInstance | str] = NoInstance.IGNORE  # the runner's setting
     horizon: ClassVar[timedelta] = timedelta(days=400)  # after the last event: then what still runs is judged as it is
 
