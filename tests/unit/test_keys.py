@@ -9,6 +9,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sagalog import (
     AddKey,
@@ -27,7 +29,7 @@ from sagalog import (
 from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.ids import persistence_id
-from sagalog.decision.keys import pairs
+from sagalog.decision.keys import Held, checked_key, claimed, held_after, pairs
 from sagalog.decision.message import Message
 from sagalog.decision.record import SagaRecord, decode_record, encode_record
 
@@ -262,3 +264,52 @@ def test_a_held_key_that_is_declared_no_more_stays_until_the_life_ends() -> None
     record = step(None, Begun("T"), AddKey("customer", "c"))
     record.keys = {**record.keys, "gone": ("g",)}
     assert held(step(record, Act("T"), AddKey("seat", 1))) == [("customer", "c"), ("gone", "g"), ("seat", "1")]
+
+
+class Mixed(TableSaga):
+    """One key that many may hold, and one that is unique."""
+
+    name = "mixed"
+    keys = (Key("many"), Key("one", unique=True), *TableSaga.keys)
+
+
+actions = st.lists(
+    st.tuples(st.booleans(), st.sampled_from(["many", "one"]), st.sampled_from(["a", "b", "c", None])), max_size=12
+)
+
+
+@given(st.lists(actions, max_size=6))
+def test_what_is_held_is_what_a_set_of_values_says(steps: list[list[tuple[bool, str, str | None]]]) -> None:
+    held: tuple[Held, Held] = ({}, {})
+    reference: set[tuple[str, str]] = set()
+    for step in steps:
+        plan: list[tuple[Any, Any, Any]] = []
+        before = set(reference)
+        for adds, key, value in step:
+            if adds and value is not None:
+                action: Any = AddKey(key, value)
+                reference.add((key, value))
+            else:
+                action = RemoveKey(key, value)
+                reference = {one for one in reference if one[0] != key or value not in (None, one[1])}
+            plan.append((action, checked_key(action, "mixed", Mixed.key_table), None))
+        after = held_after("mixed", Mixed.key_table, held, plan)
+        assert {*pairs(after[0]), *pairs(after[1])} == reference
+        assert all(name == "many" for name, _ in pairs(after[0]))
+        wanted = claimed(held[1], after[1])
+        assert set(wanted) == {one for one in reference - before if one[0] == "one"}
+        assert wanted == sorted(wanted)
+        held = after
+
+
+def test_a_key_that_becomes_unique_is_claimed_when_it_is_added_again() -> None:
+    held: tuple[Held, Held] = ({"one": ("a", "b")}, {})
+    plan = [(AddKey("one", "a"), ("one", "a"), None)]
+    after = held_after("mixed", Mixed.key_table, held, plan)
+    assert after == ({"one": ("b",)}, {"one": ("a",)})
+    assert claimed(held[1], after[1]) == [("one", "a")]
+
+
+def test_unique_is_true_or_false() -> None:
+    with pytest.raises(DefinitionError, match="unique= of 'a' is True or False"):
+        defined(keys=(Key("a", unique="yes"),))  # type: ignore[arg-type]
