@@ -1,10 +1,11 @@
-"""A parked instance holds what comes, in records that do not grow with all that came before; nothing of it is lost."""
+"""What an instance holds or keeps is in records that do not grow with all that came before, and nothing of it is lost."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from sagalog import (
     Journal,
     PayloadTooLargeError,
     PersistentRepr,
+    Saga,
     SagalogError,
     SagaParkedError,
     SagaRecord,
     SagaRunner,
     SqliteJournal,
     open_journal,
+    starts,
 )
 from sagalog.decision.record import decode_record
 from sagalog.decision.repair import retry
@@ -244,7 +247,7 @@ async def test_history_that_is_cut_makes_that_instance_unreadable_and_can_be_men
         await apply(journal, "order", "a", retry())
     old = await stored(journal, "order", "a")
     gone = await ended(journal, old)
-    assert any(f"{lost} of the messages that it holds are lost" in effect for effect in gone.effects)
+    assert any(f"{lost} of its messages are lost" in effect for effect in gone.effects)
     assert old.view.record is not None
     await replace(journal, old, await audited(journal, old.view.record))
     assert len(await all_of(journal)) == 91 - lost
@@ -294,6 +297,51 @@ async def test_an_export_brings_all_that_is_held(tmp_path: Path, history: str | 
             await runner.retry("order", "a")
             await runner.settle()
         assert await notes(there) == [text(number) for number in range(93)]
+
+
+@dataclass
+class Reading:
+    meter: str
+    n: int
+    text: str = TEXT
+
+
+@dataclass
+class Readings:
+    numbers: list[int] = field(default_factory=list)
+
+
+class MeterSaga(Saga[Readings]):
+    name = "order"  # so that the helpers of these tests find it
+    most_kept = 500
+
+    @starts(Reading, key="meter", sequence="n")
+    def reading(self, state: Readings, event: Reading) -> None:
+        state.numbers.append(event.n)
+
+
+async def test_what_two_workers_keep_in_turn_is_handled_by_a_third_when_its_moment_comes(quick: Bench) -> None:
+    journal = quick.journal
+    assert journal is not None
+    sagas = (MeterSaga,)
+    async with quick.runner(sagas=sagas) as one, quick.runner(sagas=sagas) as other:
+        for n in range(2, 92):
+            receipt = await (one, other)[n // 10 % 2].handle(Reading("a", n), message_id=f"reading-{n}")
+            assert receipt.kept
+    stored_record = await newest(journal)
+    assert stored_record.kept_in
+    assert stored_record.kept_count == 90
+    assert (await stats(journal, "order"))[0].kept == 90
+    told = [one.id async for step in steps(journal, "order", "a") for one in step.kept]
+    assert told == [f"reading-{n}" for n in range(2, 92)]
+    async with quick.runner(sagas=sagas) as third:
+        for n in (2, 50, 91):
+            assert (await third.handle(Reading("a", n), message_id="under another id")).duplicate
+        await third.handle(Reading("a", 1), message_id="reading-1")
+        await third.settle()
+        state: Readings = await third.state(MeterSaga, "a")
+    assert state.numbers == list(range(1, 92))
+    assert not (await newest(journal)).in_pages
 
 
 @asynccontextmanager

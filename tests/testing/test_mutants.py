@@ -210,9 +210,9 @@ def a_lease_that_ended_is_ignored(patch: pytest.MonkeyPatch) -> None:
 def a_stale_record_is_trusted_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
     real = load.take
 
-    def take(instance: Any, saved: Any) -> None:
+    def take(instance: Any, *what: Any) -> None:
         cached = instance.record
-        real(instance, saved)
+        real(instance, *what)
         instance.record = cached or instance.record
 
     patch.setattr(load, "take", take)
@@ -299,9 +299,9 @@ def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
     """It is decided anew when nobody knows what is stored, and when another record is read: each is enough by itself."""
     real, real_take = settle.take_back, load.take
 
-    def take(instance: Any, saved: Any) -> None:
+    def take(instance: Any, *what: Any) -> None:
         parks = [(envelope, envelope.park) for envelope in instance.mailbox]
-        real_take(instance, saved)
+        real_take(instance, *what)
         for envelope, park in parks:
             envelope.park = park
 

@@ -101,7 +101,7 @@ def an_early_number_is_handled_at_once(patch: pytest.MonkeyPatch) -> None:
 
 @mutant.of(Stations)
 def the_deadline_of_a_gap_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(kept, "_wait_for_missing", lambda draft, record: None)
+    patch.setattr(kept, "_wait_for_missing", lambda draft, record, kept: None)
 
 
 @mutant.of(Stations)
@@ -118,21 +118,21 @@ def a_gap_that_is_skipped_forgets_what_waits_behind_it(patch: pytest.MonkeyPatch
 
 @mutant.of(Heaps)
 def a_page_is_the_record_before_the_one_that_is_meant(patch: pytest.MonkeyPatch) -> None:
-    real = commit.StoredHeld
+    real = commit.StoredMessages
 
-    def stored_held(version: int, *how: Any) -> Any:
+    def stored_messages(version: int, *how: Any) -> Any:
         return real(version - 1, *how)
 
-    patch.setattr(commit, "StoredHeld", stored_held)
-    patch.setattr(commit, "_stored_held", lambda instance: instance.stored_held)
+    patch.setattr(commit, "StoredMessages", stored_messages)
+    patch.setattr(commit, "_stored_messages", lambda instance: instance.stored_messages)
 
 
 @mutant.of(Heaps)
 def what_is_in_pages_is_taken_for_unchanged_after_a_repair(patch: pytest.MonkeyPatch) -> None:
     real = pages._pages
 
-    def as_if_only_added_to(record: Any, before: Any, page_bytes: int) -> Any:
-        return real(msgspec.structs.replace(record, held=before.held), before, page_bytes)
+    def as_if_only_added_to(messages: Any, before: Any, *more: Any) -> Any:
+        return real(before.messages, before, *more)
 
     patch.setattr(pages, "_pages", as_if_only_added_to)
 
@@ -141,8 +141,18 @@ def what_is_in_pages_is_taken_for_unchanged_after_a_repair(patch: pytest.MonkeyP
 def what_a_record_holds_itself_is_lost_when_its_pages_are_read(patch: pytest.MonkeyPatch) -> None:
     real = load.whole
 
-    def whole(record: Any, held: Any) -> Any:
-        return real(msgspec.structs.replace(record, held=()), held)
+    def whole(record: Any, named: Any) -> Any:
+        return real(msgspec.structs.replace(record, held=()), named)
+
+    patch.setattr(load, "whole", whole)
+
+
+@mutant.of(Stations)
+def what_a_record_keeps_itself_is_lost_when_its_pages_are_read(patch: pytest.MonkeyPatch) -> None:
+    real = load.whole
+
+    def whole(record: Any, named: Any) -> Any:
+        return real(msgspec.structs.replace(record, kept=()), named)
 
     patch.setattr(load, "whole", whole)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagalog import CodecError, SagaRecord, Status
-from sagalog.decision.lookup import MessageLookup
-from sagalog.decision.pages import NOTHING_HELD, StoredHeld, as_stored, encode_in_pages, left_of, whole
+from sagalog.decision.lookup import MessageLookups
+from sagalog.decision.pages import NO_MESSAGES, StoredMessages, as_stored, encode_in_pages, left_of, whole
 from sagalog.decision.record import FORMAT, Held, decode_record, encode_record
 from sagalog.definition.codec import Typed
+from sagalog.journal.pages import named_by
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TEXT = "a text of some length, as events have it"
@@ -24,10 +26,9 @@ def held(name: str, size: int = 1) -> Held:
     return Held(name, Typed("Noted", msgspec.Raw(msgspec.json.encode({"text": TEXT * size}))))
 
 
-def record(*messages: Held) -> SagaRecord:
-    return SagaRecord(
-        FORMAT, Status.RUNNING, msgspec.Raw(b'{"n":1}'), NOW, NOW, parked="it failed", held=tuple(messages)
-    )
+def record(*messages: Held, kept: Sequence[Held] = ()) -> SagaRecord:
+    state = msgspec.Raw(b'{"n":1}')
+    return SagaRecord(FORMAT, Status.RUNNING, state, NOW, NOW, parked="it failed", held=messages, kept=tuple(kept))
 
 
 class Shelf:
@@ -36,7 +37,7 @@ class Shelf:
     def __init__(self, page_bytes: int) -> None:
         self.page_bytes = page_bytes
         self.rows: list[bytes] = []
-        self.stored = NOTHING_HELD
+        self.stored = NO_MESSAGES
 
     @property
     def written(self) -> int:
@@ -46,12 +47,13 @@ class Shelf:
         encoded = encode_in_pages(given, self.stored, self.page_bytes)
         assert encoded.size == len(encode_record(given)), "its size is not that of the whole record"
         self.rows.append(encoded.payload)
-        self.stored = StoredHeld(len(self.rows), 0, given.held, encoded.pages, encoded.own)
+        self.stored = StoredMessages(len(self.rows), 0, encoded.held, encoded.kept)
 
     def load(self) -> SagaRecord:
         found = decode_record(self.rows[-1])
-        assert all(page.version < len(self.rows) for page in found.held_in)
-        made = whole(found, {page.version: decode_record(self.rows[page.version - 1]).held for page in found.held_in})
+        named = named_by(found)
+        assert all(number < len(self.rows) for number in named)
+        made = whole(found, {number: decode_record(self.rows[number - 1]) for number in named})
         self.stored = as_stored(found, made, len(self.rows), 0)
         return made
 
@@ -73,7 +75,7 @@ def test_a_record_names_few_pages_each_at_least_twice_as_large_as_the_next() -> 
     for number in range(3000):
         messages.append(held(f"m{number}", 1 + number % 5))
         shelf.save(record(*messages))
-        sizes = [page.size for page in shelf.stored.pages]
+        sizes = [page.size for page in shelf.stored.held.pages]
         assert all(one >= 2 * other for one, other in pairwise(sizes)), sizes
         assert len(sizes) <= 12
 
@@ -81,7 +83,7 @@ def test_a_record_names_few_pages_each_at_least_twice_as_large_as_the_next() -> 
 def test_a_record_that_holds_nothing_or_little_is_stored_as_before() -> None:
     for messages in ([], [held("a")], [held("a"), held("b")]):
         given = record(*messages)
-        assert encode_in_pages(given, NOTHING_HELD, 4096).payload == encode_record(given)
+        assert encode_in_pages(given, NO_MESSAGES, 4096).payload == encode_record(given)
     assert b"held_in" not in encode_record(record(held("a")))
 
 
@@ -90,9 +92,9 @@ def test_a_record_whose_messages_were_not_only_added_to_holds_all_of_them_itself
     messages = [held(f"m{number}") for number in range(20)]
     for count in range(1, 21):
         shelf.save(record(*messages[:count]))
-    assert shelf.stored.pages
+    assert shelf.stored.held.pages
     shelf.save(record(*messages[1:]))
-    assert not shelf.stored.pages
+    assert not shelf.stored.held.pages
     assert decode_record(shelf.rows[-1]).held == tuple(messages[1:])
 
 
@@ -102,15 +104,15 @@ def test_a_page_that_is_not_the_one_that_is_meant_is_an_error(of: str) -> None:
     for count in range(1, 12):
         shelf.save(record(*(held(f"m{number}") for number in range(count))))
     found = decode_record(shelf.rows[-1])
-    parts = {page.version: decode_record(shelf.rows[page.version - 1]).held for page in found.held_in}
+    named = {number: decode_record(shelf.rows[number - 1]) for number in named_by(found)}
     first = found.held_in[0]
     if of == "the version before":
-        parts[first.version] = decode_record(shelf.rows[first.version - 2]).held
+        named[first.version] = decode_record(shelf.rows[first.version - 2])
     else:
-        del parts[first.version]
+        del named[first.version]
     with pytest.raises(CodecError, match=f"step {first.version}, which has {first.count}"):
-        whole(found, parts)
-    assert left_of(found, parts).held_count == found.held_count - first.count
+        whole(found, named)
+    assert left_of(found, named).held_count == found.held_count - first.count
 
 
 def test_a_page_with_a_field_that_this_code_does_not_know_is_refused() -> None:
@@ -120,9 +122,11 @@ def test_a_page_with_a_field_that_this_code_does_not_know_is_refused() -> None:
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("hold"), st.integers(1, 30), st.integers(1, 4)),
-        st.tuples(st.just("drop"), st.integers(0, 5), st.just(0)),
-        st.tuples(st.sampled_from(["replay", "reload", "again", "put in front", "lose"]), st.just(0), st.just(0)),
+        st.tuples(st.sampled_from(["hold", "keep"]), st.integers(1, 30), st.integers(1, 4)),
+        st.tuples(st.sampled_from(["drop", "wake"]), st.integers(0, 5), st.just(0)),
+        st.tuples(
+            st.sampled_from(["replay", "reload", "again", "put in front", "park", "lose"]), st.just(0), st.just(0)
+        ),
     ),
     max_size=40,
 )
@@ -130,44 +134,61 @@ STEPS = st.lists(
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS, st.sampled_from([1, 100, 1000, 4096]))
-def test_whatever_happens_what_is_read_is_what_a_plain_list_holds(
+def test_whatever_happens_what_is_read_is_what_plain_lists_hold(
     steps: list[tuple[str, int, int]], page_bytes: int
 ) -> None:
-    shelf, plain, lookup, serial = Shelf(page_bytes), list[Held](), MessageLookup(), 0
+    shelf, held_now, kept_now, lookups, serial = Shelf(page_bytes), list[Held](), list[Held](), MessageLookups(), 0
     shelf.save(record())
     current = shelf.load()
     for step, count, size in steps:
         match step:
-            case "hold":  # one step each, as they come
+            case "hold" | "keep":  # one step each, as they come
                 for _ in range(count):
                     serial += 1
-                    plain.append(held(f"m{serial}", size))
-                    assert not lookup.has(current.held, f"m{serial}", "event")
-                    current = record(*current.held, plain[-1])
+                    name, new = f"m{serial}", held(f"m{serial}", size)
+                    if step == "hold":
+                        held_now.append(new)
+                        assert not lookups.held.has(current.held, name, "event")
+                        current = record(*current.held, new, kept=current.kept)
+                        assert lookups.held.has(current.held, name, "event")
+                    else:
+                        kept_now.append(new)
+                        assert not lookups.kept.has(current.kept, name, "event")
+                        current = record(*current.held, kept=(*current.kept, new))
+                        assert lookups.kept.has(current.kept, name, "event")
                     shelf.save(current)
-                    assert lookup.has(current.held, f"m{serial}", "event")
             case "drop":
-                del plain[:count]
-                current = record(*current.held[count:])
+                del held_now[:count]
+                current = record(*current.held[count:], kept=current.kept)
+                shelf.save(current)
+            case "wake":  # whose moment has come, wherever it stands
+                del kept_now[count : 2 * count]
+                current = record(*current.held, kept=(*current.kept[:count], *current.kept[2 * count :]))
                 shelf.save(current)
             case "replay":
-                plain.clear()
-                current = record()
+                held_now.clear()
+                current = record(kept=current.kept)
                 shelf.save(current)
             case "put in front":  # one that waits for the next incarnation
-                plain[:1] = [msgspec.structs.replace(one, waits=True) for one in plain[:1]]
-                current = record(*plain)
+                held_now[:1] = [msgspec.structs.replace(one, waits=True) for one in held_now[:1]]
+                current = record(*held_now, kept=current.kept)
+                shelf.save(current)
+            case "park":  # with a kept message: all of them are held, in front
+                held_now[:0], kept_now = kept_now, []
+                current = record(*held_now)
                 shelf.save(current)
             case "again":  # a step that leaves them as they are
                 shelf.save(current)
             case "lose":  # a draft that is not stored: the next one begins on the record before it
-                lost = record(*current.held, held("lost"))
-                lookup.has(lost.held, "lost", "event")
+                lost = record(*current.held, held("lost"), kept=(*current.kept, held("lost")))
+                lookups.held.has(lost.held, "lost", "event")
+                lookups.kept.has(lost.kept, "lost", "event")
                 encode_in_pages(lost, shelf.stored, page_bytes)
             case "reload":
                 current = shelf.load()
-        assert list(current.held) == plain
-    assert list(shelf.load().held) == plain
-    for one in plain:
-        assert lookup.has(current.held, one.id, "event")
-    assert not lookup.has(current.held, "lost", "event")
+        assert (list(current.held), list(current.kept)) == (held_now, kept_now)
+    found = shelf.load()
+    assert (list(found.held), list(found.kept)) == (held_now, kept_now)
+    for lookup, messages in ((lookups.held, current.held), (lookups.kept, current.kept)):
+        assert all(lookup.has(messages, one.id, "event") for one in messages)
+        assert not lookup.has(messages, "lost", "event")

@@ -75,7 +75,7 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
 async def _proposed(journal: Journal, old: StoredRecord) -> bytes:
     """Return what to begin with: the record itself if it is JSON, else the newest step that can be read, else a new one."""
     if old.view.lost and old.view.record is not None:
-        click.echo(f"{old.view.lost:,} of the messages that it holds are lost: you see it with the others", err=True)
+        click.echo(f"{old.view.lost:,} of its messages are lost: you see it with the others", err=True)
         return msgspec.json.format(encode_record(old.view.record), indent=2)
     try:
         return msgspec.json.format(old.payload, indent=2)
@@ -115,8 +115,8 @@ def _read(code: Code, old: StoredRecord, text: bytes) -> tuple[SagaRecord | None
         return None, f"it is not JSON: {error}"
     except CodecError as error:
         return None, str(error)
-    if record.held_in:
-        return None, "`held_in` names other steps: give the messages themselves, in `held`"
+    if record.in_pages:
+        return None, "`held_in` and `kept_in` name other steps: give the messages themselves, in `held` and `kept`"
     view = msgspec.structs.replace(old.view, record=record, unreadable="", finished=False, lost=0)
     problems = [f"{one.text} ({one.entry})" if one.entry else one.text for one in code.reasons(view)]
     return (None, "; ".join(problems[:3])) if problems else (record, "")

@@ -18,9 +18,9 @@ from ..operating.json_diff import ABSENT, changes
 from ..operating.steps import (
     accepted_in,
     activities_in,
+    added,
     begun_in,
     gathered_in,
-    held_in,
     indexed_in,
     joined_in,
     kept_in,
@@ -146,7 +146,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
         if before is None
         else [before.timer_title(name) for name, timer in before.timers.items() if record.timers.get(name) != timer],
         [f"{entry.title} ({entry.id})" for entry in accepted_in(before, view)],
-        held_in(before, record) if before is not None else [],
+        added(before.held, record.held) if before is not None else [],
         repairs_of(before, view),
         before,
         record,

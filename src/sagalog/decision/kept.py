@@ -96,7 +96,7 @@ def next_kept(draft: Draft) -> Held | None:
             over = record.status in FINAL or one.life not in (0, record.incarnation)
             if over or _expected(draft, record, one, phase):
                 return one
-        _wait_for_missing(draft, record)
+        _wait_for_missing(draft, record, record.kept)
     record.waking = False
     draft.changed = True
     return None
@@ -165,11 +165,11 @@ def _early(saga: Saga[Any], record: SagaRecord, message: Message) -> bool:
     return expected is not None and number > expected
 
 
-def _wait_for_missing(draft: Draft, record: SagaRecord) -> None:
-    """Let each gap have its deadline, from now on where it is new."""
+def _wait_for_missing(draft: Draft, record: SagaRecord, kept: tuple[Held, ...]) -> None:
+    """Let each gap before these have its deadline, from now on where it is new."""
     if record.status is not Status.RUNNING or record.parked:
         return
-    for key in {one.sequence for one in record.kept if one.sequence}:
+    for key in {one.sequence for one in kept if one.sequence}:
         known = sequence_of(draft.saga, key)
         if known is None or known.gap_within is None or GAP + key in record.timers:
             continue
@@ -206,7 +206,7 @@ def _keep(draft: Draft, record: SagaRecord, message: Message) -> None:
         draft.fired_timer(record, message)
         _skip_gap_of(record, message)
     elif record.kept[-1].sequence:
-        _wait_for_missing(draft, record)
+        _wait_for_missing(draft, record, record.kept[-1:])
     draft.changed = True
     record.updated_at = draft.now
 

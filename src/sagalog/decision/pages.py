@@ -1,4 +1,4 @@
-"""Held messages in pages: a record that holds many is stored with the newest of them, and names the records with the rest.
+"""Messages in pages: a record that holds or keeps many is stored with the newest, and names the records with the others.
 
     a turn ─► a record that is whole ─► [encode_in_pages] ─► what is stored
     what is stored ─► [whole], with the messages of the records that it names ─► a record that is whole
@@ -10,8 +10,8 @@ is at least twice as large as the next: some twenty at most, however many messag
 
 A page is the record that a write was based on, or one that this one named. It was stored before, and the write fails
 if it is not the newest any more; so nothing is named that may not be there, and a step is still one record. In memory a
-record is always whole. Whatever else than adding at the end is done to what is held (a repair, a replay), the next record
-holds all of it itself.
+record is always whole. Whatever else than adding at the end is done to what is held or kept (a repair, a replay, a kept
+message that is handled), the next record has all of it itself.
 """
 
 from __future__ import annotations
@@ -27,58 +27,63 @@ from ..errors import CodecError
 from .record import Held, HeldPage, SagaRecord, encode_record
 
 _encoder = msgspec.json.Encoder()
-_NAME = len(b',"held":[]')
+_NAME = len(b',"held":[]')  # or "kept"
 _NAME_OF_PAGES = len(b',"held_in":')
 
 
-class StoredHeld(NamedTuple):
-    """How that is stored what the record of that number holds: in its pages, and `size` bytes in itself.
+class StoredList(NamedTuple):
+    """How that is stored what a record holds, or what it keeps: in its pages, and `size` bytes in itself."""
 
-    `epoch`: of the record. Its numbers begin anew after a purge.
-    """
-
-    version: int = 0
-    epoch: int = 0
-    held: tuple[Held, ...] = ()
+    messages: tuple[Held, ...] = ()
     pages: tuple[HeldPage, ...] = ()
     size: int = 0
 
 
-NOTHING_HELD = StoredHeld()
+NOTHING = StoredList()
+
+
+class StoredMessages(NamedTuple):
+    """How the messages are stored of the record of that number. `epoch`: its numbers begin anew after a purge."""
+
+    version: int = 0
+    epoch: int = 0
+    held: StoredList = NOTHING
+    kept: StoredList = NOTHING
+
+
+NO_MESSAGES = StoredMessages()
 
 
 class Encoded(NamedTuple):
-    """A record as it is to be stored. `size`: in bytes, with all that it holds, as if it were stored in one."""
+    """A record as it is to be stored. `size`: in bytes, with all its messages, as if it were stored in one."""
 
     payload: bytes
     size: int
-    pages: tuple[HeldPage, ...]
-    own: int  # bytes of the held messages that it holds itself
+    held: StoredList
+    kept: StoredList
 
 
-def encode_in_pages(record: SagaRecord, before: StoredHeld, page_bytes: int) -> Encoded:
+def encode_in_pages(record: SagaRecord, before: StoredMessages, page_bytes: int) -> Encoded:
     """Return a whole record as it is to be stored behind the one that `before` tells of.
 
-    What it holds is compared with what that one held, pointer by pointer; only what is stored is looked at closer. Raises
+    Its messages are compared with those of that one, pointer by pointer; only what is stored is looked at closer. Raises
     CodecError as `encode_record` does.
     """
-    pages = _pages(record, before, page_bytes)
     stored = copy.copy(record)
-    stored.held_in, stored.held = pages, record.held[_count(pages) :]
+    stored.held_in = _pages(record.held, before.held, before.version, page_bytes)
+    stored.kept_in = _pages(record.kept, before.kept, before.version, page_bytes)
+    stored.held = record.held[_count(stored.held_in) :]
+    stored.kept = record.kept[_count(stored.kept_in) :]
     payload = encode_record(stored)
-    own = held_size(stored.held)
-    size = len(payload)
-    if pages:
-        size += sum(page.size + 1 for page in pages) - _NAME_OF_PAGES - len(_encoder.encode(pages))
-        if not stored.held:
-            size += _NAME - 1
-    return Encoded(payload, size, pages, own)
+    size = len(payload) + _elsewhere(stored.held_in, stored.held) + _elsewhere(stored.kept_in, stored.kept)
+    held = StoredList(record.held, stored.held_in, size_of(stored.held))
+    return Encoded(payload, size, held, StoredList(record.kept, stored.kept_in, size_of(stored.kept)))
 
 
-def _pages(record: SagaRecord, before: StoredHeld, page_bytes: int) -> tuple[HeldPage, ...]:
-    """Return the pages that the next record names."""
+def _pages(messages: tuple[Held, ...], before: StoredList, version: int, page_bytes: int) -> tuple[HeldPage, ...]:
+    """Return the pages that the next record names, behind the one of that version."""
     pages = before.pages
-    if record.held[: len(before.held)] != before.held:
+    if messages[: len(before.messages)] != before.messages:
         return ()
     if before.size < page_bytes:
         return pages
@@ -88,40 +93,59 @@ def _pages(record: SagaRecord, before: StoredHeld, page_bytes: int) -> tuple[Hel
         size += pages[left].size
     if left < len(pages):  # these are stored again, as one
         return pages[:left]
-    return (*pages, HeldPage(before.version, len(before.held) - _count(pages), before.size))
+    return (*pages, HeldPage(version, len(before.messages) - _count(pages), before.size))
 
 
-def held_size(held: tuple[Held, ...]) -> int:
-    """Return how many bytes held messages take in a record."""
-    return len(_encoder.encode(held)) - 2 if held else 0
+def _elsewhere(pages: tuple[HeldPage, ...], own: tuple[Held, ...]) -> int:
+    """Return how much larger the record would be without pages."""
+    if not pages:
+        return 0
+    size = sum(page.size + 1 for page in pages) - _NAME_OF_PAGES - len(_encoder.encode(pages))
+    return size if own else size + _NAME - 1
 
 
-def whole(record: SagaRecord, held: Mapping[int, tuple[Held, ...]]) -> SagaRecord:
-    """Return a record with all that it holds. `held`: what the records that it names hold themselves, by their number.
+def size_of(messages: tuple[Held, ...]) -> int:
+    """Return how many bytes messages take in a record."""
+    return len(_encoder.encode(messages)) - 2 if messages else 0
+
+
+def whole(record: SagaRecord, named: Mapping[int, SagaRecord]) -> SagaRecord:
+    """Return a record with all its messages. `named`: the records that it names, by their number, as they are stored.
 
     Raises CodecError where one of them is missing, or is not the one that is meant.
     """
-    for page in record.held_in:
-        part = held.get(page.version)
-        if part is None or len(part) != page.count:
-            what = "cannot be read" if part is None else f"has {len(part):,}"
-            raise CodecError(f"step {page.version:,}, which has {page.count:,} of the messages that it holds, {what}")
-    return left_of(record, held)
+    for what, verb, pages in (("held", "holds", record.held_in), ("kept", "keeps", record.kept_in)):
+        for page in pages:
+            count = _count_in(named.get(page.version), what)
+            if count != page.count:
+                how = f"has {count:,}" if page.version in named else "cannot be read"
+                raise CodecError(
+                    f"step {page.version:,}, which has {page.count:,} of the messages that it {verb}, {how}"
+                )
+    return left_of(record, named)
 
 
-def left_of(record: SagaRecord, held: Mapping[int, tuple[Held, ...]]) -> SagaRecord:
-    """Return a record with what is left of all that it holds, where some of the records that it names are missing."""
-    parts = [part for page in record.held_in if len(part := held.get(page.version, ())) == page.count]
+def left_of(record: SagaRecord, named: Mapping[int, SagaRecord]) -> SagaRecord:
+    """Return a record with what is left of its messages, where some of the records that it names are missing."""
+    held = [named[p.version].held for p in record.held_in if _count_in(named.get(p.version), "held") == p.count]
+    kept = [named[p.version].kept for p in record.kept_in if _count_in(named.get(p.version), "kept") == p.count]
     record = copy.copy(record)
-    record.held_in, record.held = (), tuple(chain(*parts, record.held))
+    record.held_in, record.held = (), tuple(chain(*held, record.held))
+    record.kept_in, record.kept = (), tuple(chain(*kept, record.kept))
     return record
 
 
-def as_stored(record: SagaRecord, made_whole: SagaRecord, version: int, epoch: int) -> StoredHeld:
-    """Return how that is stored what a record holds; `made_whole`: the same one, with all of it."""
-    if not made_whole.held:
-        return NOTHING_HELD
-    return StoredHeld(version, epoch, made_whole.held, record.held_in, held_size(record.held))
+def _count_in(record: SagaRecord | None, what: str) -> int:
+    return 0 if record is None else len(getattr(record, what))
+
+
+def as_stored(record: SagaRecord, made_whole: SagaRecord, version: int, epoch: int) -> StoredMessages:
+    """Return how the messages of a record are stored; `made_whole`: the same one, with all of them."""
+    if not made_whole.held and not made_whole.kept:
+        return NO_MESSAGES
+    held = StoredList(made_whole.held, record.held_in, size_of(record.held))
+    kept = StoredList(made_whole.kept, record.kept_in, size_of(record.kept))
+    return StoredMessages(version, epoch, held, kept)
 
 
 def _count(pages: tuple[HeldPage, ...]) -> int:

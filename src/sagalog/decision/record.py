@@ -146,9 +146,9 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
 
 
 class HeldPage(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, gc=False):
-    """An earlier record of the same instance, in which held messages are stored that newer ones only name; see pages.py.
+    """An earlier record of the same instance, in which messages are stored that newer ones only name; see pages.py.
 
-    `version`: its number. `count`: how many it holds itself. `size`: their JSON in bytes, with the commas in between.
+    `version`: its number. `count`: how many it has itself. `size`: their JSON in bytes, with the commas in between.
     """
 
     version: int
@@ -238,6 +238,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     unique_keys: dict[str, tuple[str, ...]] = {}  # those that no other live instance holds; see reservation.py
     phase: str = ""  # the name of its member; none where the saga has no phases, or has not handled its first event
     kept: tuple[Held, ...] = ()  # accepted messages that wait for their moment; see kept.py
+    kept_in: tuple[HeldPage, ...] = ()  # as stored: where those are that come before `kept`, as with `held_in`
     activities: dict[str, Stage] = {}  # by name, in the order in which they came there
     sequences: dict[str, int] = {}  # the number that comes next in each sequence, by its name (or `<name>/<sender>`)
     holes: tuple[str, ...] = ()  # numbers that are not waited for, as `<sequence>/<number>`
@@ -299,13 +300,23 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     @property
     def finished(self) -> bool:
         """It has ended, owes nothing, and waits for no operator: only its memory of message ids is kept."""
-        holds = self.held or self.held_in
-        return self.status in FINAL and self.drained and not holds and not self.kept and not self.parked
+        waits = self.held or self.kept or self.in_pages
+        return self.status in FINAL and self.drained and not waits and not self.parked
+
+    @property
+    def in_pages(self) -> bool:
+        """It is not whole: some of what it holds or keeps is in earlier records; see pages.py."""
+        return bool(self.held_in or self.kept_in)
 
     @property
     def held_count(self) -> int:
         """How many messages it holds, those in earlier records included."""
         return len(self.held) + (sum(page.count for page in self.held_in) if self.held_in else 0)
+
+    @property
+    def kept_count(self) -> int:
+        """How many messages it keeps, those in earlier records included."""
+        return len(self.kept) + (sum(page.count for page in self.kept_in) if self.kept_in else 0)
 
     @property
     def owes_delivery(self) -> bool:

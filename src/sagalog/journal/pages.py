@@ -1,14 +1,14 @@
-"""Records made whole: what a record holds in earlier ones is read from there. See decision/pages.py.
+"""Records made whole: what a record holds or keeps in earlier ones is read from there. See decision/pages.py.
 
 a journal's newest record ─► decode ─► [made_whole], with the records that it names
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 
 from ..decision.pages import whole
-from ..decision.record import Held, HeldPage, SagaRecord, decode_record
+from ..decision.record import SagaRecord, decode_record
 from ..errors import CodecError, JournalFormatError
 from . import Journal, PersistentRepr
 
@@ -16,7 +16,7 @@ Replay = Callable[[str, int, int], AsyncIterator[PersistentRepr]]  # an id, and 
 
 
 def page_bytes_of(journal: object) -> int:
-    """Return from how many bytes on held messages are left in the records where they are; 0: they never are.
+    """Return from how many bytes on messages are left in the records where they are; 0: they never are.
 
     That may be done only where no record of a live id is deleted. A journal says so by its attribute `page_bytes`.
     """
@@ -24,19 +24,22 @@ def page_bytes_of(journal: object) -> int:
     return found if type(found) is int and found > 0 else 0
 
 
-async def held_in(
-    replay: Replay, persistence_id: str, epoch: int, pages: Sequence[HeldPage]
-) -> dict[int, tuple[Held, ...]]:
-    """Return what these records of one id hold themselves, by their number; without those that are gone or damaged.
+def named_by(*records: SagaRecord) -> list[int]:
+    """Return the numbers of the records in which these have messages, in order, each once."""
+    return sorted({page.version for record in records for page in (*record.held_in, *record.kept_in)})
 
-    One read for each page. Raises JournalUnavailableError.
+
+async def records_at(replay: Replay, persistence_id: str, epoch: int, numbers: Iterable[int]) -> dict[int, SagaRecord]:
+    """Return the records of one id with these numbers, as they are stored; without those that are gone or damaged.
+
+    One read for each. Raises JournalUnavailableError.
     """
-    found: dict[int, tuple[Held, ...]] = {}
-    for page in pages:
+    found: dict[int, SagaRecord] = {}
+    for number in numbers:
         try:
-            async for message in replay(persistence_id, page.version, page.version):
+            async for message in replay(persistence_id, number, number):
                 if epoch == 0 or message.epoch in (0, epoch):
-                    found[page.version] = decode_record(message.payload).held
+                    found[number] = decode_record(message.payload)
         except (CodecError, JournalFormatError):  # one that is damaged is as good as gone
             continue
     return found
@@ -49,11 +52,11 @@ async def made_whole(journal: Journal, message: PersistentRepr) -> tuple[Persist
     """
     while True:
         record = decode_record(message.payload)
-        if not record.held_in:
+        if not record.in_pages:
             return message, record
         try:
-            parts = await held_in(journal.replay_messages, message.persistence_id, message.epoch, record.held_in)
-            return message, whole(record, parts)
+            named = await records_at(journal.replay_messages, message.persistence_id, message.epoch, named_by(record))
+            return message, whole(record, named)
         except CodecError:
             newest = await journal.latest_message(message.persistence_id)
             if newest is None or not newest.payload or is_same(newest, message):

@@ -48,7 +48,7 @@ async def stored(journal: Journal, saga: str, correlation_id: str) -> StoredReco
     view = await whole_view(journal, message)
     if view.version != message.sequence_nr:  # it has moved on meanwhile
         return await stored(journal, saga, correlation_id)
-    in_pages = view.record is not None and not view.lost and decode_record(message.payload).held_in
+    in_pages = view.record is not None and not view.lost and decode_record(message.payload).in_pages
     payload = encode_record(view.record) if in_pages and view.record is not None else message.payload
     return StoredRecord(view, payload, message.epoch)
 
@@ -77,7 +77,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
     record = SagaRecord(FORMAT, Status.CANCELLED, msgspec.Raw(b"null"), started_at=at, updated_at=at)
     effects = ["ends the instance, whose record cannot be read: what it still had to deliver, or to undo, is not known"]
     if old.view.lost:
-        effects.append(f"{old.view.lost:,} of the messages that it holds are lost: nobody knows their ids any more")
+        effects.append(f"{old.view.lost:,} of its messages are lost: nobody knows their ids any more")
     if kept is not None and kept.record is not None:
         last = kept.record
         record = copy.copy(last)

@@ -91,7 +91,7 @@ def _add(figures: SagaStats, view: SagaView, now: datetime) -> None:
     figures.compensation_failed += record.status.value == "compensation_failed"
     figures.undelivered += len(record.outbox)
     figures.held += record.held_count
-    figures.kept += len(record.kept)
+    figures.kept += record.kept_count
     if record.phase and record.status not in FINAL:
         figures.phases[record.phase] = figures.phases.get(record.phase, 0) + 1
     figures.timers += len(record.timers)

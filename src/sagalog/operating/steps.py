@@ -102,24 +102,22 @@ def _changed(before: SagaRecord | None, view: SagaView) -> list[Change]:
 def _held(before: SagaRecord | None, view: SagaView) -> list[Held]:
     if view.record is None:
         return []
-    return held_in(before, view.record)
+    return added(before.held if before is not None else (), view.record.held)
 
 
-def held_in(before: SagaRecord | None, record: SagaRecord) -> list[Held]:
-    """Return the messages that a step holds and the one before did not."""
-    earlier = before.held if before is not None else ()
-    if record.held[: len(earlier)] == earlier:
-        return list(record.held[len(earlier) :])
-    known = {held.id for held in earlier}
-    return [held for held in record.held if held.id not in known]
+def added(earlier: tuple[Held, ...], messages: tuple[Held, ...]) -> list[Held]:
+    """Return the messages of a step that the one before did not have."""
+    if messages[: len(earlier)] == earlier:
+        return list(messages[len(earlier) :])
+    known = {one.id for one in earlier}
+    return [one for one in messages if one.id not in known]
 
 
 def kept_in(before: SagaRecord | None, view: SagaView) -> list[Held]:
     """Return the messages that a step keeps for their moment."""
     if view.record is None or (before is None and view.version > 1):
         return []
-    known = {kept.id for kept in before.kept} if before is not None else set()
-    return [kept for kept in view.record.kept if kept.id not in known]
+    return added(before.kept if before is not None else (), view.record.kept)
 
 
 def phase_in(before: SagaRecord | None, view: SagaView) -> str:

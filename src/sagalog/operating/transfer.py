@@ -31,7 +31,7 @@ from ..decision.pages import whole
 from ..decision.record import decode_record, encode_record
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
-from ..journal.pages import made_whole, page_bytes_of
+from ..journal.pages import made_whole, named_by, page_bytes_of
 from ..journal.protocol import MAX_ID_BYTES, all_ids
 from ..journal.reservations import Reservations
 from .apply import RETENTION
@@ -45,7 +45,6 @@ _MAX_INSTANCE = 512 * 1024 * 1024  # bytes of one instance, which is checked as 
 _MAX_RECORDS = 1_000_000  # of one instance
 _MAX_GAP = 10_000_000  # records, of a whole file, that are missing before the first of an instance: each is written
 _MAX_TEXT = 4096  # characters of a manifest, a writer, a tag
-_HOLDS_ELSEWHERE = b'"held_in":'  # in a record: it may name others
 _SAGA_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -131,11 +130,9 @@ async def _records(journal: Journal, persistence_id: str, *, latest: bool) -> As
 
 
 async def _in_one(journal: Journal, message: PersistentRepr) -> PersistentRepr:
-    """Return a record with all that it holds, also where that is stored in earlier ones; as it is if it cannot be read."""
-    if _HOLDS_ELSEWHERE not in message.payload:
-        return message
+    """Return a record with all its messages, also where they are stored in earlier ones; as it is if it cannot be read."""
     try:
-        if not decode_record(message.payload).held_in:
+        if not message.payload or not decode_record(message.payload).in_pages:
             return message
         message, record = await made_whole(journal, message)
     except CodecError:
@@ -144,16 +141,17 @@ async def _in_one(journal: Journal, message: PersistentRepr) -> PersistentRepr:
 
 
 def _newest(records: list[PersistentRepr], journal: Journal) -> PersistentRepr:
-    """Return the newest record as it is to be stored: with all that it holds, where the others are not kept."""
+    """Return the newest record as it is to be stored: with all its messages, where the others are not kept."""
     newest = records[-1]
-    if page_bytes_of(journal) or _HOLDS_ELSEWHERE not in newest.payload:
+    if page_bytes_of(journal) or not newest.payload:
         return newest
     by_number = {one.sequence_nr: one for one in records}
     try:
         record = decode_record(newest.payload)
-        named = [by_number[page.version] for page in record.held_in if page.version in by_number]
-        held = {one.sequence_nr: decode_record(one.payload).held for one in named}
-        return msgspec.structs.replace(newest, payload=encode_record(whole(record, held)))
+        if not record.in_pages:
+            return newest
+        named = {nr: decode_record(by_number[nr].payload) for nr in named_by(record) if nr in by_number}
+        return msgspec.structs.replace(newest, payload=encode_record(whole(record, named)))
     except CodecError:  # it cannot be read where it comes from either
         return newest
 

@@ -12,10 +12,10 @@ import msgspec
 
 from ..decision import ids as saga_ids
 from ..decision.pages import left_of, whole
-from ..decision.record import Held, HeldPage, SagaRecord, Status, decode_record
+from ..decision.record import SagaRecord, Status, decode_record
 from ..errors import CodecError
 from ..journal import Journal, PersistentRepr
-from ..journal.pages import held_in, is_same
+from ..journal.pages import is_same, named_by, records_at
 
 OVERDUE_AFTER = timedelta(seconds=15)  # three leases: by then some worker should have taken what is due
 
@@ -35,7 +35,7 @@ class SagaView(msgspec.Struct, frozen=True):
     unreadable: str = ""
     due_at: datetime | None = None
     writer: str = ""
-    lost: int = 0  # messages that it holds in earlier records, and which cannot be read any more
+    lost: int = 0  # messages that it holds or keeps in earlier records, and which cannot be read any more
 
     @property
     def status(self) -> str:
@@ -100,60 +100,57 @@ def view_of(message: PersistentRepr) -> SagaView:
 
 
 async def whole_view(journal: Journal, message: PersistentRepr) -> SagaView:
-    """Return what the newest record of an instance says, with all that it holds; a newer one, if it has moved on meanwhile.
+    """Return what the newest record of an instance says, with all its messages; a newer one, if it has moved on meanwhile.
 
-    Where messages that it holds cannot be read any more it is unreadable, and its record has those that are left.
+    Where messages that it holds or keeps cannot be read any more it is unreadable, and its record has those that are left.
     """
     while True:
         view = view_of(message)
         record = view.record
-        if record is None or not record.held_in:
+        if record is None or not record.in_pages:
             return view
-        parts = await held_in(journal.replay_messages, message.persistence_id, message.epoch, record.held_in)
+        named = await records_at(journal.replay_messages, message.persistence_id, message.epoch, named_by(record))
         try:
-            return msgspec.structs.replace(view, record=whole(record, parts))
+            return msgspec.structs.replace(view, record=whole(record, named))
         except CodecError as error:
             newest = await journal.latest_message(message.persistence_id)
             if newest is None or is_same(newest, message):
-                return _with_parts(view, parts, unreadable=str(error))
+                return _with_messages(view, named, unreadable=str(error))
             message = newest
 
 
-def _with_parts(view: SagaView, parts: Mapping[int, tuple[Held, ...]], *, unreadable: str = "") -> SagaView:
-    assert view.record is not None
-    record = left_of(view.record, parts)
-    lost = view.record.held_count - record.held_count
+def _with_messages(view: SagaView, named: Mapping[int, SagaRecord], *, unreadable: str = "") -> SagaView:
+    """Return a view of a record with its messages, as far as the records that it names are there."""
+    stored = view.record
+    if stored is None or not stored.in_pages:
+        return view
+    record = left_of(stored, named)
+    lost = stored.held_count - record.held_count + stored.kept_count - record.kept_count
     return msgspec.structs.replace(view, record=record, unreadable=view.unreadable or unreadable, lost=lost)
 
 
 async def history(journal: Journal, saga: str, correlation_id: str) -> AsyncIterator[SagaView]:
-    """Yield the steps that are kept of an instance, oldest first, each with what it holds as far as that is kept."""
-    parts: dict[int, tuple[Held, ...]] = {}  # what the steps hold themselves that the next one may name
+    """Yield the steps that are kept of an instance, oldest first, each with its messages as far as these are kept."""
+    named: dict[int, SagaRecord] = {}  # the steps that the next one may name
     async for message in journal.replay_messages(saga_ids.persistence_id(saga, correlation_id)):
         view = view_of(message)
         record = view.record
         if record is None:
             yield view
             continue
-        named = {page.version for page in record.held_in}
-        parts = {version: held for version, held in parts.items() if version in named}
-        yield _with_parts(view, parts) if named else view
-        if record.held:
-            parts[view.version] = record.held
+        numbers = named_by(record)
+        named = {number: named[number] for number in numbers if number in named}
+        yield _with_messages(view, named)
+        if record.held or record.kept:
+            named[view.version] = record
 
 
 async def steps_between(journal: Journal, persistence_id: str, first: int, last: int) -> dict[int, SagaView]:
-    """Return the steps with these numbers, both inclusive, each with what the instance holds as far as that is kept."""
+    """Return the steps with these numbers, both inclusive, each with its messages as far as these are kept."""
     messages = [message async for message in journal.replay_messages(persistence_id, first, last)]
     views = {message.sequence_nr: view_of(message) for message in messages}
-    parts = {version: view.record.held for version, view in views.items() if view.record is not None}
-    pages: dict[int, HeldPage] = {}
-    for view in views.values():
-        if view.record is not None:
-            pages.update((page.version, page) for page in view.record.held_in if page.version not in views)
-    if pages:
-        parts.update(await held_in(journal.replay_messages, persistence_id, messages[-1].epoch, list(pages.values())))
-    return {
-        version: _with_parts(view, parts) if view.record is not None and view.record.held_in else view
-        for version, view in views.items()
-    }
+    named = {version: view.record for version, view in views.items() if view.record is not None}
+    more = [number for number in named_by(*named.values()) if number not in views]
+    if more:
+        named.update(await records_at(journal.replay_messages, persistence_id, messages[-1].epoch, more))
+    return {version: _with_messages(view, named) for version, view in views.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from ..decision.pages import NOTHING_HELD, StoredHeld
+from ..decision.pages import NO_MESSAGES, StoredMessages
 from ..decision.record import Command, SagaRecord
 from ..errors import (
     ConflictError,
@@ -48,7 +48,7 @@ class Write:
         "payload",
         "record",
         "size",
-        "stored_held",
+        "stored_messages",
         "terms",
         "turn",
         "version",
@@ -80,8 +80,8 @@ class Write:
         self.fresh = fresh_entries(None if claim else instance.record, record)
         if self.fresh and instance.runtime.engine.client:
             self.fresh = NONE
-        self.stored_held = NOTHING_HELD
-        self.size = len(payload)  # with all that it holds
+        self.stored_messages = NO_MESSAGES
+        self.size = len(payload)  # with all its messages
 
 
 def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
@@ -121,11 +121,11 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
-    if record.held and runtime.page_bytes:
-        encoded = runtime.encode_in_pages(record, _stored_held(instance), _OVER if _passes_limit(turn) else 1)
+    if (record.held or record.kept) and runtime.page_bytes:
+        encoded = runtime.encode_in_pages(record, _stored_messages(instance), _OVER if _passes_limit(turn) else 1)
         write = Write(turn, record, encoded.payload, epoch, lease_end, due_at, claim=claim, parked=parked)
         write.size = encoded.size
-        write.stored_held = StoredHeld(write.version, epoch, record.held, encoded.pages, encoded.own)
+        write.stored_messages = StoredMessages(write.version, epoch, encoded.held, encoded.kept)
         return write
     try:
         payload = runtime.encode(record)
@@ -136,10 +136,10 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
 
 
-def _stored_held(instance: Instance) -> StoredHeld:
-    """Return how that is stored what the record holds on which a write is based."""
-    held = instance.stored_held
-    return held if (held.version, held.epoch) == (instance.version, instance.epoch) else NOTHING_HELD
+def _stored_messages(instance: Instance) -> StoredMessages:
+    """Return how the messages are stored of the record on which a write is based."""
+    stored = instance.stored_messages
+    return stored if (stored.version, stored.epoch) == (instance.version, instance.epoch) else NO_MESSAGES
 
 
 def _terms(instance: Instance, record: SagaRecord) -> Terms:

@@ -84,9 +84,9 @@ async def _load(alone: Instance, connection: CallersConnection) -> None:
     runtime, key = alone.runtime, alone.correlation_id
     saved = await runtime.load_in_transaction(connection, key)
     stored = record = decoded(alone, saved)
-    if saved is not None and stored is not None and stored.held_in:
+    if saved is not None and stored is not None and stored.in_pages:
         try:
-            record = whole(stored, await runtime.held_in(key, saved, stored, connection))
+            record = whole(stored, await runtime.named_by(key, saved, stored, connection))
         except CodecError as error:
             raise unreadable(alone, str(error)) from error
     take(alone, saved, stored, record)

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from ..decision.lookup import MessageLookups
-from ..decision.pages import NOTHING_HELD
+from ..decision.pages import NO_MESSAGES
 from ..decision.record import Command, SagaRecord
 from ..logs import about, log
 from .engine import has_begun
@@ -91,7 +91,7 @@ class Instance:
         "retry",
         "runtime",
         "size",
-        "stored_held",
+        "stored_messages",
         "to_deliver",
         "turnstile",
         "under_way",
@@ -127,7 +127,7 @@ class Instance:
         self.version = 0
         self.written = 0  # the newest version that this worker wrote
         self.epoch = 0  # its numbers begin anew after a purge, and the epoch tells which are meant
-        self.stored_held = NOTHING_HELD  # how that is stored what the cached record holds
+        self.stored_messages = NO_MESSAGES  # how that is stored what the cached record holds and keeps
         self.lookups: MessageLookups | None = None  # of what it holds and keeps, as the last draft left them
         self.size = 0  # of the cached record, in bytes as it is stored, with all that it holds
         self.unknown: Unanswered | None = None  # a write without an answer: read back first

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from ..decision.pages import NOTHING_HELD, as_stored, whole
+from ..decision.pages import NO_MESSAGES, as_stored, whole
 from ..decision.record import SagaRecord, decode_record
 from ..errors import (
     CodecError,
@@ -121,7 +121,7 @@ class Loader:
         except SagaParkedError as error:
             self._told(instance, error)
             return
-        if saved is not None and record is not None and record.held_in:
+        if saved is not None and record is not None and record.in_pages:
             self._engine.spawn(self._make_whole(instance, saved, record))
             return
         take(instance, saved, record, record)
@@ -131,7 +131,7 @@ class Loader:
         """Read what a record holds in earlier ones. Where one of these is gone, a newer record may not name it any more."""
         try:
             try:
-                made_whole = whole(record, await instance.runtime.held_in(instance.correlation_id, saved, record))
+                made_whole = whole(record, await instance.runtime.named_by(instance.correlation_id, saved, record))
             except CodecError as error:
                 newest = await self._stored(instance)
                 if newest is not None and (newest.version, newest.epoch) == (saved.version, saved.epoch):
@@ -173,10 +173,10 @@ def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None
     instance.record = record
     instance.version = saved.version if saved is not None else 0
     instance.epoch = saved.epoch if saved is not None else 0
-    instance.stored_held, size = NOTHING_HELD, len(saved.payload) if saved is not None else 0
-    if record is not None and record.held and stored is not None:
-        instance.stored_held = as_stored(stored, record, instance.version, instance.epoch)
-        size += sum(page.size for page in stored.held_in)
+    instance.stored_messages, size = NO_MESSAGES, len(saved.payload) if saved is not None else 0
+    if record is not None and (record.held or record.kept) and stored is not None:
+        instance.stored_messages = as_stored(stored, record, instance.version, instance.epoch)
+        size += sum(page.size for page in (*stored.held_in, *stored.kept_in))
     instance.cache.set_size(instance, size)
     if (instance.epoch, instance.version) != before:
         for envelope in instance.mailbox:  # parking was decided on another record, which may hold the message already

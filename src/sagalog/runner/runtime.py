@@ -11,12 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ..decision.ids import prefix_of
-from ..decision.pages import Encoded, StoredHeld, encode_in_pages
-from ..decision.record import Held, SagaRecord, encode_record
+from ..decision.pages import Encoded, StoredMessages, encode_in_pages
+from ..decision.record import SagaRecord, encode_record
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr
-from ..journal.pages import held_in, page_bytes_of
+from ..journal.pages import named_by, page_bytes_of, records_at
 from ..journal.protocol import LAST_MOMENT
 from ..journal.reservations import Reservations
 from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, Terms, TombstoneStore
@@ -92,8 +92,8 @@ class SagaRuntime:
         self._check_size(len(payload), limits)
         return payload
 
-    def encode_in_pages(self, record: SagaRecord, before: StoredHeld, limits: int = 1) -> Encoded:
-        """Return what to save of a record that holds messages, behind the one that `before` tells of; as `encode`."""
+    def encode_in_pages(self, record: SagaRecord, before: StoredMessages, limits: int = 1) -> Encoded:
+        """Return what to save of a record with messages, behind the one that `before` tells of; as `encode`."""
         encoded = encode_in_pages(record, before, self.page_bytes)
         self._check_size(encoded.size, limits)
         return encoded
@@ -143,14 +143,15 @@ class SagaRuntime:
         retention = self.engine.retention
         return min(record.updated_at, LAST_MOMENT - retention) + retention
 
-    async def held_in(
+    async def named_by(
         self, correlation_id: str, saved: SavedState, record: SagaRecord, connection: Any = None
-    ) -> dict[int, tuple[Held, ...]]:
-        """Return what a record holds in earlier ones, by their numbers; with `connection`, as that transaction sees it."""
+    ) -> dict[int, SagaRecord]:
+        """Return the records that one names, by their numbers; with `connection`, as that transaction sees them."""
         store = self.store
         if not isinstance(store, JournalSagaStateStore):
             return {}
-        return await held_in(store.replaying(connection), self.prefix + correlation_id, saved.epoch, record.held_in)
+        replay, key = store.replaying(connection), self.prefix + correlation_id
+        return await records_at(replay, key, saved.epoch, named_by(record))
 
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored as a transaction of the caller sees it."""

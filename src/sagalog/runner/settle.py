@@ -122,7 +122,7 @@ def _stored(write: Write) -> None:
         instance.owned = write.fresh | (instance.owned & ids_of(record) if not record.stuck else NONE)
     instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
     instance.written, instance.load_first = write.version, False
-    instance.stored_held = write.stored_held
+    instance.stored_messages = write.stored_messages
     instance.lookups = turn.draft.lookups if record.held or record.kept else None
     instance.cache.set_size(instance, write.size)
     instance.lease_end = write.lease_end

@@ -11,10 +11,11 @@ from typing import Any
 import msgspec
 
 from ...decision.pages import left_of, whole
-from ...decision.record import Held, SagaRecord, decode_record
+from ...decision.record import SagaRecord, decode_record
 from ...errors import CodecError
 from ...journal import PersistentRepr
 from ...journal.memory import InMemoryJournal
+from ...journal.pages import named_by
 
 
 class Landed(msgspec.Struct):
@@ -24,7 +25,7 @@ class Landed(msgspec.Struct):
     message: PersistentRepr
     record: SagaRecord | None
     seconds: float = 0.0  # of virtual time
-    own: tuple[Held, ...] = ()  # what it holds itself; `record` has what it holds in earlier ones, too
+    stored: SagaRecord | None = None  # as it is stored; `record` has its messages in earlier records, too
     pages: tuple[int, ...] = ()  # the numbers of those
     wrong: str = ""  # with them
 
@@ -89,18 +90,18 @@ class Ledger(InMemoryJournal):
 
 
 def _read(landed: Landed, before: list[Landed]) -> None:
-    """Decode what has landed, with all that it holds in the records before."""
+    """Decode what has landed, with its messages in the records before."""
     try:
-        landed.record = record = decode_record(landed.message.payload)
+        landed.record = landed.stored = record = decode_record(landed.message.payload)
     except CodecError:
         return
-    landed.own, landed.pages = record.held, tuple(page.version for page in record.held_in)
+    landed.pages = tuple(named_by(record))
     if landed.pages:
-        own = {one.message.sequence_nr: one.own for one in before}
+        named = {one.message.sequence_nr: one.stored for one in before if one.stored is not None}
         try:
-            landed.record = whole(record, own)
+            landed.record = whole(record, named)
         except CodecError as error:
-            landed.record, landed.wrong = left_of(record, own), str(error)
+            landed.record, landed.wrong = left_of(record, named), str(error)
 
 
 def at_once(work: Coroutine[Any, Any, None]) -> None:
