@@ -10,7 +10,7 @@ import pytest
 from sagalog import Outcome, SagaRecord
 from sagalog.decision import advance, finish, kept, lookup, pages, phases, repair, sequences
 from sagalog.decision.draft import Draft
-from sagalog.runner import commit, load, wake
+from sagalog.runner import commit, load, settle, wake
 
 from .heap_world import Heaps
 from .numbered_world import Stations
@@ -118,16 +118,16 @@ def a_gap_that_is_skipped_forgets_what_waits_behind_it(patch: pytest.MonkeyPatch
 
 @mutant.of(Heaps)
 def a_page_is_the_record_before_the_one_that_is_meant(patch: pytest.MonkeyPatch) -> None:
-    real = commit.StoredMessages
+    real = settle.StoredMessages
 
     def stored_messages(version: int, *how: Any) -> Any:
         return real(version - 1, *how)
 
-    patch.setattr(commit, "StoredMessages", stored_messages)
+    patch.setattr(settle, "StoredMessages", stored_messages)
     patch.setattr(commit, "_stored_messages", lambda instance: instance.stored_messages)
 
 
-@mutant.of(Heaps)
+@mutant.of(Heaps, first=8)
 def what_is_in_pages_is_taken_for_unchanged_after_a_repair(patch: pytest.MonkeyPatch) -> None:
     real = pages._pages
 
@@ -157,7 +157,7 @@ def what_a_record_keeps_itself_is_lost_when_its_pages_are_read(patch: pytest.Mon
     patch.setattr(load, "whole", whole)
 
 
-@mutant.of(Heaps)
+@mutant.of(Heaps, first=9)
 def messages_that_were_added_are_looked_up_in_what_was_held_before(patch: pytest.MonkeyPatch) -> None:
     def has(self: Any, messages: Any, message_id: str, kind: str) -> bool:
         if not self._count:

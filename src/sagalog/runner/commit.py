@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
-from ..decision.pages import NO_MESSAGES, StoredMessages
+from ..decision.pages import NO_MESSAGES, Encoded, StoredMessages
 from ..decision.record import Command, SagaRecord
 from ..errors import (
     ConflictError,
@@ -41,14 +41,13 @@ class Write:
     __slots__ = (
         "claim",
         "due_at",
+        "encoded",
         "epoch",
         "fresh",
         "lease_end",
         "parked",
         "payload",
         "record",
-        "size",
-        "stored_messages",
         "terms",
         "turn",
         "version",
@@ -80,8 +79,7 @@ class Write:
         self.fresh = fresh_entries(None if claim else instance.record, record)
         if self.fresh and instance.runtime.engine.client:
             self.fresh = NONE
-        self.stored_messages = NO_MESSAGES
-        self.size = len(payload)  # with all its messages
+        self.encoded: Encoded | None = None  # where it has messages, and some of them may stay in earlier records
 
 
 def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
@@ -124,8 +122,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     if (record.held or record.kept) and runtime.page_bytes:
         encoded = runtime.encode_in_pages(record, _stored_messages(instance), _OVER if _passes_limit(turn) else 1)
         write = Write(turn, record, encoded.payload, epoch, lease_end, due_at, claim=claim, parked=parked)
-        write.size = encoded.size
-        write.stored_messages = StoredMessages(write.version, epoch, encoded.held, encoded.kept)
+        write.encoded = encoded
         return write
     try:
         payload = runtime.encode(record)

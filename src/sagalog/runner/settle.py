@@ -17,6 +17,7 @@ import random
 import msgspec
 
 from ..decision.message import Outcome
+from ..decision.pages import NO_MESSAGES, StoredMessages
 from ..decision.record import FINAL
 from ..errors import (
     CodecError,
@@ -122,9 +123,9 @@ def _stored(write: Write) -> None:
         instance.owned = write.fresh | (instance.owned & ids_of(record) if not record.stuck else NONE)
     instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
     instance.written, instance.load_first = write.version, False
-    instance.stored_messages = write.stored_messages
-    instance.lookups = turn.draft.lookups if record.held or record.kept else None
-    instance.cache.set_size(instance, write.size)
+    if write.encoded or turn.draft.lookups or instance.stored_messages is not NO_MESSAGES:
+        _note_messages(write)
+    instance.cache.set_size(instance, len(write.payload) if write.encoded is None else write.encoded.size)
     instance.lease_end = write.lease_end
     if runtime.engine.awaited.by_id:
         runtime.engine.awaited.written(instance.persistence_id, record, write.version)
@@ -136,6 +137,16 @@ def _stored(write: Write) -> None:
         instance.tell_parked(write.parked)
     counters.started += turn.draft.started
     counters.finished += turn.draft.ended
+
+
+def _note_messages(write: Write) -> None:
+    """Keep in memory how the messages of a record are stored, and what they are looked up in."""
+    instance, record, encoded = write.turn.instance, write.record, write.encoded
+    instance.lookups = write.turn.draft.lookups if record.held or record.kept else None
+    if encoded is None:
+        instance.stored_messages = NO_MESSAGES
+    else:
+        instance.stored_messages = StoredMessages(write.version, write.epoch, encoded.held, encoded.kept)
 
 
 def _answer(turn: Turn) -> None:
