@@ -106,6 +106,11 @@ class TripSaga(ItinerarySaga[Trip]):
     async def payment(self, trip: Trip, call: Call) -> str:
         return self.agency.book("payment", call.id)
 
+    @payment.undo
+    async def refund(self, trip: Trip, call: Call) -> None:
+        """Where its attempts are used up, nobody knows whether it was paid. Once it is known, nothing is undone."""
+        self.agency.cancel(call.of)
+
     @activity
     async def tickets(self, trip: Trip, call: Call) -> None:
         self.agency.book("tickets", call.id)
