@@ -8,19 +8,16 @@ before the fork; in a child of a process that has, each call says what to do.
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import os
-import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
-from contextvars import copy_context
 from datetime import timedelta
 from typing import Any, Literal, Self, TypeVar
 
+from .background import BackgroundLoop, StatementsOfThread
 from .definition.saga import Saga
 from .errors import (
     DefinitionError,
@@ -61,8 +58,7 @@ class BlockingRunner:
         self._timeout = timeout
         self._lock = threading.Lock()
         self._process = 0  # in which it was started; 0: in none
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._loop: BackgroundLoop | None = None
         _all.add(self)
 
     @property
@@ -79,19 +75,14 @@ class BlockingRunner:
         self._check_process()
         self._check_thread()
         with self._lock:
-            loop, thread = self._loop, self._thread
-            if loop is None or thread is None:
+            loop = self._loop
+            if loop is None:
                 return
             try:
-                _submit(loop, self._runner.stop()).result()
+                loop.submit(self._runner.stop()).result()
             finally:
-                self._end(loop, thread)
-
-    def _end(self, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        self._loop = self._thread = None
-        self._process = 0
+                loop.stop()
+                self._loop, self._process = None, 0
 
     def __enter__(self) -> Self:
         self.start()
@@ -216,7 +207,7 @@ class BlockingRunner:
         _check_timeout(timeout)
         given = None if endless else self._timeout if timeout is None else timeout
         loop, runner = self._started()
-        future = _submit(loop, work(runner))
+        future = loop.submit(work(runner))
         seconds = None if given is None else given.total_seconds()
         try:
             return future.result(seconds)
@@ -234,9 +225,9 @@ class BlockingRunner:
         _check_timeout(timeout)
         given = self._timeout if timeout is None else timeout
         loop, runner = self._started()
-        statements = _StatementsOfThread()
+        statements = StatementsOfThread()
         callers = callers_connection_of_thread(connection, statements.run)
-        future = _submit(loop, runner.handle(event, message_id=message_id, connection=callers))
+        future = loop.submit(runner.handle(event, message_id=message_id, connection=callers))
         future.add_done_callback(statements.end)
         until = None if given is None else time.monotonic() + given.total_seconds()
         try:
@@ -251,7 +242,7 @@ class BlockingRunner:
             )
         return future.result()
 
-    def _started(self) -> tuple[asyncio.AbstractEventLoop, SagaRunner]:
+    def _started(self) -> tuple[BackgroundLoop, SagaRunner]:
         """Return the event loop and the runner in it, started if need be."""
         if self._process:
             self._check_process()
@@ -264,16 +255,13 @@ class BlockingRunner:
                 return self._loop, self._runner
             if _ending.is_set():
                 raise RunnerStoppedError("this process ends; the event was not accepted and nothing was stored")
-            loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_run, args=(loop,), name="sagalog-blocking", daemon=True)
-            thread.start()
+            loop = BackgroundLoop("sagalog-blocking")
             try:
-                _submit(loop, self._runner.start()).result()
+                loop.submit(self._runner.start()).result()
             except BaseException:
-                loop.call_soon_threadsafe(loop.stop)
-                thread.join()
+                loop.stop()
                 raise
-            self._loop, self._thread, self._process = loop, thread, os.getpid()
+            self._loop, self._process = loop, os.getpid()
             return loop, self._runner
 
     def _check_process(self) -> None:
@@ -281,93 +269,11 @@ class BlockingRunner:
             raise DefinitionError(_FORKED.format(self._process, os.getpid()))
 
     def _check_thread(self) -> None:
-        if threading.current_thread() is self._thread:
+        if self._loop is not None and self._loop.is_here:
             raise DefinitionError(
                 "a BlockingRunner was called from its own event loop, by a handler of the runner perhaps: it would wait "
                 "for itself. There, await the runner itself: await runner.handle(...)"
             )
-
-
-class _StatementsOfThread:
-    """Runs functions in the thread that waits for a step, because a connection of its own belongs to that thread."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._over = False
-
-    async def run(self, function: Callable[[], Any]) -> Any:
-        """Run a function in the thread that serves; return what it returns. Called by the event loop."""
-        if self._over:
-            raise JournalUnavailableError("the caller does not wait for its transaction any more; nothing was stored")
-        done: Future[Any] = Future()
-        self._queue.put((function, done))
-        return await asyncio.wrap_future(done)
-
-    def end(self, _: object) -> None:
-        """Let `serve` return."""
-        self._queue.put(None)
-
-    def serve(self, until: float | None) -> None:
-        """Run what comes, until the end, or the moment `until` of the monotonic clock."""
-        try:
-            while True:
-                left = None if until is None else max(0.0, until - time.monotonic())
-                try:
-                    given = self._queue.get(timeout=left)
-                except queue.Empty:
-                    return
-                if given is None:
-                    return
-                function, done = given
-                if not done.set_running_or_notify_cancel():
-                    continue
-                try:
-                    done.set_result(function())
-                except Exception as error:
-                    done.set_exception(error)
-        finally:
-            self._over = True
-
-
-def _run(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-
-def _submit(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> Future[T]:
-    """Run a coroutine in the event loop, in the context of the caller, so that a trace goes on there."""
-    result: Future[T] = Future()
-
-    def begin() -> None:
-        task = loop.create_task(work)
-        result.add_done_callback(lambda _: loop.call_soon_threadsafe(task.cancel) if result.cancelled() else None)
-        task.add_done_callback(lambda _: _copy(task, result))
-
-    try:
-        loop.call_soon_threadsafe(begin, context=copy_context())
-    except RuntimeError:  # it was stopped in the same moment
-        work.close()
-        raise RunnerStoppedError("the BlockingRunner was stopped meanwhile; nothing was stored") from None
-    return result
-
-
-def _copy(task: asyncio.Task[T], result: Future[T]) -> None:
-    if not result.set_running_or_notify_cancel():
-        if not task.cancelled():
-            task.exception()  # nobody is left to be told
-        return
-    if task.cancelled():
-        result.set_exception(RunnerStoppedError("the BlockingRunner was stopped meanwhile; it may be stored"))
-    elif (error := task.exception()) is not None:
-        result.set_exception(error)
-    else:
-        result.set_result(task.result())
 
 
 def _unanswered(seconds: float) -> Exception:

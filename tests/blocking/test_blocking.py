@@ -54,7 +54,9 @@ def world() -> World:
 
 @pytest.fixture
 def sagas(path: str, world: World) -> Iterator[BlockingRunner]:
-    with BlockingRunner(SagaRunner(f"sqlite:///{path}", sagas=[OrderSaga], dispatch=world)) as sagas:
+    settings = RunnerSettings(lease_seconds=60)  # so that a slow disk makes no dead worker of it
+    runner = SagaRunner(f"sqlite:///{path}", sagas=[OrderSaga], dispatch=world, settings=settings)
+    with BlockingRunner(runner) as sagas:
         yield sagas
 
 
@@ -193,9 +195,9 @@ def test_a_step_within_a_transaction_of_the_thread(sagas: BlockingRunner, path: 
 
 
 def test_a_step_within_a_transaction_of_psycopg(postgres_schema: str) -> None:
-    world, url = World(), postgres_schema.partition("?")[0]
+    world, url, settings = World(), postgres_schema.partition("?")[0], RunnerSettings(lease_seconds=60)
     with (
-        BlockingRunner(SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=world)) as sagas,
+        BlockingRunner(SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=world, settings=settings)) as sagas,
         psycopg.connect(url) as connection,
     ):
         sagas.handle(Placed("a"), message_id="1", connection=connection)

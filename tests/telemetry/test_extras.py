@@ -43,3 +43,18 @@ def test_the_conformance_tests_name_the_extra_that_they_need(package: str) -> No
         f"sagalog.errors.MissingExtraError: the conformance tests need the package {package}: "
         "pip install 'sagalog[conformance]'"
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "package", "says"),
+    [
+        ("web", "starlette", "sagalog[web]"),
+        ("web.fastapi", "fastapi", "pip install fastapi"),
+        ("django", "django", "sagalog[django]"),
+    ],
+)
+def test_what_serves_the_web_names_the_package_that_it_needs(module: str, package: str, says: str) -> None:
+    done = run(f"import sys; sys.modules[{package!r}] = None; import sagalog.{module}")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("sagalog.errors.MissingExtraError: ")
+    assert says in done.stderr

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from concurrent.futures import Future
 from functools import cache
 from typing import Any
 
@@ -21,6 +19,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import salted_hmac
 from django.views.decorators.csrf import csrf_exempt
 
+from ..background import BackgroundLoop
 from ..dashboard import Dashboard, dashboard_app
 from ..errors import DefinitionError
 from .settings import given, runner
@@ -44,15 +43,11 @@ class _Served:
         )
         self.token = token
         self.process = os.getpid()
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, name="sagalog-dashboard", daemon=True).start()
+        self._loop = BackgroundLoop("sagalog-dashboard")
 
     def ask(self, scope: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         """Return the dashboard's answer: status, headers, body."""
-        answer: Future[tuple[int, list[tuple[str, str]], bytes]] = asyncio.run_coroutine_threadsafe(
-            self._answer(scope, body), self._loop
-        )
-        return answer.result(_ANSWER_SECONDS)
+        return self._loop.submit(self._answer(scope, body)).result(_ANSWER_SECONDS)
 
     async def _answer(self, scope: dict[str, Any], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         sent: list[dict[str, Any]] = []

@@ -16,6 +16,7 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -107,6 +108,8 @@ def problem_of(error: Exception, *, asked: bool = False) -> Problem:
     """Return how an error is told. `asked`: something was asked for, and no event was sent."""
     if isinstance(error, ProblemError):
         return error.problem
+    if isinstance(error, HTTPException):  # raised by a function of the application
+        return Problem(error.status_code, error.detail, headers=dict(error.headers or {}))
     name = type(error).__name__
     for kind in type(error).__mro__:
         if kind in _AS_THEY_ARE:
