@@ -23,6 +23,7 @@ from sagalog import (
     Status,
     open_journal,
 )
+from sagalog.journal.callers import CallersConnection
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Placed, World
 from ..servers.processes import eventually
@@ -283,3 +284,20 @@ async def test_a_task_that_has_the_lock_of_the_file_can_go_on_while_another_one_
         async with bench.runner() as runner, asyncio.timeout(3):  # SQLite would wait 5 s, and then fail
             await asyncio.gather(place("a", first=True), place("b", first=False))
         assert await bench.log("b") == ["placed"]
+
+
+async def test_a_commit_that_is_under_way_still_is_waited_for(tmp_path: Path) -> None:
+    """To another thread, a connection of SQLite is in no transaction any more as soon as its COMMIT begins."""
+    path, said = str(tmp_path / "shop.db"), True
+    async with SqliteJournal(path) as journal:
+        bench = Bench(journal)
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("BEGIN IMMEDIATE")
+        caller = CallersConnection(connection, "sqlite3", lambda: said, asynchronous=False)
+        async with bench.runner(lease_seconds=60) as runner:
+            await runner.handle(Placed("a"), connection=caller)
+            said = False
+            await asyncio.sleep(0.1)  # of a slow disk
+            connection.execute("COMMIT")
+            await eventually(lambda: bench.world.seen, seconds=10)
+        connection.close()

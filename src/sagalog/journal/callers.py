@@ -97,8 +97,7 @@ def callers_connection_of_thread(connection: Any, in_thread: InThread) -> Caller
         if not wrapper.in_atomic_block:
             raise DefinitionError(_NO_TRANSACTION)
         wrapper.ensure_connection()
-        driver = wrapper.connection
-        is_open = lambda: bool(wrapper.in_atomic_block)  # noqa: E731
+        driver = wrapper.connection  # whose own state tells the end: Django's says so before it commits
     found = _of_driver(driver, _family(driver))
     if found is None or found.asynchronous:
         raise DefinitionError(

@@ -182,6 +182,14 @@ class WritesInTransactions(Protocol):
 
 
 @runtime_checkable
+class WaitsForWriters(Protocol):
+    """A journal where a transaction may seem to have ended, to another thread, before what it wrote can be read."""
+
+    async def after_writers(self) -> None:
+        """Return when every transaction that was being committed has ended."""
+
+
+@runtime_checkable
 class TellsTime(Protocol):
     """A journal on a server whose clock all workers can agree on."""
 

@@ -11,12 +11,14 @@ first, they become due after the lease, like those of any dead worker.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 
 from ..decision.message import Message, Outcome
 from ..decision.pages import whole
-from ..errors import CodecError, ConflictError, PayloadTooLargeError
+from ..errors import CodecError, ConflictError, JournalUnavailableError, PayloadTooLargeError
 from ..journal.callers import CallersConnection
+from ..journal.protocol import WaitsForWriters
 from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
 from .decide import decide, decide_slowly
@@ -155,10 +157,14 @@ async def _look_when_ended(instance: Instance, connection: CallersConnection, en
         while connection.is_open() and not engine.stopping.is_set() and await looks.wait():
             # A connection of a pool may be in somebody else's transaction by now, so what is stored is looked at, too.
             if engine.loop.time() >= read_at:
-                await _read(instance)
+                await _read(instance)  # which says nothing unless it is there
                 if instance.version >= entry.version:
                     return
                 read_at = engine.loop.time() + _READ_SECONDS
+        journal = instance.runtime.journal
+        if isinstance(journal, WaitsForWriters):
+            with suppress(JournalUnavailableError):  # then its commands wait for the lease
+                await journal.after_writers()
         await _read(instance)
     finally:
         instance.in_transaction = tuple(other for other in instance.in_transaction if other is not entry)

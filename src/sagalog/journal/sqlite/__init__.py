@@ -58,6 +58,10 @@ T = TypeVar("T")
 _SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float, "beside": yes}
 
 
+def _nothing(_: sqlite3.Connection) -> None:
+    """Do nothing, in a transaction of its own."""
+
+
 def _checked_path(path: object) -> str:
     """Return the path as a text. Raises DefinitionError."""
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
@@ -315,6 +319,13 @@ class SqliteJournal:
         """Yield the records that are kept, bounds inclusive, as the caller's transaction sees them."""
         for row in await self._in_transaction(connection, between(persistence_id, from_sequence_nr, to_sequence_nr)):
             yield record_of(row)
+
+    async def after_writers(self) -> None:
+        """Return when every transaction that was being committed has ended.
+
+        A connection says that it is in no transaction as soon as its COMMIT begins. It has the file's lock until that ends.
+        """
+        await self._writer.submit(_nothing)
 
     async def _in_transaction(self, connection: Any, statements: Statements) -> Any:
         self._file.check_process()
