@@ -9,6 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client import CollectorRegistry
 
 from sagalog import (
     DefinitionError,
@@ -24,6 +28,8 @@ from sagalog import (
 )
 from sagalog.brokers import Decoded, Publication, SinkMessage, SourceMessage, Subscription
 from sagalog.brokers.nats import NatsSink, NatsSource
+from sagalog.telemetry.otel import OpenTelemetryHook
+from sagalog.telemetry.prometheus import PrometheusHook
 
 from ..servers.nats import Nats
 from ..servers.processes import eventually
@@ -421,3 +427,41 @@ def test_two_event_classes_of_one_name_have_to_be_told_apart() -> None:
     with pytest.raises(DefinitionError, match="two event classes are called 'Added'"):
         SagaRunner("memory://", sagas=[Counted, Another], sources=[source])
     SagaRunner("memory://", sagas=[Counted, Another], sources=[Subscription(source, types={"Added": cls})])
+
+
+async def test_metrics_tell_of_sources(place: Place) -> None:
+    hook = PrometheusHook(CollectorRegistry())
+
+    def value(name: str) -> float | None:
+        return hook.registry.get_sample_value(name, {"source": f"nats:{place.inside}/workers"})
+
+    await place.into.send(event("a", 1))
+    await place.into.send(SinkMessage(b"broken", "x"))
+    async with running(place, hooks=[hook]) as runner:
+        await eventually(lambda: counts(runner).accepted == 1 and counts(runner).dead_letters == 1)
+        await eventually(lambda: runner.gauges().sources[0].lag == 0)
+        assert (value("sagalog_source_lag"), value("sagalog_source_under_way")) == (0, 0)
+        assert (value("sagalog_source_stopped"), value("sagalog_source_oldest_seconds")) == (0, 0)
+    assert value("sagalog_source_lag") is None
+    assert value("sagalog_source_received_total") == 2
+    assert (value("sagalog_source_accepted_total"), value("sagalog_source_dead_letters_total")) == (1, 1)
+
+
+async def test_the_trace_of_an_event_goes_on_into_the_command_that_it_leads_to(place: Place) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    cause = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    await place.into.send(event("a", 1, traceparent=cause))
+    await place.into.send(event("b", 1, traceparent="not a trace"))
+    async with running(place, hooks=[OpenTelemetryHook(provider)]):
+        commands = await place.commands(2)
+    traces = {shipped(one.body, dict(one.headers))[1]: one.headers["traceparent"].split("-") for one in commands}
+    assert traces["a"][1] == cause.split("-")[1]
+    assert traces["b"][1] != cause.split("-")[1]
+    handled = {
+        span.name: span for span in spans.get_finished_spans() if span.context.trace_id == int(traces["a"][1], 16)
+    }
+    assert set(handled) == {"handle Added", "deliver Ship"}
+    assert f"{handled['handle Added'].parent.span_id:016x}" == cause.split("-")[2]
+    assert f"{handled['deliver Ship'].context.span_id:016x}" == traces["a"][2]

@@ -14,6 +14,7 @@ import pytest
 
 from sagalog.cli.group import COMMANDS
 
+from ..servers.nats import Nats
 from .test_readme import ROOT, run
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -64,6 +65,15 @@ def test_a_step_within_a_transaction_does_what_the_page_says(postgres_schema: st
     schema = query.partition("&")[0].partition("=")[2]
     code = code.replace("?migrate=true", f"?migrate=true&schema={schema}").replace("TABLE", "TEMPORARY TABLE")
     assert printed(tmp_path, code, DATABASE_URL=url) == expected
+
+
+def test_events_come_from_a_broker_as_the_page_says(tmp_path: Path) -> None:
+    server = Nats(tmp_path / "nats", servers=1)
+    server.start()
+    code = [one for one in blocks("brokers.md", "python") if "BrokerConformance" not in one]
+    for shown, expected in zip(code, blocks("brokers.md", "text"), strict=True):
+        assert printed(tmp_path, shown, NATS_URL=server.url) == expected
+    server.stop()
 
 
 def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:

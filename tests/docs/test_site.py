@@ -107,7 +107,7 @@ def test_each_setting_has_a_line_and_so_has_each_attribute_of_a_saga() -> None:
 
 
 def test_each_command_has_a_section() -> None:
-    assert set(re.findall(r"^## (\w+)", (REFERENCE / "command-line.md").read_text(), re.M)) == set(COMMANDS)
+    assert set(re.findall(r"^## ([\w-]+)", (REFERENCE / "command-line.md").read_text(), re.M)) == set(COMMANDS)
 
 
 def test_each_metric_and_each_field_of_a_log_record_has_a_line() -> None:

@@ -6,7 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sagalog import InMemoryJournal, InvalidEventError
+from sagalog import InMemoryJournal, InvalidEventError, SagaRunner
+from sagalog.brokers.nats import NatsSource
 from sagalog.telemetry.prometheus import PrometheusHook
 
 from ..orders import Failing, OrderSaga, Placed
@@ -17,7 +18,9 @@ async def scraped() -> dict[str, Metric]:
     """Return the families by name."""
     hook, bench = PrometheusHook(CollectorRegistry()), Bench(InMemoryJournal())
     OrderSaga.fail_times, OrderSaga.calls = 9, []
-    async with bench.runner().using(hooks=[hook]) as runner:
+    nowhere = NatsSource("nats://127.0.0.1:1", stream="events", durable="workers", connect_seconds=0.1)
+    with_source = SagaRunner(InMemoryJournal(), sagas=[OrderSaga], dispatch=print, sources=[nowhere], hooks=[hook])
+    async with bench.runner().using(hooks=[hook]) as runner, with_source:
         await runner.handle(Placed("a"))
         with pytest.raises(InvalidEventError):
             await runner.handle(object())

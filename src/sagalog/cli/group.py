@@ -13,6 +13,7 @@ COMMANDS = {
     "cancel": "End instances, with what they did undone or as they stand.",
     "check": "Say which sagas of a journal this code could not go on with.",
     "dashboard": "Serve all sagas of a journal in a browser, live, with repairs.",
+    "dead-letters": "Look at messages that no saga could take; mend them and put them back.",
     "demo": "Watch a few hundred orders survive a kill -9.",
     "diagram": "Draw a saga: its events, commands, timers, compensations and ends.",
     "doctor": "Say whether a journal is well: reachable, durable, on time, nothing left undone.",
@@ -37,7 +38,7 @@ COMMANDS = {
     "stats": "Count what is live, parked, overdue and undelivered, saga by saga.",
     "worker": "Run one or more workers for due work, timers and commands.",
 }
-_MODULES = {"import": "importing"}  # which no module can be named
+_MODULES = {"import": "importing", "dead-letters": "dead_letters"}  # which no module can be named
 
 
 class _Lazy(click.Group):
@@ -48,7 +49,7 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = _MODULES.get(cmd_name, cmd_name)
-        command: click.Command = getattr(import_module(f"sagalog.cli.{module}"), f"{cmd_name}_")
+        command: click.Command = getattr(import_module(f"sagalog.cli.{module}"), f"{cmd_name.replace('-', '_')}_")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

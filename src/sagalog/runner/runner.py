@@ -113,6 +113,11 @@ class SagaRunner:
         return self._handlers.get(command) is not None
 
     @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """The sources that this runner reads while it is started, and how."""
+        return tuple(self._attached.subscriptions)
+
+    @property
     def in_memory(self) -> bool:
         """The journal is in this process's memory, so no other process can share it."""
         return is_in_memory(self._source)

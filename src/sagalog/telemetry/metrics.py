@@ -108,13 +108,40 @@ JOURNAL_SECONDS = Metric(
     "sagalog_journal_commit_seconds_total", "counter", (), "How long those transactions took, together."
 )
 
+_SOURCE = ("source",)
+SOURCE_COUNTS = {  # by the field of SourceCounts
+    "received": "Messages received from a source, again and again where they came again.",
+    "redelivered": "Of these, delivered before, as far as the broker counts.",
+    "accepted": "Messages accepted: their step is durable, or they were ignored by policy.",
+    "duplicates": "Of these, known to all their sagas already.",
+    "ignored": "Of these, ignored by policy: unreadable, or taken by no saga.",
+    "dead_letters": "Messages that went to the dead letters.",
+    "retried": "Attempts at messages that failed for a while, such as while the journal was away.",
+    "broker_errors": "Calls that a broker did not answer.",
+}
+SOURCE_TOTALS = tuple(
+    Metric(f"sagalog_source_{field}_total", "counter", _SOURCE, text) for field, text in SOURCE_COUNTS.items()
+)
+SOURCE_LAG = Metric(
+    "sagalog_source_lag",
+    "gauge",
+    _SOURCE,
+    "Messages before a source that are not accepted; for Kafka those of this worker's partitions.",
+)
+SOURCE_OLDEST = Metric("sagalog_source_oldest_seconds", "gauge", _SOURCE, "How long the oldest of them has waited.")
+SOURCE_UNDER_WAY = Metric("sagalog_source_under_way", "gauge", _SOURCE, "Messages received and not accepted yet.")
+SOURCE_STOPPED = Metric(
+    "sagalog_source_stopped", "gauge", _SOURCE, "1 for a source that has stopped at a message, by policy; else 0."
+)
+
 TOLD = (
     MESSAGES, STEPS, STEP_MESSAGES, SAVE_SECONDS, HANDLE_SECONDS, HANDLE_ERRORS, PARKED, DELIVERIES, DELIVERY_SECONDS,
     TIMER_LAG, DUE_CLAIMED, DUE_OLDEST, DUE_LOOKED,
 )  # fmt: skip
 READ = (
     OUTBOX_OLDEST, CACHED, MAILBOX, IN_FLIGHT, DISPATCH_WAITING, RUNNERS, STARTED, FINISHED, TAKEOVERS, PURGED,
-    JOURNAL_COMMITS, JOURNAL_RECORDS, JOURNAL_SECONDS,
+    JOURNAL_COMMITS, JOURNAL_RECORDS, JOURNAL_SECONDS, *SOURCE_TOTALS, SOURCE_LAG, SOURCE_OLDEST, SOURCE_UNDER_WAY,
+    SOURCE_STOPPED,
 )  # fmt: skip
 
 

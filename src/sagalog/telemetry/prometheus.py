@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..brokers import SourceCounts
 from ..errors import DefinitionError, MissingExtraError
 from ..journal.protocol import CommitCounts, CountsCommits
 from ..runner import Counters, Delivery, Handling, Hook, SagaRunner, Save, Scan
@@ -36,6 +37,12 @@ from .metrics import (
     PURGED,
     RUNNERS,
     SAVE_SECONDS,
+    SOURCE_COUNTS,
+    SOURCE_LAG,
+    SOURCE_OLDEST,
+    SOURCE_STOPPED,
+    SOURCE_TOTALS,
+    SOURCE_UNDER_WAY,
     STARTED,
     STEP_MESSAGES,
     STEPS,
@@ -73,6 +80,7 @@ class PrometheusHook(Hook, Collector):
         self._commits = CounterTotals(CommitCounts)
         self._begun: dict[str, float] = {}  # deliveries, by command id
         self._oldest: dict[tuple[str, str], tuple[str, float]] = {}  # first outbox entry, by instance
+        self._sources: dict[str, list[SourceCounts]] = {}  # of all runners that were ever started
         self._errors = frozenset(
             name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, Exception)
         ) | {"CancelledError"}
@@ -91,6 +99,8 @@ class PrometheusHook(Hook, Collector):
         self._totals.enter(runner.counters)
         if counts is not None:
             self._commits.enter(counts)
+        for source in runner.gauges().sources:
+            self._sources.setdefault(source.name, []).append(source.counts)
         for saga in runner.sagas:
             registry = type(saga).registry(saga)
             for name in registry.names():
@@ -173,6 +183,8 @@ class PrometheusHook(Hook, Collector):
         """Read what runners have on their hands; the registry may ask in another thread than theirs."""
         cached, mailbox, oldest = _ByLabel(CACHED), _ByLabel(MAILBOX), _ByLabel(OUTBOX_OLDEST)
         in_flight = waiting = 0
+        lag, waiting_for, under_way = _ByLabel(SOURCE_LAG), _ByLabel(SOURCE_OLDEST), _ByLabel(SOURCE_UNDER_WAY)
+        stopped = _ByLabel(SOURCE_STOPPED)
         runners = list(self._runners)
         undelivered: dict[tuple[str, str], str] = {}
         for runner in runners:
@@ -184,6 +196,11 @@ class PrometheusHook(Hook, Collector):
                 mailbox.add(saga.name, saga.mailbox_messages)
                 oldest.add(saga.name, 0.0)
                 undelivered.update(((saga.name, key), entry) for key, entry in saga.undelivered.items())
+            for source in load.sources:
+                lag.add(source.name, source.lag or 0)
+                waiting_for.raise_to(source.name, source.oldest_seconds or 0.0)
+                under_way.add(source.name, source.under_way)
+                stopped.raise_to(source.name, float(bool(source.stopped)))
         now = time.monotonic()
         for instance, (entry, since) in list(self._oldest.items()):
             if undelivered.get(instance) == entry:
@@ -191,6 +208,12 @@ class PrometheusHook(Hook, Collector):
             elif instance not in undelivered:  # accepted, or another worker's by now
                 self._oldest.pop(instance, None)
         yield from (cached.family(), mailbox.family(), oldest.family())
+        yield from (lag.family(), waiting_for.family(), under_way.family(), stopped.family())
+        for total, field in zip(SOURCE_TOTALS, SOURCE_COUNTS, strict=True):
+            counter = CounterMetricFamily(total.name, total.help, labels=total.labels)
+            for name, counts in list(self._sources.items()):
+                counter.add_metric([name], sum(getattr(one, field) for one in list(counts)))
+            yield counter
         yield _gauge(IN_FLIGHT, in_flight)
         yield _gauge(DISPATCH_WAITING, waiting)
         yield _gauge(RUNNERS, len(runners))
