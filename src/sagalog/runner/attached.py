@@ -2,22 +2,18 @@
 
 source ─► intake ─► [attached] ─► receive
 deliver ─► [attached] ─► publication ─► sink
+
+A runner without any does not import them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ..brokers.counts import SourceGauges
-from ..brokers.intake import Intake
-from ..brokers.protocol import Sink, Source
-from ..brokers.publication import Publication, publications_of
-from ..brokers.reading import MessageReader, types_of
-from ..brokers.subscription import Subscription, subscriptions_of
 from ..definition.saga import Saga
 from ..logs import about, log
 from .commands import CommandContext, CommandHandlers
@@ -25,6 +21,14 @@ from .gauges import Gauges
 from .health import Health
 from .receive import Receipt, Receiver
 from .telling import Hooks, NoHooks
+
+if TYPE_CHECKING:
+    from ..brokers.counts import SourceGauges
+    from ..brokers.intake import Intake
+    from ..brokers.protocol import Sink, Source
+    from ..brokers.publication import Publication
+    from ..brokers.reading import MessageReader
+    from ..brokers.subscription import Subscription
 
 TROUBLE_SECONDS = 10.0  # of a source, until its worker is not ready
 
@@ -46,12 +50,21 @@ class Attached:
         sinks: Mapping[type, Sink | Publication],
     ) -> None:
         self._sagas = sagas
-        self.subscriptions = subscriptions_of(sources)
-        self._publications = publications_of(sinks)
-        self._readers = [MessageReader(types_of(sagas, one.types), one.decode) for one in self.subscriptions]
+        self.subscriptions: Sequence[Subscription] = ()
+        self._publications: Mapping[type, Publication] = {}
+        self._readers: list[MessageReader] = []
         self._intakes: list[Intake] = []
         self._hooked = _Hooked()
         self._receiver: Receiver | None = None
+        if sources == () and sinks == {}:
+            return
+        from ..brokers.publication import publications_of
+        from ..brokers.reading import MessageReader, types_of
+        from ..brokers.subscription import subscriptions_of
+
+        self.subscriptions = subscriptions_of(sources)
+        self._publications = publications_of(sinks)
+        self._readers = [MessageReader(types_of(sagas, one.types), one.decode) for one in self.subscriptions]
 
     def copy(self, *, sources: bool) -> Attached:
         """Return the same for another runner, which has the handlers of this one."""
@@ -73,6 +86,10 @@ class Attached:
     def start(self, receiver: Receiver, hooks: Hooks) -> None:
         """Begin to read the sources."""
         self._receiver, self._hooked.by = receiver, hooks
+        if not self.subscriptions:
+            return
+        from ..brokers.intake import Intake
+
         for subscription, reader in zip(self.subscriptions, self._readers, strict=True):
             intake = Intake(subscription, reader, self)
             self._intakes.append(intake)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from ..brokers.counts import SourceGauges
 from .cache import InstanceCache
 from .engine import Engine
 from .receive import Receiver
+
+if TYPE_CHECKING:
+    from ..brokers.counts import SourceGauges
 
 
 class SagaGauges(msgspec.Struct, frozen=True):

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-from ..brokers.protocol import Sink, Source
-from ..brokers.publication import Publication
-from ..brokers.subscription import Subscription
 from ..decision import repair
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
@@ -38,6 +35,11 @@ from .signals import asked_to_stop
 from .started import Started
 from .stores import JournalSource, Stores, is_in_memory
 from .telling import Hooks, NoHooks
+
+if TYPE_CHECKING:
+    from ..brokers.protocol import Sink, Source
+    from ..brokers.publication import Publication
+    from ..brokers.subscription import Subscription
 
 F = TypeVar("F", bound=Callable[..., Any])
 S = TypeVar("S")
@@ -94,7 +96,7 @@ class SagaRunner:
         self._handlers = CommandHandlers()
         self._handlers.add(dispatch)
         register(self._handlers, self.sagas)
-        self._attached = Attached(self.sagas, sources, sinks or {})
+        self._attached = Attached(self.sagas, sources, {} if sinks is None else sinks)
         self._attached.register(self._handlers)
         if self._attached.subscriptions and isinstance(self.clock, EventClock):
             raise DefinitionError("sources= and an EventClock do not go together: a broker delivers in its own time")
