@@ -27,6 +27,7 @@ check: .venv/check docs ## lint, types, walls between layers, the site, what a s
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes sagalog --ignoreexternal >.venv/verifytypes || { cat .venv/verifytypes; exit 1; }
 	$(BIN)/python -m benchmarks guard
 	scripts/smoke_wheel $(BIN)/python
 

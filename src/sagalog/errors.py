@@ -33,6 +33,8 @@ Messages name the saga and the id, never payloads.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class SagalogError(Exception):
     """The root of every error that Sagalog raises."""
@@ -198,7 +200,7 @@ class SequenceOutOfOrder(ConflictError):  # noqa: N818  (named as in the contrac
 
     def __init__(self, losers: tuple[str, ...]) -> None:
         super().__init__(losers[0] if losers else "")
-        self.args = (losers,)
+        self.args: tuple[Any, ...] = (losers,)
         self.losers = losers
 
     def __str__(self) -> str:

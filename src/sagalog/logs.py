@@ -12,7 +12,7 @@ from types import TracebackType
 from .errors import SagalogError
 from .text import line
 
-log = logging.getLogger("sagalog")
+log: logging.Logger = logging.getLogger("sagalog")
 _FIELDS = ("saga", "correlation_id", "message_id", "command_id")
 
 

@@ -65,7 +65,7 @@ class Attempts:
         self._clock = clock
         self._chance = chance
         self._begun = clock()
-        self.failures = 0
+        self.failures: int = 0
 
     def failed(self) -> float | None:
         """Count a failure; return how long to wait before the next attempt, None if there is none."""
@@ -74,7 +74,8 @@ class Attempts:
 
     def reset(self) -> None:
         """Begin anew: something has changed, so that the failures so far say nothing."""
-        self.failures, self._begun = 0, self._clock()
+        self.failures = 0
+        self._begun = self._clock()
 
     async def wait(self) -> bool:
         """Wait before the next attempt; return False at once if that was the last one."""

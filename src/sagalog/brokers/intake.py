@@ -26,6 +26,7 @@ from .accepting import Accepting
 from .counts import SourceCounts, SourceGauges
 from .in_order import PAUSES, Arrival, InOrder, TakesEvents, pause
 from .message import Backlog, SourceMessage
+from .protocol import Source
 from .reading import MessageReader, UnreadableError, UntakenError
 from .subscription import Policy, Subscription
 from .trouble import SourceTrouble
@@ -39,11 +40,11 @@ class Intake:
 
     def __init__(self, subscription: Subscription, reader: MessageReader, runner: TakesEvents) -> None:
         self.subscription = subscription
-        self.source = subscription.source
-        self.counts = SourceCounts()
-        self.backlog = Backlog()
-        self.stopped = ""
-        self.trouble = SourceTrouble(self.source.name)
+        self.source: Source = subscription.source
+        self.counts: SourceCounts = SourceCounts()
+        self.backlog: Backlog = Backlog()
+        self.stopped: str = ""
+        self.trouble: SourceTrouble = SourceTrouble(self.source.name)
         self._reader = reader
         self._stopping = asyncio.Event()
         self._closing = asyncio.Event()

@@ -14,7 +14,7 @@ class SourceTrouble:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.text = ""
+        self.text: str = ""
         self._since = 0.0
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,7 +13,13 @@ _MAX_DURATION = timedelta(days=36_525)  # so that every moment before or after n
 _PART = re.compile(r"([0-9]{1,9})([smhdw])")
 
 
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer clicks only
+if TYPE_CHECKING:
+    _DurationType = click.ParamType[timedelta]
+else:  # generic in newer clicks only
+    _DurationType = click.ParamType
+
+
+class Duration(_DurationType):
     """Whole numbers with a unit, one after the other: s, m, h, d or w."""
 
     name = "duration"

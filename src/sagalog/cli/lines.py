@@ -44,7 +44,7 @@ class Lines:
 
     def __init__(self, source: str, limit_bytes: int) -> None:
         self._limit = limit_bytes
-        self.from_stdin = source == "-"
+        self.from_stdin: bool = source == "-"
         self.size: int | None = None
         self._raw: IO[bytes] | None = None
         self._ended = False

@@ -26,11 +26,11 @@ try:
     from .capability import Capability
     from .journal import JournalConformance
     from .store import StoreConformance
-except ModuleNotFoundError as error:
-    if (error.name or "").startswith("sagalog"):
+except ModuleNotFoundError as _error:
+    if (_error.name or "").startswith("sagalog"):
         raise
     raise MissingExtraError(
-        f"the conformance tests need the package {error.name}: pip install 'sagalog[conformance]'"
-    ) from error
+        f"the conformance tests need the package {_error.name}: pip install 'sagalog[conformance]'"
+    ) from _error
 
 __all__ = ["BrokerConformance", "Capability", "JournalConformance", "StoreConformance"]

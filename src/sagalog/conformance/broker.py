@@ -31,8 +31,8 @@ class BrokerConformance(Capable):
     """
 
     capabilities: Collection[Capability] = _BROKER
-    takeover_seconds = 30.0
-    quiet_seconds = 1.0
+    takeover_seconds: float = 30.0
+    quiet_seconds: float = 1.0
 
     def source(self, place: Any) -> Source:
         """Return a source, each time a new one of the same group."""

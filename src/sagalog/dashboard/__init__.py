@@ -10,11 +10,11 @@ from ..errors import MissingExtraError
 
 try:
     from .app import Dashboard, dashboard_app
-except ModuleNotFoundError as error:
-    if (error.name or "").startswith("sagalog"):
+except ModuleNotFoundError as _error:
+    if (_error.name or "").startswith("sagalog"):
         raise
     raise MissingExtraError(
-        f"the dashboard needs the package {error.name}: pip install 'sagalog[dashboard]'"
-    ) from error
+        f"the dashboard needs the package {_error.name}: pip install 'sagalog[dashboard]'"
+    ) from _error
 
 __all__ = ["Dashboard", "dashboard_app"]

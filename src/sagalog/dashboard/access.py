@@ -61,7 +61,7 @@ class Access:
         self.open_reading = open_reading
         self._hosts = frozenset(host.lower() for host in hosts)
         # Cookies do not know ports: two dashboards on one machine must not overwrite each other's.
-        self.cookie = f"sagalog_{sha256(self._key).hexdigest()[:8]}"
+        self.cookie: str = f"sagalog_{sha256(self._key).hexdigest()[:8]}"
 
     def knows_host(self, host: str) -> bool:
         """Say whether a Host header names this server, so that no other name leads a browser here (DNS rebinding)."""

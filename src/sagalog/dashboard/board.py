@@ -56,10 +56,10 @@ class Board:
         self.source = source
         self.access = access
         self.mask = mask
-        self.sagas = {saga.name: saga for saga in sagas}
-        self.code = Code(_made(self.sagas.values()), lambda command: True)
-        self.overview = Overview(source)
-        self.stopping = asyncio.Event()
+        self.sagas: dict[str, type[Saga[Any]]] = {saga.name: saga for saga in sagas}
+        self.code: Code = Code(_made(self.sagas.values()), lambda command: True)
+        self.overview: Overview = Overview(source)
+        self.stopping: asyncio.Event = asyncio.Event()
         self.streams = 0
         self.stories: dict[tuple[str, int, int | None], InstanceStory] = {}  # by instance, version, page; oldest first
         self._templates = environment()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import DefinitionError
 
@@ -21,7 +21,7 @@ class Hidden:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Hidden) and self._value == other._value
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def __str__(self) -> str:
         return MASKED
@@ -37,7 +37,7 @@ class Mask:
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
-        self.patterns = tuple(patterns)
+        self.patterns: tuple[str, ...] = tuple(patterns)
         self._parts = [pattern.lower().split(".") for pattern in self.patterns]
         for pattern, parts in zip(self.patterns, self._parts, strict=True):
             if not all(parts):

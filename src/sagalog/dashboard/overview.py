@@ -67,16 +67,16 @@ class Overview:
     def __init__(self, source: ShownJournal, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._source = source
         self._clock = clock
-        self.tally = Tally()
-        self.flow = Flow()
+        self.tally: Tally = Tally()
+        self.flow: Flow = Flow()
         self.overdue: dict[str, Overdue] = {}
-        self.overdue_cut = False
+        self.overdue_cut: bool = False
         self.counted_at: datetime | None = None  # None: the first count is under way, `tally` is what it found so far
-        self.down = ""  # why the journal does not answer
-        self.behind = False  # there is more that is new than one round reads
-        self.unreachable = False  # it is the journal itself that does not answer
-        self.follows = True  # rates are known
-        self.exact = True  # counts are kept up to date by following, and not only counted afresh
+        self.down: str = ""  # why the journal does not answer
+        self.behind: bool = False  # there is more that is new than one round reads
+        self.unreachable: bool = False  # it is the journal itself that does not answer
+        self.follows: bool = True  # rates are known
+        self.exact: bool = True  # counts are kept up to date by following, and not only counted afresh
         self._due_seen: dict[tuple[str, datetime], datetime | None] = {}
         self._count: _Count | None = None
         self._count_at = self._due_next = 0.0
@@ -154,7 +154,8 @@ class Overview:
     def _finish(self, count: _Count, *, exact: bool) -> None:
         took = time.monotonic() - count.begun
         rest = max(took * _COUNTING_SHARE, _RECOUNT_SECONDS if exact else _MAX_PAUSE)
-        self.tally, self.counted_at, self._count = count.tally, self._clock(), None
+        self.tally = count.tally
+        self.counted_at, self._count = self._clock(), None
         self._count_at = time.monotonic() + rest
 
     async def _follow(self, journal: Journal, *, exact: bool) -> None:

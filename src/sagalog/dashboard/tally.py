@@ -29,7 +29,7 @@ class Watched(Generic[T]):
 
     def __init__(self) -> None:
         self.entries: dict[str, T] = {}
-        self.cut = False
+        self.cut: bool = False
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -81,21 +81,21 @@ class Draft:
         now: datetime,
         retention: timedelta,
     ) -> None:
-        self.saga = saga
-        self.registry = registry
-        self.persistence_id = persistence_id
-        self.sequence_nr = version + 1
-        self.now = now
-        self.retention = retention
-        self.changed = False
+        self.saga: Saga[Any] = saga
+        self.registry: TypeRegistry = registry
+        self.persistence_id: str = persistence_id
+        self.sequence_nr: int = version + 1
+        self.now: datetime = now
+        self.retention: timedelta = retention
+        self.changed: bool = False
         self.accepted: frozenset[str] = frozenset()  # commands that this draft has taken out of the outbox
-        self.fired = 0  # timers
-        self.started = 0  # incarnations
-        self.woken = 0  # kept messages that were handled
+        self.fired: int = 0  # timers
+        self.started: int = 0  # incarnations
+        self.woken: int = 0  # kept messages that were handled
         self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
         self.lookups: MessageLookups | None = None  # as the draft before left them
         self.reserve: Callable[[list[ByKey]], Awaitable[None]] | None = None  # unique keys, before they are held
-        self.trace = ""  # kept with what the message at hand sends
+        self.trace: str = ""  # kept with what the message at hand sends
         self._index = 0
         self._before = record
         self._known: Known | None = None

@@ -76,8 +76,8 @@ class Known:
     __slots__ = ("inbox", "recent")
 
     def __init__(self) -> None:
-        self.inbox = Searched()
-        self.recent = Searched()
+        self.inbox: Searched = Searched()
+        self.recent: Searched = Searched()
 
 
 def stand_for(ids: Iterable[str], message_id: str) -> bool:

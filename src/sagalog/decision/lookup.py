@@ -59,5 +59,5 @@ class MessageLookups:
     __slots__ = ("held", "kept")
 
     def __init__(self) -> None:
-        self.held = MessageLookup()
-        self.kept = MessageLookup()
+        self.held: MessageLookup = MessageLookup()
+        self.kept: MessageLookup = MessageLookup()

@@ -34,7 +34,7 @@ class IndexTable:
     __slots__ = ("_kinds", "_phases", "names")
 
     def __init__(self, names: tuple[str, ...], kinds: Mapping[str, type], phases: type[Enum] | None) -> None:
-        self.names = names
+        self.names: tuple[str, ...] = names
         self._kinds = kinds
         self._phases = phases if PHASE in names and PHASE not in kinds else None
 

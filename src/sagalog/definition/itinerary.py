@@ -49,12 +49,12 @@ class DefinedActivity:
     )
 
     def __init__(self, name: str, options: Options, after: tuple[str, ...] | None) -> None:
-        self.name = name
-        self.options = options
-        self.after = after
+        self.name: str = name
+        self.options: Options = options
+        self.after: tuple[str, ...] | None = after
         self.before: frozenset[str] = frozenset()  # all that come after it, also indirectly
-        self.final = False  # it comes after a pivot
-        self.field = False  # the state has a field for its result
+        self.final: bool = False  # it comes after a pivot
+        self.field: bool = False  # the state has a field for its result
         self.methods: dict[str, str] = {}  # "undo", "then", "failed": the method's name
         self.command: type
         self.undo: type | None = None
@@ -80,7 +80,7 @@ class ActivityTable:
     """All activities of a saga, in the order of its class. `automatic`: they are the saga, as in an ItinerarySaga."""
 
     def __init__(self, saga: type, name: str, state: Any, *, automatic: bool) -> None:
-        self.saga = saga.__name__
+        self.saga: str = saga.__name__
         self.name = name
         self.automatic = automatic
         self.steps: dict[str, DefinedActivity] = {}
@@ -96,7 +96,7 @@ class ActivityTable:
         for step, activity in zip(self.steps.values(), found.values(), strict=True):
             self._check(step, activity, state, saga)
         self._hooks(saga, found, state)
-        self.proceed = _made(f"{name}.proceed", saga)
+        self.proceed: type = _made(f"{name}.proceed", saga)
         self.events[self.proceed] = "proceed", ""
         for step in self.steps.values():
             self._name_types(step, found[step.name], state, saga)

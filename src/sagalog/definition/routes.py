@@ -74,7 +74,9 @@ class Handles(Generic[E]):
         by: str | None = None,
     ) -> None:
         self.event = event
-        self.read, self.attribute = _key_reader(event, key)
+        read, attribute = _key_reader(event, key)
+        self.read: Callable[[Any], Any] = read
+        self.attribute: str | None = attribute
         if not isinstance(while_compensating, bool):
             raise DefinitionError(f"while_compensating is True or False, not a {type(while_compensating).__name__}")
         if again not in get_args(Again):
@@ -85,9 +87,11 @@ class Handles(Generic[E]):
         self.starts = starts
         self.while_compensating = while_compensating
         self.again: Again = again
-        self.during = members_of(f"during= of {event.__name__}", during)
-        self.elsewhere, self.policies = policies_of(f"unexpected= of {event.__name__}", unexpected)
-        self.sequence = sequence_of(event, sequence, schema_of(event).name)
+        self.during: tuple[Enum, ...] = members_of(f"during= of {event.__name__}", during)
+        elsewhere, policies = policies_of(f"unexpected= of {event.__name__}", unexpected)
+        self.elsewhere: str = elsewhere
+        self.policies: dict[Enum, str] = policies
+        self.sequence: Sequence | None = sequence_of(event, sequence, schema_of(event).name)
         if self.sequence is not None and again != "handle":
             raise DefinitionError(
                 f'again="{again}" of {event.__name__} would leave out numbers of its sequence: leave it at "handle"'
@@ -98,7 +102,7 @@ class Handles(Generic[E]):
             raise DefinitionError(
                 f"{event.__name__} is numbered for one instance by sequence=, and reaches many by={by!r}: give up one"
             )
-        self.by = by or ""
+        self.by: str = by or ""
 
     @overload
     def __call__(self, function: Callable[[H, S, E], Actions]) -> Callable[[H, S, E], Actions]: ...

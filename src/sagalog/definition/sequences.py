@@ -66,7 +66,7 @@ class Numbering:
     __slots__ = ("_event", "_number", "_sender", "sequence")
 
     def __init__(self, event: type, sequence: Sequence) -> None:
-        self.sequence = sequence
+        self.sequence: Sequence = sequence
         self._event = event
         self._number = attrgetter(sequence.field)
         self._sender = attrgetter(sequence.sender) if sequence.sender is not None else None

@@ -13,9 +13,11 @@ from ..errors import MissingExtraError
 try:
     from .handlers import in_thread
     from .settings import sagas
-except ModuleNotFoundError as error:
-    if (error.name or "").startswith("sagalog"):
+except ModuleNotFoundError as _error:
+    if (_error.name or "").startswith("sagalog"):
         raise
-    raise MissingExtraError(f"sagalog.django needs the package {error.name}: pip install 'sagalog[django]'") from error
+    raise MissingExtraError(
+        f"sagalog.django needs the package {_error.name}: pip install 'sagalog[django]'"
+    ) from _error
 
 __all__ = ["in_thread", "sagas"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # Django has no types of its own
+    _Base = object
+else:
+    from django.apps import AppConfig as _Base
 from django.core.checks import register
 
 from .checks import check_settings
 
 
-class SagalogConfig(AppConfig):
+class SagalogConfig(_Base):
     """Sagas in a Django project. It has no models: the journal makes its own tables."""
 
     name = "sagalog.django"

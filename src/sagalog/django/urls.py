@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.urls import re_path
 
 from .dashboard import show_dashboard
 
 app_name = "sagalog"
-urlpatterns = [re_path(r"^(?P<page>.*)$", show_dashboard, name="dashboard")]
+urlpatterns: list[Any] = [re_path(r"^(?P<page>.*)$", show_dashboard, name="dashboard")]

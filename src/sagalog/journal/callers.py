@@ -45,10 +45,10 @@ class CallersConnection:
         asynchronous: bool,
         in_thread: InThread | None = None,
     ) -> None:
-        self.driver = driver
+        self.driver: Any = driver
         self.family = family
-        self.asynchronous = asynchronous
-        self.in_thread = in_thread
+        self.asynchronous: bool = asynchronous
+        self.in_thread: InThread | None = in_thread
         self._is_open = is_open
 
     def is_open(self) -> bool:

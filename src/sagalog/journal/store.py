@@ -143,8 +143,8 @@ class JournalSagaStateStore:
             raise DefinitionError(f"a saga name is letters, digits, '_', '.' or '-', not {saga_name!r}")
         self._journal = journal
         self.saga_name = saga_name
-        self.prefix = prefix_of(saga_name)
-        self.writer_uuid = f"saga-{uuid4()}"
+        self.prefix: str = prefix_of(saga_name)
+        self.writer_uuid: str = f"saga-{uuid4()}"
         self._tags = (tag_of(saga_name),)
 
     @staticmethod

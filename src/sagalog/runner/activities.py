@@ -31,14 +31,14 @@ class ActivityHandler(CommandHandler):
 
     def __init__(self, saga: Saga[Any], step: DefinedActivity, *, undo: bool) -> None:
         options = step.options
-        self.policy = CommandPolicy(options.timeout, options.retry, options.places)  # type: ignore[arg-type]
+        self.policy: CommandPolicy = CommandPolicy(options.timeout, options.retry, options.places)  # type: ignore[arg-type]
         self.takes_context = True
         self._saga = saga
         self._step = step
-        self.beside = not undo  # an undo comes after all before it
+        self.beside: bool = not undo  # an undo comes after all before it
         self._undo = undo
-        self.function = getattr(saga, step.methods["undo"] if undo else step.name)
-        self.asynchronous = iscoroutinefunction(self.function)
+        self.function: Any = getattr(saga, step.methods["undo"] if undo else step.name)
+        self.asynchronous: bool = iscoroutinefunction(self.function)
         self._with_result = not undo and step.options.until is None
 
     def __call__(self, command: Any, context: CommandContext | None) -> Any:

@@ -53,7 +53,7 @@ class Prepared:
     __slots__ = ("stores",)
 
     def __init__(self, stores: list[tuple[str, Store]]) -> None:
-        self.stores = stores
+        self.stores: list[tuple[str, Store]] = stores
 
 
 class _Group:

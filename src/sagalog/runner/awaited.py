@@ -45,15 +45,15 @@ class Waiter:
         waits: bool,
     ) -> None:
         self._reader = reader
-        self.correlation_id = correlation_id
+        self.correlation_id: str = correlation_id
         self.incarnation = incarnation
-        self.future = future
-        self.waits = waits
-        self.looked = False  # its record was looked up since it waits: what is older than the call is not told
-        self.missed = False  # a record was written meanwhile
+        self.future: asyncio.Future[Any] = future
+        self.waits: bool = waits
+        self.looked: bool = False  # its record was looked up since it waits: what is older than the call is not told
+        self.missed: bool = False  # a record was written meanwhile
         self._found = False  # its life has been seen, or a later one
         self._number = 0  # of the newest record that was seen
-        self.seen = "nothing was known of it"  # how it stood, for who waited in vain
+        self.seen: str = "nothing was known of it"  # how it stood, for who waited in vain
         self._began: datetime | None = None
 
     @property

@@ -58,7 +58,7 @@ class ChildDelivery(CommandHandler):
     """Carries out one entry between parent and child, as a command handler does."""
 
     def __init__(self, function: Callable[[], Awaitable[None]]) -> None:
-        self.policy = CommandPolicy()
+        self.policy: CommandPolicy = CommandPolicy()
         self.takes_context = False
         self.asynchronous = True
         self._deliver = function

@@ -74,7 +74,7 @@ class CommandHandler:
             parameters and not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters)
         ):
             raise DefinitionError(f"the handler of {name} must take (command) or (command, context)")
-        self.takes_context = len(required) == 2
+        self.takes_context: bool = len(required) == 2
         self.function = function
         asynchronous = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         call = getattr(function, "__call__", None)  # noqa: B004  (an object with an async __call__)

@@ -66,17 +66,17 @@ class Write:
         parked: str,
     ) -> None:
         instance = turn.instance
-        self.turn = turn
-        self.record = record
-        self.payload = payload
-        self.version = instance.version + 1
-        self.epoch = epoch
-        self.lease_end = lease_end
-        self.due_at = due_at
-        self.claim = claim
-        self.parked = parked
-        self.terms = _terms(instance, record)
-        self.fresh = fresh_entries(None if claim else instance.record, record)
+        self.turn: Turn = turn
+        self.record: SagaRecord = record
+        self.payload: bytes = payload
+        self.version: int = instance.version + 1
+        self.epoch: int = epoch
+        self.lease_end: datetime | None = lease_end
+        self.due_at: datetime | None = due_at
+        self.claim: bool = claim
+        self.parked: str = parked
+        self.terms: Terms = _terms(instance, record)
+        self.fresh: frozenset[str] = fresh_entries(None if claim else instance.record, record)
         if self.fresh and instance.runtime.engine.client:
             self.fresh = NONE
         self.encoded: Encoded | None = None  # where it has messages, and some of them may stay in earlier records

@@ -24,8 +24,8 @@ class EventHandler:
     __slots__ = ("_outer", "instance", "over")
 
     def __init__(self, instance: Instance) -> None:
-        self.instance = instance
-        self.over = False
+        self.instance: Instance = instance
+        self.over: bool = False
 
     def __enter__(self) -> None:
         self._outer = running_handler.get()

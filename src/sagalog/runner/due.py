@@ -42,8 +42,8 @@ class DueLoop:
         self._scanning = {one.runtime.name: asyncio.Lock() for one in caches}
         self._wake = asyncio.Event()
         self._next: datetime | None = None
-        self.scanned_at = engine.loop.time()  # when the journal last answered a scan, in the loop's time
-        self.trouble = ""  # why the last scan failed
+        self.scanned_at: float = engine.loop.time()  # when the journal last answered a scan, in the loop's time
+        self.trouble: str = ""  # why the last scan failed
         self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in caches}
         self._complained = ("", "", 0.0)
         self._full = False  # the loop has to be woken when there is room again

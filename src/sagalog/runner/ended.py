@@ -69,9 +69,9 @@ class RecordReader:
     __slots__ = ("name", "registry", "saga")
 
     def __init__(self, saga: Saga[Any], registry: TypeRegistry) -> None:
-        self.saga = saga
-        self.name = saga.name
-        self.registry = registry
+        self.saga: Saga[Any] = saga
+        self.name: str = saga.name
+        self.registry: TypeRegistry = registry
 
     def record(self, correlation_id: str, payload: bytes, *, deleted: bool = False) -> SagaRecord | None:
         """Return a stored record; None for a tombstone that holds nothing. Raises CodecError, which names the instance."""

@@ -6,9 +6,9 @@ import asyncio
 import inspect
 import os
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
@@ -70,19 +70,19 @@ class Engine:
         self.clock = clock
         self.client = client  # it takes events, and leaves commands, timers and what is due to the workers
         self.resources = resources
-        self.event_time = isinstance(clock, EventClock)
+        self.event_time: bool = isinstance(clock, EventClock)
         # In event time a log may be fed again at any time, so what is known of it is never forgotten.
-        self.retention = _FOR_EVER if self.event_time else settings.retention
+        self.retention: timedelta = _FOR_EVER if self.event_time else settings.retention
         self.counters = counters
         self.hooks = hooks
-        self.now = clock.now
-        self.lease = timedelta(seconds=settings.lease_seconds)
-        self.loop = asyncio.get_running_loop()
+        self.now: Callable[[], datetime] = clock.now
+        self.lease: timedelta = timedelta(seconds=settings.lease_seconds)
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         _engines.add(self)
-        self.stopping = asyncio.Event()
-        self.cancelled = False
-        self.abandoned = False
-        self.awaited = Awaited()  # for who waits until an instance has ended
+        self.stopping: asyncio.Event = asyncio.Event()
+        self.cancelled: bool = False
+        self.abandoned: bool = False
+        self.awaited: Awaited = Awaited()  # for who waits until an instance has ended
         self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
         self._writes: dict[int, float] = {}  # writes without an answer, and since when, in the loop's time
         self._write_numbers = count()

@@ -45,7 +45,7 @@ class Follower:
         self._new: dict[Waiter, None] = {}  # not looked up yet
         self._follow_at = self._again_at = 0.0
         self._turns: list[str] = []  # ids that are still to be looked up again, before all of them are once more
-        self.trouble = ""  # why the journal could not be asked
+        self.trouble: str = ""  # why the journal could not be asked
 
     def add(self, waiter: Waiter) -> None:
         """Let a call wait."""

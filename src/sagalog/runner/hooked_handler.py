@@ -10,7 +10,7 @@ from inspect import isgenerator
 from typing import Any, TypeVar
 
 from ..decision.record import Command
-from .commands import CommandContext, CommandHandler
+from .commands import CommandContext, CommandHandler, CommandPolicy
 from .hook_calls import HookCalls
 from .hooks import Delivery
 
@@ -28,10 +28,10 @@ class HookedHandler:
         self._begin = begin
         self._handler = handler
         self._entry = entry
-        self.asynchronous = handler.asynchronous
-        self.beside = handler.beside
-        self.policy = handler.policy
-        self.takes_context = True  # the hooks do
+        self.asynchronous: bool = handler.asynchronous
+        self.beside: bool = handler.beside
+        self.policy: CommandPolicy = handler.policy
+        self.takes_context: bool = True  # the hooks do
 
     def __call__(self, command: Any, context: CommandContext | None) -> Any:
         assert context is not None

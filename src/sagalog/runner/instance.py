@@ -104,32 +104,36 @@ class Instance:
     )
 
     def __init__(self, cache: Cache, correlation_id: str) -> None:
-        self.cache = cache
-        self.queue = cache.queue
-        self.runtime = cache.runtime
-        self.correlation_id = correlation_id
-        self.persistence_id = cache.runtime.prefix + correlation_id
+        self.cache: Cache = cache
+        self.queue: Queue[Instance] = cache.queue
+        self.runtime: SagaRuntime = cache.runtime
+        self.correlation_id: str = correlation_id
+        self.persistence_id: str = cache.runtime.prefix + correlation_id
         self.mailbox: list[Envelope] = []
-        self.waiting = NOBODY  # for a starting event, in the order they came
+        self.waiting: dict[Envelope, None] = NOBODY  # for a starting event, in the order they came
         self.waking: asyncio.TimerHandle | None = None  # while any waits: looks again, and tells who waited in vain
         self.awaits: tuple[Instance, ...] = ()  # the instances that its event handler is waiting for
-        self.ready = False  # it has work, and waits for a round
-        self.under_way = False  # it is in a round, or pauses before the next
+        self.ready: bool = False  # it has work, and waits for a round
+        self.under_way: bool = False  # it is in a round, or pauses before the next
         self.working: tuple[Envelope, asyncio.Task[None]] | None = None  # an async handler's message and task
-        self.one_by_one = 0  # messages that get a record each, because one record of all was too large
-        self.lost = 0  # writes in a row that lost a race or got no answer
-        self.lost_on = (0, 0, 0)  # epoch and version on which writes were lost, and how often in a row
+        self.one_by_one: int = 0  # messages that get a record each, because one record of all was too large
+        self.lost: int = 0  # writes in a row that lost a race or got no answer
+        self.lost_on: tuple[int, int, int] = (
+            0,
+            0,
+            0,
+        )  # epoch and version on which writes were lost, and how often in a row
         # The cached record. It may be out of date, so every write names the version that it builds on.
-        self.loaded = False
-        self.fresh = False  # it was read for the next turn
-        self.load_first = False  # the next turn must not begin on the guess that nothing is stored
+        self.loaded: bool = False
+        self.fresh: bool = False  # it was read for the next turn
+        self.load_first: bool = False  # the next turn must not begin on the guess that nothing is stored
         self.record: SagaRecord | None = None
         self.version = 0
         self.written = 0  # the newest version that this worker wrote
         self.epoch = 0  # its numbers begin anew after a purge, and the epoch tells which are meant
         self.stored_messages = NO_MESSAGES  # how that is stored what the cached record holds and keeps
         self.lookups: MessageLookups | None = None  # of what it holds and keeps, as the last draft left them
-        self.size = 0  # of the cached record, in bytes as it is stored, with all that it holds
+        self.size: int = 0  # of the cached record, in bytes as it is stored, with all that it holds
         self.unknown: Unanswered | None = None  # a write without an answer: read back first
         self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
         # Deliveries. We own the outbox entries that we saved, and those that we claimed after their lease had ended. Until
@@ -139,13 +143,15 @@ class Instance:
         self.accepted: set[str] | frozenset[str] = NONE  # accepted, not yet recorded
         self.answered: set[str] | frozenset[str] = NONE  # carried out, their answers are being stored
         self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
-        self.to_deliver = False  # the round has still to deliver its commands
-        self.delivering = False
+        self.to_deliver: bool = False  # the round has still to deliver its commands
+        self.delivering: bool = False
         self.attempt: tuple[str, asyncio.Timeout] | None = (
             None  # the entry whose handler is running, and its time limit
         )
-        self.lease_seconds = 0.0  # of a renewal; 0: the lease of the settings
-        self.contested = False  # another worker has changed it during our lease, so the next leases are written down
+        self.lease_seconds: float = 0.0  # of a renewal; 0: the lease of the settings
+        self.contested: bool = (
+            False  # another worker has changed it during our lease, so the next leases are written down
+        )
         self.declined: Command | None = None  # the first of the outbox, which only a worker with other code can deliver
         self.foreign: tuple[str, float] | None = (
             None  # another worker's entry, and when to claim it, in the loop's time
@@ -157,8 +163,8 @@ class Instance:
         self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
         # In event time the events of a log come one at a time, each after everything that the one before has led to.
-        self.caught_up = False
-        self.in_line = 0  # callers that have their turn or wait for it
+        self.caught_up: bool = False
+        self.in_line: int = 0  # callers that have their turn or wait for it
         self.turnstile: asyncio.Lock | None = None
         self.quieted: asyncio.Future[None] | None = (
             None  # set when nothing is left to deliver, if anybody waits for that

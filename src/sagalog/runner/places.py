@@ -21,7 +21,7 @@ class Places:
         self._most = engine.settings.max_in_flight
         self._line: deque[asyncio.Future[None]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
-        self.taken = 0
+        self.taken: int = 0
 
     @property
     def free(self) -> bool:

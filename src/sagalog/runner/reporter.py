@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable
+from typing import Any, ClassVar
 
 from ..decision.advance import advance
 from ..decision.draft import Draft
@@ -131,7 +132,7 @@ class NoReporter(Reporter):
     def __init__(self) -> None:
         """Nothing is kept."""
 
-    advance = staticmethod(advance)  # for each message of each step: so it is one call, not two
+    advance: ClassVar[Any] = staticmethod(advance)  # for each message of each step: so it is one call, not two
 
     def writing(self) -> None:
         """Nobody listens."""

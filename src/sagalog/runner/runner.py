@@ -85,12 +85,12 @@ class SagaRunner:
             callable(getattr(clock, "now", None)) and callable(getattr(clock, "sleep_until", None))
         ):
             raise DefinitionError(f"clock= takes a clock (now, sleep_until), not a {type(clock).__name__}")
-        self.settings = settings or RunnerSettings()
+        self.settings: RunnerSettings = settings or RunnerSettings()
         self.clock: Clock = clock if clock is not None else SystemClock()
-        self.counters = Counters()
-        self.sagas = sagas_of(sagas)
-        self.hooks = checked_hooks(hooks)
-        self.client = client_of(client, journal, self.clock)
+        self.counters: Counters = Counters()
+        self.sagas: list[Saga[Any]] = sagas_of(sagas)
+        self.hooks: tuple[Hook, ...] = checked_hooks(hooks)
+        self.client: bool = client_of(client, journal, self.clock)
         self._resources = Resources(lifespan)
         self._source = journal
         self._handlers = CommandHandlers()

@@ -33,17 +33,17 @@ class SagaRuntime:
     def __init__(self, saga: Saga[Any], store: SagaStateStore, engine: Engine, journal: Journal | None = None) -> None:
         self.journal = journal
         self.saga = saga
-        self.name = saga.name
-        self.prefix = prefix_of(saga.name)
+        self.name: str = saga.name
+        self.prefix: str = prefix_of(saga.name)
         self.reservations: Reservations | None = None  # of its unique keys, where it has some
         if any(key.unique for key in saga.keys) and isinstance(store, JournalSagaStateStore):
             self.reservations = Reservations(store.journal, saga.name, engine.now, engine.loop.time, engine.retention)
-        self.registry = type(saga).registry(saga)
-        self.reader = RecordReader(saga, self.registry)
+        self.registry: TypeRegistry = type(saga).registry(saga)
+        self.reader: RecordReader = RecordReader(saga, self.registry)
         self.engine = engine
-        self.half_retention = engine.retention / 2
+        self.half_retention: timedelta = engine.retention / 2
         self._most_bytes = engine.settings.max_payload_bytes
-        self.page_bytes = page_bytes_of(store.journal) if isinstance(store, JournalSagaStateStore) else 0
+        self.page_bytes: int = page_bytes_of(store.journal) if isinstance(store, JournalSagaStateStore) else 0
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
         self.scanned = scanned
@@ -53,8 +53,8 @@ class SagaRuntime:
         self.unreadable: dict[str, str] = {}
         # Instances that could not be parked, because the record would have been too large: the command, and the size then.
         self.unrecorded: dict[str, tuple[str, int]] = {}
-        self.passed_over = PassedOver()
-        self.declined = Declined(engine.settings.lease_seconds)
+        self.passed_over: PassedOver = PassedOver()
+        self.declined: Declined = Declined(engine.settings.lease_seconds)
 
     @property
     def starts_unseen(self) -> bool:

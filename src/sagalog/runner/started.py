@@ -46,13 +46,13 @@ class Started:
         ]
         self.engine = engine
         self.stores = stores
-        self.caches = {cache.runtime.name: cache for cache in caches}
-        self.receiver = Receiver(engine, caches)
+        self.caches: dict[str, InstanceCache] = {cache.runtime.name: cache for cache in caches}
+        self.receiver: Receiver = Receiver(engine, caches)
         self._dispatcher = Dispatcher(engine, handlers, self.caches, self.receiver.reply)
-        self.due_loop = DueLoop(engine, caches)
-        self.follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
+        self.due_loop: DueLoop = DueLoop(engine, caches)
+        self.follower: Follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)
-        self.due = engine.loop.create_task(self.due_loop.run())
+        self.due: asyncio.Task[None] = engine.loop.create_task(self.due_loop.run())
         self.due.add_done_callback(_due_loop_ended)
 
     async def stop(self) -> None:

@@ -68,21 +68,22 @@ class Turn:
     def __init__(
         self, instance: Instance, batch: list[Envelope], draft: Draft, reporter: Reporter, *, unseen: bool
     ) -> None:
-        self.instance = instance
-        self.batch = batch
-        self.draft = draft
-        self.reporter = reporter
-        self.unseen = unseen
-        self.fresh = instance.fresh
-        self.at = 0
-        self.alone = False
+        self.instance: Instance = instance
+        self.batch: list[Envelope] = batch
+        self.draft: Draft = draft
+        self.reporter: Reporter = reporter
+        self.unseen: bool = unseen
+        self.fresh: bool = instance.fresh
+        self.at: int = 0
+        self.alone: bool = False
         self.maintenance: tuple[Maintenance, ...] = ()
         self.replayed: Replayed = NOTHING
         self.failure: HandlerFailed | None = None
         self.timer: Message | None = None  # the timer that fired last
         self.woken: Message | None = None  # the kept message that was handled last
-        self.stale = False
-        self.to_record, draft.changed = draft.changed, False
+        self.stale: bool = False
+        self.to_record: bool = draft.changed
+        draft.changed = False
 
     @property
     def decided(self) -> list[Envelope]:

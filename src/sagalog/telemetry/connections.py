@@ -13,8 +13,8 @@ from ..errors import MissingExtraError
 
 try:
     from uvicorn.protocols.http.h11_impl import H11Protocol
-except ImportError as error:
-    raise MissingExtraError("answering over HTTP needs the package uvicorn: pip install 'sagalog[http]'") from error
+except ImportError as _error:
+    raise MissingExtraError("answering over HTTP needs the package uvicorn: pip install 'sagalog[http]'") from _error
 
 BACKLOG = 64  # connections accepted in one go: more could use up this process's files before any is hung up on
 REQUEST_SECONDS = 5.0  # to send a whole request, and between two of them

@@ -69,7 +69,7 @@ class HttpServer:
     def __init__(self, address: Address, routes: Routes) -> None:
         from .connections import patient_connections
 
-        self.address = address
+        self.address: Address = address
         self._connection = patient_connections()
         self._routes = routes
         self._making: dict[str, asyncio.Task[Answer]] = {}

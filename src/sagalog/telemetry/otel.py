@@ -24,8 +24,8 @@ try:
     from opentelemetry.context import Context, attach, detach
     from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-except ModuleNotFoundError as error:
-    raise MissingExtraError("traces need the package opentelemetry-api: pip install 'sagalog[otel]'") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError("traces need the package opentelemetry-api: pip install 'sagalog[otel]'") from _error
 
 if TYPE_CHECKING:
     from opentelemetry.trace import TracerProvider

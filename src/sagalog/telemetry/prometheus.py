@@ -57,8 +57,8 @@ try:
     from prometheus_client import REGISTRY, Counter, Gauge, Histogram
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector, CollectorRegistry
-except ModuleNotFoundError as error:
-    raise MissingExtraError("metrics need the package prometheus_client: pip install 'sagalog[prometheus]'") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError("metrics need the package prometheus_client: pip install 'sagalog[prometheus]'") from _error
 
 if TYPE_CHECKING:
     from prometheus_client import Metric as Family

@@ -19,6 +19,7 @@ from ..decision.kept import next_kept
 from ..decision.keys import ByKey
 from ..decision.message import Message, Outcome, kept_message, refusal
 from ..decision.record import FINAL, Command, SagaRecord, decode_record, encode_record
+from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError, KeyTakenError
 from .story import Story
@@ -29,7 +30,7 @@ class DrivenInstance:
 
     def __init__(self, saga: Saga[Any], story: Story, now: datetime) -> None:
         self.saga = saga
-        self.registry = type(saga).registry(saga)
+        self.registry: TypeRegistry = type(saga).registry(saga)
         self.correlation_id: str | None = None
         self.record: SagaRecord | None = None
         self.now = now

@@ -23,10 +23,12 @@ class VirtualRunner:
         dispatch: Callable[[Any], Any] | None,
         settings: RunnerSettings | None,
     ) -> None:
-        self.clock = ManualClock()
+        self.clock: ManualClock = ManualClock()
         self.sent: list[Any] = []
         self._dispatch = dispatch
-        self.runner = SagaRunner(journal, sagas=sagas, dispatch=self._answer, clock=self.clock, settings=settings)
+        self.runner: SagaRunner = SagaRunner(
+            journal, sagas=sagas, dispatch=self._answer, clock=self.clock, settings=settings
+        )
 
     def _answer(self, command: Any, context: CommandContext) -> Any:
         self.sent.append(command)

@@ -24,10 +24,10 @@ try:
     from .status import StatusEndpoint
     from .tokens import BearerToken
     from .webhook import AwaitOutcome, Webhook
-except ModuleNotFoundError as error:
-    if (error.name or "").startswith("sagalog"):
+except ModuleNotFoundError as _error:
+    if (_error.name or "").startswith("sagalog"):
         raise
-    raise MissingExtraError(f"sagalog.web needs the package {error.name}: pip install 'sagalog[web]'") from error
+    raise MissingExtraError(f"sagalog.web needs the package {_error.name}: pip install 'sagalog[web]'") from _error
 
 __all__ = [
     "AwaitOutcome",

@@ -10,8 +10,8 @@ from ..errors import MissingExtraError
 
 try:
     from fastapi import APIRouter, FastAPI
-except ModuleNotFoundError as error:
-    raise MissingExtraError(f"sagalog.web.fastapi needs the package {error.name}: pip install fastapi") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError(f"sagalog.web.fastapi needs the package {_error.name}: pip install fastapi") from _error
 from starlette.requests import Request
 from starlette.responses import Response
 

@@ -70,9 +70,9 @@ class HmacSignature:
         if encoding not in ("hex", "base64"):
             raise DefinitionError(f"encoding= of a signature is 'hex' or 'base64', not {encoding!r}")
         _check_tolerance(tolerance_seconds)
-        self.header = header.lower()
-        self.timestamp_header = timestamp_header.lower()
-        self.id_header = id_header.lower()
+        self.header: str = header.lower()
+        self.timestamp_header: str = timestamp_header.lower()
+        self.id_header: str = id_header.lower()
         self._prefix = prefix
         self._encoding = encoding
         self._separator = separator.encode()

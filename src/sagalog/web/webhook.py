@@ -99,7 +99,7 @@ class Webhook:
                     "it, HmacSignature(..., id_header='idempotency-key')"
                 )
         self._runner = runner
-        self.decoder = EventDecoder(events, type_at=type_at, data_at=data_at, unknown=unknown)
+        self.decoder: EventDecoder = EventDecoder(events, type_at=type_at, data_at=data_at, unknown=unknown)
         self._signature = signature
         self.message_id = message_id
         self._source = source

@@ -38,8 +38,12 @@ class KafkaServers:
         bare = servers.removeprefix("kafka://")
         if "@" in bare or "/" in bare:
             raise DefinitionError("servers names hosts and ports only: give user and password in options=")
-        self.where = f"Kafka {bare}"
-        self.options = {"bootstrap_servers": bare, "request_timeout_ms": int(ANSWER_SECONDS * 1000), **(options or {})}
+        self.where: str = f"Kafka {bare}"
+        self.options: dict[str, Any] = {
+            "bootstrap_servers": bare,
+            "request_timeout_ms": int(ANSWER_SECONDS * 1000),
+            **(options or {}),
+        }
 
     @contextmanager
     def answers(self, what: str) -> Iterator[None]:

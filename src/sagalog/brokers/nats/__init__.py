@@ -4,8 +4,8 @@ from ...errors import MissingExtraError
 
 try:
     import nats as _nats  # noqa: F401
-except ModuleNotFoundError as error:
-    raise MissingExtraError("NATS needs the package nats-py: pip install 'sagalog[nats]'") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError("NATS needs the package nats-py: pip install 'sagalog[nats]'") from _error
 
 from .sink import NatsSink
 from .source import NatsSource

@@ -32,7 +32,7 @@ class NatsConnection:
         self.answer_seconds = answer_seconds
         self._client: Client | None = None
         self._opening = asyncio.Lock()
-        self.where = "NATS " + ",".join(urlsplit(one).netloc.rpartition("@")[2] for one in self._servers)
+        self.where: str = "NATS " + ",".join(urlsplit(one).netloc.rpartition("@")[2] for one in self._servers)
 
     async def client(self) -> Client:
         """Return the client, connected. Raises BrokerUnavailableError."""

@@ -4,8 +4,8 @@ from ...errors import MissingExtraError
 
 try:
     import aio_pika as _aio_pika  # noqa: F401
-except ModuleNotFoundError as error:
-    raise MissingExtraError("RabbitMQ needs the package aio-pika: pip install 'sagalog[rabbitmq]'") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError("RabbitMQ needs the package aio-pika: pip install 'sagalog[rabbitmq]'") from _error
 
 from .sink import RabbitSink
 from .source import RabbitSource

@@ -40,7 +40,7 @@ class RabbitConnection:
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
         parts = URL(url)
-        self.where = f"RabbitMQ {parts.host}:{parts.port or 5672}"
+        self.where: str = f"RabbitMQ {parts.host}:{parts.port or 5672}"
 
     @property
     def lost(self) -> bool:

@@ -45,7 +45,7 @@ class RedisConnection:
             **(options or {}),
         }
         self._client: Redis | None = None
-        self.where = "Redis " + urlsplit(url).netloc.rpartition("@")[2]
+        self.where: str = "Redis " + urlsplit(url).netloc.rpartition("@")[2]
 
     @property
     def client(self) -> Any:

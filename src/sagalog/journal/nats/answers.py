@@ -24,11 +24,11 @@ class AwaitedAnswers:
     __slots__ = ("future", "keys", "messages", "missing", "subjects")
 
     def __init__(self, keys: range, subjects: Sequence[str], future: asyncio.Future[list[Any]]) -> None:
-        self.keys = keys
-        self.subjects = subjects
+        self.keys: range = keys
+        self.subjects: Sequence[str] = subjects
         self.messages: list[Any] = [None] * len(keys)
-        self.missing = len(keys)
-        self.future = future
+        self.missing: int = len(keys)
+        self.future: asyncio.Future[list[Any]] = future
 
     def add(self, key: int, message: Msg | Rejected) -> None:
         self.messages[key - self.keys.start] = message

@@ -26,13 +26,13 @@ class Connection:
 
     def __init__(self, login: Login, *, connect_seconds: float, timeout_seconds: float) -> None:
         self._login = login
-        self.where = f"NATS {login.place}"
+        self.where: str = f"NATS {login.place}"
         self.patience = connect_seconds
         self.timeout = timeout_seconds
-        self.inbox = Inbox(timeout_seconds)
-        self.asking = asyncio.Semaphore(1)
-        self.at_once = 1
-        self.closed = False
+        self.inbox: Inbox = Inbox(timeout_seconds)
+        self.asking: asyncio.Semaphore = asyncio.Semaphore(1)
+        self.at_once: int = 1
+        self.closed: bool = False
         self._client: Client | None = None
         self._opening = asyncio.Lock()
         self._connected = asyncio.Event()

@@ -40,11 +40,11 @@ class Login:
         parts = split_server_url("nats", rest)
         if any(not one.host or any(c.isspace() for c in one.host) for one in parts.addresses):
             raise DefinitionError("url names a server without a host: write nats://host:4222, or nats://host1,host2")
-        self.place = parts.place
+        self.place: str = parts.place
         self._addresses = parts.addresses
         self._files = files
         encrypted = scheme == "tls" or ",tls://" in rest or files.tls or files.tls_ca or files.tls_cert
-        self.servers = [f"{'tls' if encrypted else 'nats'}://{one.place}" for one in parts.addresses]
+        self.servers: list[str] = [f"{'tls' if encrypted else 'nats'}://{one.place}" for one in parts.addresses]
         if bool(files.tls_cert) != bool(files.tls_key):
             raise DefinitionError("tls_cert and tls_key belong together: name both files, or none")
         if files.credentials and files.nkey:

@@ -37,7 +37,7 @@ class Requests:
     def __init__(self, connection: Connection, stream: str) -> None:
         self._connection = connection
         self.stream = stream
-        self.subjects = Subjects(stream)
+        self.subjects: Subjects = Subjects(stream)
         self._ahead = timedelta()  # the server's clock
 
     async def ask(self, action: str, **request: Any) -> dict[str, Any]:

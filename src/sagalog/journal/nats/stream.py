@@ -20,7 +20,7 @@ class Stream:
     def __init__(self, connection: Connection, requests: Requests, *, replicas: int, keep: int | None) -> None:
         self._connection = connection
         self._requests = requests
-        self.keeps_all = False  # no message of an id is removed when the next one comes, as the server says
+        self.keeps_all: bool = False  # no message of an id is removed when the next one comes, as the server says
         self._config: dict[str, Any] = {
             "name": requests.stream,
             "retention": "limits",

@@ -76,7 +76,7 @@ class Subjects:
 
     def __init__(self, stream: str) -> None:
         self.root = stream
-        self.all = [f"{stream}.record.>", f"{stream}.due.>", f"{stream}.mark.>"]
+        self.all: list[str] = [f"{stream}.record.>", f"{stream}.due.>", f"{stream}.mark.>"]
 
     def record(self, persistence_id: str) -> str:
         """Return the subject of an id's records."""

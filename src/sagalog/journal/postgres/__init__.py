@@ -13,6 +13,7 @@ from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
 from ..protocol import (
     MAX_SEQUENCE_NR,
+    CommitCounts,
     Finding,
     MovedDue,
     PersistentRepr,
@@ -79,7 +80,7 @@ class PostgresJournal:
             if not isinstance(flag, bool):
                 raise DefinitionError(f"{name} is True or False, not {flag!r}")
         self.page_bytes = 4096 if keep is None else 0
-        self.schema = check_name(schema)
+        self.schema: str = check_name(schema)
         self._connections = Connections(
             dsn,
             self.schema,
@@ -106,7 +107,7 @@ class PostgresJournal:
         self._lookups = Lookups(self._connections.read, self._newest)
         self._due = DueIds(self._connections, self.schema)
         self._listing = PostgresListing(self._connections, self.schema)
-        self.commit_counts = self._writer.counts
+        self.commit_counts: CommitCounts = self._writer.counts
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:

@@ -54,7 +54,8 @@ class Connections:
         connect_seconds: float,
         timeout_seconds: float,
     ) -> None:
-        self.where, query = _where(dsn)
+        where, query = _where(dsn)
+        self.where: str = where
         self.pooler = pooler
         self._dsn = dsn
         self._schema = schema

@@ -24,7 +24,7 @@ class DueIds:
         self._connections = connections
         self._due = f"""SELECT persistence_id, due_at FROM {schema}.instance
                 WHERE due_at <= {_moment("$2")} AND {_STARTS_SO} ORDER BY due_at, persistence_id LIMIT $3"""
-        self.claim_statement = f"""WITH due AS MATERIALIZED (
+        self.claim_statement: str = f"""WITH due AS MATERIALIZED (
                 SELECT persistence_id, due_at FROM {schema}.instance
                 WHERE due_at <= {_moment("$2")} AND {_STARTS_SO}
                 ORDER BY due_at, persistence_id LIMIT $4 FOR UPDATE SKIP LOCKED)

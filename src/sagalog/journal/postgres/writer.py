@@ -59,7 +59,7 @@ class PostgresWriter:
         self._queue: deque[_WriteInLine] = deque()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
-        self.counts = CommitCounts()
+        self.counts: CommitCounts = CommitCounts()
 
     async def batch(self, records: Sequence[PersistentRepr]) -> list[Answer]:
         """Store each record by itself, and say of each what became of it. The ids are distinct."""

@@ -91,7 +91,7 @@ class SqliteJournal:
     """
 
     sorted_ids = True
-    page_bytes = 0
+    page_bytes: int = 0
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class SqliteJournal:
         check_seconds("busy_seconds", busy_seconds)
         check_seconds("on_loop_ms", on_loop_ms)
         self.page_bytes = 4096 if keep is None else 0
-        self.path = _checked_path(path)
+        self.path: str = _checked_path(path)
         with told_if_slow(self.path):
             prepare(self.path, busy_seconds=busy_seconds, beside=beside)
             self._start(partial(connect, self.path, busy_seconds=busy_seconds), keep, busy_seconds, on_loop_ms)
@@ -114,7 +114,7 @@ class SqliteJournal:
     def _start(
         self, connection: Callable[..., sqlite3.Connection], keep: int | None, busy_seconds: float, on_loop_ms: float
     ) -> None:
-        self.read_only = busy_seconds < 0
+        self.read_only: bool = busy_seconds < 0
         self._history = keep
         self._busy_seconds = busy_seconds
         opened: list[sqlite3.Connection] = []
@@ -134,7 +134,7 @@ class SqliteJournal:
             raise
         self._connections = opened
         self._file.keep(*opened)
-        self.commit_counts = CommitCounts() if self.read_only else writer.counts
+        self.commit_counts: CommitCounts = CommitCounts() if self.read_only else writer.counts
         self._writer: Committer = (
             cast("Committer", NoCommitter(self.path))
             if self.read_only

@@ -19,8 +19,8 @@ class Job(Generic[J]):
     __slots__ = ("error", "future", "loop", "result", "work")
 
     def __init__(self, work: J, loop: asyncio.AbstractEventLoop) -> None:
-        self.work = work
-        self.loop = loop
+        self.work: J = work
+        self.loop: asyncio.AbstractEventLoop = loop
         self.future: asyncio.Future[Any] = loop.create_future()
         self.result: Any = None
         self.error: Exception | None = None

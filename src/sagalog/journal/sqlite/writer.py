@@ -34,8 +34,8 @@ class WriteCall:
     __slots__ = ("atomic", "rows")
 
     def __init__(self, rows: list[Row], atomic: bool) -> None:
-        self.rows = rows
-        self.atomic = atomic
+        self.rows: list[Row] = rows
+        self.atomic: bool = atomic
 
 
 class Batch:
@@ -44,7 +44,7 @@ class Batch:
     __slots__ = ("rows",)
 
     def __init__(self, rows: list[Row]) -> None:
-        self.rows = rows
+        self.rows: list[Row] = rows
 
 
 Work = Row | WriteCall | Batch | Callable[[sqlite3.Connection], object]
@@ -152,7 +152,7 @@ class SqliteWriter:
         # A process that was killed has left its log behind, and the next ones may not live until it is their turn.
         self._log_was_long = file.log_bytes > _LOG_BYTES
         self._history = history
-        self.counts = CommitCounts()
+        self.counts: CommitCounts = CommitCounts()
         self._checkpointed_at = connection.total_changes
         self._pages_a_change = 2.0  # in the log; a guess until the first checkpoint tells
         connection.execute("PRAGMA temp_store=MEMORY")

@@ -69,10 +69,10 @@ class Chance:
 
     def __init__(self, seed: int, without: Without) -> None:
         self.seed = seed
-        self.random = random.Random(seed)
-        self.likely = self.random.choice([0.02, 0.1, 0.3])
-        self.quiet = False  # towards the end nothing goes wrong any more
-        self.struck = 0
+        self.random: random.Random = random.Random(seed)
+        self.likely: float = self.random.choice([0.02, 0.1, 0.3])
+        self.quiet: bool = False  # towards the end nothing goes wrong any more
+        self.struck: int = 0
         self.happened: Counter[str] = Counter()
         self._without = without
 

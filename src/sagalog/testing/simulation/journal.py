@@ -23,8 +23,8 @@ class Condition:
     def __init__(self, name: str, tell: Tell, blame: Tell) -> None:
         self.name = name
         self.blame = blame
-        self.slow = 1.0
-        self.dead = asyncio.Event()
+        self.slow: float = 1.0
+        self.dead: asyncio.Event = asyncio.Event()
         self.stopping = False
         self.stopped = False
         self._awake = asyncio.Event()

@@ -43,9 +43,9 @@ class SimulatedRun(Situation):
     def __init__(self, sagas: list[Saga[Any]], world: World, seed: int, without: Without = Without()) -> None:  # noqa: B008
         super().__init__(sagas, world, seed, without)
         self.branches: dict[str, dict[str, int]] = {}
-        self.events = 0
-        self.days = 0.0
-        self.crew = Crew(self)
+        self.events: int = 0
+        self.days: float = 0.0
+        self.crew: Crew = Crew(self)
 
     def execute(self) -> AssertionError | SagalogError | None:
         """Run it; return what is wrong, or None."""
@@ -73,10 +73,12 @@ class SimulatedRun(Situation):
             del self.story[told:]
 
     async def _main(self) -> None:
-        self.over = asyncio.Event()
-        self.outside = Outside(self.tick)
+        self.over: asyncio.Event = asyncio.Event()
+        self.outside: Outside = Outside(self.tick)
         ours = copy_context()  # what follows from a write is not done by the worker that wrote, which may be dead
-        self.ledger = Ledger(self.tick, lambda one: ours.run(self._landed, one), lambda at: ours.run(self._due, at))
+        self.ledger: Ledger = Ledger(
+            self.tick, lambda one: ours.run(self._landed, one), lambda at: ours.run(self._due, at)
+        )
         self._operator = Operator(self, self.crew)
         self._askers = Askers(self, self.crew)
         work = asyncio.ensure_future(self._live())

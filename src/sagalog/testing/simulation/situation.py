@@ -28,12 +28,12 @@ class Situation:
         self.sagas = sagas
         self.world = world
         self.without = without
-        self.chance = Chance(seed, without)
-        self.settings = _settings(world, self.chance.random)
+        self.chance: Chance = Chance(seed, without)
+        self.settings: RunnerSettings = _settings(world, self.chance.random)
         self.story: list[str] = []
         self.counters: Counter[str] = Counter()
-        self.skew = 0.0  # seconds that a clock was wrong, at most
-        self.away_until = 0.0  # of the command handlers
+        self.skew: float = 0.0  # seconds that a clock was wrong, at most
+        self.away_until: float = 0.0  # of the command handlers
         self.raising: dict[tuple[str, type], float] = {}  # event handlers that fail, and until when
         self.wrong: BaseException | None = None
         self.over: asyncio.Event

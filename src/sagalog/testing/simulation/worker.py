@@ -45,16 +45,16 @@ class Worker:
         self._run = run
         self.name = name
         self.repairing = 0
-        self.condition = Condition(name, run.tell, run.blame)
+        self.condition: Condition = Condition(name, run.tell, run.blame)
         self._context = copy_context()
         self._context.run(process.set, self.condition.dead)
         fault = run.chance.strikes(START_FAULTS)
         if fault == "worker slow":
             self.condition.slow = 50.0
         ahead = run.chance.random.uniform(-2, 2) if fault == "clock wrong" else 0.0
-        self.clock = LoopClock(timedelta(seconds=ahead))
+        self.clock: LoopClock = LoopClock(timedelta(seconds=ahead))
         self._tell_skew()
-        self.runner = SagaRunner(
+        self.runner: SagaRunner = SagaRunner(
             FaultyJournal(run.ledger, run.chance, self.condition, run.tell, self._poll_again),
             sagas=[self._acting(_raising(saga, run)) for saga in run.sagas],
             dispatch=self._answer,

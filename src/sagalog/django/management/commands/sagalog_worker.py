@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from ....cli.tied import end_with_supervisor
 from ....cli.worker import supervise, work
@@ -15,8 +15,13 @@ from ....errors import DefinitionError, SagalogError
 from ....telemetry.http import Address
 from ...settings import runner
 
+if TYPE_CHECKING:  # Django has no types of its own
+    _Base = object
+else:
+    from django.core.management.base import BaseCommand as _Base
 
-class WorkerCommand(BaseCommand):
+
+class WorkerCommand(_Base):
     """Fires timers, delivers commands, takes over what dead workers left."""
 
     help = "Run a worker for the sagas: fire timers, deliver commands, take over what dead workers left."
