@@ -6,6 +6,7 @@ page of its own, under `repository/`.
 
 from __future__ import annotations
 
+import base64
 import posixpath
 import re
 import sys
@@ -17,8 +18,11 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-sys.path.insert(0, str(Path(__file__).parent))
-from flowchart import Flowchart  # beside this file, which mkdocs loads by its path
+from sagalog.cli.targets import load_saga
+from sagalog.diagram import outline, svg
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+from flowchart import Flowchart  # noqa: E402  (beside this file, which mkdocs loads by its path)
 
 ROOT = Path(__file__).parents[1]
 FRONT, CONTENTS = "index.md", "README.md"
@@ -28,6 +32,8 @@ LANGUAGES = {".py": "python", ".yml": "yaml", ".json": "json", ".sh": "sh", ".to
 NOT_PAGES = {".png", ".svg", ".gz", ".css"}
 
 NAMES = re.compile(r"<!-- names: ([^\n]+) -->\n(.*?)<!-- end of names -->", re.S)
+
+WHOLE = re.compile(r"(`sagalog diagram (\S+)`\s+draws:\n\n)```mermaid\n.*?```", re.S)
 
 Navigation = list[dict[str, Any]]
 
@@ -133,7 +139,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = NAMES.sub(_in_full, markdown)
     parts = re.split(r"(```.*?^```|````.*?^````)", markdown, flags=re.M | re.S)
     parts[::2] = [LINK.sub(moved, part) for part in parts[::2]]
-    return re.sub(r"```mermaid\n(.*?)```", lambda found: Flowchart(found[1]).svg(), "".join(parts), flags=re.S)
+    return re.sub(
+        r"```mermaid\n(.*?)```",
+        lambda found: Flowchart(found[1]).svg(),
+        WHOLE.sub(_picture, "".join(parts)),
+        flags=re.S,
+    )
+
+
+def _picture(match: re.Match[str]) -> str:
+    """Return the picture that `sagalog diagram --svg` writes, where the repository shows Mermaid for a whole saga."""
+    found = base64.b64encode(svg(outline(load_saga(match[2]))).encode()).decode()
+    return f'{match[1]}<img alt="{match[2]}" src="data:image/svg+xml;base64,{found}">'
 
 
 def _in_full(match: re.Match[str]) -> str:

@@ -23,6 +23,7 @@ from sagalog.logs import about
 from sagalog.telemetry.metrics import table
 from scripts.flowchart import Flowchart
 
+from ..dashboard.serving import chromium
 from .test_names import OPEN
 from .test_readme import ROOT, run
 
@@ -126,10 +127,12 @@ def test_a_page_stands_in_the_contents(page: Path) -> None:
     assert path == "README.md" or f"]({path})" in CONTENTS, f"docs/README.md, the site's navigation, has no {path}"
 
 
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("mkdocs", reason="requirements/docs.txt is not installed")
+    folder = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -137,8 +140,27 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONWARNINGS": "ignore"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    index = (tmp_path / "site" / "index.html").read_text()
-    assert "Durable sagas for Python" in index
+    return folder
+
+
+def test_the_site_is_built_without_a_warning(site: Path) -> None:
+    assert "Durable sagas for Python" in (site / "index.html").read_text()
+    assert "iframe-worker.js" in (site / "operating" / "monitoring.html").read_text()
+
+
+@pytest.mark.filterwarnings("default::ResourceWarning")
+async def test_search_works_on_files_without_a_network(site: Path) -> None:
+    async with chromium() as browser:
+        context = await browser.new_context(offline=True)
+        page = await context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto((site / "index.html").as_uri())
+        await page.fill(".md-search__input", "compensation failed")
+        result = page.locator(".md-search-result__item a").first
+        await result.wait_for(timeout=20_000)
+        assert (await result.get_attribute("href") or "").startswith("file:")
+    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
 
 
 @pytest.mark.parametrize(

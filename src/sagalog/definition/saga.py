@@ -165,6 +165,9 @@ class Saga(Generic[S]):
         """Return routes that no decorator declares. None, but for an ItinerarySaga."""
         return ()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
     def initial_state(self) -> S:
         """Return the state of a new instance: the state type without arguments, unless overridden.
 

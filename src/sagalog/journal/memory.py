@@ -45,6 +45,9 @@ class InMemoryJournal:
         self._offsets = count(1)
         self._closed = False
 
+    def __repr__(self) -> str:
+        return f"<InMemoryJournal of {len(self._records)} ids{', closed' if self._closed else ''}>"
+
     @classmethod
     def from_url(cls, rest: str) -> InMemoryJournal:
         """Return a new, empty journal for `memory://`."""

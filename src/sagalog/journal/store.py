@@ -147,6 +147,9 @@ class JournalSagaStateStore:
         self.writer_uuid: str = f"saga-{uuid4()}"
         self._tags = (tag_of(saga_name),)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self.saga_name!r} over {self._journal!r}>"
+
     @staticmethod
     def _check_version(expected_version: int | None) -> None:
         if expected_version is not None and (type(expected_version) is not int or expected_version < 0):

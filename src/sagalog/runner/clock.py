@@ -26,6 +26,9 @@ class Clock(Protocol):
 class SystemClock:
     """The time of the machine."""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
     def now(self) -> datetime:
         return datetime.now(UTC)
 
@@ -71,6 +74,9 @@ class ManualClock:
         self._now = start
         self._sleepers: list[tuple[datetime, int, asyncio.Future[None]]] = []
         self._order = count()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} at {self._now.isoformat()}>"
 
     def now(self) -> datetime:
         return self._now

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 
 from ..decision.lookup import MessageLookups
-from ..decision.pages import NO_MESSAGES
+from ..decision.pages import NO_MESSAGES, StoredMessages
 from ..decision.record import Command, SagaRecord
 from ..logs import about, log
 from .engine import has_begun
@@ -128,10 +128,10 @@ class Instance:
         self.fresh: bool = False  # it was read for the next turn
         self.load_first: bool = False  # the next turn must not begin on the guess that nothing is stored
         self.record: SagaRecord | None = None
-        self.version = 0
-        self.written = 0  # the newest version that this worker wrote
-        self.epoch = 0  # its numbers begin anew after a purge, and the epoch tells which are meant
-        self.stored_messages = NO_MESSAGES  # how that is stored what the cached record holds and keeps
+        self.version: int = 0
+        self.written: int = 0  # the newest version that this worker wrote
+        self.epoch: int = 0  # its numbers begin anew after a purge, and the epoch tells which are meant
+        self.stored_messages: StoredMessages = NO_MESSAGES  # how that is stored what the cached record holds and keeps
         self.lookups: MessageLookups | None = None  # of what it holds and keeps, as the last draft left them
         self.size: int = 0  # of the cached record, in bytes as it is stored, with all that it holds
         self.unknown: Unanswered | None = None  # a write without an answer: read back first

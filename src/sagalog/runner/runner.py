@@ -108,6 +108,11 @@ class SagaRunner:
         self._started: Started | None = None
         self._receiver: Receiver | None = None
 
+    def __repr__(self) -> str:  # of a URL only its scheme: it may hold a password
+        on = self._source.partition(":")[0] if isinstance(self._source, str) else type(self._source).__name__
+        sagas = ", ".join(saga.name for saga in self.sagas)
+        return f"<SagaRunner of {sagas} on {on}, {'not running' if self._receiver is None else 'running'}>"
+
     def has_handler(self, command: type) -> bool:
         """Say whether commands of this type have a handler. Raises DefinitionError for what is no type."""
         if not isinstance(command, type):

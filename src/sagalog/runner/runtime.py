@@ -13,6 +13,7 @@ from typing import Any
 from ..decision.ids import prefix_of
 from ..decision.pages import Encoded, StoredMessages, encode_in_pages
 from ..decision.record import SagaRecord, encode_record
+from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr

@@ -53,6 +53,9 @@ class Scenario(Generic[S]):
         self._instance = DrivenInstance(made, self._story, now)
         self._messages = 0
 
+    def __repr__(self) -> str:
+        return f"<Scenario of {self._saga.name!r}, {self.status or 'not started'} at {self.now:%Y-%m-%d %H:%M:%S}>"
+
     def given(self, *events: Any) -> Self:
         """Let events happen, of which `then` will not speak."""
         for event in events:

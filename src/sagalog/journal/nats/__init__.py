@@ -124,6 +124,9 @@ class NatsJournal:
         self._ready = False
         self._opening = asyncio.Lock()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} in {self._connection.where}, stream {self.stream}>"
+
     _scheme = "nats"
 
     @classmethod

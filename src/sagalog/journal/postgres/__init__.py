@@ -109,6 +109,9 @@ class PostgresJournal:
         self._listing = PostgresListing(self._connections, self.schema)
         self.commit_counts: CommitCounts = self._writer.counts
 
+    def __repr__(self) -> str:
+        return f"<PostgresJournal in {self._connections.where}, schema {self.schema}>"
+
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:
         """Open `postgresql://user@host/database?schema=sagalog&migrate=true`; other parameters are libpq's."""

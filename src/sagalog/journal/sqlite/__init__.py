@@ -111,6 +111,9 @@ class SqliteJournal:
             prepare(self.path, busy_seconds=busy_seconds, beside=beside)
             self._start(partial(connect, self.path, busy_seconds=busy_seconds), keep, busy_seconds, on_loop_ms)
 
+    def __repr__(self) -> str:
+        return f"<SqliteJournal in {self.path!r}>"
+
     def _start(
         self, connection: Callable[..., sqlite3.Connection], keep: int | None, busy_seconds: float, on_loop_ms: float
     ) -> None:
