@@ -16,7 +16,6 @@ from prometheus_client import CollectorRegistry
 
 from sagalog import (
     DefinitionError,
-    EventClock,
     InMemoryJournal,
     JournalUnavailableError,
     PersistentRepr,
@@ -388,7 +387,6 @@ def test_what_is_no_source_or_sink_is_refused_when_the_runner_is_made() -> None:
         ({"sources": [source, source]}, "two sources are named 'nats:s/d'"),
         ({"sinks": [object()]}, "takes a mapping"),
         ({"sinks": {Ship: object()}}, "has the methods of sagalog.brokers.Sink"),
-        ({"sources": [source], "clock": EventClock()}, "EventClock do not go together"),
         (
             {"sinks": {Ship: NatsSink("nats://localhost", subject="s")}, "dispatch": {Ship: print}},
             "two command handlers",

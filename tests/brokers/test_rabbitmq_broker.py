@@ -21,13 +21,13 @@ from .behaviour import BrokerBehaviour
 _names = count(1)
 
 
-def queue(server: RabbitMQ) -> str:
+def queue(server: RabbitMQ, *, single: bool = False) -> str:
     """Make an empty queue as a source makes it; return its place."""
     place = f"{server.url} q{os.getpid()}-{next(_names)}"
     url, name = place.split()
 
     async def make() -> None:
-        source = RabbitSource(url, queue=name)
+        source = RabbitSource(url, queue=name, single=single)
         await source.open()
         await source.close()
 

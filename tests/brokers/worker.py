@@ -60,9 +60,9 @@ def trap(made: SagaRunner, killer: Killer) -> None:
     attached: Any = made._attached
     take = Attached.take
 
-    async def taking(self: Attached, event: Any, message_id: str, trace: str) -> Any:
+    async def taking(self: Attached, event: Any, message_id: str, trace: str, at: Any) -> Any:
         killer.here("before the step")
-        receipt = await take(self, event, message_id, trace)
+        receipt = await take(self, event, message_id, trace, at)
         killer.here("after the step")
         return receipt
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from datetime import datetime
 
 import msgspec
 
@@ -34,6 +35,7 @@ class CloudEvent(msgspec.Struct, frozen=True):
     dataschema: str = ""
     traceparent: str = ""
     datacontenttype: str = "application/json"
+    time: datetime | None = None
 
     @property
     def version(self) -> int:
@@ -58,6 +60,7 @@ class StructuredEvent(msgspec.Struct, omit_defaults=True):
     dataschema: str | None = None
     traceparent: str | None = None
     datacontenttype: str | None = None
+    time: str | None = None
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     data_base64: str | None = None
 
@@ -104,6 +107,7 @@ def _from_structured(body: bytes, trace: str) -> CloudEvent:
             dataschema=found.dataschema or "",
             traceparent=_trace(trace, found.traceparent or ""),
             datacontenttype=found.datacontenttype or "application/json",
+            time=_moment(found.time or ""),
         ),
     )
 
@@ -120,6 +124,7 @@ def _from_binary(body: bytes, attributes: Mapping[str, str], trace: str) -> Clou
             dataschema=attributes.get("dataschema", ""),
             traceparent=_trace(trace, attributes.get("traceparent", "")),
             datacontenttype=attributes["datacontenttype"] or "application/json",
+            time=_moment(attributes.get("time", "")),
         ),
     )
 
@@ -127,6 +132,18 @@ def _from_binary(body: bytes, attributes: Mapping[str, str], trace: str) -> Clou
 def _trace(header: str, extension: str) -> str:
     """Return the nearest cause: the header is of the last hop, the extension of where the event began."""
     return next((one for one in (header, extension) if _TRACEPARENT.fullmatch(one)), "")
+
+
+def _moment(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        found = None
+    if found is None or found.tzinfo is None:
+        raise NotCloudEventError("its time is no moment with a zone, as RFC 3339 has it")
+    return found
 
 
 def _checked(specversion: str, event: CloudEvent) -> CloudEvent:
@@ -156,6 +173,8 @@ def binary(event: CloudEvent, prefix: str = "ce-") -> tuple[bytes, dict[str, str
         headers[f"{prefix}dataschema"] = event.dataschema
     if event.traceparent:
         headers["traceparent"] = event.traceparent
+    if event.time is not None:
+        headers[f"{prefix}time"] = event.time.isoformat()
     return bytes(event.data), headers
 
 
@@ -170,6 +189,7 @@ def structured(event: CloudEvent) -> tuple[bytes, dict[str, str]]:
         dataschema=event.dataschema or None,
         traceparent=event.traceparent or None,
         datacontenttype=event.datacontenttype,
+        time=None if event.time is None else event.time.isoformat(),
         data=event.data,
     )
     headers = {"content-type": STRUCTURED}

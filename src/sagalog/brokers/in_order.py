@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -48,7 +49,7 @@ class Taken(Protocol):
 class TakesEvents(Protocol):
     """What an intake needs of a runner."""
 
-    def take(self, event: Any, message_id: str, trace: str) -> Awaitable[Taken]:
+    def take(self, event: Any, message_id: str, trace: str, at: datetime | None) -> Awaitable[Taken]:
         """Handle an event; return when it is durable."""
 
     def lane_of(self, event: Any) -> str:
@@ -128,7 +129,7 @@ class InOrder:
         assert decoded is not None
         arrival.error = None
         try:
-            taken = await self._runner.take(decoded.event, decoded.id, decoded.trace)
+            taken = await self._runner.take(decoded.event, decoded.id, decoded.trace, decoded.at)
         except Exception as error:
             arrival.failures += 1
             if _goes_away(arrival, error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -20,11 +21,15 @@ MAX_MESSAGE_ID = 1024
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a decoder makes of a message. `id`: the sender's id; empty: the broker's. `trace`: a traceparent."""
+    """What a decoder makes of a message. `id`: the sender's id; empty: the broker's. `trace`: a traceparent.
+
+    `at`: the event's own time, for a runner on an EventClock; None: when the broker got it.
+    """
 
     event: Any
     id: str = ""
     trace: str = ""
+    at: datetime | None = None
 
 
 Decoder = Callable[[SourceMessage], Decoded | None]
@@ -58,7 +63,7 @@ class MessageReader:
                 "it brings no id, and this broker has none that stays the same at every delivery: let the sender give one "
                 "(CloudEvents id and source, or message_id), or decode= make one of what it holds"
             )
-        return Decoded(found.event, _bounded(given), found.trace)
+        return Decoded(found.event, _bounded(given), found.trace, found.at or message.published_at)
 
     def _decoded(self, message: SourceMessage, decode: Decoder) -> Decoded:
         try:
@@ -88,7 +93,7 @@ class MessageReader:
                 value = codec.decode_version(event.data, cls, event.version)
         except CodecError as error:
             raise UnreadableError(str(error)) from None
-        return Decoded(value, event.message_id, event.traceparent)
+        return Decoded(value, event.message_id, event.traceparent, event.time)
 
 
 def _bounded(given: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -95,10 +96,11 @@ class Attached:
             self._intakes.append(intake)
             intake.start()
 
-    def take(self, event: Any, message_id: str, trace: str) -> Awaitable[Receipt]:
-        """Handle an event from a source, as `SagaRunner.handle` does."""
+    def take(self, event: Any, message_id: str, trace: str, at: datetime | None) -> Awaitable[Receipt]:
+        """Handle an event from a source, as `SagaRunner.handle` does; `at` is for a runner on an EventClock."""
         assert self._receiver is not None
-        return self._hooked.by.receiving(type(event).__name__, self._receiver.handle(event, message_id, None, trace))
+        at = at if self._receiver.event_time else None
+        return self._hooked.by.receiving(type(event).__name__, self._receiver.handle(event, message_id, at, trace))
 
     def lane_of(self, event: Any) -> str:
         """Return the instance that an event is for."""

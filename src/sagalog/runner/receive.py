@@ -119,6 +119,11 @@ class Receiver:
         self._by_key = KeyedDelivery(engine)
 
     @property
+    def event_time(self) -> bool:
+        """Time comes from the events, so each has to bring its own."""
+        return self._engine.event_time
+
+    @property
     def in_flight(self) -> int:
         """How many events from outside, and repairs, are at work."""
         taken = self._places.taken

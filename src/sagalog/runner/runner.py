@@ -15,7 +15,7 @@ from .activities import register
 from .arguments import check_text, check_type
 from .asking import outcome_of, state_of
 from .attached import Attached
-from .clock import Clock, EventClock, SystemClock
+from .clock import Clock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
 from .context import check_outside_handlers, outside_handlers
 from .counters import Counters
@@ -98,8 +98,6 @@ class SagaRunner:
         register(self._handlers, self.sagas)
         self._attached = Attached(self.sagas, sources, {} if sinks is None else sinks)
         self._attached.register(self._handlers)
-        if self._attached.subscriptions and isinstance(self.clock, EventClock):
-            raise DefinitionError("sources= and an EventClock do not go together: a broker delivers in its own time")
         check_source(journal, self.sagas)
         self.reader: Reader | None = None
         self.reporter: Report | None = None
