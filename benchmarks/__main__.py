@@ -9,7 +9,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import cast
 
-from . import cost, fan, find, grow, guard, hot, itinerary, latency, layouts, observed, pages, recover, steps, timers
+from . import (
+    brokers,
+    cost,
+    fan,
+    find,
+    grow,
+    guard,
+    hot,
+    itinerary,
+    latency,
+    layouts,
+    observed,
+    pages,
+    recover,
+    steps,
+    timers,
+)
 from .peers import beside
 from .report import RESULTS, Benchmark, RunError, run
 
@@ -23,6 +39,7 @@ BENCHMARKS: tuple[ModuleType, ...] = (
     recover,
     grow,
     find,
+    brokers,
     observed,
     cost,
     beside,

@@ -20,6 +20,7 @@ SMALL = {
     "recover": "--commands 100 --lease 0.5",
     "grow": "--sagas 50 --callers 8 --seconds 0.2",
     "find": "--journal sqlite --instances 3000 --times 20",
+    "brokers": "--broker nats redis --journal sqlite --messages 200 --prefetch 64 --seconds 0.2",
     "cost": "--journal sqlite --callers 4 --seconds 0.2",
     "layouts": "--records 1000",
 }

@@ -56,7 +56,6 @@ class TestKafkaBroker(BrokerConformance):
 class TestKafkaBehaviour(BrokerBehaviour):
     kind = "kafka"
     keeps_order = True
-    points = ("after the step", "in the acknowledgement", "after the send")  # each join of a group takes it a second
 
     @pytest.fixture
     def inside(self, one_kafka: Kafka) -> str:

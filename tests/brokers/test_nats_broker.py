@@ -17,6 +17,7 @@ from sagalog.conformance import BrokerConformance
 
 from ..servers.nats import Nats
 from .behaviour import BrokerBehaviour
+from .worker import POINTS
 
 _names = count(1)
 
@@ -54,6 +55,7 @@ def made(server: Nats) -> str:
 
 class TestNatsBehaviour(BrokerBehaviour):
     kind = "nats"
+    points = POINTS
 
     @pytest.fixture
     def inside(self, one_nats: Nats) -> str:

@@ -79,13 +79,22 @@ class Proxy:
         self._loop.call_soon_threadsafe(call)
         done.wait(10)
 
+    def _abort(self) -> None:
+        for pair in self._pairs:
+            pair.abort()
+
     def cut(self) -> None:
         """End all connections now."""
-        self._do(lambda: [pair.abort() for pair in self._pairs])
+        self._do(self._abort)
 
     def lose(self, what: str) -> None:
         """Lose the next request (it never arrives) or the next answer of every open connection, and end it then."""
-        self._do(lambda: [setattr(pair, "lose", what) for pair in self._pairs])
+
+        def tell() -> None:
+            for pair in self._pairs:
+                pair.lose = what
+
+        self._do(tell)
 
     def block(self, blocked: bool = True) -> None:
         """Let no connection through, and end those there are; or let them through again."""
@@ -100,7 +109,8 @@ class Proxy:
 
     def close(self) -> None:
         """End everything."""
-        self._do(lambda: [self._server.close(), *[pair.abort() for pair in self._pairs]])
+        self._do(self._server.close)
+        self._do(self._abort)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
 

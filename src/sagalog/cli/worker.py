@@ -11,6 +11,7 @@ import tempfile
 import time
 from asyncio.subprocess import Process
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -99,12 +100,14 @@ async def _run(runner: SagaRunner) -> int:
     names = ", ".join(saga.name for saga in runner.sagas)
 
     def tell() -> None:
-        fields = {
+        fields: dict[str, Any] = {
             "pid": os.getpid(),
             "up_seconds": round(time.monotonic() - started, 1),
             "sagas": [saga.name for saga in runner.sagas],
             **msgspec.structs.asdict(runner.counters),
         }
+        if sources := runner.gauges().sources:
+            fields["sources"] = {one.name: msgspec.structs.asdict(one.counts) for one in sources}
         click.echo(msgspec.json.encode(fields), err=True)
 
     async with runner:
