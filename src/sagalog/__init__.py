@@ -76,6 +76,7 @@ from .journal import Journal, PersistentRepr, open_journal
 from .journal.memory import InMemoryJournal
 from .journal.store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
 from .runner import (
+    Circuit,
     Clock,
     CommandContext,
     CommandPolicy,
@@ -115,6 +116,7 @@ __all__ = [
     "Call",
     "CancelTimer",
     "ChildEnded",
+    "Circuit",
     "Clock",
     "CodecError",
     "CommandContext",

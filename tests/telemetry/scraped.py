@@ -10,7 +10,7 @@ from sagalog import InMemoryJournal, InvalidEventError, SagaRunner
 from sagalog.brokers.nats import NatsSource
 from sagalog.telemetry.prometheus import PrometheusHook
 
-from ..orders import Failing, OrderSaga, Placed
+from ..orders import Failing, OrderSaga, Placed, Reserve
 from ..runner.conftest import Bench
 
 
@@ -26,6 +26,9 @@ async def scraped() -> dict[str, Metric]:
             await runner.handle(object())
         await runner.handle(Failing("a"))
         await runner.handle(Placed("b"))
+        await runner.settle()
+        await runner.pause(Reserve)
+        await runner.handle(Placed("c"))
         await runner.settle()
         bench.advance(hours=1)
         await runner.settle()

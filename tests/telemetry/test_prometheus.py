@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from sagalog import (
+    Circuit,
     DefinitionError,
     InMemoryJournal,
     InvalidEventError,
@@ -268,3 +269,30 @@ async def test_another_thread_may_scrape_while_the_runner_works(bench: Bench, ho
     done.set()
     thread.join()
     assert errors == []
+
+
+async def test_what_waits_because_it_is_paused_or_its_receiver_away_is_counted_by_its_type(
+    hook: PrometheusHook,
+) -> None:
+    away = Circuit(failures=1, open_seconds=1000, most_seconds=1000)
+    runner = SagaRunner(InMemoryJournal(), sagas=[OrderSaga], hooks=[hook])
+    tried = asyncio.Event()
+
+    @runner.command(Reserve, circuit=away)
+    def reserve(command: Reserve) -> None:
+        tried.set()
+        raise ConnectionError("away")
+
+    async with runner:
+        await runner.handle(Placed("a"))
+        await tried.wait()
+        await runner.settle()
+        await runner.handle(Placed("b"))
+        await runner.settle()
+        assert value(hook, "sagalog_circuit_open", command="Reserve") == 1
+        assert value(hook, "sagalog_commands_waiting", command="Reserve") >= 1
+        assert value(hook, "sagalog_commands_paused", command="Reserve") == 0
+        await runner.pause(Reserve)
+        assert value(hook, "sagalog_commands_paused", command="Reserve") == 1
+        await runner.resume(Reserve)
+        assert value(hook, "sagalog_commands_paused", command="Reserve") == 0

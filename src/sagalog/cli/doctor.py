@@ -10,8 +10,9 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from ..decision.ids import FAMILY
-from ..errors import SagalogError
+from ..errors import CodecError, SagalogError
 from ..journal import Journal
+from ..journal.controls import read_controls
 from ..journal.protocol import ExaminesItself, Finding, TellsTime
 from ..operating.inspect import OVERDUE_AFTER, SagaView
 from ..operating.outbox import LONG
@@ -70,6 +71,7 @@ async def _findings(url: str, quick: bool, seen: Callable[[SagaView], SagaView])
             now, skew = await _clock(journal)
             found.append(skew)
             found.append(await _due(journal, now))
+            found.append(await _paused(journal, now))
             found += [] if quick else await _instances(journal, now, seen)
     except click.ClickException as error:
         found.append(Finding("reachable", "fail", error.message))
@@ -109,6 +111,20 @@ async def _due(journal: Journal, now: datetime) -> Finding:
         f"{count} waiting since up to {spoken(now - due[0][1])}",
         "is a worker for these sagas running? `sagalog list --overdue` says which",
     )
+
+
+async def _paused(journal: Journal, now: datetime) -> Finding:
+    try:
+        controls, _ = await read_controls(journal)
+    except CodecError as error:
+        return Finding("commands", "fail", str(error), "workers hold to what they could read last")
+    if not controls.paused:
+        return Finding("commands", "ok", "none is paused")
+    told = []
+    for name, pause in sorted(controls.paused.items()):
+        who = f"{f' by {pause.by}' if pause.by else ''}{f': {pause.note}' if pause.note else ''}"
+        told.append(f"{name} for {spoken(now - pause.at)}{who}")
+    return Finding("commands", "warn", f"paused: {'; '.join(told)}", f"`sagalog resume {min(controls.paused)}` ends it")
 
 
 async def _instances(journal: Journal, now: datetime, seen: Callable[[SagaView], SagaView]) -> list[Finding]:

@@ -8,6 +8,7 @@ command id       <persistence id>/<entry>
 reservation      key::<saga name>::<key>=<text>                 of a unique key, beside the instances
 start of a child <command id>/<life of its parent>/child
 end of a child   <command id>/<life of its parent>/ended
+controls         sagalog::controls                           of a journal: no instance, and in no list of instances
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ GATHER = "gather/"  # before the name of a gather: the name of the message that 
 ACTIVITY = "activity/"  # before the name of an activity: the name of its deadline's timer, or its reminder's
 BY_KEY = "key::"  # before the ids of the reservations of unique keys
 FAMILY = "saga::"  # before the persistence ids of all sagas
+CONTROLS = "sagalog::controls"  # the persistence id of what operators have said about the commands of a journal
 DROPPED = f"{FAMILY}dropped/"  # in the id of the held message that leads a gather on from a leg that was dropped
 
 

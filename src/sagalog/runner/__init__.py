@@ -1,5 +1,6 @@
 """Running sagas: receive, mailbox, step, commit, dispatch, due. One file a phase; runner.py owns start and stop."""
 
+from .circuit import Circuit
 from .clock import Clock, EventClock, ManualClock, SystemClock
 from .commands import CommandContext, CommandPolicy
 from .counters import Counters
@@ -13,6 +14,7 @@ from .runner import SagaRunner
 from .settings import NoInstance, RetryPolicy, RunnerSettings
 
 __all__ = [
+    "Circuit",
     "Clock",
     "CommandContext",
     "CommandPolicy",

@@ -38,6 +38,7 @@ from .commands import CommandContext, CommandHandler, CommandHandlers
 from .engine import Engine
 from .envelope import Envelope
 from .failures import described, is_permanent, passes_through
+from .gates import Gates
 from .hooked_handler import HookedHandler
 from .instance import Instance
 from .lease import Leases
@@ -58,6 +59,7 @@ class CommandAttempts:
         answers: Answers,
         leases: Leases,
         children: Children,
+        gates: Gates,
         again: Callable[[Instance], None],
     ) -> None:
         self._engine = engine
@@ -65,6 +67,7 @@ class CommandAttempts:
         self._answers = answers
         self._leases = leases
         self._children = children
+        self._gates = gates
         self._release = again
         self.pause_beside: Callable[[Instance, Command, float], None]
         self._cut: set[asyncio.Timeout] = (
@@ -186,6 +189,8 @@ class CommandAttempts:
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
         runtime = instance.runtime
+        if self._gates.active:
+            self._gates.told(entry, outcome, error)
         self._engine.hooks.delivered(
             runtime.name, instance.correlation_id, entry, _attempt_nr(instance, entry), outcome, error
         )

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from ..decision.record import Command
 from .attempt import CommandAttempts, Handler
 from .engine import Engine
+from .gates import Gates
 from .instance import Instance
 from .lanes import Lanes
 from .lease import Leases
@@ -26,15 +27,22 @@ class Beside:
     """The commands of all instances that are carried out beside others. `go_on`: called when one has ended."""
 
     def __init__(
-        self, engine: Engine, attempts: CommandAttempts, leases: Leases, go_on: Callable[[Instance], None]
+        self,
+        engine: Engine,
+        attempts: CommandAttempts,
+        gates: Gates,
+        leases: Leases,
+        go_on: Callable[[Instance], None],
     ) -> None:
         self._engine = engine
         self._attempts = attempts
+        self._gates = gates
         self._leases = leases
         self._go_on = go_on
         self._lanes: Lanes[_Waiting] = Lanes(engine, self._serve)
         self._pausing: set[Instance] = set()
         attempts.pause_beside = self._pause
+        gates.again_beside = self._again
 
     def begin(self, instance: Instance, entry: Command, handler: Handler, command: Any, places: int) -> None:
         """Carry out a command as soon as there is a place for it; returns at once."""
@@ -49,7 +57,10 @@ class Beside:
         over = True
         try:
             if self._deliverable(instance, entry):
-                over = await self._attempts.carry_out_beside(instance, entry, handler, command)
+                if self._gates.active and not self._gates.passes(instance, entry, beside=True):
+                    self._pausing.add(instance)
+                else:
+                    over = await self._attempts.carry_out_beside(instance, entry, handler, command)
         finally:
             self._ended(instance, entry)
         if over:

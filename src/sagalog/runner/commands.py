@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from ..errors import DefinitionError
+from .circuit import Circuit
+from .rate import check_rate
 from .settings import RetryPolicy
 
 
@@ -19,12 +21,15 @@ class CommandPolicy:
     """How commands of one type are delivered. None: as `RunnerSettings` says.
 
     `timeout`: how long one attempt may take; then it is cancelled and counts as failed. `retry`: how often and when it
-    is tried again. `places`: how many attempts of this type run at once in this worker.
+    is tried again. `places`: how many attempts of this type run at once in this worker. `rate`: how many commands of this
+    type leave this worker in a second. `circuit`: when they wait because their receiver is away. None: no such bound.
     """
 
     timeout: timedelta | None = None
     retry: RetryPolicy | None = None
     places: int | None = None
+    rate: float | None = None
+    circuit: Circuit | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and (not isinstance(self.timeout, timedelta) or self.timeout <= timedelta(0)):
@@ -33,6 +38,15 @@ class CommandPolicy:
             raise DefinitionError(f"retry= of a command is a RetryPolicy, not a {type(self.retry).__name__}")
         if self.places is not None and (type(self.places) is not int or self.places < 1):
             raise DefinitionError(f"places= of a command is a whole number of at least 1, not {self.places!r}")
+        if self.rate is not None:
+            check_rate("rate=", self.rate)
+        if self.circuit is not None and not isinstance(self.circuit, Circuit):
+            raise DefinitionError(f"circuit= of a command is a Circuit, not a {type(self.circuit).__name__}")
+
+    @property
+    def gated(self) -> bool:
+        """Commands of the type may have to wait before they leave."""
+        return self.rate is not None or self.circuit is not None
 
 
 DEFAULT_POLICY = CommandPolicy()
@@ -91,6 +105,7 @@ class CommandHandlers:
     def __init__(self) -> None:
         self._by_type: dict[type, CommandHandler] = {}
         self._rest: CommandHandler | None = None
+        self.gated = False  # some of them have a policy by which their commands may have to wait
 
     def add(self, dispatch: Callable[..., Any] | Mapping[type, Callable[..., Any]] | None) -> None:
         """Register a handler for all commands, or a mapping from command types to handlers."""
@@ -107,6 +122,7 @@ class CommandHandlers:
         if command in self._by_type:
             raise DefinitionError(f"{command.__name__} has two command handlers; keep one")
         self._by_type[command] = CommandHandler(function, command.__name__, policy)
+        self.gated = self.gated or policy.gated
 
     def add_own(self, command: type, handler: CommandHandler) -> None:
         """Register a handler of ours, for a command type of ours."""

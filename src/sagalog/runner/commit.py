@@ -27,7 +27,7 @@ from .instance import NONE, Instance
 from .load import ids_of
 from .turn import Turn
 
-Declines = Callable[[Instance, Command], bool]
+Says = Callable[[Instance, Command], bool]
 _OVER = 2  # times the limit: for records that no handler decides and that must be stored
 
 
@@ -82,10 +82,11 @@ class Write:
         self.encoded: Encoded | None = None  # where it has messages, and some of them may stay in earlier records
 
 
-def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
+def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | None:
     """Return what is to be written of a turn; None where nothing changed and no claim or renewal needs a later lease.
 
-    `declines` says whether this worker cannot deliver a command. Raises PayloadTooLargeError, which stores nothing.
+    `declines` says whether this worker cannot deliver a command, `waits` whether none may leave just now. Raises
+    PayloadTooLargeError, which stores nothing.
     """
     instance, draft = turn.instance, turn.draft
     record, runtime = draft.record, instance.runtime
@@ -103,7 +104,7 @@ def write_of(turn: Turn, declines: Declines, now: datetime) -> Write | None:
     if not (draft.changed or claim or renew):
         return None
     parked = ""
-    if claim and record.outbox[0].id not in instance.owned:
+    if claim and record.outbox[0].id not in instance.owned and not waits(instance, record.outbox[0]):
         parked = draft.take_over(runtime.engine.settings.max_takeovers)
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
         record.taken, record.takeovers, record.begun = "", 0, False

@@ -26,6 +26,7 @@ from .context import in_command_handler
 from .engine import STRETCH_SECONDS, Engine
 from .envelope import Envelope, Maintenance
 from .failures import ends_program
+from .gates import Gates
 from .instance import Instance
 from .lanes import Lanes
 from .lease import Leases
@@ -42,16 +43,20 @@ class Dispatcher:
         self._acceptances = Acceptances(engine)
         self._answers = Answers(engine, reply, self._leases)
         children = Children(engine, caches, self._answers.moment)
-        self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, children, self.release)
+        self.gates = gates = Gates(engine, self._leases, handlers)
+        self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, children, gates, self.release)
+        gates.again = self._attempts.again
         self._answers.conclude = self._attempts.conclude
         self._answers.go_on = self._go_on
-        self._beside = Beside(engine, self._attempts, self._leases, self._go_on)
+        self._beside = Beside(engine, self._attempts, gates, self._leases, self._go_on)
         self._lanes = Lanes(engine, self._serve)
         self._suspects = Lanes(engine, self._serve_alone)
 
     def release(self, instance: Instance) -> None:
         """Start delivering the outbox of a saved record, and return at once."""
-        if instance.delivering or instance.retry is not None or self._engine.stopping.is_set():
+        if instance.delivering or self._engine.stopping.is_set():
+            return
+        if instance.retry is not None and not self.gates.left(instance):
             return
         entry = instance.undelivered()
         if entry is not None and entry == instance.declined:
@@ -90,6 +95,8 @@ class Dispatcher:
             if handler.asynchronous:
                 self._lanes.put(entry.command.type, self._places(handler), instance)
                 return
+            if self.gates.active and not self.gates.passes(instance, entry):
+                break
             token = in_command_handler.set(True)
             try:
                 answer = handler(command, self._attempts.context(instance, entry) if handler.takes_context else None)
@@ -136,6 +143,10 @@ class Dispatcher:
         handler, command = self._attempts.prepare(instance, entry)
         if handler is None:
             self._give_up(instance, entry)
+            return
+        if self.gates.active and not self.gates.passes(instance, entry):
+            instance.delivering = False
+            self._acceptances.record_later(instance)
             return
         try:
             ours = not alone or await self._begin_alone(instance, entry)
@@ -248,6 +259,7 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Start no more deliveries. Those under way end by themselves."""
+        self.gates.stop()
         self._acceptances.stop()
         self._answers.stop()
         self._beside.stop()

@@ -16,6 +16,7 @@ from ..errors import RunnerStoppedError, SagaParkedError
 from ..logs import about, log
 from .cache import InstanceCache
 from .clock import ServerClock
+from .controls import ControlsWatch
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import passes_through, told_of_store
@@ -36,8 +37,9 @@ _AGAIN = timedelta(seconds=1)  # after a scan that failed, however rarely the jo
 class DueLoop:
     """Scans for due instances, and hands them to their mailboxes."""
 
-    def __init__(self, engine: Engine, caches: list[InstanceCache]) -> None:
+    def __init__(self, engine: Engine, caches: list[InstanceCache], controls: ControlsWatch | None) -> None:
         self._engine = engine
+        self._controls = controls
         self._caches = [] if engine.client else caches
         self._scanning = {one.runtime.name: asyncio.Lock() for one in caches}
         self._wake = asyncio.Event()
@@ -80,7 +82,7 @@ class DueLoop:
             now = engine.now()
             upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
             self._next = upcoming
-            trouble = ""
+            trouble = await self._look_at_controls()
             for cache in self._caches:
                 try:
                     following = await self.scan(cache, engine.now(), upcoming)
@@ -97,6 +99,20 @@ class DueLoop:
                 sweeper.look()
             self.trouble = trouble
             await self._sleep(self._next)
+
+    async def _look_at_controls(self) -> str:
+        """See what operators have said since; return why that failed."""
+        if self._controls is None:
+            return ""
+        try:
+            await self._controls.look()
+        except BaseException as error:
+            if passes_through(error):
+                raise
+            trouble = told_of_store(error)
+            log.warning("looking at what is paused failed: %s", trouble, extra=about())
+            return trouble
+        return ""
 
     def _complain(self, saga: str, trouble: str) -> None:
         """Log that a scan failed: at once if the reason is new, otherwise once a minute."""

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 
 import msgspec
 
+from ..decision.controls import reasons_of
 from ..decision.ids import FAMILY
 from ..errors import SagalogError
 from ..journal import Journal
+from ..journal.controls import read_controls
 from ..journal.protocol import ExaminesItself, server_now
 from .arguments import check_seconds
 from .due import DueLoop
@@ -28,7 +30,8 @@ BEHIND_LEASES = 6  # what nobody has claimed for that long has been neglected
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """What a runner found out about itself. `reasons` say what is wrong; there are some unless it is live and ready.
 
-    They also name instances that this worker cannot read, which do not make it unready, because the others go on.
+    They also name instances that this worker cannot read, and commands that wait because they are paused or their receiver
+    is away. Those do not make it unready, because the others go on.
 
     `oldest_due_seconds`: how long the oldest work that nobody has claimed yet is overdue, 0 where there is none; None
     where the journal did not say. `journal_seconds`: how long it took to answer.
@@ -53,8 +56,12 @@ async def examine(
     *,
     timeout_seconds: float,
     behind_seconds: float | None,
+    waiting: Iterable[str],
 ) -> Health:
-    """Return the health of a started runner. What the journal raises becomes one of the reasons."""
+    """Return the health of a started runner. What the journal raises becomes one of the reasons.
+
+    `waiting`: why commands of some types do not leave.
+    """
     check_seconds("timeout_seconds", timeout_seconds)
     if behind_seconds is not None:
         check_seconds("behind_seconds", behind_seconds, zero=True)
@@ -83,7 +90,7 @@ async def examine(
     return Health(
         live=live,
         ready=live and not reasons,
-        reasons=(*reasons, *_unreadable(runtimes)),
+        reasons=(*reasons, *waiting, *_unreadable(runtimes)),
         oldest_due_seconds=oldest,
         journal_seconds=took,
     )
@@ -123,7 +130,25 @@ async def examine_journal(journal: Journal, *, timeout_seconds: float, behind_se
     """Return what a journal alone tells about its workers: whether it answers, and whether they keep up."""
     oldest, took, unanswered = await _asked(_oldest_in(journal), timeout_seconds)
     reasons = [unanswered] if unanswered else _behind(oldest, behind_seconds)
-    return Health(live=True, ready=not reasons, reasons=tuple(reasons), oldest_due_seconds=oldest, journal_seconds=took)
+    paused = () if unanswered else await _paused_in(journal, timeout_seconds)
+    return Health(
+        live=True,
+        ready=not reasons,
+        reasons=(*reasons, *paused),
+        oldest_due_seconds=oldest,
+        journal_seconds=took,
+    )
+
+
+async def _paused_in(journal: Journal, timeout_seconds: float) -> tuple[str, ...]:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            controls, _ = await read_controls(journal)
+    except TimeoutError:
+        return ("the journal has not told what is paused",)
+    except SagalogError as error:
+        return (f"it is not known what is paused: {error}",)
+    return tuple(reasons_of(controls))
 
 
 def _behind(oldest: float | None, behind: float) -> list[str]:

@@ -66,7 +66,7 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
         if isinstance(outcome, BaseException):
             raise outcome
         assert outcome is not None
-        write = write_of(turn, lambda *_: False, runtime.engine.now())
+        write = write_of(turn, lambda *_: False, lambda *_: False, runtime.engine.now())
         if write is not None:
             await _write(turn, write, connection)
     except PayloadTooLargeError:

@@ -40,6 +40,13 @@ class Cache(Protocol):
         """Note the size of the record that an instance keeps in memory, in bytes as stored."""
 
 
+class Cancellable(Protocol):
+    """What an instance waits for before its next attempt: a timer, or a place in a line."""
+
+    def cancel(self) -> None:
+        """Wait no more."""
+
+
 class Unanswered(NamedTuple):
     """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends."""
 
@@ -73,6 +80,7 @@ class Instance:
         "in_transaction",
         "lease_end",
         "lease_seconds",
+        "let_through",
         "load_first",
         "loaded",
         "lookups",
@@ -159,8 +167,9 @@ class Instance:
         self.attempts: dict[str, int] | None = None  # failed deliveries by entry; None if there are none
         # Activities that are carried out beside the other commands, and their time limits while a handler is at them.
         self.beside: dict[str, asyncio.Timeout | None] | None = None
-        self.pausing: dict[str, asyncio.TimerHandle] | None = None  # those before their next attempt
-        self.retry: asyncio.TimerHandle | None = None  # before the next look at the outbox
+        self.pausing: dict[str, Cancellable] | None = None  # those before their next attempt
+        self.let_through = NONE  # entries that have waited at their gate, and may leave now
+        self.retry: Cancellable | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
         # In event time the events of a log come one at a time, each after everything that the one before has led to.
         self.caught_up: bool = False

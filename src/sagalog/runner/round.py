@@ -232,7 +232,9 @@ class Rounds:
         now = self._engine.now()
         for turn in turns:
             try:
-                write = None if turn.stale else write_of(turn, self._dispatcher.declines, now)
+                write = (
+                    None if turn.stale else write_of(turn, self._dispatcher.declines, self._dispatcher.gates.shut, now)
+                )
             except PayloadTooLargeError as error:
                 self._settle(turn, None, error)
                 continue

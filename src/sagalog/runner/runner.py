@@ -8,16 +8,20 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from ..decision import repair
+from ..decision.controls import CommandPause, pausing, resuming
 from ..definition.saga import Saga
+from ..definition.schema import schema_of
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal
 from .activities import register
 from .arguments import check_text, check_type
 from .asking import outcome_of, state_of
 from .attached import Attached
+from .circuit import Circuit
 from .clock import Clock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
 from .context import check_outside_handlers, outside_handlers
+from .controls import ControlsWatch
 from .counters import Counters
 from .ended import SagaOutcome
 from .engine import Engine
@@ -161,14 +165,17 @@ class SagaRunner:
         timeout: timedelta | None = None,
         retry: RetryPolicy | None = None,
         places: int | None = None,
+        rate: float | None = None,
+        circuit: Circuit | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as the handler of a command type.
 
         `timeout`: how long one attempt may take (default: `command_seconds` of the settings); then it is cancelled and
         counts as failed. `retry`: how often and when it is tried again (default: `dispatch_retry`). `places`: how many
-        attempts of this type run at once in this worker (default: `max_dispatch`).
+        attempts of this type run at once in this worker (default: `max_dispatch`). `rate`: how many leave this worker in
+        a second (default: no bound). `circuit`: when they wait because their receiver is away (default: each is tried).
         """
-        policy = CommandPolicy(timeout, retry, places)
+        policy = CommandPolicy(timeout, retry, places, rate, circuit)
 
         def register(function: F) -> F:
             self._handlers.add_for(command, function, policy)
@@ -226,7 +233,10 @@ class SagaRunner:
                 client=self.client,
                 resources=self._resources.value,
             )
-            self._started = Started(engine, stores, self.sagas, self._handlers)
+            controls = None if stores.journal is None else self._watch(stores.journal, engine)
+            if controls is not None and not (engine.client or engine.event_time):
+                await controls.look(now=True)
+            self._started = Started(engine, stores, self.sagas, self._handlers, controls)
         except BaseException:
             try:
                 await self._resources.close()
@@ -236,6 +246,9 @@ class SagaRunner:
         self._receiver = self._started.receiver
         self._attached.start(self._receiver, self._hooks)
         self._hooks.tell("started", self)
+
+    def _watch(self, journal: Journal, engine: Engine) -> ControlsWatch:
+        return ControlsWatch(journal, engine.loop.time, self.settings.due_poll_seconds)
 
     async def stop(self) -> None:
         """Stop gracefully: refuse new events, finish what is under way, record it, close what was opened here.
@@ -436,6 +449,31 @@ class SagaRunner:
         made = repair.cancel(compensate=compensate, note=note, by=by)
         return await self._repair(saga, correlation_id, note, by, made)
 
+    async def pause(self, command: type | str, *, note: str = "", by: str = "") -> bool:
+        """Let no command of this type leave any more, on all workers of this journal, until it is resumed.
+
+        Durable on return, and holds across restarts. This worker holds to it at once, others within a second or so (see
+        `due_poll_seconds`). An attempt that has begun is not cut off. Events are handled as before; what is to be sent
+        waits in its outbox, and counts no attempt. Returns False if the type was paused already, and leaves that as it was.
+
+        Raises RepairError for a note that cannot be kept, DefinitionError without a journal, and what the journal raises.
+        """
+        started = self._running()
+        return await started.control(pausing(_named(command), at=started.engine.now(), by=by, note=note))
+
+    async def resume(self, command: type | str) -> bool:
+        """End the pause of this command type: what has waited leaves, under its ids. Returns False if it was not paused.
+
+        Raises as `pause` does.
+        """
+        return await self._running().control(resuming(_named(command)))
+
+    @property
+    def paused(self) -> Mapping[str, CommandPause]:
+        """The command types that are paused, as this runner has seen it last: since when, by whom and why."""
+        controls = None if self._started is None else self._started.controls
+        return {} if controls is None else controls.said.paused
+
     async def _repair(self, saga: str, correlation_id: str, note: str, by: str, made: repair.Repair) -> Repaired:
         _check_repair(saga, correlation_id, note, by)
         return await self._running().repair(saga, correlation_id, made)
@@ -447,6 +485,10 @@ class _NotStarted:
         raise RunnerStoppedError(_NOT_STARTED)
 
     handle_in_transaction = handle
+
+
+def _named(command: type | str) -> str:
+    return schema_of(command).name if isinstance(command, type) else command
 
 
 def _check_repair(saga: str, correlation_id: str, note: str, by: str) -> None:

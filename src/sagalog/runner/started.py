@@ -9,14 +9,16 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from ..decision.controls import Change
 from ..decision.repair import Repair
 from ..definition.saga import Saga
-from ..errors import InvalidEventError
+from ..errors import DefinitionError, InvalidEventError
 from ..logs import about, log, trace_of
 from .asking import runtime_of
 from .cache import InstanceCache
 from .commands import CommandHandlers
 from .context import check_no_circle, event_handler
+from .controls import ControlsWatch
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import Engine
@@ -39,7 +41,14 @@ from .stores import Stores
 class Started:
     """Everything of a running runner. Made at start, once the journal is open; it cannot be used after `stop`."""
 
-    def __init__(self, engine: Engine, stores: Stores, sagas: Iterable[Saga[Any]], handlers: CommandHandlers) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        stores: Stores,
+        sagas: Iterable[Saga[Any]],
+        handlers: CommandHandlers,
+        controls: ControlsWatch | None,
+    ) -> None:
         queue: Queue[Instance] = Queue()
         caches = [
             InstanceCache(SagaRuntime(saga, stores.store_of(saga), engine, stores.journal), queue) for saga in sagas
@@ -49,7 +58,12 @@ class Started:
         self.caches: dict[str, InstanceCache] = {cache.runtime.name: cache for cache in caches}
         self.receiver: Receiver = Receiver(engine, caches)
         self._dispatcher = Dispatcher(engine, handlers, self.caches, self.receiver.reply)
-        self.due_loop: DueLoop = DueLoop(engine, caches)
+        self.controls = controls
+        if controls is not None:
+            controls.heard = self._dispatcher.gates.controlled
+            controls.heard(controls.said)
+        watches = not (engine.client or engine.event_time)
+        self.due_loop: DueLoop = DueLoop(engine, caches, controls if watches else None)
         self.follower: Follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)
         self.due: asyncio.Task[None] = engine.loop.create_task(self.due_loop.run())
@@ -127,11 +141,12 @@ class Started:
             self.due,
             timeout_seconds=timeout_seconds,
             behind_seconds=behind_seconds,
+            waiting=self._dispatcher.gates.reasons(),
         )
 
     def gauges(self) -> Gauges:
         """Return what there is on hand now."""
-        return gauges_of(self.receiver, self.engine, list(self.caches.values()))
+        return gauges_of(self.receiver, self.engine, list(self.caches.values()), self._dispatcher.gates)
 
     async def repair(self, saga: str, correlation_id: str, repair: Repair) -> Repaired:
         """Repair an instance. Raises InvalidEventError for a saga that is not here."""
@@ -140,6 +155,12 @@ class Started:
         if caller is not None:
             check_no_circle(caller, cache.instance(correlation_id), "a repair")
         return await self.receiver.repair(lambda: apply(cache, correlation_id, repair))
+
+    async def control(self, change: Change) -> bool:
+        """Change what is said about the commands of the journal; say whether it changed. Raises DefinitionError."""
+        if self.controls is None:
+            raise DefinitionError("pause and resume need a journal: this runner was given stores; nothing was stored")
+        return await self.controls.change(change)
 
     def runtime_of(self, saga: type[Saga[Any]] | Saga[Any]) -> SagaRuntime:
         """Return the saga that is asked about. Raises InvalidEventError for one that is not here, DefinitionError."""

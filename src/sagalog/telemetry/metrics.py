@@ -82,6 +82,21 @@ IN_FLIGHT = Metric("sagalog_events_in_flight", "gauge", (), "Events inside handl
 DISPATCH_WAITING = Metric(
     "sagalog_dispatch_waiting", "gauge", (), "Instances whose commands wait for a free place (max_dispatch)."
 )
+COMMANDS_WAITING = Metric(
+    "sagalog_commands_waiting",
+    "gauge",
+    ("command",),
+    "Commands of this process that wait before they leave: their type is paused, its circuit open, or its rate used up.",
+)
+COMMANDS_PAUSED = Metric(
+    "sagalog_commands_paused", "gauge", ("command",), "1 where an operator has paused commands of this type, else 0."
+)
+CIRCUIT_OPEN = Metric(
+    "sagalog_circuit_open",
+    "gauge",
+    ("command",),
+    "Runners of this process whose circuit is open: the receiver of these commands is away.",
+)
 RUNNERS = Metric("sagalog_runners", "gauge", (), "Started runners in this process.")
 STARTED = Metric("sagalog_instances_started_total", "counter", (), "Instances started.")
 FINISHED = Metric("sagalog_instances_finished_total", "counter", (), "Instances that came to their end.")
@@ -139,9 +154,9 @@ TOLD = (
     TIMER_LAG, DUE_CLAIMED, DUE_OLDEST, DUE_LOOKED,
 )  # fmt: skip
 READ = (
-    OUTBOX_OLDEST, CACHED, MAILBOX, IN_FLIGHT, DISPATCH_WAITING, RUNNERS, STARTED, FINISHED, TAKEOVERS, PURGED,
-    JOURNAL_COMMITS, JOURNAL_RECORDS, JOURNAL_SECONDS, *SOURCE_TOTALS, SOURCE_LAG, SOURCE_OLDEST, SOURCE_UNDER_WAY,
-    SOURCE_STOPPED,
+    OUTBOX_OLDEST, CACHED, MAILBOX, IN_FLIGHT, DISPATCH_WAITING, COMMANDS_WAITING, COMMANDS_PAUSED, CIRCUIT_OPEN, RUNNERS,
+    STARTED, FINISHED, TAKEOVERS, PURGED, JOURNAL_COMMITS, JOURNAL_RECORDS, JOURNAL_SECONDS, *SOURCE_TOTALS, SOURCE_LAG,
+    SOURCE_OLDEST, SOURCE_UNDER_WAY, SOURCE_STOPPED,
 )  # fmt: skip
 
 

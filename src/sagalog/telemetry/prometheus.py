@@ -17,6 +17,9 @@ from ..journal.protocol import CommitCounts, CountsCommits
 from ..runner import Counters, Delivery, Handling, Hook, SagaRunner, Save, Scan
 from .metrics import (
     CACHED,
+    CIRCUIT_OPEN,
+    COMMANDS_PAUSED,
+    COMMANDS_WAITING,
     DELIVERIES,
     DELIVERY_SECONDS,
     DISPATCH_WAITING,
@@ -182,6 +185,7 @@ class PrometheusHook(Hook, Collector):
     def collect(self) -> Iterable[Family]:
         """Read what runners have on their hands; the registry may ask in another thread than theirs."""
         cached, mailbox, oldest = _ByLabel(CACHED), _ByLabel(MAILBOX), _ByLabel(OUTBOX_OLDEST)
+        waits, paused, away = _ByLabel(COMMANDS_WAITING), _ByLabel(COMMANDS_PAUSED), _ByLabel(CIRCUIT_OPEN)
         in_flight = waiting = 0
         lag, waiting_for, under_way = _ByLabel(SOURCE_LAG), _ByLabel(SOURCE_OLDEST), _ByLabel(SOURCE_UNDER_WAY)
         stopped = _ByLabel(SOURCE_STOPPED)
@@ -191,6 +195,11 @@ class PrometheusHook(Hook, Collector):
             load = runner.gauges()
             in_flight += load.in_flight
             waiting += load.dispatch_waiting
+            for command in load.commands:
+                name = self._type(command.name)
+                waits.add(name, command.waiting)
+                paused.raise_to(name, float(command.paused))
+                away.add(name, float(command.circuit_open))
             for saga in load.sagas:
                 cached.add(saga.name, saga.cached)
                 mailbox.add(saga.name, saga.mailbox_messages)
@@ -207,7 +216,7 @@ class PrometheusHook(Hook, Collector):
                 oldest.raise_to(instance[0], now - since)
             elif instance not in undelivered:  # accepted, or another worker's by now
                 self._oldest.pop(instance, None)
-        yield from (cached.family(), mailbox.family(), oldest.family())
+        yield from (one.family() for one in (cached, mailbox, oldest, waits, paused, away))
         yield from (lag.family(), waiting_for.family(), under_way.family(), stopped.family())
         for total, field in zip(SOURCE_TOTALS, SOURCE_COUNTS, strict=True):
             counter = CounterMetricFamily(total.name, total.help, labels=total.labels)
@@ -241,22 +250,22 @@ def _gauge(metric: Metric, value: float) -> GaugeMetricFamily:
 
 
 class _ByLabel:
-    """The values of one gauge, by saga."""
+    """The values of one gauge, by its label."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
         self._values: dict[str, float] = {}
 
-    def add(self, saga: str, value: float) -> None:
-        self._values[saga] = self._values.get(saga, 0.0) + value
+    def add(self, label: str, value: float) -> None:
+        self._values[label] = self._values.get(label, 0.0) + value
 
-    def raise_to(self, saga: str, value: float) -> None:
-        self._values[saga] = max(self._values.get(saga, 0.0), value)
+    def raise_to(self, label: str, value: float) -> None:
+        self._values[label] = max(self._values.get(label, 0.0), value)
 
     def family(self) -> GaugeMetricFamily:
         family = GaugeMetricFamily(self._metric.name, self._metric.help, labels=self._metric.labels)
-        for saga, value in self._values.items():
-            family.add_metric([saga], value)
+        for label, value in self._values.items():
+            family.add_metric([label], value)
         return family
 
 

@@ -1,0 +1,60 @@
+"""`sagalog pause`: let no command of a type leave any more, on any worker of a journal."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from ..decision.controls import Change, CommandPause, pausing, since
+from ..journal.controls import change_controls, read_controls
+from ..journal.protocol import server_now
+from .journals import journal_option, reading
+from .repairing import login
+from .text import clean, json_line
+
+
+@click.command("pause")
+@click.argument("command", metavar="[TYPE]", required=False)
+@journal_option
+@click.option("--note", default="", help="Why, for those who wonder.")
+@click.option("--by", default=login, show_default="your login name", help="Who pauses it.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each type.")
+def pause_(command: str | None, url: str, note: str, by: str, as_json: bool) -> None:
+    """Let no command of a TYPE leave any more, on all workers of a journal, until `sagalog resume TYPE`.
+
+    Workers hold to it within a second or so, and after a restart. An attempt that has begun is not cut off. Sagas go on:
+    what they send waits in its outbox, counts no attempt, and can be dropped. Without TYPE: say what is paused.
+
+    \b
+    Examples:
+      sagalog pause ShipOrder --note "the warehouse is closed"
+      sagalog pause
+    """
+    asyncio.run(_listed(url, as_json) if command is None else _paused(url, command, note, by, as_json))
+
+
+async def _listed(url: str, as_json: bool) -> None:
+    async with reading(url) as journal:
+        controls, _ = await read_controls(journal)
+    for name, pause in sorted(controls.paused.items()):
+        _tell(name, pause, as_json)
+    if not (controls.paused or as_json):
+        click.echo("nothing is paused")
+
+
+async def _paused(url: str, command: str, note: str, by: str, as_json: bool) -> None:
+    async with reading(url) as journal:
+        now = await server_now(journal)
+        change: Change = pausing(command, at=now, by=by, note=note)
+        before, after = await change_controls(journal, change)
+    if before == after and not as_json:
+        click.echo("it was paused already; nothing was changed")
+    _tell(command, after.paused[command], as_json)
+
+
+def _tell(name: str, pause: CommandPause, as_json: bool) -> None:
+    if as_json:
+        click.echo(json_line({"command": name, "paused": True, "at": pause.at, "by": pause.by, "note": pause.note}))
+    else:
+        click.echo(clean(f"commands {name} are paused {since(pause)}"))

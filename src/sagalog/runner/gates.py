@@ -1,0 +1,323 @@
+"""What a command passes before it leaves: whether its type is paused, its receiver away, or its rate used up.
+
+    deliver, beside ─► [gates] ─► attempt ─► command handler
+                          └─► a line: each leaves in the order it came, once it may
+
+What waits at its gate is no failed attempt, and no place is taken by it. It stays its worker's: the lease is prolonged by
+moving `due_at` alone, less and less often, as while a receiver is away. What has waited for long is read again before it
+leaves: an operator may have dropped it meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+from ..decision.controls import CommandPause, Controls, reasons_of
+from ..decision.record import Command
+from ..errors import BrokerError, SagalogError
+from .answers import AnswerError
+from .circuit import CircuitState
+from .commands import CommandHandlers, CommandPolicy
+from .engine import STRETCH_SECONDS, Engine
+from .envelope import Envelope, Maintenance
+from .failures import is_permanent
+from .instance import Instance
+from .lease import MAX_LEASES, Leases
+from .rate import Rate
+
+_PROBE_SECONDS = 1.0  # how often it is looked whether a probe is under way still
+
+
+class InLine:
+    """A command that waits at its gate. `cancel` takes it out of the line, as that of any pause before an attempt."""
+
+    __slots__ = ("beside", "entry", "gate", "instance", "since", "stale")
+
+    def __init__(self, gate: Gate, instance: Instance, entry: Command, since: float, *, beside: bool) -> None:
+        self.gate = gate
+        self.instance = instance
+        self.entry = entry
+        self.since = since
+        self.beside = beside
+        self.stale = gate.pause is not None  # its record is to be read again before it leaves
+
+    def cancel(self) -> None:
+        """Wait no more."""
+        self.gate.line.pop(self, None)
+
+
+class Gate:
+    """What commands of one type pass."""
+
+    __slots__ = ("advancing", "circuit", "line", "name", "pause", "rate", "timer")
+
+    def __init__(self, name: str, policy: CommandPolicy | None, pause: CommandPause | None, now: float) -> None:
+        self.name = name
+        self.pause = pause
+        circuit = None if policy is None else policy.circuit
+        self.circuit = None if circuit is None else CircuitState(circuit)
+        self.rate = None if policy is None or policy.rate is None else Rate(policy.rate, now)
+        self.line: dict[InLine, None] = {}
+        self.timer: asyncio.TimerHandle | None = None  # when the next one may leave
+        self.advancing = False
+
+    @property
+    def shut(self) -> bool:
+        """Commands of this type wait, however long that may be."""
+        return self.pause is not None or (self.circuit is not None and self.circuit.is_open)
+
+    def wait_seconds(self, now: float) -> float | None:
+        """Return how long it is until the next one may leave; 0: it may leave now; None: nobody knows."""
+        if self.pause is not None:
+            return None
+        circuit = self.circuit
+        if circuit is not None and circuit.is_open:
+            if circuit.probe is not None:
+                if _under_way(circuit.probe):
+                    return _PROBE_SECONDS
+                circuit.probe = None
+            if now < circuit.try_at:
+                return circuit.try_at - now
+        return 0.0 if self.rate is None else self.rate.wait_seconds(now)
+
+    def take(self, instance: Instance, entry: Command) -> None:
+        """Let one leave."""
+        if self.rate is not None:
+            self.rate.take()
+        if self.circuit is not None and self.circuit.is_open:
+            self.circuit.probe = (instance, entry.id)
+
+
+class Gates:
+    """The gates of all command types. `again`, `again_beside`: called for what may leave now."""
+
+    def __init__(self, engine: Engine, leases: Leases, handlers: CommandHandlers) -> None:
+        self._engine = engine
+        self._leases = leases
+        self._handlers = handlers
+        self._gates: dict[str, Gate] = {}
+        self._controls = Controls()
+        self._renewals: list[tuple[float, int, InLine]] = []
+        self._renewing: asyncio.TimerHandle | None = None
+        self._number = 0
+        self.active = handlers.gated  # else there is nothing to pass
+        self.again: Callable[[Instance], None]
+        self.again_beside: Callable[[Instance, Command], None]
+
+    def all(self) -> list[Gate]:
+        """Return the gates that were used so far."""
+        return list(self._gates.values())
+
+    def reasons(self) -> Iterator[str]:
+        """Yield why commands do not leave, a sentence for each type."""
+        yield from reasons_of(self._controls)
+        for gate in self._gates.values():
+            circuit = gate.circuit
+            if circuit is not None and circuit.is_open:
+                yield (
+                    f"commands {gate.name} wait, because their receiver is away: {circuit.failures} attempts in a row have "
+                    "failed"
+                )
+
+    def controlled(self, controls: Controls) -> None:
+        """Hear what operators have said: from now on nothing leaves that is paused."""
+        self._controls = controls
+        self.active = self.active or bool(controls.paused)  # and stays so: what was let through has still to pass
+        for gate in self._gates.values():
+            gate.pause = controls.pause_of(gate.name)
+            if gate.pause is None:
+                self._advance_soon(gate)
+            else:
+                for waiter in gate.line:
+                    waiter.stale = True
+
+    def _gate(self, instance: Instance, entry: Command) -> Gate | None:
+        name = entry.command.type
+        gate = self._gates.get(name)
+        if gate is None:
+            pause = self._controls.pause_of(name)
+            cls = instance.runtime.registry.get(name)
+            handler = None if cls is None else self._handlers.get(cls)
+            policy = None if handler is None or not handler.policy.gated else handler.policy
+            if (pause is None and policy is None) or entry.family:
+                return None
+            gate = self._gates[name] = Gate(name, policy, pause, self._engine.loop.time())
+        return gate
+
+    def shut(self, instance: Instance, entry: Command) -> bool:
+        """Say whether a command waits now, through no fault of a worker."""
+        if not self.active or entry.family:
+            return False
+        gate = self._gate(instance, entry)
+        return gate is not None and gate.shut
+
+    def passes(self, instance: Instance, entry: Command, *, beside: bool = False) -> bool:
+        """Say whether a command leaves now. If not, it stands in line, and `again` is called for it later."""
+        gate = None if entry.family else self._gate(instance, entry)
+        if gate is None:
+            return True
+        through = entry.id in instance.let_through
+        if through:
+            if not instance.loaded:  # it is being read, and released again then
+                return False
+            instance.let_through -= {entry.id}
+            if not gate.shut or (gate.pause is None and _is_probe(gate, instance, entry)):
+                return True
+        elif not gate.line and not gate.shut and gate.wait_seconds(self._engine.loop.time()) == 0.0:
+            gate.take(instance, entry)
+            return True
+        self._stand(gate, instance, entry, beside=beside)
+        return False
+
+    def _stand(self, gate: Gate, instance: Instance, entry: Command, *, beside: bool) -> None:
+        waiter = InLine(gate, instance, entry, self._engine.loop.time(), beside=beside)
+        gate.line[waiter] = None
+        if beside:
+            if instance.pausing is None:
+                instance.pausing = {}
+            instance.pausing[entry.id] = waiter
+        else:
+            instance.retry = waiter
+        self._renew_later(waiter, self._left(instance) - self._engine.settings.lease_seconds / 2)
+        self._advance_soon(gate)
+
+    def left(self, instance: Instance) -> bool:
+        """Say whether what an instance has in a line is not its next command any more, and take it out of there."""
+        waiter = instance.retry
+        if not isinstance(waiter, InLine) or waiter.entry == instance.undelivered():
+            return False
+        waiter.cancel()
+        instance.retry = instance.next_attempt_at = None
+        return True
+
+    def told(self, entry: Command, outcome: str, error: BaseException | None) -> None:
+        """Hear what became of an attempt."""
+        gate = self._gates.get(entry.command.type)
+        if gate is None or gate.circuit is None:
+            return
+        if outcome != "failed" or isinstance(error, AnswerError):
+            if gate.circuit.answered():
+                self._advance_soon(gate)
+        elif error is not None and _is_receivers(error):
+            gate.circuit.failed(self._engine.loop.time())
+            self._advance_soon(gate)
+
+    def _advance_soon(self, gate: Gate) -> None:
+        if not gate.advancing and gate.line and not self._engine.stopping.is_set():
+            gate.advancing = True
+            self._engine.loop.call_soon(self._advance, gate)
+
+    def _advance(self, gate: Gate) -> None:
+        """Let through as many as may leave now, and look again when the next one may."""
+        gate.advancing = False
+        if gate.timer is not None:
+            gate.timer.cancel()
+            gate.timer = None
+        loop = self._engine.loop
+        give_way_at = loop.time() + STRETCH_SECONDS
+        while gate.line and not self._engine.stopping.is_set():
+            now = loop.time()
+            seconds = gate.wait_seconds(now)
+            if seconds is None:
+                return
+            if seconds > 0:
+                gate.timer = loop.call_later(seconds, self._advance, gate)
+                return
+            if now > give_way_at:
+                self._advance_soon(gate)
+                return
+            waiter = next(iter(gate.line))
+            waiter.cancel()
+            self._let_through(waiter)
+
+    def _let_through(self, waiter: InLine) -> None:
+        instance, entry = waiter.instance, waiter.entry
+        if entry.id in instance.owned:
+            waiter.gate.take(instance, entry)
+            instance.let_through |= {entry.id}
+        waited = self._engine.loop.time() - waiter.since
+        if waiter.stale or waited > self._engine.settings.lease_seconds / 2:
+            instance.read_again()  # what is not loaded does not leave
+            instance.poke(Envelope(maintenance=Maintenance.RECORD))
+        if waiter.beside:
+            self.again_beside(instance, entry)
+        else:
+            self.again(instance)
+
+    def _left(self, instance: Instance) -> float:
+        """Return how many seconds of its lease are left."""
+        end = instance.lease_end
+        return 0.0 if end is None else (end - self._engine.now()).total_seconds()
+
+    def _renew_later(self, waiter: InLine, seconds: float) -> None:
+        if self._engine.event_time:
+            return
+        self._number += 1
+        at = self._engine.loop.time() + max(seconds, 0.0)
+        heapq.heappush(self._renewals, (at, self._number, waiter))
+        if self._renewals[0][2] is waiter:
+            if self._renewing is not None:
+                self._renewing.cancel()
+            self._renewing = self._engine.loop.call_at(at, self._renew)
+
+    def _renew(self) -> None:
+        """Prolong the leases that end soon, of what waits still."""
+        self._renewing = None
+        loop, lease = self._engine.loop, self._engine.settings.lease_seconds
+        give_way_at = loop.time() + STRETCH_SECONDS
+        again: list[tuple[InLine, float]] = []
+        while self._renewals and self._renewals[0][0] <= loop.time() <= give_way_at:
+            waiter = heapq.heappop(self._renewals)[2]
+            instance = waiter.instance
+            if waiter not in waiter.gate.line:
+                continue
+            if waiter.entry.id not in instance.owned:  # another worker has claimed it
+                waiter.cancel()
+                self._let_through(waiter)
+                continue
+            left = self._left(instance)
+            if left > lease * 0.6:
+                again.append((waiter, left - lease / 2))
+                continue
+            # For as long as it has waited: what waits for a moment is soon another's if we die, and what waits for days
+            # costs no write a lease.
+            waits = min(max(loop.time() - waiter.since, lease), MAX_LEASES * lease)
+            instance.next_attempt_at = self._engine.now() + timedelta(seconds=waits)
+            self._leases.prolong(instance)
+            again.append((waiter, lease / 4))  # the journal may not take it
+        for waiter, seconds in again:
+            self._renew_later(waiter, seconds)
+        if self._renewals and self._renewing is None and not self._engine.stopping.is_set():
+            self._renewing = loop.call_at(self._renewals[0][0], self._renew)
+
+    def stop(self) -> None:
+        """Let nothing more through."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            self._renewing = None
+        self._renewals.clear()
+        for gate in self._gates.values():
+            if gate.timer is not None:
+                gate.timer.cancel()
+                gate.timer = None
+
+
+def _is_probe(gate: Gate, instance: Instance, entry: Command) -> bool:
+    return gate.circuit is not None and gate.circuit.probe == (instance, entry.id)
+
+
+def _under_way(probe: object) -> bool:
+    """Say whether the attempt that asks whether a receiver is back has not ended yet."""
+    assert isinstance(probe, tuple)
+    instance, entry = probe
+    if entry in instance.answered or (instance.beside is not None and entry in instance.beside):
+        return True
+    return instance.delivering and (instance.attempt is None or instance.attempt[0] == entry)
+
+
+def _is_receivers(error: BaseException) -> bool:
+    """Say whether an attempt failed at its receiver: not by a mistake in code, and not at what we do with the answer."""
+    return not is_permanent(error) and (isinstance(error, BrokerError) or not isinstance(error, SagalogError))

@@ -1,0 +1,43 @@
+"""A rate: how many commands of one type may leave in a second, evenly."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import DefinitionError
+
+MAX_RATE = 1e6  # a second
+MIN_RATE = 1e-5  # about one a day
+_BURST_SECONDS = 0.1  # what was not used for so long may leave at once
+
+
+def check_rate(name: str, value: Any) -> None:
+    """Raise DefinitionError unless `value` is a number of commands a second that can be kept to."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise DefinitionError(f"{name} of a command is a number of commands a second, not a {type(value).__name__}")
+    if math.isnan(value) or not MIN_RATE <= value <= MAX_RATE:
+        raise DefinitionError(
+            f"{name} of a command is from {MIN_RATE:g} (about one a day) to {MAX_RATE:,.0f} a second, not {value!r}"
+        )
+
+
+class Rate:
+    """Lets so many leave in a second: in any T seconds `per_second` times T at most, and one (or a tenth of a second's)."""
+
+    __slots__ = ("_at", "_most", "_tokens", "per_second")
+
+    def __init__(self, per_second: float, now: float) -> None:
+        self.per_second = per_second
+        self._most = max(1.0, per_second * _BURST_SECONDS)
+        self._tokens, self._at = self._most, now
+
+    def wait_seconds(self, now: float) -> float:
+        """Return how long it is until the next one may leave; 0: it may leave now."""
+        self._tokens = min(self._most, self._tokens + max(0.0, now - self._at) * self.per_second)
+        self._at = max(self._at, now)
+        return 0.0 if self._tokens >= 1.0 - 1e-9 else (1.0 - self._tokens) / self.per_second
+
+    def take(self) -> None:
+        """Let one leave."""
+        self._tokens -= 1.0
