@@ -8,7 +8,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sagalog import CommandContext, InMemoryJournal, RunnerSettings, Saga, SagaRecord, SagaRunner, Send, starts
+from sagalog import (
+    CommandContext,
+    InMemoryJournal,
+    JournalUnavailableError,
+    RunnerSettings,
+    Saga,
+    SagaRecord,
+    SagaRunner,
+    Send,
+    starts,
+)
 from sagalog.decision.record import decode_record
 from sagalog.testing.simulation.clock import LoopClock
 from sagalog.testing.simulation.loop import VirtualLoop
@@ -65,11 +75,22 @@ class CountingJournal(InMemoryJournal):
         super().__init__()
         self.writes = 0
         self.moves = 0
-        self.control_looks: list[float] = []
+        self.control_looks: list[float] = []  # at what is no instance
+        self.own_writes = 0  # of that
+        self.own_away = False  # that is not answered for
+
+    async def write_messages(self, messages: Any, *, atomic: bool = False) -> None:
+        if self.own_away:
+            raise JournalUnavailableError("away")
+        self.own_writes += len(messages)
+        await super().write_messages(messages, atomic=atomic)
 
     async def write_batch(self, records: Any) -> Any:
         self.writes += len(records)
-        return await super().write_batch(records)
+        own = self.own_writes
+        answers = await super().write_batch(records)
+        self.own_writes = own  # in memory a batch is written by write_messages
+        return answers
 
     async def move_due(self, moves: Any) -> Any:
         self.moves += len(moves)

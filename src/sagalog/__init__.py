@@ -77,6 +77,7 @@ from .journal.memory import InMemoryJournal
 from .journal.store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
 from .runner import (
     Circuit,
+    CircuitChange,
     Clock,
     CommandContext,
     CommandPolicy,
@@ -117,6 +118,7 @@ __all__ = [
     "CancelTimer",
     "ChildEnded",
     "Circuit",
+    "CircuitChange",
     "Clock",
     "CodecError",
     "CommandContext",

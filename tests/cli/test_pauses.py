@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+from sagalog import SqliteJournal
 from sagalog.cli.group import sagalog as command
+from sagalog.decision.circuits import OpenCircuit
+from sagalog.journal.circuits import report_circuits
 
 pytestmark = pytest.mark.usefixtures("here")
 URL = ("--journal", "sqlite:///orders.db")
@@ -64,3 +69,26 @@ def test_export_and_stats_pass_over_a_pause() -> None:
     assert run("stats", "--json", *URL).stdout == figures
     assert run("export", "after.jsonl", *URL).exit_code == 0
     assert len(Path("after.jsonl").read_text().splitlines()) == len(Path("before.jsonl").read_text().splitlines()) > 4
+
+
+def test_doctor_tells_of_receivers_that_are_away_while_their_workers_say_so() -> None:
+    async def tell(seconds: float) -> None:
+        async with SqliteJournal("orders.db") as journal:
+            now = datetime.now(UTC)
+            away = [
+                OpenCircuit(
+                    "Ship\x1b[2J", "w1", now - timedelta(minutes=9), now + timedelta(seconds=seconds), 7, "OSError"
+                )
+            ]
+            await report_circuits(journal, "w1", away, now)
+
+    def told() -> str:
+        return next(row for row in run("doctor", "sqlite:///orders.db").stdout.splitlines() if "receivers" in row)
+
+    assert told().startswith("ok")
+    asyncio.run(tell(60))
+    assert told().startswith("warn")
+    assert "OSError" in told()
+    assert "\x1b" not in told()
+    asyncio.run(tell(-1))
+    assert told().startswith("ok")

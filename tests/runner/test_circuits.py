@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from sagalog import Circuit, CommandRefused, DefinitionError, RetryPolicy
+from sagalog import Circuit, CircuitChange, CommandRefused, DefinitionError, Hook, RetryPolicy
+from sagalog.journal.circuits import open_circuits
 from sagalog.runner.circuit import CircuitState
 
 from ..shipping import CountingJournal, Mail, Mailed, Ordered, Receivers, ShipOrder, UnshipOrder, virtually, worker
@@ -203,3 +204,68 @@ def test_an_answer_to_what_left_before_it_opened_closes_a_circuit_and_a_failure_
 def test_a_circuit_with_odd_values_is_refused_when_it_is_made(given: Any) -> None:
     with pytest.raises(DefinitionError):
         Circuit(**given)
+
+
+def test_an_open_circuit_is_told_to_the_journal_until_it_closes_or_its_worker_stops() -> None:
+    async def story() -> None:
+        journal, receivers = CountingJournal(), Receivers()
+        receivers.away[ShipOrder] = AWAY
+        policy = {"circuit": CIRCUIT, "retry": QUICK}
+
+        async def told() -> list[tuple[str, str]]:
+            return [(one.command, one.error) for one in await open_circuits(journal, runner.clock.now())]
+
+        async with worker(journal, receivers, policy=policy) as runner:
+            for number in range(10):
+                await runner.handle(Ordered(str(number)))
+            await asyncio.sleep(5)
+            assert await told() == [("ShipOrder", "ConnectionError")]
+            before = journal.own_writes
+            await asyncio.sleep(600)
+            assert await told() == [("ShipOrder", "ConnectionError")]
+            assert journal.own_writes - before <= 11  # once a minute
+            receivers.away.clear()
+            await asyncio.sleep(60)
+            assert await told() == []
+            receivers.away[ShipOrder] = AWAY
+            for number in range(10, 20):
+                await runner.handle(Ordered(str(number)))
+            await asyncio.sleep(5)
+            assert len(await told()) == 1
+        assert await told() == []
+        async with worker(journal, receivers, policy=policy) as runner:
+            await asyncio.sleep(20)
+            await asyncio.sleep(200)
+            assert len(await told()) == 1
+            journal.own_away = True  # as if it had died
+        assert len(await told()) == 1
+        await asyncio.sleep(200)
+        assert await told() == []
+
+    virtually(story())
+
+
+def test_hooks_hear_of_a_circuit_that_opens_and_closes() -> None:
+    class Ear(Hook):
+        def __init__(self) -> None:
+            self.heard: list[CircuitChange] = []
+
+        def circuit_changed(self, change: CircuitChange) -> None:
+            self.heard.append(change)
+
+    async def story() -> None:
+        ear, receivers = Ear(), Receivers()
+        receivers.away[ShipOrder] = AWAY
+        policy = {"circuit": CIRCUIT, "retry": QUICK}
+        async with worker(CountingJournal(), receivers, policy=policy).using(hooks=[ear]) as runner:
+            for number in range(5):
+                await runner.handle(Ordered(str(number)))
+            await asyncio.sleep(5)
+            receivers.away.clear()
+            await asyncio.sleep(60)
+        assert ear.heard == [
+            CircuitChange("ShipOrder", "open", 5, "ConnectionError"),
+            CircuitChange("ShipOrder", "closed", 0),
+        ]
+
+    virtually(story())

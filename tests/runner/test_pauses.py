@@ -141,7 +141,8 @@ def test_what_a_dead_worker_had_paused_is_taken_over_without_counting_and_not_in
     virtually(story())
 
 
-def test_an_instance_whose_command_is_paused_is_cancelled_and_the_command_never_leaves() -> None:
+@pytest.mark.parametrize("seconds", [0.5, 100])
+def test_an_instance_whose_command_is_paused_is_cancelled_and_the_command_never_leaves(seconds: float) -> None:
     async def story() -> None:
         journal, receivers = CountingJournal(), Receivers()
         async with worker(journal, receivers) as one, worker(journal, receivers) as other:
@@ -149,7 +150,7 @@ def test_an_instance_whose_command_is_paused_is_cancelled_and_the_command_never_
             await asyncio.sleep(2)
             await one.handle(Ordered("1"))
             await one.handle(Ordered("2"))
-            await asyncio.sleep(100)
+            await asyncio.sleep(seconds)
             await one.cancel("shipping", "1")
             await other.cancel("shipping", "2")
             await asyncio.sleep(1)

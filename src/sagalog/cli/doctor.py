@@ -12,6 +12,7 @@ import click
 from ..decision.ids import FAMILY
 from ..errors import CodecError, SagalogError
 from ..journal import Journal
+from ..journal.circuits import open_circuits
 from ..journal.controls import read_controls
 from ..journal.protocol import ExaminesItself, Finding, TellsTime
 from ..operating.inspect import OVERDUE_AFTER, SagaView
@@ -72,6 +73,7 @@ async def _findings(url: str, quick: bool, seen: Callable[[SagaView], SagaView])
             found.append(skew)
             found.append(await _due(journal, now))
             found.append(await _paused(journal, now))
+            found.append(await _away(journal, now))
             found += [] if quick else await _instances(journal, now, seen)
     except click.ClickException as error:
         found.append(Finding("reachable", "fail", error.message))
@@ -125,6 +127,24 @@ async def _paused(journal: Journal, now: datetime) -> Finding:
         who = f"{f' by {pause.by}' if pause.by else ''}{f': {pause.note}' if pause.note else ''}"
         told.append(f"{name} for {spoken(now - pause.at)}{who}")
     return Finding("commands", "warn", f"paused: {'; '.join(told)}", f"`sagalog resume {min(controls.paused)}` ends it")
+
+
+async def _away(journal: Journal, now: datetime) -> Finding:
+    try:
+        opened = await open_circuits(journal, now)
+    except CodecError as error:
+        return Finding("receivers", "warn", str(error))
+    if not opened:
+        return Finding("receivers", "ok", "no worker says that one is away")
+    told = []
+    for command in dict.fromkeys(one.command for one in opened):
+        of = [one for one in opened if one.command == command]
+        oldest = min(of, key=lambda one: one.since)
+        workers = "1 worker" if len(of) == 1 else f"{len(of)} workers"
+        last = f", last with {oldest.error}" if oldest.error else ""
+        told.append(f"{command} for {spoken(now - oldest.since)} ({workers}{last})")
+    text = f"away: {'; '.join(told)}"
+    return Finding("receivers", "warn", text, "their commands wait and leave when the receiver answers; see the log")
 
 
 async def _instances(journal: Journal, now: datetime, seen: Callable[[SagaView], SagaView]) -> list[Finding]:

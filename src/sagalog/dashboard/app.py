@@ -18,7 +18,7 @@ from ..definition.saga import Saga
 from ..errors import JournalError, OutcomeUnknownError, SagalogError
 from ..journal import Journal
 from ..logs import about, log, trace_of
-from . import pages, repairs
+from . import held_back, pages, repairs
 from .access import SESSION_SECONDS, Access, Guard, began_here, read_form
 from .board import Board, Page
 from .live import Build, stream
@@ -103,6 +103,7 @@ def _routes() -> list[BaseRoute]:
         "instances": pages.instances_page,
         "instance": pages.instance_page,
         "saga": pages.saga_page,
+        "commands": held_back.commands_page,
     }
     routes: list[BaseRoute] = []
     for name, build in shown.items():
@@ -113,6 +114,7 @@ def _routes() -> list[BaseRoute]:
         Route(PATHS["payload"], _reading(_payload)),
         Route(PATHS["repair"], _confirm, methods=["GET"]),
         Route(PATHS["repair"], _repair, methods=["POST"]),
+        Route(PATHS["commands"], _hold_back, methods=["POST"]),
         Route(PATHS["login"], _login, methods=["GET", "POST"]),
         Route(PATHS["logout"], _logout, methods=["POST"]),
         Mount(PATHS["static"], StaticFiles(directory=HERE / "static")),
@@ -169,6 +171,15 @@ async def _repair(request: Request) -> Response:
     if refusal:
         return _refusal(board, request, refusal)
     return await repairs.repair_endpoint(board, request, form)
+
+
+async def _hold_back(request: Request) -> Response:
+    board = _board(request)
+    form = await read_form(request)
+    refusal = board.access.refusal(request, form)
+    if refusal:
+        return _refusal(board, request, refusal)
+    return await held_back.commands_endpoint(board, request, form)
 
 
 async def _login(request: Request) -> Response:

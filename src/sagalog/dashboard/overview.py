@@ -16,9 +16,13 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from ..decision.circuits import OpenCircuit
+from ..decision.controls import Controls
 from ..decision.ids import FAMILY, instance_of, sent_in
 from ..errors import JournalError, SagalogError
 from ..journal import Journal, PersistentRepr
+from ..journal.circuits import open_circuits
+from ..journal.controls import read_controls
 from ..journal.protocol import Followable, ListsLatest, latest_page
 from ..logs import about, log, trace_of
 from ..operating.inspect import OVERDUE_AFTER, SagaView, view_of
@@ -71,6 +75,8 @@ class Overview:
         self.flow: Flow = Flow()
         self.overdue: dict[str, Overdue] = {}
         self.overdue_cut: bool = False
+        self.controls: Controls = Controls()  # which command types are paused
+        self.circuits: list[OpenCircuit] = []
         self.counted_at: datetime | None = None  # None: the first count is under way, `tally` is what it found so far
         self.down: str = ""  # why the journal does not answer
         self.behind: bool = False  # there is more that is new than one round reads
@@ -126,6 +132,7 @@ class Overview:
         if time.monotonic() >= self._due_next:
             begun = time.monotonic()
             await self._look_at_due(journal)
+            await self.look_at_commands(journal)
             self._due_next = time.monotonic() + max(_DUE_SECONDS, 20 * (time.monotonic() - begun))
 
     async def _count_page(self, journal: Journal, count: _Count, *, exact: bool) -> None:
@@ -216,6 +223,11 @@ class Overview:
                 if sent is not None:
                     since, exact = sent.updated_at, True
         tally.undelivered.put(name, Undelivered(oldest.id, oldest.command.type, since, exact, number))
+
+    async def look_at_commands(self, journal: Journal) -> None:
+        """See which command types are paused, and which receivers are away."""
+        self.controls, _ = await read_controls(journal)
+        self.circuits = await open_circuits(journal, self._clock())
 
     async def _look_at_due(self, journal: Journal) -> None:
         before = self._clock() - OVERDUE_AFTER

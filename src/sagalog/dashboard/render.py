@@ -27,6 +27,7 @@ PATHS = {
     "payload": "/instance/payload",
     "saga": "/saga",
     "repair": "/repair",
+    "commands": "/commands",
     "login": "/login",
     "logout": "/logout",
     "static": "/static",

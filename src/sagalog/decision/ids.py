@@ -8,7 +8,9 @@ command id       <persistence id>/<entry>
 reservation      key::<saga name>::<key>=<text>                 of a unique key, beside the instances
 start of a child <command id>/<life of its parent>/child
 end of a child   <command id>/<life of its parent>/ended
-controls         sagalog::controls                           of a journal: no instance, and in no list of instances
+controls         sagalog::controls                           of a journal: no instance, as the next two
+open circuits    sagalog::circuits
+shared rate      sagalog::rate::<command type>
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ GATHER = "gather/"  # before the name of a gather: the name of the message that 
 ACTIVITY = "activity/"  # before the name of an activity: the name of its deadline's timer, or its reminder's
 BY_KEY = "key::"  # before the ids of the reservations of unique keys
 FAMILY = "saga::"  # before the persistence ids of all sagas
-CONTROLS = "sagalog::controls"  # the persistence id of what operators have said about the commands of a journal
+OWN = "sagalog::"  # before the persistence ids of what is no instance, but of the whole journal
+CONTROLS = f"{OWN}controls"  # the persistence id of what operators have said about the commands of a journal
+CIRCUITS = f"{OWN}circuits"  # the persistence id of what workers say about their open circuits
 DROPPED = f"{FAMILY}dropped/"  # in the id of the held message that leads a gather on from a leg that was dropped
 
 
@@ -40,6 +44,11 @@ def sender_id(message_id: str) -> str:
 def given_id(message_id: str) -> str:
     """Return the id that the sender gave a message which is known under `message_id`."""
     return message_id.removeprefix(_SENDER)
+
+
+def rate_id(command: str) -> str:
+    """Return the persistence id of the rate that workers share for a command type."""
+    return f"{OWN}rate::{command}"
 
 
 def tag_of(saga: str) -> str:

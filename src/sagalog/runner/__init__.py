@@ -7,7 +7,7 @@ from .counters import Counters
 from .ended import SagaOutcome
 from .finding import SagaInstance
 from .health import Health
-from .hooks import Delivery, Handling, Hook, Save, Scan
+from .hooks import CircuitChange, Delivery, Handling, Hook, Save, Scan
 from .receive import Incoming, Receipt
 from .repair import Repaired
 from .runner import SagaRunner
@@ -15,6 +15,7 @@ from .settings import NoInstance, RetryPolicy, RunnerSettings
 
 __all__ = [
     "Circuit",
+    "CircuitChange",
     "Clock",
     "CommandContext",
     "CommandPolicy",

@@ -20,9 +20,10 @@ from .settings import RetryPolicy
 class CommandPolicy:
     """How commands of one type are delivered. None: as `RunnerSettings` says.
 
-    `timeout`: how long one attempt may take; then it is cancelled and counts as failed. `retry`: how often and when it
-    is tried again. `places`: how many attempts of this type run at once in this worker. `rate`: how many commands of this
-    type leave this worker in a second. `circuit`: when they wait because their receiver is away. None: no such bound.
+    `timeout`: how long one attempt may take; then it is cancelled and counts as failed. `retry`: how often and when it is
+    tried again. `places`: how many attempts of this type run at once in this worker. `rate`: how many commands of this
+    type leave this worker in a second; `shared_rate`: all workers on one journal together. `circuit`: when they wait
+    because their receiver is away. None: no such bound.
     """
 
     timeout: timedelta | None = None
@@ -30,6 +31,7 @@ class CommandPolicy:
     places: int | None = None
     rate: float | None = None
     circuit: Circuit | None = None
+    shared_rate: float | None = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and (not isinstance(self.timeout, timedelta) or self.timeout <= timedelta(0)):
@@ -40,13 +42,15 @@ class CommandPolicy:
             raise DefinitionError(f"places= of a command is a whole number of at least 1, not {self.places!r}")
         if self.rate is not None:
             check_rate("rate=", self.rate)
+        if self.shared_rate is not None:
+            check_rate("shared_rate=", self.shared_rate)
         if self.circuit is not None and not isinstance(self.circuit, Circuit):
             raise DefinitionError(f"circuit= of a command is a Circuit, not a {type(self.circuit).__name__}")
 
     @property
     def gated(self) -> bool:
         """Commands of the type may have to wait before they leave."""
-        return self.rate is not None or self.circuit is not None
+        return self.rate is not None or self.circuit is not None or self.shared_rate is not None
 
 
 DEFAULT_POLICY = CommandPolicy()
@@ -105,6 +109,7 @@ class CommandHandlers:
     def __init__(self) -> None:
         self._by_type: dict[type, CommandHandler] = {}
         self._rest: CommandHandler | None = None
+        self.shares = False  # some of them share a rate with other workers
         self.gated = False  # some of them have a policy by which their commands may have to wait
 
     def add(self, dispatch: Callable[..., Any] | Mapping[type, Callable[..., Any]] | None) -> None:
@@ -123,6 +128,7 @@ class CommandHandlers:
             raise DefinitionError(f"{command.__name__} has two command handlers; keep one")
         self._by_type[command] = CommandHandler(function, command.__name__, policy)
         self.gated = self.gated or policy.gated
+        self.shares = self.shares or policy.shared_rate is not None
 
     def add_own(self, command: type, handler: CommandHandler) -> None:
         """Register a handler of ours, for a command type of ours."""

@@ -14,6 +14,7 @@ from typing import Any
 from ..decision.ids import command_id
 from ..decision.record import Command, SagaRecord
 from ..errors import CodecError, DefinitionError, SagalogError
+from ..journal import Journal
 from ..logs import log
 from .acceptances import Acceptances
 from .answers import Answers, Reply
@@ -36,14 +37,19 @@ class Dispatcher:
     """Delivers the outboxes of instances."""
 
     def __init__(
-        self, engine: Engine, handlers: CommandHandlers, caches: Mapping[str, InstanceCache], reply: Reply
+        self,
+        engine: Engine,
+        handlers: CommandHandlers,
+        caches: Mapping[str, InstanceCache],
+        reply: Reply,
+        journal: Journal | None,
     ) -> None:
         self._engine = engine
         self._leases = Leases(engine)
         self._acceptances = Acceptances(engine)
         self._answers = Answers(engine, reply, self._leases)
         children = Children(engine, caches, self._answers.moment)
-        self.gates = gates = Gates(engine, self._leases, handlers)
+        self.gates = gates = Gates(engine, self._leases, handlers, journal)
         self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, children, gates, self.release)
         gates.again = self._attempts.again
         self._answers.conclude = self._attempts.conclude
@@ -150,6 +156,7 @@ class Dispatcher:
             return
         try:
             ours = not alone or await self._begin_alone(instance, entry)
+            ours = ours and not (alone and self.gates.active and self.gates.stops(instance, entry))
             accepted = ours and await self._attempts.carry_out(instance, entry, handler, None, command)
             if alone:
                 await self._end_alone(instance)

@@ -13,89 +13,38 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from ..decision.controls import CommandPause, Controls, reasons_of
 from ..decision.record import Command
 from ..errors import BrokerError, SagalogError
+from ..journal import Journal
+from ..logs import about, log
 from .answers import AnswerError
-from .circuit import CircuitState
 from .commands import CommandHandlers, CommandPolicy
 from .engine import STRETCH_SECONDS, Engine
 from .envelope import Envelope, Maintenance
 from .failures import is_permanent
+from .gate import Gate, InLine
+from .hooks import CircuitChange
 from .instance import Instance
 from .lease import MAX_LEASES, Leases
-from .rate import Rate
 
-_PROBE_SECONDS = 1.0  # how often it is looked whether a probe is under way still
+if TYPE_CHECKING:
+    from .circuit_reports import CircuitReports
+    from .shared_rate import SharedRate
 
-
-class InLine:
-    """A command that waits at its gate. `cancel` takes it out of the line, as that of any pause before an attempt."""
-
-    __slots__ = ("beside", "entry", "gate", "instance", "since", "stale")
-
-    def __init__(self, gate: Gate, instance: Instance, entry: Command, since: float, *, beside: bool) -> None:
-        self.gate = gate
-        self.instance = instance
-        self.entry = entry
-        self.since = since
-        self.beside = beside
-        self.stale = gate.pause is not None  # its record is to be read again before it leaves
-
-    def cancel(self) -> None:
-        """Wait no more."""
-        self.gate.line.pop(self, None)
-
-
-class Gate:
-    """What commands of one type pass."""
-
-    __slots__ = ("advancing", "circuit", "line", "name", "pause", "rate", "timer")
-
-    def __init__(self, name: str, policy: CommandPolicy | None, pause: CommandPause | None, now: float) -> None:
-        self.name = name
-        self.pause = pause
-        circuit = None if policy is None else policy.circuit
-        self.circuit = None if circuit is None else CircuitState(circuit)
-        self.rate = None if policy is None or policy.rate is None else Rate(policy.rate, now)
-        self.line: dict[InLine, None] = {}
-        self.timer: asyncio.TimerHandle | None = None  # when the next one may leave
-        self.advancing = False
-
-    @property
-    def shut(self) -> bool:
-        """Commands of this type wait, however long that may be."""
-        return self.pause is not None or (self.circuit is not None and self.circuit.is_open)
-
-    def wait_seconds(self, now: float) -> float | None:
-        """Return how long it is until the next one may leave; 0: it may leave now; None: nobody knows."""
-        if self.pause is not None:
-            return None
-        circuit = self.circuit
-        if circuit is not None and circuit.is_open:
-            if circuit.probe is not None:
-                if _under_way(circuit.probe):
-                    return _PROBE_SECONDS
-                circuit.probe = None
-            if now < circuit.try_at:
-                return circuit.try_at - now
-        return 0.0 if self.rate is None else self.rate.wait_seconds(now)
-
-    def take(self, instance: Instance, entry: Command) -> None:
-        """Let one leave."""
-        if self.rate is not None:
-            self.rate.take()
-        if self.circuit is not None and self.circuit.is_open:
-            self.circuit.probe = (instance, entry.id)
+_TURN_SECONDS = 0.05  # until turns have ended in whose middle something cannot be read again
 
 
 class Gates:
     """The gates of all command types. `again`, `again_beside`: called for what may leave now."""
 
-    def __init__(self, engine: Engine, leases: Leases, handlers: CommandHandlers) -> None:
+    def __init__(self, engine: Engine, leases: Leases, handlers: CommandHandlers, journal: Journal | None) -> None:
         self._engine = engine
+        self._journal = journal
+        self._reports: CircuitReports | None = None  # once any circuit has opened
         self._leases = leases
         self._handlers = handlers
         self._gates: dict[str, Gate] = {}
@@ -111,16 +60,19 @@ class Gates:
         """Return the gates that were used so far."""
         return list(self._gates.values())
 
+    @property
+    def moving(self) -> bool:
+        """Something is about to leave a line."""
+        return any(gate.advancing for gate in self._gates.values())
+
     def reasons(self) -> Iterator[str]:
         """Yield why commands do not leave, a sentence for each type."""
         yield from reasons_of(self._controls)
-        for gate in self._gates.values():
-            circuit = gate.circuit
-            if circuit is not None and circuit.is_open:
-                yield (
-                    f"commands {gate.name} wait, because their receiver is away: {circuit.failures} attempts in a row have "
-                    "failed"
-                )
+        for name, since, failures, error in self._open():
+            yield (
+                f"commands {name} wait, because their receiver is away since {since:%Y-%m-%d %H:%M:%S} UTC: {failures} "
+                f"attempts in a row have failed, the last with {error}"
+            )
 
     def controlled(self, controls: Controls) -> None:
         """Hear what operators have said: from now on nothing leaves that is paused."""
@@ -144,8 +96,23 @@ class Gates:
             policy = None if handler is None or not handler.policy.gated else handler.policy
             if (pause is None and policy is None) or entry.family:
                 return None
-            gate = self._gates[name] = Gate(name, policy, pause, self._engine.loop.time())
+            gate = self._gates[name] = self._made(name, policy, pause)
         return gate
+
+    def _made(self, name: str, policy: CommandPolicy | None, pause: CommandPause | None) -> Gate:
+        engine, shared = self._engine, None
+        journal = None if engine.event_time else self._journal  # a log is no shared work
+        if policy is not None and policy.shared_rate is not None and journal is not None:
+            from .shared_rate import SharedRate  # few need it
+
+            shared = SharedRate(journal, name, policy.shared_rate, engine.now, engine.loop.time)
+        return Gate(name, policy, pause, shared, engine.loop.time())
+
+    def _open(self) -> Iterator[tuple[str, datetime, int, str]]:
+        """Yield the open circuits: of which type, since when, after how many failures, and what was raised last."""
+        for gate in self._gates.values():
+            if gate.circuit is not None and gate.circuit.is_open and gate.away is not None:
+                yield gate.name, gate.away[0], gate.circuit.failures, gate.away[1]
 
     def shut(self, instance: Instance, entry: Command) -> bool:
         """Say whether a command waits now, through no fault of a worker."""
@@ -164,13 +131,21 @@ class Gates:
             if not instance.loaded:  # it is being read, and released again then
                 return False
             instance.let_through -= {entry.id}
-            if not gate.shut or (gate.pause is None and _is_probe(gate, instance, entry)):
+            if not gate.shut or (gate.pause is None and gate.is_probe(instance, entry)):
                 return True
         elif not gate.line and not gate.shut and gate.wait_seconds(self._engine.loop.time()) == 0.0:
             gate.take(instance, entry)
             return True
         self._stand(gate, instance, entry, beside=beside)
         return False
+
+    def stops(self, instance: Instance, entry: Command) -> bool:
+        """Say whether the type of a command that has passed was paused since; then it stands in line again."""
+        gate = None if entry.family else self._gates.get(entry.command.type)
+        if gate is None or gate.pause is None:
+            return False
+        self._stand(gate, instance, entry, beside=False)
+        return True
 
     def _stand(self, gate: Gate, instance: Instance, entry: Command, *, beside: bool) -> None:
         waiter = InLine(gate, instance, entry, self._engine.loop.time(), beside=beside)
@@ -200,10 +175,36 @@ class Gates:
             return
         if outcome != "failed" or isinstance(error, AnswerError):
             if gate.circuit.answered():
+                gate.away = None
+                self._changed(gate, "closed", "")
                 self._advance_soon(gate)
         elif error is not None and _is_receivers(error):
-            gate.circuit.failed(self._engine.loop.time())
+            raised = type(error).__name__
+            if gate.circuit.failed(self._engine.loop.time()):
+                gate.away = self._engine.now(), raised
+                self._changed(gate, "open", raised)
+            elif gate.away is not None:
+                gate.away = gate.away[0], raised
             self._advance_soon(gate)
+
+    def _changed(self, gate: Gate, state: str, error: str) -> None:
+        failures = 0 if gate.circuit is None else gate.circuit.failures
+        if error:
+            log.warning(
+                "commands %s wait: %d attempts in a row failed, the last with %s",
+                gate.name,
+                failures,
+                error,
+                extra=about(),
+            )
+        else:
+            log.warning("commands %s leave again: their receiver has answered", gate.name, extra=about())
+        self._engine.hooks.tell("circuit_changed", CircuitChange(gate.name, state, failures, error))
+        if self._reports is None:
+            from .circuit_reports import CircuitReports  # few need it
+
+            self._reports = CircuitReports(self._engine, self._journal, self._open)
+        self._reports.changed()
 
     def _advance_soon(self, gate: Gate) -> None:
         if not gate.advancing and gate.line and not self._engine.stopping.is_set():
@@ -222,6 +223,9 @@ class Gates:
             now = loop.time()
             seconds = gate.wait_seconds(now)
             if seconds is None:
+                if gate.shared is not None and gate.must_ask:
+                    gate.shared.asking = True
+                    self._engine.spawn(self._ask(gate, gate.shared))
                 return
             if seconds > 0:
                 gate.timer = loop.call_later(seconds, self._advance, gate)
@@ -229,17 +233,33 @@ class Gates:
             if now > give_way_at:
                 self._advance_soon(gate)
                 return
-            waiter = next(iter(gate.line))
+            waiter = next((one for one in gate.line if self._can_leave(one, now)), None)
+            if waiter is None:
+                gate.timer = loop.call_later(_TURN_SECONDS, self._advance, gate)
+                return
             waiter.cancel()
             self._let_through(waiter)
+
+    async def _ask(self, gate: Gate, shared: SharedRate) -> None:
+        try:
+            await shared.ask(len(gate.line))
+        finally:
+            shared.asking = False
+            self._advance_soon(gate)
+
+    def _must_be_read(self, waiter: InLine, now: float) -> bool:
+        return waiter.stale or now - waiter.since > self._engine.settings.lease_seconds / 2
+
+    def _can_leave(self, waiter: InLine, now: float) -> bool:
+        """Say whether it can be read again where it must be: not in the middle of a turn."""
+        return not waiter.instance.under_way or not self._must_be_read(waiter, now)
 
     def _let_through(self, waiter: InLine) -> None:
         instance, entry = waiter.instance, waiter.entry
         if entry.id in instance.owned:
             waiter.gate.take(instance, entry)
             instance.let_through |= {entry.id}
-        waited = self._engine.loop.time() - waiter.since
-        if waiter.stale or waited > self._engine.settings.lease_seconds / 2:
+        if self._must_be_read(waiter, self._engine.loop.time()):
             instance.read_again()  # what is not loaded does not leave
             instance.poke(Envelope(maintenance=Maintenance.RECORD))
         if waiter.beside:
@@ -299,23 +319,12 @@ class Gates:
             self._renewing.cancel()
             self._renewing = None
         self._renewals.clear()
+        if self._reports is not None:
+            self._reports.stop()
         for gate in self._gates.values():
             if gate.timer is not None:
                 gate.timer.cancel()
                 gate.timer = None
-
-
-def _is_probe(gate: Gate, instance: Instance, entry: Command) -> bool:
-    return gate.circuit is not None and gate.circuit.probe == (instance, entry.id)
-
-
-def _under_way(probe: object) -> bool:
-    """Say whether the attempt that asks whether a receiver is back has not ended yet."""
-    assert isinstance(probe, tuple)
-    instance, entry = probe
-    if entry in instance.answered or (instance.beside is not None and entry in instance.beside):
-        return True
-    return instance.delivering and (instance.attempt is None or instance.attempt[0] == entry)
 
 
 def _is_receivers(error: BaseException) -> bool:

@@ -81,6 +81,18 @@ class Scan(msgspec.Struct, frozen=True):
     oldest_seconds: float
 
 
+class CircuitChange(msgspec.Struct, frozen=True):
+    """The circuit of a command type has opened or closed in this worker: `state` is `open` or `closed`.
+
+    `failures`: how many attempts in a row have failed; `error`: what the last one raised, by its type.
+    """
+
+    command: str
+    state: str
+    failures: int
+    error: str = ""
+
+
 @runtime_checkable
 class Hook(Protocol):
     """Hears what a runner does. Subclass it, and override what you want to hear of; every method may do nothing.
@@ -132,6 +144,10 @@ class Hook(Protocol):
 
     def delivered(self, delivery: Delivery) -> None:
         """An attempt is over. Also called, without `delivering`, for a command that has no handler."""
+        return
+
+    def circuit_changed(self, change: CircuitChange) -> None:
+        """The circuit of a command type has opened or closed."""
         return
 
     def scanned(self, scan: Scan) -> None:

@@ -166,6 +166,7 @@ class SagaRunner:
         retry: RetryPolicy | None = None,
         places: int | None = None,
         rate: float | None = None,
+        shared_rate: float | None = None,
         circuit: Circuit | None = None,
     ) -> Callable[[F], F]:
         """Register the decorated function as the handler of a command type.
@@ -173,9 +174,10 @@ class SagaRunner:
         `timeout`: how long one attempt may take (default: `command_seconds` of the settings); then it is cancelled and
         counts as failed. `retry`: how often and when it is tried again (default: `dispatch_retry`). `places`: how many
         attempts of this type run at once in this worker (default: `max_dispatch`). `rate`: how many leave this worker in
-        a second (default: no bound). `circuit`: when they wait because their receiver is away (default: each is tried).
+        a second, `shared_rate`: all workers on one journal together (default: no bound). `circuit`: when they wait
+        because their receiver is away (default: each is tried).
         """
-        policy = CommandPolicy(timeout, retry, places, rate, circuit)
+        policy = CommandPolicy(timeout, retry, places, rate, circuit, shared_rate)
 
         def register(function: F) -> F:
             self._handlers.add_for(command, function, policy)

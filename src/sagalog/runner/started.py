@@ -57,7 +57,9 @@ class Started:
         self.stores = stores
         self.caches: dict[str, InstanceCache] = {cache.runtime.name: cache for cache in caches}
         self.receiver: Receiver = Receiver(engine, caches)
-        self._dispatcher = Dispatcher(engine, handlers, self.caches, self.receiver.reply)
+        self._dispatcher = Dispatcher(engine, handlers, self.caches, self.receiver.reply, stores.journal)
+        if handlers.shares and stores.journal is None:
+            raise DefinitionError("shared_rate= of a command needs a journal: this runner was given stores")
         self.controls = controls
         if controls is not None:
             controls.heard = self._dispatcher.gates.controlled
@@ -121,7 +123,7 @@ class Started:
             for cache in self.caches.values() if not engine.client else ():
                 await self.due_loop.scan(cache, now)
             await engine.wait_for_tasks()
-            busy = False
+            busy = self._dispatcher.gates.moving
             for cache in self.caches.values():
                 for instance in cache.active():
                     busy = busy or not instance.settled
