@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Self
 
+from ...decision.controls import decode_controls
 from ...decision.ids import CONTROLS
 from ...errors import ConflictError, JournalUnavailableError, OutcomeUnknownError, SagalogError
 from ...journal import MAX_SEQUENCE_NR, PersistentRepr
@@ -28,6 +29,7 @@ class Condition:
         self.dead: asyncio.Event = asyncio.Event()
         self.stopping = False
         self.stopped = False
+        self.paused: frozenset[str] = frozenset()  # command types, as its worker has seen last
         self._awake = asyncio.Event()
         self._awake.set()
         self._tell = tell
@@ -210,7 +212,9 @@ class FaultyJournal:
 
     async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
         if CONTROLS in persistence_ids:  # looked at with every scan, which draws enough of chance already
-            return list(await self._inner.latest_messages(persistence_ids))
+            (said,) = await self._inner.latest_messages(persistence_ids)
+            self._condition.paused = frozenset() if said is None else frozenset(decode_controls(said.payload).paused)
+            return [said]
         await self._read()
         found = await self._inner.latest_messages(persistence_ids)
         await self._travel()

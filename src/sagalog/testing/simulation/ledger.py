@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from ...decision.ids import OWN
 from ...decision.pages import left_of, whole
 from ...decision.record import SagaRecord, decode_record
 from ...errors import CodecError
@@ -34,7 +35,11 @@ class Ledger(InMemoryJournal):
     """Keeps, for each persistence id, its lives: the records from number 1 on, up to a purge."""
 
     def __init__(
-        self, tick: Callable[[], int], landed: Callable[[Landed], None], due: Callable[[datetime], None]
+        self,
+        tick: Callable[[], int],
+        landed: Callable[[Landed], None],
+        due: Callable[[datetime], None],
+        own: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.lives: dict[str, list[list[Landed]]] = defaultdict(list)
@@ -42,10 +47,14 @@ class Ledger(InMemoryJournal):
         self._tick = tick
         self._landed = landed
         self._tell_due = due
+        self._tell_own = own  # something was written that is no instance
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         (message,) = messages  # the runner writes one record a step
         await super().write_messages(messages, atomic=atomic)
+        if message.persistence_id.startswith(OWN):
+            self._tell_own()
+            return
         lives = self.lives[message.persistence_id]
         if message.sequence_nr == 1:
             lives.append([])

@@ -57,6 +57,7 @@ class Outside:
         self.deliveries: list[HandlerCall] = []
         self.answers: dict[tuple[str, int], tuple[Any, CommandRefused | None]] = {}
         self.repairs: Counter[str] = Counter()
+        self.tried: Counter[str] = Counter()  # attempts that began, by command id
 
     def attempt(self, message_id: str, event: Any, worker: str) -> SentEvent:
         """An event is sent to a worker."""

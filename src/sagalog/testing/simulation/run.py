@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from contextvars import copy_context
 from datetime import datetime
 from typing import Any
 
 from ...decision.ids import parts_of
+from ...decision.record import SagaRecord
 from ...definition.saga import Saga
 from ...errors import SagalogError
 from .asking import Askers
@@ -27,6 +29,7 @@ from .ledger import Landed, Ledger
 from .loop import VirtualLoop
 from .operator import Operator
 from .outside import Outside
+from .pausing import Pausing
 from .peace import Peace
 from .sending import Senders
 from .situation import Situation
@@ -35,6 +38,7 @@ from .verdict import judge
 from .world import World
 
 _WORKERS = 2
+_ATTEMPTS = re.compile("not accepted in ([0-9]+) attempts")
 
 
 class SimulatedRun(Situation):
@@ -77,7 +81,10 @@ class SimulatedRun(Situation):
         self.outside: Outside = Outside(self.tick)
         ours = copy_context()  # what follows from a write is not done by the worker that wrote, which may be dead
         self.ledger: Ledger = Ledger(
-            self.tick, lambda one: ours.run(self._landed, one), lambda at: ours.run(self._due, at)
+            self.tick,
+            lambda one: ours.run(self._landed, one),
+            lambda at: ours.run(self._due, at),
+            lambda: ours.run(self._due, EPOCH),
         )
         self._operator = Operator(self, self.crew)
         self._askers = Askers(self, self.crew)
@@ -95,6 +102,8 @@ class SimulatedRun(Situation):
             await self.crew.start_worker(client=True)
         trouble = Trouble(self, self.crew)
         senders = Senders(self, self.crew, self._askers)
+        pausing = Pausing(self, self.crew)
+        pausing.begin()
         sending: list[asyncio.Task[None]] = []
         for number, event in enumerate(self.world.events(self.chance.random)):
             if isinstance(event, (int, float)):
@@ -106,6 +115,7 @@ class SimulatedRun(Situation):
                 trouble.strike()
         peace = Peace(self, self._operator, trouble)
         await peace.wait_for(sending)
+        await pausing.end()
         await peace.settle()
         self.days = asyncio.get_running_loop().time() / 86_400
         await peace.outlive_retention()
@@ -127,8 +137,16 @@ class SimulatedRun(Situation):
                 )
         if landed.record is not None and landed.record.parked:
             self.tell(f"{persistence_id} is parked: {landed.record.parked}")
+            self._check_attempts(persistence_id, landed.record)
         if self._operator.needs_repair(persistence_id):
             self._operator.notice(persistence_id)
+
+    def _check_attempts(self, persistence_id: str, record: SagaRecord) -> None:
+        """What parks for so many attempts was tried so often: waiting counts none."""
+        counted = _ATTEMPTS.search(record.parked)
+        tried = self.outside.tried[f"{persistence_id}/{record.stuck}"]
+        if counted is not None and record.stuck and tried < int(counted[1]):
+            self.blame(f"{persistence_id} is parked after {counted[1]} attempts, and only {tried} were made")
 
     def _due(self, moment: datetime) -> None:
         for worker in self.crew.workers:

@@ -62,6 +62,9 @@ class Worker:
             settings=run.settings,
             client=client,
         )
+        for command, policy in run.world.policies.items():
+            given = {name: getattr(policy, name) for name in policy.__dataclass_fields__}
+            self.runner.command(command, **given)(self._answer)
 
     def does(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do something as this worker's process does it."""
@@ -124,6 +127,10 @@ class Worker:
         self, command: Any, context: CommandContext, answer: Callable[[], Any], *, replies: bool = False
     ) -> Any:
         run, chance = self._run, self._run.chance
+        run.outside.tried[context.id] += 1
+        name = type(command).__name__
+        if name in self.condition.paused:
+            run.blame(f"{context.id} leaves {self.name}, which has seen that {name} is paused")
         lives = run.ledger.lives.get(persistence_id(context.saga, context.correlation_id), ())
         now = asyncio.get_running_loop().time()
         delivery = HandlerCall(context.id, command, context.undo, max(0, len(lives) - 1), run.tick(), now)

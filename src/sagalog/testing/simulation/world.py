@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import msgspec
 
 from ...definition.activities import Call
 from ...definition.saga import Saga
-from ...runner import NoInstance
+from ...runner import CommandPolicy, NoInstance
 from ...runner.arguments import check_duration
 
 
@@ -28,6 +28,8 @@ class World:
     )  # what its operator does about parked instances: also "skip", "cancel"
     may_park: ClassVar[bool] = False  # whether an instance may stay parked in spite of them
     clients: ClassVar[int] = 0  # further processes that only take events, and leave the rest to the workers
+    pauses: ClassVar[Sequence[type]] = ()  # command types that its operator pauses now and then, and resumes
+    policies: ClassVar[Mapping[type, CommandPolicy]] = {}  # of command types, as the runner has them
     no_instance: ClassVar[NoInstance | str] = NoInstance.IGNORE  # the runner's setting
     horizon: ClassVar[timedelta] = timedelta(days=400)  # after the last event: then what still runs is judged as it is
 

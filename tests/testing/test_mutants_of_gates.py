@@ -1,0 +1,58 @@
+"""Bugs planted in what commands pass before they leave: each is found. Without them, nothing is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sagalog.runner.gates import Gates
+from sagalog.testing.simulation import simulate
+
+from .paused_world import PausedShop
+from .planting import Mutants
+
+mutant = Mutants(PausedShop, seeds=2000)
+
+
+@mutant.of(PausedShop, first=5)
+def a_pause_is_not_heard_of_before_the_next_start(patch: pytest.MonkeyPatch) -> None:
+    real = Gates.controlled
+
+    def controlled(self: Any, controls: Any) -> None:
+        if self._engine.loop.time() == 0 or not self.all():
+            real(self, controls)
+
+    patch.setattr(Gates, "controlled", controlled)
+
+
+@mutant.of(PausedShop, first=70)
+def what_was_let_through_leaves_although_its_type_is_paused_since(patch: pytest.MonkeyPatch) -> None:
+    real = Gates.passes
+
+    def passes(self: Any, instance: Any, entry: Any, *, beside: bool = False) -> bool:
+        return entry.id in instance.let_through or real(self, instance, entry, beside=beside)
+
+    patch.setattr(Gates, "passes", passes)
+
+
+@mutant.of(PausedShop, first=20)
+def what_waits_at_an_open_circuit_counts_as_an_attempt(patch: pytest.MonkeyPatch) -> None:
+    real = Gates._stand
+
+    def stand(self: Any, gate: Any, instance: Any, entry: Any, *, beside: bool) -> None:
+        if instance.attempts is None:
+            instance.attempts = {}
+        instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
+        real(self, gate, instance, entry, beside=beside)
+
+    patch.setattr(Gates, "_stand", stand)
+
+
+@pytest.mark.parametrize("name", mutant.names)
+def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant.find(name, monkeypatch)
+
+
+def test_paused_commands_circuits_and_rates_keep_every_guarantee() -> None:
+    simulate(list(PausedShop.sagas), PausedShop, seeds=range(12))
