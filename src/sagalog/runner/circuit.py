@@ -44,9 +44,9 @@ class CircuitState:
 
     def __init__(self, policy: Circuit) -> None:
         self._policy = policy
-        self.failures = 0  # in a row
-        self.opened = 0  # how often in a row; 0: it is closed
-        self.try_at = 0.0  # when the next probe may leave
+        self.failures: int = 0  # in a row
+        self.opened: int = 0  # how often in a row; 0: it is closed
+        self.try_at: float = 0.0  # when the next probe may leave
         self.probe: object = None  # the one that is under way
 
     @property
@@ -75,6 +75,6 @@ class CircuitState:
     def answered(self) -> bool:
         """Note that the receiver has answered; say whether the circuit closes by it."""
         closes = self.opened > 0
-        self.failures = self.opened = 0
+        self.failures, self.opened = 0, 0
         self.probe = None
         return closes

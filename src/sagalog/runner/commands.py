@@ -109,8 +109,8 @@ class CommandHandlers:
     def __init__(self) -> None:
         self._by_type: dict[type, CommandHandler] = {}
         self._rest: CommandHandler | None = None
-        self.shares = False  # some of them share a rate with other workers
-        self.gated = False  # some of them have a policy by which their commands may have to wait
+        self.shares: bool = False  # some of them share a rate with other workers
+        self.gated: bool = False  # some of them have a policy by which their commands may have to wait
 
     def add(self, dispatch: Callable[..., Any] | Mapping[type, Callable[..., Any]] | None) -> None:
         """Register a handler for all commands, or a mapping from command types to handlers."""

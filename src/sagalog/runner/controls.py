@@ -27,7 +27,7 @@ class ControlsWatch:
         self._next = 0.0
         self._pause = min(_EVERY_SECONDS, poll_seconds / 2)
         self._version = 0
-        self.said = Controls()
+        self.said: Controls = Controls()
         self.heard: Callable[[Controls], None] = lambda controls: None
 
     async def look(self, *, now: bool = False) -> None:

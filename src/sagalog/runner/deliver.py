@@ -49,7 +49,8 @@ class Dispatcher:
         self._acceptances = Acceptances(engine)
         self._answers = Answers(engine, reply, self._leases)
         children = Children(engine, caches, self._answers.moment)
-        self.gates = gates = Gates(engine, self._leases, handlers, journal)
+        gates = Gates(engine, self._leases, handlers, journal)
+        self.gates: Gates = gates
         self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, children, gates, self.release)
         gates.again = self._attempts.again
         self._answers.conclude = self._attempts.conclude

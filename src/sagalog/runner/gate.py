@@ -28,12 +28,12 @@ class InLine:
     __slots__ = ("beside", "entry", "gate", "instance", "since", "stale")
 
     def __init__(self, gate: Gate, instance: Instance, entry: Command, since: float, *, beside: bool) -> None:
-        self.gate = gate
-        self.instance = instance
-        self.entry = entry
-        self.since = since
-        self.beside = beside
-        self.stale = gate.pause is not None  # its record is to be read again before it leaves
+        self.gate: Gate = gate
+        self.instance: Instance = instance
+        self.entry: Command = entry
+        self.since: float = since
+        self.beside: bool = beside
+        self.stale: bool = gate.pause is not None  # its record is to be read again before it leaves
 
     def cancel(self) -> None:
         """Wait no more."""
@@ -53,16 +53,16 @@ class Gate:
         shared: SharedRate | None,
         now: float,
     ) -> None:
-        self.name = name
-        self.pause = pause
+        self.name: str = name
+        self.pause: CommandPause | None = pause
         circuit = None if policy is None else policy.circuit
-        self.circuit = None if circuit is None else CircuitState(circuit)
+        self.circuit: CircuitState | None = None if circuit is None else CircuitState(circuit)
         self.away: tuple[datetime, str] | None = None  # since when its circuit is open, and what was raised last
-        self.rate = None if policy is None or policy.rate is None else Rate(policy.rate, now)
-        self.shared = shared
+        self.rate: Rate | None = None if policy is None or policy.rate is None else Rate(policy.rate, now)
+        self.shared: SharedRate | None = shared
         self.line: dict[InLine, None] = {}
         self.timer: asyncio.TimerHandle | None = None  # when the next one may leave
-        self.advancing = False
+        self.advancing: bool = False
 
     @property
     def shut(self) -> bool:

@@ -52,7 +52,7 @@ class Gates:
         self._renewals: list[tuple[float, int, InLine]] = []
         self._renewing: asyncio.TimerHandle | None = None
         self._number = 0
-        self.active = handlers.gated  # else there is nothing to pass
+        self.active: bool = handlers.gated  # else there is nothing to pass
         self.again: Callable[[Instance], None]
         self.again_beside: Callable[[Instance, Command], None]
 

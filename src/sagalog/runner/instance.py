@@ -168,7 +168,7 @@ class Instance:
         # Activities that are carried out beside the other commands, and their time limits while a handler is at them.
         self.beside: dict[str, asyncio.Timeout | None] | None = None
         self.pausing: dict[str, Cancellable] | None = None  # those before their next attempt
-        self.let_through = NONE  # entries that have waited at their gate, and may leave now
+        self.let_through: frozenset[str] = NONE  # entries that have waited at their gate, and may leave now
         self.retry: Cancellable | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
         # In event time the events of a log come one at a time, each after everything that the one before has led to.

@@ -28,7 +28,7 @@ class Rate:
     __slots__ = ("_at", "_most", "_tokens", "per_second")
 
     def __init__(self, per_second: float, now: float) -> None:
-        self.per_second = per_second
+        self.per_second: float = per_second
         self._most = max(1.0, per_second * _BURST_SECONDS)
         self._tokens, self._at = self._most, now
 

@@ -28,7 +28,7 @@ class SharedRate:
     def __init__(
         self, journal: Journal, command: str, per_second: float, now: Callable[[], datetime], time: Callable[[], float]
     ) -> None:
-        self.per_second = per_second
+        self.per_second: float = per_second
         self._journal = journal
         self._command = command
         self._now = now
@@ -37,7 +37,7 @@ class SharedRate:
         self._ends = 0.0  # when they are not good any more
         self._used = 0  # since the last look
         self._ask_at = 0.0
-        self.asking = False
+        self.asking: bool = False
         self._complained = False
 
     def wait_seconds(self, now: float) -> float | None:
