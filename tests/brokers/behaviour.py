@@ -127,7 +127,7 @@ class BrokerBehaviour:
     ) -> None:
         for n, point in enumerate(self.points):
             await self.load(inside, 3, 3 * n)
-            process = self.spawn(tmp_path, inside, outside, point, 2 if "acknow" in point else 7)
+            process = self.spawn(tmp_path, inside, outside, point, 1 if "acknow" in point else 7)
             assert await asyncio.to_thread(process.wait, 30) == -signal.SIGKILL, point
         last = self.spawn(tmp_path, inside, outside)
         await self.judge(tmp_path, outside, 3 * len(self.points), ordered=self.keeps_order)
