@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 from .processes import end, free_ports, wait_for_port
@@ -64,6 +65,8 @@ class RabbitMQ:
     def stop(self) -> None:
         """End it, and what it has started beside itself."""
         self.kill()
-        subprocess.run(
-            ["epmd", "-port", str(self._epmd), "-kill"], check=False, capture_output=True, env=self._environment
-        )
+        for _ in range(50):  # the name server of Erlang does not end before it has noticed that the node is gone
+            asked = ["epmd", "-port", str(self._epmd), "-kill"]
+            if subprocess.run(asked, check=False, capture_output=True, env=self._environment).returncode == 0:
+                return
+            time.sleep(0.1)
