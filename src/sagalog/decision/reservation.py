@@ -8,7 +8,7 @@ worth something while the newest record of that instance holds the key, or while
     free      it does not, and its number is as high: the step can be written no more
 
 So the record of the instance alone says who holds a key, and nothing has to be confirmed or released in a second write.
-docs/design/0027-unique-keys.md has the argument.
+docs/design/0031-unique-keys.md has the argument.
 """
 
 from __future__ import annotations
