@@ -8,7 +8,6 @@ text is what it is stored as, so that it can be looked for without the saga's co
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import types
 import typing
 from collections.abc import Mapping
@@ -160,6 +159,8 @@ def as_term(text: str) -> str:
     """Return what stands for a text in the index: itself, or its hash where it is long, or no database keeps it."""
     if len(text) <= _LONGEST and "\0" not in text and not text.startswith(_HASHED):
         return text
+    import hashlib  # only here, because few texts are so long, and it is a tenth of the time of `import sagalog`
+
     return _HASHED + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os.path
 import threading
 import traceback
-from pathlib import PurePath
 
 from ..errors import (
     BrokerRefusedError,
@@ -97,7 +97,7 @@ def where(error: BaseException) -> str:
     for frame, line in reversed([*traceback.walk_tb(error.__traceback__)]):
         name = str(frame.f_globals.get("__name__", ""))
         if not (name == _OURS or name.startswith(f"{_OURS}.")):
-            return f"{PurePath(frame.f_code.co_filename).name}:{line} in {frame.f_code.co_name}"
+            return f"{os.path.basename(frame.f_code.co_filename)}:{line} in {frame.f_code.co_name}"
     return ""
 
 
