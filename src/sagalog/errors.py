@@ -13,6 +13,7 @@
     ├── ConflictError                reload: another writer was first; certainly nothing was stored
     │   └── SequenceOutOfOrder       ... at the level of a journal: the number is not the next one
     ├── OutcomeUnknownError          look first: the write may or may not be stored
+    │   └── NotAllReachedError       ... some instances that hold the key have stored the event, and others could not
     ├── JournalError                 operate: the journal refuses
     │   ├── JournalUnavailableError  retry: certainly nothing was stored
     │   ├── JournalFormatError       not a journal of ours, or of a newer version; left untouched
@@ -33,7 +34,10 @@ Messages name the saga and the id, never payloads.
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_NOTHING_STORED = re.compile(r"[;.,]? [Nn]othing was stored\.?")
 
 
 class SagalogError(Exception):
@@ -212,6 +216,36 @@ class SequenceOutOfOrder(ConflictError):  # noqa: N818  (named as in the contrac
 
 class OutcomeUnknownError(SagalogError):
     """The write was sent and no answer came: it may be stored. Load, or send again under the same message id."""
+
+
+class NotAllReachedError(OutcomeUnknownError):
+    """An event by a key is stored by some of the instances that hold it, and others could not take it.
+
+    Sent again under the same message id, it reaches only those that have not stored it. `correlation_ids`: of those that
+    could not; empty where not all of them could be looked up. `stored`: how many have it. `why`: what one of the others
+    raised, one that goes away if there is any such; its class says whether sending the event again helps now.
+    """
+
+    def __init__(
+        self, saga: str, key: str, event_type: str, stored: int, correlation_ids: tuple[str, ...], why: SagalogError
+    ) -> None:
+        super().__init__(saga, key, event_type, stored, correlation_ids, why)
+        self.saga = saga
+        self.key = key
+        self.event_type = event_type
+        self.stored = stored
+        self.correlation_ids = correlation_ids
+        self.why = why
+
+    def __str__(self) -> str:
+        ids = ", ".join(repr(one) for one in self.correlation_ids[:5]) or "others"
+        more = f" and {len(self.correlation_ids) - 5:,} more" if len(self.correlation_ids) > 5 else ""
+        return (
+            f"{self.event_type} for saga {self.saga!r}, by its key {self.key!r}: {self.stored:,} "
+            f"instance{'' if self.stored == 1 else 's'} stored it, {ids}{more} could not: "
+            f"{_NOTHING_STORED.sub('', str(self.why)).rstrip('.')}. Sent again under the same message id, it reaches the "
+            "rest only."
+        )
 
 
 class JournalError(SagalogError):

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
+import msgspec
 import pytest
 
 from sagalog import (
+    AddKey,
     CodecError,
     DefinitionError,
     InMemoryJournal,
     InvalidEventError,
     JournalUnavailableError,
+    Key,
+    KeyTakenError,
     NoInstance,
     NoInstanceError,
+    NotAllReachedError,
     Outcome,
     RunnerStoppedError,
     Saga,
+    SagaParkedError,
     SagaRunner,
     SqliteJournal,
     on,
@@ -155,17 +162,91 @@ async def test_an_event_is_accepted_when_all_have_stored_it_and_sent_again_it_re
             return [answers.get(record.persistence_id, refused) for record in records]
 
         journal.write_batch = refuse_b
-        with pytest.raises(JournalUnavailableError) as raised:
+        with pytest.raises(NotAllReachedError) as raised:
             await one.handle(Blocked("c"), message_id="m")
-        (note,) = raised.value.__notes__
-        assert note.startswith(
-            "2 instances of saga parcel have it; sent again under the same message id, it reaches the "
-        )
+        assert (raised.value.correlation_ids, raised.value.stored) == (("B",), 2)
+        assert isinstance(raised.value.why, JournalUnavailableError)
         journal.write_batch = real
         again = await one.handle(Blocked("c"), message_id="m")
         assert again.instances == {"parcel": {"A": DUPLICATE, "B": HANDLED, "C": DUPLICATE}}
         assert again.handled
         assert not again.duplicate
+
+
+async def test_of_a_damaged_holder_the_error_tells_that_the_others_have_stored_the_event(quick: Bench) -> None:
+    async with runner(quick) as one:
+        for name in "ABC":
+            await one.handle(Ordered(name, ["c"]))
+        await one.settle()
+    journal: Any = quick.journal
+    found = await journal.latest_message("saga::parcel::B")
+    broken = msgspec.structs.replace(found, sequence_nr=found.sequence_nr + 1, payload=b"{broken", terms=found.terms)
+    await journal.write_messages([msgspec.structs.replace(broken, terms=("parcel @customer=c",))])
+    async with runner(quick) as one:
+        for _ in range(2):
+            with pytest.raises(NotAllReachedError) as raised:
+                await one.handle(Blocked("c"), message_id="m")
+            error = raised.value
+            assert isinstance(error.why, SagaParkedError)
+            assert str(error) == (
+                "Blocked for saga 'parcel', by its key 'customer': 2 instances stored it, 'B' could not: saga 'parcel', "
+                f"id 'B' is parked: {error.why.reason}. Sent again under the same message id, it reaches the rest only."
+            )
+        assert [await log(one, name) for name in "AC"] == [["blocked"]] * 2
+        assert error.__cause__ is error.why
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.correlation_ids, again.stored) == (str(error), ("B",), 2)
+
+
+class Seating(ParcelSaga):
+    """Who hears of it takes a seat that only one may have."""
+
+    name = "parcel"
+    keys = (Key("customer"), Key("address"), Key("seat", unique=True))
+
+    @on(Blocked, key="customer", by="customer")
+    def blocked(self, parcel: Parcel, event: Blocked) -> Any:
+        parcel.log.append(event.what)
+        yield AddKey("seat", event.what)
+
+
+async def test_where_all_want_one_unique_key_the_error_does_not_say_that_nothing_was_stored(quick: Bench) -> None:
+    async with runner(quick, sagas=[Seating]) as one:
+        for name in "ABC":
+            await one.handle(Ordered(name, ["c"]))
+        for _ in range(2):
+            with pytest.raises(NotAllReachedError) as raised:
+                await one.handle(Blocked("c", "s-1"), message_id="m")
+            assert isinstance(raised.value.why, KeyTakenError)
+            assert raised.value.stored == 1
+            assert "othing was stored" not in str(raised.value)
+        logs = {name: await log(one, name) for name in "ABC"}
+        assert sorted(logs.values()) == [[], [], ["s-1"]]
+        assert set(raised.value.correlation_ids) == {name for name, found in logs.items() if not found}
+
+
+async def test_where_a_page_cannot_be_looked_up_the_pages_before_are_told_of(quick: Bench) -> None:
+    async with runner(quick) as one:
+        await asyncio.gather(*(one.handle(Ordered(f"P{n:03}", ["c"])) for n in range(150)))
+        await one.settle()
+        journal: Any = quick.journal
+        real, looks = journal.latest_by_terms, 0
+
+        async def away_later(*args: Any, **keywords: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            if looks > 1:
+                raise JournalUnavailableError("away")
+            return await real(*args, **keywords)
+
+        journal.latest_by_terms = away_later
+        with pytest.raises(NotAllReachedError) as raised:
+            await one.handle(Blocked("c"), message_id="m")
+        assert 0 < raised.value.stored < 150
+        assert raised.value.correlation_ids == ()
+        journal.latest_by_terms = real
+        receipt = await one.handle(Blocked("c"), message_id="m")
+        assert len(receipt.instances["parcel"]) == 150
 
 
 class Audit(Saga[Parcel]):

@@ -6,7 +6,19 @@ import pickle
 
 import pytest
 
-from sagalog import DefinitionError, MissingExtraError, OutcomeTimeoutError, RetryPolicy
+from sagalog import (
+    DefinitionError,
+    JournalUnavailableError,
+    KeyTakenError,
+    MissingExtraError,
+    NotAllReachedError,
+    OutcomeTimeoutError,
+    OutcomeUnknownError,
+    RetryPolicy,
+    SagalogError,
+)
+from sagalog.brokers import in_order
+from sagalog.web.problems import problem_of
 
 
 @pytest.mark.parametrize(
@@ -26,3 +38,18 @@ def test_it_says_the_same_after_it_was_pickled(error: Exception) -> None:
 def test_a_wrong_setting_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="at least 1 attempt"):
         RetryPolicy(attempts=0)
+
+
+@pytest.mark.parametrize(
+    ("why", "goes_away", "status"),
+    [(JournalUnavailableError("away"), True, 503), (KeyTakenError("parcel", "B", "seat", "A"), False, 409)],
+)
+def test_where_some_have_an_event_the_error_of_the_others_says_whether_to_try_again(
+    why: SagalogError, goes_away: bool, status: int
+) -> None:
+    error = NotAllReachedError("parcel", "customer", "Blocked", 2, ("B",), why)
+    assert isinstance(error, OutcomeUnknownError)
+    assert in_order._goes_away(in_order.Arrival(None, None), error) is goes_away  # type: ignore[arg-type]
+    problem = problem_of(error)
+    assert (problem.status, problem.error) == (status, "NotAllReachedError")
+    assert problem.detail.startswith("2 of the instances that it is for have stored it")

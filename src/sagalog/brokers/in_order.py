@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import (
     JournalUnavailableError,
+    NotAllReachedError,
     OutcomeUnknownError,
     RunnerStoppedError,
     SagalogError,
@@ -147,6 +148,8 @@ class InOrder:
 
 def _goes_away(arrival: Arrival, error: BaseException) -> bool:
     """Say whether another attempt may help."""
+    if isinstance(error, NotAllReachedError):  # those that have it know it
+        error = error.why
     if isinstance(error, (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)):
         return True
     own = isinstance(error, (TooManyKeptError, SagaParkedError)) or not isinstance(error, SagalogError)

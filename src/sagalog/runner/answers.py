@@ -25,6 +25,7 @@ from ..errors import (
     JournalUnavailableError,
     KeyTakenError,
     NoInstanceError,
+    NotAllReachedError,
     OutcomeUnknownError,
     TooManyKeptError,
     UnexpectedEventError,
@@ -37,6 +38,7 @@ Store = Callable[[], Awaitable[Any]]
 Reply = Callable[[Instance, int, Any, str, str, datetime | None], Store]
 """Checks an event for who asked, in which life, with its message id, trace and time, and returns what stores it."""
 
+_NEVER_TAKEN = (DefinitionError, CodecError, InvalidEventError, KeyTakenError, UnexpectedEventError)
 _AT_ONCE = 256  # answers of an instance on their way, and events of one answer in a step
 _BYTES_A_SECOND = 16_000_000  # so much of an instance's record is written for answers, while it has commands to deliver
 _SMALL_BYTES = 8_192  # a record up to this size is written for each answer as it comes
@@ -231,9 +233,11 @@ class Answers:
                 # The instance that the answer is for has ended, or never was. Another attempt would not change that.
                 self._engine.counters.ignored += 1
                 return
-            except (DefinitionError, CodecError, InvalidEventError, KeyTakenError, UnexpectedEventError) as error:
+            except _NEVER_TAKEN as error:
                 raise _not_taken(name, error) from error
-            except (JournalUnavailableError, OutcomeUnknownError, TooManyKeptError):
+            except (JournalUnavailableError, OutcomeUnknownError, TooManyKeptError) as error:
+                if isinstance(error, NotAllReachedError) and isinstance(error.why, _NEVER_TAKEN):
+                    raise _not_taken(name, error) from error
                 # The command is carried out, so only its answer is tried again, under the same id.
                 failures += 1
                 wait = self._engine.settings.dispatch_retry.wait_seconds(failures)

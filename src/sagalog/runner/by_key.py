@@ -2,8 +2,8 @@
 
     receive ─► [by key] ─► mailbox of each instance that holds the key
 
-The event is accepted when all of them have stored it. If this process dies before that, its sender delivers it again
-under the same message id: those that had it know it, and the rest handle it.
+The event is accepted when all of them have stored it. If this process dies before that, or one of them cannot take it, its
+sender delivers it again under the same message id: those that had it know it, and the rest handle it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..decision.message import Message, Outcome
-from ..errors import NoInstanceError, RunnerStoppedError
+from ..errors import (
+    JournalUnavailableError,
+    NoInstanceError,
+    NotAllReachedError,
+    OutcomeUnknownError,
+    RunnerStoppedError,
+    SagalogError,
+)
 from ..waiting import Attempts, Waiting
 from .cache import InstanceCache
 from .context import check_no_circle
@@ -29,6 +36,7 @@ from .settings import NoInstance
 Submit = Callable[[InstanceCache, str, Message], Awaitable[Outcome]]
 """Hands a message to an instance, and returns what became of it there. Raises why it was not taken."""
 
+_GO_AWAY = (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)
 _PAGES_AT_ONCE = 16  # of all events from outside together
 _MOST = (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE, Outcome.IGNORED, Outcome.NO_INSTANCE)
 
@@ -55,8 +63,8 @@ class KeyedDelivery:
         """Return what became of the event, by correlation id; none where nobody holds the key and that is no error.
 
         `caller`: whose event handler waits for it. `bounded`: it waits for a place, unlike what others wait for.
-        `within`: a transaction of the caller. Raises what one of them raised, once all were asked; NoInstanceError as
-        `no_instance` of the settings says.
+        `within`: a transaction of the caller. Raises once all were asked: what one of them raised, if none has stored
+        the event, else NotAllReachedError; NoInstanceError as `no_instance` of the settings says.
         """
         settings, loop = self._engine.settings, self._engine.loop
         looks = Attempts(Waiting(first=0.05, most=5.0, seconds=settings.no_instance_wait_seconds), clock=loop.time)
@@ -82,25 +90,29 @@ class KeyedDelivery:
         self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool, within: Any = None
     ) -> dict[str, Outcome]:
         outcomes: dict[str, Outcome] = {}
-        errors: list[BaseException] = []
-        async for page in _pages(to, within):
-            if self._engine.stopping.is_set():
-                errors.append(not_handled())
-                break
-            if bounded:
-                async with self._pages:
-                    told = await self._page(to, page, message, submit, caller)
-            else:
-                told = await self._page(to, page, message, submit, caller)
-            for correlation_id, outcome in zip(page, told, strict=True):
-                if isinstance(outcome, Outcome):
-                    outcomes[correlation_id] = outcome
-                elif isinstance(outcome, NoInstanceError):  # it has ended since, or gave the key up
-                    outcomes[correlation_id] = Outcome.NO_INSTANCE
+        errors: list[tuple[str, BaseException]] = []
+        try:
+            async for page in _pages(to, within):
+                if self._engine.stopping.is_set():
+                    errors.append(("", not_handled()))
+                    break
+                if bounded:
+                    async with self._pages:
+                        told = await self._page(to, page, message, submit, caller)
                 else:
-                    errors.append(outcome)
+                    told = await self._page(to, page, message, submit, caller)
+                for correlation_id, outcome in zip(page, told, strict=True):
+                    if isinstance(outcome, Outcome):
+                        outcomes[correlation_id] = outcome
+                    elif isinstance(outcome, NoInstanceError):  # it has ended since, or gave the key up
+                        outcomes[correlation_id] = Outcome.NO_INSTANCE
+                    else:
+                        errors.append((correlation_id, outcome))
+        except SagalogError as error:  # the next page could not be looked up; pages before may have stored the event
+            errors.append(("", error))
         if errors:
-            raise _only_some(errors[0], to, sum(one is not Outcome.NO_INSTANCE for one in outcomes.values()))
+            took = sum(one is not Outcome.NO_INSTANCE for one in outcomes.values())
+            raise _raised(errors, to, type(message.event).__name__, took, within=within is not None)
         return outcomes
 
     @staticmethod
@@ -154,15 +166,26 @@ def together(outcomes: dict[str, Outcome]) -> Outcome:
     return next((outcome for outcome in _MOST if outcome in found), Outcome.NO_INSTANCE)
 
 
-def _only_some(error: BaseException, to: ByKey, took: int) -> BaseException:
-    """Return the error of one instance; if others have taken the event, it says what sending it again does."""
-    if not took:
-        return error
-    again = (
-        f"{took:,} instances of saga {to.cache.runtime.name} have it; sent again under the same message id, it reaches the "
-        "others only"
-    )
-    if isinstance(error, RunnerStoppedError):
-        return RunnerStoppedError(f"the runner stopped before all instances had handled the event: {again}")
-    error.add_note(again)
-    return error
+def _raised(
+    errors: list[tuple[str, BaseException]], to: ByKey, event: str, took: int, *, within: bool
+) -> BaseException:
+    """Return what to raise, where some instances could not take an event; their ids are with their errors.
+
+    `within`: a transaction of the caller, which is to be rolled back, so that none has stored it.
+    """
+    for _, error in errors:
+        if not isinstance(error, SagalogError):  # a cancellation, or the end of the program
+            return error
+    own = [error for _, error in errors if isinstance(error, SagalogError)]
+    why = next((error for error in own if isinstance(error, _GO_AWAY)), own[0])
+    if not took or within:
+        return why
+    if isinstance(why, RunnerStoppedError):
+        return RunnerStoppedError(
+            f"the runner stopped before all instances had handled the event: {took:,} of saga {to.cache.runtime.name} have "
+            "it; sent again under the same message id, it reaches the others only"
+        )
+    ids = () if any(not name for name, _ in errors) else tuple(name for name, _ in errors)
+    failed = NotAllReachedError(to.cache.runtime.name, to.name, event, took, ids, why)
+    failed.__cause__ = why
+    return failed

@@ -27,6 +27,7 @@ from ..errors import (
     JournalUnavailableError,
     KeyTakenError,
     NoInstanceError,
+    NotAllReachedError,
     OutcomeGoneError,
     OutcomeTimeoutError,
     OutcomeUnknownError,
@@ -111,6 +112,11 @@ def problem_of(error: Exception, *, asked: bool = False) -> Problem:
     if isinstance(error, HTTPException):  # raised by a function of the application
         return Problem(error.status_code, error.detail, headers=dict(error.headers or {}))
     name = type(error).__name__
+    if isinstance(error, NotAllReachedError):
+        of = problem_of(error.why)
+        words = f"{error.stored:,} of the instances that it is for have stored it, and others could not: {_AGAIN}"
+        log.warning("a request was answered with %d: %s: %s", of.status, name, error, extra=about())
+        return Problem(of.status, words, name, of.retry_seconds)
     for kind in type(error).__mro__:
         if kind in _AS_THEY_ARE:
             status, retry_seconds = _AS_THEY_ARE[kind]

@@ -9,6 +9,7 @@ from ...errors import (
     JournalUnavailableError,
     KeyTakenError,
     NoInstanceError,
+    NotAllReachedError,
     OutcomeUnknownError,
     RunnerStoppedError,
     SagaParkedError,
@@ -68,7 +69,8 @@ class Senders:
                 TooManyKeptError,
                 UnexpectedEventError,
             ) as error:
-                lost += isinstance(error, (KeyTakenError, NoInstanceError, TooManyKeptError, UnexpectedEventError))
+                why = error.why if isinstance(error, NotAllReachedError) else error
+                lost += isinstance(why, (KeyTakenError, NoInstanceError, TooManyKeptError, UnexpectedEventError))
                 patience = _PATIENCE
                 self._situation.tell(
                     f"{message_id} {type(event).__name__} is not accepted by {worker.name}: {type(error).__name__}"
