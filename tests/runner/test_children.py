@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from sagalog import (
@@ -24,7 +25,7 @@ from sagalog import (
     activity,
     on_child,
 )
-from sagalog.decision.record import decode_record
+from sagalog.decision.record import decode_record, encode_record
 
 from ..families import (
     Carry,
@@ -70,6 +71,23 @@ class Family:
         saved = await JournalSagaStateStore(self.bench.journal, saga).load_with_tombstone(correlation_id)
         assert saved is not None
         return decode_record(saved.payload)
+
+    async def forget(self, saga: str, correlation_id: str) -> None:
+        """Purge an instance that has ended."""
+        journal, own = self.bench.journal, f"saga::{saga}::{correlation_id}"
+        assert isinstance(journal, InMemoryJournal)
+        newest = await journal.latest_message(own)
+        assert newest is not None
+        assert newest.deleted
+        await journal.purge([(own, newest.sequence_nr)])
+
+    async def store(self, saga: str, correlation_id: str, record: SagaRecord) -> None:
+        """Store a record as the next step."""
+        assert self.bench.journal is not None
+        newest = await self.bench.journal.latest_message(f"saga::{saga}::{correlation_id}")
+        assert newest is not None
+        one = msgspec.structs.replace(newest, sequence_nr=newest.sequence_nr + 1, payload=encode_record(record))
+        await self.bench.journal.write_messages([one])
 
     async def ended(self, correlation_id: str = "a") -> list[str]:
         return OrderSaga().decode_state((await self.record("order", correlation_id)).state_bytes()).ended
@@ -198,6 +216,56 @@ async def test_a_second_life_does_not_hear_of_the_children_of_the_first() -> Non
         assert await family.ended() == []
         order = await family.record("order", "a")
         assert (order.incarnation, order.status, order.children) == (2, Status.RUNNING, {})
+
+
+@pytest.mark.parametrize("lives", [False, True])
+async def test_a_parent_that_was_forgotten_and_begins_anew_starts_children_of_its_own(lives: bool) -> None:
+    """The numbers of its steps and lives begin anew as well: by these alone, its start would be the first one again."""
+    async with Family() as family:
+        await family.happen(Ordered("a", 1), *([] if lives else [Delivered("a-0")]))
+        if lives:
+            await family.happen(Closed("a"))
+        first = await family.record("parcel", "a-0")
+        await family.forget("order", "a")
+    async with Family(family.bench.journal) as family:
+        family.bench.advance(milliseconds=1)
+        await family.happen(Ordered("a", 2))
+        second = await family.record("parcel", "a-0")
+        assert second.status is Status.RUNNING
+        if lives:
+            assert (await family.ended(), second.parent) == (["a-0 failed"], first.parent)
+            await family.happen(Withdrawn("a"))
+            assert (await family.record("parcel", "a-0")).status is Status.RUNNING
+        else:
+            assert second.parent != first.parent
+            await family.happen(Delivered("a-0"))
+            assert await family.ended() == ["a-0 completed Receipt"]
+
+
+@pytest.mark.parametrize("ends", ["while it runs", "after it was forgotten"])
+async def test_a_start_that_an_earlier_version_has_stored_is_carried_out_and_heard_of_once(ends: str) -> None:
+    async with Family(sagas=[OrderSaga]) as family:
+        await family.happen(Ordered("a", 1))
+    order = await family.record("order", "a")
+    ((entry, child),) = order.children.items()
+    order.children = {entry: msgspec.structs.replace(child, began=0)}
+    order.outbox = tuple([msgspec.structs.replace(one, began=0) for one in order.outbox])
+    assert b"began" not in encode_record(order)
+    await family.store("order", "a", order)
+    async with Family(family.bench.journal) as family:
+        await family.runner.settle()
+        await family.happen(ShipParcel("b"))
+        assert (await family.record("parcel", "a-0")).parent == f"saga::order::a/{entry}/1/child"
+        if ends == "while it runs":
+            await family.happen(Delivered("a-0"))
+            assert await family.ended() == ["a-0 completed Receipt"]
+            return
+        await family.happen(Closed("a"))
+        await family.forget("order", "a")
+    async with Family(family.bench.journal) as family:
+        family.bench.advance(milliseconds=1)
+        await family.happen(Ordered("a", 2), Delivered("a-0"))
+        assert await family.ended() == ["a-0 failed"]
 
 
 async def test_dropping_what_starts_a_child_tells_its_parent_that_it_failed() -> None:

@@ -143,13 +143,24 @@ def test_a_method_that_hears_of_children_takes_a_state_and_an_end() -> None:
 @pytest.mark.parametrize("correlation_id", ["a", "a/1/0", "x/3/0/1/child", "::", "a/1/0/reply/child/3"])
 def test_ids_between_parent_and_child_are_taken_apart_as_they_were_made(correlation_id: str) -> None:
     own = f"saga::order::{correlation_id}"
-    begun = start_id(own, "12/3", 2)
-    assert parent_in(begun) == parent_in(end_id(begun)) == (own, "12/3", 2)
-    assert end_id(begun) != begun
+    for began in (0, 1_790_000_000_000_000, -1):  # 0: as an earlier version has made it
+        begun = start_id(own, "12/3", 2, began)
+        assert parent_in(begun) == parent_in(end_id(begun)) == (own, "12/3", 2, began)
+        assert end_id(begun) != begun
+    assert start_id(own, "12/3", 2, 0) == f"{own}/12/3/2/child"
 
 
 @pytest.mark.parametrize(
-    "message_id", ["m-1", "saga::order::a/1/0", "saga::order::a/1/0/reply/child/3", "saga::order::a/x/0/1/child", ""]
+    "message_id",
+    [
+        "m-1",
+        "saga::order::a/1/0",
+        "saga::order::a/1/0/reply/child/3",
+        "saga::order::a/x/0/1/child",
+        "saga::order::a/1/0/1@/child",
+        "saga::order::a/1/0/@1/child",
+        "",
+    ],
 )
 def test_other_ids_are_of_no_child(message_id: str) -> None:
     assert parent_in(message_id) is None
@@ -174,7 +185,7 @@ def test_a_record_with_children_is_read_back() -> None:
     assert stored is not None
     assert decode_record(encode_record(stored)) == stored
     assert isinstance(stored, SagaRecord)
-    assert Command.__struct_fields__[-2:] == ("family", "to")
+    assert Command.__struct_fields__[-3:] == ("family", "to", "began")
 
 
 def test_a_parent_that_completes_leaves_its_children_alone() -> None:

@@ -11,6 +11,7 @@ a parent hears is known by its own record: of a child that is not in there it ha
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -18,11 +19,13 @@ from ..definition.children import ChildEnded, ChildOutcome
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.results import unpack_result
 from ..errors import CodecError
-from .ids import end_id, parent_in, parts_of, persistence_id, start_id
+from .ids import ParentId, end_id, parent_in, parts_of, persistence_id, start_id
 from .planned_child import PlannedChild
 from .record import FINAL, Child, Command, Family, SagaRecord
 
 NextId = Callable[[], str]
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class ChildTold(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -59,9 +62,10 @@ def unpack_told(stored: Typed) -> ChildTold:
 def begin_child(record: SagaRecord, entry: str, planned: PlannedChild, trace: str) -> Command:
     """Note a child that is started, and return what starts it."""
     life = record.incarnation
-    record.children = {**record.children, entry: Child(planned.saga, planned.id, life)}
+    began = _began(record)
+    record.children = {**record.children, entry: Child(planned.saga, planned.id, life, began)}
     to = persistence_id(planned.saga, planned.id)
-    return Command(entry, planned.event, False, "", trace, life, "start", to)
+    return Command(entry, planned.event, False, "", trace, life, "start", to, began)
 
 
 def live_children(record: SagaRecord) -> dict[str, Child]:
@@ -82,6 +86,7 @@ def stops(record: SagaRecord, family: Family, next_id: NextId, trace: str = "") 
             record.incarnation,
             family,
             persistence_id(child.saga, child.id),
+            child.began,
         )
         for entry, child in reversed(live_children(record).items())
     ]
@@ -123,7 +128,12 @@ def tells_of(record: SagaRecord, parent: str) -> bool:
 def start_of(own: str, command: Command) -> str:
     """Return the message id under which the child of a "start", "stop" or "cancel" of that parent was started."""
     entry = command.id if command.family == "start" else command.of
-    return start_id(own, entry, command.life)
+    return start_id(own, entry, command.life, command.began)
+
+
+def started_as(own: str, entry: str, child: Child) -> str:
+    """Return the message id under which that parent has started a child."""
+    return start_id(own, entry, child.life, child.began)
 
 
 def failed_to_start(own: str, command: Command, reason: str) -> tuple[str, ChildTold]:
@@ -136,7 +146,18 @@ def is_awaited(record: SagaRecord, message_id: str) -> bool:
     """Say whether a message tells of a child of this very life, of whose end it has not heard."""
     parent = parent_in(message_id)
     child = None if parent is None else record.children.get(parent.entry)
-    return child is not None and parent is not None and child.life == parent.life == record.incarnation
+    if child is None or parent is None or child.life != record.incarnation:
+        return False
+    return (child.life, child.began) == (parent.life, parent.began)
+
+
+def is_life(record: SagaRecord, parent: ParentId) -> bool:
+    """Say whether a record is of the life that started a child."""
+    return record.incarnation == parent.life and parent.began in (0, _began(record))
+
+
+def _began(record: SagaRecord) -> int:
+    return (record.started_at - _EPOCH) // _MICROSECOND
 
 
 def child_entry(message_id: str) -> str:

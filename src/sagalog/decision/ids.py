@@ -6,8 +6,8 @@ message id       of a sender, as it is given (see sender_id)
 entry            <sequence nr>/<index>                       a command or a timer, within its instance
 command id       <persistence id>/<entry>
 reservation      key::<saga name>::<key>=<text>                 of a unique key, beside the instances
-start of a child <command id>/<life of its parent>/child
-end of a child   <command id>/<life of its parent>/ended
+start of a child <command id>/<life of its parent>@<when that life began, in microseconds since 1970>/child
+end of a child   <that of its start, with ended for child>
 controls         sagalog::controls                           of a journal: no instance, as the next two
 open circuits    sagalog::circuits
 shared rate      sagalog::rate::<command type>
@@ -193,16 +193,23 @@ def sent_in(entry: str) -> tuple[int, int]:
 
 
 class ParentId(NamedTuple):
-    """Who started a child: an instance, in which life, by which entry of its outbox."""
+    """Who started a child: an instance, in which life, by which entry of its outbox.
+
+    `began`: when that life began, in microseconds since 1970; 0 in an id that an earlier version has made.
+    """
 
     persistence_id: str
     entry: str
     life: int
+    began: int = 0
 
 
-def start_id(persistence_id: str, entry: str, life: int) -> str:
-    """Return the message id under which a child is started: the same at every delivery, and no sender's."""
-    return f"{command_id(persistence_id, entry)}/{life}/child"
+def start_id(persistence_id: str, entry: str, life: int, began: int = 0) -> str:
+    """Return the message id under which a child is started: the same at every delivery, and no sender's.
+
+    The numbers of steps and lives begin anew where an instance was forgotten, so `began` tells such lives apart.
+    """
+    return f"{command_id(persistence_id, entry)}/{life}{f'@{began}' if began else ''}/child"
 
 
 def end_id(start_id: str) -> str:
@@ -215,7 +222,10 @@ def parent_in(message_id: str) -> ParentId | None:
     if not message_id.startswith(FAMILY) or not message_id.endswith(("/child", "/ended")):
         return None
     of, *numbers, _ = message_id.rsplit("/", 4)
-    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+    if len(numbers) != 3:
         return None
-    step, index, life = numbers
-    return ParentId(of, f"{step}/{index}", int(life))
+    step, index, lived = numbers
+    life, at, began = lived.partition("@")
+    if not all(number.isdecimal() for number in (step, index, life, began.removeprefix("-") if at else "0")):
+        return None
+    return ParentId(of, f"{step}/{index}", int(life), int(began or 0))

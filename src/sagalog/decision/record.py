@@ -54,6 +54,7 @@ class Command(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     # or tells the parent of the end; see children.py.
     family: Family = ""
     to: str = ""  # the persistence id of the child; of "tell", the message id that started this one
+    began: int = 0  # of "start", "stop" and "cancel": when the life began that starts the child; see ids.start_id
 
     @property
     def title(self) -> str:
@@ -104,7 +105,8 @@ class Child(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
 
     saga: str
     id: str  # its correlation id
-    life: int = 1  # of the parent
+    life: int = 1  # of the parent ...
+    began: int = 0  # ... and when that began; see ids.start_id
 
 
 UNDER_WAY = frozenset({"running", "waiting"})

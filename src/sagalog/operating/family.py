@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..decision import ids
-from ..decision.children import live_children
+from ..decision.children import is_life, live_children, started_as
 from ..decision.record import FINAL, Child, SagaRecord
 from ..journal import Journal
 from .inspect import SagaView, find
@@ -62,7 +62,7 @@ async def _parent(journal: Journal, record: SagaRecord) -> Relative | None:
     if not found:
         return Relative(saga, correlation_id, parent.entry, "gone")
     now = found[0].record
-    if now is not None and now.incarnation != parent.life:
+    if now is not None and not is_life(now, parent):
         return Relative(saga, correlation_id, parent.entry, "ended, and was started again")
     return Relative(saga, correlation_id, parent.entry, found[0].status, found[0].why)
 
@@ -70,7 +70,7 @@ async def _parent(journal: Journal, record: SagaRecord) -> Relative | None:
 async def _child(journal: Journal, own: str, record: SagaRecord, entry: str, child: Child) -> Relative:
     found = await find(journal, child.id, child.saga)
     now = found[0].record if found else None
-    if now is not None and now.parent == ids.start_id(own, entry, child.life):
+    if now is not None and now.parent == started_as(own, entry, child):
         told = ", and is to tell so" if now.status in FINAL else ""
         return Relative(child.saga, child.id, entry, f"{found[0].status}{told}", found[0].why)
     if found and found[0].unreadable:

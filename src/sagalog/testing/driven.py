@@ -12,9 +12,9 @@ from typing import Any
 
 from ..decision.advance import advance
 from ..decision.answer import answer_to
-from ..decision.children import ChildTold
+from ..decision.children import ChildTold, started_as
 from ..decision.draft import Draft
-from ..decision.ids import command_id, end_id, parts_of, persistence_id, reply_id, start_id
+from ..decision.ids import command_id, end_id, parts_of, persistence_id, reply_id
 from ..decision.kept import next_kept
 from ..decision.keys import ByKey
 from ..decision.message import Message, Outcome, kept_message, refusal
@@ -156,7 +156,7 @@ class DrivenInstance:
         """Let a child that runs come to its end."""
         assert self.record is not None
         own = persistence_id(self.saga.name, str(self.correlation_id))
-        message_id = end_id(start_id(own, entry, self.record.incarnation))
+        message_id = end_id(started_as(own, entry, self.record.children[entry]))
         what = f"{told.saga} {told.id} has {'failed' if told.outcome == 'failed' else f'ended: {told.outcome}'}"
         self.step(Message(message_id, told, "child", answer=True), what)
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from ...decision.ids import end_id, parent_in, start_id
+from ...decision.children import is_life, start_of
+from ...decision.ids import end_id, parent_in
 from ...decision.record import FINAL, Command, SagaRecord, Status
 from .ledger import Landed
 from .situation import Situation
@@ -44,7 +45,7 @@ def _starts(run: Situation, persistence_id: str, life: list[Landed]) -> Iterator
             if entry.family != "start" or entry.id in known:
                 continue
             known.add(entry.id)
-            started_as = start_id(persistence_id, entry.id, entry.life)
+            started_as = start_of(persistence_id, entry)
             child = [
                 one
                 for several in run.ledger.lives.get(entry.to, ())
@@ -122,8 +123,8 @@ def has_left(run: Situation, persistence_id: str, entry: Command, by: int) -> bo
         newest = landed[-1] if landed else None
         if heard or newest is None or newest.status in FINAL:
             return True
-        return newest.incarnation != parent.life or parent.entry not in newest.children
-    started_as = start_id(persistence_id, entry.of or entry.id, entry.life)
+        return not is_life(newest, parent) or parent.entry not in newest.children
+    started_as = start_of(persistence_id, entry)
     own = _landed(run, persistence_id, by)
     failed = any(_knows(record, end_id(started_as)) for record in own)
     children = [record for record in _landed(run, entry.to, by) if record.parent == started_as]
