@@ -13,6 +13,7 @@ from sagalog.cli.list import _first_line
 from sagalog.cli.show import _lines
 from sagalog.decision.record import decode_record, encode_record
 from sagalog.journal.protocol import FIRST_MOMENT, LAST_MOMENT
+from sagalog.operating.family import Family
 from sagalog.operating.inspect import instances
 from sagalog.operating.outbox import pending
 from sagalog.operating.stats import stats
@@ -53,7 +54,7 @@ async def test_a_moment_at_the_end_of_the_calendar_hides_nothing(due_at: datetim
     assert sum(one.live for one in await stats(journal)) == 2
     for view in views:
         assert view.record is not None
-        assert _lines(view, view.record, await pending(journal, view), now)
+        assert _lines(view, view.record, await pending(journal, view), Family(), now)
 
 
 async def test_a_row_that_its_journal_cannot_read_is_shown_as_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,7 +108,7 @@ from shop.sagas import Placed
 def place(request, order_id):
     with transaction.atomic():
         Order.objects.create(name=order_id)
-        receipt = sagas().handle(Placed(order_id, card="4111"), message_id=order_id, connection=connection)
+        receipt = sagas().handle(Placed(order_id, card="4111-1111-1111"), message_id=order_id, connection=connection)
         if request.GET.get("fail"):
             raise RuntimeError("after the step")
     return JsonResponse({"duplicate": receipt.duplicate})

@@ -49,6 +49,7 @@ from sagalog.journal.memory import InMemoryJournal
 from sagalog.journal.nats.messages import Stored, head_of, header_in
 from sagalog.journal.nats.subjects import Subjects, token, untoken
 from sagalog.journal.settings import check_history
+from sagalog.operating.family import Family
 from sagalog.operating.inspect import view_of
 from sagalog.operating.outbox import Pending
 from sagalog.operating.steps import steps
@@ -86,7 +87,7 @@ def record(data: bytes) -> None:
         assert view.status in ("unreadable", "finished")
         return
     waiting = [Pending(command, NOW, exact=True) for command in found.outbox]
-    assert all(text.replace("\n", "").isprintable() for text in _lines(view, found, waiting, NOW))
+    assert all(text.replace("\n", "").isprintable() for text in _lines(view, found, waiting, Family(), NOW))
     again = encode_record(found)
     assert encode_record(decode_record(again)) == again
     with suppress(UnreadableStateError):

@@ -193,8 +193,8 @@ def a_cancelled_timer_fires_all_the_same(patch: pytest.MonkeyPatch) -> None:
 def the_next_life_forgets_what_the_last_one_knew(patch: pytest.MonkeyPatch) -> None:
     real = Draft.start
 
-    def start(self: Any) -> Any:
-        record, state = real(self)
+    def start(self: Any, message_id: str = "") -> Any:
+        record, state = real(self, message_id)
         record.inherited = ()
         return record, state
 
