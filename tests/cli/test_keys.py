@@ -7,15 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
-from sagalog import AddKey, InMemoryJournal, Key, SagaRunner, on
+from sagalog import AddKey, InMemoryJournal, Key, KeyTakenError, SagaRunner, on
 from sagalog.cli.group import sagalog as command
 from sagalog.decision.record import decode_record
 from sagalog.diagram import mermaid, outline, svg
 from sagalog.operating.readable import otherwise_declared
 
-from ..keyed import Blocked, Booked, Deliver, Desk, DeskSaga, Find, Leave, Moved, Ordered, ParcelSaga
+from ..keyed import Blocked, Booked, Deliver, Desk, DeskSaga, Find, Leave, Moved, Ordered, ParcelSaga, Scanned
 from .conftest import Sagalog
 
 
@@ -121,3 +122,43 @@ def test_check_prints_them(tmp_path: Path, sagalog: Sagalog) -> None:
     told = sagalog("check", "--journal", "sqlite:///desks.db", "desks:runner", "--json").stdout
     assert json.loads(told)["keys"][0]["count"] == 2
     assert "warning" not in sagalog("check", "--journal", "sqlite:///desks.db", "desks:loose").stdout
+
+
+def test_a_record_that_is_edited_reserves_its_unique_keys_or_is_refused(tmp_path: Path, sagalog: Sagalog) -> None:
+    (tmp_path / "desks.py").write_text(
+        "from sagalog import SagaRunner\nfrom tests.keyed import DeskSaga\n"
+        "runner = SagaRunner('sqlite:///desks.db', sagas=[DeskSaga], dispatch=lambda command: None)\n"
+    )
+    url = f"sqlite:///{tmp_path}/desks.db"
+
+    def using() -> SagaRunner:
+        return SagaRunner(url, sagas=[DeskSaga], dispatch=lambda command: None)
+
+    async def fill() -> None:
+        async with using() as runner:
+            await runner.handle(Booked("A", ["1"]))
+            await runner.handle(Booked("B", ["2"]))
+
+    def edited(seat: str) -> Any:
+        record = json.loads(sagalog("show", "B", "--journal", url, "--json").stdout)["record"]
+        record["unique_keys"] = {"seat": [seat]}
+        (tmp_path / "record.json").write_text(json.dumps(record))
+        return sagalog("edit", "desks.py:runner", "B", "--journal", url, "--record", "--yes", "--from", "record.json")
+
+    async def after() -> None:
+        async with using() as runner:
+            for seat, holder in (("1", "A"), ("3", "B")):
+                assert list((await runner.handle(Scanned(seat))).instances["desk"]) == [holder]
+            with pytest.raises(KeyTakenError, match="'B' holds it"):
+                await runner.handle(Booked("C", ["3"]))
+            assert (await runner.handle(Booked("C", ["2"]))).handled
+
+    asyncio.run(fill())
+    refused = edited("1")
+    assert refused.returncode == 1
+    assert (
+        "saga 'desk', id 'B': its key 'seat' is taken, the instance 'A' holds it. Nothing was stored." in refused.stderr
+    )
+    assert "seat: 2" in sagalog("show", "B", "--journal", url).stdout
+    assert edited("3").returncode == 0
+    asyncio.run(after())

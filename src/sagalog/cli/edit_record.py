@@ -9,7 +9,7 @@ import click
 import msgspec
 
 from ..decision.record import FORMAT, SagaRecord, Status, decode_record, encode_record
-from ..errors import CodecError, ConflictError
+from ..errors import CodecError, ConflictError, KeyTakenError
 from ..journal import Journal
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView
@@ -57,6 +57,9 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
                 f"{line(old.view.saga)} {line(old.view.correlation_id)} has moved on since version {old.view.version} "
                 "was shown; nothing was saved"
             ) from None
+        except KeyTakenError as error:
+            os.unlink(kept)
+            raise click.ClickException(f"{clean(str(error))} Edit the instance that has it first.") from None
     if wish.as_json:
         fields = {
             "saga": old.view.saga,

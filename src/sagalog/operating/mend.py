@@ -7,16 +7,19 @@ compare-and-set on its number; whoever calls keeps the bytes of the old one (`St
 from __future__ import annotations
 
 import copy
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 import msgspec
 
 from ..decision import ids
 from ..decision.inbox import count_of
-from ..decision.record import FORMAT, Audit, SagaRecord, Status, decode_record, encode_record
+from ..decision.keys import pairs
+from ..decision.record import FINAL, FORMAT, Audit, SagaRecord, Status, decode_record, encode_record
 from ..errors import NoInstanceError
 from ..journal import Journal
 from ..journal.protocol import server_now
+from ..journal.reservations import Reservations
 from ..journal.store import JournalSagaStateStore
 from .apply import RETENTION, store_record
 from .view import SagaView, history, whole_view
@@ -114,10 +117,14 @@ async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: s
 async def replace(journal: Journal, old: StoredRecord, new: Replaced, *, retention: timedelta = RETENTION) -> int:
     """Store the new record in the place of the old one, and return its number; durable on return.
 
-    Raises ConflictError if the instance has moved on, OutcomeUnknownError as every write.
+    Its unique keys are reserved before. Raises KeyTakenError where another live instance holds one, ConflictError if the
+    instance has moved on: nothing was stored of the record; OutcomeUnknownError as every write.
     """
     store = JournalSagaStateStore(journal, old.view.saga)
     key, version, after = old.view.correlation_id, old.view.version, new.record
+    if after.unique_keys and after.status not in FINAL:
+        reservations = Reservations(journal, old.view.saga, lambda: datetime.now(UTC), monotonic, retention)
+        await reservations.reserve(key, version + 1, old.epoch, sorted(pairs(after.unique_keys)))
     return await store_record(store, key, version, after, _due(after), retention, epoch=old.epoch)
 
 
