@@ -400,3 +400,32 @@ async def test_a_journal_without_an_index_finds_by_looking_at_all(tmp_path: Any)
             await one.handle(Ordered(f"P{n}", ["c" if n % 2 else "d"]))
         receipt = await one.handle(Blocked("c"))
         assert len(receipt.instances["parcel"]) == 125
+
+
+class Made(ParcelSaga):
+    """What its handler makes of an event is a key that no event could carry."""
+
+    name = "parcel"
+    keys = (Key("customer"), Key("address"), Key("seat", unique=True))
+    made: Any = None
+
+    @on(Moved, key="order")
+    def moved(self, parcel: Parcel, event: Moved) -> Any:
+        yield AddKey(event.new or "", self.made)
+
+
+@pytest.mark.parametrize("key", ["customer", "seat"])
+async def test_odd_values_of_plain_and_unique_keys_end_alike(quick: Bench, key: str) -> None:
+    saga = Made()
+    async with runner(quick, sagas=[saga]) as one:
+        await one.handle(Ordered("A"))
+        await one.settle()
+        before = (await one.instance(Made, "A")).version
+        saga.made = "\udc80"
+        with pytest.raises(DefinitionError, match="holds a lone surrogate"):
+            await one.handle(Moved("A", new=key))
+        after = await one.instance(Made, "A")
+        assert (after.version, after.parked) == (before, "")
+        for number in (2**63, 10**1100, 10**5000):
+            saga.made = number
+            assert (await one.handle(Moved("A", new=key))).handled

@@ -32,6 +32,7 @@ from sagalog.decision.ids import persistence_id
 from sagalog.decision.keys import Held, checked_key, claimed, held_after, pairs
 from sagalog.decision.message import Message
 from sagalog.decision.record import SagaRecord, decode_record, encode_record
+from sagalog.definition.keys import key_text
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -313,3 +314,23 @@ def test_a_key_that_becomes_unique_is_claimed_when_it_is_added_again() -> None:
 def test_unique_is_true_or_false() -> None:
     with pytest.raises(DefinitionError, match="unique= of 'a' is True or False"):
         defined(keys=(Key("a", unique="yes"),))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("digits", [150, 151, 199, 200, 201, 1100, 4299, 4300, 4301, 20_000])
+def test_a_number_of_any_length_is_a_key_and_the_same_as_its_digits(digits: int) -> None:
+    number = 10 ** (digits - 1)
+    for value, text in ((number, "1" + "0" * (digits - 1)), (-number, "-1" + "0" * (digits - 1))):
+        found = key_text(value)
+        assert found == key_text(text)
+        assert found is not None
+        assert len(found) <= 200
+
+
+@pytest.mark.parametrize("value", ["\udc80", "\udc80" * 300])
+@pytest.mark.parametrize("action", [AddKey, RemoveKey])
+@pytest.mark.parametrize("unique", [False, True])
+def test_a_value_that_is_not_valid_unicode_is_refused(value: str, action: Any, unique: bool) -> None:
+    with pytest.raises(DefinitionError, match=r"the value of 'customer' holds a lone surrogate"):
+        checked_key(action("customer", value), "table", {"customer": Key("customer", unique)})
+    with pytest.raises(InvalidEventError, match=r"its key holds a lone surrogate.*; nothing was stored"):
+        TableSaga().key_of(Told(value))

@@ -4,7 +4,8 @@
     yield AddKey("customer", event.customer_id)
     @on(CustomerBlocked, key="customer_id", by="customer")
 
-The value of a key is a text, a whole number or a UUID, as a correlation id is; a long text is stood for by its hash.
+The value of a key is a text, a whole number or a UUID, as a correlation id is; what has more than 200 characters or
+digits is stood for by its hash.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .indexing import as_term
 from .routes import Route
 
 MAX_HELD = 16  # values that one instance holds at once, of all its keys together
+_LONG_NUMBER = 10**150  # from here on, numbers go through the digits of a text, and stand for themselves or by a hash
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 
 
@@ -61,9 +63,30 @@ def key_table(saga: str, declared: Any, routes: Iterable[Route]) -> Mapping[str,
 
 
 def key_text(value: Any) -> str | None:
-    """Return what a value of a key is stored as; None for what cannot be one: an empty text, or another type."""
+    """Return what a value of a key is stored as; None for what cannot be one.
+
+    That is an empty text, one that holds a lone surrogate, or another type.
+    """
     if isinstance(value, str):
-        return as_term(str(value)) if value else None
-    if isinstance(value, (int, UUID)) and not isinstance(value, bool):
-        return str(value)
-    return None
+        return as_term(str(value)) if value and not lone_surrogate(value) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if -_LONG_NUMBER < value < _LONG_NUMBER else as_term(_digits(value))
+    return str(value) if isinstance(value, UUID) else None
+
+
+def lone_surrogate(value: Any) -> bool:
+    """Say whether it is a text that is not valid Unicode."""
+    if not isinstance(value, str) or value.isascii():
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _digits(number: int) -> str:
+    """Return all digits of a number: `str` refuses to from some thousand on, or from fewer if the program says so."""
+    from decimal import Decimal  # only here, because few numbers are so long
+
+    return format(Decimal(number), "f")

@@ -23,7 +23,7 @@ from .context import StepContext
 from .indexing import IndexTable, index_table
 from .itinerary import ActivityTable, activity_table
 from .joins import Join, joins_of, when_all
-from .keys import Key, key_table, key_text
+from .keys import Key, key_table, key_text, lone_surrogate
 from .legs import Legs, leg, legs_of
 from .methods import methods_of
 from .phase_table import PhaseTable, phase_table
@@ -216,6 +216,11 @@ class Saga(Generic[S]):
         if value is None:
             return None
         text = key_text(value)
+        if lone_surrogate(value):
+            raise InvalidEventError(
+                f"{type(event).__name__} for saga {type(self).name!r}: its key holds a lone surrogate, which is not valid "
+                "Unicode; nothing was stored"
+            )
         if text is None:
             correlation_text(value, type(event), type(self).name)  # says what is wrong with it
         return self.key_table[route.by], text or ""
