@@ -162,3 +162,21 @@ def test_a_record_that_is_edited_reserves_its_unique_keys_or_is_refused(tmp_path
     assert "seat: 2" in sagalog("show", "B", "--journal", url).stdout
     assert edited("3").returncode == 0
     asyncio.run(after())
+
+
+def test_a_dry_import_counts_the_instance_whose_unique_key_is_taken(tmp_path: Path) -> None:
+    ours, theirs = f"sqlite:///{tmp_path}/ours.db", f"sqlite:///{tmp_path}/theirs.db"
+
+    async def fill() -> None:
+        for url, name in ((ours, "A"), (theirs, "B")):
+            async with SagaRunner(url, sagas=[DeskSaga], dispatch=lambda command: None) as runner:
+                await runner.handle(Booked(name, ["1"]))
+
+    asyncio.run(fill())
+    run("export", f"{tmp_path}/desks.jsonl", "--journal", theirs)
+    for dry in (["--dry-run"], []):
+        told = CliRunner().invoke(command, ["import", f"{tmp_path}/desks.jsonl", "--journal", ours, *dry])
+        assert told.exit_code == 1
+        assert "its key 'seat' is taken, the instance 'A' holds it" in told.output
+        assert "0 instances, 0 records" in told.output
+        assert "; 1 not touched" in told.output

@@ -487,13 +487,16 @@ async def test_an_import_brings_its_keys_along_and_stores_nothing_where_one_is_t
     other = InMemoryJournal()
     async with runner(quick, other) as one:
         await one.handle(Booked("C", ["2"]))
-        brought, taken = [], []
-        for records in read_export(lines):
-            try:
-                brought.append(await bring(other, records))
-            except KeyTakenError as error:
-                taken.append((error.correlation_id, error.holder))
-        assert (brought, taken) == ([Brought.IMPORTED], [("B", "C")])
+        for dry_run in (True, False):
+            brought, taken = [], []
+            for records in read_export(lines):
+                try:
+                    brought.append(await bring(other, records, dry_run=dry_run))
+                except KeyTakenError as error:
+                    taken.append((error.correlation_id, error.holder))
+            assert (brought, taken) == ([Brought.IMPORTED], [("B", "C")])
+            imported = await other.latest_message("saga::desk::A"), await other.latest_message("key::desk::seat=1")
+            assert [one is None for one in imported] == [dry_run] * 2
         assert await other.latest_message("saga::desk::B") is None
         with pytest.raises(KeyTakenError):
             await one.handle(Take("C", "1"))

@@ -170,6 +170,13 @@ class Reservations:
                 "nothing of the step was stored"
             ) from error
 
+    async def check(self, holder: str, version: int, keys: Sequence[ByKey]) -> None:
+        """Raise KeyTakenError where another live instance holds one of these; nothing is written."""
+        wanted = Reservation(holder, version, self._now())
+        newest = await self._journal.latest_messages([self._id(key) for key in keys])
+        for key, found in zip(keys, newest, strict=True):
+            await self._standing(key, found, wanted)
+
     async def holder_of(self, key: ByKey) -> str | None:
         """Return the instance that may hold a key; whether it does, its own record says."""
         found = await self._journal.latest_message(self._id(key))

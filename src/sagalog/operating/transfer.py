@@ -313,7 +313,8 @@ def _odd(at: datetime | None) -> bool:
 async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: bool = False) -> Brought:
     """Bring one instance into a journal, under the same numbers; durable on return. What is stored is never overwritten.
 
-    Raises KeyTakenError, and nothing is stored, where another instance of that journal holds a unique key of it.
+    Raises KeyTakenError, and nothing is stored, where another instance of that journal holds a unique key of it; so it does
+    with `dry_run`, which stores nothing.
     If this process dies in between, the same call goes on where it stopped. Nothing of an instance is due before its
     newest record is there. `due_at` is kept for that one only: no other counts.
     """
@@ -329,9 +330,9 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
             return Brought.DIFFERS
         if highest == last and not (gap and first > 1):
             return Brought.THERE
+    await _reserve(journal, wanted[last], dry_run=dry_run)
     if dry_run:
         return Brought.IMPORTED
-    await _reserve(journal, wanted[last])
     numbers = range(highest + 1, last + 1)
     missing = (wanted[number] if number >= first else _gap(persistence_id, number) for number in numbers)
     try:
@@ -345,8 +346,8 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
     return Brought.IMPORTED if stored is not None and _same(stored, wanted[last]) else Brought.DIFFERS
 
 
-async def _reserve(journal: Journal, newest: PersistentRepr) -> None:
-    """Reserve the unique keys that an instance holds, before it is there. Raises KeyTakenError."""
+async def _reserve(journal: Journal, newest: PersistentRepr, *, dry_run: bool) -> None:
+    """Reserve the unique keys that an instance holds, before it is there; or only look. Raises KeyTakenError."""
     try:
         keys = [] if newest.deleted else list(pairs(decode_record(newest.payload).unique_keys))
     except CodecError:  # a worker that can read it will see
@@ -354,7 +355,10 @@ async def _reserve(journal: Journal, newest: PersistentRepr) -> None:
     if keys:
         saga, correlation_id = parts_of(newest.persistence_id)
         reservations = Reservations(journal, saga, lambda: datetime.now(UTC), monotonic, RETENTION)
-        await reservations.reserve(correlation_id, newest.sequence_nr, 0, sorted(keys))
+        if dry_run:
+            await reservations.check(correlation_id, newest.sequence_nr, sorted(keys))
+        else:
+            await reservations.reserve(correlation_id, newest.sequence_nr, 0, sorted(keys))
 
 
 def _gap(persistence_id: str, number: int) -> PersistentRepr:
