@@ -26,6 +26,11 @@ from sagalog import (
     on_child,
 )
 from sagalog.decision.record import decode_record, encode_record
+from sagalog.decision.repair import cancel, drop
+from sagalog.operating.apply import apply
+from sagalog.operating.family import family as relatives_of
+from sagalog.operating.inspect import find
+from sagalog.operating.mend import ended, replace, stored
 
 from ..families import (
     Carry,
@@ -480,3 +485,89 @@ async def test_itineraries_may_be_parents_and_children(lost: int, status: str, b
         record = await family.record("sell", "a")
         assert (record.status, record.child_ends) == (status, {"compensated" if lost else "completed": 1})
         assert SellSaga().decode_state(record.state_bytes()).box == box
+
+
+async def repaired(family: Family, saga: str, correlation_id: str, repair: Any) -> tuple[str, ...]:
+    """Repair an instance in its journal, while no worker runs."""
+    assert family.bench.journal is not None
+    return (await apply(family.bench.journal, saga, correlation_id, repair)).effects
+
+
+async def relatives(family: Family) -> list[str]:
+    assert family.bench.journal is not None
+    (view,) = await find(family.bench.journal, "a", "order")
+    return [f"{one.id} {one.status}: {one.why}" for one in (await relatives_of(family.bench.journal, view)).children]
+
+
+async def test_dropping_a_child_whose_record_is_damaged_tells_its_parent() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1))
+    journal = family.bench.journal
+    assert journal is not None
+    newest = await journal.latest_message("saga::parcel::a-0")
+    assert newest is not None
+    await journal.write_messages(
+        [msgspec.structs.replace(newest, sequence_nr=newest.sequence_nr + 1, payload=b"{broken")]
+    )
+    old = await stored(journal, "parcel", "a-0")
+    new = await ended(journal, old)
+    assert "delivers parcel cancelled, to its parent order a" in new.effects
+    await replace(journal, old, new)
+    async with Family(journal) as family:
+        await family.happen(ShipParcel("other"))
+        assert await family.ended() == ["a-0 cancelled"]
+
+
+async def test_a_parent_that_compensates_finds_out_how_a_child_ended_that_tells_nobody() -> None:
+    """An operator has dropped what was to tell it."""
+    async with Family() as family:
+        await family.happen(Ordered("a", 1, undo=True))
+    async with Family(family.bench.journal, [ParcelSaga]) as family:
+        await family.happen(Delivered("a-0"))
+    (tell,) = (await family.record("parcel", "a-0")).outbox
+    await repaired(family, "parcel", "a-0", drop(tell.id))
+    assert await relatives(family) == [
+        "a-0 completed, and tells nobody: `drop` of 1/1 on the parent counts it as failed"
+    ]
+    async with Family(family.bench.journal) as family:
+        await family.happen(Withdrawn("a"))
+        assert (await family.record("order", "a")).status is Status.COMPENSATED
+        assert family.done == ["Fetch a-0", "Release a"]  # it had completed, so it is taken back
+
+
+@pytest.mark.parametrize("repair", ["drop", "cancel"])
+async def test_a_parent_that_compensates_and_waits_for_a_child_that_tells_nobody_is_repaired(repair: str) -> None:
+    def refuse(command: Any) -> None:
+        if type(command).__name__ == "CarryBack":
+            raise CommandRefused("lost")
+
+    family = Family()
+    async with family.bench.runner(sagas=[OrderSaga, ParcelSaga], dispatch=refuse) as runner:
+        for event in (Ordered("a", 1), Withdrawn("a")):
+            await runner.handle(event)
+            await runner.settle()
+    await repaired(family, "parcel", "a-0", cancel(compensate=False))
+    (tell,) = (await family.record("parcel", "a-0")).outbox
+    await repaired(family, "parcel", "a-0", drop(tell.id))
+    assert (await family.record("order", "a")).status is Status.COMPENSATING
+    effects = await repaired(family, "order", "a", drop("1/1") if repair == "drop" else cancel(compensate=True))
+    assert effects[0] == (
+        "does not wait for its child parcel a-0 (1/1), which counts as failed; that one is left as it is"
+        if repair == "drop"
+        else "asks its children again to compensate: parcel a-0"
+    )
+    assert repair == "drop" or effects[-1] == "goes on with its compensation: sends Release, last in first out"
+    async with Family(family.bench.journal) as family:
+        await family.happen(ShipParcel("other"))
+        assert (await family.record("order", "a")).status is Status.COMPENSATED
+        assert "Release a" in family.done
+
+
+async def test_an_operator_lets_a_parent_wait_for_a_child_no_longer() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 2))
+        await family.runner.drop("order", "a", "1/1")
+        await family.runner.settle()
+        assert await family.ended() == ["a-0 failed"]
+        await family.happen(Delivered("a-0"), Delivered("a-1"))
+        assert await family.ended() == ["a-0 failed", "a-1 completed Receipt"]

@@ -106,9 +106,7 @@ def tell_parent(record: SagaRecord, own: str, next_id: NextId) -> None:
         return
     if any(held.kind == "refused" for held in record.held):
         return
-    saga, correlation_id = parts_of(own)
-    told = ChildTold(saga, correlation_id, record.status.value, record.result)  # type: ignore[arg-type]
-    entry = Command(next_id(), told.packed(), life=record.incarnation, family="tell", to=record.parent)
+    entry = Command(next_id(), told_of(record, own).packed(), life=record.incarnation, family="tell", to=record.parent)
     record.outbox, record.told = (*record.outbox, entry), True
 
 
@@ -134,6 +132,22 @@ def start_of(own: str, command: Command) -> str:
 def started_as(own: str, entry: str, child: Child) -> str:
     """Return the message id under which that parent has started a child."""
     return start_id(own, entry, child.life, child.began)
+
+
+def ended_silently(record: SagaRecord, started_as: str) -> bool:
+    """Say whether a child that was started under that id has ended, and nothing is left that tells its parent so.
+
+    Of a parent that waits for it all the same, an operator has dropped what was to tell it.
+    """
+    if record.parent != started_as or record.status not in FINAL or tells_of(record, started_as):
+        return False
+    return not any(held.kind == "refused" for held in record.held)
+
+
+def told_of(record: SagaRecord, own: str) -> ChildTold:
+    """Return what a child that has ended tells of that."""
+    saga, correlation_id = parts_of(own)
+    return ChildTold(saga, correlation_id, record.status.value, record.result)  # type: ignore[arg-type]
 
 
 def failed_to_start(own: str, command: Command, reason: str) -> tuple[str, ChildTold]:

@@ -18,11 +18,11 @@ import msgspec
 from ..definition.codec import Typed
 from ..definition.indexing import PHASE
 from ..errors import RepairError
-from .children import child_entry, failed_to_start, live_children, settle_child, stops
+from .children import ChildTold, child_entry, failed_to_start, live_children, settle_child, started_as, stops
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, stop_activities, undo_of
 from .dropped_legs import let_gathers_go, refuse_answer, refuse_leg
 from .ending import date_end
-from .ids import DROPPED, FAMILY, GAP
+from .ids import DROPPED, FAMILY, GAP, end_id
 from .record import FINAL, UNDER_WAY, Audit, Child, Command, Held, SagaRecord, Stage, Status, embed_state
 from .sequences import leave_hole, skip_missing
 
@@ -54,6 +54,7 @@ class Repair(msgspec.Struct, frozen=True):
     note: str = ""
     by: str = ""
     on_finished: bool = False
+    entry: str = ""  # that it drops
 
     def decide(self, record: SagaRecord, next_id: NextId, now: datetime, own: str) -> Decision:
         """Return the record after the repair, with its audit entry. Raises RepairError where it cannot be made.
@@ -65,6 +66,8 @@ class Repair(msgspec.Struct, frozen=True):
         after = copy.copy(record)
         effects = self.change(after, next_id)
         _fail_dropped_children(record, after, next_id, own)
+        if _awaits(record, self.entry):
+            _fail_child(after, self.entry, next_id, own)
         after.updated_at = now
         date_end(after, record, now, own, next_id)
         if after.kept:  # whatever was changed, their moment may have come
@@ -116,6 +119,8 @@ def skip(*, note: str = "", by: str = "") -> Repair:
 def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
     """Take one command out of the outbox, or cancel one timer, by its number, or drop one kept message by its id.
 
+    By the number that started a child, it is waited for no longer: it counts as failed, and is left as it is.
+
     Also where the instance is not parked, as for a command whose handler hangs: its attempt is cut off, and what waits
     behind it is delivered. How to undo it stays known. An instance that it parks goes on, as after `skip`. Refused
     (RepairError) where nothing has that number (`<sequence nr>/<index>`) or id.
@@ -127,6 +132,9 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
             end_compensation(record, next_id)
             forget_earlier(record)
             return effects + (_unpark(record) if record.stuck == entry else [])
+        if _awaits(record, entry):
+            child = _child(record.children[entry])
+            return [f"does not wait for its child {child} ({entry}), which counts as failed; that one is left as it is"]
         for name, timer in record.timers.items():
             if timer.id == entry:
                 record.timers = {other: kept for other, kept in record.timers.items() if other != name}
@@ -145,7 +153,7 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
             + (f"wait {_all(waiting)}" if waiting else "is none")
         )
 
-    return Repair("drop", lambda record: "", change, note, by)
+    return Repair("drop", lambda record: "", change, note, by, entry=entry)
 
 
 def cancel(*, compensate: bool, note: str = "", by: str = "") -> Repair:
@@ -306,8 +314,16 @@ def _cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
             f"waits for {_all(map(_command, ahead))} of an earlier incarnation: `drop` passes one that hangs"
         )
     if compensating:
-        left = [waiting.command.type for waiting in record.outbox if waiting.undo and waiting.life == life]
-        effects.append(f"goes on with its compensation: {_sends(left)}")
+        asked = {command.of for command in record.outbox if command.family in ("stop", "cancel")}
+        again = [one for one in stops(record, "stop", next_id) if one.of not in asked]
+        if again:  # what they were asked by is accepted; one that has ended since, or is gone, says so
+            record.outbox = (*record.outbox, *again)
+            effects.append(
+                f"asks its children again to compensate: {_all(_child(record.children[one.of]) for one in again)}"
+            )
+        left = [c.command.type for c in record.outbox if c.undo and c.life == life and not c.family]
+        left = left or [undo.command.type for undo in undo_of(record, life)]
+        effects.append(f"goes on with its compensation: {_sends(left) if left else 'nothing is left to send'}")
     else:
         undo = undo_of(record, life)
         if record.status is Status.COMPENSATION_FAILED:
@@ -424,6 +440,25 @@ def _fail_dropped_children(before: SagaRecord, record: SagaRecord, next_id: Next
         elif command.family == "stop" and record.status is Status.COMPENSATING and command.of in record.children:
             settle_child(record, command.of, "failed")
     end_compensation(record, next_id)  # of such a child, or of the held end of one, it may have been the last
+
+
+def _awaits(record: SagaRecord, entry: str) -> bool:
+    """Say whether it waits for the end of the child that was started by that entry, and is to hear of it."""
+    if entry not in record.children or record.status not in (Status.RUNNING, Status.COMPENSATING):
+        return False
+    started = all(command.id != entry for command in record.outbox)
+    return started and not any(held.kind == "child" and child_entry(held.id) == entry for held in record.held)
+
+
+def _fail_child(record: SagaRecord, entry: str, next_id: NextId, own: str) -> None:
+    """Let a child count as failed, whatever becomes of it: a running parent hears of it, by a held message."""
+    if record.status is Status.COMPENSATING:
+        settle_child(record, entry, "failed")
+        end_compensation(record, next_id)
+        return
+    child = record.children[entry]
+    told = ChildTold(child.saga, child.id, "failed", None, "an operator waits for it no longer")
+    record.held = (*record.held, Held(end_id(started_as(own, entry, child)), told.packed(), "child"))
 
 
 def _skip_activity(record: SagaRecord, entry: str, command: str, life: int) -> None:

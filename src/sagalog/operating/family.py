@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..decision import ids
-from ..decision.children import is_life, live_children, started_as
+from ..decision.children import ended_silently, is_life, live_children, started_as
 from ..decision.record import FINAL, Child, SagaRecord
 from ..journal import Journal
 from .inspect import SagaView, find
@@ -71,9 +71,15 @@ async def _child(journal: Journal, own: str, record: SagaRecord, entry: str, chi
     found = await find(journal, child.id, child.saga)
     now = found[0].record if found else None
     if now is not None and now.parent == started_as(own, entry, child):
+        if ended_silently(now, now.parent):
+            return Relative(child.saga, child.id, entry, f"{found[0].status}, and tells nobody", _go_on(entry))
         told = ", and is to tell so" if now.status in FINAL else ""
         return Relative(child.saga, child.id, entry, f"{found[0].status}{told}", found[0].why)
     if found and found[0].unreadable:
         return Relative(child.saga, child.id, entry, found[0].status, found[0].why)
     waits = any(command.id == entry for command in record.outbox)
-    return Relative(child.saga, child.id, entry, "not started yet" if waits else "gone")
+    return Relative(child.saga, child.id, entry, *(("not started yet",) if waits else ("gone", _go_on(entry))))
+
+
+def _go_on(entry: str) -> str:
+    return f"`drop` of {entry} on the parent counts it as failed"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import copy
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from time import monotonic
 
 import msgspec
 
 from ..decision import ids
+from ..decision.children import tell_parent
 from ..decision.inbox import count_of
 from ..decision.keys import pairs
 from ..decision.record import FINAL, FORMAT, Audit, SagaRecord, Status, decode_record, encode_record
@@ -88,13 +90,18 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
         record.inbox = (*last.inbox, *(held.id for held in last.held if held.kind == "event"))
         record.held, record.outbox, record.undo, record.timers, record.handled = (), (), (), {}, ()
         record.kept, record.waking = (), False
-        count = count_of(record.inbox)
+        known = count_of(record.inbox)
         effects.append(
-            f"remembers the {count:,} message{'' if count == 1 else 's'} of step {kept.version}, the newest that can be "
+            f"remembers the {known:,} message{'' if known == 1 else 's'} of step {kept.version}, the newest that can be "
             "read; one that came later may start it anew"
         )
     else:
         effects.append("no step of it can be read: any message that it has handled may start it anew")
+    if record.parent:
+        record.told, indexes = False, count()  # what was to tell so is dropped; who has heard takes no notice
+        own = ids.persistence_id(old.view.saga, old.view.correlation_id)
+        tell_parent(record, own, lambda: ids.entry_id(old.view.version + 1, next(indexes)))
+        effects += [f"delivers {one.title}" for one in record.outbox]
     record.audit = (*record.audit, Audit(at, "drop", note, by))
     record.updated_at = at
     return Replaced(record, tuple(effects))

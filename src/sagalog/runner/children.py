@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from ..decision.children import ChildTold, failed_to_start, start_of, tells_of, unpack_told
+from ..decision.children import ChildTold, ended_silently, failed_to_start, start_of, tells_of, told_of, unpack_told
 from ..decision.draft import Draft
 from ..decision.ids import command_id, end_id, parent_in, parts_of
 from ..decision.message import Message, Outcome
@@ -129,16 +129,20 @@ class Children:
         """Let the child compensate, or end as it stands, if it still runs. How it ends, it tells by itself."""
         started_as = start_of(parent.persistence_id, entry)
         gone = fresh = False
+        silent: ChildTold | None = None
         saga, correlation_id = parts_of(parent.persistence_id)
         compensates = entry.family == "stop"
         note = f"its parent {saga} {correlation_id} {'compensates' if compensates else 'was cancelled'}"
         repair = cancel(compensate=compensates, note=note)
 
         async def run(draft: Draft, reporter: Reporter) -> None:
-            nonlocal gone, fresh
+            nonlocal gone, fresh, silent
             record, fresh = draft.record, child.fresh
+            gone, silent = False, None  # it may be the second look
             if record is None or record.parent != started_as:
                 gone = record is None or not tells_of(record, started_as)
+            elif ended_silently(record, started_as):
+                silent = told_of(record, draft.persistence_id)
             elif record.status is Status.RUNNING and compensates and not record.parked:
                 draft.trace = entry.trace
                 draft.compensate()  # as if a handler had asked for it: what it has sent still goes out before
@@ -153,9 +157,12 @@ class Children:
         ):  # nothing is written where it is gone, so nobody else would find out that another worker knows better
             child.read_again()
             await child.submit(Envelope(repair=run))
-            fresh = fresh or not gone
+            fresh = fresh or not (gone or silent)
         if gone:
             await self._fail(parent, entry, f"saga {child.runtime.name!r}, id {child.correlation_id!r} is gone")
+        elif silent is not None:  # nothing is left that would tell it; who has heard takes no notice
+            told = _readable_there(silent, child.runtime.registry)
+            await self._submit(parent, parent, entry, Message(end_id(started_as), told, "child"))
 
     async def _tell(self, child: Instance, entry: Command, parent: Instance, told: ChildTold) -> None:
         """Let the parent hear of the end. One that is gone, or has heard, takes no notice."""
