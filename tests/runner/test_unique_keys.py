@@ -15,6 +15,7 @@ from sagalog import (
     InMemoryJournal,
     JournalSagaStateStore,
     JournalUnavailableError,
+    Key,
     KeyTakenError,
     Outcome,
     OutcomeUnknownError,
@@ -504,3 +505,20 @@ async def test_an_import_brings_its_keys_along_and_stores_nothing_where_one_is_t
         assert [await bring(other, records) for records in read_export(lines) if records[0].persistence_id == STEP] == [
             Brought.DIFFERS  # it has gone on
         ]
+
+
+class LooseSeats(DeskSaga):
+    """The same desks, since many may have a seat."""
+
+    name = "desk"
+    keys = (Key("seat"), Key("floor"))
+
+
+async def test_a_key_that_is_unique_no_more_reaches_an_instance_once_it_is_added_again(quick: Bench) -> None:
+    async with runner(quick) as one:
+        await one.handle(Booked("A", ["1"]))
+    async with quick.runner(sagas=[LooseSeats], dispatch=lambda command: None) as one:
+        await one.handle(Booked("B", ["1"]))
+        assert (await one.handle(Scanned("1"))).instances == {"desk": {"B": HANDLED}}
+        await one.handle(Take("A", "1"))
+        assert (await one.handle(Scanned("1"))).instances == {"desk": {"A": HANDLED, "B": HANDLED}}
