@@ -429,3 +429,16 @@ async def test_odd_values_of_plain_and_unique_keys_end_alike(quick: Bench, key: 
         for number in (2**63, 10**1100, 10**5000):
             saga.made = number
             assert (await one.handle(Moved("A", new=key))).handled
+
+
+async def test_an_event_held_for_a_repair_is_handled_also_after_a_held_one_that_gives_the_key_up(quick: Bench) -> None:
+    async with runner(quick) as one:
+        await one.handle(Ordered("A", ["c", "d"]))
+        assert (await one.handle(Blocked("d", "boom"))).held
+        assert (await one.handle(Moved("A", old="c"))).held
+        assert (await one.handle(Blocked("c"), message_id="m")).instances == {"parcel": {"A": Outcome.HELD}}
+        await one.skip(ParcelSaga.name, "A")
+        await one.settle()
+        assert await log(one, "A") == ["blocked"]
+        assert (await one.handle(Blocked("c"), message_id="m")).ignored  # nobody holds the key any more
+        assert await log(one, "A") == ["blocked"]
