@@ -571,3 +571,27 @@ async def test_an_operator_lets_a_parent_wait_for_a_child_no_longer() -> None:
         assert await family.ended() == ["a-0 failed"]
         await family.happen(Delivered("a-0"), Delivered("a-1"))
         assert await family.ended() == ["a-0 failed", "a-1 completed Receipt"]
+
+
+async def test_cancelling_a_parent_as_it_stands_ends_a_child_whose_compensation_failed() -> None:
+    def refuse(command: Any) -> None:
+        if type(command).__name__ == "CarryBack":
+            raise CommandRefused("lost")
+
+    family = Family()
+    async with family.bench.runner(sagas=[OrderSaga, ParcelSaga], dispatch=refuse) as runner:
+        for event in (Ordered("a", 1), Withdrawn("a")):
+            await runner.handle(event)
+            await runner.settle()
+        assert (await family.record("parcel", "a-0")).status is Status.COMPENSATION_FAILED
+        await runner.cancel("order", "a", compensate=False)
+        await runner.settle()
+        assert (await family.record("order", "a")).status is Status.CANCELLED
+        assert (await family.record("parcel", "a-0")).status is Status.CANCELLED
+
+
+async def test_cancelling_a_compensating_parent_says_what_it_still_sends() -> None:
+    async with Family(sagas=[OrderSaga]) as family:
+        await family.happen(Ordered("a", 1), Withdrawn("a"))
+    effects = await repaired(family, "order", "a", cancel(compensate=True))
+    assert effects[-1] == "goes on with its compensation: sends Release, last in first out"

@@ -19,7 +19,7 @@ from ..decision.children import ChildTold, ended_silently, failed_to_start, star
 from ..decision.draft import Draft
 from ..decision.ids import command_id, end_id, parent_in, parts_of
 from ..decision.message import Message, Outcome
-from ..decision.record import Audit, Command, Status
+from ..decision.record import FINAL, Audit, Command, Status
 from ..decision.repair import cancel
 from ..definition import codec
 from ..definition.codec import TypeRegistry, full_name
@@ -148,7 +148,8 @@ class Children:
                 draft.compensate()  # as if a handler had asked for it: what it has sent still goes out before
                 draft.append(record, "audit", Audit(draft.now, "parent", note))
                 draft.touch()
-            elif record.status is Status.RUNNING:  # what it holds is dropped, and a stuck command is in nobody's way
+            elif record.status is Status.RUNNING or not (compensates or record.status in FINAL):
+                # What it holds is dropped, and a stuck command is in nobody's way.
                 draft.record = repair.decide(record, draft.next_id, draft.now, draft.persistence_id).record
                 draft.touch()
 
