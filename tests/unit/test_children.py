@@ -85,7 +85,7 @@ def test_the_id_of_a_child_may_come_from_a_method_of_its_own() -> None:
 
 
 def test_on_child_takes_sagas_only() -> None:
-    for wrong in (State, ChildEnded, 7, "", None):
+    for wrong in (State, ChildEnded, 7, "", None, "a::b", "parcel\n", "a b"):
         with pytest.raises(DefinitionError, match="@on_child takes a saga class, or the name of a saga"):
 
             class Wrong(Saga[State]):

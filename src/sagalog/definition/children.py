@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
@@ -13,6 +14,7 @@ from .annotations import check_annotations
 from .context import StepContext
 from .routes import Actions
 
+SAGA_NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 H = TypeVar("H")
 S = TypeVar("S")
 
@@ -91,7 +93,7 @@ def child_classes(cls: type) -> list[type]:
 
 
 def _name_of(cls: type, child: Any, saga: type) -> str:
-    if isinstance(child, str) and child:
+    if isinstance(child, str) and SAGA_NAME.match(child):
         return child
     if not isinstance(child, type) or not issubclass(child, saga):
         shown = child.__name__ if isinstance(child, type) else repr(child)

@@ -6,7 +6,6 @@ and `on_refused` fill in the first two; a class may override all of them directl
 
 from __future__ import annotations
 
-import re
 import types
 from collections.abc import Mapping
 from datetime import timedelta
@@ -18,7 +17,7 @@ from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
 from .actions import Compensate, Refused
 from .annotations import named_types
-from .children import ChildEnded, child_classes, children_of, on_child
+from .children import SAGA_NAME, ChildEnded, child_classes, children_of, on_child
 from .context import StepContext
 from .indexing import IndexTable, index_table
 from .itinerary import ActivityTable, activity_table
@@ -36,7 +35,6 @@ from .storable import check_storable
 
 S = TypeVar("S")
 
-_NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
 __all__ = [
     "Actions",
@@ -148,7 +146,7 @@ class Saga(Generic[S]):
         if "name" not in cls.__dict__ and not routes:
             return  # an abstract base
         name = getattr(cls, "name", None)
-        if not isinstance(name, str) or not _NAME.match(name):
+        if not isinstance(name, str) or not SAGA_NAME.match(name):
             raise DefinitionError(
                 f"{cls.__name__}.name must be letters, digits, '_', '.' or '-', and is {name!r}: it is part of every "
                 "persistence id"
