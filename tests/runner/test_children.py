@@ -26,7 +26,7 @@ from sagalog import (
     on_child,
 )
 from sagalog.decision.record import decode_record, encode_record
-from sagalog.decision.repair import cancel, drop
+from sagalog.decision.repair import cancel, drop, resend
 from sagalog.operating.apply import apply
 from sagalog.operating.family import family as relatives_of
 from sagalog.operating.inspect import find
@@ -85,6 +85,12 @@ class Family:
         assert newest is not None
         assert newest.deleted
         await journal.purge([(own, newest.sequence_nr)])
+
+    async def first(self, saga: str, correlation_id: str) -> SagaRecord:
+        assert self.bench.journal is not None
+        async for message in self.bench.journal.replay_messages(f"saga::{saga}::{correlation_id}"):
+            return decode_record(message.payload)
+        raise AssertionError("nothing is stored")
 
     async def store(self, saga: str, correlation_id: str, record: SagaRecord) -> None:
         """Store a record as the next step."""
@@ -595,3 +601,26 @@ async def test_cancelling_a_compensating_parent_says_what_it_still_sends() -> No
         await family.happen(Ordered("a", 1), Withdrawn("a"))
     effects = await repaired(family, "order", "a", cancel(compensate=True))
     assert effects[-1] == "goes on with its compensation: sends Release, last in first out"
+
+
+async def test_dropping_and_resending_between_parent_and_child_say_what_follows() -> None:
+    async with Family() as family:
+        await family.happen(Ordered("a", 1))
+    (start,) = [one for one in (await family.first("order", "a")).outbox if one.family == "start"]
+    (again,) = (await repaired(family, "order", "a", resend(start)))[1:]
+    assert again == "starts no second child, unless the first one is forgotten"
+    (follows,) = (await repaired(family, "order", "a", drop(start.id)))[1:2]
+    assert follows == "counts its child parcel a-0 as failed; if that has started after all, it is left as it is"
+    async with Family() as family:
+        await family.happen(Ordered("a", 1))
+    async with Family(family.bench.journal, [ParcelSaga]) as family:
+        await family.happen(Delivered("a-0"))
+    (tell,) = (await family.record("parcel", "a-0")).outbox
+    (follows,) = (await repaired(family, "parcel", "a-0", drop(tell.id)))[1:]
+    assert follows == "leaves its parent order a untold of the end: `drop` of 1/1 there counts this one as failed"
+    async with Family(sagas=[OrderSaga]) as family:
+        await family.happen(Ordered("a", 1), Withdrawn("a"))
+    stop = next(one for one in (await family.record("order", "a")).outbox if one.family == "stop")
+    assert "counts its child parcel a-0 as failed, and leaves it as it is: it goes on" in (
+        await repaired(family, "order", "a", drop(stop.id))
+    )

@@ -22,6 +22,7 @@ from .children import ChildTold, child_entry, failed_to_start, live_children, se
 from .compensation import compensate, end_compensation, forget_earlier, send_undo, stop_activities, undo_of
 from .dropped_legs import let_gathers_go, refuse_answer, refuse_leg
 from .ending import date_end
+from .family_effects import dropped_effect, resent_effect
 from .ids import DROPPED, FAMILY, GAP, end_id
 from .record import FINAL, UNDER_WAY, Audit, Child, Command, Held, SagaRecord, Stage, Status, embed_state
 from .sequences import leave_hole, skip_missing
@@ -128,7 +129,8 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
 
     def change(record: SagaRecord, next_id: NextId) -> list[str]:
         if commands := [command for command in record.outbox if command.id == entry]:
-            effects = _drop_commands(record, commands)
+            follows = [told for command in commands for told in dropped_effect(record, command)]
+            effects = [*_drop_commands(record, commands), *follows]
             end_compensation(record, next_id)
             forget_earlier(record)
             return effects + (_unpark(record) if record.stuck == entry else [])
@@ -229,7 +231,7 @@ def resend(command: Command, *, note: str = "", by: str = "") -> Repair:
         behind = _stuck(record)
         record.outbox = (*record.outbox, command)
         waits = [f"it waits behind the stuck {_command(stuck)}" for stuck in behind]
-        return [f"sends {name} again, under the same id", *waits]
+        return [f"sends {name} again, under the same id", *resent_effect(record, command), *waits]
 
     return Repair("resend", lambda record: "", change, note, by, on_finished=True)
 
