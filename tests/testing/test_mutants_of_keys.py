@@ -105,7 +105,7 @@ def an_event_by_a_key_reaches_the_first_only(patch: pytest.MonkeyPatch) -> None:
 
 @mutant.of(Customers)
 def an_event_is_accepted_though_one_could_not_store_it(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(by_key, "_only_some", lambda error, to, took: by_key.NoInstanceError("parcel", "", "", "planted"))
+    patch.setattr(by_key, "_raised", lambda *told, **more: by_key.NoInstanceError("parcel", "", "", "planted"))
     real = by_key.KeyedDelivery._once
 
     async def once(self: Any, *arguments: Any, **keywords: Any) -> Any:
