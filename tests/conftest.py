@@ -12,6 +12,7 @@ from pathlib import Path
 import nats
 import nats.js.errors
 import pytest
+from hypothesis import settings
 
 from sagalog import Saga
 
@@ -20,6 +21,10 @@ from .servers.postgres import Postgres
 from .servers.proxy import Proxy
 from .servers.watchdog import Watchdog
 
+settings.register_profile(
+    "suite", deadline=None
+)  # a busy machine is no fault of what is tested; tests have time limits
+settings.load_profile("suite")
 _schemas = count(1)
 _watchdog = pytest.StashKey[Watchdog]()
 _LONG_SECONDS = {  # for folders whose tests are long by nature, on a busy machine; others say it by their own mark
