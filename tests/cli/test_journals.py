@@ -119,6 +119,8 @@ def test_the_doctor_finds_what_is_not_well() -> None:
         "unreadable": "ok",
         "uncompensated": "ok",
         "outbox": "ok",
+        "commands": "ok",
+        "receivers": "ok",
     }
     assert "-> `sagalog list --status parked` says which, and why" in done.stdout
     assert run("doctor", "sqlite:///orders.db", "--strict").exit_code == 1

@@ -197,7 +197,7 @@ async def test_many_large_records_are_read_in_parts_that_leave_the_loop_free() -
 
     class Counting(InMemoryJournal):
         async def latest_messages(self, persistence_ids: Any) -> Any:
-            asked.append(len(persistence_ids))
+            asked.append(sum(one.startswith("saga::") for one in persistence_ids))
             return await journal.latest_messages(persistence_ids)
 
         async def write_batch(self, records: Any) -> Any:

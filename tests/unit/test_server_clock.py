@@ -1,0 +1,34 @@
+"""The clock that workers share: the server's, as far as a round trip lets it be known."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+from sagalog.runner.clock import ServerClock
+
+
+class Server:
+    """Tells a time that is an hour ahead; some of its answers take long to arrive."""
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds = list(seconds)
+
+    async def server_time(self) -> datetime:
+        told = datetime.now(UTC) + timedelta(hours=1)
+        await asyncio.sleep(self.seconds.pop(0))
+        return told
+
+
+async def test_a_slow_answer_is_not_what_the_clock_goes_by_if_a_quick_one_follows() -> None:
+    server = Server(0.2, 0, 0, 0, 0)
+    clock = ServerClock(server)
+    await clock.synchronize()
+    ahead = clock.now() - datetime.now(UTC)
+    assert abs(ahead - timedelta(hours=1)) < timedelta(seconds=0.05)
+
+
+async def test_the_server_is_not_asked_without_end_where_all_its_answers_are_slow() -> None:
+    server = Server(*[0.01] * 9)
+    await ServerClock(server).synchronize()
+    assert len(server.seconds) == 4
