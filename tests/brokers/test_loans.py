@@ -1,4 +1,4 @@
-"""The loan log through a broker on four workers, one of them killed on the way: the figures are those of one worker."""
+"""The loan log through a broker on four workers, on Kafka with one killed on the way: the figures are those of one."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def test_four_workers_on_a_broker_print_what_one_prints_from_a_file(
         for line in lines[first : first + 500]:
             cases[json.loads(line)["case"]].append(line)
         await asyncio.gather(*(send_in_order(sink, case, its) for case, its in cases.items()))
-        if first == 1000:
+        if first == 1000 and kind == "kafka":  # RabbitMQ does not promise the order of what a dead reader held
             workers[0].send_signal(signal.SIGKILL)
             await workers[0].wait()
             workers[0] = await start(kind, journal, place)
