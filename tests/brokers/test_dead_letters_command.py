@@ -61,8 +61,9 @@ def sagalog(place: Place, tmp_path: Path) -> Sagalog:
 
 async def test_a_dead_letter_is_mended_and_put_back_under_its_id(place: Place, sagalog: Sagalog) -> None:
     await place.into.send(event("a", 1, data=b'{"order": "a", "number": "one"}'))
-    await place.into.send(event("a", 2, data=b"\x1b[31m"))
     async with running(place) as runner:
+        await eventually(lambda: counts(runner).dead_letters == 1)
+        await place.into.send(event("a", 2, data=b"\x1b[31m"))  # only now: they would be put aside beside each other
         await eventually(lambda: counts(runner).dead_letters == 2)
         listed = sagalog("shop:runner")
         assert listed.returncode == 0, listed.stderr
