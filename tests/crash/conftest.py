@@ -15,6 +15,8 @@ import pytest
 
 from sagalog.journal.sqlite.schema import prepare
 
+from ..servers.nats import Nats
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -116,3 +118,12 @@ def wait_for(folder: Path, wanted: str, *, seconds: float = 60.0) -> None:
 
 def kill(pid: int, number: int = signal.SIGKILL) -> None:
     os.kill(pid, number)
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[Nats]:
+    """A NATS of one server, of the test's own, to be killed."""
+    server = Nats(tmp_path / "nats", servers=1)
+    server.start()
+    yield server
+    server.stop()

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import signal
-import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from sagalog.journal import migrate_journal
-
 from ..servers.nats import Nats
 from ..servers.postgres import Postgres
-from .conftest import Zygote, kill, wait_for
+from .conftest import Zygote
 from .shipping import PARCELS, POINTS, kind
 from .shop import read_ledger
 from .test_kill import SCALE
+from .turns import killed_at_each_point, killed_by_turns, share
 from .witness import read
 
 
-def killed_by_turns(zygote: Zygote, folder: Path, orders: int, seed: int, kills: int) -> None:
-    """Kill one of two workers again and again; then the last ones finish."""
-    chance = random.Random(seed)
-
-    def spawn() -> int:
-        return zygote.spawn(folder, orders, chance.randrange(10**6), world="families")
-
-    alive = [spawn(), spawn()]
-    for turn in range(kills):
-        wait_for(folder, f'{{"ready": {alive[turn % 2]}}}')
-        time.sleep(chance.choice([0.01, 0.03, 0.1]) * chance.random())  # the moment is what is tested
-        kill(alive[turn % 2])
-        zygote.wait(alive[turn % 2])
-        alive[turn % 2] = spawn()
-    ended = [zygote.wait(pid) for pid in alive]
+def survive(zygote: Zygote, folder: Path, orders: int, seed: int, kills: int) -> None:
+    ended = killed_by_turns(zygote, "families", folder, orders, seed, kills)
     examine(folder, orders)  # it says more than how the workers ended
     assert ended == [{"exit": 0}] * 2
 
@@ -90,49 +69,25 @@ def _examine_order(last: dict[str, Any], done: Any, first: Any, order: str) -> N
 def test_on_sqlite_each_start_makes_one_child_and_each_end_is_heard_once(
     zygote: Zygote, folder: Path, seed: int
 ) -> None:
-    killed_by_turns(zygote, folder, 18, seed, int(16 * SCALE))
+    survive(zygote, folder, 18, seed, int(16 * SCALE))
 
 
 def test_killed_at_each_named_point_a_family_comes_to_its_end(zygote: Zygote, folder: Path, seed: int) -> None:
-    chance = random.Random(seed)
-    orders = 6
     points = POINTS * max(1, int(SCALE))
-    chance.shuffle(points)
-    for point in points:
-        for _ in range(5):
-            ended = zygote.wait(zygote.spawn(folder, orders, chance.randrange(10**6), point, 1, world="families"))
-            if ended == {"signal": signal.SIGKILL}:
-                break
-            orders += 3  # it was through before it came there: more to do
-        else:
-            examine(folder, orders)
-            raise AssertionError(f"nothing passes {point!r}: the test proves nothing")
-    assert zygote.wait(zygote.spawn(folder, orders, seed, world="families")) == {"exit": 0}
-    examine(folder, orders)
-    assert {note["killed"] for note in read_ledger(folder / "ledger") if "killed" in note} == set(POINTS)
+    orders, ended = killed_at_each_point(zygote, "families", folder, 6, seed, points, more=3)
+    examine(folder, orders)  # it says more than how the worker ended
+    assert ended == {"exit": 0}
 
 
 def test_on_postgresql_each_start_makes_one_child_and_each_end_is_heard_once(
     zygote: Zygote, tmp_path: Path, postgres_server: Postgres, seed: int
 ) -> None:
     url = f"{postgres_server.url}?schema=families"
-    asyncio.run(migrate_journal(url))
-    (tmp_path / "url").write_text(url)
-    killed_by_turns(zygote, tmp_path, 12, seed, int(6 * SCALE))
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path / "nats", servers=1)
-    server.start()
-    yield server
-    server.stop()
+    survive(zygote, share(tmp_path, url), 12, seed, int(6 * SCALE))
 
 
 def test_on_nats_each_start_makes_one_child_and_each_end_is_heard_once(
     zygote: Zygote, tmp_path: Path, nats: Nats, seed: int
 ) -> None:
     url = f"{nats.url}?stream=families&replicas=1&timeout_seconds=2"
-    asyncio.run(migrate_journal(url))
-    (tmp_path / "url").write_text(url)
-    killed_by_turns(zygote, tmp_path, 6, seed, int(3 * SCALE))
+    survive(zygote, share(tmp_path, url), 6, seed, int(3 * SCALE))

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import signal
-import time
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
-
-from sagalog.journal import migrate_journal
 
 from ..servers.nats import Nats
 from ..servers.postgres import Postgres
-from .conftest import Zygote, kill, wait_for
+from .conftest import Zygote
 from .seating import POINTS, SEATS
 from .shop import read_ledger
 from .test_kill import SCALE
+from .turns import killed_by_turns, share
 from .witness import read
 
 
-def killed_by_turns(zygote: Zygote, folder: Path, desks: int, seed: int, kills: int) -> None:
-    """Kill one of two workers again and again; then the last ones finish."""
-    chance = random.Random(seed)
-
-    def spawn(place: int) -> int:
-        return zygote.spawn(folder, desks, place + 2 * chance.randrange(10**5), world="desks")
-
-    alive = [spawn(0), spawn(1)]
-    for turn in range(kills):
-        wait_for(folder, f'{{"ready": {alive[turn % 2]}}}')
-        time.sleep(chance.choice([0.01, 0.03, 0.1]) * chance.random())  # the moment is what is tested
-        kill(alive[turn % 2])
-        zygote.wait(alive[turn % 2])
-        alive[turn % 2] = spawn(turn % 2)
-    ended = [zygote.wait(pid) for pid in alive]
+def survive(zygote: Zygote, folder: Path, desks: int, seed: int, kills: int) -> None:
+    ended = killed_by_turns(zygote, "desks", folder, desks, seed, kills)
     examine(folder, desks)  # it says more than how the workers ended
     assert ended == [{"exit": 0}] * 2
 
@@ -67,7 +48,7 @@ def examine(folder: Path, desks: int) -> None:
 
 
 def test_on_sqlite_a_seat_is_that_of_one_desk(zygote: Zygote, folder: Path, seed: int) -> None:
-    killed_by_turns(zygote, folder, 36, seed, int(16 * SCALE))
+    survive(zygote, folder, 36, seed, int(16 * SCALE))
 
 
 def test_killed_before_and_after_each_of_the_two_writes_a_seat_is_free_for_others(
@@ -92,21 +73,9 @@ def test_on_postgresql_a_seat_is_that_of_one_desk(
     zygote: Zygote, tmp_path: Path, postgres_server: Postgres, seed: int
 ) -> None:
     url = f"{postgres_server.url}?schema=desks"
-    asyncio.run(migrate_journal(url))
-    (tmp_path / "url").write_text(url)
-    killed_by_turns(zygote, tmp_path, 24, seed, int(6 * SCALE))
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[Nats]:
-    server = Nats(tmp_path / "nats", servers=1)
-    server.start()
-    yield server
-    server.stop()
+    survive(zygote, share(tmp_path, url), 24, seed, int(6 * SCALE))
 
 
 def test_on_nats_a_seat_is_that_of_one_desk(zygote: Zygote, tmp_path: Path, nats: Nats, seed: int) -> None:
     url = f"{nats.url}?stream=desks&replicas=1&timeout_seconds=2"
-    asyncio.run(migrate_journal(url))
-    (tmp_path / "url").write_text(url)
-    killed_by_turns(zygote, tmp_path, 12, seed, int(4 * SCALE))
+    survive(zygote, share(tmp_path, url), 12, seed, int(4 * SCALE))

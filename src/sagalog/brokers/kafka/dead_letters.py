@@ -7,6 +7,7 @@ body takes the letter away; compaction removes both some time.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +23,7 @@ from .sink import KafkaProducer
 _TOPIC = "sagalog-topic"
 
 
-class KafkaDeadLetters:
+class KafkaDeadLetters(ABC):
     """What a source does with messages that nobody can take."""
 
     def __init__(self, servers: KafkaServers, topics: list[str], letters: str) -> None:
@@ -32,8 +33,9 @@ class KafkaDeadLetters:
         self._producer = KafkaProducer(servers)
         self._made = False
 
+    @abstractmethod
     async def accept(self, messages: Sequence[SourceMessage]) -> None:
-        raise NotImplementedError
+        """Say that they are done with; the source does."""
 
     async def reject(self, message: SourceMessage, reason: str) -> None:
         await self._make_letters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ _SUBJECT = "sagalog-subject"  # which the message had
 _ONCE = "Nats-Msg-Id"  # by which the server knows what it has already
 
 
-class NatsDeadLetters:
+class NatsDeadLetters(ABC):
     """What a source does with messages that nobody can take."""
 
     def __init__(self, connection: NatsConnection, stream: str, durable: str, letters: str) -> None:
@@ -59,8 +60,9 @@ class NatsDeadLetters:
             await jetstream.publish(self._letter_subject, message.body, headers=headers)
         await self.accept([message])
 
+    @abstractmethod
     async def accept(self, messages: Any) -> None:
-        raise NotImplementedError
+        """Say that they are done with; the source does."""
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         jetstream = await self._connection.jetstream()

@@ -6,6 +6,7 @@ own, and closing that: the broker puts them back where they were.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from hashlib import sha256
 from typing import Any
@@ -19,7 +20,7 @@ _MOST = 10_000  # dead letters that are looked at
 _NO_LIMIT = 1_000_000  # of deliveries: the broker would drop a message after 20 by itself, since version 4
 
 
-class RabbitDeadLetters:
+class RabbitDeadLetters(ABC):
     """What a source does with messages that nobody can take."""
 
     def __init__(self, connection: RabbitConnection, queue: str, letters: str) -> None:
@@ -36,8 +37,9 @@ class RabbitDeadLetters:
         await self._publish(self._letters, message.body, headers, message.token.message_id or "")
         await self.accept([message])
 
+    @abstractmethod
     async def accept(self, messages: Any) -> None:
-        raise NotImplementedError
+        """Say that they are done with; the source does."""
 
     async def _publish(self, queue: str, body: bytes, headers: Mapping[str, str], message_id: str) -> None:
         channel = await self._connection.channel()
