@@ -336,8 +336,7 @@ async def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(place: 
     async with SagaRunner(journal, sagas=[Slow], sources=[place.source()]) as runner:
 
         async def all_there() -> bool:
-            # JetStream may give messages that were handed back in another order: docs/brokers.md says so.
-            return sorted((await runner.state(Slow, "a")).log) == list(range(5))
+            return (await runner.state(Slow, "a")).log == list(range(5))
 
         await eventually(all_there)
         assert counts(runner).received == 4

@@ -20,6 +20,7 @@ from ..message import KEY, Backlog, SourceMessage
 from .connection import NatsConnection
 from .dead_letters import NatsDeadLetters
 
+_LATE_LOOKS = 20  # at what came behind the last `receive`; what is left then comes again after ack_seconds
 _MOST_AT_ONCE = 512  # of one request for messages
 
 
@@ -63,6 +64,7 @@ class NatsSource(NatsDeadLetters):
         self._ack_seconds = ack_seconds
         self._name = name or f"nats:{stream}/{durable}"
         self._subscription: JetStreamContext.PullSubscription | None = None
+        self._asked_until = 0.0  # by the loop's clock: when no request for messages is open any more
 
     @property
     def name(self) -> str:
@@ -105,15 +107,13 @@ class NatsSource(NatsDeadLetters):
             ) from None
 
     async def close(self) -> None:
-        subscription, self._subscription = self._subscription, None
         try:
-            if subscription is not None:
+            if self._subscription is not None:
                 async with asyncio.timeout(self._connection.answer_seconds):
-                    while subscription.pending_msgs:  # what came after the last `receive`
-                        late = [self._message(one) for one in await self._fetch(subscription, _MOST_AT_ONCE, 0.01)]
-                        await self.give_back(late, 0.0)
+                    await self.give_back((), 0.0)
         except (BrokerUnavailableError, TimeoutError):
             pass  # others get it after ack_seconds
+        self._subscription = None
         await self._connection.close()
 
     async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
@@ -125,12 +125,13 @@ class NatsSource(NatsDeadLetters):
             found = await self._fetch(self._subscription, min(most, _MOST_AT_ONCE), seconds)
         return [self._message(one) for one in found]
 
-    @staticmethod
-    async def _fetch(subscription: JetStreamContext.PullSubscription, most: int, seconds: float) -> Sequence[Msg]:
+    async def _fetch(self, subscription: JetStreamContext.PullSubscription, most: int, seconds: float) -> Sequence[Msg]:
         try:
             return await subscription.fetch(most, timeout=seconds)
         except TimeoutError:
             return ()
+        finally:  # one that returns early leaves its request open, and it began to wait some time after it was called
+            self._asked_until = asyncio.get_running_loop().time() + seconds
 
     @staticmethod
     def _message(one: Msg) -> SourceMessage:
@@ -156,8 +157,22 @@ class NatsSource(NatsDeadLetters):
         await self._tell(messages, b"+WPI")
 
     async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
-        delay = json.dumps({"delay": int(delay_seconds * 1e9)}) if delay_seconds > 0 else ""
-        await self._tell(messages, f"-NAK {delay}".strip().encode())
+        if delay_seconds > 0:
+            await self._tell(messages, f"-NAK {json.dumps({'delay': int(delay_seconds * 1e9)})}".encode())
+            return
+        # A request that is open would get these again at once, and give them back once more, in another order.
+        late: list[SourceMessage] = []
+        await self._expired()
+        for _ in range(_LATE_LOOKS):
+            if self._subscription is None or not self._subscription.pending_msgs:
+                break
+            late += [self._message(one) for one in await self._fetch(self._subscription, _MOST_AT_ONCE, 0.01)]
+            await self._expired()
+        await self._tell([*messages, *late], b"-NAK")
+
+    async def _expired(self) -> None:
+        """Return when no request for messages is open."""
+        await asyncio.sleep(self._asked_until - asyncio.get_running_loop().time())
 
     async def _tell(self, messages: Sequence[SourceMessage], what: bytes) -> None:
         if not messages:
