@@ -62,6 +62,19 @@ class RabbitMQ:
             os.killpg(self._process.pid, signal.SIGKILL)
             end(self._process, signal.SIGKILL)
 
+    def messages(self, queue: str) -> int:
+        """Return how many messages are in a queue: those that wait, and those that a reader has not acknowledged."""
+        asked = [
+            str(PROGRAM.with_name("rabbitmqctl")),
+            "--quiet",
+            "list_queues",
+            "name",
+            "messages",
+            "--no-table-headers",
+        ]
+        told = subprocess.run(asked, check=True, capture_output=True, text=True, env=self._environment).stdout
+        return int(dict(line.split("\t") for line in told.splitlines())[queue])
+
     def stop(self) -> None:
         """End it, and what it has started beside itself."""
         self.kill()
