@@ -19,6 +19,7 @@ from sagalog import (
     Status,
 )
 from sagalog.runner import follower
+from sagalog.runner.awaited import Waiter
 
 from .asking import SOON, runner, waiting
 from .conftest import Bench
@@ -114,6 +115,56 @@ async def test_a_life_that_was_forgotten_and_begun_anew_is_not_taken_for_the_one
         for outcome in asked:
             with pytest.raises(OutcomeGoneError, match="begun anew, before its end was seen"):
                 await outcome
+
+
+def signalling(method: Any, event: asyncio.Event) -> Any:
+    """Return the method, which sets the event when it was called."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        finally:
+            event.set()
+
+    return call
+
+
+@pytest.mark.parametrize("before", ["nothing", "an older life"])
+async def test_a_lookup_that_was_on_its_way_when_the_life_began_does_not_say_that_it_is_gone(
+    memory: Bench, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    monkeypatch.setattr(follower, "_AGAIN_SECONDS", 0.0)
+    assert isinstance(memory.journal, InMemoryJournal)
+    real, read, answered = memory.journal.latest_messages, asyncio.Event(), asyncio.Event()
+
+    async def late(ids: Any) -> Any:
+        found = await real(ids)
+        if "saga::trip::T-1" in ids and not answered.is_set():
+            read.set()
+            await answered.wait()
+        return found
+
+    async with runner(memory) as one:
+        if before != "nothing":
+            await one.handle(Asked("T-1"))
+            await one.handle(Booked("T-1", "B-1"))
+            await one.settle()
+        life = 1 if before == "nothing" else 2
+        asked = asyncio.create_task(one.outcome(TripSaga, "T-1", timeout=SOON, incarnation=life, missing="wait"))
+        await waiting(one)
+        (waiter,) = one._started.engine.awaited.by_id["saga::trip::T-1"]  # type: ignore[union-attr]
+        monkeypatch.setattr(memory.journal, "latest_messages", late)
+        async with asyncio.timeout(15):
+            await read.wait()
+            monkeypatch.setattr(memory.journal, "latest_messages", real)
+            await one.handle(Asked("T-1"))
+            assert waiter.seen == "it was running"
+            told = asyncio.Event()
+            monkeypatch.setattr(Waiter, "read", signalling(Waiter.read, told))
+            answered.set()
+            await told.wait()
+        await one.handle(Booked("T-1", "B-2"))
+        assert (await asked).result.number == "B-2"
 
 
 async def test_who_waits_is_not_troubled_by_a_journal_that_is_away(

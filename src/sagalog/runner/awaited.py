@@ -23,6 +23,7 @@ class Waiter:
 
     __slots__ = (
         "_began",
+        "_crossed",
         "_found",
         "_number",
         "_reader",
@@ -51,6 +52,7 @@ class Waiter:
         self.waits: bool = waits
         self.looked: bool = False  # its record was looked up since it waits: what is older than the call is not told
         self.missed: bool = False  # a record was written meanwhile
+        self._crossed = False  # a record was seen while it was looked up
         self._found = False  # its life has been seen, or a later one
         self._number = 0  # of the newest record that was seen
         self.seen: str = "nothing was known of it"  # how it stood, for who waited in vain
@@ -66,12 +68,16 @@ class Waiter:
         """The id of what it waits for."""
         return prefix_of(self._reader.name) + self.correlation_id
 
+    def looks(self) -> None:
+        """The newest record is asked for: `read` will give it, or `damaged`."""
+        self.missed = self._crossed = False
+
     def written(self, record: SagaRecord, number: int) -> None:
         """A record was written, by whomever. One that is not newer than what was seen changes nothing."""
         if not self.looked:
             self.missed = True
         elif number > self._number:
-            self._number = number
+            self._number, self._crossed = number, True
             self._take(record, certain=False)
 
     def payload_written(self, payload: bytes, number: int, *, deleted: bool) -> None:
@@ -83,7 +89,13 @@ class Waiter:
             self.written(record, number)
 
     def read(self, payload: bytes | None, number: int, *, deleted: bool) -> None:
-        """The newest record was read; None: there is none."""
+        """The newest record was read; None: there is none.
+
+        An answer that was on its way when a newer record was seen tells nothing: the next lookup does.
+        """
+        if self._crossed and (payload is None or number < self._number):
+            self.missed = True
+            return
         self.looked = True
         record = None if payload is None else self._decoded(payload, deleted)
         if self.future.done():

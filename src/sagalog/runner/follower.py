@@ -156,7 +156,7 @@ class Follower:
             return
         asked: dict[str, list[Waiter]] = {}
         for waiter in waiters:
-            waiter.missed = False
+            waiter.looks()
             asked.setdefault(waiter.persistence_id, []).append(waiter)
         try:
             found = await journal.latest_messages(list(asked))
@@ -180,18 +180,20 @@ class Follower:
             self._read(waiter, None if latest is None else saved_of(latest))
 
     def _read(self, waiter: Waiter, saved: SavedState | None) -> None:
-        if not waiter.missed:
-            self._new.pop(waiter, None)
         if saved is None:
             waiter.read(None, 0, deleted=False)
         else:
             waiter.read(saved.payload, saved.version, deleted=saved.tombstone)
+        if not waiter.missed:
+            self._new.pop(waiter, None)
+        elif not waiter.future.done():  # else nobody is left to look for
+            self._new[waiter] = None
 
     async def _look_into_stores(self) -> None:
         """Look each up by itself: a store has no other way. What this runner writes is told at once."""
         waiters = list(islice(self._new, _AT_ONCE)) or self._in_turn(_AT_ONCE // 8)
         for waiter in waiters:
-            waiter.missed = False
+            waiter.looks()
             self._read(waiter, await self._runtimes[waiter.saga].load(waiter.correlation_id))
 
     def _in_turn(self, most: int) -> list[Waiter]:
