@@ -9,14 +9,13 @@ It is of one worker, and in memory: each worker finds out by itself, and a new o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..errors import DefinitionError
 from .arguments import check_seconds, check_whole
 
 
-@dataclass(frozen=True, slots=True)
-class Circuit:
+class Circuit(msgspec.Struct, frozen=True):
     """When commands of a type stop to leave because their receiver is away, and how often it is asked since.
 
     It opens after `failures` failed attempts in a row, of whatever commands of the type: those that would be tried again,

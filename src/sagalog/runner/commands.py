@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -16,8 +15,7 @@ from .rate import check_rate
 from .settings import RetryPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class CommandPolicy:
+class CommandPolicy(msgspec.Struct, frozen=True):
     """How commands of one type are delivered. None: as `RunnerSettings` says.
 
     `timeout`: how long one attempt may take; then it is cancelled and counts as failed. `retry`: how often and when it is

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import count
@@ -46,8 +45,7 @@ from .settings import NoInstance
 MAX_MESSAGE_ID = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True):
     """An event as its source delivers it. `message_id` is the same at every delivery; `at` is the event's own time."""
 
     event: Any
