@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
 
-from sagalog import DefinitionError, InvalidEventError, KeyTakenError, Saga, SetTimer, on, starts
+from sagalog import DefinitionError, InvalidEventError, KeyTakenError, Saga, SetTimer, StepContext, on, starts
 from sagalog.testing import Scenario
 
 from ..keyed import Blocked, Booked, DeskSaga, Moved, Ordered, ParcelSaga, Scanned, Take
@@ -100,6 +101,31 @@ def test_timers_fire_in_the_order_of_their_moments_also_those_set_meanwhile() ->
 
     chain = Scenario(Chain).given(Placed("a"))
     chain.after(timedelta(hours=3)).then(state={"log": ["first", "between", "late"]}, timers={})
+
+
+@pytest.mark.parametrize(("missed", "late"), [("once", ["+0"]), ("skip", [])])
+@pytest.mark.parametrize("years", [0, 30])
+def test_a_recurring_timer_that_begins_in_the_past_fires_as_it_does_in_production(
+    missed: Literal["once", "skip"], late: list[str], years: int
+) -> None:
+    """As in tests/runner/test_recurring.py, where a runner does the same."""
+
+    class Daily(Saga[OrderState]):
+        name = "daily"
+
+        @starts(Placed, key="order_id")
+        def placed(self, state: OrderState, event: Placed):
+            first = datetime(2030, 1, 1, 6, tzinfo=UTC) - years * timedelta(days=365)
+            return SetTimer("day", Overdue(event.order_id), every=timedelta(days=1), at=first, missed=missed)
+
+        @on(Overdue, key="order_id")
+        def overdue(self, state: OrderState, event: Overdue, context: StepContext):
+            state.log.append(f"+{(context.now - noon).days}")
+
+    noon = datetime(2030, 1, 1, 12, tzinfo=UTC)
+    days = Scenario(Daily, now=noon).given(Placed("a")).after(timedelta(days=2))
+    days.then(state={"log": [*late, "+0", "+1"]}, timers={"day": timedelta(hours=18)})
+    days.away(timedelta(days=10)).then(state={"log": [*late, "+0", "+1", *(["+12"] if late else [])]})
 
 
 def test_a_timer_that_sets_itself_again_at_once_is_told() -> None:

@@ -13,13 +13,14 @@ from .ids import GAP
 from .message import Message
 
 
-def due_timer(draft: Draft, until: datetime, *, in_time: bool = False) -> Message | None:
+def due_timer(draft: Draft, until: datetime, *, since: datetime | None = None) -> Message | None:
     """Return the earliest timer due at `until` or before, as a message.
 
     Its id names the step that set it, so a replaced timer, and one of an earlier incarnation, is never taken for it.
-    A recurring one brings the next of its rule with it. `in_time`: it fires at its own moment, so nothing is missed;
-    otherwise at `until`. Raises CodecError for one that this code cannot read, has no handler for, or whose rule it
-    cannot follow: newer code may, or a machine that has what it needs.
+    A recurring one brings the next of its rule with it. It fires at `until`, and has missed what passed before; or, where
+    timers have been looked for `since` then, at its own moment, if that lies not before. Raises CodecError for one that
+    this code cannot read, has no handler for, or whose rule it cannot follow: newer code may, or a machine that has what
+    it needs.
     """
     found = draft.next_timer()
     if found is None or found[1].due_at > until:
@@ -31,7 +32,8 @@ def due_timer(draft: Draft, until: datetime, *, in_time: bool = False) -> Messag
     message = Message(f"{draft.persistence_id}/{timer.id}", event, "timer", name, at=timer.due_at, trace=timer.trace)
     if timer.rule is not None:
         try:
-            again, message.missed = following(timer.rule, timer.due_at, timer.due_at if in_time else until)
+            fires_at = until if since is None else max(timer.due_at, since)
+            again, message.missed = following(timer.rule, timer.due_at, fires_at)
         except RuleError as error:
             raise CodecError(f"timer {name} {error}") from None
         message.following = None if again is None else msgspec.structs.replace(timer, due_at=again)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from math import inf
 from typing import Any
 
@@ -20,6 +20,7 @@ from .load import unreadable
 from .turn import StepFull, Turn, advance
 from .wake import wake, wakes
 
+_EVER = datetime.min.replace(tzinfo=UTC)
 _MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not keep its instance busy for ever
 _MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does not fit into a record
 
@@ -93,7 +94,7 @@ def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = in
 def _due(turn: Turn, until: datetime) -> Message | None:
     event_time = turn.instance.runtime.engine.event_time
     try:
-        message = due_timer(turn.draft, until, in_time=True) if event_time else due_timer(turn.draft, until)
+        message = due_timer(turn.draft, until, since=_EVER if event_time else None)
     except CodecError as error:
         raise unreadable(turn.instance, str(error)) from error
     if event_time and message is not None and message.at is not None:

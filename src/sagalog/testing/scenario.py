@@ -76,13 +76,17 @@ class Scenario(Generic[S]):
         self._instance.begin()
         until = self.now + passed
         at_once = 0
-        while (message := due_timer(self._instance.draft(), until, in_time=True)) is not None:
+        while True:
+            message = due_timer(self._instance.draft(), until, since=self.now)
+            if message is None:
+                break
             assert message.at is not None
             at_once = at_once + 1 if message.at <= self.now else 0
             if at_once > _MAX_TIMERS:
                 raise AssertionError(f"{_MAX_TIMERS:,} timers fired at one moment: does one set itself again at once?")
             self._instance.now = max(self.now, message.at)
-            self._instance.step(message, f"{self._timer(message)} fires")
+            told = "was missed, and is passed over" if message.missed else "fires"
+            self._instance.step(message, f"{self._timer(message)} {told}")
         self._instance.now = until
         return self
 
