@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -137,7 +137,7 @@ async def answer_error(_: Request, error: Exception) -> Response:
     return problem_of(error).response()
 
 
-def problem_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
+def problem_handlers() -> dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]:
     """Return exception handlers for Starlette and FastAPI: errors of ours become problem details.
 
     `app = FastAPI(exception_handlers=problem_handlers())`

@@ -1,0 +1,1 @@
+"""A booking service: README.md says how it is started, and what is where."""
