@@ -104,7 +104,7 @@ def test_a_repair_may_be_selected_by_the_index(sagalog: Sagalog, cases: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("list", "--where", "=c"), "is not FIELD=VALUE"),
+        (("list", "--where", "=c"), "is not NAME=VALUE"),
         (("list", "--where", "a=1", "--where", "a=2"), "a is given twice"),
         (("reindex", "new:runner", "--saga", "none"), "this runner has no saga 'none'"),
     ],

@@ -16,6 +16,7 @@ from sagalog.decision.record import decode_record
 from sagalog.diagram import mermaid, outline, svg
 from sagalog.operating.readable import otherwise_declared
 
+from ..guests import Came, GuestSaga, RoomSaga, Went
 from ..keyed import Blocked, Booked, Deliver, Desk, DeskSaga, Find, Leave, Moved, Ordered, ParcelSaga, Scanned
 from .conftest import Sagalog
 
@@ -180,3 +181,36 @@ def test_a_dry_import_counts_the_instance_whose_unique_key_is_taken(tmp_path: Pa
         assert "its key 'seat' is taken, the instance 'A' holds it" in told.output
         assert "0 instances, 0 records" in told.output
         assert "; 1 not touched" in told.output
+
+
+def test_list_finds_by_a_key_as_by_a_field_of_the_index(tmp_path: Path) -> None:
+    """Each once: also who is found by a field of the index and holds a key of that name, and who holds a unique key."""
+    url = f"sqlite:///{tmp_path}/guests.db"
+
+    async def fill() -> None:
+        async with SagaRunner(url, sagas=[GuestSaga, RoomSaga]) as runner:
+            await runner.handle(Came("A", room=4, company="x", badge="x"))
+            await runner.handle(Came("B", room=5, company="x", floor="2"))
+            await runner.handle(Came("C", company="y", badge=None))
+            await runner.handle(Came("D", room=6, company="x"))
+            await runner.handle(Went("D"))
+            await runner.settle()
+
+    asyncio.run(fill())
+
+    def listed(*where: str) -> list[str]:
+        options = [word for one in where for word in ("--where", one)]
+        output = run("list", "--journal", url, "--json", *options)
+        return sorted(f"{line['saga']} {line['id']}" for line in map(json.loads, output.splitlines()))
+
+    assert listed("company=x") == ["guest A", "guest B", "room A", "room B"]
+    assert listed("room=4") == ["guest A", "room A"]
+    assert listed("room=5", "floor=2") == listed("floor=2") == ["guest B", "room B"]
+    assert listed("company=x", "floor=2", "room=5") == ["guest B", "room B"]
+    assert listed("room=5", "floor=1") == listed("room=6") == listed("company=x", "room=4", "floor=2") == []
+    assert listed("badge=x") == ["guest A", "room A"]  # a field comes before a key of that name
+    assert listed("badge=x", "company=x") == ["guest A", "room A"]
+    assert listed("badge") == ["guest C", "room C"]
+    assert listed("company") == []  # a key is never None
+    assert listed("badge", "company=y", "floor=1") == ["guest C", "room C"]
+    assert run("list", "--journal", url, "--where", "room=4", "--all", "--json").count("\n") == 2

@@ -10,11 +10,12 @@ import httpx
 import msgspec
 import pytest
 
-from sagalog import InMemoryJournal, PersistentRepr, SagaRecord, Status
+from sagalog import InMemoryJournal, PersistentRepr, SagaRecord, SagaRunner, Status
 from sagalog.dashboard import search as module
 from sagalog.decision.record import FORMAT, encode_record
 from sagalog.journal import Journal
 
+from ..guests import Came, GuestSaga, RoomSaga, Went
 from .conftest import board_of, browsing
 from .test_overview import NOW
 
@@ -146,3 +147,29 @@ async def test_a_field_of_the_index_leads_to_its_instances_page_by_page(
         text = (await browser.get("/instances", params={"where": "customer=c-1"})).text
         assert "customer=c-1" not in text  # or the masked value could be guessed
         assert "a00" in text
+
+
+async def test_a_key_leads_to_the_instances_that_hold_it_page_by_page(
+    any_journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 4)
+    async with SagaRunner(any_journal, sagas=[GuestSaga, RoomSaga]) as runner:
+        for number in range(9):
+            badge = "blue" if number % 3 == 0 else None
+            await runner.handle(Came(f"g{number}", number, company="blue", badge=badge))
+        await runner.handle(Went("g8"))
+        await runner.settle()
+    everyone = [f"g{number}" for number in range(8)]
+    async with browsing(board_of(any_journal)) as browser:
+        for query, expected in (
+            ({"where": "company=blue"}, everyone * 2),
+            ({"where": "company=blue", "saga": "room"}, everyone),
+            ({"where": "room=5"}, ["g5", "g5"]),
+            ({"where": "room=5", "saga": "room", "status": "all"}, ["g5"]),
+            ({"where": "badge=blue"}, ["g0", "g3", "g6"] * 2),
+            ({"where": "badge"}, ["g1", "g2", "g4", "g5", "g7"] * 2),
+            ({"where": "room=8"}, []),
+            ({"where": "company"}, []),
+        ):
+            found = [one for page in await pages(browser, **query) for one in page]
+            assert sorted(found) == sorted(expected), query

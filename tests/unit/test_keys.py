@@ -330,7 +330,7 @@ def test_a_number_of_any_length_is_a_key_and_the_same_as_its_digits(digits: int)
 @pytest.mark.parametrize("action", [AddKey, RemoveKey])
 @pytest.mark.parametrize("unique", [False, True])
 def test_a_value_that_is_not_valid_unicode_is_refused(value: str, action: Any, unique: bool) -> None:
-    with pytest.raises(DefinitionError, match=r"the value of 'customer' holds a lone surrogate"):
+    with pytest.raises(DefinitionError, match=r"the value of 'customer' is .* that holds a lone surrogate"):
         checked_key(action("customer", value), "table", {"customer": Key("customer", unique)})
     with pytest.raises(InvalidEventError, match=r"its key holds a lone surrogate.*; nothing was stored"):
         TableSaga().key_of(Told(value))

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from ..decision.record import FINAL, Status
-from ..definition.indexing import as_term, matches
+from ..definition.indexing import as_term
 from ..operating.inspect import SagaView
 from .durations import Duration
 
@@ -52,7 +52,7 @@ class Selection:
             return False
         if self.id_has is not None and self.id_has not in view.correlation_id:
             return False
-        if self.where and (view.record is None or not matches(view.record.index, dict(self.where))):
+        if self.where and (view.record is None or not view.record.found_by(dict(self.where))):
             return False
         if self.overdue and not view.overdue(now):
             return False
@@ -69,7 +69,7 @@ def _wanted(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tu
     for one in given:
         field, separator, text = one.partition("=")
         if not field.isidentifier():
-            raise click.BadParameter(f"{one!r} is not FIELD=VALUE, e.g. customer_id=c-7")
+            raise click.BadParameter(f"{one!r} is not NAME=VALUE, e.g. customer_id=c-7")
         if field in wanted:
             raise click.BadParameter(f"{field} is given twice")
         wanted[field] = as_term(text) if separator else None
@@ -93,10 +93,11 @@ def selecting(command: F) -> F:
         click.option("--id-has", metavar="TEXT", help="Only ids that hold this text."),
         click.option(
             "--where",
-            metavar="FIELD=VALUE",
+            metavar="NAME=VALUE",
             multiple=True,
             callback=_wanted,
-            help="Only those that their saga's index finds so; a FIELD alone: where it is None. May be repeated.",
+            help="Only those with this field of their saga's index, or this key; a field's NAME alone: where it is None. "
+            "May be repeated.",
         ),
         click.option("--older-than", type=Duration(), help="Only those whose last step is longer ago, e.g. 2h."),
         click.option("--newer-than", type=Duration(), help="Only those whose last step is not so long ago."),

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ..decision.ids import FAMILY, behind_saga, parts_of, prefix_of, term_of
-from ..definition.indexing import as_term, matches
+from ..decision.ids import FAMILY, behind_saga, parts_of, prefix_of
+from ..definition.indexing import as_term
 from ..errors import InvalidEventError
 from ..journal import Journal, PersistentRepr
 from ..journal.protocol import FindsByTerms, ListsLatest, latest_page
+from ..operating.found_by import found_by
 from ..operating.inspect import SagaView, view_of
 from .overview import Overview
 from .tally import NEEDS_REPAIR, STATUSES, WATCHED
@@ -49,7 +50,7 @@ class Filter(msgspec.Struct, frozen=True):
     anywhere: bool = False
     reason: str = ""
     phase: str = ""
-    where: str = ""  # a field of the saga's index, and its text: `customer_id=c-7`; a field alone: where it is None
+    where: str = ""  # a field of the saga's index, or a key: `customer_id=c-7`; a field alone: where it is None
     after: str = ""  # the instance that the page before ended with, as `<pass>:<persistence id>`
 
     @classmethod
@@ -69,13 +70,13 @@ class Filter(msgspec.Struct, frozen=True):
 
     @property
     def index(self) -> dict[str, str | None]:
-        """What is looked for in the index."""
+        """What is looked for: a field of the index, or a key."""
         field, separator, text = self.where.partition("=")
         return {field.strip(): as_term(text) if separator else None} if self.where else {}
 
     def matches(self, view: SagaView) -> bool:
         """Say whether an instance is one of those, apart from its id and saga."""
-        if self.where and (view.record is None or not matches(view.record.index, self.index)):
+        if self.where and (view.record is None or not view.record.found_by(self.index)):
             return False
         if self.phase and view.phase != self.phase:
             return False
@@ -122,8 +123,8 @@ async def search(journal: Journal, overview: Overview, wanted: Filter) -> Found:
     return await _of_all(journal, overview, wanted)
 
 
-async def _of_index(journal: FindsByTerms, wanted: Filter, sagas: list[str]) -> Found:
-    """Go through what the journal's index finds; the place to go on from is the saga, and the journal's own in there."""
+async def _of_index(journal: Journal, wanted: Filter, sagas: list[str]) -> Found:
+    """Go through what the journal's index finds; the place to go on from is the saga, and that of `found_by` in there."""
     kind, _, place = wanted.after.partition(":")
     begun, after = parts_of(place) if kind == "2" else ("", "")
     views: list[SagaView] = []
@@ -132,16 +133,14 @@ async def _of_index(journal: FindsByTerms, wanted: Filter, sagas: list[str]) -> 
         if saga < begun:
             continue
         after, more = after if saga == begun else "", True
-        terms = [term_of(saga, *one) for one in wanted.index.items()]
         while more:
             try:
-                page, after = await journal.latest_by_terms(terms, after=after, limit=PAGE)
+                page = await found_by(journal, saga, wanted.index, place=after, limit=PAGE)
             except InvalidEventError:  # no saga and no index can have such a name
                 return Found(views, "", looked_at)
-            more = bool(after)
-            looked_at += len(page)
-            found = [view_of(one) for one in page if wanted.names(parts_of(one.persistence_id)[1])]
-            views += [view for view in found if wanted.matches(view)]
+            after, more = page.place, bool(page.place)
+            looked_at += page.looked_at
+            views += [view for view in page.views if wanted.names(view.correlation_id) and wanted.matches(view)]
             if more and (len(views) >= PAGE or looked_at >= BUDGET):
                 return Found(views, f"2:{prefix_of(saga)}{after}", looked_at)
     return Found(views, "", looked_at)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ..definition.actions import AddKey, RemoveKey
-from ..definition.keys import MAX_HELD, Key, key_text, lone_surrogate
+from ..definition.keys import MAX_HELD, Key, key_text, no_key
 from ..errors import DefinitionError
 
 Held = dict[str, tuple[str, ...]]  # names of keys, and the texts of the values that are held
@@ -25,13 +25,8 @@ def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Ke
         return action.key, ""
     text = key_text(action.value)
     if text is None:
-        if lone_surrogate(action.value):
-            raise DefinitionError(
-                f"{what}: the value of {action.key!r} holds a lone surrogate, which is not valid Unicode"
-            )
-        shown = "an empty text" if action.value == "" else f"a {type(action.value).__name__}"
         raise DefinitionError(
-            f"{what}: the value of {action.key!r} is a str that is not empty, int or UUID, not {shown}"
+            f"{what}: the value of {action.key!r} is a str that is not empty, int or UUID, not {no_key(action.value)}"
         )
     return action.key, text
 

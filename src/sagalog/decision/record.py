@@ -15,6 +15,7 @@ import msgspec
 
 from ..definition.actions import Late
 from ..definition.codec import Typed
+from ..definition.indexing import Index
 from ..definition.recurring import Rule
 from ..errors import CodecError
 from .gathering import Gathering
@@ -273,6 +274,14 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     def holds(self, by: ByKey) -> bool:
         """Say whether it is reached by that value of a key."""
         return by[1] in self.keys.get(by[0], ()) or by[1] in self.unique_keys.get(by[0], ())
+
+    def found_by(self, wanted: Index) -> bool:
+        """Say whether all that is wanted is so: of a field of its index the text, of another name a key that it holds."""
+        index = self.index
+        return all(
+            index[name] == text if name in index else text is not None and self.holds((name, text))
+            for name, text in wanted.items()
+        )
 
     def timer_title(self, name: str) -> str:
         """Return what to call a timer: the name that the saga gave it, or what its deadline is for."""

@@ -74,6 +74,18 @@ def key_text(value: Any) -> str | None:
     return str(value) if isinstance(value, UUID) else None
 
 
+def may_be_key(name: str, text: str) -> bool:
+    """Say whether that may be the name of a key, and the text of a value of it."""
+    return bool(_NAME.match(name) and text) and not lone_surrogate(text)
+
+
+def no_key(value: Any) -> str:
+    """Return what to call a value that cannot be one of a key."""
+    if lone_surrogate(value):
+        return "a text that holds a lone surrogate, which is not valid Unicode"
+    return "an empty text" if value == "" else f"a {type(value).__name__}"
+
+
 def lone_surrogate(value: Any) -> bool:
     """Say whether it is a text that is not valid Unicode."""
     if not isinstance(value, str) or value.isascii():

@@ -11,10 +11,11 @@ import msgspec
 
 from ..decision import ids as saga_ids
 from ..decision.record import SagaRecord
-from ..definition.indexing import Index, matches
+from ..definition.indexing import Index
 from ..errors import CodecError, DefinitionError, JournalFormatError, SagalogError
 from ..journal import Journal
 from ..journal.protocol import FindsByTerms, ListsLatest
+from .found_by import found_by
 from .json_diff import ABSENT, Change, changes
 from .view import OVERDUE_AFTER, SagaView, history, view_of, whole_view
 
@@ -33,7 +34,8 @@ async def instances(
 ) -> AsyncIterator[SagaView]:
     """Yield the instances of one saga, or of all, in the journal's order: the live ones, the finished ones, or both.
 
-    `where`: only those whose index has these texts; live ones are found by the journal's own index, where it has one.
+    `where`: only those with such fields of their index, or keys (SagaRecord.found_by); live ones are found by the journal's
+    own index, where it has one.
     `seen` makes of each view what the caller's code sees in it (readable.Code.view).
     """
     prefix = saga_ids.FAMILY if saga is None else saga_ids.prefix_of(saga)
@@ -41,9 +43,10 @@ async def instances(
     if where and live and isinstance(journal, FindsByTerms):
         try:
             for name in [saga] if saga is not None else await saga_names(journal):
-                async for view in _found(journal, journal, name, where):
-                    found.add((view.saga, view.correlation_id))
-                    yield seen(view)
+                async for view in _found(journal, name, where):
+                    if (view.saga, view.correlation_id) not in found:
+                        found.add((view.saga, view.correlation_id))
+                        yield seen(view)
             live = False
         except DefinitionError:  # a mistake of the caller's, which no row can be blamed for
             raise
@@ -52,19 +55,19 @@ async def instances(
     for deleted in [False] * live + [True] * finished:
         async for views in _pages(journal, prefix, deleted=deleted):
             for view in views:
-                if where and (view.record is None or not matches(view.record.index, where)):
+                if where and (view.record is None or not view.record.found_by(where)):
                     continue
                 if not found or (view.saga, view.correlation_id) not in found:
                     yield seen(view)
 
 
-async def _found(journal: Journal, found_by: FindsByTerms, saga: str, where: Index) -> AsyncIterator[SagaView]:
-    terms, after, more = [saga_ids.term_of(saga, *one) for one in where.items()], "", True
+async def _found(journal: Journal, saga: str, where: Index) -> AsyncIterator[SagaView]:
+    place, more = "", True
     while more:
-        page, after = await found_by.latest_by_terms(terms, after=after, limit=_AT_ONCE)
-        more = bool(after)
-        for message in page:
-            yield await whole_view(journal, message)
+        views, place, _ = await found_by(journal, saga, where, place=place, limit=_AT_ONCE)
+        more = bool(place)
+        for view in views:
+            yield view
 
 
 async def _pages(journal: Journal, prefix: str, *, deleted: bool) -> AsyncIterator[list[SagaView]]:

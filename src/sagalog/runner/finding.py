@@ -1,4 +1,5 @@
-"""Live instances by the fields that their saga is indexed by: through the journal's own index, or by looking at all.
+"""Live instances by the fields that their saga is indexed by, and by their keys: through the journal's own index, the
+reservation of a unique key, or by looking at all.
 
 runner.find ─► [finding] ─► journal (by terms), or every live instance
 """
@@ -8,13 +9,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from ..decision.ids import key_term, parts_of, term_of
+from ..decision.keys import ByKey
 from ..decision.record import SagaRecord, Status, decode_record
 from ..definition.indexing import Index, matches
+from ..definition.keys import key_text, no_key
 from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError
 from ..journal.protocol import FindsByTerms, latest_page
 from ..journal.store import JournalSagaStateStore
@@ -77,29 +80,75 @@ async def instance_of(runtime: SagaRuntime, correlation_id: str) -> SagaInstance
     return _instance(runtime, correlation_id, saved.version, record, "")
 
 
-def wanted_of(runtime: SagaRuntime, fields: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return what to look for. Raises DefinitionError for a field that is not indexed, or a value of another type."""
+class Wanted(NamedTuple):
+    """What instances are looked for by: fields of the index, and keys; of these one that is unique, if there is one."""
+
+    fields: Index
+    keys: tuple[ByKey, ...]
+    unique: ByKey | None
+
+    def terms(self, saga: str) -> list[str]:
+        """Return the terms under which a journal with an index has them."""
+        return [*(term_of(saga, *one) for one in self.fields.items()), *(key_term(saga, *one) for one in self.keys)]
+
+    def takes(self, record: SagaRecord) -> bool:
+        """Say whether an instance is one of them."""
+        return matches(record.index, self.fields) and all(map(record.holds, self.keys))
+
+
+def wanted_of(runtime: SagaRuntime, fields: Mapping[str, Any]) -> Wanted:
+    """Return what to look for. Raises DefinitionError for neither a field of the index nor a key, or for such a value."""
+    saga = type(runtime.saga)
     if not fields:
-        raise DefinitionError(f"find needs at least one field: find({type(runtime.saga).__name__}, customer_id=...)")
-    table = type(runtime.saga).index_table()
-    return {name: table.text(runtime.name, name, value) for name, value in fields.items()}
+        raise DefinitionError(f"find needs at least one field or key: find({saga.__name__}, customer_id=...)")
+    table, declared = saga.index_table(), saga.key_table
+    indexed: dict[str, str | None] = {}
+    keys: list[ByKey] = []
+    unique: ByKey | None = None
+    for name, value in fields.items():
+        if name in table.names:  # also where a key has the same name
+            indexed[name] = table.text(runtime.name, name, value)
+        elif name not in declared:
+            raise DefinitionError(_unknown(runtime.name, name, table.names, tuple(declared)))
+        elif (text := key_text(value)) is None:
+            raise DefinitionError(
+                f"saga {runtime.name!r} is found by its key {name!r} as a str that is not empty, int or UUID, not as "
+                f"{no_key(value)}"
+            )
+        else:
+            keys.append((name, text))
+            if declared[name].unique and runtime.reservations is not None:
+                unique = name, text
+    return Wanted(indexed, tuple(keys), unique)
 
 
-async def find(runtime: SagaRuntime, wanted: Index) -> AsyncIterator[SagaInstance[Any]]:
-    """Yield the live instances whose index has these texts."""
-    async for correlation_id, version, payload in _candidates(
-        runtime, [term_of(runtime.name, *one) for one in wanted.items()]
-    ):
+def _unknown(saga: str, name: str, fields: tuple[str, ...], keys: tuple[str, ...]) -> str:
+    index = f"its index has {', '.join(fields)}" if fields else "it has no index"
+    held = f"its keys are {', '.join(keys)}" if keys else "it has no keys"
+    return (
+        f"saga {saga!r} has no index on {name!r} and no key of that name; {index}, {held}. Write in its class "
+        f"index = ({name!r}, ...) for a field of its state, or keys = (Key({name!r}), ...) and yield AddKey"
+    )
+
+
+async def find(runtime: SagaRuntime, wanted: Wanted) -> AsyncIterator[SagaInstance[Any]]:
+    """Yield the live instances that are wanted."""
+    if wanted.unique is not None:
+        candidates = _holder(runtime, wanted.unique)
+    else:
+        candidates = _candidates(runtime, wanted.terms(runtime.name))
+    narrowed = wanted.unique is not None or _by_index(runtime) is not None
+    async for correlation_id, version, payload in candidates:
         record, unreadable = None, ""
         try:
             record = runtime.reader.record(correlation_id, payload)
         except CodecError as error:
             unreadable = str(error)
-        if record is not None and not matches(record.index, wanted):
+        if record is not None and not wanted.takes(record):
             continue
         if record is not None and record.finished:  # in a store that knows no tombstones
             continue
-        if record is not None or (unreadable and _by_index(runtime) is not None):
+        if record is not None or (unreadable and narrowed):
             yield _instance(runtime, correlation_id, version, record, unreadable)
 
 
@@ -150,6 +199,15 @@ def _holds(payload: bytes, by: tuple[str, str]) -> bool:
         return decode_record(payload).holds(by)
     except CodecError:  # which keys it holds is not known to this code
         return False
+
+
+async def _holder(runtime: SagaRuntime, unique: ByKey) -> AsyncIterator[tuple[str, int, bytes]]:
+    """Yield the instance that may hold a unique key, if there is one: id, version, record."""
+    assert runtime.reservations is not None
+    holder = await runtime.reservations.holder_of(unique)
+    saved = None if holder is None else await runtime.load(holder)
+    if holder is not None and saved is not None and not saved.tombstone:
+        yield holder, saved.version, saved.payload
 
 
 async def _candidates(runtime: SagaRuntime, terms: list[str]) -> AsyncIterator[tuple[str, int, bytes]]:

@@ -415,13 +415,14 @@ class SagaRunner:
         )
 
     def find(self, saga: type[Saga[S]] | Saga[S], /, **fields: Any) -> AsyncIterator[SagaInstance[S]]:
-        """Yield the live instances whose fields have these values: all that is given, of what the saga's `index` names.
+        """Yield the live instances with all that is given: fields that the saga's `index` names, and keys that they hold.
 
-        By an index in SQLite and PostgreSQL, which is written with each step; elsewhere all live instances of the saga are
-        read. What changes meanwhile may be found as it was or as it is. An instance that was stored before its saga
-        had this index is found after its next step, or `sagalog reindex`.
+        A key is meant where the index names no field so. By an index in SQLite and PostgreSQL, which is written with each
+        step; elsewhere all live instances of the saga are read. A unique key is one lookup on each journal. What changes
+        meanwhile may be found as it was or as it is. An instance that was stored before its saga had this index is found
+        after its next step, or `sagalog reindex`.
 
-        Raises DefinitionError at once for a field that is not in the index, or a value of another type.
+        Raises DefinitionError at once for what is neither in the index nor a key, or a value of another type.
         """
         runtime = self._running().runtime_of(saga)
         return find(runtime, wanted_of(runtime, fields))
