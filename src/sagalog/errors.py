@@ -4,12 +4,13 @@
     ├── DefinitionError              fix your code: a saga, handler or runner is put together wrongly (a ValueError, too)
     ├── CodecError                   fix your types: a value cannot be turned into bytes or back
     ├── InvalidEventError            fix the sender: the event was refused before anything was stored
-    │   └── PayloadTooLargeError     ... because it, or the record it leads to, is over the limit
+    │   └── PayloadTooLargeError     ... because it, or what it leads to by itself, is over the limit
     ├── NoInstanceError              the event may not start a saga, and no live instance waits for it; or it was asked for
     ├── AlreadyStartedError          the saga is started already, and its handler declines such an event: again="raise"
     ├── UnexpectedEventError         the saga's phase does not expect such an event: unexpected="raise"
     ├── KeyTakenError                another live instance holds that unique key; nothing was stored
     ├── TooManyKeptError             send it again later: so many events wait for another phase that it takes no more
+    ├── InstanceFullError            send it again later: what waits in the instance leaves no room for what the event adds
     ├── ConflictError                reload: another writer was first; certainly nothing was stored
     │   └── SequenceOutOfOrder       ... at the level of a journal: the number is not the next one
     ├── OutcomeUnknownError          look first: the write may or may not be stored
@@ -57,7 +58,7 @@ class InvalidEventError(SagalogError):
 
 
 class PayloadTooLargeError(InvalidEventError):
-    """A payload is over the limit; nothing was stored. Sizes are in bytes."""
+    """A payload is over the limit by itself; nothing was stored. Sizes are in bytes."""
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(what, size_bytes, limit_bytes)
@@ -156,6 +157,29 @@ class TooManyKeptError(SagalogError):
         return (
             f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: {self.most:,} events are kept there "
             "already, and it would have to wait, too. Nothing was stored; send it again later."
+        )
+
+
+class InstanceFullError(SagalogError):
+    """What waits in the instance and what the event adds are over `max_payload_bytes` together. Nothing was stored.
+
+    What waits: the events that a parked instance holds, those that are kept for their moment, and the commands that were
+    not accepted yet. Once some of them are gone, the event finds room; it is not too large by itself.
+    """
+
+    def __init__(self, saga: str, correlation_id: str, event_type: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(saga, correlation_id, event_type, size_bytes, limit_bytes)
+        self.saga = saga
+        self.correlation_id = correlation_id
+        self.event_type = event_type
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: with what is held, kept and sent "
+            f"there already, the record would take {self.size_bytes:,} bytes, over the limit of {self.limit_bytes:,}. "
+            "Nothing was stored; send it again later."
         )
 
 

@@ -15,8 +15,8 @@ import pytest
 
 from sagalog import (
     InMemoryJournal,
+    InstanceFullError,
     Journal,
-    PayloadTooLargeError,
     PersistentRepr,
     Saga,
     SagalogError,
@@ -191,12 +191,12 @@ async def test_what_would_make_the_whole_too_large_is_refused_and_the_rest_is_th
     assert quick.journal is not None
     async with quick.runner(max_payload_bytes=20_000) as runner:
         await park(runner)
-        with pytest.raises(PayloadTooLargeError):
+        with pytest.raises(InstanceFullError):
             await hold(runner, range(200))
         held = await all_of(quick.journal)
         assert 50 < len(held) < 100
         assert held == ids(len(held) - 1)
-        with pytest.raises(PayloadTooLargeError):
+        with pytest.raises(InstanceFullError):
             await hold(runner, range(len(held) - 1, 200))
 
 

@@ -8,12 +8,14 @@ import pytest
 
 from sagalog import (
     DefinitionError,
+    InstanceFullError,
     JournalUnavailableError,
     KeyTakenError,
     MissingExtraError,
     NotAllReachedError,
     OutcomeTimeoutError,
     OutcomeUnknownError,
+    PayloadTooLargeError,
     RetryPolicy,
     SagalogError,
 )
@@ -42,7 +44,12 @@ def test_a_wrong_setting_is_a_value_error() -> None:
 
 @pytest.mark.parametrize(
     ("why", "goes_away", "status"),
-    [(JournalUnavailableError("away"), True, 503), (KeyTakenError("parcel", "B", "seat", "A"), False, 409)],
+    [
+        (JournalUnavailableError("away"), True, 503),
+        (InstanceFullError("parcel", "B", "Blocked", 2_000, 1_000), True, 503),
+        (PayloadTooLargeError("Blocked", 2_000, 1_000), False, 413),
+        (KeyTakenError("parcel", "B", "seat", "A"), False, 409),
+    ],
 )
 def test_where_some_have_an_event_the_error_of_the_others_says_whether_to_try_again(
     why: SagalogError, goes_away: bool, status: int

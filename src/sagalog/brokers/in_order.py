@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..errors import (
+    InstanceFullError,
     JournalUnavailableError,
     NotAllReachedError,
     OutcomeUnknownError,
@@ -152,7 +153,9 @@ def _goes_away(arrival: Arrival, error: BaseException) -> bool:
         error = error.why
     if isinstance(error, (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)):
         return True
-    own = isinstance(error, (TooManyKeptError, SagaParkedError)) or not isinstance(error, SagalogError)
+    own = isinstance(error, (InstanceFullError, TooManyKeptError, SagaParkedError)) or not isinstance(
+        error, SagalogError
+    )
     return own and arrival.failures < _OTHER_ATTEMPTS
 
 

@@ -17,14 +17,14 @@ message that is handled), the next record has all of it itself.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
 import msgspec
 
 from ..errors import CodecError
-from .record import Held, HeldPage, SagaRecord, encode_record
+from .record import Command, Held, HeldPage, SagaRecord, encode_record
 
 _encoder = msgspec.json.Encoder()
 _NAME = len(b',"held":[]')  # or "kept"
@@ -104,8 +104,8 @@ def _elsewhere(pages: tuple[HeldPage, ...], own: tuple[Held, ...]) -> int:
     return size if own else size + _NAME - 1
 
 
-def size_of(messages: tuple[Held, ...]) -> int:
-    """Return how many bytes messages take in a record."""
+def size_of(messages: Sequence[Held | Command]) -> int:
+    """Return how many bytes messages, or commands, take in a record."""
     return len(_encoder.encode(messages)) - 2 if messages else 0
 
 

@@ -21,6 +21,7 @@ from ..decision.record import Command
 from ..errors import (
     CodecError,
     DefinitionError,
+    InstanceFullError,
     InvalidEventError,
     JournalUnavailableError,
     KeyTakenError,
@@ -235,7 +236,7 @@ class Answers:
                 return
             except _NEVER_TAKEN as error:
                 raise _not_taken(name, error) from error
-            except (JournalUnavailableError, OutcomeUnknownError, TooManyKeptError) as error:
+            except (InstanceFullError, JournalUnavailableError, OutcomeUnknownError, TooManyKeptError) as error:
                 if isinstance(error, NotAllReachedError) and isinstance(error.why, _NEVER_TAKEN):
                     raise _not_taken(name, error) from error
                 # The command is carried out, so only its answer is tried again, under the same id.

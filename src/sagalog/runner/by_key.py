@@ -17,6 +17,7 @@ import msgspec
 
 from ..decision.message import Message, Outcome
 from ..errors import (
+    InstanceFullError,
     JournalUnavailableError,
     NoInstanceError,
     NotAllReachedError,
@@ -36,7 +37,7 @@ from .settings import NoInstance
 Submit = Callable[[InstanceCache, str, Message], Awaitable[Outcome]]
 """Hands a message to an instance, and returns what became of it there. Raises why it was not taken."""
 
-_GO_AWAY = (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)
+_GO_AWAY = (InstanceFullError, JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)
 _PAGES_AT_ONCE = 16  # of all events from outside together
 _MOST = (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE, Outcome.IGNORED, Outcome.NO_INSTANCE)
 

@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from ..decision.pages import NO_MESSAGES, Encoded, StoredMessages
-from ..decision.record import Command, SagaRecord
+from ..decision.record import Command, SagaRecord, encode_record
 from ..errors import (
     ConflictError,
     JournalUnavailableError,
     OutcomeUnknownError,
-    PayloadTooLargeError,
     SagalogError,
 )
 from ..journal import Journal
@@ -25,10 +24,10 @@ from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
 from .instance import NONE, Instance
 from .load import ids_of
+from .too_large import may_exceed
 from .turn import Turn
 
 Says = Callable[[Instance, Command], bool]
-_OVER = 2  # times the limit: for records that no handler decides and that must be stored
 
 
 class Write:
@@ -120,18 +119,18 @@ def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | 
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
+    encoded = None
     if (record.held or record.kept) and runtime.page_bytes:
-        encoded = runtime.encode_in_pages(record, _stored_messages(instance), _OVER if _passes_limit(turn) else 1)
-        write = Write(turn, record, encoded.payload, epoch, lease_end, due_at, claim=claim, parked=parked)
-        write.encoded = encoded
-        return write
-    try:
-        payload = runtime.encode(record)
-    except PayloadTooLargeError:
-        if not _passes_limit(turn):
-            raise
-        payload = runtime.encode(record, _OVER)
-    return Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
+        encoded = runtime.encode_in_pages(record, _stored_messages(instance))
+        payload, size = encoded.payload, encoded.size
+    else:
+        payload = encode_record(record)
+        size = len(payload)
+    if size > runtime.most_bytes and not may_exceed(turn, record, size):
+        raise runtime.too_large(size)
+    write = Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
+    write.encoded = encoded
+    return write
 
 
 def _stored_messages(instance: Instance) -> StoredMessages:
@@ -150,20 +149,6 @@ def _terms(instance: Instance, record: SagaRecord) -> Terms:
     if before.index == record.index and before.keys == record.keys:
         return None
     return record.terms(instance.runtime.name)
-
-
-def _passes_limit(turn: Turn) -> bool:
-    """Say whether a record may exceed the limit: if the turn does nothing but take over, park or repair.
-
-    Otherwise an instance at its limit could not be parked for what makes it too large, nor could it be taken over.
-    """
-    decided = [envelope for envelope in turn.decided if not envelope.over]
-    if len(decided) != 1 or turn.draft.fired:
-        return False
-    message, park = decided[0].message, decided[0].park
-    if decided[0].maintenance is Maintenance.WAKE and park is None:
-        return False  # it handles a message like any other
-    return message is None or (park is not None and park[1] is message and message.kind != "event")
 
 
 async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[SagalogError | None]:

@@ -27,6 +27,7 @@ from .failures import as_exception, cancellations, passes_through
 from .instance import Instance, Unanswered
 from .load import decoded, take, unreadable
 from .replay import tell_parked
+from .too_large import as_told
 from .turn import Turn, begin
 
 _READ_SECONDS = 0.3  # between looks at what is stored, while a transaction seems to be open
@@ -69,9 +70,9 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
         write = write_of(turn, lambda *_: False, lambda *_: False, runtime.engine.now())
         if write is not None:
             await _write(turn, write, connection)
-    except PayloadTooLargeError:
+    except PayloadTooLargeError as error:
         turn.reporter.taken_back()
-        raise
+        raise as_told(turn, message, envelope.decided, error) from error
     finally:
         instance.cache.set_size(alone, 0)
     turn.reporter.settled()

@@ -55,7 +55,7 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
     fired, started, woken = draft.fired, draft.started, draft.woken
     try:
         replayed = await _replay(instance, draft, reporter, checked=False)
-        instance.runtime.encode(draft.frozen() or draft.record)
+        instance.runtime.check_size(draft.frozen() or draft.record)
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: check the size after each.
         reporter.taken_back()
@@ -115,7 +115,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                     if outcome is not Outcome.DUPLICATE:
                         _tell_ignored(instance, draft, first, outcome)
             if checked:
-                instance.runtime.encode(draft.frozen() or record)
+                instance.runtime.check_size(draft.frozen() or record)
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
         except BaseException as error:

@@ -43,7 +43,7 @@ class SagaRuntime:
         self.reader: RecordReader = RecordReader(saga, self.registry)
         self.engine = engine
         self.half_retention: timedelta = engine.retention / 2
-        self._most_bytes = engine.settings.max_payload_bytes
+        self.most_bytes: int = engine.settings.max_payload_bytes
         self.page_bytes: int = page_bytes_of(store.journal) if isinstance(store, JournalSagaStateStore) else 0
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
@@ -87,21 +87,19 @@ class SagaRuntime:
             correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch, terms=terms
         )
 
-    def encode(self, record: SagaRecord, limits: int = 1) -> bytes:
-        """Return the bytes to save. Raises PayloadTooLargeError beyond `limits` times the limit; what is stored stays."""
-        payload = encode_record(record)
-        self._check_size(len(payload), limits)
-        return payload
+    def encode_in_pages(self, record: SagaRecord, before: StoredMessages) -> Encoded:
+        """Return what to save of a record with messages, behind the one that `before` tells of."""
+        return encode_in_pages(record, before, self.page_bytes)
 
-    def encode_in_pages(self, record: SagaRecord, before: StoredMessages, limits: int = 1) -> Encoded:
-        """Return what to save of a record with messages, behind the one that `before` tells of; as `encode`."""
-        encoded = encode_in_pages(record, before, self.page_bytes)
-        self._check_size(encoded.size, limits)
-        return encoded
+    def check_size(self, record: SagaRecord) -> None:
+        """Raise PayloadTooLargeError for a record over the limit."""
+        size = len(encode_record(record))
+        if size > self.most_bytes:
+            raise self.too_large(size)
 
-    def _check_size(self, size: int, limits: int) -> None:
-        if size > self._most_bytes * limits:
-            raise PayloadTooLargeError(f"the record of an instance of saga {self.name!r}", size, self._most_bytes)
+    def too_large(self, size: int) -> PayloadTooLargeError:
+        """Return the error for a record of that size."""
+        return PayloadTooLargeError(f"the record of an instance of saga {self.name!r}", size, self.most_bytes)
 
     def save(
         self,

@@ -23,6 +23,7 @@ from ..errors import (
     CodecError,
     ConflictError,
     DefinitionError,
+    InstanceFullError,
     JournalUnavailableError,
     KeyTakenError,
     OutcomeUnknownError,
@@ -40,6 +41,7 @@ from .failures import described, not_handled
 from .instance import NONE, Instance, Unanswered
 from .load import ids_of, unreadable
 from .replay import tell_parked
+from .too_large import as_told
 from .turn import Turn
 from .wake import wakes
 
@@ -258,6 +260,7 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
     """Find the message that makes the record too large; the others go through."""
     instance = turn.instance
     handled = [envelope for envelope in turn.decided if not envelope.over]
+    decided = [envelope.decided for envelope in handled]
     fired, parked = turn.draft.fired, [envelope for envelope in handled if envelope.park is not None]
     take_back(turn)
     if len(handled) > 1:
@@ -272,7 +275,8 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
         elif culprit is not None and culprit.kept and not parked:
             envelope.park = (str(error), culprit)
         elif culprit is None or culprit.kind == "event" or parked or (culprit.kind == "timer" and _owes(instance)):
-            tell(instance, [envelope], error)  # a timer comes again with the next claim
+            told = as_told(turn, envelope.message, decided[0], error)
+            tell(instance, [envelope], told)  # a timer comes again with the next claim
         else:
             envelope.park = (str(error), culprit)
     instance.put_back(turn.batch)
@@ -305,7 +309,7 @@ def give_up(turn: Turn, error: BaseException) -> None:
 
 def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) -> None:
     """Tell all that have no answer yet, except those that wait for a starting event."""
-    expected = isinstance(error, (JournalUnavailableError, PayloadTooLargeError))
+    expected = isinstance(error, (InstanceFullError, JournalUnavailableError, PayloadTooLargeError))
     if not expected:
         instance.loaded = False
     if instance.runtime.engine.stopping.is_set():

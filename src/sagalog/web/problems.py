@@ -23,6 +23,7 @@ from starlette.responses import Response
 from ..errors import (
     AlreadyStartedError,
     ConflictError,
+    InstanceFullError,
     InvalidEventError,
     JournalUnavailableError,
     KeyTakenError,
@@ -92,6 +93,7 @@ _AS_THEY_ARE: Mapping[type[SagalogError], tuple[int, int | None]] = {
     UnexpectedEventError: (409, None),
     KeyTakenError: (409, None),
     TooManyKeptError: (503, 30),
+    InstanceFullError: (503, 60),
     OutcomeGoneError: (410, None),
 }
 # The message of these tells of servers, operators or our own code, which is for the log.

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from ...errors import (
+    InstanceFullError,
     JournalUnavailableError,
     KeyTakenError,
     NoInstanceError,
@@ -59,6 +60,7 @@ class Senders:
                     worker.does(worker.runner.handle(event, message_id=message_id)), patience
                 )
             except (
+                InstanceFullError,
                 JournalUnavailableError,
                 KeyTakenError,
                 NoInstanceError,

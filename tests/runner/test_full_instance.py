@@ -1,0 +1,156 @@
+"""An instance whose record has no room says so with an error that goes away; an event that is too large is told apart."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sagalog import InstanceFullError, PayloadTooLargeError, SagaRunner, SqliteJournal
+
+from .. import phased
+from ..orders import Asked, Failing, Note, Noted, OrderSaga, Placed
+from ..phased import Labelled, Orders
+from .conftest import Bench
+
+LIMIT = 4_000
+TEXT = "x" * 300
+
+
+async def park_full(runner: SagaRunner) -> int:
+    """Park the instance, and let it hold all it can; return how many messages that are."""
+    OrderSaga.fail_times = 9
+    await runner.handle(Placed("a"), message_id="placed")
+    assert (await runner.handle(Failing("a"), message_id="failing")).held
+    with pytest.raises(InstanceFullError):
+        for number in range(100):
+            await runner.handle(Asked("a", TEXT), message_id=f"note-{number}")
+    return number + 1
+
+
+async def test_what_a_full_parked_instance_refuses_is_handled_after_its_repair(bench: Bench) -> None:
+    async with bench.runner(max_payload_bytes=LIMIT) as runner:
+        refused = await park_full(runner) - 1
+        with pytest.raises(InstanceFullError, match="send it again later") as raised:
+            await runner.handle(Asked("a", TEXT), message_id=f"note-{refused}")
+        error = raised.value
+        assert not isinstance(error, PayloadTooLargeError)
+        assert (error.saga, error.correlation_id, error.event_type, error.limit_bytes) == ("order", "a", "Asked", LIMIT)
+        await runner.skip("order", "a")
+        await runner.settle()
+        assert (await runner.handle(Asked("a", TEXT), message_id=f"note-{refused}")).handled
+
+
+async def test_an_event_that_is_too_large_by_itself_is_refused_as_that_also_by_a_full_instance(bench: Bench) -> None:
+    async with bench.runner(max_payload_bytes=LIMIT) as runner:
+        await park_full(runner)
+        with pytest.raises(PayloadTooLargeError):
+            await runner.handle(Noted("a", "x" * LIMIT))
+
+
+async def test_of_many_at_once_those_that_fit_are_held_and_the_rest_may_come_again(bench: Bench) -> None:
+    async with bench.runner(max_payload_bytes=LIMIT) as runner:
+        OrderSaga.fail_times = 9
+        await runner.handle(Placed("a"), message_id="placed")
+        await runner.handle(Failing("a"), message_id="failing")
+        answers = await asyncio.gather(
+            *(runner.handle(Asked("a", TEXT), message_id=f"note-{number}") for number in range(20)),
+            return_exceptions=True,
+        )
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        assert 0 < len(errors) < 20
+        assert {type(error) for error in errors} == {InstanceFullError}
+
+
+async def test_an_event_that_finds_too_many_undelivered_commands_may_come_again(quick: Bench) -> None:
+    gone = asyncio.Event()
+
+    async def away(command: object) -> None:
+        await gone.wait()
+
+    async with quick.runner(dispatch=away, max_payload_bytes=LIMIT) as runner:
+        await runner.handle(Placed("a"))
+        with pytest.raises(InstanceFullError):
+            for number in range(100):
+                # what the state keeps of it is short, so that only its command takes room
+                await runner.handle(Asked("a", "x") if number == 0 else Noted("a", "y" * 60), message_id=f"n-{number}")
+        gone.set()
+        await runner.settle()
+        assert (await runner.handle(Noted("a", "y" * 60), message_id=f"n-{number}")).handled
+
+
+async def test_an_event_whose_own_command_or_state_is_too_large_is_to_blame_itself(quick: Bench) -> None:
+    async with quick.runner(max_payload_bytes=2_000) as runner:
+        await runner.handle(Placed("a"))
+        with pytest.raises(PayloadTooLargeError):
+            await runner.handle(Asked("a", "big"))  # into its state
+        with pytest.raises(PayloadTooLargeError):
+            await runner.handle(Noted("a", "x" * 1_500))  # into its state, and into its command
+
+
+async def test_what_waits_for_its_phase_leaves_no_room_until_that_comes(quick: Bench) -> None:
+    Orders.failing = set()
+    async with quick.runner(sagas=(Orders,), dispatch=lambda _: None, max_payload_bytes=LIMIT) as runner:
+        await runner.handle(phased.Placed("o"))
+        with pytest.raises(InstanceFullError):
+            for number in range(5):
+                assert (await runner.handle(Labelled("o", f"{number}" * 1_000), message_id=f"early-{number}")).kept
+        await runner.handle(phased.Paid("o"))
+        with pytest.raises(PayloadTooLargeError):  # now it is the state that leaves none
+            await runner.handle(Labelled("o", f"{number}" * 1_000), message_id=f"early-{number}")
+
+
+async def test_an_answer_for_a_full_instance_waits_for_its_repair_and_is_asked_for_once(quick: Bench) -> None:
+    asked: list[str] = []
+    tried = asyncio.Event()
+
+    def answer(command: Any) -> Any:
+        if not isinstance(command, Note):
+            return None
+        asked.append(command.text)
+        tried.set()
+        return Asked("a", TEXT)
+
+    async with quick.runner(dispatch=answer, max_payload_bytes=LIMIT) as runner:
+        await park_full(runner)
+        await runner.handle(Placed("b"))
+        await runner.handle(Noted("b", "for a"))
+        await tried.wait()
+        assert not (await quick.record("b")).parked
+        await runner.skip("order", "a")
+        await runner.settle()
+    assert asked == ["for a"]
+    assert (await quick.log("a")).count(TEXT) > 1
+    assert not (await quick.record("b")).outbox
+
+
+async def test_an_answer_that_is_too_large_beside_the_command_that_it_answers_is_asked_for_once(quick: Bench) -> None:
+    asked: list[str] = []
+
+    def answer(command: Any) -> Any:
+        if not isinstance(command, Note):
+            return None
+        asked.append(command.text)
+        return Noted("a", "y" * 600)
+
+    async with quick.runner(dispatch=answer, max_payload_bytes=2_600) as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Noted("a", "x" * 600))
+        await runner.settle()
+        assert "its answer, a Noted, cannot be taken" in (await quick.record("a")).parked
+    assert len(asked) == 1
+
+
+async def test_within_a_transaction_of_the_caller_it_is_told_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "orders.db"
+    async with SqliteJournal(path) as journal, Bench(journal).runner(max_payload_bytes=LIMIT) as runner:
+        await park_full(runner)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("BEGIN")
+            with pytest.raises(InstanceFullError):
+                await runner.handle(Asked("a", TEXT), message_id="within", connection=connection)
+            connection.execute("ROLLBACK")
