@@ -1,6 +1,7 @@
 """Journals: where records are kept. Users need only URLs; these names are for authors of journals of their own."""
 
 from .backends import migrate_journal, open_existing, open_journal
+from .checks import checked, checked_batch, in_sequence, out_of_order
 from .needs import missing_methods
 from .protocol import (
     MAX_SEQUENCE_NR,
@@ -16,10 +17,6 @@ from .protocol import (
     PersistentRepr,
     TellsTime,
     WritesInTransactions,
-    checked,
-    checked_batch,
-    in_sequence,
-    out_of_order,
 )
 
 __all__ = [

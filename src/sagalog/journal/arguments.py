@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from ..errors import InvalidEventError
-from .protocol import MovedDue, PersistentRepr, check_text
+from .checks import check_text
+from .protocol import MovedDue, PersistentRepr
 
 C = TypeVar("C", bound=type)
 Rule = Callable[[str, Any], None]

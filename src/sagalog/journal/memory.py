@@ -13,18 +13,8 @@ from msgspec import structs
 
 from ..errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
 from .arguments import checks_arguments
-from .protocol import (
-    MAX_SEQUENCE_NR,
-    Finding,
-    MovedDue,
-    PersistentRepr,
-    all_ids,
-    check_moment,
-    check_moves,
-    checked,
-    checked_batch,
-    wanted_terms,
-)
+from .checks import check_moment, check_moves, checked, checked_batch, wanted_terms
+from .protocol import MAX_SEQUENCE_NR, Finding, MovedDue, PersistentRepr, all_ids
 
 
 @checks_arguments

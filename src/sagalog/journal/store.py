@@ -19,9 +19,10 @@ from ..decision.ids import prefix_of, tag_of
 from ..errors import ConflictError, DefinitionError, InvalidEventError, JournalUnavailableError, SequenceOutOfOrder
 from ..waiting import Attempts, Waiting
 from . import Journal, PersistentRepr
+from .checks import check_text
 from .memory import InMemoryJournal
 from .pages import Replay
-from .protocol import WritesInTransactions, all_ids, check_text
+from .protocol import WritesInTransactions, all_ids
 
 Terms = tuple[str, ...] | None  # of PersistentRepr
 STATE_MANIFEST = "saga-state"

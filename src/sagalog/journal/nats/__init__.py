@@ -16,20 +16,9 @@ from typing import Any, Self
 
 from ...errors import DefinitionError, InvalidEventError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
+from ..checks import check_id, check_moment, check_moves, checked, checked_batch, in_sequence, out_of_order
 from ..opening import told_if_slow
-from ..protocol import (
-    MAX_SEQUENCE_NR,
-    Finding,
-    MovedDue,
-    PersistentRepr,
-    check_id,
-    check_moment,
-    check_moves,
-    checked,
-    checked_batch,
-    in_sequence,
-    out_of_order,
-)
+from ..protocol import MAX_SEQUENCE_NR, Finding, MovedDue, PersistentRepr
 from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
 from ..urls import split_server_url
 from .bounded import gather_bounded

@@ -11,19 +11,8 @@ import asyncpg
 
 from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
-from ..protocol import (
-    MAX_SEQUENCE_NR,
-    CommitCounts,
-    Finding,
-    MovedDue,
-    PersistentRepr,
-    all_ids,
-    check_moment,
-    check_moves,
-    in_sequence,
-    out_of_order,
-    wanted_terms,
-)
+from ..checks import check_moment, check_moves, in_sequence, out_of_order, wanted_terms
+from ..protocol import MAX_SEQUENCE_NR, CommitCounts, Finding, MovedDue, PersistentRepr, all_ids
 from ..settings import Known, check_history, history_setting, split_settings, yes
 from ..urls import split_server_url
 from .callers import as_asyncpg

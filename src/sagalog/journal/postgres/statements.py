@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...errors import InvalidEventError
-from ..protocol import PersistentRepr, checked
+from ..checks import checked
+from ..protocol import PersistentRepr
 
 MAX_RECORDS = 256  # of one statement: each new id takes a place in the server's table of locks
 

@@ -15,7 +15,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ...errors import InvalidEventError, JournalUnavailableError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, CommitCounts, PersistentRepr, checked_batch
+from ..checks import checked_batch
+from ..protocol import MAX_SEQUENCE_NR, CommitCounts, PersistentRepr
 from .connections import Connections
 from .statements import MAX_RECORDS, Statements, storable, write
 

@@ -13,21 +13,9 @@ from typing import Any, Self, TypeVar, cast
 
 from ...errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
+from ..checks import check_moment, check_moves, checked, in_sequence, out_of_order, wanted_terms
 from ..opening import told_if_slow
-from ..protocol import (
-    MAX_SEQUENCE_NR,
-    CommitCounts,
-    Finding,
-    MovedDue,
-    PersistentRepr,
-    all_ids,
-    check_moment,
-    check_moves,
-    checked,
-    in_sequence,
-    out_of_order,
-    wanted_terms,
-)
+from ..protocol import MAX_SEQUENCE_NR, CommitCounts, Finding, MovedDue, PersistentRepr, all_ids
 from ..settings import Known, check_history, check_seconds, history_setting, only_known, split_settings, yes
 from .batch import chunks_of
 from .callers import Statements, between, newest, run, store

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from ...errors import InvalidEventError, SagalogError, SequenceOutOfOrder
-from ..protocol import MAX_SEQUENCE_NR, PersistentRepr, checked_batch
+from ..checks import checked_batch
+from ..protocol import MAX_SEQUENCE_NR, PersistentRepr
 from .rows import check_size, microseconds
 from .writer import MAX_ROWS, Row, row_of
 
