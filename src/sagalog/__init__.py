@@ -76,7 +76,8 @@ from .errors import (
 )
 from .journal import Journal, PersistentRepr, open_journal
 from .journal.memory import InMemoryJournal
-from .journal.store import InMemorySagaStateStore, JournalSagaStateStore, SagaStateStore, SavedState
+from .journal.state_store import SagaStateStore, SavedState
+from .journal.store import InMemorySagaStateStore, JournalSagaStateStore
 from .runner import (
     Circuit,
     CircuitChange,

@@ -20,7 +20,7 @@ from sagalog import (
     open_journal,
 )
 from sagalog.conformance import StoreConformance
-from sagalog.journal.store import DueStore, TombstoneStore
+from sagalog.journal.state_store import DueStore, TombstoneStore
 
 from ..runner.conftest import FourMethodStore
 

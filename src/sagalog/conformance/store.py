@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from ..errors import ConflictError
-from ..journal.store import SagaStateStore
+from ..journal.state_store import SagaStateStore
 from .capability import Capability, Capable, may
 
 KEYS = ["1", "a::b", "a/b", "\u00e9", "e\u0301", "\U0001f6a2", "A", "a", "%", " ", "a\x00b"]

@@ -1,7 +1,4 @@
-"""Where a saga's record is kept: four methods, one key at a time, compare-and-set by version.
-
-`JournalSagaStateStore` keeps them in a journal, under the persistence ids that `decision.ids` makes.
-"""
+"""The saga store over a journal, which keeps each record under the persistence id that `decision.ids` makes."""
 
 from __future__ import annotations
 
@@ -10,10 +7,8 @@ import re
 from collections.abc import AsyncIterator
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 from uuid import uuid4
-
-import msgspec
 
 from ..decision.ids import prefix_of, tag_of
 from ..errors import ConflictError, DefinitionError, InvalidEventError, JournalUnavailableError, SequenceOutOfOrder
@@ -23,6 +18,7 @@ from .checks import check_text
 from .memory import InMemoryJournal
 from .pages import Replay
 from .protocol import WritesInTransactions, all_ids
+from .state_store import SavedState
 
 Terms = tuple[str, ...] | None  # of PersistentRepr
 STATE_MANIFEST = "saga-state"
@@ -33,97 +29,6 @@ _CONTENDED = Waiting(first=0.0002, most=0.01, seconds=60.0)  # one of many write
 
 def _ALL() -> float:  # noqa: N802
     return 1.0  # no chance in it, so that a simulated run can be repeated
-
-
-class SavedState(msgspec.Struct, frozen=True):
-    """What is stored: the payload, its version, and whether it is a tombstone (never so from `load`).
-
-    `epoch`: of the record, see PersistentRepr; 0 where the store has none.
-    """
-
-    payload: bytes
-    version: int
-    tombstone: bool = False
-    epoch: int = 0
-
-
-@runtime_checkable
-class SagaStateStore(Protocol):
-    """What carries a runner. These four methods are enough for one process."""
-
-    async def load(self, correlation_id: str) -> SavedState | None:
-        """Return what is stored; None: nothing live is stored. Never hides a failure as None."""
-
-    async def save(
-        self,
-        correlation_id: str,
-        payload: bytes,
-        *,
-        expected_version: int | None = None,
-        due_at: datetime | None = None,
-    ) -> int:
-        """Store `payload` as the newest state and return its version; durable on return.
-
-        `expected_version` 0: nothing live may exist; n: the newest version must be n; None: unconditional.
-        `due_at`: when this instance next needs attention; a store without a way to find due ones may ignore it.
-
-        Raises:
-            ConflictError: the version is another; nothing was stored.
-            OutcomeUnknownError: the connection broke during commit; load before trying again.
-        """
-
-    async def delete(
-        self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
-    ) -> None:
-        """End the live state; `load` gives None from now on. Raises as `save`; deleting what is not there is nothing."""
-
-    def keys(self) -> AsyncIterator[str]:
-        """Yield every live id once, in constant memory, also while others write."""
-
-
-@runtime_checkable
-class TombstoneStore(Protocol):
-    """A store that remembers finished instances: their tombstones can be read, and saved over by their version.
-
-    Its `create`, `save` and `delete_until` take an `epoch` (PersistentRepr): what was purged and begun anew since is told
-    apart by it, although the versions are the same.
-    """
-
-    async def create(
-        self, correlation_id: str, payload: bytes, *, due_at: datetime | None = None, epoch: int = 0
-    ) -> int:
-        """Save the first version, 1. Raises ConflictError if anything is stored, also a tombstone."""
-
-    async def load_with_tombstone(self, correlation_id: str) -> SavedState | None:
-        """Return the live state or else the tombstone."""
-
-    async def delete_until(
-        self,
-        correlation_id: str,
-        *,
-        expected_version: int | None,
-        tombstone: bytes | None,
-        purge_at: datetime,
-        epoch: int = 0,
-    ) -> int:
-        """Delete as `delete` does and return the tombstone's version; it comes up as due at `purge_at`, to be purged.
-
-        `expected_version` 0: nothing at all may be stored, also no tombstone.
-        """
-
-    async def purge(self, correlation_id: str, version: int) -> None:
-        """Forget a tombstone of that version altogether; anything else stays."""
-
-
-@runtime_checkable
-class DueStore(Protocol):
-    """A store that finds due instances by an index."""
-
-    async def due(self, before: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
-        """Return up to `limit` (correlation id, due_at), earliest first, due at `before` or earlier."""
-
-    async def claim(self, before: datetime, until: datetime, *, limit: int = 1000) -> list[tuple[str, datetime]]:
-        """Return what `due` would, and let it be due again at `until`, unless it is saved before."""
 
 
 def new_epoch() -> int:

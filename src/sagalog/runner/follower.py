@@ -16,7 +16,8 @@ from itertools import islice
 from ..errors import JournalFormatError, JournalUnavailableError, RunnerStoppedError, SagalogError
 from ..journal import Journal
 from ..journal.protocol import Followable
-from ..journal.store import SavedState, saved_of
+from ..journal.state_store import SavedState
+from ..journal.store import saved_of
 from ..logs import about, log, trace_of
 from .awaited import Waiter
 from .engine import Engine

@@ -10,7 +10,8 @@ from ..definition.saga import Saga
 from ..errors import DefinitionError
 from ..journal import Journal
 from ..journal.needs import missing_methods
-from ..journal.store import JournalSagaStateStore, SagaStateStore
+from ..journal.state_store import SagaStateStore
+from ..journal.store import JournalSagaStateStore
 from .clock import EventClock
 
 

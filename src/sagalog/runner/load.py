@@ -21,7 +21,8 @@ from ..errors import (
     SagaParkedError,
 )
 from ..journal import Journal
-from ..journal.store import SavedState, saved_of
+from ..journal.state_store import SavedState
+from ..journal.store import saved_of
 from ..waiting import Attempts, Waiting
 from .engine import STRETCH_SECONDS, Engine
 from .failures import as_exception, not_handled, passes_through

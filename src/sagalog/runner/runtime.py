@@ -20,7 +20,8 @@ from ..journal import Journal, PersistentRepr
 from ..journal.pages import named_by, page_bytes_of, records_at
 from ..journal.protocol import LAST_MOMENT
 from ..journal.reservations import Reservations
-from ..journal.store import DueStore, JournalSagaStateStore, SagaStateStore, SavedState, Terms, TombstoneStore
+from ..journal.state_store import DueStore, SagaStateStore, SavedState, TombstoneStore
+from ..journal.store import JournalSagaStateStore, Terms
 from .declined import Declined
 from .ended import RecordReader
 from .engine import Engine

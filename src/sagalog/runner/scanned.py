@@ -6,7 +6,7 @@ import heapq
 from collections.abc import AsyncIterator
 from datetime import datetime
 
-from ..journal.store import SagaStateStore, SavedState
+from ..journal.state_store import SagaStateStore, SavedState
 
 
 class ScannedStore:

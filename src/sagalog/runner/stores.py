@@ -9,7 +9,8 @@ from ..definition.saga import Saga
 from ..journal import Journal, open_journal
 from ..journal.memory import InMemoryJournal
 from ..journal.protocol import TellsTime
-from ..journal.store import JournalSagaStateStore, SagaStateStore
+from ..journal.state_store import SagaStateStore
+from ..journal.store import JournalSagaStateStore
 from .clock import Clock, ServerClock, SystemClock
 
 JournalSource = str | Journal | SagaStateStore | Mapping[str, SagaStateStore]
