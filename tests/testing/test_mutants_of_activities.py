@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from sagalog.decision import finish, itinerary, repair
+from sagalog.decision import dropping, finish, itinerary
 from sagalog.decision.record import Stage
 from sagalog.runner.activities import ActivityHandler
 from sagalog.runner.attempt import CommandAttempts
@@ -78,14 +78,14 @@ def undo_commands_leave_beside_each_other(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def what_an_operator_skips_is_never_gone_on_from(patch: pytest.MonkeyPatch) -> None:
-    real = repair._skip_activity
+    real = dropping._skip_activity
 
     def skip(record: Any, entry: str, command: str, life: int) -> None:
         held = record.held
         real(record, entry, command, life)
         record.held = held
 
-    patch.setattr(repair, "_skip_activity", skip)
+    patch.setattr(dropping, "_skip_activity", skip)
 
 
 @mutant

@@ -23,7 +23,7 @@ from .ids import ParentId, end_id, parent_in, parts_of, persistence_id, start_id
 from .planned_child import PlannedChild
 from .record import FINAL, Child, Command, Family, SagaRecord
 
-NextId = Callable[[], str]
+NextId = Callable[[], str]  # the id of the next command of a step: `<sequence nr>/<index>`
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
