@@ -63,7 +63,7 @@ class Worker:
             client=client,
         )
         for command, policy in run.world.policies.items():
-            given = {name: getattr(policy, name) for name in policy.__dataclass_fields__}
+            given = {name: getattr(policy, name) for name in policy.__struct_fields__}
             self.runner.command(command, **given)(self._answer)
 
     def does(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
