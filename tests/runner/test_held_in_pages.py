@@ -225,6 +225,33 @@ async def test_a_worker_that_keeps_no_history_beside_one_that_does_loses_nothing
             assert await all_of(all_kept) == ids(150)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "postgres", "nats"])
+async def test_where_few_records_are_kept_what_is_held_is_in_those_few(
+    kind: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    url = f"sqlite:///{tmp_path / 'orders.db'}?history=10"
+    if kind == "postgres":
+        url = request.getfixturevalue("postgres_schema") + "&history=10"
+    if kind == "nats":
+        url = request.getfixturevalue("nats_stream") + "&history=10"
+    async with open_journal(url) as journal:
+        bench, in_pages = Bench(journal), 0
+        async with bench.runner() as one, bench.runner() as other:
+            await park(one)
+            for number in range(100):
+                await hold((one, other)[number // 25 % 2], range(number, number + 1))
+                record = await newest(journal)
+                in_pages += bool(record.held_in)
+                assert record.held_count == number + 2
+            assert 40 < in_pages < 90  # the others have all of it
+            assert await all_of(journal) == ids(100)
+        OrderSaga.fail_times = 0
+        async with bench.runner() as runner:
+            assert (await runner.retry("order", "a")).replayed == 101
+            await runner.settle()
+        assert await notes(bench) == [text(number) for number in range(100)]
+
+
 async def test_history_that_is_cut_makes_that_instance_unreadable_and_can_be_mended(quick: Bench) -> None:
     journal = quick.journal
     assert journal is not None

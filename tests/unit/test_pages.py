@@ -34,8 +34,9 @@ def record(*messages: Held, kept: Sequence[Held] = ()) -> SagaRecord:
 class Shelf:
     """The records of one instance, as a journal keeps them."""
 
-    def __init__(self, page_bytes: int) -> None:
+    def __init__(self, page_bytes: int, history: int = 0) -> None:
         self.page_bytes = page_bytes
+        self.history = history  # how many before the newest are kept; 0: all
         self.rows: list[bytes] = []
         self.stored = NO_MESSAGES
 
@@ -44,7 +45,7 @@ class Shelf:
         return sum(map(len, self.rows))
 
     def save(self, given: SagaRecord) -> None:
-        encoded = encode_in_pages(given, self.stored, self.page_bytes)
+        encoded = encode_in_pages(given, self.stored, self.page_bytes, self.history)
         assert encoded.size == len(encode_record(given)), "its size is not that of the whole record"
         self.rows.append(encoded.payload)
         self.stored = StoredMessages(len(self.rows), 0, encoded.held, encoded.kept)
@@ -52,7 +53,8 @@ class Shelf:
     def load(self) -> SagaRecord:
         found = decode_record(self.rows[-1])
         named = named_by(found)
-        assert all(number < len(self.rows) for number in named)
+        oldest = len(self.rows) - self.history if self.history else 0
+        assert all(oldest <= number < len(self.rows) for number in named)
         made = whole(found, {number: decode_record(self.rows[number - 1]) for number in named})
         self.stored = as_stored(found, made, len(self.rows), 0)
         return made
@@ -68,6 +70,19 @@ def test_what_is_written_for_messages_held_one_by_one_grows_with_their_number() 
 
     few = written(500)
     assert written(2000) < 6 * few  # in each record: 16 times
+
+
+def test_where_only_some_records_are_kept_all_of_it_is_stored_again_once_for_so_many() -> None:
+    def written(count: int, history: int) -> int:
+        shelf, messages = Shelf(4096, history), list[Held]()
+        for number in range(count):
+            messages.append(held(f"m{number}"))
+            shelf.save(record(*messages))
+        assert shelf.load().held == tuple(messages)
+        return shelf.written
+
+    assert written(2000, 10) < written(2000, 1) / 4
+    assert written(2000, 100) < written(2000, 10) / 2
 
 
 def test_a_record_names_few_pages_each_at_least_twice_as_large_as_the_next() -> None:
@@ -133,11 +148,12 @@ STEPS = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(STEPS, st.sampled_from([1, 100, 1000, 4096]))
+@given(STEPS, st.sampled_from([1, 100, 1000, 4096]), st.sampled_from([0, 1, 2, 7, 40]))
 def test_whatever_happens_what_is_read_is_what_plain_lists_hold(
-    steps: list[tuple[str, int, int]], page_bytes: int
+    steps: list[tuple[str, int, int]], page_bytes: int, history: int
 ) -> None:
-    shelf, held_now, kept_now, lookups, serial = Shelf(page_bytes), list[Held](), list[Held](), MessageLookups(), 0
+    shelf, held_now, kept_now, lookups = Shelf(page_bytes, history), list[Held](), list[Held](), MessageLookups()
+    serial = 0
     shelf.save(record())
     current = shelf.load()
     for step, count, size in steps:
@@ -183,7 +199,7 @@ def test_whatever_happens_what_is_read_is_what_plain_lists_hold(
                 lost = record(*current.held, held("lost"), kept=(*current.kept, held("lost")))
                 lookups.held.has(lost.held, "lost", "event")
                 lookups.kept.has(lost.kept, "lost", "event")
-                encode_in_pages(lost, shelf.stored, page_bytes)
+                encode_in_pages(lost, shelf.stored, page_bytes, history)
             case "reload":
                 current = shelf.load()
         assert (list(current.held), list(current.kept)) == (held_now, kept_now)

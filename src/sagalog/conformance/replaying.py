@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ..errors import SequenceOutOfOrder
-from ..journal.pages import page_bytes_of
+from ..journal.pages import page_bytes_of, paging_of
 from ..journal.protocol import Journal
 from .capability import Capability, may
 from .records import record, replay, write
@@ -57,6 +57,12 @@ class Replaying:
         assert await replay(journal, "p", 20, 30) == list(range(20, 31))
         assert await replay(journal, "p", 41, 50) == []
         assert await replay(journal, "p", 38) == [38, 39, 40]
+
+    async def test_so_many_records_of_a_live_id_are_kept_as_it_says(self, journal: Journal) -> None:
+        kept = min(40, paging_of(journal).history)
+        for number in range(1, 2 * kept + 5):
+            await journal.write_batch([record("p", number, b"%d" % number)])
+            assert (await replay(journal, "p"))[-kept - 1 :] == list(range(max(1, number - kept), number + 1))
 
     async def test_an_unknown_id_has_no_records_and_highest_zero(self, five: Journal) -> None:
         assert await replay(five, "unknown") == []

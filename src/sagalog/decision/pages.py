@@ -11,7 +11,8 @@ is at least twice as large as the next: some twenty at most, however many messag
 A page is the record that a write was based on, or one that this one named. It was stored before, and the write fails
 if it is not the newest any more; so nothing is named that may not be there, and a step is still one record. In memory a
 record is always whole. Whatever else than adding at the end is done to what is held or kept (a repair, a replay, a kept
-message that is handled), the next record has all of it itself.
+message that is handled), the next record has all of it itself; and so has one for which an older page would be deleted,
+where a journal keeps some records only.
 """
 
 from __future__ import annotations
@@ -63,15 +64,16 @@ class Encoded(NamedTuple):
     kept: StoredList
 
 
-def encode_in_pages(record: SagaRecord, before: StoredMessages, page_bytes: int) -> Encoded:
+def encode_in_pages(record: SagaRecord, before: StoredMessages, page_bytes: int, history: int = 0) -> Encoded:
     """Return a whole record as it is to be stored behind the one that `before` tells of.
 
+    `history`: how many records before this one are certainly kept once it is stored; 0: all of them.
     Its messages are compared with those of that one, pointer by pointer; only what is stored is looked at closer. Raises
     CodecError as `encode_record` does.
     """
     stored = copy.copy(record)
-    stored.held_in = _pages(record.held, before.held, before.version, page_bytes)
-    stored.kept_in = _pages(record.kept, before.kept, before.version, page_bytes)
+    stored.held_in = _pages(record.held, before.held, before.version, page_bytes, history)
+    stored.kept_in = _pages(record.kept, before.kept, before.version, page_bytes, history)
     stored.held = record.held[_count(stored.held_in) :]
     stored.kept = record.kept[_count(stored.kept_in) :]
     payload = encode_record(stored)
@@ -80,10 +82,16 @@ def encode_in_pages(record: SagaRecord, before: StoredMessages, page_bytes: int)
     return Encoded(payload, size, held, StoredList(record.kept, stored.kept_in, size_of(stored.kept)))
 
 
-def _pages(messages: tuple[Held, ...], before: StoredList, version: int, page_bytes: int) -> tuple[HeldPage, ...]:
+def _pages(
+    messages: tuple[Held, ...], before: StoredList, version: int, page_bytes: int, history: int
+) -> tuple[HeldPage, ...]:
     """Return the pages that the next record names, behind the one of that version."""
     pages = before.pages
     if messages[: len(before.messages)] != before.messages:
+        return ()
+    if (
+        history and pages and pages[0].version <= version - history
+    ):  # the oldest, and largest, goes: all is stored again
         return ()
     if before.size < page_bytes:
         return pages

@@ -6,12 +6,14 @@ a journal's newest record ─► decode ─► [made_whole], with the records th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
+from typing import NamedTuple
 
 from ..decision.pages import whole
 from ..decision.record import SagaRecord, decode_record
 from ..errors import CodecError, JournalFormatError
 from . import Journal, PersistentRepr
 
+_PAGE_BYTES = 4096
 Replay = Callable[[str, int, int], AsyncIterator[PersistentRepr]]  # an id, and two numbers, both inclusive
 
 
@@ -22,6 +24,22 @@ def page_bytes_of(journal: object) -> int:
     """
     found = getattr(journal, "page_bytes", 0)
     return found if type(found) is int and found > 0 else 0
+
+
+class Paging(NamedTuple):
+    """How messages are left in earlier records: from how many bytes on (0: not at all), of so many records (0: of all)."""
+
+    page_bytes: int
+    history: int
+
+
+def paging_of(journal: object) -> Paging:
+    """Return what a journal says by its attributes `page_bytes`, or `kept_records` where it does not keep them all."""
+    page_bytes = page_bytes_of(journal)
+    kept = getattr(journal, "kept_records", 0)
+    if page_bytes or type(kept) is not int or kept < 1:
+        return Paging(page_bytes, 0)
+    return Paging(_PAGE_BYTES, kept)
 
 
 def named_by(*records: SagaRecord) -> list[int]:

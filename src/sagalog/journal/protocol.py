@@ -62,7 +62,8 @@ class Journal(Protocol):
     Every call may raise JournalUnavailableError (nothing stored, retry) and, when writing, OutcomeUnknownError. A journal
     that lists ids by their code points says so with an attribute `sorted_ids = True`: readers may then skip. One that keeps
     every record of a live id says so with `page_bytes = 4096`: from so many bytes on, the messages that a parked instance
-    holds are not written again with each record, but read from the records before.
+    holds are not written again with each record, but read from the records before. One that keeps at least so many records
+    of a live id before its newest says so with `kept_records = 100`: then they are written again once for each hundred.
     """
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:

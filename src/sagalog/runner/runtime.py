@@ -17,7 +17,7 @@ from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
 from ..journal import Journal, PersistentRepr
-from ..journal.pages import named_by, page_bytes_of, records_at
+from ..journal.pages import Paging, named_by, paging_of, records_at
 from ..journal.protocol import LAST_MOMENT
 from ..journal.reservations import Reservations
 from ..journal.state_store import DueStore, SagaStateStore, SavedState, TombstoneStore
@@ -45,7 +45,8 @@ class SagaRuntime:
         self.engine = engine
         self.half_retention: timedelta = engine.retention / 2
         self.most_bytes: int = engine.settings.max_payload_bytes
-        self.page_bytes: int = page_bytes_of(store.journal) if isinstance(store, JournalSagaStateStore) else 0
+        paging = paging_of(store.journal) if isinstance(store, JournalSagaStateStore) else Paging(0, 0)
+        self.page_bytes, self._history = paging
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
         self.scanned = scanned
@@ -90,7 +91,7 @@ class SagaRuntime:
 
     def encode_in_pages(self, record: SagaRecord, before: StoredMessages) -> Encoded:
         """Return what to save of a record with messages, behind the one that `before` tells of."""
-        return encode_in_pages(record, before, self.page_bytes)
+        return encode_in_pages(record, before, self.page_bytes, self._history)
 
     def check_size(self, record: SagaRecord) -> None:
         """Raise PayloadTooLargeError for a record over the limit."""

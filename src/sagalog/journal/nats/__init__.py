@@ -168,7 +168,12 @@ class NatsJournal:
     @property
     def page_bytes(self) -> int:
         """See Journal. What the server keeps is known once the journal is open."""
-        return 4096 if self._stream.keeps_all else 0
+        return 0 if self._stream.kept else 4096
+
+    @property
+    def kept_records(self) -> int:
+        """See Journal: as the stream was made, whatever this process asks for."""
+        return max(0, self._stream.kept - 1)
 
     async def server_time(self) -> datetime:
         """Return the clock of the stream's leader: what all workers can agree on."""

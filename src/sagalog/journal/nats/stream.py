@@ -20,7 +20,9 @@ class Stream:
     def __init__(self, connection: Connection, requests: Requests, *, replicas: int, keep: int | None) -> None:
         self._connection = connection
         self._requests = requests
-        self.keeps_all: bool = False  # no message of an id is removed when the next one comes, as the server says
+        self.kept: int = (
+            1  # messages of an id, before the oldest goes when the next one comes; 0: all, as the server says
+        )
         self._config: dict[str, Any] = {
             "name": requests.stream,
             "retention": "limits",
@@ -75,7 +77,7 @@ class Stream:
                     f"{where} has {name} {config.get(name)!r}, and {self._config[name]!r} is needed: the server ignored "
                     "it, or somebody changed it"
                 )
-        self.keeps_all = config.get("max_msgs_per_subject", -1) in (-1, 0)  # other limits refuse what is new
+        self.kept = max(0, config.get("max_msgs_per_subject", -1))  # other limits refuse what is new
         if config.get("max_age"):
             raise JournalFormatError(f"{where} has max_age, which deletes sagas that wait: remove it")
         if config.get("num_replicas", 1) == 1:

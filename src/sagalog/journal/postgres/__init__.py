@@ -69,6 +69,7 @@ class PostgresJournal:
             if not isinstance(flag, bool):
                 raise DefinitionError(f"{name} is True or False, not {flag!r}")
         self.page_bytes = 4096 if keep is None else 0
+        self.kept_records: int = keep or 0
         self.schema: str = check_name(schema)
         self._connections = Connections(
             dsn,

@@ -80,6 +80,7 @@ class SqliteJournal:
 
     sorted_ids = True
     page_bytes: int = 0
+    kept_records: int = 0
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class SqliteJournal:
         check_seconds("busy_seconds", busy_seconds)
         check_seconds("on_loop_ms", on_loop_ms)
         self.page_bytes = 4096 if keep is None else 0
+        self.kept_records = keep or 0
         self.path: str = _checked_path(path)
         with told_if_slow(self.path):
             prepare(self.path, busy_seconds=busy_seconds, beside=beside)
