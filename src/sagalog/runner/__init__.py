@@ -8,7 +8,7 @@ from .ended import SagaOutcome
 from .finding import SagaInstance
 from .health import Health
 from .hooks import CircuitChange, Delivery, Handling, Hook, Save, Scan
-from .receive import Incoming, Receipt
+from .receipt import Incoming, Receipt
 from .repair import Repaired
 from .runner import SagaRunner
 from .settings import NoInstance, RetryPolicy, RunnerSettings

@@ -20,7 +20,8 @@ from ..logs import about, log
 from .commands import CommandContext, CommandHandlers
 from .gauges import Gauges
 from .health import Health
-from .receive import Receipt, Receiver
+from .receipt import Receipt
+from .receive import Receiver
 from .telling import Hooks, NoHooks
 
 if TYPE_CHECKING:

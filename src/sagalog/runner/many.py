@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
-from .receive import Incoming, Receipt
+from .receipt import Incoming, Receipt
 
 
 async def handle_all(

@@ -20,7 +20,6 @@ import msgspec
 from ..decision.ids import given_id, sender_id
 from ..decision.message import Message, Outcome
 from ..definition import codec
-from ..definition.saga import Saga
 from ..errors import (
     DefinitionError,
     InvalidEventError,
@@ -28,6 +27,7 @@ from ..errors import (
     SagalogError,
 )
 from ..journal.callers import callers_connection
+from .addressing import Addresses, Targets, check_unicode
 from .arguments import check_moment
 from .by_key import ByKey, KeyedDelivery, together
 from .cache import InstanceCache
@@ -39,62 +39,11 @@ from .in_transaction import step_in_transaction
 from .instance import Instance
 from .places import Places
 from .quiet import catch_up, in_turn, quiet
+from .receipt import Receipt
 from .repair import Repaired
 from .settings import NoInstance
 
 MAX_MESSAGE_ID = 1024
-
-
-class Incoming(msgspec.Struct, frozen=True):
-    """An event as its source delivers it. `message_id` is the same at every delivery; `at` is the event's own time."""
-
-    event: Any
-    message_id: str | None = None
-    at: datetime | None = None
-
-
-class Receipt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
-    """What became of an accepted event, by saga; it is durable. There are no outcomes if no saga takes such events.
-
-    `instances`: of a saga in which it reached instances by a key, what became of it in each, by correlation id.
-    """
-
-    message_id: str
-    outcomes: dict[str, Outcome] = {}
-    instances: dict[str, dict[str, Outcome]] = {}
-
-    @property
-    def handled(self) -> bool:
-        """At least one instance changed."""
-        return Outcome.HANDLED in self.outcomes.values()
-
-    @property
-    def duplicate(self) -> bool:
-        """Every saga that the message was for had handled it before."""
-        return bool(self.outcomes) and all(outcome is Outcome.DUPLICATE for outcome in self.outcomes.values())
-
-    @property
-    def held(self) -> bool:
-        """At least one instance is parked, and keeps the event for its repair."""
-        return self._any(Outcome.HELD)
-
-    @property
-    def kept(self) -> bool:
-        """At least one instance keeps the event until its moment comes: a phase that expects it, or what is before it."""
-        return self._any(Outcome.KEPT)
-
-    @property
-    def already_started(self) -> bool:
-        """At least one instance was started by an event of this type already, and its handler says `again="ignore"`."""
-        return Outcome.ALREADY_STARTED in self.outcomes.values()
-
-    @property
-    def ignored(self) -> bool:
-        """No instance took it."""
-        return all(outcome in (Outcome.NO_INSTANCE, Outcome.IGNORED) for outcome in self.outcomes.values())
-
-    def _any(self, outcome: Outcome) -> bool:
-        return outcome in self.outcomes.values() or any(outcome in one.values() for one in self.instances.values())
 
 
 class Receiver:
@@ -102,8 +51,9 @@ class Receiver:
 
     def __init__(self, engine: Engine, caches: list[InstanceCache]) -> None:
         self._engine = engine
-        self._caches = caches
-        self._routes: dict[type, tuple[InstanceCache, ...]] = {}
+        addresses = Addresses(caches)
+        self._targets = addresses.of
+        self._keyed = addresses.keyed
         self._stamp = f"{uuid4()}/"
         self._anonymous = count(1)
         self._places = Places(engine)
@@ -162,7 +112,7 @@ class Receiver:
             return cache.runtime.prefix + correlation_id
         return ""
 
-    def _places_of(self, event: Any, targets: list[tuple[InstanceCache, str]]) -> Places:
+    def _places_of(self, event: Any, targets: Targets) -> Places:
         if not any(cache.runtime.saga.may_start(event) for cache, _ in targets):
             return self._places
         places = self._starts.get(type(event))
@@ -171,7 +121,7 @@ class Receiver:
         return places
 
     async def _handle_for(
-        self, caller: Instance, targets: list[tuple[InstanceCache, str]], message: Message, keyed: Sequence[ByKey]
+        self, caller: Instance, targets: Targets, message: Message, keyed: Sequence[ByKey]
     ) -> Receipt:
         """Handle an event that an event handler of `caller` waits for; it is handled at once or not at all."""
         if self._engine.stopping.is_set():
@@ -189,7 +139,7 @@ class Receiver:
             self._leave(self._places)
 
     @staticmethod
-    def check_circles(caller: Instance, targets: list[tuple[InstanceCache, str]], what: str) -> list[Instance]:
+    def check_circles(caller: Instance, targets: Targets, what: str) -> list[Instance]:
         """Return the instances of the targets. Raises DefinitionError if one of them waits for the handler of `caller`."""
         wanted = [cache.instance(correlation_id) for cache, correlation_id in targets]
         for instance in wanted:
@@ -287,56 +237,6 @@ class Receiver:
             self._drained = self._engine.loop.create_future()
             await self._drained
 
-    def _targets(self, event: Any) -> list[tuple[InstanceCache, str]]:
-        found = self._routes.get(type(event))
-        if found is None:
-            found = self._routes[type(event)] = self._candidates(type(event))
-        if not found:
-            names = ", ".join(cache.runtime.name for cache in self._caches)
-            raise InvalidEventError(
-                f"no saga of this runner handles {type(event).__name__} (sagas: {names}); nothing was stored"
-            )
-        targets = []
-        for cache in found:
-            runtime = cache.runtime
-            try:
-                correlation_id = runtime.saga.correlation_id(event)
-            except BaseException as error:
-                if isinstance(error, SagalogError) or ends_program(error):
-                    raise
-                raise InvalidEventError(
-                    f"saga {runtime.name!r}: correlation_id raised {type(error).__name__} for {type(event).__name__}; "
-                    "nothing was stored"
-                ) from error
-            if correlation_id is None:
-                continue
-            if type(correlation_id) is not str or not correlation_id:
-                raise InvalidEventError(
-                    f"saga {runtime.name!r}: correlation_id must give a text that is not empty, or None, and gave "
-                    f"{'an empty one' if correlation_id == '' else type(correlation_id).__name__} for "
-                    f"{type(event).__name__}; nothing was stored"
-                )
-            if not correlation_id.isascii():
-                _check_text(correlation_id, "a correlation id")
-            targets.append((cache, correlation_id))
-        return targets
-
-    def _keyed(self, event: Any) -> list[ByKey]:
-        """Return the sagas whose instances the event reaches by a key, with the value that they have to hold."""
-        found = []
-        for cache in self._routes[type(event)]:
-            if cache.runtime.saga.keys and (by := cache.runtime.saga.key_of(event)) is not None:
-                found.append(ByKey(cache, by[0].name, by[1], by[0].unique))
-        return found
-
-    def _candidates(self, event: type) -> tuple[InstanceCache, ...]:
-        return tuple(
-            cache
-            for cache in self._caches
-            if event in cache.runtime.saga.event_types()
-            or type(cache.runtime.saga).correlation_id is not Saga.correlation_id
-        )
-
     def _message(self, event: Any, message_id: str | None, at: datetime | None, *, ours: bool = False) -> Message:
         anonymous = message_id is None
         if message_id is None:
@@ -347,7 +247,7 @@ class Receiver:
                 f"{type(event).__name__}"
             )
         elif not message_id.isascii():
-            _check_text(message_id, "a message id")
+            check_unicode(message_id, "a message id")
         if not ours:
             message_id = sender_id(message_id)
         try:
@@ -369,7 +269,7 @@ class Receiver:
 
     async def _deliver(
         self,
-        targets: list[tuple[InstanceCache, str]],
+        targets: Targets,
         message: Message,
         life: int = 0,
         keyed: Sequence[ByKey] = (),
@@ -444,12 +344,3 @@ def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:
     if envelope.outcome is None:
         raise not_handled()
     return Receipt(given_id(message.id), {saga: envelope.outcome})
-
-
-def _check_text(text: str, what: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidEventError(
-            f"{what} holds a lone surrogate, which is not valid Unicode; nothing was stored"
-        ) from None

@@ -31,7 +31,8 @@ from .given import check_source, client_of, sagas_of
 from .health import NOT_STARTED, Health
 from .hooks import Hook, checked_hooks
 from .many import handle_all
-from .receive import Incoming, Receipt, Receiver
+from .receipt import Incoming, Receipt
+from .receive import Receiver
 from .repair import Repaired
 from .resources import Resources
 from .settings import RetryPolicy, RunnerSettings
