@@ -1,0 +1,1 @@
+"""An order service on RabbitMQ; README.md says how to run it."""
