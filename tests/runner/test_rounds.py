@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import pytest
 
-from sagalog import InMemoryJournal, RunnerSettings, Saga, SagaRunner, Send, on, starts
+from sagalog import Enter, InMemoryJournal, RetryPolicy, RunnerSettings, Saga, SagaRunner, Send, on, starts
 
 BURNT = 0.00005  # seconds of each handler
 MOST = 400  # handlers in one go; 5 ms are 100
@@ -67,9 +68,13 @@ class Heart:
 
     async def beat(self) -> None:
         while self._beating:
-            self.most = max(self.most, Account.calls - self._last)
-            self._last = Account.calls
+            self._note()
             await asyncio.sleep(0)
+        self._note()
+
+    def _note(self) -> None:
+        self.most = max(self.most, Account.calls - self._last)
+        self._last = Account.calls
 
     def stop(self) -> None:
         self._beating = False
@@ -103,6 +108,77 @@ async def test_many_events_at_once_leave_the_loop_free() -> None:
     assert answered_after < 10_000
     assert heart.most <= MOST
     assert len(told) == 10_000
+
+
+@dataclass
+class Parted:
+    id: str
+
+
+class Stage(Enum):
+    WAITING = "waiting"
+    READY = "ready"
+
+
+class Slow(Saga[Moves]):
+    """Handles each event in a millisecond, and keeps those that come before it is ready."""
+
+    name = "slow"
+    phases = Stage
+    most_kept = 1_000
+    fails = False
+
+    @starts(Opened, key="id")
+    def opened(self, state: Moves, event: Opened) -> None:
+        """It waits."""
+
+    @on(Moved, key="id", during=Stage.READY, unexpected="keep")
+    def moved(self, state: Moves, event: Moved) -> None:
+        state.count += 1
+        end = time.perf_counter() + 0.001
+        while time.perf_counter() < end:
+            pass
+        Account.calls += 1
+
+    @on(Parted, key="id")
+    def parted(self, state: Moves, event: Parted) -> Any:
+        if Slow.fails:
+            raise RuntimeError
+        return Enter(Stage.READY)
+
+
+AT_ONCE = 30  # of its events; 5 ms are 5
+
+
+@pytest.mark.parametrize("how", ["sent at once", "held", "kept"])
+async def test_however_many_events_one_instance_handles_in_one_step_the_loop_is_free(how: str) -> None:
+    once = RetryPolicy(attempts=1)
+    async with SagaRunner(InMemoryJournal(), sagas=[Slow], settings=RunnerSettings(handler_retry=once)) as runner:
+        await runner.handle(Opened("a"))
+        moves = [Moved("a") for _ in range(250)]
+        if how == "sent at once":
+            await runner.handle(Parted("a"))
+        elif how == "kept":
+            assert all(receipt.kept for receipt in await runner.handle_many(moves))
+        else:
+            Slow.fails = True
+            assert (await runner.handle(Parted("a"))).held
+            assert all(receipt.held for receipt in await runner.handle_many(moves))
+            Slow.fails = False
+        heart = Heart()
+        beating = asyncio.create_task(heart.beat())
+        await asyncio.sleep(0)
+        if how == "sent at once":
+            await runner.handle_many(moves)
+        elif how == "kept":
+            await runner.handle(Parted("a"))
+        else:
+            assert (await runner.retry("slow", "a")).replayed == 251
+        heart.stop()
+        await beating
+        await runner.settle()
+        assert (await runner.state(Slow, "a")).count == 250
+    assert heart.most <= AT_ONCE
 
 
 async def test_an_event_handler_that_hangs_holds_up_no_other_instance() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Final
 
 import msgspec
 
@@ -23,6 +24,7 @@ from ..decision.parking import park
 from ..decision.state import UnreadableStateError
 from ..definition.actions import Refused
 from ..errors import CodecError, DefinitionError, NoInstanceError, RepairError
+from .engine import STRETCH_SECONDS
 from .envelope import Envelope, Maintenance
 from .event_time import step_in_event_time
 from .failures import ends_program
@@ -37,7 +39,15 @@ from .wake import wake, wake_next
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
 
 
-def decide(turn: Turn) -> Awaitable[None] | None:
+class GaveWay:
+    """What a turn gives instead of something to be awaited where it has held the event loop for long enough."""
+
+
+GAVE_WAY: Final = GaveWay()
+_LOOKS = 8  # messages between two looks at the clock
+
+
+def decide(turn: Turn) -> Awaitable[None] | GaveWay | None:
     """Decide the batch in order. If something has to be awaited, return it; `decide_slowly` goes on with it."""
     if replays(turn):
         return _replay(turn)
@@ -53,18 +63,22 @@ def replays(turn: Turn) -> bool:
     return turn.at == 0 and turn.draft.record is not None and turn.draft.record.owes_replay
 
 
-async def decide_slowly(turn: Turn, first: Awaitable[None]) -> None:
+async def decide_slowly(turn: Turn, first: Awaitable[None] | GaveWay) -> None:
     """Go on after `decide` met something that has to be awaited. Runs in a task of its own."""
     instance, more, replaying = turn.instance, first, replays(turn)
     task = asyncio.current_task()
     assert task is not None
     try:
         while True:
-            if not replaying:
-                instance.working = (turn.batch[turn.at], task)
-            await more
-            if not replaying:
-                _passed(turn, turn.batch[turn.at])
+            if isinstance(more, GaveWay):  # no message is at work
+                instance.working = None
+                await asyncio.sleep(0)
+            else:
+                if not replaying:
+                    instance.working = (turn.batch[turn.at], task)
+                await more
+                if not replaying:
+                    _passed(turn, turn.batch[turn.at])
             replaying = False
             following = _run(turn)
             if following is None:
@@ -91,8 +105,9 @@ async def _replay(turn: Turn) -> None:
     turn.replayed = await replay_held(turn.instance, turn.draft, turn.reporter)
 
 
-def _run(turn: Turn) -> Awaitable[None] | None:
+def _run(turn: Turn) -> Awaitable[None] | GaveWay | None:
     batch, draft, advance = turn.batch, turn.draft, turn.reporter.advance
+    give_way_at = 0.0
     while turn.at < len(batch):
         envelope = batch[turn.at]
         if envelope.over:
@@ -118,6 +133,12 @@ def _run(turn: Turn) -> Awaitable[None] | None:
             else:
                 return take_slowly(turn, envelope, advance_slowly(turn, message, outcome))
         _passed(turn, envelope)
+        if not turn.at % _LOOKS and turn.at < len(batch):
+            now = turn.instance.runtime.engine.loop.time()
+            if not give_way_at:
+                give_way_at = now + STRETCH_SECONDS
+            elif now > give_way_at:
+                return GAVE_WAY
     return None
 
 

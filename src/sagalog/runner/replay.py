@@ -24,13 +24,13 @@ from ..errors import CodecError, KeyTakenError, PayloadTooLargeError, Unexpected
 from ..journal.reservations import NotReservedError
 from ..logs import log
 from .context import EventHandler
+from .engine import STRETCH_SECONDS
 from .failures import cancellations, described, passes_through
 from .instance import Instance
 from .load import unreadable
 from .reporter import Reporter
 
 _TOLD = (CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError)  # others quote payloads
-_GIVE_WAY = 64  # messages that are replayed in one go
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -74,13 +74,14 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
     )  # so that each is looked up among the consumed ids, not among the held
     record.waking = bool(record.kept)
     cancelled = cancellations()
-    turns = replayed = 0
+    time, replayed = instance.runtime.engine.loop.time, 0
+    give_way_at = time() + STRETCH_SECONDS
     while True:
         before = draft.copied() if checked else None
         counted = draft.fired, draft.started, draft.woken
-        turns += 1
-        if turns % _GIVE_WAY == 0:
+        if time() > give_way_at:
             await asyncio.sleep(0)
+            give_way_at = time() + STRETCH_SECONDS
         kept = first = None
         try:
             kept = next_kept(draft)  # it was accepted before what is held

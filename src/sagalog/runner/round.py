@@ -18,7 +18,7 @@ from datetime import datetime
 from ..errors import OutcomeUnknownError, PayloadTooLargeError, RunnerStoppedError
 from ..journal import Journal
 from .commit import Write, write_all, write_of, write_one
-from .decide import decide, decide_slowly, replays
+from .decide import GaveWay, decide, decide_slowly, replays
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import STRETCH_SECONDS, Engine
@@ -168,7 +168,8 @@ class Rounds:
                 turns.append(turn)
             else:
                 task = self._engine.spawn(self._decide_slowly(turn, more))
-                if not replays(turn):  # its caller may withdraw before the task begins
+                # Its caller may withdraw before the task begins.
+                if not (replays(turn) or isinstance(more, GaveWay)):
                     instance.working = (turn.batch[turn.at], task)
 
     @staticmethod
@@ -188,7 +189,7 @@ class Rounds:
             tell(turn.instance, [*turn.batch, *mailbox], not_handled())
             mailbox.clear()
 
-    async def _decide_slowly(self, turn: Turn, first: Awaitable[None]) -> None:
+    async def _decide_slowly(self, turn: Turn, first: Awaitable[None] | GaveWay) -> None:
         self._slowly.add(turn)
         try:
             await decide_slowly(turn, first)
