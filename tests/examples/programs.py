@@ -6,12 +6,22 @@ import asyncio
 import os
 import re
 import shlex
+import shutil
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
 
 ROOT = Path(__file__).parents[2]
+
+
+WEB, OUTSIDE = ":8000", ":9000"  # the ports that a README shows
 
 
 def shown(readme: Path, language: str) -> list[str]:
@@ -87,3 +97,60 @@ class Program:
         await asyncio.wait_for(self._reading, 60)
         assert self._process.returncode is not None
         return self._process.returncode
+
+
+@asynccontextmanager
+async def started(
+    readme: Path, ready: Mapping[str, str], *names: str, folder: Path = ROOT, **environment: str
+) -> AsyncIterator[dict[str, Program]]:
+    """The programs that a README starts with `&`, or those of these names, in `folder`.
+
+    `ready`: what each says when it is ready, by name. PORT and OUTSIDE_PORT of the environment stand for 8000 and 9000.
+    """
+    commands = [line for line in shown(readme, "sh")[0].splitlines() if line.endswith("&")]
+    programs: dict[str, Program] = {}
+    for (name, word), command in zip(ready.items(), commands, strict=True):
+        command = command.replace("8000", environment["PORT"]).replace("9000", environment["OUTSIDE_PORT"])
+        if not names or name in names:
+            programs[name] = Program(command, word, where(folder, **environment), folder)
+    try:
+        await asyncio.gather(*(program.start() for program in programs.values()))
+        yield programs
+        codes = await asyncio.gather(*(program.stop() for program in programs.values()))
+        assert {*codes} <= {0, -signal.SIGTERM}  # some end by the signal that told them to
+    finally:
+        for program in programs.values():
+            await program.kill()
+
+
+async def prints_what_it_shows(readme: Path, **environment: str) -> None:
+    """Run the commands that a README shows with what they print. One that only asks is run until it is told that."""
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl on this machine")
+    commands = re.findall(r"\$ (.*)\n((?:(?!\$ ).*\n)*)", "".join(shown(readme, "console")))
+    assert len(commands) >= 5
+    for command, expected in commands:
+        command = command.replace(WEB, f":{environment['PORT']}").replace(OUTSIDE, f":{environment['OUTSIDE_PORT']}")
+        if "--json" in command or "-X POST" in command:
+            assert await _printed(command) == expected, command
+        else:
+            while await _printed(command) != expected:
+                await asyncio.sleep(0.05)
+
+
+async def _printed(command: str) -> str:
+    process = await asyncio.create_subprocess_exec("bash", "-c", command, stdout=PIPE)
+    return (await process.communicate())[0].decode().rstrip("\n") + "\n"
+
+
+async def patiently(client: httpx.AsyncClient, path: str, body: Any = None, *, key: str = "") -> httpx.Response:
+    """Post it, again and again until it is answered: nobody knows whether what was not answered is stored."""
+    async with asyncio.timeout(120):
+        while True:
+            try:
+                answer = await client.post(path, json=body, headers={"idempotency-key": key} if key else {})
+            except httpx.TransportError:
+                await asyncio.sleep(0.05)
+                continue
+            assert answer.status_code < 300, answer.text
+            return answer

@@ -1,0 +1,1 @@
+"""The tables of the shop, and how they came to be."""
