@@ -1,13 +1,14 @@
-"""The world of the order saga, whose operator pauses commands, and whose receivers have circuits and rates."""
+"""The worlds of the order saga and of the trip, whose operators pause commands, with circuits and rates."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from sagalog import Circuit, CommandPolicy
+from sagalog import Call, Circuit, CommandPolicy, activity
 
 from ..orders import Charge, Note, Release, Reserve, Ship
 from .shop_world import Shop
+from .trip_world import Agency, Plan, Trips
 
 _AWAY = Circuit(failures=2, open_seconds=2, most_seconds=10)
 
@@ -20,3 +21,25 @@ class PausedShop(Shop):
         Note: CommandPolicy(rate=1),
         Ship: CommandPolicy(shared_rate=2),
     }
+
+
+class PacedTrips(Trips):
+    @activity(circuit=_AWAY, timeout=timedelta(seconds=15))
+    async def flight(self, plan: Plan, call: Call) -> str: ...  # type: ignore[empty-body]
+
+    @flight.undo
+    async def cancel_flight(self, plan: Plan, call: Call) -> None: ...
+
+    @activity(after="flight", within=timedelta(minutes=5), rate=1)
+    async def hotel(self, plan: Plan, call: Call) -> str: ...  # type: ignore[empty-body]
+
+    @hotel.undo
+    async def cancel_hotel(self, plan: Plan, call: Call) -> None: ...
+
+    @activity(after="flight", optional=True, shared_rate=1)
+    async def lounge(self, plan: Plan, call: Call) -> str: ...  # type: ignore[empty-body]
+
+
+class PausedAgency(Agency):
+    sagas = (PacedTrips,)
+    pauses = ("trip.flight", "trip.hotel", "trip.car", "trip.flight.undo", "trip.charge")

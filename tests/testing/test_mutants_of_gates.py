@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from sagalog.runner.beside import Beside
 from sagalog.runner.gates import Gates
 from sagalog.testing.simulation import simulate
 
-from .paused_world import PausedShop
+from .paused_world import PausedAgency, PausedShop
 from .planting import Mutants
 
 mutant = Mutants(PausedShop, seeds=2000)
@@ -49,6 +50,21 @@ def what_waits_at_an_open_circuit_counts_as_an_attempt(patch: pytest.MonkeyPatch
     patch.setattr(Gates, "_stand", stand)
 
 
+@mutant.of(PausedAgency)
+def an_activity_is_called_although_it_is_paused(patch: pytest.MonkeyPatch) -> None:
+    real = Gates.passes
+
+    def passes(self: Any, instance: Any, entry: Any, *, beside: bool = False) -> bool:
+        return beside or real(self, instance, entry, beside=beside)
+
+    patch.setattr(Gates, "passes", passes)
+
+
+@mutant.of(PausedAgency, first=57)
+def an_activity_that_may_leave_again_is_left_in_its_line(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Beside, "_again", lambda self, instance, entry: None)
+
+
 @pytest.mark.parametrize("name", mutant.names)
 def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.find(name, monkeypatch)
@@ -56,3 +72,7 @@ def test_a_planted_bug_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_paused_commands_circuits_and_rates_keep_every_guarantee() -> None:
     simulate(list(PausedShop.sagas), PausedShop, seeds=range(12))
+
+
+def test_paused_activities_their_circuits_and_rates_keep_every_guarantee() -> None:
+    simulate(list(PausedAgency.sagas), PausedAgency, seeds=range(12))

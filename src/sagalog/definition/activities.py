@@ -46,6 +46,19 @@ class Retry(Protocol):
         ...
 
 
+class Opens(Protocol):
+    """When calls wait because their receiver is away; `Circuit` is one."""
+
+    @property
+    def failures(self) -> int: ...
+
+    @property
+    def open_seconds(self) -> float: ...
+
+    @property
+    def most_seconds(self) -> float: ...
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What `activity` was given; see there."""
 
@@ -55,6 +68,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     within: timedelta | None = None
     retry: Retry | None = None
     places: int | None = None
+    rate: float | None = None
+    shared_rate: float | None = None
+    circuit: Opens | None = None
     optional: bool = False
     parks: bool = False
     pivot: bool = False
@@ -127,6 +143,9 @@ def activity(
     within: timedelta | None = None,
     retry: Retry | None = None,
     places: int | None = None,
+    rate: float | None = None,
+    shared_rate: float | None = None,
+    circuit: Opens | None = None,
     optional: bool = False,
     parks: bool = False,
     pivot: bool = False,
@@ -148,7 +167,8 @@ def activity(function: Any = None, /, **options: Any) -> Any:
     `after`: activities, or their names, that have to end before; in an ItinerarySaga, without it: the one defined before;
     (): none. In any other saga, one without `after` begins by `Run(name)`. `when`: of the state, whether it is needed.
     `timeout`: how long one attempt may take. `within`: how long it may take in all; then it has failed. `places`: how many
-    run at once in a worker.
+    run at once in a worker. `rate`: how many calls a second a worker makes, `shared_rate`: all workers on one journal
+    together. `circuit`: when calls wait because their receiver is away. An undo has the same bounds, by itself.
 
     What has failed stops what has not begun; what runs comes to its end, and then all that was done is undone. With
     `optional`, the saga goes on without it; with `parks`, it waits for an operator. `pivot`: once it is done, nothing is

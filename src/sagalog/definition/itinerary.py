@@ -18,12 +18,14 @@ from .activities import HOOKS, Activity, Options
 from .annotations import check_annotations
 from .codec import Typed
 from .fields import NO_RESULT, field_of, result_of
+from .rates import check_rate
 from .routes import Actions, Handles, Route
 from .schema import Schema
 from .storable import check_storable
 
 _EMPTY = msgspec.Raw(b"{}")
 _SPANS = ("timeout", "within", "remind")
+_RATES = ("rate", "shared_rate")
 _FLAGS = ("optional", "parks", "pivot")
 
 
@@ -149,6 +151,12 @@ class ActivityTable:
             raise DefinitionError(f"{name}: retry= is a RetryPolicy, not a {type(options.retry).__name__}")
         if options.places is not None and (type(options.places) is not int or options.places < 1):
             raise DefinitionError(f"{name}: places= is a whole number of at least 1, not {options.places!r}")
+        for what in _RATES:
+            if getattr(options, what) is not None:
+                check_rate(f"{name}: {what}=", getattr(options, what), of="an activity", each="calls")
+        circuit = options.circuit
+        if circuit is not None and (isinstance(circuit, type) or not hasattr(circuit, "open_seconds")):
+            raise DefinitionError(f"{name}: circuit= is a Circuit, not a {type(circuit).__name__}")
         for what in _SPANS:
             span = getattr(options, what)
             if span is not None and (not isinstance(span, timedelta) or span <= timedelta()):

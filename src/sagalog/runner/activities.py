@@ -31,7 +31,14 @@ class ActivityHandler(CommandHandler):
 
     def __init__(self, saga: Saga[Any], step: DefinedActivity, *, undo: bool) -> None:
         options = step.options
-        self.policy: CommandPolicy = CommandPolicy(options.timeout, options.retry, options.places)  # type: ignore[arg-type]
+        self.policy: CommandPolicy = CommandPolicy(
+            options.timeout,
+            options.retry,  # type: ignore[arg-type]
+            options.places,
+            options.rate,
+            options.circuit,  # type: ignore[arg-type]
+            options.shared_rate,
+        )
         self.takes_context = True
         self._saga = saga
         self._step = step

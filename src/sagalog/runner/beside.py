@@ -58,7 +58,10 @@ class Beside:
         try:
             if self._deliverable(instance, entry):
                 if self._gates.active and not self._gates.passes(instance, entry, beside=True):
-                    self._pausing.add(instance)
+                    over = instance.pausing is not None and entry.id in instance.pausing
+                    if over:
+                        self._pausing.add(instance)
+                    # else its record is being read, and it is released again then: going on now would ask without end
                 else:
                     over = await self._attempts.carry_out_beside(instance, entry, handler, command)
         finally:

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from ..definition.rates import check_rate
 from ..errors import DefinitionError
 from .circuit import Circuit
-from .rate import check_rate
 from .settings import RetryPolicy
 
 
@@ -124,13 +124,16 @@ class CommandHandlers:
             raise DefinitionError(f"a command handler is registered for a command type, not for {command!r}")
         if command in self._by_type:
             raise DefinitionError(f"{command.__name__} has two command handlers; keep one")
-        self._by_type[command] = CommandHandler(function, command.__name__, policy)
-        self.gated = self.gated or policy.gated
-        self.shares = self.shares or policy.shared_rate is not None
+        self._put(command, CommandHandler(function, command.__name__, policy))
 
     def add_own(self, command: type, handler: CommandHandler) -> None:
         """Register a handler of ours, for a command type of ours."""
+        self._put(command, handler)
+
+    def _put(self, command: type, handler: CommandHandler) -> None:
         self._by_type[command] = handler
+        self.gated = self.gated or handler.policy.gated
+        self.shares = self.shares or handler.policy.shared_rate is not None
 
     def get(self, command: type) -> CommandHandler | None:
         """Return the handler of a command type, or None."""

@@ -2,24 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
-from ..errors import DefinitionError
-
-MAX_RATE = 1e6  # a second
-MIN_RATE = 1e-5  # about one a day
 _BURST_SECONDS = 0.1  # what was not used for so long may leave at once
-
-
-def check_rate(name: str, value: Any) -> None:
-    """Raise DefinitionError unless `value` is a number of commands a second that can be kept to."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise DefinitionError(f"{name} of a command is a number of commands a second, not a {type(value).__name__}")
-    if math.isnan(value) or not MIN_RATE <= value <= MAX_RATE:
-        raise DefinitionError(
-            f"{name} of a command is from {MIN_RATE:g} (about one a day) to {MAX_RATE:,.0f} a second, not {value!r}"
-        )
 
 
 class Rate:

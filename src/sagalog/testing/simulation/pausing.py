@@ -6,6 +6,7 @@ import asyncio
 
 from ...decision.controls import decode_controls
 from ...decision.ids import CONTROLS
+from ...definition.schema import schema_of
 from ...errors import SagalogError
 from .crew import Crew
 from .situation import Situation
@@ -31,7 +32,8 @@ class Pausing:
         run = self._run
         while not run.chance.quiet:
             await asyncio.sleep(run.chance.upto(_LONGEST) * run.chance.upto(1))
-            command = run.chance.random.choice(run.world.pauses).__name__
+            chosen = run.chance.random.choice(run.world.pauses)
+            command = chosen if isinstance(chosen, str) else schema_of(chosen).name
             await self._say("pause", command)
             await asyncio.sleep(run.chance.upto(_LONGEST))
             await self._say("resume", command)

@@ -13,6 +13,7 @@ from ...decision.ids import persistence_id
 from ...definition.activities import Call
 from ...definition.context import StepContext
 from ...definition.saga import Saga
+from ...definition.schema import schema_of
 from ...errors import CommandRefused
 from ...runner import CommandContext, SagaRunner
 from .chance import COMMAND_FAULTS, SAGA_FAULTS, START_FAULTS
@@ -128,7 +129,7 @@ class Worker:
     ) -> Any:
         run, chance = self._run, self._run.chance
         run.outside.tried[context.id] += 1
-        name = type(command).__name__
+        name = schema_of(type(command)).name
         if name in self.condition.paused:
             run.blame(f"{context.id} leaves {self.name}, which has seen that {name} is paused")
         lives = run.ledger.lives.get(persistence_id(context.saga, context.correlation_id), ())

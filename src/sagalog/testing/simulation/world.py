@@ -28,7 +28,8 @@ class World:
     )  # what its operator does about parked instances: also "skip", "cancel"
     may_park: ClassVar[bool] = False  # whether an instance may stay parked in spite of them
     clients: ClassVar[int] = 0  # further processes that only take events, and leave the rest to the workers
-    pauses: ClassVar[Sequence[type]] = ()  # command types that its operator pauses now and then, and resumes
+    # What its operator pauses now and then, and resumes: command types, and activities as "trip.flight".
+    pauses: ClassVar[Sequence[type | str]] = ()
     policies: ClassVar[Mapping[type, CommandPolicy]] = {}  # of command types, as the runner has them
     no_instance: ClassVar[NoInstance | str] = NoInstance.IGNORE  # the runner's setting
     horizon: ClassVar[timedelta] = timedelta(days=400)  # after the last event: then what still runs is judged as it is

@@ -1,0 +1,21 @@
+"""The bounds of a rate: how many commands, or calls of an activity, may leave in a second."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..errors import DefinitionError
+
+MAX_RATE = 1e6  # a second
+MIN_RATE = 1e-5  # about one a day
+
+
+def check_rate(name: str, value: Any, *, of: str = "a command", each: str = "commands") -> None:
+    """Raise DefinitionError unless `value` is a number of commands a second that can be kept to."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise DefinitionError(f"{name} of {of} is a number of {each} a second, not a {type(value).__name__}")
+    if math.isnan(value) or not MIN_RATE <= value <= MAX_RATE:
+        raise DefinitionError(
+            f"{name} of {of} is from {MIN_RATE:g} (about one a day) to {MAX_RATE:,.0f} a second, not {value!r}"
+        )
