@@ -21,6 +21,8 @@ from collections.abc import Callable
 
 import msgspec
 
+_NO_TIME = 1e-6  # seconds: what is left of a sum of pauses may be too little to move a clock that only the pauses move
+
 
 class Waiting(msgspec.Struct, frozen=True):
     """How often something is tried, and how long is waited in between.
@@ -48,7 +50,7 @@ class Waiting(msgspec.Struct, frozen=True):
         if self.seconds is None:
             return pause
         left = self.seconds - elapsed
-        return min(pause, left) if left > 0 else None
+        return min(pause, left) if left > _NO_TIME else None
 
 
 class Attempts:

@@ -36,6 +36,13 @@ def test_the_last_attempt_begins_when_the_time_is_over() -> None:
     assert pauses(Waiting(seconds=0.0)) == []
 
 
+def test_what_is_left_of_rounded_pauses_is_not_waited_for() -> None:
+    """A clock that only the pauses move would stand still."""
+    waiting = Waiting(first=0.05, most=5.0, seconds=30.0)
+    assert waiting.pause_seconds(12, 30.0 - 1e-14, 0.5) is None
+    assert waiting.pause_seconds(12, 29.9, 0.5) == pytest.approx(0.1)
+
+
 @given(
     st.integers(1, 20),
     st.floats(0.0001, 1.0),

@@ -30,7 +30,8 @@ from .cache import InstanceCache
 from .context import check_no_circle
 from .engine import Engine
 from .failures import not_handled
-from .finding import holders
+from .finding import by_index, holders
+from .holder_watch import HolderWatch
 from .instance import Instance
 from .settings import NoInstance
 
@@ -50,6 +51,12 @@ class ByKey(NamedTuple):
     text: str
     unique: bool
 
+    @property
+    def by_lookup(self) -> bool:
+        """Who holds it is found without reading all live instances of the saga."""
+        runtime = self.cache.runtime
+        return (self.unique and runtime.reservations is not None) or by_index(runtime) is not None
+
 
 class KeyedDelivery:
     """Gives an event to each instance that holds a key, a page of them at a time."""
@@ -57,6 +64,7 @@ class KeyedDelivery:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._pages = asyncio.Semaphore(_PAGES_AT_ONCE)
+        self._watches: dict[str, HolderWatch] = {}  # by saga, where there is no index
 
     async def deliver(
         self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool, within: Any = None
@@ -68,6 +76,7 @@ class KeyedDelivery:
         the event, else NotAllReachedError; NoInstanceError as `no_instance` of the settings says.
         """
         settings, loop = self._engine.settings, self._engine.loop
+        until = loop.time() + settings.no_instance_wait_seconds
         looks = Attempts(Waiting(first=0.05, most=5.0, seconds=settings.no_instance_wait_seconds), clock=loop.time)
         while True:
             outcomes = await self._once(to, message, submit, caller=caller, bounded=bounded, within=within)
@@ -77,15 +86,29 @@ class KeyedDelivery:
                 if not outcomes:
                     self._engine.counters.ignored += 1
                 return outcomes
-            pause = looks.failed() if settings.no_instance is NoInstance.WAIT else None
-            if pause is None:
+            if settings.no_instance is not NoInstance.WAIT or not await self._may_be_held(to, looks, until):
                 raise NoInstanceError(
                     to.cache.runtime.name,
                     "",
                     type(message.event).__name__,
                     f"no live instance holds this value of its key {to.name!r}",
                 )
+
+    async def _may_be_held(self, to: ByKey, looks: Attempts, until: float) -> bool:
+        """Wait until it is worth to look again for who holds a key; return False when the time is over."""
+        while (pause := looks.failed()) is not None:
             await self._engine.back_off(pause)
+            left = until - self._engine.loop.time()
+            if to.by_lookup or await self._watch(to).may_be_held((to.name, to.text), left):
+                return True
+        return False
+
+    def _watch(self, to: ByKey) -> HolderWatch:
+        runtime = to.cache.runtime
+        watch = self._watches.get(runtime.name)
+        if watch is None:
+            watch = self._watches[runtime.name] = HolderWatch(self._engine, runtime)
+        return watch
 
     async def _once(
         self, to: ByKey, message: Message, submit: Submit, *, caller: Instance | None, bounded: bool, within: Any = None

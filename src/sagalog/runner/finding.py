@@ -134,11 +134,11 @@ def _unknown(saga: str, name: str, fields: tuple[str, ...], keys: tuple[str, ...
 async def find(runtime: SagaRuntime, wanted: Wanted) -> AsyncIterator[SagaInstance[Any]]:
     """Yield the live instances that are wanted."""
     if wanted.unique is not None:
-        candidates = _holder(runtime, wanted.unique)
+        found = _holder(runtime, wanted.unique)
     else:
-        candidates = _candidates(runtime, wanted.terms(runtime.name))
-    narrowed = wanted.unique is not None or _by_index(runtime) is not None
-    async for correlation_id, version, payload in candidates:
+        found = candidates(runtime, wanted.terms(runtime.name))
+    narrowed = wanted.unique is not None or by_index(runtime) is not None
+    async for correlation_id, version, payload in found:
         record, unreadable = None, ""
         try:
             record = runtime.reader.record(correlation_id, payload)
@@ -170,7 +170,8 @@ def _instance(
     )
 
 
-def _by_index(runtime: SagaRuntime) -> FindsByTerms | None:
+def by_index(runtime: SagaRuntime) -> FindsByTerms | None:
+    """Return the journal, where it finds by terms."""
     store = runtime.store
     if isinstance(store, JournalSagaStateStore) and isinstance(store.journal, FindsByTerms):
         return store.journal
@@ -183,8 +184,8 @@ async def holders(runtime: SagaRuntime, name: str, text: str) -> AsyncIterator[l
     Each that holds it all the while comes once. One that has just taken it, or given it up, may be among them or not.
     """
     page: list[str] = []
-    async for correlation_id, _, payload in _candidates(runtime, [key_term(runtime.name, name, text)]):
-        if _by_index(runtime) is None and not _holds(payload, (name, text)):
+    async for correlation_id, _, payload in candidates(runtime, [key_term(runtime.name, name, text)]):
+        if by_index(runtime) is None and not _holds(payload, (name, text)):
             continue
         page.append(correlation_id)
         if len(page) == _PAGE:
@@ -210,9 +211,9 @@ async def _holder(runtime: SagaRuntime, unique: ByKey) -> AsyncIterator[tuple[st
         yield holder, saved.version, saved.payload
 
 
-async def _candidates(runtime: SagaRuntime, terms: list[str]) -> AsyncIterator[tuple[str, int, bytes]]:
-    """Yield the instances that may be meant: id, version, record."""
-    indexed, store = _by_index(runtime), runtime.store
+async def candidates(runtime: SagaRuntime, terms: list[str]) -> AsyncIterator[tuple[str, int, bytes]]:
+    """Yield the instances that may be meant: id, version, record. Without an index, these are all live ones of the saga."""
+    indexed, store = by_index(runtime), runtime.store
     if indexed is not None:
         after, more = "", True
         while more:

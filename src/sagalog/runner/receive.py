@@ -58,8 +58,8 @@ class Receiver:
         self._anonymous = count(1)
         self._places = Places(engine)
         # Where events wait for a starting event, each type of those has places of its own: it is what is waited for, and
-        # may itself wait in another saga for one of another type.
-        self._starts: dict[type, Places] = {}
+        # may itself wait in another saga for one of another type. So has each type that reaches instances by a key.
+        self._own_places: dict[type, Places] = {}
         self._waits = engine.settings.no_instance is NoInstance.WAIT
         self._most_bytes = engine.settings.max_payload_bytes
         self._drained: asyncio.Future[None] | None = None
@@ -75,7 +75,7 @@ class Receiver:
     def in_flight(self) -> int:
         """How many events from outside, and repairs, are at work."""
         taken = self._places.taken
-        return taken + sum(places.taken for places in self._starts.values()) if self._starts else taken
+        return taken + sum(places.taken for places in self._own_places.values()) if self._own_places else taken
 
     async def handle(self, event: Any, message_id: str | None, at: datetime | None, trace: str = "") -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops. `trace`: what it brought along."""
@@ -88,7 +88,7 @@ class Receiver:
         keyed = self._keyed(event) if self._with_keys else ()
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message, keyed)
-        places = self._places if not self._waits else self._places_of(event, targets)
+        places = self._places if not self._waits else self._places_of(event, targets, waits_itself=bool(keyed))
         # Other events wait for a command handler to end. If its own events waited for them, nothing would ever move.
         if places.free or in_command_handler.get():
             places.taken += 1
@@ -112,12 +112,13 @@ class Receiver:
             return cache.runtime.prefix + correlation_id
         return ""
 
-    def _places_of(self, event: Any, targets: Targets) -> Places:
-        if not any(cache.runtime.saga.may_start(event) for cache, _ in targets):
+    def _places_of(self, event: Any, targets: Targets, *, waits_itself: bool) -> Places:
+        # One that waits for somebody to hold a key must leave those events their places which let one take it.
+        if not waits_itself and not any(cache.runtime.saga.may_start(event) for cache, _ in targets):
             return self._places
-        places = self._starts.get(type(event))
+        places = self._own_places.get(type(event))
         if places is None:
-            places = self._starts[type(event)] = Places(self._engine)
+            places = self._own_places[type(event)] = Places(self._engine)
         return places
 
     async def _handle_for(
@@ -231,7 +232,7 @@ class Receiver:
     async def drained(self) -> None:
         """Return when no event from outside is at work any more."""
         self._places.close()
-        for places in self._starts.values():
+        for places in self._own_places.values():
             places.close()
         if self.in_flight:
             self._drained = self._engine.loop.create_future()
