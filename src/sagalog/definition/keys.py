@@ -17,7 +17,7 @@ from uuid import UUID
 
 import msgspec
 
-from ..errors import DefinitionError
+from ..errors import DefinitionError, InvalidEventError
 from .indexing import as_term
 from .routes import Route
 
@@ -102,3 +102,19 @@ def _digits(number: int) -> str:
     from decimal import Decimal  # only here, because few numbers are so long
 
     return format(Decimal(number), "f")
+
+
+def correlation_text(value: Any, event: type, saga: str) -> str | None:
+    """Return a key as text: str, int and UUID are keys; None means "not for this saga". Others are refused."""
+    if isinstance(value, str):
+        if not value:
+            raise InvalidEventError(f"{event.__name__} for saga {saga!r} has an empty key; nothing was stored")
+        return str(value) if type(value) is not str else value
+    if value is None:
+        return None
+    if isinstance(value, (int, UUID)) and not isinstance(value, bool):
+        return str(value)
+    raise InvalidEventError(
+        f"{event.__name__} for saga {saga!r} has a key of type {type(value).__name__}: use str, int or UUID; nothing "
+        "was stored"
+    )

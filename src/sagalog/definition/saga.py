@@ -6,32 +6,28 @@ and `on_refused` fill in the first two; a class may override all of them directl
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from datetime import timedelta
 from enum import Enum
-from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
-from uuid import UUID
+from typing import Any, ClassVar, Generic, TypeVar
 
 from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
 from .actions import Compensate, Refused
-from .annotations import named_types
-from .children import SAGA_NAME, ChildEnded, child_classes, children_of, on_child
+from .children import ChildEnded, on_child
 from .context import StepContext
 from .indexing import IndexTable, index_table
-from .itinerary import ActivityTable, activity_table
-from .joins import Join, joins_of, when_all
-from .keys import Key, key_table, key_text, lone_surrogate
-from .legs import Legs, leg, legs_of
-from .methods import methods_of
-from .phase_table import PhaseTable, phase_table
+from .itinerary import ActivityTable
+from .joins import Join, when_all
+from .keys import Key, correlation_text, key_text, lone_surrogate
+from .legs import Legs, leg
+from .making import made_of, state_type_of
+from .phase_table import PhaseTable
 from .phases import Unexpected, on_enter, on_leave
-from .reach import declared, reached
-from .routes import Actions, Again, CorrelationKey, Handles, Route, merged, on, on_refused, starts
-from .schema import check_upcasters, schema_of, to_current
-from .sequences import Numbering, numberings
-from .storable import check_storable
+from .routes import Actions, Again, CorrelationKey, Handles, Route, on, on_refused, starts
+from .schema import schema_of, to_current
+from .sequences import Numbering
+from .stored_types import registry_of
 
 S = TypeVar("S")
 
@@ -107,56 +103,18 @@ class Saga(Generic[S]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__state = _state_type(cls)
-        routes, refusals, contextual, acting = methods_of(cls, cls.__state, Saga)
-        for route in cls.implied_routes():
-            routes.setdefault(route.event, [route])
-        cls.activities = activity_table(cls, getattr(cls, "name", None), cls.__state, automatic=cls.automatic)
-        if cls.activities is not None:
-            for route in cls.activities.routes(cls, routes):
-                routes[route.event] = [route]
-            if cls.handle is not Saga.handle:
-                raise DefinitionError(
-                    f"{cls.__name__} overrides handle(), which its activities need: decorate handlers"
-                )
-        cls.__all_routes = tuple(route for several in routes.values() for route in several)
-        cls.key_table = key_table(cls.__name__, cls.keys, cls.__all_routes)
-        cls.phase_table = phase_table(cls, cls.__all_routes, acting)
-        cls.numberings = numberings(
-            cls.__name__, {event: tuple(one.sequence for one in several) for event, several in routes.items()}
-        )
-        cls.waits = cls.phase_table is not None or bool(cls.numberings)
-        cls.__routes = {event: merged(cls.__name__, several) for event, several in routes.items()}
-        cls.__legs = legs_of(cls)
-        cls.__children = children_of(cls, Saga, cls.__state)
-        cls.__joins = joins_of(cls, routes, cls.__state)
-        cls.has_joins = bool(cls.__joins)
-        cls.__refusals, cls.__contextual = refusals, frozenset(contextual)
-        cls.__takes_context = bool(contextual) or cls.phase_table is not None
-        for known in (*routes, *refusals, *declared(cls.messages, cls.__name__)):
-            check_upcasters(known)
-            check_storable(known, f"{cls.__name__}: the message type", final=False)
-        if cls.__state is not None:
-            check_upcasters(cls.__state)
-            cls.__state_version = schema_of(cls.__state).version
-            if not cls.__has_own_codec():
-                check_storable(cls.__state, f"{cls.__name__}: the state", final=False)
-        _check_remembered(cls)
-        cls.__index = index_table(cls.__name__, cls.index, cls.__state, cls.phases)
-        if "name" not in cls.__dict__ and not routes:
-            return  # an abstract base
-        name = getattr(cls, "name", None)
-        if not isinstance(name, str) or not SAGA_NAME.match(name):
-            raise DefinitionError(
-                f"{cls.__name__}.name must be letters, digits, '_', '.' or '-', and is {name!r}: it is part of every "
-                "persistence id"
-            )
-        if cls.handle is Saga.handle and not any(route.starts for route in cls.__all_routes):
-            raise DefinitionError(f"{cls.__name__} has no starting event: decorate one handler with @starts(...)")
-
-    @classmethod
-    def __has_own_codec(cls) -> bool:
-        return cls.encode_state is not Saga.encode_state or cls.decode_state is not Saga.decode_state
+        cls.__state = state_type_of(cls, Saga)
+        made = made_of(cls, cls.__state, Saga)
+        cls.activities = made.activities
+        cls.phase_table, cls.numberings, cls.key_table = made.phase_table, made.numberings, made.key_table
+        cls.waits = made.phase_table is not None or bool(made.numberings)
+        cls.has_joins = bool(made.joins)
+        cls.__all_routes, cls.__routes = made.all_routes, made.routes
+        cls.__refusals, cls.__legs, cls.__children, cls.__joins = made.refusals, made.legs, made.children, made.joins
+        cls.__contextual = made.contextual
+        cls.__takes_context = bool(made.contextual) or made.phase_table is not None
+        cls.__state_version = 1 if cls.__state is None else schema_of(cls.__state).version
+        cls.__index = made.indexed
 
     @classmethod
     def implied_routes(cls) -> tuple[Route, ...]:
@@ -479,60 +437,4 @@ class Saga(Generic[S]):
         """
         if cls.index:
             cls.index_table()
-        if cls.__state is not None:
-            check_upcasters(cls.__state)  # again: they may have been registered since the class was made
-            if not cls.__has_own_codec():
-                check_storable(cls.__state, f"{cls.__name__}: the state")
-        registry = codec.TypeRegistry()
-        for known in (*cls.__routes, *cls.__refusals, *declared(cls.messages, cls.__name__)):
-            registry.add(known)
-        named: list[type] = []
-        for attribute in dir(cls):
-            function = getattr(cls, attribute, None)
-            if isinstance(function, types.FunctionType) and function is not getattr(Saga, attribute, None):
-                named.extend(named_types(function))
-        for own in cls.activities.types() if cls.activities is not None else ():
-            registry.add(own)
-        registry.add_named(named)
-        registry.add_reached((*cls.__routes, *cls.__refusals, *declared(cls.messages, cls.__name__), *named))
-        registry.add_reached(reached(cls, instance))
-        for child in child_classes(cls):  # their results
-            registry.add_reached(reached(child))
-        return registry
-
-
-def _check_remembered(cls: type[Saga[Any]]) -> None:
-    most, window = cls.remembered_messages, cls.remembered_for
-    if type(most) is not int or most < 1:
-        raise DefinitionError(f"{cls.__name__}.remembered_messages is a whole number, 1 or more")
-    if not isinstance(window, timedelta) or window <= timedelta():
-        raise DefinitionError(f"{cls.__name__}.remembered_for is a timedelta above zero")
-
-
-def correlation_text(value: Any, event: type, saga: str) -> str | None:
-    """Return a key as text: str, int and UUID are keys; None means "not for this saga". Others are refused."""
-    if isinstance(value, str):
-        if not value:
-            raise InvalidEventError(f"{event.__name__} for saga {saga!r} has an empty key; nothing was stored")
-        return str(value) if type(value) is not str else value
-    if value is None:
-        return None
-    if isinstance(value, (int, UUID)) and not isinstance(value, bool):
-        return str(value)
-    raise InvalidEventError(
-        f"{event.__name__} for saga {saga!r} has a key of type {type(value).__name__}: use str, int or UUID; nothing "
-        "was stored"
-    )
-
-
-def _state_type(cls: type) -> type | None:
-    for base in cls.__mro__:
-        for original in base.__dict__.get("__orig_bases__", ()):
-            origin = get_origin(original)
-            if isinstance(origin, type) and issubclass(origin, Saga):
-                (argument,) = get_args(original)[:1]
-                if isinstance(argument, type):
-                    return argument
-                if get_origin(argument) is not None:
-                    return argument  # type: ignore[no-any-return]  # dict[str, int] and the like
-    return None
+        return registry_of(cls, cls.__state, (*cls.__routes, *cls.__refusals), instance, Saga)
