@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from math import inf
 from uuid import uuid4
 
 import msgspec
@@ -17,6 +19,11 @@ from .refusals import Rejected
 from .requests import Requests
 
 _FETCH = 500
+_BEHIND_SECONDS = 1.0  # that a consumer may wait for what was acknowledged before it was made
+
+
+class _BehindError(Exception):
+    """A replica had not yet stored what was acknowledged before a reading began."""
 
 
 class Consumers:
@@ -27,20 +34,55 @@ class Consumers:
         self._requests = requests
         self._publisher = publisher
 
-    async def read(self, subjects: Sequence[str], *, after: int | None = None) -> AsyncIterator[Msg]:
-        """Yield what was acknowledged before the call, and perhaps later ones: the heads of the newest message of each
-        subject that matches; or with `after` every whole message behind that stream sequence. In stored order.
+    async def newest(self, subjects: Sequence[str]) -> list[Msg]:
+        """Return the heads of the newest message of each subject that matches, in stored order.
 
-        What is read from may be a replica that is behind, so a mark is stored first: with the mark, all before it is there.
+        What was acknowledged before the call is there, and what was purged before it is not. A replica that was behind when
+        the reading began, and had the mark later than that, may have given what it had not purged yet: it is read again.
+        """
+        attempts = Attempts(Waiting(most=0.1, seconds=self._connection.patience))
+        async with self._marked() as mark:
+            while True:
+                try:
+                    async with aclosing(self._consume([*subjects, mark], None, until=mark)) as messages:
+                        return [message async for message in messages if message.subject != mark]
+                except _BehindError:
+                    await self._again(attempts)
+
+    async def read_after(self, subjects: Sequence[str], after: int) -> AsyncIterator[Msg]:
+        """Yield every whole message behind that stream sequence that matches, in stored order.
+
+        What was acknowledged before the call is among them, and perhaps what came later.
+        """
+        attempts = Attempts(Waiting(most=0.1, seconds=self._connection.patience))
+        async with self._marked() as mark:
+            while True:
+                try:
+                    async with aclosing(self._consume([*subjects, mark], after, until=mark)) as messages:
+                        async for message in messages:
+                            if message.subject != mark:
+                                yield message
+                            after = message.metadata.sequence.stream
+                    return
+                except _BehindError:
+                    await self._again(attempts)
+
+    async def _again(self, attempts: Attempts) -> None:
+        if not await attempts.wait():
+            raise self._connection.away("reading broke off: its replicas are behind") from None
+
+    @asynccontextmanager
+    async def _marked(self) -> AsyncIterator[str]:
+        """Store a mark, and remove it afterwards.
+
+        What is read from may be a replica that is behind: with the mark, all that came before it is there.
         """
         mark = self._requests.subjects.mark(uuid4().hex)
         (answer,) = await self._publisher.publish((mark, b"", {EXPECTED_STREAM: self._requests.stream}))
         if isinstance(answer, Rejected):
             raise self._requests.refused(answer)
         try:
-            async for message in self._consume([*subjects, mark], after, until=mark):
-                if message.subject != mark:
-                    yield message
+            yield mark
         finally:
             await self._requests.purge(mark, answer["seq"])
 
@@ -49,7 +91,11 @@ class Consumers:
         return self._consume(subjects, after, until=None)
 
     async def _consume(self, subjects: Sequence[str], after: int | None, *, until: str | None) -> AsyncGenerator[Msg]:
-        """Yield messages until none is pending and one of the subject `until` was among them."""
+        """Yield messages until none is pending and one of the subject `until` was among them.
+
+        Raises _BehindError if that one does not come for a while, or was not there when the reading began and the newest of
+        each subject are asked for.
+        """
         client, stream = await self._connection.client(), self._requests.stream
         start = {"deliver_policy": "last_per_subject", "headers_only": True}
         if after is not None:
@@ -68,12 +114,14 @@ class Consumers:
         except Rejected as error:
             raise self._requests.refused(error) from None
         name, pending = made["name"], made["num_pending"]
+        there = pending if after is None else inf
         inbox = client.new_inbox()
         subscription = await client.subscribe(inbox)
         batch = _FETCH if after is None else self._connection.at_once  # heads alone are small
         request = msgspec.json.encode({"batch": batch, "no_wait": True})
         asked = 0
-        attempts = Attempts(Waiting(most=0.1, seconds=self._connection.patience))
+        patience = self._connection.patience if until is None else _BEHIND_SECONDS
+        attempts = Attempts(Waiting(most=0.1, seconds=patience))
         try:
             while pending or until is not None:
                 if not asked:
@@ -86,13 +134,18 @@ class Consumers:
                         return
                     # The mark has not reached this replica; or the consumer is not known everywhere yet (503).
                     if not await attempts.wait():
-                        raise self._connection.away(f"reading broke off: {status}")
+                        if until is None:
+                            raise self._connection.away(f"reading broke off: {status}")
+                        raise _BehindError  # another consumer may get another replica, or find this one up to date
                     asked = 0
                     continue
                 asked -= 1
                 pending = message.metadata.num_pending
                 if message.subject == until:
+                    if there <= 0:
+                        raise _BehindError
                     until = None
+                there -= 1
                 yield message
         except (nats.errors.Error, TimeoutError) as error:
             raise self._connection.away(f"reading broke off: {type(error).__name__}") from None

@@ -47,7 +47,7 @@ class NatsListing:
     async def _listed(self, part: int | None, prefix: str, *, deleted: bool) -> list[str]:
         """Return the live ids (or the tombstones) of a shard in the order of this journal: by shard, then by id."""
         found: dict[str, bool] = {}
-        async for message in self._consumers.read([self._requests.subjects.records(part, prefix)]):
+        for message in await self._consumers.newest([self._requests.subjects.records(part, prefix)]):
             persistence_id = self._requests.subjects.id_of(message.subject)
             if persistence_id.startswith(prefix):
                 head = head_of(header(message), message.subject)
@@ -78,7 +78,7 @@ class NatsListing:
     async def by_tag(self, tag: str, offset: int) -> AsyncGenerator[tuple[int, PersistentRepr]]:
         """Yield the records behind a place that carry a tag, each with its own place."""
         subjects = [self._requests.subjects.records(None, "")]
-        async for message in self._consumers.read(subjects, after=offset):
+        async for message in self._consumers.read_after(subjects, offset):
             sequence = message.metadata.sequence.stream
             persistence_id = self._requests.subjects.id_of(message.subject)
             head = head_of(header(message), message.subject)
