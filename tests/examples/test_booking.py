@@ -17,7 +17,7 @@ from .ledger import Ledger
 from .programs import ROOT, patiently, prints_what_it_shows, started
 
 README = ROOT / "examples" / "booking" / "README.md"
-pytestmark = pytest.mark.timeout(300)  # ten programs are started
+pytestmark = pytest.mark.timeout(300)  # nine programs are started
 TRIPS = 12
 READY = {"outside": "running on", "worker": "runs: trip", "app": "running on"}
 
@@ -46,7 +46,7 @@ async def test_nothing_is_lost_and_each_call_has_one_id_when_worker_and_web_are_
     monkeypatch.setattr(outside, "BOOKING_URL", environment["BOOKING_URL"])
     monkeypatch.setattr(outside, "full", {"car"})
     ledger = Ledger(outside.app)
-    ledger.holds = {"/bookings/hotel": [False], "/bookings/payment": [True], "/cancellations": [True]}
+    ledger.holds = {"/bookings/hotel": [False], "/bookings/payment": [True]}
     trips = [f"T-{n}" for n in range(TRIPS)]
     answered: list[httpx.Response] = []
 
@@ -58,7 +58,7 @@ async def test_nothing_is_lost_and_each_call_has_one_id_when_worker_and_web_are_
         async with started(README, READY, "worker", "app", **environment) as programs:
 
             async def kill_the_worker() -> None:
-                for _ in range(3):
+                for _ in range(2):
                     await ledger.held.get()
                     await programs["worker"].restart()
                 ledger.let_go.set()
@@ -114,5 +114,4 @@ def _judge(ledger: Ledger, ended: dict[str, Any]) -> None:
             assert has == []
             assert len(made["/cancellations"]) == 2
             assert "/bookings/payment" not in made
-    held = {"/bookings/hotel", "/bookings/payment", "/cancellations"}
-    assert held <= ledger.came_twice(), "nobody was killed within a call"
+    assert {"/bookings/hotel", "/bookings/payment"} <= ledger.came_twice(), "nobody was killed within a call"

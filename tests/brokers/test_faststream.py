@@ -1,0 +1,189 @@
+"""FastStream and a saga on one broker, as the page about it shows, and with the service killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+import nats
+import pytest
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.nats import JStream, NatsBroker
+from faststream.rabbit import RabbitBroker
+from faststream.redis import RedisBroker, StreamSub
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+
+from ..servers.nats import Nats
+from ..servers.processes import eventually
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "faststream.md").read_text()
+ORDERS, KILLS = 60, (20,)
+QUICK = "sagas=[OrderSaga], settings=RunnerSettings(lease_seconds=1, due_poll_seconds=0.05)"
+WAYS = {"FastStream reads": ("service.py",), "Sagalog reads": ("-m", "sagalog", "worker", "sources:runner")}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The programs of the page, which do not wait for long after a kill."""
+    for code in re.findall(r"```python\n(.*?)```", PAGE, re.S):
+        name = code.partition("\n")[0].removeprefix("# ")
+        code = code.replace("sagas=[OrderSaga]", QUICK).replace("import Complete", "import RunnerSettings, Complete")
+        code = code.replace("CommandContext, SagaRunner", "CommandContext, RunnerSettings, SagaRunner")
+        code = code.replace("subject=subject)", "subject=subject, ack_seconds=2)")
+        (tmp_path / name).write_text(code)
+    return tmp_path
+
+
+@pytest.fixture
+async def stream(one_nats: Nats) -> JetStreamContext:
+    """The stream of the shop, empty and without consumers."""
+    client = await nats.connect(one_nats.url)
+    made = client.jetstream()
+    with suppress(nats.js.errors.NotFoundError):
+        await made.delete_stream("shop")
+    await made.add_stream(name="shop", subjects=["shop.>"])
+    yield made
+    await client.close()
+
+
+async def start(folder: Path, url: str, *arguments: str) -> Process:
+    environment = {**os.environ, "NATS_URL": url, "PYTHONPATH": f"{ROOT / 'src'}:{folder}", "PYTHONUNBUFFERED": "1"}
+    return await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, cwd=folder, env=environment, stdout=PIPE, stderr=None
+    )
+
+
+async def stop(process: Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    await process.wait()
+
+
+async def test_the_programs_of_the_page_ship_one_order_once(
+    folder: Path, one_nats: Nats, stream: JetStreamContext
+) -> None:
+    (expected,) = re.findall(r"```text\n(.*?)```", PAGE, re.S)
+    service = await start(folder, one_nats.url, *WAYS["FastStream reads"])
+    shipping = await start(folder, one_nats.url, "shipping.py")
+    try:
+        assert shipping.stdout is not None
+        assert (await asyncio.wait_for(shipping.stdout.readline(), 60)).decode() == expected
+        shipped = await stream.subscribe("shop.shipped", durable="looking")
+        assert (await shipped.next_msg(timeout=30)).headers["message_id"].startswith("shipped for saga::order::A-1/")
+    finally:
+        await stop(service)
+        await stop(shipping)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("way", WAYS)
+async def test_nothing_is_lost_and_each_command_has_one_id_when_the_service_is_killed(
+    way: str, folder: Path, one_nats: Nats, stream: JetStreamContext
+) -> None:
+    ids: dict[str, set[str]] = defaultdict(set)
+    enough = asyncio.Condition()
+
+    async def ship(message: Msg) -> None:
+        """The other service: it notes what comes, and answers, under an id that is made of the command's."""
+        command = msgspec.json.decode(message.data)
+        assert message.headers is not None
+        ids[command["order_id"]].add(message.headers["message_id"])
+        await publish(stream, "shop.shipped", command["order_id"], f"shipped for {message.headers['message_id']}")
+        await message.ack()
+        async with enough:
+            enough.notify_all()
+
+    await stream.subscribe("shop.shipping", cb=ship, durable="ledger", manual_ack=True)
+    service = await start(folder, one_nats.url, *WAYS[way])
+    try:
+        for number in range(ORDERS):
+            for _ in range(2):
+                await publish(stream, "shop.placed", f"A-{number}", f"web-{number}")
+        for kill in KILLS:
+            async with asyncio.timeout(120), enough:
+                await enough.wait_for(lambda kill=kill: len(ids) >= kill)
+            await stop(service)
+            service = await start(folder, one_nats.url, *WAYS[way])
+
+        async def all_accepted() -> bool:
+            """Nothing is waiting in the stream for anybody: also what was sent twice has been handled."""
+            found = await stream.consumers_info("shop")
+            return len(found) >= 3 and not any(one.num_pending or one.num_ack_pending for one in found)
+
+        async with asyncio.timeout(120), enough:
+            await enough.wait_for(lambda: len(ids) == ORDERS)
+        await eventually(all_accepted, seconds=120)
+    finally:
+        await stop(service)
+    assert {order: len(found) for order, found in ids.items()} == {f"A-{number}": 1 for number in range(ORDERS)}
+    live = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "sagalog", "list", "--journal", "sqlite:///orders.db", "--all"),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdout=PIPE,
+    )
+    said = (await live.communicate())[0].decode()
+    assert said.count("completed") == ORDERS, said
+
+
+async def publish(stream: JetStreamContext, subject: str, order: str, message_id: str) -> None:
+    headers = {"message_id": message_id, "content-type": "application/json"}
+    await stream.publish(subject, msgspec.json.encode({"order_id": order}), headers=headers)
+
+
+@pytest.mark.parametrize(("policy", "deliveries"), [(None, 1), (AckPolicy.NACK_ON_ERROR, 2)])
+async def test_what_a_subscriber_could_not_store_comes_again_only_with_the_policy_of_the_page(
+    policy: AckPolicy | None, deliveries: int, one_nats: Nats, stream: JetStreamContext
+) -> None:
+    broker = NatsBroker(one_nats.url, logger=None)
+    seen: list[str] = []
+    settled = asyncio.Event()
+
+    @broker.subscriber(
+        "shop.placed", stream=JStream("shop", declare=False), durable="once", pull_sub=True,
+        **({} if policy is None else {"ack_policy": policy}),
+    )  # fmt: skip
+    async def placed(body: str) -> None:
+        seen.append(body)
+        if body == "last":
+            settled.set()
+        elif seen.count(body) == 1:
+            raise RuntimeError("the journal is away")
+
+    async with broker:
+        await broker.start()
+        await broker.publish("first", "shop.placed", stream="shop")
+        await eventually(lambda: seen.count("first") == deliveries, seconds=30)
+
+        async def is_done() -> bool:
+            info = await stream.consumer_info("shop", "once")
+            return info.num_ack_pending == 0 and info.num_pending == 0
+
+        await eventually(is_done, seconds=30)
+        await broker.publish("last", "shop.placed", stream="shop")
+        await asyncio.wait_for(settled.wait(), 30)
+    assert seen.count("first") == deliveries
+
+
+def test_the_defaults_are_those_of_the_page() -> None:
+    brokers = {
+        "NATS JetStream": NatsBroker(logger=None).subscriber("x", stream="x"),
+        "RabbitMQ": RabbitBroker(logger=None).subscriber("x"),
+        "Redis Streams": RedisBroker(logger=None).subscriber(stream=StreamSub("x", group="x", consumer="x")),
+        "Kafka": KafkaBroker(logger=None).subscriber("x"),
+    }
+    said = dict(re.findall(r"^\| (.*?) \| (?:`(\w+)`|the same)", PAGE, re.M))
+    named = ""
+    for name, subscriber in brokers.items():
+        named = said[name] or named
+        assert subscriber.ack_policy.name == named, name
