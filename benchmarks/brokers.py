@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -160,7 +161,7 @@ async def _alone(place: Place, count: int, most: int) -> float:
         await source.open()
         done = 0
         while done < count:
-            messages = await source.receive(most, 1.0)
+            messages = await source.receive(most, timedelta(seconds=1))
             sent = [SinkMessage(one.body, one.headers["ce-id"], one.headers, one.key) for one in messages]
             await asyncio.gather(*(sink.send(one) for one in sent))
             await source.accept(messages)

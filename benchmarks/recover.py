@@ -79,7 +79,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lease",
         type=float,
-        default=RunnerSettings().lease_seconds,
+        default=RunnerSettings().lease.total_seconds(),
         help="of the dead process and the next, in seconds",
     )
 
@@ -149,7 +149,7 @@ async def _deliver(case: Case) -> Figures:
 
     gc.set_threshold(50_000, 20, 50)  # as `sagalog run` does
     begun = time.perf_counter()
-    settings = RunnerSettings(lease_seconds=case["lease"])
+    settings = RunnerSettings(lease=timedelta(seconds=case["lease"]))
     async with SagaRunner(case["url"], sagas=[ShipmentSaga], dispatch=ship, settings=settings):
         await done.wait()
         elapsed = time.perf_counter() - begun

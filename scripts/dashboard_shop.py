@@ -164,8 +164,10 @@ async def fill(journal: Journal, orders: int = 240) -> None:
     """Run the orders of some hours, and leave their journal as if the worker had stopped a minute ago."""
     clock = ManualClock(datetime.now(UTC) - timedelta(seconds=31) * (orders + 9))
     world = World()
-    never = RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.001)
-    settings = RunnerSettings(handler_retry=never, stop_seconds=0.2, lease_seconds=60)
+    never = RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
+    settings = RunnerSettings(
+        handler_retry=never, stop_timeout=timedelta(milliseconds=200), lease=timedelta(seconds=60)
+    )
     runner = SagaRunner(journal, sagas=[OrderSaga], dispatch=world, clock=clock, settings=settings)
     async with runner:
         for number in range(orders):

@@ -54,10 +54,12 @@ def with_tables(page: str) -> str:
 def shown(value: object) -> str:
     """Return a default as a reader would write it."""
     if isinstance(value, timedelta):
-        return f"{value.days} days" if not value.seconds else str(value)
+        if value and not value % timedelta(days=1):
+            return f"{value.days} days"
+        return f"{value.total_seconds():g} s"
     if isinstance(value, RetryPolicy):
         tries = "without end" if value.attempts is None else f"{value.attempts} attempts"
-        return f"{tries}, from {value.base_seconds:g} s to {value.cap_seconds:g} s"
+        return f"{tries}, from {shown(value.base)} to {shown(value.cap)}"
     if type(value) is int:
         return f"{value:,}"
     return "none" if value is None else str(value) or '""'
@@ -87,6 +89,8 @@ def settings() -> str:
         "## RunnerSettings",
         "",
         "`SagaRunner(..., settings=RunnerSettings(...))`. [Tuning](../how-to/tuning.md) says which to change, and when.",
+        "Durations that you give are a `timedelta` everywhere; options of the command line and settings in URLs are",
+        "numbers, in seconds. What is measured (metrics, `Health`, hooks) is in seconds, as its name says.",
         "",
         "| setting | default | meaning |",
         "| --- | --- | --- |",
@@ -110,7 +114,7 @@ SAID = {  # where the code has no docstring
     "sagalog.testing.simulation.FAULTS": "The names of all faults that a simulation injects.",
     "sagalog.testing.simulation.ESSENTIAL": "The faults that every simulation should have met.",
     "no_instance": "what becomes of an event that finds no instance and may not start one: `ignore`, `raise` or `wait`",
-    "no_instance_wait_seconds": "with `wait`: how long such an event waits for a starting event",
+    "no_instance_wait": "with `wait`: how long such an event waits for a starting event",
     "handler_retry": "how often a saga's handler that raises is tried again, before the instance is parked",
     "dispatch_retry": "how often a command that was not accepted is delivered again, unless its type has its own policy",
 }
@@ -130,7 +134,8 @@ IN_URLS = {"SQLite": SQLITE, "PostgreSQL": POSTGRESQL, "NATS": NATS}
 JOURNALS = [
     "## In a journal's URL",
     "",
-    "[Which journal](../journals.md) says what each of them means.",
+    "[Which journal](../journals.md) says what each of them means. In a URL a duration is a number, with its unit in the",
+    "name.",
     "",
     "| journal | settings |",
     "| --- | --- |",

@@ -129,7 +129,7 @@ def carry_out(command: Any) -> None:
         raise CommandRefused("the shelf is locked")
 
 
-SOON = RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.001)
+SOON = RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
 runner = SagaRunner(
     "sqlite:///orders.db",
     sagas=[OrderSaga],

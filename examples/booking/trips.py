@@ -93,5 +93,5 @@ runner = SagaRunner(
     sagas=[TripSaga],
     lifespan=agency.opened,
     # Workers look so often for what the web process has stored; and so long after one has died, another makes its calls.
-    settings=RunnerSettings(due_poll_seconds=0.2, lease_seconds=2),
+    settings=RunnerSettings(due_poll=timedelta(milliseconds=200), lease=timedelta(seconds=2)),
 )

@@ -93,7 +93,7 @@ class OrderSaga(Saga[Order]):
 runner = SagaRunner(
     os.environ.get("JOURNAL", "sqlite:///orders.db"),
     sagas=[OrderSaga],
-    sources=[KafkaSource(KAFKA, topic="orders", group="order-saga", session_seconds=2.0)],
+    sources=[KafkaSource(KAFKA, topic="orders", group="order-saga", session_timeout=timedelta(seconds=2))],
     sinks={ChargeCard: KafkaSink(KAFKA, topic="payments"), ShipOrder: KafkaSink(KAFKA, topic="parcels")},
-    settings=RunnerSettings(lease_seconds=2.0),  # so soon another worker goes on where one has died
+    settings=RunnerSettings(lease=timedelta(seconds=2)),  # so soon another worker goes on where one has died
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from sagalog import Compensate, Complete, RunnerSettings, Saga, SagaRunner, Send, on, starts
 from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
@@ -104,5 +105,5 @@ runner = SagaRunner(
     sagas=[OrderSaga],
     sources=[RabbitSource(RABBITMQ, queue="orders")],
     sinks={ReserveStock: stock, ReleaseStock: stock, ChargeCard: sink("payments"), ShipOrder: sink("parcels")},
-    settings=RunnerSettings(lease_seconds=2.0),  # so soon another worker goes on where one has died
+    settings=RunnerSettings(lease=timedelta(seconds=2)),  # so soon another worker goes on where one has died
 )

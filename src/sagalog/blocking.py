@@ -19,6 +19,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from .background import BackgroundLoop, StatementsOfThread
 from .definition.saga import Saga
+from .durations import seconds_of
 from .errors import (
     DefinitionError,
     JournalUnavailableError,
@@ -281,8 +282,8 @@ def _unanswered(seconds: float) -> Exception:
 
 
 def _check_timeout(timeout: object) -> None:
-    if timeout is not None and (not isinstance(timeout, timedelta) or timeout <= timedelta(0)):
-        raise DefinitionError(f"timeout= is a timedelta of more than 0, or None, not {timeout!r}")
+    if timeout is not None:
+        seconds_of("timeout=", timeout, most=timedelta.max)
 
 
 _all: weakref.WeakSet[BlockingRunner] = weakref.WeakSet()

@@ -54,7 +54,7 @@ def world() -> World:
 
 @pytest.fixture
 def sagas(path: str, world: World) -> Iterator[BlockingRunner]:
-    settings = RunnerSettings(lease_seconds=60)  # so that a slow disk makes no dead worker of it
+    settings = RunnerSettings(lease=timedelta(seconds=60))  # so that a slow disk makes no dead worker of it
     runner = SagaRunner(f"sqlite:///{path}", sagas=[OrderSaga], dispatch=world, settings=settings)
     with BlockingRunner(runner) as sagas:
         yield sagas
@@ -195,7 +195,7 @@ def test_a_step_within_a_transaction_of_the_thread(sagas: BlockingRunner, path: 
 
 
 def test_a_step_within_a_transaction_of_psycopg(postgres_schema: str) -> None:
-    world, url, settings = World(), postgres_schema.partition("?")[0], RunnerSettings(lease_seconds=60)
+    world, url, settings = World(), postgres_schema.partition("?")[0], RunnerSettings(lease=timedelta(seconds=60))
     with (
         BlockingRunner(SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=world, settings=settings)) as sagas,
         psycopg.connect(url) as connection,
@@ -382,7 +382,7 @@ async def test_gunicorn_with_preload_forks_workers_that_each_have_a_runner(tmp_p
 
 def test_a_parked_instance_is_told_and_repaired_from_a_thread(path: str) -> None:
     OrderSaga.fail_times = 99
-    settings = RunnerSettings(handler_retry=RetryPolicy(attempts=2, base_seconds=0.001))
+    settings = RunnerSettings(handler_retry=RetryPolicy(attempts=2, base=timedelta(milliseconds=1)))
     with BlockingRunner(
         SagaRunner(f"sqlite:///{path}", sagas=[OrderSaga], dispatch=World(), settings=settings)
     ) as sagas:

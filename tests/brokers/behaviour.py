@@ -13,6 +13,7 @@ import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ class BrokerBehaviour:
         await reader.open()
 
         async def all_there() -> bool:
-            found = await reader.receive(500, 0.1)
+            found = await reader.receive(500, timedelta(milliseconds=100))
             await reader.accept(found)
             for one in found:
                 command_id, order, number = shipped(one.body, dict(one.headers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from sagalog.brokers import Sink, Source
@@ -12,15 +13,23 @@ def source(kind: str, place: str, group: str = "workers") -> Source:
     if kind == "nats":
         from sagalog.brokers.nats import NatsSource
 
-        return NatsSource(url, stream=name, durable=group, ack_seconds=1.5, answer_seconds=1.0)
+        return NatsSource(
+            url, stream=name, durable=group, ack_wait=timedelta(seconds=1.5), answer_timeout=timedelta(seconds=1)
+        )
     if kind == "redis":
         from sagalog.brokers.redis import RedisSource
 
-        return RedisSource(url, stream=name, group=group, claim_seconds=1.5)
+        return RedisSource(url, stream=name, group=group, claim_after=timedelta(seconds=1.5))
     if kind == "kafka":
         from sagalog.brokers.kafka import KafkaSource
 
-        return KafkaSource(url, topic=name, group=f"{name}-{group}", session_seconds=1.0, revoke_seconds=1.0)
+        return KafkaSource(
+            url,
+            topic=name,
+            group=f"{name}-{group}",
+            session_timeout=timedelta(seconds=1),
+            revoke_timeout=timedelta(seconds=1),
+        )
     if kind == "rabbitmq":
         from sagalog.brokers.rabbitmq import RabbitSource
 
@@ -34,7 +43,7 @@ def sink(kind: str, place: str) -> Sink:
     if kind == "nats":
         from sagalog.brokers.nats import NatsSink
 
-        made = NatsSink(url, subject=f"{name}.sent", answer_seconds=1.0)
+        made = NatsSink(url, subject=f"{name}.sent", answer_timeout=timedelta(seconds=1))
     elif kind == "redis":
         from sagalog.brokers.redis import RedisSink
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from examples.loans import carry_out, read, report, runner
 from sagalog import EventClock, SagaRunner
@@ -24,7 +24,7 @@ def source_of(kind: str, url: str, name: str) -> Source:
     if kind == "kafka":
         from sagalog.brokers.kafka import KafkaSource
 
-        return KafkaSource(url, topic=name, group="loans", session_seconds=3.0)
+        return KafkaSource(url, topic=name, group="loans", session_timeout=timedelta(seconds=3))
     from sagalog.brokers.rabbitmq import RabbitSource
 
     return RabbitSource(url, queue=name, single=True)

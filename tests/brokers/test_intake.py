@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ class Place:
         self.into = NatsSink(self.url, subject=f"{self.inside}.sent")
 
     def source(self, durable: str = "workers", **settings: Any) -> NatsSource:
-        return NatsSource(self.url, stream=self.inside, durable=durable, ack_seconds=1.0, **settings)
+        return NatsSource(self.url, stream=self.inside, durable=durable, ack_wait=timedelta(seconds=1), **settings)
 
     def sink(self) -> NatsSink:
         return NatsSink(self.url, subject=f"{self.outside}.ship")
@@ -56,7 +57,7 @@ class Place:
         await source.open()
 
         async def all_there() -> bool:
-            found.extend(await source.receive(100, 0.1))
+            found.extend(await source.receive(100, timedelta(milliseconds=100)))
             return len(found) >= count
 
         await eventually(all_there)
@@ -252,7 +253,7 @@ async def test_without_an_id_of_the_sender_the_position_is_the_id_and_redelivere
         sagas=[Counted],
         sources=[Subscription(first, decode=decode, untaken="ignore")],
         sinks={Ship: place.sink()},
-        settings=RunnerSettings(stop_seconds=0.1),
+        settings=RunnerSettings(stop_timeout=timedelta(milliseconds=100)),
     )
     async with runner:
         await deaf.wait()
@@ -347,7 +348,7 @@ async def test_a_message_that_was_delivered_too_often_is_not_tried(place: Place)
     source = place.source()
     await source.open()
     for _ in range(3):
-        await source.give_back(await source.receive(1, 1.0), 0.0)
+        await source.give_back(await source.receive(1, timedelta(seconds=1)), timedelta(0))
     await source.close()
     async with running(place, Subscription(place.source(), most_deliveries=3)) as runner:
         await eventually(lambda: counts(runner).dead_letters == 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -37,8 +38,8 @@ def topic(server: Kafka, partitions: int = 1) -> str:
 
 class TestKafkaBroker(BrokerConformance):
     capabilities = {Capability.STAYING_IDS}
-    takeover_seconds = 8.0
-    quiet_seconds = 0.5
+    takeover = timedelta(seconds=8)
+    quiet = timedelta(milliseconds=500)
 
     @pytest.fixture
     def place(self, one_kafka: Kafka) -> str:
@@ -46,7 +47,13 @@ class TestKafkaBroker(BrokerConformance):
 
     def source(self, place: str) -> KafkaSource:
         url, name = place.split()
-        return KafkaSource(url, topic=name, group=f"{name}-workers", session_seconds=1.0, revoke_seconds=1.0)
+        return KafkaSource(
+            url,
+            topic=name,
+            group=f"{name}-workers",
+            session_timeout=timedelta(seconds=1),
+            revoke_timeout=timedelta(seconds=1),
+        )
 
     def sink(self, place: str) -> KafkaSink:
         url, name = place.split()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -23,8 +24,8 @@ _names = count(1)
 
 
 class TestNatsBroker(BrokerConformance):
-    takeover_seconds = 4.0
-    quiet_seconds = 0.7
+    takeover = timedelta(seconds=4)
+    quiet = timedelta(milliseconds=700)
 
     @pytest.fixture
     def place(self, one_nats: Nats) -> str:
@@ -32,7 +33,7 @@ class TestNatsBroker(BrokerConformance):
 
     def source(self, place: str) -> NatsSource:
         url, stream = place.split()
-        return NatsSource(url, stream=stream, durable="workers", ack_seconds=0.5)
+        return NatsSource(url, stream=stream, durable="workers", ack_wait=timedelta(milliseconds=500))
 
     def sink(self, place: str) -> NatsSink:
         url, stream = place.split()

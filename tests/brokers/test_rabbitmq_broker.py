@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def queue(server: RabbitMQ, *, single: bool = False) -> str:
 
 class TestRabbitBroker(BrokerConformance):
     capabilities = {Capability.DELIVERIES}
-    takeover_seconds = 4.0
-    quiet_seconds = 0.5
+    takeover = timedelta(seconds=4)
+    quiet = timedelta(milliseconds=500)
 
     @pytest.fixture
     def place(self, one_rabbitmq: RabbitMQ) -> str:

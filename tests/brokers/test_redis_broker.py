@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
@@ -22,8 +23,8 @@ _names = count(1)
 
 class TestRedisBroker(BrokerConformance):
     capabilities = {Capability.DELIVERIES, Capability.GIVES_BACK, Capability.STAYING_IDS}
-    takeover_seconds = 4.0
-    quiet_seconds = 0.7
+    takeover = timedelta(seconds=4)
+    quiet = timedelta(milliseconds=700)
 
     @pytest.fixture
     def place(self, one_redis: RedisServer) -> str:
@@ -31,7 +32,7 @@ class TestRedisBroker(BrokerConformance):
 
     def source(self, place: str) -> RedisSource:
         url, stream = place.split()
-        return RedisSource(url, stream=stream, group="workers", claim_seconds=0.6)
+        return RedisSource(url, stream=stream, group="workers", claim_after=timedelta(milliseconds=600))
 
     def sink(self, place: str) -> RedisSink:
         url, stream = place.split()
@@ -51,7 +52,7 @@ class TestRedisBroker(BrokerConformance):
             await client.xtrim(stream, maxlen=1, approximate=False)
             async with self.opened(place) as source:
                 with caplog.at_level(logging.ERROR, "sagalog"):
-                    (left,) = await self.received(source, 1, self.takeover_seconds)
+                    (left,) = await self.received(source, 1, self.takeover)
                     await source.accept([left])
             assert left.body == b"2"
             told = [record.getMessage() for record in caplog.records]
@@ -68,7 +69,7 @@ class TestRedisBroker(BrokerConformance):
         assert await self.received(holding, 1)
         await holding.close()
         async with self.opened(place) as source:
-            await source.receive(1, 0.01)
+            await source.receive(1, timedelta(milliseconds=10))
         async with Redis.from_url(url) as client:
             assert [one["pending"] for one in await client.xinfo_consumers(stream, "workers")] == [1]
 

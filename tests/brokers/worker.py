@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ POINTS = (
     "after the send",
 )
 SETTINGS = RunnerSettings(
-    lease_seconds=0.5, due_poll_seconds=0.1, dispatch_retry=RetryPolicy(base_seconds=0.01, cap_seconds=0.2)
+    lease=timedelta(milliseconds=500),
+    due_poll=timedelta(milliseconds=100),
+    dispatch_retry=RetryPolicy(base=timedelta(milliseconds=10), cap=timedelta(milliseconds=200)),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -121,11 +122,11 @@ async def test_a_password_that_is_not_encoded_is_never_shown(mark: str) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"connect_seconds": float("nan")},
-        {"connect_seconds": -1},
-        {"timeout_seconds": float("inf")},
-        {"timeout_seconds": "5"},
-        {"timeout_seconds": True},
+        {"connect_timeout": float("nan")},
+        {"connect_timeout": timedelta(seconds=-1)},
+        {"timeout": float("inf")},
+        {"timeout": "5"},
+        {"timeout": True},
         {"replicas": True},
         {"replicas": 3.0},
         {"migrate": "yes"},

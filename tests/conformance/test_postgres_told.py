@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -85,12 +86,12 @@ async def test_a_password_is_never_shown(mark: str) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"connect_seconds": float("nan")},
-        {"connect_seconds": -1},
-        {"connect_seconds": "5"},
-        {"timeout_seconds": 0},
-        {"timeout_seconds": float("inf")},
-        {"timeout_seconds": None},
+        {"connect_timeout": float("nan")},
+        {"connect_timeout": timedelta(seconds=-1)},
+        {"connect_timeout": "5"},
+        {"timeout": timedelta(0)},
+        {"timeout": float("inf")},
+        {"timeout": None},
         {"migrate": "yes"},
         {"pooler": 1},
         {"history": 1.5},

@@ -24,8 +24,8 @@ from sagalog.journal.protocol import Journal, MovedDue
 
 @pytest.fixture(params=["memory", "sqlite on the loop", "sqlite on its thread"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Journal]:
-    on_loop_ms = 60_000 if "loop" in request.param else 0
-    opened = InMemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "j.db", on_loop_ms=on_loop_ms)
+    on_loop = timedelta(minutes=1) if "loop" in request.param else timedelta(0)
+    opened = InMemoryJournal() if request.param == "memory" else SqliteJournal(tmp_path / "j.db", on_loop=on_loop)
     async with opened as one:
         yield one
 
@@ -54,7 +54,7 @@ async def test_a_batch_of_any_size_is_stored(journal: Journal) -> None:
 
 
 async def test_a_short_batch_needs_no_suspension_on_the_loop(tmp_path: Path) -> None:
-    async with SqliteJournal(tmp_path / "j.db", on_loop_ms=60_000) as journal:
+    async with SqliteJournal(tmp_path / "j.db", on_loop=timedelta(milliseconds=60_000)) as journal:
         with pytest.raises(StopIteration) as stopped:
             journal.write_batch([record(f"k{n}", 1) for n in range(64)]).send(None)
         assert stopped.value.value == [None] * 64

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sagalog.journal.sqlite.writer import Work
 
 @pytest.fixture
 async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
-    async with SqliteJournal(tmp_path / "journal.db", on_loop_ms=60_000) as opened:
+    async with SqliteJournal(tmp_path / "journal.db", on_loop=timedelta(milliseconds=60_000)) as opened:
         yield opened
 
 
@@ -72,9 +73,9 @@ async def test_another_process_lock_is_waited_for_beside_the_loop(journal: Sqlit
     assert told[3:] == ["loop 1"]
 
 
-@pytest.mark.parametrize(("on_loop_ms", "again"), [(0.000001, True), (0, False)])
-async def test_a_slow_disk_is_left_to_the_thread(tmp_path: Path, on_loop_ms: float, again: bool) -> None:
-    async with SqliteJournal(tmp_path / "journal.db", on_loop_ms=on_loop_ms) as journal:
+@pytest.mark.parametrize(("on_loop", "again"), [(timedelta.resolution, True), (timedelta(0), False)])
+async def test_a_slow_disk_is_left_to_the_thread(tmp_path: Path, on_loop: timedelta, again: bool) -> None:
+    async with SqliteJournal(tmp_path / "journal.db", on_loop=on_loop) as journal:
         told = places(journal)
         await write(journal, "p", 1)
         await write(journal, "p", 2)
@@ -104,7 +105,7 @@ async def test_the_log_is_copied_into_the_file_beside_the_loop(
 
 
 async def test_what_waits_for_the_round_to_end_is_stored_before_the_journal_closes(tmp_path: Path) -> None:
-    journal = SqliteJournal(tmp_path / "journal.db", on_loop_ms=60_000)
+    journal = SqliteJournal(tmp_path / "journal.db", on_loop=timedelta(milliseconds=60_000))
     writing = asyncio.ensure_future(write(journal, "p", 1))
     closing = asyncio.ensure_future(journal.close())  # begins in the same round
     await asyncio.gather(writing, closing)
@@ -142,7 +143,7 @@ async def test_an_interrupted_commit_is_unknown_and_its_transaction_is_not_the_n
 
 
 def test_loops_of_several_threads_share_a_journal(tmp_path: Path) -> None:
-    journal = SqliteJournal(tmp_path / "journal.db", on_loop_ms=60_000)
+    journal = SqliteJournal(tmp_path / "journal.db", on_loop=timedelta(milliseconds=60_000))
 
     async def many(name: str) -> None:
         for n in range(100):
@@ -164,7 +165,7 @@ def test_loops_of_several_threads_share_a_journal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_journal_that_another_loop_closes_answers_whoever_was_about_to_commit(tmp_path: Path, busy: bool) -> None:
-    journal = SqliteJournal(tmp_path / "journal.db", on_loop_ms=60_000)
+    journal = SqliteJournal(tmp_path / "journal.db", on_loop=timedelta(milliseconds=60_000))
 
     async def writes() -> None:
         loop, committer = asyncio.get_running_loop(), journal._writer

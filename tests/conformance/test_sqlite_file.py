@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import threading
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -120,7 +120,7 @@ async def test_a_full_disk_refuses_a_batch_and_works_again_when_there_is_room(tm
 
 
 async def test_a_file_locked_by_another_program_is_unavailable_until_it_is_released(tmp_path: Path) -> None:
-    async with SqliteJournal(tmp_path / "journal.db", busy_seconds=0.05) as journal:
+    async with SqliteJournal(tmp_path / "journal.db", busy_timeout=timedelta(milliseconds=50)) as journal:
         await write(journal, "p", 1)
         other = sqlite3.connect(tmp_path / "journal.db", isolation_level=None)
         other.execute("BEGIN IMMEDIATE")

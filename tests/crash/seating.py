@@ -10,6 +10,7 @@ import asyncio
 import os
 import random
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ async def work(folder: Path, desks: int, seed: int, killing: Killer) -> None:
             break
         except JournalUnavailableError:
             await asyncio.sleep(0.05)
-    settings = RunnerSettings(lease_seconds=1.0, due_poll_seconds=0.1)
+    settings = RunnerSettings(lease=timedelta(seconds=1), due_poll=timedelta(milliseconds=100))
 
     async def asked(event: Any, message_id: str) -> Receipt:
         while True:

@@ -296,9 +296,9 @@ def plan(orders: int) -> list[tuple[str, Any]]:
 def settings(url: str | None) -> RunnerSettings:
     slow = url is not None and url.startswith("nats://")
     return RunnerSettings(
-        lease_seconds=NATS_LEASE_SECONDS if slow else LEASE_SECONDS,
-        due_poll_seconds=0.25 if slow else 0.05,
-        dispatch_retry=RetryPolicy(base_seconds=0.005, cap_seconds=0.05),
+        lease=timedelta(seconds=NATS_LEASE_SECONDS if slow else LEASE_SECONDS),
+        due_poll=timedelta(seconds=0.25 if slow else 0.05),
+        dispatch_retry=RetryPolicy(base=timedelta(milliseconds=5), cap=timedelta(milliseconds=50)),
         max_takeovers=1_000_000,  # here the workers are killed by the test, and not by what they carry out
     )
 

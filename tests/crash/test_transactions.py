@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,14 @@ CHILD = """
 import asyncio, sys
 from tests.orders import OrderSaga, Placed
 from tests.runner.callers import of_psycopg, of_sqlalchemy, of_sqlite3
+from datetime import timedelta
 from sagalog import RunnerSettings, SagaRunner
 
 url, place, kind = sys.argv[1:]
 begin = {"sqlite3": of_sqlite3, "psycopg": of_psycopg, "sqlalchemy": of_sqlalchemy}[kind](place)
 
 async def main():
-    runner = SagaRunner(url, sagas=[OrderSaga], client=True, settings=RunnerSettings(lease_seconds=60))
+    runner = SagaRunner(url, sagas=[OrderSaga], client=True, settings=RunnerSettings(lease=timedelta(seconds=60)))
     async with runner, begin() as transaction:
         await transaction.execute("INSERT INTO shop_rows VALUES ('a')")
         await runner.handle(Placed("a"), message_id="1", connection=transaction.connection)
@@ -56,7 +58,7 @@ async def test_rows_and_step_survive_together_or_not_at_all(
         if kind == "sqlalchemy":
             place = place.replace("postgresql:", "postgresql+asyncpg:")
     world = World()
-    settings = RunnerSettings(lease_seconds=60, due_poll_seconds=0.05)
+    settings = RunnerSettings(lease=timedelta(seconds=60), due_poll=timedelta(milliseconds=50))
     async with SagaRunner(url, sagas=[OrderSaga], dispatch=world, settings=settings) as worker:
         await _execute(kind, place, "CREATE TABLE IF NOT EXISTS shop_rows (id TEXT)")
         await _execute(kind, place, "DELETE FROM shop_rows")

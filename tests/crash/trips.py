@@ -75,7 +75,7 @@ class TripSaga(ItinerarySaga[Trip]):
 
 
 async def main(journal: str, ledger: str, count: int) -> None:
-    settings = RunnerSettings(lease_seconds=0.4, due_poll_seconds=0.05)
+    settings = RunnerSettings(lease=timedelta(milliseconds=400), due_poll=timedelta(milliseconds=50))
     async with SagaRunner(journal, sagas=[TripSaga(ledger)], settings=settings) as runner:
         print("ready", flush=True)
         ids = [f"T-{n}" for n in range(count)]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -17,7 +18,9 @@ from ..orders import Cancelled, Failing, Noted, OrderSaga, Paid, Placed, Refund,
 
 TOKEN = "a token of the tests"
 EVIL = "../a/b::<script>alert(1)</script>\"'&\x00\x1b[2J\u202e😀 ..%2f"
-QUICK = RunnerSettings(handler_retry=RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.001))
+QUICK = RunnerSettings(
+    handler_retry=RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
+)
 
 
 async def fill(journal: Journal) -> None:

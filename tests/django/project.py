@@ -54,6 +54,7 @@ class Order(models.Model):
 
 SAGAS = """
 from dataclasses import dataclass
+from datetime import timedelta
 from sagalog import Complete, RunnerSettings, Saga, SagaRunner, Send, on, starts
 from sagalog.django import in_thread
 
@@ -86,7 +87,8 @@ class ShopSaga(Saga[State]):
     def shipped(self, state, event):
         yield Complete()
 
-runner = SagaRunner(JOURNAL, sagas=[ShopSaga], settings=RunnerSettings(lease_seconds=60, due_poll_seconds=0.05))
+settings = RunnerSettings(lease=timedelta(minutes=1), due_poll=timedelta(milliseconds=50))
+runner = SagaRunner(JOURNAL, sagas=[ShopSaga], settings=settings)
 
 @runner.command(Ship)
 @in_thread

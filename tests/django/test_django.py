@@ -170,7 +170,7 @@ django.setup()
 from sagalog.django import settings as ours
 from sagalog.django.checks import check_settings
 for given in (None, {}, {"RUNNER": "shop.sagas"}, {"RUNNER": "shop.sgas:runner"}, {"RUNNER": "shop.sagas:ship"},
-              {"RUNNER": "shop.sagas:runner", "CLENT": 1}, {"RUNNER": "shop.sagas:runner", "TIMEOUT_SECONDS": 0},
+              {"RUNNER": "shop.sagas:runner", "CLENT": 1}, {"RUNNER": "shop.sagas:runner", "TIMEOUT": 30},
               {"RUNNER": "shop.sagas:runner"}):
     settings.SAGALOG = given
     ours.runner.cache_clear()

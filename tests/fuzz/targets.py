@@ -149,7 +149,9 @@ def codec(data: bytes) -> None:
 class _NoFile(SqliteJournal):
     """What a URL says, without the file."""
 
-    def __init__(self, path: str | Path, *, history: str | int = "all", busy_seconds: float = 5.0) -> None:
+    def __init__(
+        self, path: str | Path, *, history: str | int = "all", busy_timeout: timedelta = timedelta(seconds=5)
+    ) -> None:
         check_history(history)
 
 
@@ -238,7 +240,7 @@ def sqlite(data: bytes) -> None:
         path.write_bytes(changed)
     before = path.read_bytes()
     try:
-        journal = SqliteJournal(path, busy_seconds=0)
+        journal = SqliteJournal(path, busy_timeout=timedelta(0))
     except JournalFormatError:
         assert path.read_bytes() == before  # a strange file is not touched
         return

@@ -26,7 +26,7 @@ from sagalog.decision.record import decode_record
 
 from ..orders import OrderSaga, World
 
-QUICK = RetryPolicy(attempts=3, base_seconds=0.001, cap_seconds=0.002)
+QUICK = RetryPolicy(attempts=3, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2))
 
 
 class FourMethodStore:
@@ -153,8 +153,10 @@ class Bench:
         self, source: Any = None, *, dispatch: Any = None, sagas: Any = (OrderSaga,), **settings: Any
     ) -> SagaRunner:
         settings.setdefault("handler_retry", QUICK)
-        settings.setdefault("dispatch_retry", RetryPolicy(base_seconds=0.001, cap_seconds=0.002))
-        settings.setdefault("due_poll_seconds", 0.05)
+        settings.setdefault(
+            "dispatch_retry", RetryPolicy(base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2))
+        )
+        settings.setdefault("due_poll", timedelta(milliseconds=50))
         return SagaRunner(
             source if source is not None else self.source,
             sagas=sagas,

@@ -204,10 +204,10 @@ class Side:
 
     def old(self, saga: type[Saga[Any]] = Old, **settings: Any) -> SagaRunner:
         settings.setdefault("dispatch_retry", RetryPolicy(attempts=1))
-        return self.bench.runner(sagas=[saga], dispatch=self.old_world, due_poll_seconds=3600, **settings)
+        return self.bench.runner(sagas=[saga], dispatch=self.old_world, due_poll=timedelta(seconds=3600), **settings)
 
     def new(self, saga: type[Saga[Any]] = New, **settings: Any) -> SagaRunner:
-        return self.bench.runner(sagas=[saga], dispatch=self.new_world, due_poll_seconds=3600, **settings)
+        return self.bench.runner(sagas=[saga], dispatch=self.new_world, due_poll=timedelta(seconds=3600), **settings)
 
     async def stored(self) -> SavedState:
         saved = await self.bench.stored("a")
@@ -237,7 +237,7 @@ async def dead_with(side: Side, event: Any) -> None:
     async def hang(command: Any) -> None:
         await never.wait()
 
-    runner = side.bench.runner(sagas=[New], dispatch=hang, due_poll_seconds=3600, stop_seconds=0)
+    runner = side.bench.runner(sagas=[New], dispatch=hang, due_poll=timedelta(seconds=3600), stop_timeout=timedelta(0))
     async with runner:
         await runner.handle(Placed("a"))
         await runner.handle(event)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,9 @@ def journal(bench: Bench) -> Any:
 async def stick(bench: Bench, command: type, *events: Any) -> Any:
     """Let `command` fail until it parks order a; return the runner, started."""
     bench.world.fail = {command: 2}
-    runner = bench.runner(dispatch_retry=RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.001))
+    runner = bench.runner(
+        dispatch_retry=RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
+    )
     await runner.start()
     for event in events:
         await runner.handle(event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -106,7 +107,7 @@ async def test_an_undo_leaves_only_when_the_answers_before_it_are_stored() -> No
         return answers(command) if command.number == 0 else None
 
     journal.refuses = lambda record: any(one.type == "Shipped" for one in record.handled)
-    hour = RunnerSettings(dispatch_retry=RetryPolicy(base_seconds=3600.0, cap_seconds=3600.0))
+    hour = RunnerSettings(dispatch_retry=RetryPolicy(base=timedelta(seconds=3600), cap=timedelta(seconds=3600)))
     async with SagaRunner(journal, sagas=[ParcelSaga], dispatch=dispatch, settings=hour) as runner:
         await runner.handle(Packed("p", 3))
         await answered.wait()

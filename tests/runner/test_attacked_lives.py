@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -93,7 +94,10 @@ async def test_cancel_as_it_stands_leaves_what_takes_the_last_life_back() -> Non
         done.append(type(command))
 
     async with SagaRunner(
-        InMemoryJournal(), sagas=[OrderSaga], dispatch=dispatch, settings=RunnerSettings(lease_seconds=0.3)
+        InMemoryJournal(),
+        sagas=[OrderSaga],
+        dispatch=dispatch,
+        settings=RunnerSettings(lease=timedelta(milliseconds=300)),
     ) as runner:
         for event in (Placed("a"), Paid("a"), Closed("a"), Placed("a")):
             await runner.handle(event)

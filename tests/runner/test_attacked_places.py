@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ class Gated(InMemoryJournal):
 async def test_a_starting_event_finds_a_place_although_events_that_wait_for_it_hold_all(
     shared: Bench, places: int
 ) -> None:
-    async with shared.runner(no_instance="wait", no_instance_wait_seconds=10, max_in_flight=places) as runner:
+    async with shared.runner(
+        no_instance="wait", no_instance_wait=timedelta(seconds=10), max_in_flight=places
+    ) as runner:
         waiting = [asyncio.create_task(runner.handle(Paid("a"), message_id=f"m{n}")) for n in range(2 * places)]
         while runner.gauges().in_flight < places:
             await asyncio.sleep(0)

@@ -111,9 +111,9 @@ class Shop:
             dispatch=carry_out,
             settings=RunnerSettings(
                 max_payload_bytes=limit,
-                lease_seconds=0.2,
-                due_poll_seconds=0.01,
-                dispatch_retry=RetryPolicy(base_seconds=0.01, cap_seconds=0.01),
+                lease=timedelta(milliseconds=200),
+                due_poll=timedelta(milliseconds=10),
+                dispatch_retry=RetryPolicy(base=timedelta(milliseconds=10), cap=timedelta(milliseconds=10)),
             ),
         )
 
@@ -222,7 +222,7 @@ async def test_a_command_whose_parking_no_journal_can_take_is_not_carried_out_ag
         journal.limit = len(latest.payload)  # as large as it is, and no larger
         return True  # which is no event, and never will be
 
-    settings = RunnerSettings(lease_seconds=0.1, due_poll_seconds=0.01)
+    settings = RunnerSettings(lease=timedelta(milliseconds=100), due_poll=timedelta(milliseconds=10))
     async with SagaRunner(journal, sagas=[GrowingSaga], dispatch=carry_out, settings=settings) as runner:
         await runner.handle(Begun("a"))
         await runner.handle(Ordered("a"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,7 +21,9 @@ from sagalog import (
     starts,
 )
 
-SETTINGS = RunnerSettings(stop_seconds=0.05, lease_seconds=0.1, due_poll_seconds=0.01)
+SETTINGS = RunnerSettings(
+    stop_timeout=timedelta(milliseconds=50), lease=timedelta(milliseconds=100), due_poll=timedelta(milliseconds=10)
+)
 
 
 @dataclass

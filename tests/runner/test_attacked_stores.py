@@ -28,7 +28,11 @@ from ..orders import OrderSaga, Placed
 from .conftest import FourMethodStore
 
 RAISED = [asyncio.CancelledError, GeneratorExit, RuntimeError]
-SETTINGS = RunnerSettings(lease_seconds=0.2, due_poll_seconds=0.01, dispatch_retry=RetryPolicy(cap_seconds=0.05))
+SETTINGS = RunnerSettings(
+    lease=timedelta(milliseconds=200),
+    due_poll=timedelta(milliseconds=10),
+    dispatch_retry=RetryPolicy(cap=timedelta(milliseconds=50)),
+)
 
 
 @dataclass

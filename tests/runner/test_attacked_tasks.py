@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 
@@ -55,7 +56,9 @@ def runner_on(source: object, **settings: object) -> SagaRunner:
         source,  # type: ignore[arg-type]
         sagas=[DawdlingSaga],
         dispatch=lambda command: None,
-        settings=RunnerSettings(handler_retry=RetryPolicy(base_seconds=30, cap_seconds=30), **settings),  # type: ignore[arg-type]
+        settings=RunnerSettings(
+            handler_retry=RetryPolicy(base=timedelta(seconds=30), cap=timedelta(seconds=30)), **settings
+        ),  # type: ignore[arg-type]
     )
 
 
@@ -68,7 +71,7 @@ async def steps(number: int) -> None:
 @pytest.mark.parametrize("source", [InMemoryJournal, FourMethodStore])
 async def test_a_caller_is_told_at_whichever_step_the_time_to_stop_runs_out(source: type, callers: int) -> None:
     for number in STEPS:
-        runner = runner_on(source(), stop_seconds=0)
+        runner = runner_on(source(), stop_timeout=timedelta(0))
         await runner.start()
         waiting = [asyncio.create_task(runner.handle(Begun(f"k{n}"), message_id="m1")) for n in range(callers)]
         await steps(number)
@@ -82,7 +85,7 @@ async def test_a_caller_is_told_at_whichever_step_the_time_to_stop_runs_out(sour
 @pytest.mark.parametrize("event", [Failing, Dawdling])
 @pytest.mark.parametrize("source", [InMemoryJournal, FourMethodStore])
 async def test_an_instance_goes_on_at_whichever_step_a_caller_withdraws(source: type, event: type) -> None:
-    async with runner_on(source(), stop_seconds=0) as runner:
+    async with runner_on(source(), stop_timeout=timedelta(0)) as runner:
         for number in STEPS:
             keys = [f"k{number}/{n}" for n in range(2)]
             await asyncio.gather(*(runner.handle(Begun(key)) for key in keys))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,8 +16,8 @@ from sagalog.runner.circuit import CircuitState
 from ..shipping import CountingJournal, Mail, Mailed, Ordered, Receivers, ShipOrder, UnshipOrder, virtually, worker
 
 AWAY = ConnectionError("away")
-CIRCUIT = Circuit(failures=5, open_seconds=10, most_seconds=40)
-QUICK = RetryPolicy(attempts=None, base_seconds=0.1, cap_seconds=1.0)
+CIRCUIT = Circuit(failures=5, probe_after=timedelta(seconds=10), probe_cap=timedelta(seconds=40))
+QUICK = RetryPolicy(attempts=None, base=timedelta(milliseconds=100), cap=timedelta(seconds=1))
 plain_or_not = pytest.mark.parametrize("plain", [False, True], ids=["async handlers", "plain handlers"])
 
 
@@ -85,7 +86,10 @@ def test_what_waits_at_an_open_circuit_counts_no_attempt() -> None:
     async def story() -> None:
         receivers = Receivers()
         receivers.away[ShipOrder] = AWAY
-        policy = {"circuit": Circuit(failures=1, open_seconds=5, most_seconds=5), "retry": RetryPolicy(attempts=3)}
+        policy = {
+            "circuit": Circuit(failures=1, probe_after=timedelta(seconds=5), probe_cap=timedelta(seconds=5)),
+            "retry": RetryPolicy(attempts=3),
+        }
         async with worker(CountingJournal(), receivers, policy=policy) as runner:
             await runner.handle(Ordered("0"))
             await asyncio.sleep(1)
@@ -108,7 +112,9 @@ def test_one_slow_receiver_and_one_that_is_away_do_not_hold_up_the_others() -> N
         receivers.away[ShipOrder] = AWAY
         receivers.does = lambda command: asyncio.sleep(3600 if isinstance(command, UnshipOrder) else 0)
         policy = {"circuit": CIRCUIT, "retry": QUICK, "rate": 5}
-        async with worker(CountingJournal(), receivers, policy=policy, max_dispatch=2, stop_seconds=0) as runner:
+        async with worker(
+            CountingJournal(), receivers, policy=policy, max_dispatch=2, stop_timeout=timedelta(0)
+        ) as runner:
             for number in range(100):
                 await runner.handle(Ordered(str(number)))
             for number in range(10):
@@ -179,7 +185,7 @@ def test_nothing_is_counted_by_a_circuit_that_says_nothing_about_the_receiver() 
 
 
 def test_an_answer_to_what_left_before_it_opened_closes_a_circuit_and_a_failure_of_that_changes_nothing() -> None:
-    state = CircuitState(Circuit(failures=2, open_seconds=10))
+    state = CircuitState(Circuit(failures=2, probe_after=timedelta(seconds=10)))
     assert [state.failed(0), state.failed(0), state.failed(1)] == [False, True, False]
     assert state.try_at == 10
     assert state.answered()
@@ -193,12 +199,12 @@ def test_an_answer_to_what_left_before_it_opened_closes_a_circuit_and_a_failure_
         {"failures": 0},
         {"failures": True},
         {"failures": 1.5},
-        {"open_seconds": 0},
-        {"open_seconds": float("nan")},
-        {"open_seconds": -1},
-        {"open_seconds": 1e12, "most_seconds": 1e12},
-        {"most_seconds": 1},
-        {"most_seconds": "60"},
+        {"probe_after": timedelta(0)},
+        {"probe_after": float("nan")},
+        {"probe_after": timedelta(seconds=-1)},
+        {"probe_after": timedelta(seconds=1e12), "probe_cap": timedelta(seconds=1e12)},
+        {"probe_cap": timedelta(seconds=1)},
+        {"probe_cap": "60"},
     ],
 )
 def test_a_circuit_with_odd_values_is_refused_when_it_is_made(given: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -49,7 +50,7 @@ async def test_a_client_takes_over_nothing_and_fires_nothing(shared: Bench) -> N
     async with shared.runner(dispatch=lambda command: None) as worker:
         await worker.handle(Placed("a"))
         await worker.settle()
-    async with client_of(shared, lease_seconds=0.05) as client:
+    async with client_of(shared, lease=timedelta(milliseconds=50)) as client:
         await client.handle(Placed("b"))
         await asyncio.sleep(0.2)  # time enough to claim its own commands, which it must not
         assert (await client.instance(OrderSaga, "b")).version == 1
@@ -141,7 +142,7 @@ async def test_resources_are_open_before_any_command_and_until_the_last(shared: 
         sagas=[OrderSaga],
         dispatch=dispatch,
         clock=shared.clock,
-        settings=RunnerSettings(due_poll_seconds=0.05),
+        settings=RunnerSettings(due_poll=timedelta(milliseconds=50)),
         lifespan=pool,
     )
     async with client_of(shared) as client:

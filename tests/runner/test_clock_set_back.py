@@ -29,7 +29,9 @@ async def test_a_dead_workers_commands_are_taken_over_although_its_clock_was_set
     tmp_path: Path, by: timedelta
 ) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
-    settings = RunnerSettings(lease_seconds=0.2, due_poll_seconds=0.05, stop_seconds=0.0)
+    settings = RunnerSettings(
+        lease=timedelta(milliseconds=200), due_poll=timedelta(milliseconds=50), stop_timeout=timedelta(0)
+    )
 
     async def hangs(command: Any) -> None:
         await asyncio.sleep(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -228,7 +229,7 @@ async def test_a_command_that_is_never_accepted_parks_the_saga_when_attempts_are
     from sagalog import RetryPolicy
 
     shared.world.fail = {Reserve: 5}
-    policy = RetryPolicy(attempts=3, base_seconds=0.001, cap_seconds=0.001)
+    policy = RetryPolicy(attempts=3, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
     async with shared.runner(dispatch_retry=policy) as runner:
         await runner.handle(Placed("a"))
         while runner.counters.parked == 0:

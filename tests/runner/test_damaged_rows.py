@@ -90,13 +90,13 @@ PASSED_OVER = {
     "due at a fraction": INSTANCE.format("due_at = 1.5"),
     "an id that is no UTF-8": INSTANCE.format("persistence_id = CAST(x'736167613a3a616c61726d3a3aff' AS TEXT)"),
 }
-QUICK = RunnerSettings(lease_seconds=0.5, due_poll_seconds=0.05)
+QUICK = RunnerSettings(lease=timedelta(milliseconds=500), due_poll=timedelta(milliseconds=50))
 
 
 async def damaged(folder: Path, statement: str) -> str:
     """Return the URL of a file with five instances, the rows of one of which another program has changed."""
     url = f"sqlite:///{folder / 'journal.db'}"
-    async with SagaRunner(url, sagas=[AlarmSaga], settings=RunnerSettings(due_poll_seconds=60.0)) as runner:
+    async with SagaRunner(url, sagas=[AlarmSaga], settings=RunnerSettings(due_poll=timedelta(seconds=60))) as runner:
         for key in ("a", "b", "bad", "c", "d"):
             await runner.handle(Begun(key))
     with closing(sqlite3.connect(folder / "journal.db")) as file, file:

@@ -117,11 +117,11 @@ class Alarm(Saga[Seen]):
         return Send(Mail(event.id))
 
 
-FAST = RetryPolicy(attempts=None, base_seconds=0.001, cap_seconds=0.002)
+FAST = RetryPolicy(attempts=None, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2))
 
 
 def runner_of(dispatch: Any, *sagas: type[Saga[Any]], journal: Any = None, **settings: Any) -> SagaRunner:
-    settings = {"dispatch_retry": FAST, "stop_seconds": 0.2, **settings}
+    settings = {"dispatch_retry": FAST, "stop_timeout": timedelta(milliseconds=200), **settings}
     return SagaRunner(
         journal or InMemoryJournal(), sagas=sagas or [Account], dispatch=dispatch, settings=RunnerSettings(**settings)
     )
@@ -210,7 +210,7 @@ async def test_an_exception_that_is_no_exception_is_a_failed_attempt(
     def dispatch(command: Any) -> Any:
         return charge(command) if isinstance(command, Charge) else mailed.append(command.id)
 
-    policy = RetryPolicy(attempts=3, base_seconds=0.001, cap_seconds=0.001)
+    policy = RetryPolicy(attempts=3, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1))
     async with runner_of(dispatch, Account, Letters, dispatch_retry=policy) as runner:
         await runner.handle(Opened("a"))
         await parked(runner)
@@ -303,7 +303,7 @@ async def test_a_command_has_the_time_the_attempts_and_the_places_that_it_was_gi
     @runner.command(
         Charge,
         timeout=timedelta(milliseconds=20),
-        retry=RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.001),
+        retry=RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1)),
         places=2,
     )
     async def charge(command: Charge) -> None:
@@ -352,7 +352,7 @@ async def test_a_hung_command_is_cut_off_when_an_operator_cancels() -> None:
 
 async def test_a_timer_handler_that_hangs_holds_up_no_other_timer() -> None:
     mailed: list[str] = []
-    runner = runner_of(lambda command: mailed.append(command.id), Alarm, due_poll_seconds=0.01)
+    runner = runner_of(lambda command: mailed.append(command.id), Alarm, due_poll=timedelta(milliseconds=10))
     async with runner:
         await runner.handle(Opened("hangs"))
         await asyncio.sleep(0.05)
@@ -374,7 +374,13 @@ async def test_a_worker_that_renews_its_lease_is_not_taken_over(event: Any) -> N
             begun.append(name)
             await go_on.wait()
 
-        return runner_of(charge, journal=journal, lease_seconds=0.2, due_poll_seconds=0.05, stop_seconds=5)
+        return runner_of(
+            charge,
+            journal=journal,
+            lease=timedelta(milliseconds=200),
+            due_poll=timedelta(milliseconds=50),
+            stop_timeout=timedelta(seconds=5),
+        )
 
     async with worker("one") as one, worker("two") as two:
         await one.handle(Opened("a"), message_id="m")
@@ -400,8 +406,8 @@ async def test_a_dead_worker_is_taken_over_even_while_others_step_the_instance()
     async def takes(command: Charge) -> None:
         taken.set()
 
-    settings = {"journal": journal, "lease_seconds": 0.2, "due_poll_seconds": 0.05}
-    one = runner_of(hangs, **settings, stop_seconds=0.0)
+    settings = {"journal": journal, "lease": timedelta(milliseconds=200), "due_poll": timedelta(milliseconds=50)}
+    one = runner_of(hangs, **settings, stop_timeout=timedelta(0))
     await one.start()
     await one.handle(Opened("a"))
     await one.stop()  # its command stays in the outbox
@@ -420,9 +426,14 @@ async def test_a_command_that_ends_its_workers_is_parked_and_can_be_passed() -> 
         begun.append(command.id)
         await asyncio.sleep(LONG)
 
-    settings = {"journal": journal, "lease_seconds": 0.05, "due_poll_seconds": 0.01, "max_takeovers": 3}
+    settings = {
+        "journal": journal,
+        "lease": timedelta(milliseconds=50),
+        "due_poll": timedelta(milliseconds=10),
+        "max_takeovers": 3,
+    }
     for number in range(5):
-        worker = runner_of(ends, **settings, stop_seconds=0.0)
+        worker = runner_of(ends, **settings, stop_timeout=timedelta(0))
         await worker.start()
         if number == 0:
             await worker.handle(Opened("a"), message_id="m")

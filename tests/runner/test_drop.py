@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -26,7 +26,9 @@ from sagalog.operating.apply import Applied, apply
 
 from ..orders import Asked, Cancelled, Charge, Note, Noted, OrderSaga, Paid, Placed, Refund, Release, Reserve
 
-QUICK = RunnerSettings(lease_seconds=0.3, due_poll_seconds=0.05, stop_seconds=0.2)
+QUICK = RunnerSettings(
+    lease=timedelta(milliseconds=300), due_poll=timedelta(milliseconds=50), stop_timeout=timedelta(milliseconds=200)
+)
 
 
 class Hangs:

@@ -174,9 +174,9 @@ def runner_of(journal: Journal, chance: random.Random) -> SagaRunner:
         dispatch=dispatch,
         clock=EventClock(),
         settings=RunnerSettings(
-            lease_seconds=0.02,
+            lease=timedelta(milliseconds=20),
             retention=timedelta(days=1),
-            stop_seconds=0.0,
+            stop_timeout=timedelta(0),
             max_in_flight=chance.choice([1, 7, 500]),
         ),
     )

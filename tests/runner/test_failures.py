@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from dataclasses import make_dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -281,7 +282,9 @@ async def test_retries_wait_without_holding_up_other_instances(shared: Bench) ->
     from sagalog import RetryPolicy
 
     OrderSaga.fail_times = 1
-    async with shared.runner(handler_retry=RetryPolicy(attempts=2, base_seconds=0.2, cap_seconds=0.2)) as runner:
+    async with shared.runner(
+        handler_retry=RetryPolicy(attempts=2, base=timedelta(milliseconds=200), cap=timedelta(milliseconds=200))
+    ) as runner:
         await runner.handle(Placed("a"))
         failing = asyncio.create_task(runner.handle(Failing("a")))
         while runner.counters.handler_errors == 0:

@@ -224,10 +224,12 @@ def test_the_circuit_of_an_activity_opens_and_one_call_at_a_time_asks_whether_it
 
     async def story() -> None:
         agency, hook = Agency(), Listening()
-        circuit = Circuit(failures=3, open_seconds=10, most_seconds=10)
-        saga = trips(plain=plain, circuit=circuit, retry=RetryPolicy(attempts=20, base_seconds=0.1, cap_seconds=0.1))(
-            agency
-        )
+        circuit = Circuit(failures=3, probe_after=timedelta(seconds=10), probe_cap=timedelta(seconds=10))
+        saga = trips(
+            plain=plain,
+            circuit=circuit,
+            retry=RetryPolicy(attempts=20, base=timedelta(milliseconds=100), cap=timedelta(milliseconds=100)),
+        )(agency)
 
         def away(name: str) -> None:
             if name == "flight":
@@ -256,7 +258,7 @@ def test_the_circuit_of_an_activity_opens_and_one_call_at_a_time_asks_whether_it
 def test_the_undo_of_an_activity_has_the_same_policy_and_a_circuit_of_its_own() -> None:
     async def story() -> None:
         agency = Agency()
-        saga = trips(circuit=Circuit(failures=1, open_seconds=60))(agency)
+        saga = trips(circuit=Circuit(failures=1, probe_after=timedelta(seconds=60)))(agency)
 
         def away(name: str) -> None:
             if name == "tickets":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 from sagalog import (
@@ -114,7 +115,7 @@ async def test_a_leg_that_an_operator_drops_counts_as_refused(quick: Bench) -> N
             raise ConnectionError("never")
         return Shipped(command.id, command.number)
 
-    retry = RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.002)
+    retry = RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2))
     async with runner(quick, {**answering(), Ship: ship}, dispatch_retry=retry) as running:
         await running.handle(Begun("a", 5, wait=True))
         while not (await record(quick)).parked:
@@ -141,7 +142,7 @@ async def test_a_gather_ends_with_its_last_leg_dropped_though_nothing_else_comes
             raise ConnectionError("never")
         return Shipped(command.id, command.number)
 
-    retry = RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.002)
+    retry = RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2))
     async with runner(quick, {**answering(), Ship: ship}, dispatch_retry=retry) as running:
         await running.handle(Begun("a", 5, wait=True))
         await parked(quick, running)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -55,7 +55,7 @@ async def test_a_journal_that_does_not_answer_makes_it_not_ready_and_the_answer_
     bench = sick()
     async with bench.runner() as runner:
         bench.journal.answers.clear()  # type: ignore[union-attr]
-        health = await runner.health(timeout_seconds=0.01)
+        health = await runner.health(timeout=timedelta(milliseconds=10))
         bench.journal.answers.set()  # type: ignore[union-attr]
         assert health == Health(live=True, ready=False, reasons=("the journal has not answered for 0.01 s",))
         assert (await runner.health()).ready
@@ -63,7 +63,7 @@ async def test_a_journal_that_does_not_answer_makes_it_not_ready_and_the_answer_
 
 async def test_a_journal_that_is_down_is_named_and_its_return_is_noticed() -> None:
     bench = sick()
-    async with bench.runner(due_poll_seconds=0.005) as runner:
+    async with bench.runner(due_poll=timedelta(milliseconds=5)) as runner:
         bench.journal.error = JournalUnavailableError("PostgreSQL db/shop is down")  # type: ignore[union-attr]
         assert runner._started is not None
         loop = runner._started.due_loop
@@ -99,7 +99,7 @@ async def test_work_that_nobody_claims_makes_it_not_ready_after_some_leases(shar
             return []
 
     store = Deaf(JournalSagaStateStore(shared.journal, "order"))
-    async with shared.runner(store, lease_seconds=5) as runner:
+    async with shared.runner(store, lease=timedelta(seconds=5)) as runner:
         await runner.handle(Placed("a"))
         await runner.settle()
         shared.advance(minutes=15, seconds=29)
@@ -108,7 +108,7 @@ async def test_work_that_nobody_claims_makes_it_not_ready_after_some_leases(shar
         health = await runner.health()
         assert (health.live, health.ready, health.oldest_due_seconds) == (True, False, 31.0)
         assert health.reasons == ("due work is falling behind: the oldest has been due for 31 s",)
-        assert (await runner.health(behind_seconds=60)).ready
+        assert (await runner.health(behind=timedelta(seconds=60))).ready
         async with shared.runner() as other:
             await other.settle()
         assert (await runner.health()).ready
@@ -124,7 +124,7 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
     async def die(_: datetime) -> None:
         raise bug
 
-    async with bench.runner(due_poll_seconds=0.005) as runner:
+    async with bench.runner(due_poll=timedelta(milliseconds=5)) as runner:
         assert runner._started is not None
         runner._started.due_loop._sleep = die  # type: ignore[method-assign]
         await asyncio.wait([runner._started.due])
@@ -139,7 +139,7 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
 
 async def test_a_store_that_raises_anything_does_not_end_the_due_loop(caplog: pytest.LogCaptureFixture) -> None:
     bench = sick()
-    async with bench.runner(due_poll_seconds=0.005) as runner:
+    async with bench.runner(due_poll=timedelta(milliseconds=5)) as runner:
         bench.journal.error = ValueError("a bug, which quotes a secret")  # type: ignore[union-attr]
         assert runner._started is not None
         loop = runner._started.due_loop
@@ -160,15 +160,15 @@ async def test_a_due_loop_that_hangs_is_not_ready_although_the_journal_answers()
         await go.wait()
         return []
 
-    async with bench.runner(due_poll_seconds=0.005) as runner:
+    async with bench.runner(due_poll=timedelta(milliseconds=5)) as runner:
         bench.journal.claim_due = hang  # type: ignore[union-attr, method-assign]
         assert runner._started is not None
         engine = runner._started.engine
         await until(lambda: engine.loop.time() - runner._started.due_loop.scanned_at > 0.02)
-        health = await runner.health(behind_seconds=0)
+        health = await runner.health(behind=timedelta(0))
         assert (health.live, health.ready) == (True, False)
         assert health.reasons == ("due work has not been looked for since 0 s",)
-        assert (await runner.health(behind_seconds=3600)).ready
+        assert (await runner.health(behind=timedelta(seconds=3600))).ready
         go.set()
 
 

@@ -118,7 +118,9 @@ async def test_a_trace_that_a_runner_without_hooks_carries_on_is_not_lost(bench:
     async with listening(bench, ear) as runner:
         await runner.handle(Placed("a"))
         await runner.handle(Asked("a", "schedule"))
-    async with bench.runner(dispatch_retry=RetryPolicy(base_seconds=999, cap_seconds=999)) as runner:
+    async with bench.runner(
+        dispatch_retry=RetryPolicy(base=timedelta(seconds=999), cap=timedelta(seconds=999))
+    ) as runner:
         bench.world.fail = {Survey: 1}
         bench.advance(hours=2)
         await runner.settle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -185,7 +186,7 @@ async def test_what_a_repair_left_to_replay_comes_first_within_the_transaction(
     postgres: Bench, connection: Any
 ) -> None:
     OrderSaga.fail_times = 3
-    async with postgres.runner(due_poll_seconds=60) as runner:  # the event is there before the next look
+    async with postgres.runner(due_poll=timedelta(seconds=60)) as runner:  # the event is there before the next look
         await runner.handle(Placed("a"))
         await runner.handle(Failing("a"), message_id="bad")
         await runner.handle(Noted("a", "held"))

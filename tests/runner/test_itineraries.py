@@ -119,7 +119,9 @@ async def test_a_refusal_stops_what_has_not_begun_while_another_still_runs(quick
 async def test_an_activity_whose_attempts_are_used_up_has_failed_and_is_undone_too(quick: Bench) -> None:
     world = World(answers={"hotel": ConnectionError("quoting a secret")})
     async with runner(
-        quick, world, dispatch_retry=RetryPolicy(attempts=2, base_seconds=0.001, cap_seconds=0.001)
+        quick,
+        world,
+        dispatch_retry=RetryPolicy(attempts=2, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=1)),
     ) as running:
         await running.handle(TripRequested("T-1", car=False))
         await running.settle()
@@ -140,7 +142,7 @@ async def test_a_worker_that_dies_in_an_activity_is_followed_by_one_that_calls_i
 ) -> None:
     first, second = World(), World()
     first.gate("hotel")
-    one = runner(quick, first, lease_seconds=0.3)
+    one = runner(quick, first, lease=timedelta(milliseconds=300))
     await one.start()
     await one.handle(TripRequested("T-1"))
     await first.reached("hotel")
@@ -150,7 +152,7 @@ async def test_a_worker_that_dies_in_an_activity_is_followed_by_one_that_calls_i
         if task is not asyncio.current_task() and "sagalog" in str(task.get_coro()):
             task.cancel()  # as if it were killed
     await asyncio.sleep(0)
-    async with runner(quick, second, lease_seconds=0.3) as two:
+    async with runner(quick, second, lease=timedelta(milliseconds=300)) as two:
         quick.advance(seconds=10)
         ended = await two.outcome(TripSaga, "T-1", timeout=timedelta(seconds=10))
     assert ended.state == Trip(TripRequested("T-1"), "LH 1", "Ritz", "Beetle", 100)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ async def test_legs_across_restarts_run_it_once(bench: Bench) -> None:
 
 
 async def test_a_leg_before_the_start_counts_where_it_waits_for_the_start(quick: Bench) -> None:
-    async with runner(quick, no_instance=NoInstance.WAIT, no_instance_wait_seconds=10.0) as running:
+    async with runner(quick, no_instance=NoInstance.WAIT, no_instance_wait=timedelta(seconds=10)) as running:
         early = asyncio.ensure_future(running.handle(Reserved("a")))
         await asyncio.sleep(0)
         await running.handle(Ordered("a"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+from datetime import timedelta
 from typing import Any
 
 import msgspec
@@ -97,11 +98,11 @@ async def test_the_policy_for_no_instance_is_that_of_the_runner(bench: Bench) ->
             await one.handle(Blocked("c"))
         await one.handle(Ordered("A", ["c"]))
         assert (await one.handle(Blocked("c"))).handled
-    async with runner(bench, no_instance=NoInstance.WAIT, no_instance_wait_seconds=10) as one:
+    async with runner(bench, no_instance=NoInstance.WAIT, no_instance_wait=timedelta(seconds=10)) as one:
         waits = asyncio.ensure_future(one.handle(Blocked("e")))
         await one.handle(Moved("A", new="e"))
         assert (await waits).instances == {"parcel": {"A": HANDLED}}
-    async with runner(bench, no_instance=NoInstance.WAIT, no_instance_wait_seconds=0) as one:
+    async with runner(bench, no_instance=NoInstance.WAIT, no_instance_wait=timedelta(0)) as one:
         with pytest.raises(NoInstanceError):
             await one.handle(Blocked("nobody"))
 
@@ -321,7 +322,7 @@ async def test_a_wrong_key_is_refused_before_anything_is_stored(quick: Bench) ->
 
 
 async def test_a_stopping_runner_says_so(quick: Bench) -> None:
-    one = runner(quick, no_instance=NoInstance.WAIT, no_instance_wait_seconds=60)
+    one = runner(quick, no_instance=NoInstance.WAIT, no_instance_wait=timedelta(seconds=60))
     await one.start()
     waits = asyncio.ensure_future(one.handle(Blocked("c")))
     while not one.gauges().in_flight:

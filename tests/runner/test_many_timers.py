@@ -135,7 +135,7 @@ async def test_a_scan_that_failed_delays_no_timer_until_the_next_poll(
     fails: tuple[type, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is due next is known by then, or asked for again soon: the next poll of the journal may be an hour away."""
-    journal, hourly, failed = InMemoryJournal(), RunnerSettings(due_poll_seconds=3600.0), asyncio.Event()
+    journal, hourly, failed = InMemoryJournal(), RunnerSettings(due_poll=timedelta(seconds=3600)), asyncio.Event()
     async with SagaRunner(journal, sagas=[Bells], settings=hourly) as first:
         await first.handle(Begun("a", 1))
     kind, name = fails

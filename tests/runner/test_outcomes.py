@@ -114,7 +114,7 @@ async def test_where_a_journal_cannot_be_followed_some_are_looked_up_at_a_time(m
     monkeypatch.setattr(follower, "_AT_ONCE", 2)
     looked: list[int] = []
     bench = Bench(Unfollowed())
-    async with runner(bench, outcome_poll_seconds=0.001) as one, runner(bench) as other:
+    async with runner(bench, outcome_poll=timedelta(milliseconds=1)) as one, runner(bench) as other:
         names = [f"T-{number}" for number in range(7)]
         for name in names:
             await one.handle(Asked(name))
@@ -142,7 +142,10 @@ async def test_thousands_who_wait_cost_the_journal_what_one_does(
             return await _real(*arguments, **keywords)
 
         monkeypatch.setattr(memory.journal, name, counted)
-    async with runner(memory, max_in_flight=3_000, outcome_poll_seconds=0.01) as one, runner(memory) as other:
+    async with (
+        runner(memory, max_in_flight=3_000, outcome_poll=timedelta(milliseconds=10)) as one,
+        runner(memory) as other,
+    ):
         await asyncio.gather(*(one.handle(Asked(f"T-{number}")) for number in range(3_000)))
         await one.settle()
         asked = [asyncio.create_task(one.outcome(TripSaga, f"T-{number}")) for number in range(3_000)]

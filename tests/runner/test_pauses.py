@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -99,8 +100,8 @@ def test_what_waits_for_days_is_not_written_again_and_its_lease_is_moved_once_a_
     async def story() -> None:
         journal, receivers = CountingJournal(), Receivers()
         async with (
-            worker(journal, receivers, due_poll_seconds=30) as one,
-            worker(journal, receivers, due_poll_seconds=30),
+            worker(journal, receivers, due_poll=timedelta(seconds=30)) as one,
+            worker(journal, receivers, due_poll=timedelta(seconds=30)),
         ):
             await one.pause(ShipOrder)
             for number in range(10):

@@ -160,8 +160,8 @@ async def test_a_kept_event_that_was_parked_is_skipped_and_the_others_are_kept_a
 
 async def test_a_worker_that_ends_before_a_kept_event_is_handled_leaves_it_to_another(two: Bench) -> None:
     Orders.failing = {"a"}
-    slow = RetryPolicy(attempts=None, base_seconds=60, cap_seconds=60)
-    async with runner(two, handler_retry=slow, stop_seconds=120) as one:
+    slow = RetryPolicy(attempts=None, base=timedelta(seconds=60), cap=timedelta(seconds=60))
+    async with runner(two, handler_retry=slow, stop_timeout=timedelta(seconds=120)) as one:
         await one.handle(Placed("o"))
         await one.handle(Labelled("o", "a"))
         assert (await one.handle(Paid("o"))).handled
@@ -177,7 +177,7 @@ async def test_a_worker_that_ends_before_a_kept_event_is_handled_leaves_it_to_an
 
 async def test_what_was_left_comes_before_an_event_that_comes_first_to_another_worker(two: Bench) -> None:
     Orders.failing = {"a"}
-    slow = RetryPolicy(attempts=None, base_seconds=60, cap_seconds=60)
+    slow = RetryPolicy(attempts=None, base=timedelta(seconds=60), cap=timedelta(seconds=60))
     async with runner(two, handler_retry=slow) as one:
         await one.handle(Placed("o"))
         await one.handle(Labelled("o", "a"))

@@ -176,7 +176,7 @@ async def test_however_often_a_scan_finds_it_what_was_missed_holds_the_loop_once
     async with runner(quick) as running:
         await running.handle(Begun("a", "each", every=1.0))
     quick.clock.advance(timedelta(days=365))
-    async with runner(quick, due_poll_seconds=0.001) as running:
+    async with runner(quick, due_poll=timedelta(milliseconds=1)) as running:
         while running.counters.timers < 200:
             assert len((await record(quick)).handled) == 1
             await asyncio.sleep(0)
@@ -191,13 +191,13 @@ async def test_a_stop_does_not_wait_until_all_that_was_missed_has_come(
     async with runner(quick) as running:
         await running.handle(Begun("a", "each", every=1.0))
     quick.clock.advance(timedelta(days=365))
-    async with runner(quick, stop_seconds=5.0) as running:
+    async with runner(quick, stop_timeout=timedelta(seconds=5)) as running:
         while running.counters.timers < 100:
             await asyncio.sleep(0)
     stopped = (await record(quick)).timers["tick"].due_at
     assert stopped < quick.clock.now()
     assert not caplog.records, "it waited, and gave up"
-    async with runner(quick, stop_seconds=5.0) as running:  # any worker goes on there
+    async with runner(quick, stop_timeout=timedelta(seconds=5)) as running:  # any worker goes on there
         while running.counters.timers < 100:
             await asyncio.sleep(0)
     found = await ticks(quick)

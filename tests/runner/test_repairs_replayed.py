@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 from sagalog import JournalSagaStateStore, JournalUnavailableError, Send, starts
@@ -108,7 +109,7 @@ async def test_a_worker_that_dies_in_the_replay_leaves_it_to_another(shared: Ben
     async with shared.runner() as healthy:
         await park(shared, healthy, Noted("a", "held"))
     await apply(journal(shared), "order", "a", retry())
-    dead = shared.runner(gate, stop_seconds=0, lease_seconds=0.2)
+    dead = shared.runner(gate, stop_timeout=timedelta(0), lease=timedelta(milliseconds=200))
     gate.before = hold
     async with dead:
         await entered.wait()  # it has claimed and replayed, and nothing of it is saved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import Enum
 from typing import Any
 
@@ -251,13 +252,13 @@ async def test_a_journal_that_does_not_answer_a_write_is_not_ready() -> None:
             await go_on.wait()
             return await super().write_batch(records)
 
-    settings = RunnerSettings(lease_seconds=0.05)
+    settings = RunnerSettings(lease=timedelta(milliseconds=50))
     async with SagaRunner(Hanging(), sagas=[Account], dispatch=lambda command: None, settings=settings) as runner:
         waiting = asyncio.create_task(runner.handle(Opened("a")))
         async with asyncio.timeout(10):
-            while (await runner.health(timeout_seconds=0.05)).ready:
+            while (await runner.health(timeout=timedelta(milliseconds=50))).ready:
                 await asyncio.sleep(0.01)
-        health = await runner.health(timeout_seconds=0.05)
+        health = await runner.health(timeout=timedelta(milliseconds=50))
         go_on.set()
         assert (await waiting).handled
         assert (await runner.health()).ready

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -37,7 +37,11 @@ async def test_a_cancel_from_outside_is_noticed_within_a_lease_by_the_worker_tha
     from sagalog.decision.repair import cancel
 
     world, journal = Hangs(Reserve), InMemoryJournal()
-    settings = RunnerSettings(lease_seconds=0.5, due_poll_seconds=0.1, stop_seconds=0.2)
+    settings = RunnerSettings(
+        lease=timedelta(milliseconds=500),
+        due_poll=timedelta(milliseconds=100),
+        stop_timeout=timedelta(milliseconds=200),
+    )
     async with SagaRunner(journal, sagas=[OrderSaga], dispatch=world, settings=settings) as runner:
         await runner.handle(Placed("a"))
         await world.until(world.hung, "Reserve")

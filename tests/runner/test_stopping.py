@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ async def test_a_command_that_takes_longer_than_the_stop_stays_in_the_outbox(ben
     async def hang(command: Any) -> None:
         await asyncio.Event().wait()
 
-    runner = bench.runner(dispatch=hang, stop_seconds=0.05)
+    runner = bench.runner(dispatch=hang, stop_timeout=timedelta(milliseconds=50))
     await runner.start()
     await runner.handle(Placed("a"))
     await runner.stop()
@@ -90,7 +91,7 @@ async def test_a_command_that_takes_longer_than_the_stop_stays_in_the_outbox(ben
 
 async def test_who_waits_for_a_retry_or_a_start_is_told_when_the_runner_stops(bench: Bench) -> None:
     OrderSaga.fail_times = 99
-    slow = RetryPolicy(attempts=9, base_seconds=30, cap_seconds=30)
+    slow = RetryPolicy(attempts=9, base=timedelta(seconds=30), cap=timedelta(seconds=30))
     runner = bench.runner(handler_retry=slow, no_instance="wait")
     await runner.start()
     await runner.handle(Placed("a"))
@@ -170,7 +171,9 @@ async def test_a_call_cancelled_while_it_is_saved_leaves_the_others_served(share
 
 async def test_a_cancelled_retry_leaves_the_others_served(bench: Bench) -> None:
     OrderSaga.fail_times = 1
-    async with bench.runner(handler_retry=RetryPolicy(attempts=9, base_seconds=30, cap_seconds=30)) as runner:
+    async with bench.runner(
+        handler_retry=RetryPolicy(attempts=9, base=timedelta(seconds=30), cap=timedelta(seconds=30))
+    ) as runner:
         await runner.handle(Placed("a"))
         failing = asyncio.create_task(runner.handle(Failing("a")))
         await until(lambda: runner.counters.handler_errors)
@@ -247,7 +250,7 @@ def test_what_is_put_together_wrongly_is_told_when_it_is_put_together() -> None:
         ),
         ("not callable", lambda: SagaRunner(store, sagas=[OrderSaga], dispatch={Ship: 1})),  # type: ignore[dict-item]
         ("command type", lambda: SagaRunner(store, sagas=[OrderSaga], dispatch={"Ship": print})),  # type: ignore[dict-item]
-        ("greater than 0", lambda: RunnerSettings(lease_seconds=0)),
+        ("greater than 0", lambda: RunnerSettings(lease=timedelta(0))),
         ("no_instance is one of", lambda: RunnerSettings(no_instance="whatever")),
         ("at least 1 attempt", lambda: RetryPolicy(attempts=0)),
     ]
@@ -277,7 +280,7 @@ async def test_a_stop_without_patience_leaves_no_step_in_doubt(tmp_path: Path) -
     async def slow(command: Any) -> None:
         await asyncio.sleep(60)
 
-    runner = SagaRunner(url, sagas=[OrderSaga], dispatch=slow, settings=RunnerSettings(stop_seconds=0.0))
+    runner = SagaRunner(url, sagas=[OrderSaga], dispatch=slow, settings=RunnerSettings(stop_timeout=timedelta(0)))
     await runner.start()
 
     async def send(number: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sagalog import InMemoryJournal, RunnerSettings, Saga, SagaRecord, SagaRunner, Send, starts
@@ -44,7 +45,9 @@ class Workers:
 
     def __init__(self, journal: InMemoryJournal, **settings: Any) -> None:
         self.journal = journal
-        self.settings = RunnerSettings(lease_seconds=0.05, due_poll_seconds=0.01, stop_seconds=0.0, **settings)
+        self.settings = RunnerSettings(
+            lease=timedelta(milliseconds=50), due_poll=timedelta(milliseconds=10), stop_timeout=timedelta(0), **settings
+        )
         self.begun: list[tuple[str, str]] = []
         self.accepted: list[str] = []
         self.parked = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 async def test_rows_and_steps_hold_together_and_commands_leave_after_the_commit(shop: Shop) -> None:
     bench = shop.bench
-    async with bench.runner(lease_seconds=60) as runner:
+    async with bench.runner(lease=timedelta(seconds=60)) as runner:
         async with shop.begin() as transaction:
             await transaction.execute("INSERT INTO orders VALUES ('a')")
             handle = runner.handle
@@ -155,7 +156,7 @@ async def test_a_record_written_by_hand_is_one_like_any_other(tmp_path: Path) ->
 
 async def test_a_competing_write_is_seen_before_anything_is_decided_on_it(tmp_path: Path) -> None:
     path = str(tmp_path / "shop.db")
-    async with SqliteJournal(path, busy_seconds=0.2) as journal:
+    async with SqliteJournal(path, busy_timeout=timedelta(milliseconds=200)) as journal:
         bench = Bench(journal)
         async with bench.runner() as runner, of_sqlite3(path, begins=True)() as transaction:
             await transaction.rollback()
@@ -257,7 +258,7 @@ async def test_an_applications_file_is_given_a_journal_beside_its_tables(tmp_pat
 async def test_a_connection_that_is_in_another_transaction_by_then_holds_up_no_command(postgres_schema: str) -> None:
     async with open_journal(postgres_schema) as journal:
         bench = Bench(journal)
-        async with bench.runner(lease_seconds=60) as runner:
+        async with bench.runner(lease=timedelta(seconds=60)) as runner:
             connection = await psycopg.AsyncConnection.connect(postgres_schema.partition("?")[0])
             await runner.handle(Placed("a"), connection=connection)
             await connection.commit()
@@ -294,7 +295,7 @@ async def test_a_commit_that_is_under_way_still_is_waited_for(tmp_path: Path) ->
         connection = sqlite3.connect(path, isolation_level=None)
         connection.execute("BEGIN IMMEDIATE")
         caller = CallersConnection(connection, "sqlite3", lambda: said, asynchronous=False)
-        async with bench.runner(lease_seconds=60) as runner:
+        async with bench.runner(lease=timedelta(seconds=60)) as runner:
             await runner.handle(Placed("a"), connection=caller)
             said = False
             await asyncio.sleep(0.1)  # of a slow disk

@@ -340,7 +340,7 @@ async def test_a_journal_that_is_away_while_a_key_is_reserved_is_told_and_nothin
 
 async def test_reservations_are_no_instances_and_are_swept_when_nobody_holds_them(quick: Bench) -> None:
     journal: Any = quick.journal
-    async with runner(quick, retention=timedelta(days=1), due_poll_seconds=0.01) as one:
+    async with runner(quick, retention=timedelta(days=1), due_poll=timedelta(milliseconds=10)) as one:
         for name in "ABC":
             await one.handle(Booked(name, [f"{name}1", f"{name}2"]))
         await one.handle(Leave("A", "A1"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -82,7 +83,9 @@ async def test_a_newer_command_does_not_stop_what_else_is_due(side: Side) -> Non
         async def hang(command: Any) -> None:
             await hold.wait()
 
-        async with side.bench.runner(sagas=[Old], dispatch=hang, due_poll_seconds=3600, stop_seconds=0) as dead:
+        async with side.bench.runner(
+            sagas=[Old], dispatch=hang, due_poll=timedelta(seconds=3600), stop_timeout=timedelta(0)
+        ) as dead:
             await dead.handle(Placed("b"))
             await dead.handle(Noted("b", "y"))
         side.bench.advance(seconds=6)
@@ -117,7 +120,9 @@ async def test_what_was_accepted_before_a_newer_command_is_recorded_by_the_old_w
     async def slow(command: Any) -> None:
         await hold.wait()
 
-    async with side.bench.runner(sagas=[Old], dispatch=slow, due_poll_seconds=3600, lease_seconds=0.5) as old:
+    async with side.bench.runner(
+        sagas=[Old], dispatch=slow, due_poll=timedelta(seconds=3600), lease=timedelta(milliseconds=500)
+    ) as old:
         await old.handle(Noted("a", "x"))
         await old.handle(Cancelled("a"))
         assert [entry.command.type for entry in (await side.bench.record("a")).outbox] == ["Ship", "Unship"]

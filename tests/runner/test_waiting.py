@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytest
 
@@ -87,7 +88,7 @@ async def until(true: Callable[[], bool]) -> None:
 async def test_an_event_is_told_that_it_waited_in_vain_when_the_load_took_longer_than_the_wait(shared: Bench) -> None:
     store = SlowLoads(JournalSagaStateStore(shared.journal, "order"))
     store.open.clear()
-    async with shared.runner(store, no_instance="wait", no_instance_wait_seconds=0.02) as runner:
+    async with shared.runner(store, no_instance="wait", no_instance_wait=timedelta(milliseconds=20)) as runner:
         waiting = asyncio.create_task(runner.handle(Paid("a"), message_id="m1"))
         await store.entered.wait()
         await asyncio.sleep(0.04)
@@ -99,7 +100,9 @@ async def test_an_event_is_told_that_it_waited_in_vain_when_the_load_took_longer
 
 async def test_an_event_is_told_in_time_while_the_look_for_its_starting_event_takes_long(shared: Bench) -> None:
     store = SlowLoads(JournalSagaStateStore(shared.journal, "order"))
-    async with shared.runner(store, no_instance="wait", no_instance_wait_seconds=0.2, due_poll_seconds=0.01) as runner:
+    async with shared.runner(
+        store, no_instance="wait", no_instance_wait=timedelta(milliseconds=200), due_poll=timedelta(milliseconds=10)
+    ) as runner:
         looked_again = False
         while not looked_again:  # on a busy machine its time may be over before there was a second look
             waiting = asyncio.create_task(runner.handle(Paid("a"), message_id="m1"))
@@ -121,7 +124,11 @@ async def test_an_event_is_told_in_time_while_the_look_for_its_starting_event_ta
 async def test_an_event_behind_a_busy_instance_is_told_once_it_has_its_turn(bench: Bench) -> None:
     SlowSaga.entered, SlowSaga.leave = asyncio.Event(), asyncio.Event()
     async with bench.runner(
-        bench.journal or bench.plain, sagas=[SlowSaga], no_instance="wait", no_instance_wait_seconds=0.02, max_batch=1
+        bench.journal or bench.plain,
+        sagas=[SlowSaga],
+        no_instance="wait",
+        no_instance_wait=timedelta(milliseconds=20),
+        max_batch=1,
     ) as runner:
         starting = asyncio.create_task(runner.handle(Blocking("a"), message_id="m0"))
         await SlowSaga.entered.wait()
@@ -207,7 +214,7 @@ class GuestSaga(Saga[Count]):
 async def test_events_that_start_one_saga_and_wait_in_another_leave_room_for_what_they_wait_for() -> None:
     bench = Bench(InMemoryJournal())
     async with bench.runner(
-        sagas=[HostSaga, GuestSaga], no_instance="wait", no_instance_wait_seconds=60.0, max_in_flight=2
+        sagas=[HostSaga, GuestSaga], no_instance="wait", no_instance_wait=timedelta(seconds=60), max_in_flight=2
     ) as runner:
         joined = [asyncio.create_task(runner.handle(Joined("a"), message_id=f"m{n}")) for n in range(4)]
         while runner.gauges().in_flight < 2:
@@ -220,7 +227,7 @@ async def test_events_that_start_one_saga_and_wait_in_another_leave_room_for_wha
 
 async def test_who_is_told_that_the_runner_stopped_is_told_which_sagas_have_the_event() -> None:
     bench = Bench(InMemoryJournal())
-    runner = bench.runner(sagas=[HostSaga, GuestSaga], no_instance="wait", no_instance_wait_seconds=60.0)
+    runner = bench.runner(sagas=[HostSaga, GuestSaga], no_instance="wait", no_instance_wait=timedelta(seconds=60))
     await runner.start()
     joined = asyncio.create_task(runner.handle(Joined("a"), message_id="m"))
     while runner.counters.started == 0:

@@ -32,7 +32,7 @@ class CountedStore(FourMethodStore):
 
 
 def waiting(source: Any, seconds: float, **more: Any) -> SagaRunner:
-    settings = RunnerSettings(no_instance=NoInstance.WAIT, no_instance_wait_seconds=seconds, **more)
+    settings = RunnerSettings(no_instance=NoInstance.WAIT, no_instance_wait=timedelta(seconds=seconds), **more)
     clock = LoopClock(timedelta(0))
     return SagaRunner(source, sagas=[ParcelSaga], dispatch=lambda command: None, settings=settings, clock=clock)
 

@@ -179,13 +179,13 @@ async def test_a_slow_handler_keeps_its_lease(shared: Bench) -> None:
             shared.journal,
             sagas=shared.runner().sagas,
             dispatch=slow,
-            settings=shared.runner(lease_seconds=1.5).settings,
+            settings=shared.runner(lease=timedelta(seconds=1.5)).settings,
         ) as one,
         SagaRunner(
             shared.journal,
             sagas=shared.runner().sagas,
             dispatch=other_world,
-            settings=shared.runner(lease_seconds=1.5).settings,
+            settings=shared.runner(lease=timedelta(seconds=1.5)).settings,
         ) as two,
     ):
         await one.handle(Placed("a"))
@@ -249,7 +249,7 @@ async def test_a_worker_whose_lease_has_ended_does_not_deliver_what_it_still_rem
 
 async def test_a_long_backoff_does_not_hold_the_instance_in_the_due_list(shared: Bench) -> None:
     shared.world.fail = {Reserve: 1}
-    policy = RetryPolicy(base_seconds=30.0, cap_seconds=30.0)
+    policy = RetryPolicy(base=timedelta(seconds=30), cap=timedelta(seconds=30))
     async with shared.runner(dispatch_retry=policy) as runner:
         await runner.handle(Placed("a"))
         await runner.settle()
@@ -266,7 +266,7 @@ async def test_workers_that_look_at_the_same_time_do_not_grab_the_same_items(sha
         await runner.handle_many([Placed(f"o{n}") for n in range(400)])
         await runner.settle()
     shared.advance(minutes=16)
-    workers = [shared.runner(due_poll_seconds=3600) for _ in range(4)]
+    workers = [shared.runner(due_poll=timedelta(seconds=3600)) for _ in range(4)]
     for worker in workers:
         await worker.start()
     await asyncio.gather(*(worker.settle() for worker in workers))
@@ -349,7 +349,7 @@ async def test_an_event_that_waits_is_found_by_a_start_on_another_worker(shared:
 
 
 async def test_an_event_that_waits_in_vain_is_told_and_has_changed_nothing(bench: Bench) -> None:
-    async with bench.runner(no_instance="wait", no_instance_wait_seconds=0.03) as runner:
+    async with bench.runner(no_instance="wait", no_instance_wait=timedelta(milliseconds=30)) as runner:
         with pytest.raises(NoInstanceError):
             await runner.handle(Paid("a"), message_id="p")
         await runner.handle(Placed("a"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,7 +20,9 @@ async def scraped() -> dict[str, Metric]:
     """Return the families by name."""
     hook, bench = PrometheusHook(CollectorRegistry()), Bench(InMemoryJournal())
     OrderSaga.fail_times, OrderSaga.calls = 9, []
-    nowhere = NatsSource("nats://127.0.0.1:1", stream="events", durable="workers", connect_seconds=0.1)
+    nowhere = NatsSource(
+        "nats://127.0.0.1:1", stream="events", durable="workers", connect_timeout=timedelta(milliseconds=100)
+    )
     with_source = SagaRunner(InMemoryJournal(), sagas=[OrderSaga], dispatch=print, sources=[nowhere], hooks=[hook])
     async with bench.runner().using(hooks=[hook]) as runner, with_source:
         await runner.handle(Placed("a"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,7 @@ async def test_what_runs_in_the_task_of_somebody_elses_request_is_not_taken_for_
     bench: Bench, tracing: Tracing
 ) -> None:
     with tracing.tracer.start_as_current_span("startup"):
-        async with listening(bench, tracing, due_poll_seconds=0.005) as runner:
+        async with listening(bench, tracing, due_poll=timedelta(milliseconds=5)) as runner:
             token = trace.context_api.attach(trace.set_span_in_context(trace.INVALID_SPAN))
             await runner.handle(Placed("a"))
             trace.context_api.detach(token)
@@ -238,7 +239,9 @@ async def test_a_damaged_context_in_the_record_ends_the_trace_and_nothing_else(
     assert bench.journal is not None
     store = JournalSagaStateStore(bench.journal, "order")
     bench.world.fail = {Reserve: 1}
-    async with listening(bench, tracing, dispatch_retry=RetryPolicy(base_seconds=99, cap_seconds=99)) as runner:
+    async with listening(
+        bench, tracing, dispatch_retry=RetryPolicy(base=timedelta(seconds=99), cap=timedelta(seconds=99))
+    ) as runner:
         await runner.handle(Placed("a"))
     saved = await store.load("a")
     assert saved is not None
@@ -258,7 +261,9 @@ async def test_a_damaged_context_in_the_record_ends_the_trace_and_nothing_else(
 async def test_what_is_not_sampled_is_not_sampled_later_either(bench: Bench, tracing: Tracing) -> None:
     unsampled = Tracing(sampler=ALWAYS_OFF)
     bench.world.fail = {Reserve: 1}
-    async with listening(bench, unsampled, dispatch_retry=RetryPolicy(base_seconds=99, cap_seconds=99)) as runner:
+    async with listening(
+        bench, unsampled, dispatch_retry=RetryPolicy(base=timedelta(seconds=99), cap=timedelta(seconds=99))
+    ) as runner:
         await runner.handle(Placed("a"))
     assert unsampled.spans == ()
     record = await bench.record("a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,9 @@ async def test_what_waits_is_seen_while_it_waits(bench: Bench, hook: PrometheusH
 async def test_a_command_type_that_only_stored_data_names_makes_no_series(bench: Bench, hook: PrometheusHook) -> None:
     assert bench.journal is not None
     store = JournalSagaStateStore(bench.journal, "order")
-    async with bench.runner(dispatch_retry=RetryPolicy(base_seconds=99, cap_seconds=99)) as runner:
+    async with bench.runner(
+        dispatch_retry=RetryPolicy(base=timedelta(seconds=99), cap=timedelta(seconds=99))
+    ) as runner:
         bench.world.fail = {Reserve: 9}
         await runner.handle(Placed("a"))
     saved = await store.load("a")
@@ -274,7 +277,7 @@ async def test_another_thread_may_scrape_while_the_runner_works(bench: Bench, ho
 async def test_what_waits_because_it_is_paused_or_its_receiver_away_is_counted_by_its_type(
     hook: PrometheusHook,
 ) -> None:
-    away = Circuit(failures=1, open_seconds=1000, most_seconds=1000)
+    away = Circuit(failures=1, probe_after=timedelta(seconds=1000), probe_cap=timedelta(seconds=1000))
     runner = SagaRunner(InMemoryJournal(), sagas=[OrderSaga], hooks=[hook])
     tried = asyncio.Event()
 

@@ -10,7 +10,7 @@ from ..orders import Charge, Note, Release, Reserve, Ship
 from .shop_world import Shop
 from .trip_world import Agency, Plan, Trips
 
-_AWAY = Circuit(failures=2, open_seconds=2, most_seconds=10)
+_AWAY = Circuit(failures=2, probe_after=timedelta(seconds=2), probe_cap=timedelta(seconds=10))
 
 
 class PausedShop(Shop):

@@ -56,7 +56,11 @@ class Trips(ItinerarySaga[Plan]):
     @hotel.undo
     async def cancel_hotel(self, plan: Plan, call: Call) -> None: ...
 
-    @activity(after=flight, when=lambda plan: plan.request.car, retry=RetryPolicy(attempts=3, base_seconds=0.1))
+    @activity(
+        after=flight,
+        when=lambda plan: plan.request.car,
+        retry=RetryPolicy(attempts=3, base=timedelta(milliseconds=100)),
+    )
     async def car(self, plan: Plan, call: Call) -> str: ...  # type: ignore[empty-body]
 
     @car.undo

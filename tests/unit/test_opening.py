@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ async def test_a_file_that_somebody_holds_is_told_when_it_opens_at_last(
     release = threading.Timer(0.5, holder.close)
     release.start()
     with caplog.at_level(logging.WARNING, logger="sagalog"):
-        async with SqliteJournal(path, busy_seconds=20):
+        async with SqliteJournal(path, busy_timeout=timedelta(seconds=20)):
             pass
     release.join()
     assert any("opening the journal" in record.getMessage() for record in caplog.records)

@@ -125,7 +125,9 @@ async def packing(**settings: Any) -> AsyncIterator[tuple[SagaRunner, Receiver]]
             sagas=[PackSaga],
             dispatch={Pack: hook},
             lifespan=pool,
-            settings=RunnerSettings(dispatch_retry=RetryPolicy(base_seconds=0.01, cap_seconds=0.02, **settings)),
+            settings=RunnerSettings(
+                dispatch_retry=RetryPolicy(base=timedelta(milliseconds=10), cap=timedelta(milliseconds=20), **settings)
+            ),
         ) as runner:
             yield runner, receiver
 
@@ -169,7 +171,7 @@ async def test_a_redirect_is_not_followed_and_what_is_stored_and_logged_shows_no
 
 async def test_nobody_there_is_a_failure_that_goes_away() -> None:
     hook = SignedWebhook("http://127.0.0.1:9/", SECRET, timeout=timedelta(seconds=0.5))
-    settings = RunnerSettings(dispatch_retry=RetryPolicy(attempts=2, base_seconds=0.01))
+    settings = RunnerSettings(dispatch_retry=RetryPolicy(attempts=2, base=timedelta(milliseconds=10)))
     async with SagaRunner("memory://", sagas=[PackSaga], dispatch={Pack: hook}, settings=settings) as runner:
         await runner.handle(Wanted("a"))
         assert "did not answer (ConnectError)" in await parked(runner, "a")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ async def events(client: httpx.AsyncClient, path: str, **headers: str) -> AsyncI
 
 async def test_a_stream_tells_each_step_and_the_end_and_is_not_asked_for_again() -> None:
     runner = new_runner()
-    status = StatusEndpoint(runner, ShopSaga, result=True, state=lambda state: state, look_seconds=30)
+    status = StatusEndpoint(runner, ShopSaga, result=True, state=lambda state: state, look_every=timedelta(seconds=30))
     app = Starlette(routes=[Mount("/orders", status)], lifespan=lifespan(runner))
     async with served(app) as client:
         await runner.handle(OrderPlaced("A/1", 7))

@@ -57,12 +57,14 @@ async def client(runner: SagaRunner) -> AsyncIterator[httpx.AsyncClient]:
         signature=None,
         outcome=AwaitOutcome(ShopSaga, wait=timedelta(seconds=5), status="/orders/{id}"),
         max_body_bytes=1000,
-        body_seconds=0.3,
+        body_timeout=timedelta(milliseconds=300),
     )
     events = {"payment.succeeded": PaymentReceived, "order.placed": OrderPlaced}
     routes = [
         Route("/orders", orders, methods=["POST"]),
-        Route("/orders/{id:path}", StatusEndpoint(runner, ShopSaga, result=True, look_seconds=0.05)),
+        Route(
+            "/orders/{id:path}", StatusEndpoint(runner, ShopSaga, result=True, look_every=timedelta(milliseconds=50))
+        ),
         Route("/standard", Webhook(runner, PaymentReceived, signature=StandardWebhooks([STANDARD, STANDARD_OLD]))),
         Route(
             "/stripe",

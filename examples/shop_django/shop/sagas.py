@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.conf import settings
 
@@ -84,7 +85,7 @@ runner = SagaRunner(
     f"sqlite:///{settings.DATABASES['default']['NAME']}?beside=true",  # in the file of the shop's own tables
     sagas=[OrderSaga],
     # Workers look so often for what the web process has stored; and so long after one has died, another does its work.
-    settings=RunnerSettings(due_poll_seconds=0.2, lease_seconds=2),
+    settings=RunnerSettings(due_poll=timedelta(milliseconds=200), lease=timedelta(seconds=2)),
 )
 
 

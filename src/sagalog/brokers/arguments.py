@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from ..errors import DefinitionError
 
-MAX_SECONDS = 86_400
+LONGEST = timedelta(days=1)
 
 
 def check_name(what: str, value: Any, *, also: str) -> None:
@@ -16,9 +17,3 @@ def check_name(what: str, value: Any, *, also: str) -> None:
     plain = value.translate({ord(c): None for c in also})
     if plain and not plain.isalnum():
         raise DefinitionError(f"{what}= is letters, digits and any of {also!r}, not {value!r}")
-
-
-def check_seconds(what: str, value: Any) -> None:
-    """Raise DefinitionError unless it is a number of seconds over 0, up to a day."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= MAX_SECONDS:
-        raise DefinitionError(f"{what}= is a number of seconds over 0, up to {MAX_SECONDS:,}, not {value!r}")

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from ..errors import BrokerError, SagalogError
@@ -31,7 +31,9 @@ from .reading import MessageReader, UnreadableError, UntakenError
 from .subscription import Policy, Subscription
 from .trouble import SourceTrouble
 
-RECEIVE_SECONDS = 0.5  # so long an empty source is waited for in one go, and so long a stop may have to wait
+RECEIVE_WAIT = timedelta(
+    milliseconds=500
+)  # so long an empty source is waited for in one go, and so long a stop may have to wait
 BACKLOG_SECONDS = 5.0
 
 
@@ -62,8 +64,8 @@ class Intake:
         loop = asyncio.get_running_loop()
         self._loops = [loop.create_task(self._receive_all()), loop.create_task(self._accepting.run(self._told))]
         self._loops.append(loop.create_task(self._look_at_backlog()))
-        if self.source.keep_seconds is not None:
-            self._loops.append(loop.create_task(self._keep_all(self.source.keep_seconds)))
+        if (every := self.source.keep_every) is not None:
+            self._loops.append(loop.create_task(self._keep_all(every.total_seconds())))
 
     def gauges(self) -> SourceGauges:
         """Return how this source is doing."""
@@ -89,7 +91,7 @@ class Intake:
         self._stopping.set()
         self._freed.set()
         if self._loops:
-            await asyncio.wait([self._loops[0]], timeout=RECEIVE_SECONDS + seconds)
+            await asyncio.wait([self._loops[0]], timeout=RECEIVE_WAIT.total_seconds() + seconds)
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=seconds)
 
@@ -106,7 +108,7 @@ class Intake:
         try:
             async with asyncio.timeout(seconds):
                 if left := [one.message for one in self._under_way if not one.done]:
-                    await self.source.give_back(left, 0.0)
+                    await self.source.give_back(left, timedelta(0))
         except (BrokerError, TimeoutError) as error:  # the broker gives it to somebody after a while
             self.trouble.is_(error)
         await self.source.close()
@@ -126,7 +128,7 @@ class Intake:
                     self._freed.clear()
                     await self._freed.wait()
                     continue
-                messages = await self.source.receive(free, RECEIVE_SECONDS)
+                messages = await self.source.receive(free, RECEIVE_WAIT)
                 self.trouble.is_over()
                 attempts.reset()
             except Exception as error:
@@ -225,7 +227,7 @@ class Intake:
             await self._quietly(lambda: self.source.keep([one.message for one in self._under_way]))
 
     async def _look_at_backlog(self) -> None:
-        seconds = RECEIVE_SECONDS
+        seconds = RECEIVE_WAIT.total_seconds()
         while await self._goes_on_after(seconds):
             await self._quietly(self._ask_backlog)
             seconds = BACKLOG_SECONDS

@@ -7,6 +7,7 @@ not. No exception of a driver escapes.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 from .message import Backlog, DeadLetter, SinkMessage, SourceMessage
@@ -26,7 +27,7 @@ class Source(Protocol):
         """What health, metrics and logs call it: no secrets. Two sources of one runner have different names."""
 
     @property
-    def keep_seconds(self) -> float | None:
+    def keep_every(self) -> timedelta | None:
         """How often `keep` has to be called for what is under way; None: never."""
 
     async def open(self) -> None:
@@ -35,8 +36,8 @@ class Source(Protocol):
     async def close(self) -> None:
         """Disconnect. What was accepted before stays accepted. It may be opened again."""
 
-    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
-        """Return up to `most` messages, in order, as soon as there are any; none after `seconds`.
+    async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
+        """Return up to `most` messages, in order, as soon as there are any; none after `wait`.
 
         If it is cancelled, what it would have returned comes again.
         """
@@ -51,7 +52,7 @@ class Source(Protocol):
     async def keep(self, messages: Sequence[SourceMessage]) -> None:
         """Say that these are still at work here, so that the broker gives them to nobody else."""
 
-    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
+    async def give_back(self, messages: Sequence[SourceMessage], delay: timedelta) -> None:
         """Let these come again, to this source or another one, after about the delay; at once where the broker has none.
 
         A broker may have a longest delay.

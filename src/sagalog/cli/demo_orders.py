@@ -128,7 +128,9 @@ async def work(journal: str, ledger_path: str) -> None:
         return ParcelDelivered(command.order) if isinstance(command, ShipParcel) else None
 
     types = {cls.__name__: cls for cls in (OrderPlaced, PaymentReceived)}
-    runner = SagaRunner(journal, sagas=[OrderSaga], dispatch=dispatch, settings=RunnerSettings(lease_seconds=1.0))
+    runner = SagaRunner(
+        journal, sagas=[OrderSaga], dispatch=dispatch, settings=RunnerSettings(lease=timedelta(seconds=1))
+    )
     loop = asyncio.get_running_loop()
     at_work: set[asyncio.Task[None]] = set()
 

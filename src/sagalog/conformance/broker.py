@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -26,13 +27,13 @@ class BrokerConformance(Capable):
 
     `place` names what is read and written: a topic, a stream, a queue that is there, empty, and of this test alone;
     override that fixture. `source` returns a source of one group at that place, which is not opened yet, `sink` a sink
-    whose messages it gets. What a source holds that is not closed properly comes to another within `takeover_seconds`.
-    What has not come within `quiet_seconds` is taken not to come.
+    whose messages it gets. What a source holds that is not closed properly comes to another within `takeover`.
+    What has not come within `quiet` is taken not to come.
     """
 
     capabilities: Collection[Capability] = _BROKER
-    takeover_seconds: float = 30.0
-    quiet_seconds: float = 1.0
+    takeover: timedelta = timedelta(seconds=30)
+    quiet: timedelta = timedelta(seconds=1)
 
     def source(self, place: Any) -> Source:
         """Return a source, each time a new one of the same group."""
@@ -65,12 +66,14 @@ class BrokerConformance(Capable):
         finally:
             await source.close()
 
-    async def received(self, source: Source, count: int, seconds: float = 10.0) -> list[SourceMessage]:
+    async def received(
+        self, source: Source, count: int, wait: timedelta = timedelta(seconds=10)
+    ) -> list[SourceMessage]:
         """Return so many messages, or fewer when time is up."""
         found: list[SourceMessage] = []
-        end = time.monotonic() + seconds
+        end = time.monotonic() + wait.total_seconds()
         while len(found) < count and time.monotonic() < end:
-            found += await source.receive(count - len(found), 0.2)
+            found += await source.receive(count - len(found), timedelta(seconds=0.2))
             await source.keep(found)
         return found
 
@@ -103,13 +106,13 @@ class BrokerConformance(Capable):
             await sent.send(SinkMessage(b"x", f"id-{n}"))
         async with self.opened(place) as source:
             assert len(await self.received(source, 1)) == 1
-            some = list(await source.receive(3, 2.0))
+            some = list(await source.receive(3, timedelta(seconds=2.0)))
             assert 1 <= len(some) <= 3
 
     async def test_an_empty_source_answers_within_the_time_given(self, place: Any) -> None:
         async with self.opened(place) as source:
             begun = time.monotonic()
-            assert list(await source.receive(10, 0.3)) == []
+            assert list(await source.receive(10, timedelta(seconds=0.3))) == []
             assert time.monotonic() - begun < 5
 
     async def test_what_was_accepted_does_not_come_again(self, place: Any, sent: Sink) -> None:
@@ -121,7 +124,7 @@ class BrokerConformance(Capable):
             await source.accept(found)  # again has no effect
         await sent.send(SinkMessage(b"last", "last"))
         async with self.opened(place) as source:
-            found = await self.received(source, 2, self.quiet_seconds)
+            found = await self.received(source, 2, self.quiet)
             await source.accept(found)
         assert [one.body for one in found] == [b"last"]
 
@@ -133,7 +136,7 @@ class BrokerConformance(Capable):
         before = {one.body: one for one in await self.received(first, 5)}
         await self.leave(first)
         async with self.opened(place) as source:
-            after = await self.received(source, 5, self.takeover_seconds)
+            after = await self.received(source, 5, self.takeover)
             await source.accept(after)
         assert {one.body for one in after} == set(before)
         assert [one.id for one in after] == [before[one.body].id for one in after]
@@ -148,7 +151,7 @@ class BrokerConformance(Capable):
         await first.accept([one for one in found if one.body != b"0"])
         await self.leave(first)
         async with self.opened(place) as source:
-            again = await self.received(source, 1, self.takeover_seconds)
+            again = await self.received(source, 1, self.takeover)
             await source.accept(again)
         assert again[0].body == b"0"
 
@@ -168,7 +171,7 @@ class BrokerConformance(Capable):
             for count in (1, 2, 3):
                 (found,) = await self.received(source, 1)
                 assert found.deliveries == count
-                await source.give_back([found], 0.0)
+                await source.give_back([found], timedelta(seconds=0.0))
 
     @may(Capability.GIVES_BACK)
     async def test_what_is_given_back_comes_again_after_the_delay(self, place: Any, sent: Sink) -> None:
@@ -176,7 +179,7 @@ class BrokerConformance(Capable):
         async with self.opened(place) as source:
             (found,) = await self.received(source, 1)
             given = time.monotonic()
-            await source.give_back([found], 0.5)
+            await source.give_back([found], timedelta(seconds=0.5))
             (again,) = await self.received(source, 1)
             assert time.monotonic() - given > 0.4
             assert (again.id, again.body) == (found.id, b"x")
@@ -188,7 +191,7 @@ class BrokerConformance(Capable):
             found = await self.received(source, 1)
             for _ in range(3):
                 await source.keep(found)
-                assert list(await source.receive(5, 0.2)) == []
+                assert list(await source.receive(5, timedelta(seconds=0.2))) == []
             await source.accept(found)
 
     async def test_a_rejected_message_is_a_dead_letter_with_its_reason_and_does_not_come_again(
@@ -207,7 +210,7 @@ class BrokerConformance(Capable):
         assert letters[0].headers["ce-type"] == "Placed"
         assert letters[0].position == found[1].position
         async with self.opened(place) as source:
-            assert await self.received(source, 1, self.quiet_seconds) == []
+            assert await self.received(source, 1, self.quiet) == []
 
     async def test_a_dead_letter_that_is_put_back_comes_again_as_mended_under_its_id(
         self, place: Any, sent: Sink
@@ -239,10 +242,10 @@ class BrokerConformance(Capable):
             for n in range(30):
                 await sent.send(SinkMessage(b"%d" % n, f"id-{n}", {}, f"key-{n}"))
             bodies: list[bytes] = []
-            end = time.monotonic() + self.takeover_seconds
+            end = time.monotonic() + self.takeover.total_seconds()
             while len(set(bodies)) < 30 and time.monotonic() < end:
                 for source in (one, other):
-                    found = await source.receive(5, 0.1)
+                    found = await source.receive(5, timedelta(seconds=0.1))
                     await source.accept(found)
                     bodies += [message.body for message in found]
         assert {int(body) for body in bodies} == set(range(30))
@@ -250,7 +253,7 @@ class BrokerConformance(Capable):
     async def _both(self, *sources: Source) -> None:
         """Let a group settle, where it has to."""
         for source in sources:
-            await source.receive(1, 0.1)
+            await source.receive(1, timedelta(seconds=0.1))
 
     @may(Capability.ONCE)
     async def test_what_is_sent_twice_is_there_once(self, place: Any, sent: Sink) -> None:
@@ -258,7 +261,7 @@ class BrokerConformance(Capable):
             await sent.send(SinkMessage(b"x", "the same"))
         await sent.send(SinkMessage(b"y", "another"))
         async with self.opened(place) as source:
-            found = await self.received(source, 3, self.quiet_seconds)
+            found = await self.received(source, 3, self.quiet)
             await source.accept(found)
         assert [one.body for one in found] == [b"x", b"y"]
 

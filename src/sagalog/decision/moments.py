@@ -8,6 +8,7 @@ from typing import Any
 from ..definition.actions import SetTimer
 from ..definition.recurring import Rule, RuleError, local_moment, next_after, rule_of
 from ..definition.saga import Saga
+from ..durations import remedy
 from ..errors import DefinitionError
 from .ids import ACTIVITY, ANSWER, GAP, GATHER
 
@@ -92,7 +93,9 @@ def _first(action: SetTimer, saga: Saga[Any], now: datetime, zone: str | None) -
 def after(now: datetime, span: timedelta, saga: Saga[Any], what: str) -> datetime:
     """Return now + `span`, in UTC. Raises DefinitionError, which says what asks for it."""
     if not isinstance(span, timedelta):
-        raise DefinitionError(f"saga {saga.name!r}: {what} needs a timedelta as after=, not a {type(span).__name__}")
+        raise DefinitionError(
+            f"saga {saga.name!r}: {what} needs a timedelta as after=, not a {type(span).__name__}: {remedy('after', span)}"
+        )
     try:
         return _carried(now.astimezone(UTC) + span, saga, what)
     except OverflowError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from ..durations import remedy
 from ..errors import DefinitionError
 from .activities import HOOKS, Activity, Options
 from .annotations import check_annotations
@@ -155,12 +156,12 @@ class ActivityTable:
             if getattr(options, what) is not None:
                 check_rate(f"{name}: {what}=", getattr(options, what), of="an activity", each="calls")
         circuit = options.circuit
-        if circuit is not None and (isinstance(circuit, type) or not hasattr(circuit, "open_seconds")):
+        if circuit is not None and (isinstance(circuit, type) or not hasattr(circuit, "probe_after")):
             raise DefinitionError(f"{name}: circuit= is a Circuit, not a {type(circuit).__name__}")
         for what in _SPANS:
             span = getattr(options, what)
             if span is not None and (not isinstance(span, timedelta) or span <= timedelta()):
-                raise DefinitionError(f"{name}: {what}= is a timedelta above zero, not {span!r}")
+                raise DefinitionError(f"{name}: {what}= is a timedelta above zero, not {span!r}: {remedy(what, span)}")
         for what in _FLAGS:
             if type(getattr(options, what)) is not bool:
                 raise DefinitionError(f"{name}: {what}= is True or False, not {getattr(options, what)!r}")

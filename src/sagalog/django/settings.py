@@ -2,7 +2,7 @@
 
 RUNNER            "shop.sagas:runner": where the SagaRunner of the project is
 CLIENT            whether web processes are clients, and `manage.py sagalog_worker` does the rest; default: True
-TIMEOUT_SECONDS   how long a call waits at most; default: 30
+TIMEOUT           how long a call waits at most, a timedelta; default: 30 seconds
 DASHBOARD_MASKS   payload fields that the dashboard does not show
 """
 
@@ -17,10 +17,12 @@ from typing import Any
 from django.conf import settings
 
 from ..blocking import BlockingRunner
+from ..durations import seconds_of
 from ..errors import DefinitionError
 from ..runner import SagaRunner
 
-KNOWN = ("RUNNER", "CLIENT", "TIMEOUT_SECONDS", "DASHBOARD_MASKS")
+_TIMEOUT = timedelta(seconds=30)
+KNOWN = ("RUNNER", "CLIENT", "TIMEOUT", "DASHBOARD_MASKS")
 
 
 def given() -> Mapping[str, Any]:
@@ -33,9 +35,7 @@ def given() -> Mapping[str, Any]:
         raise DefinitionError(f"SAGALOG has no setting {', '.join(unknown)}; it has {', '.join(KNOWN)}")
     if not isinstance(found.get("CLIENT", True), bool):
         raise DefinitionError("CLIENT of SAGALOG is True or False")
-    seconds = found.get("TIMEOUT_SECONDS", 30)
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds <= 0:
-        raise DefinitionError("TIMEOUT_SECONDS of SAGALOG is a number of more than 0")
+    seconds_of("TIMEOUT of SAGALOG", found.get("TIMEOUT", _TIMEOUT))
     return found
 
 
@@ -71,4 +71,4 @@ def sagas() -> BlockingRunner:
         used = used.using(client=True)
     else:
         used = used.using(client=False)
-    return BlockingRunner(used, timeout=timedelta(seconds=settings_given.get("TIMEOUT_SECONDS", 30)))
+    return BlockingRunner(used, timeout=settings_given.get("TIMEOUT", _TIMEOUT))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import DefinitionError
 
+LONGEST = timedelta(seconds=1_000_000)  # of what a journal is told to wait
 _YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -21,9 +23,33 @@ def yes(value: str) -> bool:
     return _YES[value]
 
 
+def seconds(value: str) -> timedelta:
+    """Return so many seconds. Raises ValueError, also for more than LONGEST."""
+    if not 0 <= (number := float(value)) <= LONGEST.total_seconds():
+        raise ValueError(value)
+    return timedelta(seconds=number)
+
+
+def milliseconds(value: str) -> timedelta:
+    """Return so many milliseconds. Raises ValueError."""
+    return seconds(value) / 1000
+
+
 Known = Mapping[str, Callable[[str], Any]]  # how each setting's value is read
 
-_KINDS: dict[Callable[[str], Any], str] = {yes: "true or false", float: "a number", int: "a number"}
+_KINDS: dict[Callable[[str], Any], str] = {
+    yes: "true or false",
+    int: "a number",
+    seconds: f"a number from 0 to {LONGEST.total_seconds():,.0f}",
+    milliseconds: f"a number from 0 to {LONGEST.total_seconds():,.0f}",
+}
+# A URL holds numbers, with the unit in the setting's name; the argument of that setting is a timedelta.
+_ARGUMENTS = {
+    "busy_seconds": "busy_timeout",
+    "on_loop_ms": "on_loop",
+    "connect_seconds": "connect_timeout",
+    "timeout_seconds": "timeout",
+}
 
 
 def split_settings(scheme: str, query: str, known: Known) -> tuple[dict[str, Any], list[tuple[str, str]]]:
@@ -35,7 +61,7 @@ def split_settings(scheme: str, query: str, known: Known) -> tuple[dict[str, Any
             others.append((name, value))
             continue
         try:
-            settings.setdefault(name, known[name](value))
+            settings.setdefault(_ARGUMENTS.get(name, name), known[name](value))
         except (KeyError, ValueError):
             kind = _KINDS[known[name]]
             raise DefinitionError(f"{name} in {_url(scheme)} is {kind}, not {value!r}") from None
@@ -59,9 +85,3 @@ def check_history(history: str | int) -> int | None:
     if not isinstance(history, int) or isinstance(history, bool) or not 0 <= history < 2**62:
         raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
     return history
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raise DefinitionError for what is no length of time: not a number, negative, infinite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1_000_000:
-        raise DefinitionError(f"{name} is a number from 0 to 1,000,000, not {value!r}")

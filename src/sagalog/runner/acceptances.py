@@ -34,9 +34,9 @@ class Acceptances:
         ):
             instance.poke(Envelope(maintenance=Maintenance.RECORD))
             return
-        self._to_record.append((self._engine.loop.time() + self._engine.settings.ack_seconds, instance))
+        self._to_record.append((self._engine.loop.time() + self._engine.seconds.ack, instance))
         if self._tick is None:
-            self._tick = self._engine.loop.call_later(self._engine.settings.ack_seconds, self._record_due)
+            self._tick = self._engine.loop.call_later(self._engine.seconds.ack, self._record_due)
 
     def _record_due(self) -> None:
         self._tick = None

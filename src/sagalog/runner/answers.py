@@ -122,7 +122,7 @@ class Answers:
 
     async def _store(self, instance: Instance, group: _Group) -> None:
         try:
-            seconds = min(instance.size / _BYTES_A_SECOND, _MAX_WAIT_SECONDS, self._engine.settings.lease_seconds / 8)
+            seconds = min(instance.size / _BYTES_A_SECOND, _MAX_WAIT_SECONDS, self._engine.seconds.lease / 8)
             if instance.size > _SMALL_BYTES and not self._engine.stopping.is_set():
                 await asyncio.wait([group.full], timeout=seconds)
             del self._open[instance]

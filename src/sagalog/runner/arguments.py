@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from datetime import datetime, timedelta
 from typing import Any
 
+from ..durations import remedy
 from ..errors import DefinitionError, SagalogError
 
-MAX_SECONDS = 1e9  # some 31 years: what is longer is a mistake, and would not fit into moments
 MAX_RETENTION = timedelta(days=365_000)
 LAST_YEAR = 8998  # of an event's own time: with the longest retention added, it can still be stored
 
@@ -21,22 +20,10 @@ def check_whole(name: str, value: Any, *, least: int) -> None:
         raise DefinitionError(f"{name} must be {_at_least(least)}, and is {value}")
 
 
-def check_seconds(name: str, value: Any, *, zero: bool = False, endless: bool = False) -> None:
-    """Raise DefinitionError unless `value` is a number of seconds: finite, unless `endless`; positive, or 0 if `zero`."""
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise DefinitionError(f"{name} must be a number of seconds (float or int), not {_shown(value)}")
-    if math.isnan(value):
-        raise DefinitionError(f"{name} must be a number of seconds, not nan")
-    if value < 0 or (value == 0 and not zero):
-        raise DefinitionError(f"{name} must {'not be negative' if zero else 'be greater than 0'}, and is {value}")
-    if value > MAX_SECONDS and not (endless and math.isinf(value)):
-        raise DefinitionError(f"{name} must be at most {MAX_SECONDS:.0f} seconds, and is {value}")
-
-
 def check_duration(name: str, value: Any) -> None:
     """Raise DefinitionError unless `value` is a timedelta, not negative, that can be added to any moment of use."""
     if not isinstance(value, timedelta):
-        raise DefinitionError(f"{name} must be a timedelta, not {_shown(value)}")
+        raise DefinitionError(f"{name} must be a timedelta, not {_shown(value)}: {remedy(name, value)}")
     if value < timedelta(0):
         raise DefinitionError(f"{name} must not be negative")
     if value > MAX_RETENTION:

@@ -151,7 +151,7 @@ class CommandAttempts:
 
     def _limit(self, handler: Handler) -> asyncio.Timeout:
         longest = handler.policy.timeout
-        seconds = self._engine.settings.command_seconds if longest is None else longest.total_seconds()
+        seconds = self._engine.seconds.command_timeout if longest is None else longest.total_seconds()
         return asyncio.timeout(None if seconds == float("inf") else seconds)
 
     async def carry_out_beside(self, instance: Instance, entry: Command, handler: Handler, command: Any) -> bool:
@@ -330,7 +330,7 @@ class CommandAttempts:
             self.pause_beside(instance, entry, wait)
             return False
         instance.retry = engine.loop.call_later(wait, self.again, instance)
-        if wait > engine.settings.lease_seconds / 2:
+        if wait > engine.seconds.lease / 2:
             # Others may take over only after our next attempt. Otherwise a dead broker would cost a write for each lease.
             instance.next_attempt_at = engine.now() + timedelta(seconds=wait)
             self._leases.prolong(instance)
@@ -371,7 +371,7 @@ class CommandAttempts:
         if (
             instance.beside is not None and entry.id in instance.beside
         ):  # it is not to leave again before that is stored
-            self.pause_beside(instance, entry, self._engine.settings.lease_seconds / 4)
+            self.pause_beside(instance, entry, self._engine.seconds.lease / 4)
         instance.poke(parking)
         instance.tell_parked(reason, command_id=id_of(instance.persistence_id, entry.id))
 

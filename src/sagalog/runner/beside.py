@@ -93,7 +93,7 @@ class Beside:
             instance.pausing = {}
         self._pausing.add(instance)
         instance.pausing[entry.id] = self._engine.loop.call_later(seconds, self._again, instance, entry)
-        if seconds > self._engine.settings.lease_seconds / 2:
+        if seconds > self._engine.seconds.lease / 2:
             # Others may take over only after our next attempt, so that a dead service does not cost a write a lease.
             next_at = self._engine.now() + timedelta(seconds=seconds)
             instance.next_attempt_at = max(instance.next_attempt_at or next_at, next_at)

@@ -76,8 +76,9 @@ class KeyedDelivery:
         the event, else NotAllReachedError; NoInstanceError as `no_instance` of the settings says.
         """
         settings, loop = self._engine.settings, self._engine.loop
-        until = loop.time() + settings.no_instance_wait_seconds
-        looks = Attempts(Waiting(first=0.05, most=5.0, seconds=settings.no_instance_wait_seconds), clock=loop.time)
+        wait = self._engine.seconds.no_instance_wait
+        until = loop.time() + wait
+        looks = Attempts(Waiting(first=0.05, most=5.0, seconds=wait), clock=loop.time)
         while True:
             outcomes = await self._once(to, message, submit, caller=caller, bounded=bounded, within=within)
             if any(outcome is not Outcome.NO_INSTANCE for outcome in outcomes.values()):

@@ -9,10 +9,13 @@ It is of one worker, and in memory: each worker finds out by itself, and a new o
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import msgspec
 
+from ..durations import seconds_of
 from ..errors import DefinitionError
-from .arguments import check_seconds, check_whole
+from .arguments import check_whole
 
 
 class Circuit(msgspec.Struct, frozen=True):
@@ -20,20 +23,20 @@ class Circuit(msgspec.Struct, frozen=True):
 
     It opens after `failures` failed attempts in a row, of whatever commands of the type: those that would be tried again,
     a timeout included. An acceptance or a refusal is an answer, and begins the row anew. While it is open no attempt is
-    made and none is counted. `open_seconds` later a single command is tried; if that fails, the next one twice as long
-    later, up to `most_seconds`. The first answer closes it.
+    made and none is counted. `probe_after` later a single command is tried; if that fails, the next one twice as long
+    later, up to `probe_cap`. The first answer closes it.
     """
 
     failures: int = 5
-    open_seconds: float = 5.0
-    most_seconds: float = 60.0
+    probe_after: timedelta = timedelta(seconds=5)
+    probe_cap: timedelta = timedelta(minutes=1)
 
     def __post_init__(self) -> None:
         check_whole("failures of a Circuit", self.failures, least=1)
-        check_seconds("open_seconds of a Circuit", self.open_seconds)
-        check_seconds("most_seconds of a Circuit", self.most_seconds)
-        if self.most_seconds < self.open_seconds:
-            raise DefinitionError("a circuit needs open_seconds <= most_seconds")
+        seconds_of("probe_after of a Circuit", self.probe_after)
+        seconds_of("probe_cap of a Circuit", self.probe_cap)
+        if self.probe_cap < self.probe_after:
+            raise DefinitionError("a circuit needs probe_after <= probe_cap")
 
 
 class CircuitState:
@@ -67,7 +70,9 @@ class CircuitState:
 
     def _open(self, now: float) -> None:
         policy = self._policy
-        self.try_at = now + min(policy.most_seconds, policy.open_seconds * 2.0 ** min(self.opened, 60))
+        self.try_at = now + min(
+            policy.probe_cap.total_seconds(), policy.probe_after.total_seconds() * 2.0 ** min(self.opened, 60)
+        )
         self.opened += 1
         self.probe = None
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from ..definition.rates import check_rate
+from ..durations import seconds_of
 from ..errors import DefinitionError
 from .circuit import Circuit
 from .settings import RetryPolicy
@@ -32,8 +33,8 @@ class CommandPolicy(msgspec.Struct, frozen=True):
     shared_rate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.timeout is not None and (not isinstance(self.timeout, timedelta) or self.timeout <= timedelta(0)):
-            raise DefinitionError(f"timeout= of a command is a timedelta greater than 0, not {self.timeout!r}")
+        if self.timeout is not None:
+            seconds_of("timeout= of a command", self.timeout)
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):
             raise DefinitionError(f"retry= of a command is a RetryPolicy, not a {type(self.retry).__name__}")
         if self.places is not None and (type(self.places) is not int or self.places < 1):

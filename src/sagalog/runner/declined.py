@@ -16,8 +16,8 @@ _LEASES = 3  # then we look again: the other worker may be gone, or may have wri
 class Declined:
     """The declined instances of one saga, by id, and until when."""
 
-    def __init__(self, lease_seconds: float) -> None:
-        self._wait = timedelta(seconds=_LEASES * lease_seconds)
+    def __init__(self, lease: timedelta) -> None:
+        self._wait = _LEASES * lease
         self._until: dict[str, datetime] = {}
 
     def add(self, correlation_id: str, now: datetime) -> None:

@@ -192,7 +192,7 @@ class Dispatcher:
             await instance.submit(Envelope(maintenance=what))
         except SagalogError:  # the journal is away; the outbox is tried again later
             if instance.retry is None:
-                seconds = self._engine.settings.lease_seconds / 4
+                seconds = self._engine.seconds.lease / 4
                 instance.retry = self._engine.loop.call_later(seconds, self._attempts.again, instance)
 
     async def _finish(

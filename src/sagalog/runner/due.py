@@ -2,7 +2,7 @@
 
     store.claim(now) ─► [due] ─► mailbox of each instance (as a claim)
 
-One loop scans the store of each saga: when the next thing known is due, and every `due_poll_seconds` for what other workers
+One loop scans the store of each saga: when the next thing known is due, and every `due_poll` for what other workers
 saved. What the store gives to one worker comes up again only after the lease, so workers that scan at the same time get
 different instances; should two get the same one, they are told apart by version.
 """
@@ -80,7 +80,7 @@ class DueLoop:
                     told = told_of_store(error)
                     log.warning("asking the journal's server for its time failed: %s", told, extra=about())
             now = engine.now()
-            upcoming = now + timedelta(seconds=engine.settings.due_poll_seconds)
+            upcoming = now + engine.settings.due_poll
             self._next = upcoming
             trouble = await self._look_at_controls()
             for cache in self._caches:
@@ -133,7 +133,7 @@ class DueLoop:
             asyncio.ensure_future(engine.clock.sleep_until(until)),
             asyncio.ensure_future(self._wake.wait()),
             asyncio.ensure_future(engine.stopping.wait()),
-            asyncio.ensure_future(asyncio.sleep(engine.settings.due_poll_seconds)),
+            asyncio.ensure_future(asyncio.sleep(engine.seconds.due_poll)),
         ]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

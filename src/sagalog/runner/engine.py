@@ -18,7 +18,7 @@ from .awaited import Awaited
 from .clock import Clock, EventClock
 from .counters import Counters
 from .failures import not_handled
-from .settings import RunnerSettings
+from .settings import InSeconds, RunnerSettings
 from .telling import Hooks
 
 _OTHER_LOOP = (
@@ -67,6 +67,7 @@ class Engine:
     ) -> None:
         self._context = context
         self.settings = settings
+        self.seconds: InSeconds = InSeconds.of(settings)
         self.clock = clock
         self.client = client  # it takes events, and leaves commands, timers and what is due to the workers
         self.resources = resources
@@ -76,7 +77,7 @@ class Engine:
         self.counters = counters
         self.hooks = hooks
         self.now: Callable[[], datetime] = clock.now
-        self.lease: timedelta = timedelta(seconds=settings.lease_seconds)
+        self.lease: timedelta = settings.lease
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         _engines.add(self)
         self.stopping: asyncio.Event = asyncio.Event()

@@ -39,7 +39,7 @@ class Follower:
         self._journal = journal
         self._runtimes = {one.name: one for one in runtime}
         self._awaited = engine.awaited
-        self._interval = engine.settings.outcome_poll_seconds
+        self._interval = engine.seconds.outcome_poll
         self._offset: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()

@@ -156,7 +156,7 @@ class Gates:
             instance.pausing[entry.id] = waiter
         else:
             instance.retry = waiter
-        self._renew_later(waiter, self._left(instance) - self._engine.settings.lease_seconds / 2)
+        self._renew_later(waiter, self._left(instance) - self._engine.seconds.lease / 2)
         self._advance_soon(gate)
 
     def left(self, instance: Instance) -> bool:
@@ -248,7 +248,7 @@ class Gates:
             self._advance_soon(gate)
 
     def _must_be_read(self, waiter: InLine, now: float) -> bool:
-        return waiter.stale or now - waiter.since > self._engine.settings.lease_seconds / 2
+        return waiter.stale or now - waiter.since > self._engine.seconds.lease / 2
 
     def _can_leave(self, waiter: InLine, now: float) -> bool:
         """Say whether it can be read again where it must be: not in the middle of a turn."""
@@ -286,7 +286,7 @@ class Gates:
     def _renew(self) -> None:
         """Prolong the leases that end soon, of what waits still."""
         self._renewing = None
-        loop, lease = self._engine.loop, self._engine.settings.lease_seconds
+        loop, lease = self._engine.loop, self._engine.seconds.lease
         give_way_at = loop.time() + STRETCH_SECONDS
         again: list[tuple[InLine, float]] = []
         while self._renewals and self._renewals[0][0] <= loop.time() <= give_way_at:

@@ -18,7 +18,6 @@ from ..errors import SagalogError
 from ..journal import Journal
 from ..journal.controls import read_controls
 from ..journal.protocol import ExaminesItself, server_now
-from .arguments import check_seconds
 from .due import DueLoop
 from .engine import Engine
 from .failures import cancellations, passes_through
@@ -62,29 +61,26 @@ async def examine(
 
     `waiting`: why commands of some types do not leave.
     """
-    check_seconds("timeout_seconds", timeout_seconds)
-    if behind_seconds is not None:
-        check_seconds("behind_seconds", behind_seconds, zero=True)
     if engine.stopping.is_set():
         return Health(live=True, ready=False, reasons=("the runner is stopping",))
     reasons: list[str] = []
     live = not due.done()
     if not live:
         reasons.append("the loop that looks for due work has ended: start this process anew")
-    behind = engine.settings.lease_seconds * BEHIND_LEASES if behind_seconds is None else behind_seconds
+    behind = engine.seconds.lease * BEHIND_LEASES if behind_seconds is None else behind_seconds
     oldest, took, unanswered = await _asked(_oldest(engine, runtimes), timeout_seconds)
     if unanswered:
         reasons.append(unanswered)
     else:
         reasons.extend(await failing(journal, timeout_seconds))
     waited = engine.unanswered_seconds
-    if waited > max(timeout_seconds, engine.settings.lease_seconds):
+    if waited > max(timeout_seconds, engine.seconds.lease):
         reasons.append(f"the journal has not answered a write for {waited:.0f} s")
     if live and not engine.event_time and not engine.client:
         silent = engine.loop.time() - loop.scanned_at
         if loop.trouble:
             reasons.append(f"looking for due work fails: {loop.trouble}")
-        elif silent > max(behind, 2 * engine.settings.due_poll_seconds):
+        elif silent > max(behind, 2 * engine.seconds.due_poll):
             reasons.append(f"due work has not been looked for since {silent:.0f} s")
         reasons.extend(_behind(oldest, behind))
     return Health(

@@ -150,9 +150,7 @@ async def _look_when_ended(instance: Instance, connection: CallersConnection, en
     """Wait until the caller's transaction has ended, then read what is stored and deliver its commands."""
     engine = instance.runtime.engine
     # Drivers do not say when a transaction ends, so we ask. After a lease, its commands are due anyway.
-    looks = Attempts(
-        Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.settings.lease_seconds), clock=engine.loop.time
-    )
+    looks = Attempts(Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.seconds.lease), clock=engine.loop.time)
     read_at = engine.loop.time() + _READ_SECONDS
     try:
         while connection.is_open() and not engine.stopping.is_set() and await looks.wait():

@@ -52,7 +52,7 @@ class Leases:
         """Keep prolonging the lease of an instance until `let_go`."""
         self._kept[instance] = None
         if self._tick is None and not self._engine.event_time:
-            self._tick = self._engine.loop.call_later(self._engine.settings.lease_seconds / 4, self._renew)
+            self._tick = self._engine.loop.call_later(self._engine.seconds.lease / 4, self._renew)
 
     def let_go(self, instance: Instance) -> None:
         """Stop prolonging its lease."""
@@ -62,7 +62,7 @@ class Leases:
     def _renew(self) -> None:
         self._tick = None
         engine = self._engine
-        lease = engine.settings.lease_seconds
+        lease = engine.seconds.lease
         for instance in self._kept:
             left = lease if instance.lease_end is None else (instance.lease_end - engine.now()).total_seconds()
             if left > max(lease, instance.lease_seconds) * 0.55:
@@ -139,7 +139,7 @@ class Leases:
         if engine.event_time:  # there is only one worker, so the entry is from an earlier run
             instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
             return
-        now, lease = engine.loop.time(), engine.settings.lease_seconds
+        now, lease = engine.loop.time(), engine.seconds.lease
         if instance.foreign is None or instance.foreign[0] != entry.id:
             instance.foreign = (entry.id, now + lease)
         until = instance.record.leased_until if instance.record is not None else None
@@ -180,7 +180,7 @@ class Leases:
             instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
             return
         if instance.foreign is not None:
-            instance.foreign = (instance.foreign[0], engine.loop.time() + engine.settings.lease_seconds / 2)
+            instance.foreign = (instance.foreign[0], engine.loop.time() + engine.seconds.lease / 2)
         instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
     def stop(self) -> None:

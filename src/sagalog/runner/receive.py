@@ -323,7 +323,7 @@ class Receiver:
         if not self._waits or message.by is not None or cache.runtime.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
-            envelope.deadline = self._engine.loop.time() + self._engine.settings.no_instance_wait_seconds
+            envelope.deadline = self._engine.loop.time() + self._engine.seconds.no_instance_wait
             await instance.submit(envelope)
         return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
 

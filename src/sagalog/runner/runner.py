@@ -11,6 +11,7 @@ from ..decision import repair
 from ..decision.controls import CommandPause, pausing, resuming
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
+from ..durations import seconds_of
 from ..errors import DefinitionError, InvalidEventError, RunnerStoppedError
 from ..journal import Journal
 from .activities import register
@@ -172,7 +173,7 @@ class SagaRunner:
     ) -> Callable[[F], F]:
         """Register the decorated function as the handler of a command type.
 
-        `timeout`: how long one attempt may take (default: `command_seconds` of the settings); then it is cancelled and
+        `timeout`: how long one attempt may take (default: `command_timeout` of the settings); then it is cancelled and
         counts as failed. `retry`: how often and when it is tried again (default: `dispatch_retry`). `places`: how many
         attempts of this type run at once in this worker (default: `max_dispatch`). `rate`: how many leave this worker in
         a second, `shared_rate`: all workers on one journal together (default: no bound). `circuit`: when they wait
@@ -251,21 +252,21 @@ class SagaRunner:
         self._hooks.tell("started", self)
 
     def _watch(self, journal: Journal, engine: Engine) -> ControlsWatch:
-        return ControlsWatch(journal, engine.loop.time, self.settings.due_poll_seconds)
+        return ControlsWatch(journal, engine.loop.time, engine.seconds.due_poll)
 
     async def stop(self) -> None:
         """Stop gracefully: refuse new events, finish what is under way, record it, close what was opened here.
 
-        Commands that were not accepted within `stop_seconds` stay in their outbox, for any worker.
+        Commands that were not accepted within `stop_timeout` stay in their outbox, for any worker.
         """
         started = self._started
         if started is None:
             return
         started.engine.check_loop()
         started.engine.check_not_of_ours("stop")
-        await self._attached.drain(self.settings.stop_seconds)
+        await self._attached.drain(started.engine.seconds.stop_timeout)
         await started.stop()
-        await self._attached.close(self.settings.stop_seconds)
+        await self._attached.close(started.engine.seconds.stop_timeout)
         try:
             await self._resources.close()
         finally:
@@ -290,16 +291,23 @@ class SagaRunner:
         await asked_to_stop(self._running().engine.stopping)
         await self.stop()
 
-    async def health(self, *, timeout_seconds: float = 2.0, behind_seconds: float | None = None) -> Health:
-        """Say whether this runner is alive and keeps up, and if not, why; answers within `timeout_seconds`.
+    async def health(
+        self,
+        *,
+        timeout: timedelta = timedelta(seconds=2),  # noqa: ASYNC109  (who asks is told what did not answer)
+        behind: timedelta | None = None,
+    ) -> Health:
+        """Say whether this runner is alive and keeps up, and if not, why; answers within `timeout`.
 
-        Ready means: the journal answers, and no work has been due for longer than `behind_seconds` (default: six leases)
+        Ready means: the journal answers, and no work has been due for longer than `behind` (default: six leases)
         without a worker claiming it. Changes nothing and raises nothing.
         """
+        seconds = seconds_of("timeout", timeout)
+        late = None if behind is None else seconds_of("behind", behind, zero=True)
         if self._started is None:
             return NOT_STARTED
         self._started.engine.check_loop()
-        return self._attached.health(await self._started.health(timeout_seconds, behind_seconds))
+        return self._attached.health(await self._started.health(seconds, late))
 
     def gauges(self) -> Gauges:
         """Return what this runner is busy with now; nothing, unless it is started. May be called by another thread."""
@@ -457,7 +465,7 @@ class SagaRunner:
         """Let no command of this type leave any more, on all workers of this journal, until it is resumed.
 
         Durable on return, and holds across restarts. This worker holds to it at once, others within a second or so (see
-        `due_poll_seconds`). An attempt that has begun is not cut off. Events are handled as before; what is to be sent
+        `due_poll`). An attempt that has begun is not cut off. Events are handled as before; what is to be sent
         waits in its outbox, and counts no attempt. Returns False if the type was paused already, and leaves that as it was.
 
         Raises RepairError for a note that cannot be kept, DefinitionError without a journal, and what the journal raises.

@@ -57,7 +57,7 @@ class SagaRuntime:
         # Instances that could not be parked, because the record would have been too large: the command, and the size then.
         self.unrecorded: dict[str, tuple[str, int]] = {}
         self.passed_over: PassedOver = PassedOver()
-        self.declined: Declined = Declined(engine.settings.lease_seconds)
+        self.declined: Declined = Declined(engine.lease)
 
     @property
     def starts_unseen(self) -> bool:

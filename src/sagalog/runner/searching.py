@@ -38,7 +38,7 @@ async def search(engine: Engine, runtime: SagaRuntime, notice: Callable[[datetim
                 told_of_store(error),
                 extra=about(saga=runtime.name),
             )
-            await asyncio.sleep(engine.settings.due_poll_seconds)
+            await asyncio.sleep(engine.seconds.due_poll)
 
 
 async def _search_once(

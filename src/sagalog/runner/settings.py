@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 
+from ..durations import seconds_of
 from ..errors import DefinitionError
 from ..waiting import Waiting
-from .arguments import check_duration, check_seconds, check_type, check_whole
+from .arguments import check_duration, check_type, check_whole
 
 
 class NoInstance(StrEnum):
@@ -17,34 +19,34 @@ class NoInstance(StrEnum):
 
     IGNORE = "ignore"  # it is counted, and `handle` returns
     RAISE = "raise"  # `handle` raises NoInstanceError
-    WAIT = "wait"  # it waits for a starting event, up to `no_instance_wait_seconds`; then NoInstanceError
+    WAIT = "wait"  # it waits for a starting event, up to `no_instance_wait`; then NoInstanceError
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with jitter: before try n+1, up to `base * 2**(n-1)` seconds, never more than the cap.
+    """Exponential backoff with jitter: before try n+1, up to `base * 2**(n-1)`, never more than the cap.
 
     `attempts` counts all tries; None: without end. The wait is drawn between half and all of its bound, so that many
     that failed together do not come back together (equal jitter).
     """
 
     attempts: int | None = None
-    base_seconds: float = 0.05
-    cap_seconds: float = 60.0
+    base: timedelta = timedelta(milliseconds=50)
+    cap: timedelta = timedelta(minutes=1)
 
     def __post_init__(self) -> None:
         if self.attempts is not None:
             if type(self.attempts) is int and self.attempts < 1:
                 raise DefinitionError(f"attempts: a retry policy needs at least 1 attempt, not {self.attempts}")
             check_whole("attempts of a RetryPolicy", self.attempts, least=1)
-        check_seconds("base_seconds of a RetryPolicy", self.base_seconds, zero=True)
-        check_seconds("cap_seconds of a RetryPolicy", self.cap_seconds, zero=True)
-        if not 0 <= self.base_seconds <= self.cap_seconds:
-            raise DefinitionError("a retry policy needs 0 <= base_seconds <= cap_seconds")
+        seconds_of("base of a RetryPolicy", self.base, zero=True)
+        seconds_of("cap of a RetryPolicy", self.cap, zero=True)
+        if self.base > self.cap:
+            raise DefinitionError("a retry policy needs base <= cap")
 
     def wait_seconds(self, failures: int) -> float | None:
         """Return how long to wait after so many failures (from 1), or None if that was the last attempt."""
-        waiting = Waiting(attempts=self.attempts, first=self.base_seconds, most=self.cap_seconds)
+        waiting = Waiting(attempts=self.attempts, first=self.base.total_seconds(), most=self.cap.total_seconds())
         return waiting.pause_seconds(failures, 0.0, random.random())  # noqa: S311  (jitter, not a secret)
 
 
@@ -52,7 +54,7 @@ class RetryPolicy:
 class RunnerSettings:
     """Bounds and delays of a runner."""
 
-    lease_seconds: float = 5.0  # undelivered commands of a silent worker are taken over after this
+    lease: timedelta = timedelta(seconds=5)  # undelivered commands of a silent worker are taken over after this
     # How long a finished instance's message ids stay known, and its command ids are not used again.
     retention: timedelta = timedelta(days=7)
     max_payload_bytes: int = 1024 * 1024  # of one event, and of one stored record
@@ -60,27 +62,29 @@ class RunnerSettings:
     max_batch: int = 256  # messages of one instance that share one save
     max_dispatch: int = 256  # commands of one type on their way at once
     max_takeovers: int = 10  # of one command from workers that died at it; then its instance is parked
-    command_seconds: float = 300.0  # how long one attempt at a command may take (inf: without end)
+    command_timeout: timedelta | None = timedelta(minutes=5)  # of one attempt at a command (None: without end)
     cache_size: int = 20_000  # idle instances of a saga kept in memory, at most
     cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory they take several times as much
-    due_poll_seconds: float = 1.0  # how often other workers' due work is looked for
-    outcome_poll_seconds: float = 0.1  # how often it is looked what others ended, while somebody waits for an outcome
-    stop_seconds: float = 30.0  # how long a graceful stop waits for command handlers
+    due_poll: timedelta = timedelta(seconds=1)  # how often other workers' due work is looked for
+    # How often it is looked what others ended, while somebody waits for an outcome.
+    outcome_poll: timedelta = timedelta(milliseconds=100)
+    stop_timeout: timedelta = timedelta(seconds=30)  # how long a graceful stop waits for command handlers
     no_instance: NoInstance | str = NoInstance.IGNORE
-    no_instance_wait_seconds: float = 30.0
-    handler_retry: RetryPolicy = field(default=RetryPolicy(attempts=5, base_seconds=0.05, cap_seconds=5.0))
-    dispatch_retry: RetryPolicy = field(default=RetryPolicy(attempts=None, base_seconds=0.1, cap_seconds=60.0))
+    no_instance_wait: timedelta = timedelta(seconds=30)
+    handler_retry: RetryPolicy = field(default=RetryPolicy(attempts=5, cap=timedelta(seconds=5)))
+    dispatch_retry: RetryPolicy = field(default=RetryPolicy(attempts=None, base=timedelta(milliseconds=100)))
 
     def __post_init__(self) -> None:
         for name in ("max_payload_bytes", "max_in_flight", "max_batch", "max_dispatch", "max_takeovers"):
             check_whole(name, getattr(self, name), least=1)
         for name in ("cache_size", "cache_bytes"):
             check_whole(name, getattr(self, name), least=0)
-        for name in ("lease_seconds", "due_poll_seconds", "outcome_poll_seconds"):
-            check_seconds(name, getattr(self, name))
-        for name in ("stop_seconds", "no_instance_wait_seconds"):
-            check_seconds(name, getattr(self, name), zero=True)
-        check_seconds("command_seconds", self.command_seconds, endless=True)
+        for name in ("lease", "due_poll", "outcome_poll"):
+            seconds_of(name, getattr(self, name))
+        for name in ("stop_timeout", "no_instance_wait"):
+            seconds_of(name, getattr(self, name), zero=True)
+        if self.command_timeout is not None:
+            seconds_of("command_timeout", self.command_timeout)
         check_duration("retention", self.retention)
         for name in ("handler_retry", "dispatch_retry"):
             check_type(name, getattr(self, name), RetryPolicy, "a RetryPolicy")
@@ -89,7 +93,29 @@ class RunnerSettings:
         except (ValueError, TypeError):
             raise DefinitionError(f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}") from None
 
-    @property
-    def ack_seconds(self) -> float:
-        """Accepted commands are recorded after this at the latest, well before anybody could take them over."""
-        return self.lease_seconds / 10
+
+@dataclass(frozen=True, slots=True)
+class InSeconds:
+    """The durations of a runner's settings in seconds, as the event loop counts; made once, for the hot paths."""
+
+    lease: float
+    command_timeout: float
+    due_poll: float
+    outcome_poll: float
+    stop_timeout: float
+    no_instance_wait: float
+    ack: float  # accepted commands are recorded after this at the latest, well before anybody could take them over
+
+    @classmethod
+    def of(cls, settings: RunnerSettings) -> InSeconds:
+        """Return those of these settings."""
+        lease, longest = settings.lease.total_seconds(), settings.command_timeout
+        return cls(
+            lease=lease,
+            command_timeout=math.inf if longest is None else longest.total_seconds(),
+            due_poll=settings.due_poll.total_seconds(),
+            outcome_poll=settings.outcome_poll.total_seconds(),
+            stop_timeout=settings.stop_timeout.total_seconds(),
+            no_instance_wait=settings.no_instance_wait.total_seconds(),
+            ack=lease / 10,
+        )

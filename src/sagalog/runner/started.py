@@ -83,30 +83,30 @@ class Started:
                 give_up_waiting(instance, stopped)
                 tell_quiet(instance)
         try:
-            async with asyncio.timeout(engine.settings.stop_seconds):
+            async with asyncio.timeout(engine.seconds.stop_timeout):
                 await asyncio.wait([self.due])  # a failure was logged; stopping goes on
                 await self.receiver.drained()
                 await engine.wait_for_tasks()
         except TimeoutError:
             log.warning(
                 "stopping: command handlers still run after %.0f s; cancelled, their commands stay in the outbox",
-                engine.settings.stop_seconds,
+                engine.seconds.stop_timeout,
                 extra=about(),
             )
             self.due.cancel()
             engine.cancel_tasks()
             await asyncio.gather(self.due, return_exceptions=True)
-            await engine.wait_for_tasks(engine.settings.lease_seconds)
+            await engine.wait_for_tasks(engine.seconds.lease)
         for cache in self.caches.values():
             for instance in list(cache.instances.values()):
                 instance.forget()
                 if instance.accepted:
                     instance.poke(Envelope(maintenance=Maintenance.RECORD))
-        await engine.wait_for_tasks(max(engine.settings.stop_seconds, engine.settings.lease_seconds))
+        await engine.wait_for_tasks(max(engine.seconds.stop_timeout, engine.seconds.lease))
         if engine.busy:
             log.warning("stopping: the journal does not answer; what was accepted is not recorded", extra=about())
             engine.abandon()
-            await engine.wait_for_tasks(engine.settings.lease_seconds)
+            await engine.wait_for_tasks(engine.seconds.lease)
         if engine.busy:
             log.error("stopping: a handler does not end although it was cancelled; it is left to itself", extra=about())
             self._rounds.leave()

@@ -33,9 +33,9 @@ def wake_later(instance: Instance) -> None:
     """Set the timer that tells those whose time is up, and that looks into the store now and then."""
     if not instance.waiting or instance.waking is not None:
         return
-    loop, settings = instance.runtime.engine.loop, instance.runtime.engine.settings
+    loop, poll = instance.runtime.engine.loop, instance.runtime.engine.seconds.due_poll
     first = min(envelope.deadline or 0.0 for envelope in instance.waiting)
-    instance.waking = loop.call_at(min(first, loop.time() + settings.due_poll_seconds), _wake, instance)
+    instance.waking = loop.call_at(min(first, loop.time() + poll), _wake, instance)
 
 
 def _wake(instance: Instance) -> None:

@@ -31,8 +31,7 @@ class Stranded:
         self._runtime = runtime
         self._next = engine.loop.time()
         settings = engine.settings
-        waits = max(MAX_LEASES * settings.lease_seconds, settings.dispatch_retry.cap_seconds)
-        self._longest = timedelta(seconds=waits + 2 * settings.lease_seconds)
+        self._longest = max(MAX_LEASES * settings.lease, settings.dispatch_retry.cap) + 2 * settings.lease
 
     async def take_over(self, cache: InstanceCache) -> None:
         """Take over what is stranded, once a minute at most. Raises what the store raises."""

@@ -10,6 +10,7 @@ from ..brokers.cloudevents import STRUCTURED
 from ..brokers.message import SourceMessage
 from ..brokers.publication import Publication
 from ..brokers.reading import MessageReader, UnreadableError, UntakenError
+from ..durations import seconds_of
 from ..errors import CommandRefused, DefinitionError, MissingExtraError, SagalogError
 from ..runner import CommandContext
 from .signatures import HmacSignature, Secrets, StandardWebhooks
@@ -65,7 +66,7 @@ class SignedWebhook:
         self._url = url
         self._shown = str(httpx.URL(url).copy_with(username=None, password=None, query=None))
         self._replies = MessageReader(dict(replies or {}))
-        self._seconds = timeout.total_seconds()
+        self._seconds = seconds_of("timeout=", timeout)
         self._client = client
         self._publication = Publication(_NoSink(), mode="structured")
         self._httpx = httpx

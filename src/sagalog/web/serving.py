@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from ..brokers.cloudevents import STRUCTURED
 from ..brokers.message import SourceMessage
 from ..brokers.reading import Decoded, MessageReader, UnreadableError, UntakenError, types_of
 from ..definition.schema import schema_of
+from ..durations import seconds_of
 from ..runner import Receipt, SagaRunner
 from .bodies import read_body
 from .ends import EndStreams
@@ -52,10 +54,10 @@ class ServedRunner:
         tokens: Iterable[BearerToken],
         *,
         max_body_bytes: int = 256 * 1024,
-        body_seconds: float = 10.0,
-        handle_seconds: float = 30.0,
+        body_timeout: timedelta = timedelta(seconds=10),
+        handle_timeout: timedelta = timedelta(seconds=30),
         most_in_flight: int = 256,
-        most_wait_seconds: float = 60.0,
+        max_wait: timedelta = timedelta(minutes=1),
     ) -> None:
         self._runner = runner
         self._tokens = KnownTokens(tokens)
@@ -67,10 +69,10 @@ class ServedRunner:
         }
         self._ends = EndStreams(runner)
         self._max_body_bytes = max_body_bytes
-        self._body_seconds = body_seconds
-        self._handle_seconds = handle_seconds
+        self._body_seconds = seconds_of("body_timeout", body_timeout)
+        self._handle_seconds = seconds_of("handle_timeout", handle_timeout)
         self._most_in_flight = most_in_flight
-        self._most_wait_seconds = most_wait_seconds
+        self._most_wait_seconds = seconds_of("max_wait", max_wait, zero=True)
         self._in_flight = 0
         app = Starlette(
             routes=[
@@ -170,7 +172,7 @@ class ServedRunner:
             raise refuse(404, f"there is no such saga; there is {', '.join(sorted(self._statuses))}")
         seconds = wait_seconds(dict(request.headers), self._most_wait_seconds) if "prefer" in request.headers else 0.0
         if seconds and "text/event-stream" not in request.headers.get("accept", ""):
-            await status.wait(request.path_params["id"], seconds)
+            await status.wait(request.path_params["id"], timedelta(seconds=seconds))
         return await status.respond(request)
 
     async def _openapi(self, _: Request) -> Response:

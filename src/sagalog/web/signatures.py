@@ -1,6 +1,6 @@
 """Signatures of webhooks: checked where one comes in, made where one goes out. HMAC with SHA-256.
 
-A signature with a timestamp is refused when it is older, or further ahead, than `tolerance_seconds`. Within that time a
+A signature with a timestamp is refused when it is older, or further ahead, than `tolerance`. Within that time a
 copy of a request is known by its message id; so the id must be signed, too, or stand in the signed body.
 """
 
@@ -12,8 +12,10 @@ import hmac
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from ..durations import seconds_of
 from ..errors import DefinitionError, SagalogError
 
 SHORTEST_SECRET = 16  # bytes
@@ -60,7 +62,7 @@ class HmacSignature:
         timestamp_header: str = "",
         id_header: str = "",
         separator: str = ".",
-        tolerance_seconds: float = 300.0,
+        tolerance: timedelta = timedelta(minutes=5),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._secrets = secrets_of(secrets)
@@ -69,14 +71,13 @@ class HmacSignature:
                 raise DefinitionError(f"{given!r} is not the name of a header")
         if encoding not in ("hex", "base64"):
             raise DefinitionError(f"encoding= of a signature is 'hex' or 'base64', not {encoding!r}")
-        _check_tolerance(tolerance_seconds)
         self.header: str = header.lower()
         self.timestamp_header: str = timestamp_header.lower()
         self.id_header: str = id_header.lower()
         self._prefix = prefix
         self._encoding = encoding
         self._separator = separator.encode()
-        self._tolerance = tolerance_seconds
+        self._tolerance = seconds_of("tolerance", tolerance, most=timedelta(days=1))
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -131,7 +132,7 @@ class StandardWebhooks(HmacSignature):
     """
 
     def __init__(
-        self, secrets: Secrets, *, tolerance_seconds: float = 300.0, clock: Callable[[], float] = time.time
+        self, secrets: Secrets, *, tolerance: timedelta = timedelta(minutes=5), clock: Callable[[], float] = time.time
     ) -> None:
         super().__init__(
             [_standard_secret(secret) for secret in _listed(secrets)],
@@ -140,7 +141,7 @@ class StandardWebhooks(HmacSignature):
             encoding="base64",
             timestamp_header="webhook-timestamp",
             id_header="webhook-id",
-            tolerance_seconds=tolerance_seconds,
+            tolerance=tolerance,
             clock=clock,
         )
 
@@ -158,13 +159,12 @@ class StripeSignature:
         secrets: Secrets,
         *,
         header: str = "stripe-signature",
-        tolerance_seconds: float = 300.0,
+        tolerance: timedelta = timedelta(minutes=5),
         clock: Callable[[], float] = time.time,
     ) -> None:
-        _check_tolerance(tolerance_seconds)
         self._secrets = secrets_of(secrets)
         self._header = header.lower()
-        self._tolerance = tolerance_seconds
+        self._tolerance = seconds_of("tolerance", tolerance, most=timedelta(days=1))
         self._clock = clock
 
     def __repr__(self) -> str:
@@ -223,11 +223,6 @@ def _standard_secret(secret: Any) -> bytes:
         raise DefinitionError(
             "a secret of StandardWebhooks is base64, as the sender shows it: whsec_...; other secrets are given as bytes"
         ) from None
-
-
-def _check_tolerance(seconds: Any) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds <= 86_400:
-        raise DefinitionError(f"tolerance_seconds= is more than 0 and at most a day, not {seconds!r}")
 
 
 def _check_time(given: str, now: float, tolerance_seconds: float) -> None:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from ..definition import codec
 from ..definition.saga import Saga
+from ..durations import seconds_of
 from ..errors import DefinitionError, NoInstanceError, OutcomeTimeoutError, SagalogError
 from ..runner import SagaInstance, SagaRunner
 from .problems import problem_of, refuse
@@ -32,7 +33,7 @@ class StatusEndpoint(Generic[S]):
 
     Mounted, or alone, it takes what follows its own path as the id. A request that accepts `text/event-stream` gets an
     event `status` now and whenever the instance has changed, and an event `end` when it has ended. A stream looks every
-    `look_seconds`; `max_streams` may be open at once, each for `stream_seconds`, after which a browser asks anew.
+    `look_every`; `max_streams` may be open at once, each for `stream_timeout`, after which a browser asks anew.
 
     `allow(request, id)` says who may ask; who may not is told that there is no such instance. Without it everybody may
     who knows the id. Told are status, incarnation, version and times; with `result=True` what it completed with, and what
@@ -47,9 +48,9 @@ class StatusEndpoint(Generic[S]):
         allow: Allow | None = None,
         result: bool = False,
         state: Callable[[S], Any] | None = None,
-        look_seconds: float = 1.0,
+        look_every: timedelta = timedelta(seconds=1),
         max_streams: int = 1000,
-        stream_seconds: float = 600.0,
+        stream_timeout: timedelta = timedelta(minutes=10),
     ) -> None:
         if not isinstance(saga, type) or not any(isinstance(one, saga) for one in runner.sagas):
             raise DefinitionError("a StatusEndpoint takes a saga of its runner: StatusEndpoint(runner, OrderSaga)")
@@ -58,9 +59,9 @@ class StatusEndpoint(Generic[S]):
         self._allow = allow
         self._result = result
         self._state = state
-        self._look_seconds = look_seconds
+        self._look_seconds = seconds_of("look_every", look_every)
         self._max_streams = max_streams
-        self._stream_seconds = stream_seconds
+        self._stream_seconds = seconds_of("stream_timeout", stream_timeout)
         self._streams = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,12 +158,10 @@ class StatusEndpoint(Generic[S]):
         finally:
             self._streams -= 1
 
-    async def wait(self, correlation_id: str, seconds: float) -> None:
-        """Return when an instance has ended, after so many seconds, or when the server stops. Raises nothing of ours."""
+    async def wait(self, correlation_id: str, patience: timedelta) -> None:
+        """Return when an instance has ended, after `patience`, or when the server stops. Raises nothing of ours."""
         stopping = asyncio.ensure_future(stopping_of(self._runner).wait())
-        ended = asyncio.ensure_future(
-            self._runner.outcome(self._saga, correlation_id, timeout=timedelta(seconds=seconds))
-        )
+        ended = asyncio.ensure_future(self._runner.outcome(self._saga, correlation_id, timeout=patience))
         try:
             await asyncio.wait({stopping, ended}, return_when=asyncio.FIRST_COMPLETED)
         finally:

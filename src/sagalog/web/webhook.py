@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ..definition.saga import Saga
+from ..durations import seconds_of
 from ..errors import DefinitionError
 from ..runner import Receipt, SagaRunner
 from .bodies import Posted, check_content_type, read_body
@@ -36,8 +37,7 @@ class AwaitOutcome:
     """
 
     def __init__(self, saga: type[Saga[Any]], *, wait: timedelta = timedelta(seconds=10), status: str) -> None:
-        if not isinstance(wait, timedelta) or not timedelta(0) <= wait <= timedelta(minutes=10):
-            raise DefinitionError(f"wait= is a timedelta of 10 minutes at most, not {wait!r}")
+        seconds_of("wait=", wait, zero=True, most=timedelta(minutes=10))
         if not isinstance(status, str) or status.count("{id}") != 1:
             raise DefinitionError("status= is the address of the status, with {id} where the id stands: /orders/{id}")
         self.saga = saga
@@ -62,7 +62,7 @@ class Webhook:
     `source`: put before the ids, where several senders number their messages alike.
 
     Answers 200 when the event is stored, also when it was before; see docs/web.md for the others. `max_body_bytes` and
-    `body_seconds` bound what is read, `handle_seconds` how long it may take to be stored.
+    `body_timeout` bound what is read, `handle_timeout` how long it may take to be stored.
     """
 
     def __init__(
@@ -78,8 +78,8 @@ class Webhook:
         unknown: Literal["refuse", "ignore"] = "refuse",
         outcome: AwaitOutcome | None = None,
         max_body_bytes: int = 256 * 1024,
-        body_seconds: float = 10.0,
-        handle_seconds: float = 30.0,
+        body_timeout: timedelta = timedelta(seconds=10),
+        handle_timeout: timedelta = timedelta(seconds=30),
     ) -> None:
         if not isinstance(runner, SagaRunner):
             raise DefinitionError(f"a Webhook takes a SagaRunner, not a {type(runner).__name__}")
@@ -106,8 +106,8 @@ class Webhook:
         self.outcome = outcome
         self._saga = None if outcome is None else _saga_of(runner, outcome.saga)
         self._max_body_bytes = max_body_bytes
-        self._body_seconds = body_seconds
-        self._handle_seconds = handle_seconds
+        self._body_seconds = seconds_of("body_timeout", body_timeout)
+        self._handle_seconds = seconds_of("handle_timeout", handle_timeout)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
+from ...durations import seconds_of
 from ...errors import BrokerUnavailableError, DefinitionError
 from ...logs import about, log
-from ..arguments import check_seconds
+from ..arguments import LONGEST
 from ..message import Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
@@ -35,7 +36,7 @@ class KafkaSource(KafkaDeadLetters):
 
     Order is kept for each key, also when workers come and go: a partition belongs to one worker at a time.
 
-    `session_seconds`: how long a worker may be silent before its partitions go to others. `revoke_seconds`: how long a
+    `session_timeout`: how long a worker may be silent before its partitions go to others. `revoke_timeout`: how long a
     rebalance waits for what is under way; what is not done by then is handled by the next worker, too, and known there
     by its id. `dead_letters`: the topic for dead letters, made when first needed. `options`: further arguments of
     `aiokafka.AIOKafkaConsumer`, such as `ssl_context` and `sasl_mechanism`, also used for the producer of dead letters.
@@ -47,8 +48,8 @@ class KafkaSource(KafkaDeadLetters):
         *,
         topic: str | Sequence[str],
         group: str,
-        session_seconds: float = 10.0,
-        revoke_seconds: float = 5.0,
+        session_timeout: timedelta = timedelta(seconds=10),
+        revoke_timeout: timedelta = timedelta(seconds=5),
         dead_letters: str | None = None,
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
@@ -58,12 +59,10 @@ class KafkaSource(KafkaDeadLetters):
             raise DefinitionError("topic= is the name of a topic, or a list of such names")
         if not isinstance(group, str) or not group:
             raise DefinitionError(f"group= is a name, not {group!r}")
-        check_seconds("session_seconds", session_seconds)
-        check_seconds("revoke_seconds", revoke_seconds)
         super().__init__(KafkaServers(servers, options), topics, dead_letters or f"{topics[0]}.dead-letters.{group}")
         self._group = group
-        self._session_seconds = session_seconds
-        self._revoke_seconds = revoke_seconds
+        self._session_seconds = seconds_of("session_timeout", session_timeout, most=LONGEST)
+        self._revoke_seconds = seconds_of("revoke_timeout", revoke_timeout, most=LONGEST)
         self._name = name or f"kafka:{','.join(topics)}/{group}"
         self._consumer: AIOKafkaConsumer | None = None
         self._offsets: dict[TopicPartition, Offsets] = {}
@@ -76,8 +75,10 @@ class KafkaSource(KafkaDeadLetters):
         return self._name
 
     @property
-    def keep_seconds(self) -> float | None:
-        return 30.0  # a consumer that does not poll for max_poll_interval_ms (five minutes) loses its partitions
+    def keep_every(self) -> timedelta | None:
+        return timedelta(
+            seconds=30
+        )  # a consumer that does not poll for max_poll_interval_ms (five minutes) loses its partitions
 
     async def open(self) -> None:
         if self._consumer is not None:
@@ -114,14 +115,14 @@ class KafkaSource(KafkaDeadLetters):
             with self._servers.answers(f"leaving group {self._group}"):
                 await consumer.stop()
 
-    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
+    async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
         if self._consumer is None:
             await self.open()
         assert self._consumer is not None
         self._receiving = True
         try:
             with self._servers.answers("asking for messages"):
-                found = await self._consumer.getmany(timeout_ms=int(seconds * 1000), max_records=most)
+                found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
         except BrokerUnavailableError:
             await self._leave()  # the client does not mend itself after all of its errors
             raise
@@ -183,7 +184,7 @@ class KafkaSource(KafkaDeadLetters):
                 still = consumer.assignment()
                 consumer.resume(*(one for one in assigned if one in still))
 
-    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
+    async def give_back(self, messages: Sequence[SourceMessage], delay: timedelta) -> None:
         """Read again from the first of these on. Those behind it come again, too: a partition is read in order."""
         first: dict[TopicPartition, int] = {}
         for message in messages:

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,22 +15,24 @@ import nats.js.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ..arguments import LONGEST
 
 
 class NatsConnection:
     """One connection; `url` may name several servers, `nats://a:4222,b:4222`. `options` are those of `nats.connect`."""
 
     def __init__(
-        self, url: str, options: Mapping[str, Any] | None, connect_seconds: float, answer_seconds: float
+        self, url: str, options: Mapping[str, Any] | None, connect_timeout: timedelta, answer_timeout: timedelta
     ) -> None:
         if not isinstance(url, str) or "://" not in url:
             raise DefinitionError("url is a text such as nats://host:4222")
         scheme, _, rest = url.partition("://")
         self._servers = [one if "://" in one else f"{scheme}://{one}" for one in rest.split(",")]
         self._options = dict(options or {})
-        self._seconds = connect_seconds
-        self.answer_seconds = answer_seconds
+        self._seconds = seconds_of("connect_timeout", connect_timeout, most=LONGEST)
+        self.answer_seconds: float = seconds_of("answer_timeout", answer_timeout, most=LONGEST)
         self._client: Client | None = None
         self._opening = asyncio.Lock()
         self.where: str = "NATS " + ",".join(urlsplit(one).netloc.rpartition("@")[2] for one in self._servers)

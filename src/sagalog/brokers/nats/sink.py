@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any
 
 import nats.errors
@@ -26,14 +27,14 @@ class NatsSink:
         url: str,
         *,
         subject: str | Callable[[SinkMessage], str],
-        connect_seconds: float = 10.0,
-        answer_seconds: float = 5.0,
+        connect_timeout: timedelta = timedelta(seconds=10),
+        answer_timeout: timedelta = timedelta(seconds=5),
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
         if not callable(subject) and (not isinstance(subject, str) or not subject):
             raise DefinitionError("subject= is a text such as 'shipping.orders', or a function of the message")
-        self._connection = NatsConnection(url, options, connect_seconds, answer_seconds)
+        self._connection = NatsConnection(url, options, connect_timeout, answer_timeout)
         self._subject = subject
         self._name = name or f"nats:{subject if isinstance(subject, str) else '...'}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import nats.errors
@@ -13,22 +14,23 @@ from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.client import JetStreamContext
 
+from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError
-from ..arguments import check_name, check_seconds
+from ..arguments import LONGEST, check_name
 from ..headers import from_ascii
 from ..message import KEY, Backlog, SourceMessage
 from .connection import NatsConnection
 from .dead_letters import NatsDeadLetters
 
-_LATE_LOOKS = 20  # at what came behind the last `receive`; what is left then comes again after ack_seconds
+_LATE_LOOKS = 20  # at what came behind the last `receive`; what is left then comes again after ack_wait
 _MOST_AT_ONCE = 512  # of one request for messages
 
 
 class NatsSource(NatsDeadLetters):
     """A stream, read through the durable consumer `durable`, which is made when it is not there.
 
-    `subject`: only messages of that subject, which may hold wildcards. `ack_seconds`: how long a worker may be silent
-    before what it holds goes to another; `answer_seconds`: how long an answer of the server may take. `dead_letters`: the
+    `subject`: only messages of that subject, which may hold wildcards. `ack_wait`: how long a worker may be silent
+    before what it holds goes to another; `answer_timeout`: how long an answer of the server may take. `dead_letters`: the
     stream for dead letters, made when first needed. `options`: further arguments of `nats.connect`, such as
     `user_credentials` and `tls`.
 
@@ -43,25 +45,23 @@ class NatsSource(NatsDeadLetters):
         stream: str,
         durable: str,
         subject: str | None = None,
-        ack_seconds: float = 30.0,
+        ack_wait: timedelta = timedelta(seconds=30),
         dead_letters: str | None = None,
-        connect_seconds: float = 10.0,
-        answer_seconds: float = 5.0,
+        connect_timeout: timedelta = timedelta(seconds=10),
+        answer_timeout: timedelta = timedelta(seconds=5),
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
         check_name("stream", stream, also="_-")
         check_name("durable", durable, also="_-")
-        for what, seconds in (("ack", ack_seconds), ("connect", connect_seconds), ("answer", answer_seconds)):
-            check_seconds(f"{what}_seconds", seconds)
+        self._ack_seconds = seconds_of("ack_wait", ack_wait, most=LONGEST)
         super().__init__(
-            NatsConnection(url, options, connect_seconds, answer_seconds),
+            NatsConnection(url, options, connect_timeout, answer_timeout),
             stream,
             durable,
             dead_letters or f"{stream}_dead_letters",
         )
         self._subject = subject
-        self._ack_seconds = ack_seconds
         self._name = name or f"nats:{stream}/{durable}"
         self._subscription: JetStreamContext.PullSubscription | None = None
         self._asked_until = 0.0  # by the loop's clock: when no request for messages is open any more
@@ -71,8 +71,8 @@ class NatsSource(NatsDeadLetters):
         return self._name
 
     @property
-    def keep_seconds(self) -> float | None:
-        return self._ack_seconds / 3
+    def keep_every(self) -> timedelta | None:
+        return timedelta(seconds=self._ack_seconds / 3)
 
     async def open(self) -> None:
         jetstream = await self._connection.jetstream()
@@ -110,19 +110,19 @@ class NatsSource(NatsDeadLetters):
         try:
             if self._subscription is not None:
                 async with asyncio.timeout(self._connection.answer_seconds):
-                    await self.give_back((), 0.0)
+                    await self.give_back((), timedelta(0))
         except (BrokerUnavailableError, TimeoutError):
-            pass  # others get it after ack_seconds
+            pass  # others get it after ack_wait
         self._subscription = None
         await self._connection.close()
 
-    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
+    async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
         await self._connection.client()
         if self._subscription is None:
             await self.open()
         assert self._subscription is not None
         with self._connection.answers(f"asking for messages of consumer {self._durable}"):
-            found = await self._fetch(self._subscription, min(most, _MOST_AT_ONCE), seconds)
+            found = await self._fetch(self._subscription, min(most, _MOST_AT_ONCE), wait.total_seconds())
         return [self._message(one) for one in found]
 
     async def _fetch(self, subscription: JetStreamContext.PullSubscription, most: int, seconds: float) -> Sequence[Msg]:
@@ -156,9 +156,9 @@ class NatsSource(NatsDeadLetters):
     async def keep(self, messages: Sequence[SourceMessage]) -> None:
         await self._tell(messages, b"+WPI")
 
-    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
-        if delay_seconds > 0:
-            await self._tell(messages, f"-NAK {json.dumps({'delay': int(delay_seconds * 1e9)})}".encode())
+    async def give_back(self, messages: Sequence[SourceMessage], delay: timedelta) -> None:
+        if delay > timedelta(0):
+            await self._tell(messages, f"-NAK {json.dumps({'delay': int(delay.total_seconds() * 1e9)})}".encode())
             return
         # A request that is open would get these again at once, and give them back once more, in another order.
         late: list[SourceMessage] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
@@ -56,7 +57,7 @@ class RabbitSource(RabbitDeadLetters):
         return self._name
 
     @property
-    def keep_seconds(self) -> float | None:
+    def keep_every(self) -> timedelta | None:
         return None
 
     async def open(self) -> None:
@@ -106,12 +107,12 @@ class RabbitSource(RabbitDeadLetters):
                 pass
         await self._connection.close()
 
-    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
+    async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
         if self._channel is None:
             await self.open()
         found: list[SourceMessage] = []
         try:
-            one = await asyncio.wait_for(self._arrived.get(), seconds)
+            one = await asyncio.wait_for(self._arrived.get(), wait.total_seconds())
         except TimeoutError:
             return found
         while one is not None:
@@ -151,7 +152,7 @@ class RabbitSource(RabbitDeadLetters):
     async def keep(self, messages: Sequence[SourceMessage]) -> None:
         """A broker sees by the connection that we are alive."""
 
-    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
+    async def give_back(self, messages: Sequence[SourceMessage], delay: timedelta) -> None:
         for message in reversed(messages):
             self._held.discard(message.token.delivery_tag)
             try:

@@ -10,21 +10,23 @@ import asyncio
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 from redis.exceptions import ResponseError
 
+from ...durations import seconds_of
 from ...errors import BrokerError, DefinitionError
 from ...logs import about, log
-from ..arguments import check_seconds
+from ..arguments import LONGEST
 from ..message import KEY, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, RedisConnection, parts
 from .dead_letters import RedisDeadLetters, moment_of
 
 _COUNT = 1000  # entries that are counted or claimed in one go
 _RETURNED = "sagalog:given-back"  # a consumer that nobody is: what it holds is waiting to be claimed
-_SILENT_CLAIMS = 10  # a consumer that holds nothing and has not been heard of for so many times claim_seconds is gone
+_SILENT_CLAIMS = 10  # a consumer that holds nothing and has not been heard of for so many times claim_after is gone
 
 # Atomic: a consumer that is deleted with entries pending takes them along, and nobody is ever given them again.
 _SWEEP = """
@@ -44,7 +46,7 @@ return gone
 class RedisSource(RedisDeadLetters):
     """A stream, read through the consumer group `group`; both are made when they are not there, to be read from its start.
 
-    `claim_seconds`: how long a worker may be silent before what it holds goes to another. `dead_letters`: the stream
+    `claim_after`: how long a worker may be silent before what it holds goes to another. `dead_letters`: the stream
     for dead letters. `options`: further arguments of `redis.asyncio.Redis.from_url`. Needs Redis 6.2 or newer.
 
     Workers that share a group get entries in turn, so those of one key keep their order only while one worker reads the
@@ -58,7 +60,7 @@ class RedisSource(RedisDeadLetters):
         *,
         stream: str,
         group: str,
-        claim_seconds: float = 30.0,
+        claim_after: timedelta = timedelta(seconds=30),
         dead_letters: str | None = None,
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
@@ -66,9 +68,8 @@ class RedisSource(RedisDeadLetters):
         for what, text in (("stream", stream), ("group", group)):
             if not isinstance(text, str) or not text:
                 raise DefinitionError(f"{what}= is a name, not {text!r}")
-        check_seconds("claim_seconds", claim_seconds)
+        self._claim_seconds = seconds_of("claim_after", claim_after, most=LONGEST)
         super().__init__(RedisConnection(url, options), stream, group, dead_letters or f"{stream}:dead:{group}")
-        self._claim_seconds = claim_seconds
         self._consumer = ""
         self._name = name or f"redis:{stream}/{group}"
         self._claim_at = 0.0
@@ -79,8 +80,8 @@ class RedisSource(RedisDeadLetters):
         return self._name
 
     @property
-    def keep_seconds(self) -> float | None:
-        return self._claim_seconds / 3
+    def keep_every(self) -> timedelta | None:
+        return timedelta(seconds=self._claim_seconds / 3)
 
     async def open(self) -> None:
         with self._connection.answers(f"opening group {self._group} of stream {self._stream}"):
@@ -109,7 +110,7 @@ class RedisSource(RedisDeadLetters):
         with self._connection.answers("removing old consumers"):
             await self._connection.client.eval(_SWEEP, 1, self._stream, self._group, longest, own)
 
-    async def receive(self, most: int, seconds: float) -> Sequence[SourceMessage]:
+    async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
         if not self._consumer:
             await self.open()
         loop = asyncio.get_running_loop()
@@ -120,7 +121,11 @@ class RedisSource(RedisDeadLetters):
             self._claim_at = loop.time() + min(1.0, self._claim_seconds / 4)
         with self._connection.answers("asking for messages"):
             found = await self._connection.client.xreadgroup(
-                self._group, self._consumer, {self._stream: ">"}, count=most, block=max(1, int(seconds * 1000))
+                self._group,
+                self._consumer,
+                {self._stream: ">"},
+                count=most,
+                block=max(1, int(wait.total_seconds() * 1000)),
             )
         return [self._message(entry_id, entry, 1) for _, entries in found for entry_id, entry in entries]
 
@@ -172,8 +177,8 @@ class RedisSource(RedisDeadLetters):
     async def keep(self, messages: Sequence[SourceMessage]) -> None:
         await self._claim_by(self._consumer, messages, 0)
 
-    async def give_back(self, messages: Sequence[SourceMessage], delay_seconds: float) -> None:
-        await self._claim_by(_RETURNED, messages, max(0, int((self._claim_seconds - delay_seconds) * 1000)))
+    async def give_back(self, messages: Sequence[SourceMessage], delay: timedelta) -> None:
+        await self._claim_by(_RETURNED, messages, max(0, int((self._claim_seconds - delay.total_seconds()) * 1000)))
         self._claim_at = 0.0
 
     async def _claim_by(self, consumer: str, messages: Sequence[SourceMessage], idle: int) -> None:

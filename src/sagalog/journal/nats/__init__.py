@@ -11,15 +11,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
+from ...durations import seconds_of
 from ...errors import DefinitionError, InvalidEventError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
 from ..checks import check_id, check_moment, check_moves, checked, checked_batch, in_sequence, out_of_order
 from ..opening import told_if_slow
 from ..protocol import MAX_SEQUENCE_NR, Finding, MovedDue, PersistentRepr
-from ..settings import Known, check_history, history_setting, only_known, split_settings, yes
+from ..settings import Known, check_history, history_setting, only_known, seconds, split_settings, yes
 from ..urls import split_server_url
 from .bounded import gather_bounded
 from .connection import MAX_AT_ONCE, Connection
@@ -32,15 +33,15 @@ from .requests import Requests
 from .stream import Stream
 from .writing import NatsWriter
 
-_MAX_SECONDS = 86_400
+_LONGEST = timedelta(days=1)
 _FEW = 16  # records that are passed over one by one
 _SETTINGS: Known = {
     "stream": str,
     "replicas": int,
     "history": history_setting,
     "migrate": yes,
-    "connect_seconds": float,
-    "timeout_seconds": float,
+    "connect_seconds": seconds,
+    "timeout_seconds": seconds,
     "credentials": str,
     "nkey": str,
     "tls": yes,
@@ -55,8 +56,8 @@ class NatsJournal:
     """A journal in a JetStream stream, for any number of workers on any number of machines.
 
     `stream`: its name; `migrate`: make it at open. `replicas` and `history` ("all", or how many messages of an id are
-    kept before the newest) are settings of the stream, used when it is made. `connect_seconds`: how long to try to
-    connect before a call fails. `timeout_seconds`: after that a publish without an acknowledgement is an unknown outcome.
+    kept before the newest) are settings of the stream, used when it is made. `connect_timeout`: how long to try to
+    connect before a call fails. `timeout`: after that a publish without an acknowledgement is an unknown outcome.
     `credentials`, `nkey`: the file to log in with. `tls`, or a root's `tls_ca`, or a client's `tls_cert` and `tls_key`:
     the connection is encrypted.
 
@@ -74,8 +75,8 @@ class NatsJournal:
         replicas: int = 1,
         history: str | int = "all",
         migrate: bool = False,
-        connect_seconds: float = 10.0,
-        timeout_seconds: float = 5.0,
+        connect_timeout: timedelta = timedelta(seconds=10),
+        timeout: timedelta = timedelta(seconds=5),
         credentials: str | None = None,
         nkey: str | None = None,
         tls: bool = False,
@@ -89,10 +90,8 @@ class NatsJournal:
         for name, flag in (("migrate", migrate), ("tls", tls)):
             if not isinstance(flag, bool):
                 raise DefinitionError(f"{name} is true or false, not {flag!r}")
-        for name, seconds in (("connect_seconds", connect_seconds), ("timeout_seconds", timeout_seconds)):
-            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
-            if not number or not 0 < seconds <= _MAX_SECONDS:
-                raise DefinitionError(f"{name} is a number of seconds over 0, up to {_MAX_SECONDS:,}, not {seconds!r}")
+        connect_seconds = seconds_of("connect_timeout", connect_timeout, most=_LONGEST)
+        timeout_seconds = seconds_of("timeout", timeout, most=_LONGEST)
         if (
             not isinstance(stream, str)
             or not stream

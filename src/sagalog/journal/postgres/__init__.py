@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import asyncpg
 
+from ...durations import seconds_of
 from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
 from ..checks import check_moment, check_moves, in_sequence, out_of_order, wanted_terms
 from ..protocol import MAX_SEQUENCE_NR, CommitCounts, Finding, MovedDue, PersistentRepr, all_ids
-from ..settings import Known, check_history, history_setting, split_settings, yes
+from ..settings import LONGEST, Known, check_history, history_setting, seconds, split_settings, yes
 from ..urls import split_server_url
 from .callers import as_asyncpg
 from .connections import Connections
@@ -31,8 +32,8 @@ _SETTINGS: Known = {
     "history": history_setting,
     "migrate": yes,
     "pooler": yes,
-    "connect_seconds": float,
-    "timeout_seconds": float,
+    "connect_seconds": seconds,
+    "timeout_seconds": seconds,
 }
 
 
@@ -42,8 +43,8 @@ class PostgresJournal:
 
     `dsn`: as libpq takes it. `schema`: where the tables are; `migrate`: make or migrate them at open. `history`: "all"
     keeps every record until the saga's tombstone is purged, n the n before the newest, 0 only the newest. `pooler`: there
-    is a transaction-mode pooler in between, so no statement stays prepared. `connect_seconds`: how long to try to
-    (re)connect before a call fails. `timeout_seconds`: how long to wait for an answer.
+    is a transaction-mode pooler in between, so no statement stays prepared. `connect_timeout`: how long to try to
+    (re)connect before a call fails. `timeout`: how long to wait for an answer.
 
     Connects at first use, or by `open`, which raises JournalFormatError for a schema that is missing, old, newer, or of
     another program, and JournalUnavailableError where it cannot connect.
@@ -59,12 +60,10 @@ class PostgresJournal:
         history: str | int = "all",
         migrate: bool = False,
         pooler: bool = False,
-        connect_seconds: float = 10.0,
-        timeout_seconds: float = 30.0,
+        connect_timeout: timedelta = timedelta(seconds=10),
+        timeout: timedelta = timedelta(seconds=30),
     ) -> None:
         keep = check_history(history)
-        for name, seconds in (("connect_seconds", connect_seconds), ("timeout_seconds", timeout_seconds)):
-            _check_seconds(name, seconds)
         for name, flag in (("migrate", migrate), ("pooler", pooler)):
             if not isinstance(flag, bool):
                 raise DefinitionError(f"{name} is True or False, not {flag!r}")
@@ -76,8 +75,8 @@ class PostgresJournal:
             self.schema,
             migrate=migrate,
             pooler=pooler,
-            connect_seconds=connect_seconds,
-            timeout_seconds=timeout_seconds,
+            connect_seconds=seconds_of("connect_timeout", connect_timeout, most=LONGEST),
+            timeout_seconds=seconds_of("timeout", timeout, most=LONGEST),
         )
         self._statements = write_statements(self.schema, keep)
         self._writer = PostgresWriter(self._connections, self._statements)
@@ -325,11 +324,6 @@ def _of_two_epochs(records: Sequence[PersistentRepr]) -> set[str]:
         for one in records
         if one.epoch and epochs.setdefault(one.persistence_id, one.epoch) != one.epoch
     }
-
-
-def _check_seconds(name: str, seconds: float) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < 1e6:
-        raise DefinitionError(f"{name} is a number of seconds above 0 and below a million, not {seconds!r}")
 
 
 __all__ = ["PostgresJournal"]

@@ -6,17 +6,28 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
+from ...durations import seconds_of
 from ...errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
 from ..checks import check_moment, check_moves, checked, in_sequence, out_of_order, wanted_terms
 from ..opening import told_if_slow
 from ..protocol import MAX_SEQUENCE_NR, CommitCounts, Finding, MovedDue, PersistentRepr, all_ids
-from ..settings import Known, check_history, check_seconds, history_setting, only_known, split_settings, yes
+from ..settings import (
+    LONGEST,
+    Known,
+    check_history,
+    history_setting,
+    milliseconds,
+    only_known,
+    seconds,
+    split_settings,
+    yes,
+)
 from .batch import chunks_of
 from .callers import Statements, between, newest, run, store
 from .committer import Committer, NoCommitter
@@ -43,7 +54,7 @@ from .threads import ConnectionThread
 from .writer import SqliteWriter, WriteCall, delete_chain, forget, row_of, touch
 
 T = TypeVar("T")
-_SETTINGS: Known = {"history": history_setting, "busy_seconds": float, "on_loop_ms": float, "beside": yes}
+_SETTINGS: Known = {"history": history_setting, "busy_seconds": seconds, "on_loop_ms": milliseconds, "beside": yes}
 
 
 def _nothing(_: sqlite3.Connection) -> None:
@@ -70,7 +81,7 @@ class SqliteJournal:
     """A journal in one SQLite file, which several processes may share. Durable: WAL with synchronous=FULL.
 
     `history`: "all" keeps every record until the saga's tombstone is purged, n keeps at least the n before the newest
-    (fewer than 2n), 0 only the newest. `busy_seconds`: how long to wait for another process's lock. `on_loop_ms`: commits
+    (fewer than 2n), 0 only the newest. `busy_timeout`: how long to wait for another process's lock. `on_loop`: commits
     that can be expected to take no longer are made on the event loop's own thread; 0 leaves all to the writer's thread.
     `beside`: a file with tables of your application, and none of the journal's, is given these as well.
 
@@ -87,25 +98,25 @@ class SqliteJournal:
         path: str | Path,
         *,
         history: str | int = "all",
-        busy_seconds: float = 5.0,
-        on_loop_ms: float = 2.0,
+        busy_timeout: timedelta = timedelta(seconds=5),
+        on_loop: timedelta = timedelta(milliseconds=2),
         beside: bool = False,
     ) -> None:
         keep = check_history(history)
-        check_seconds("busy_seconds", busy_seconds)
-        check_seconds("on_loop_ms", on_loop_ms)
+        busy_seconds = seconds_of("busy_timeout", busy_timeout, zero=True, most=LONGEST)
+        quick_seconds = seconds_of("on_loop", on_loop, zero=True, most=LONGEST)
         self.page_bytes = 4096 if keep is None else 0
         self.kept_records = keep or 0
         self.path: str = _checked_path(path)
         with told_if_slow(self.path):
             prepare(self.path, busy_seconds=busy_seconds, beside=beside)
-            self._start(partial(connect, self.path, busy_seconds=busy_seconds), keep, busy_seconds, on_loop_ms)
+            self._start(partial(connect, self.path, busy_seconds=busy_seconds), keep, busy_seconds, quick_seconds)
 
     def __repr__(self) -> str:
         return f"<SqliteJournal in {self.path!r}>"
 
     def _start(
-        self, connection: Callable[..., sqlite3.Connection], keep: int | None, busy_seconds: float, on_loop_ms: float
+        self, connection: Callable[..., sqlite3.Connection], keep: int | None, busy_seconds: float, quick_seconds: float
     ) -> None:
         self.read_only: bool = busy_seconds < 0
         self._history = keep
@@ -131,7 +142,7 @@ class SqliteJournal:
         self._writer: Committer = (
             cast("Committer", NoCommitter(self.path))
             if self.read_only
-            else Committer(writer, self._file, quick_seconds=on_loop_ms / 1000)
+            else Committer(writer, self._file, quick_seconds=quick_seconds)
         )
         reader = Reader(opened[-1], self._file)
         self._reader: ConnectionThread[Read] = ConnectionThread("sagalog-reader", reader.serve, reader.close, 256)

@@ -38,8 +38,8 @@ def _translated(error: Exception, path: str, *, committing: bool) -> SagalogErro
             f"{path}: the disk failed while committing ({error}); what was written may be stored"
         )
     remedy = {
-        "SQLITE_BUSY": "another program holds its lock: end that program's transaction, or raise busy_seconds",
-        "SQLITE_LOCKED": "another program holds its lock: end that program's transaction, or raise busy_seconds",
+        "SQLITE_BUSY": "another program holds its lock: end that program's transaction, or raise busy_timeout",
+        "SQLITE_LOCKED": "another program holds its lock: end that program's transaction, or raise busy_timeout",
         "SQLITE_FULL": "the disk is full: free some space",
         "SQLITE_READONLY": "the file or its folder is read-only: allow writing, or use another path",
         "SQLITE_CANTOPEN": "it cannot be opened: check that the folder exists and may be written",

@@ -123,7 +123,7 @@ class Deliveries:
             assert after.record is not None
             if entry not in before.record.outbox or entry in after.record.outbox:
                 continue
-            lease = run.settings.lease_seconds + 2 * run.skew + _SLACK
+            lease = run.settings.lease.total_seconds() + 2 * run.skew + _SLACK
             at = (after.record.updated_at - EPOCH).total_seconds()
             for one in calls:
                 assert one.seconds <= at + run.skew + lease, (

@@ -75,10 +75,12 @@ def _settings(world: World, draw: random.Random) -> RunnerSettings:
     waits = NoInstance(world.no_instance) is NoInstance.WAIT
     return RunnerSettings(
         # Polls that find nothing are left out (see LoopClock); but events that wait for a starting one need them.
-        due_poll_seconds=5.0 if waits else 86_400.0,
-        outcome_poll_seconds=5.0,
-        handler_retry=RetryPolicy(attempts=5, base_seconds=0.1, cap_seconds=5.0),
-        dispatch_retry=RetryPolicy(attempts=draw.choice([None, 8]), base_seconds=0.1, cap_seconds=5.0),
+        due_poll=timedelta(seconds=5) if waits else timedelta(days=1),
+        outcome_poll=timedelta(seconds=5),
+        handler_retry=RetryPolicy(attempts=5, base=timedelta(milliseconds=100), cap=timedelta(seconds=5)),
+        dispatch_retry=RetryPolicy(
+            attempts=draw.choice([None, 8]), base=timedelta(milliseconds=100), cap=timedelta(seconds=5)
+        ),
         retention=draw.choice([timedelta(days=7), timedelta(hours=1)]),
         cache_size=draw.choice([20_000, 1]),
         max_batch=draw.choice([256, 256, 1]),

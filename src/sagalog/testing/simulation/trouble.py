@@ -17,7 +17,7 @@ from .ledger import at_once
 from .situation import Situation
 from .worker import Worker
 
-_STOPS_WITHIN = 300.0  # seconds: `stop_seconds`, and whatever may be in its way
+_STOPS_WITHIN = 300.0  # seconds: `stop_timeout`, and whatever may be in its way
 _NEWER = b'{"format":99}'
 
 
