@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import asyncpg
 import psycopg
 import pytest
@@ -301,4 +302,38 @@ async def test_a_commit_that_is_under_way_still_is_waited_for(tmp_path: Path) ->
             await asyncio.sleep(0.1)  # of a slow disk
             connection.execute("COMMIT")
             await eventually(lambda: bench.world.seen, seconds=10)
+        connection.close()
+
+
+def as_dict(cursor: sqlite3.Cursor, row: tuple[Any, ...]) -> dict[str, Any]:
+    return {column[0]: value for column, value in zip(cursor.description, row, strict=True)}
+
+
+@pytest.mark.parametrize("setting", [{"row_factory": as_dict}, {"text_factory": bytes}])
+async def test_a_connection_of_sqlite_may_give_its_rows_and_texts_in_any_form(
+    tmp_path: Path, setting: dict[str, Any]
+) -> None:
+    path = str(tmp_path / "shop.db")
+    async with SqliteJournal(path) as journal, aiosqlite.connect(path) as beside:
+        bench, plain = Bench(journal), sqlite3.connect(path)
+        async with bench.runner() as runner:
+            for connection in (plain, beside):
+                for name, value in setting.items():
+                    setattr(connection, name, value)
+                await runner.handle(Placed("é"), connection=connection)
+                for name, value in setting.items():
+                    assert getattr(connection, name) is value
+                plain.commit()
+                await beside.commit()
+        plain.close()
+        assert await bench.log("é") == ["placed", "placed"]
+
+
+async def test_a_temporary_table_that_hides_one_of_the_journal_is_told(tmp_path: Path) -> None:
+    path = str(tmp_path / "shop.db")
+    async with SqliteJournal(path) as journal, Bench(journal).runner() as runner:
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TEMP TABLE record (id TEXT)")
+        with pytest.raises(DefinitionError, match="temporary table 'record'"):
+            await runner.handle(Placed("a"), connection=connection)
         connection.close()

@@ -126,7 +126,8 @@ def _begins(found: CallersConnection) -> bool:
         if found.family == "psycopg":
             return found.driver.info.transaction_status == _IDLE and not found.driver.autocommit
         if found.family in ("sqlite3", "aiosqlite"):
-            return found.driver.isolation_level is not None
+            driver = found.driver if found.family == "sqlite3" else found.driver._conn
+            return driver.isolation_level is not None and getattr(driver, "autocommit", -1) is not True  # Python 3.12
     except Exception:  # it is closed
         return False
     return False

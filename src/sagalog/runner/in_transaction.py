@@ -16,7 +16,7 @@ from functools import partial
 
 from ..decision.message import Message, Outcome
 from ..decision.pages import whole
-from ..errors import CodecError, ConflictError, JournalUnavailableError, PayloadTooLargeError
+from ..errors import CodecError, ConflictError, DefinitionError, JournalUnavailableError, PayloadTooLargeError
 from ..journal.callers import CallersConnection
 from ..journal.protocol import WaitsForWriters
 from ..waiting import Attempts, Waiting
@@ -69,6 +69,8 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
         assert outcome is not None
         write = write_of(turn, lambda *_: False, lambda *_: False, runtime.engine.now())
         if write is not None:
+            if not connection.is_open():
+                raise DefinitionError("the transaction on connection= has ended meanwhile; nothing was stored")
             await _write(turn, write, connection)
     except PayloadTooLargeError as error:
         turn.reporter.taken_back()

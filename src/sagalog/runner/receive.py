@@ -26,7 +26,8 @@ from ..errors import (
     RunnerStoppedError,
     SagalogError,
 )
-from ..journal.callers import callers_connection
+from ..journal.alone import alone_on
+from ..journal.callers import CallersConnection, callers_connection
 from .addressing import Addresses, Targets, check_unicode
 from .arguments import check_moment
 from .by_key import ByKey, KeyedDelivery, together
@@ -160,35 +161,42 @@ class Receiver:
         message = self._message(event, message_id, None)
         if engine.stopping.is_set():
             raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
-        callers = await callers_connection(connection)
-        caller = event_handler()
-        if caller is not None:
-            self.check_circles(caller, targets, type(event).__name__)
         self._places.taken += 1
         try:
-            outcomes: dict[str, Outcome] = {}
-            for cache, correlation_id in targets:
-                instance = cache.instance(correlation_id)
-                outcomes[cache.runtime.name] = await step_in_transaction(instance, message, callers)
-                message = message.copied()
-            instances: dict[str, dict[str, Outcome]] = {}
-            for to in self._keyed(event) if self._with_keys else ():
-                one = asyncio.Lock()  # a connection carries one call at a time
-
-                async def step(
-                    cache: InstanceCache, correlation_id: str, each: Message, one: asyncio.Lock = one
-                ) -> Outcome:
-                    async with one:
-                        return await step_in_transaction(cache.instance(correlation_id), each, callers)
-
-                name = to.cache.runtime.name
-                instances[name] = await self._by_key.deliver(
-                    to, message, step, caller=caller, bounded=False, within=callers
-                )
-                outcomes[name] = together(instances[name])
-            return Receipt(given_id(message.id), outcomes, instances)
+            async with alone_on(connection):  # where it is SQLAlchemy's, a statement is run to find the driver's
+                callers = await callers_connection(connection)
+                if callers.driver is connection:
+                    return await self._handle_on(callers, targets, message)
+                async with alone_on(callers.driver):
+                    return await self._handle_on(callers, targets, message)
         finally:
             self._leave(self._places)
+
+    async def _handle_on(self, callers: CallersConnection, targets: Targets, message: Message) -> Receipt:
+        event, caller = message.event, event_handler()
+        if caller is not None:
+            self.check_circles(caller, targets, type(event).__name__)
+        outcomes: dict[str, Outcome] = {}
+        for cache, correlation_id in targets:
+            instance = cache.instance(correlation_id)
+            outcomes[cache.runtime.name] = await step_in_transaction(instance, message, callers)
+            message = message.copied()
+        instances: dict[str, dict[str, Outcome]] = {}
+        for to in self._keyed(event) if self._with_keys else ():
+            one = asyncio.Lock()  # a connection carries one call at a time
+
+            async def step(
+                cache: InstanceCache, correlation_id: str, each: Message, one: asyncio.Lock = one
+            ) -> Outcome:
+                async with one:
+                    return await step_in_transaction(cache.instance(correlation_id), each, callers)
+
+            name = to.cache.runtime.name
+            instances[name] = await self._by_key.deliver(
+                to, message, step, caller=caller, bounded=False, within=callers
+            )
+            outcomes[name] = together(instances[name])
+        return Receipt(given_id(message.id), outcomes, instances)
 
     async def repair(self, make: Callable[[], Coroutine[Any, Any, Repaired]]) -> Repaired:
         """Run a repair. Stopping waits for it; a repair that comes after the stop is refused."""

@@ -16,7 +16,7 @@ from ..checks import check_moment, check_moves, in_sequence, out_of_order, wante
 from ..protocol import MAX_SEQUENCE_NR, CommitCounts, Finding, MovedDue, PersistentRepr, all_ids
 from ..settings import LONGEST, Known, check_history, history_setting, seconds, split_settings, yes
 from ..urls import split_server_url
-from .callers import as_asyncpg
+from .callers import as_asyncpg, write_or_undo
 from .connections import Connections
 from .due import DueIds
 from .failures import translate
@@ -24,7 +24,7 @@ from .listing import PostgresListing
 from .lookups import Lookups
 from .rows import COLUMNS, record_of
 from .schema import MIGRATIONS, check_name, migrate
-from .statements import storable, write, write_statements
+from .statements import storable, write_statements
 from .writer import PostgresWriter
 
 _SETTINGS: Known = {
@@ -174,11 +174,9 @@ class PostgresJournal:
         Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next.
         """
         records, losers = in_sequence([storable(message)])
-        connection = as_asyncpg(connection)
         try:
-            async with connection.transaction():  # a savepoint: above READ COMMITTED a conflict is an error
-                if losers or await write(connection, self._statements, records):
-                    raise SequenceOutOfOrder((message.persistence_id,))
+            if losers or await write_or_undo(as_asyncpg(connection), self._statements, records):
+                raise SequenceOutOfOrder((message.persistence_id,))
         except asyncpg.SerializationError as error:
             raise SequenceOutOfOrder((message.persistence_id,)) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

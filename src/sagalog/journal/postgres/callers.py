@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Generator, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +10,8 @@ import asyncpg
 
 from ...errors import DefinitionError
 from ..callers import CallersConnection
+from ..protocol import PersistentRepr
+from .statements import Statements, write
 
 
 def as_asyncpg(connection: Any) -> Any:
@@ -20,6 +21,10 @@ def as_asyncpg(connection: Any) -> Any:
     if connection.family == "asyncpg":
         return connection.driver
     if connection.family == "psycopg":
+        if connection.driver.pgconn.pipeline_status:
+            raise DefinitionError(
+                "connection= is in psycopg's pipeline mode, which has no answers yet; nothing was stored"
+            )
         return PsycopgConnection(connection)
     raise DefinitionError(
         "the journal is in PostgreSQL, and the connection is to an SQLite file: open the runner on sqlite:///that-file, or "
@@ -27,11 +32,31 @@ def as_asyncpg(connection: Any) -> Any:
     )
 
 
-class PsycopgConnection:
-    """Runs asyncpg's statements, whose parameters are $1, $2, on a connection of psycopg."""
+async def write_or_undo(connection: Any, statements: Statements, records: Sequence[PersistentRepr]) -> list[str]:
+    """Write records within the caller's transaction; return the ids that lost. What raises has changed nothing.
 
-    def __init__(self, connection: CallersConnection) -> None:
+    Above READ COMMITTED a conflict is an error, which would end the transaction but for a savepoint. No statement of the
+    application comes between it and ours: it would be undone with ours. asyncpg refuses one, psycopg has a lock.
+    """
+    if isinstance(connection, PsycopgConnection):
+        return await write(connection.with_savepoint(), statements, records)
+    async with connection.transaction():
+        return await write(connection, statements, records)
+
+
+class PsycopgConnection:
+    """Runs asyncpg's statements, whose parameters are $1, $2, on a connection of psycopg.
+
+    `savepoint`: what fails leaves the transaction as it was before.
+    """
+
+    def __init__(self, connection: CallersConnection, *, savepoint: bool = False) -> None:
         self._connection = connection
+        self._savepoint = savepoint
+
+    def with_savepoint(self) -> PsycopgConnection:
+        """Return the same, with a savepoint around each statement."""
+        return PsycopgConnection(self._connection, savepoint=True)
 
     async def fetchrow(self, statement: str, *values: Any) -> Any:
         """Return the first row, or None."""
@@ -43,34 +68,44 @@ class PsycopgConnection:
         import psycopg
 
         try:
-            if self._connection.asynchronous:
-                cursor: Any = psycopg.AsyncRawCursor(self._connection.driver)
-                _prepare(cursor)
-                await cursor.execute(statement, values)
-                return [] if cursor.description is None else await cursor.fetchall()
-            return await self._connection.call(lambda: self._fetch(statement, values))
+            if not self._connection.asynchronous:
+                return await self._connection.call(lambda: self._fetch(statement, values))
+            driver: Any = self._connection.driver
+            cursor: Any = psycopg.AsyncRawCursor(driver)
+            _prepare(cursor)
+            async with driver.lock:
+                await driver.wait(self._executing(driver, cursor, statement, values))
+            return [] if cursor.description is None else await cursor.fetchall()
         except psycopg.Error as error:
             raise _as_asyncpgs(error) from error
 
     def _fetch(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
         import psycopg
 
-        cursor: Any = psycopg.RawCursor(self._connection.driver)
+        driver: Any = self._connection.driver
+        cursor: Any = psycopg.RawCursor(driver)
         _prepare(cursor)
-        cursor.execute(statement, values)
+        with driver.lock:
+            driver.wait(self._executing(driver, cursor, statement, values))
         return [] if cursor.description is None else list(cursor.fetchall())
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[None]:
-        """A savepoint, which is gone back to when its block raises."""
-        await self.fetch("SAVEPOINT sagalog_step")
+    def _executing(
+        self, driver: Any, cursor: Any, statement: str, values: tuple[Any, ...]
+    ) -> Generator[Any, Any, None]:
+        """What psycopg waits for as one thing, under its lock; a cancellation is an error of the statement, too."""
+        import psycopg
+
+        if not self._savepoint:
+            yield from cursor._execute_gen(statement, values)
+            return
+        yield from driver._exec_command("SAVEPOINT sagalog_step")
         try:
-            yield
-        except BaseException:
-            await self.fetch("ROLLBACK TO SAVEPOINT sagalog_step")
-            await self.fetch("RELEASE SAVEPOINT sagalog_step")
+            yield from cursor._execute_gen(statement, values)
+        except psycopg.Error:
+            yield from driver._exec_command("ROLLBACK TO SAVEPOINT sagalog_step")
+            yield from driver._exec_command("RELEASE SAVEPOINT sagalog_step")
             raise
-        await self.fetch("RELEASE SAVEPOINT sagalog_step")
+        yield from driver._exec_command("RELEASE SAVEPOINT sagalog_step")
 
 
 def _prepare(cursor: Any) -> None:

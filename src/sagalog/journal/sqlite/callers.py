@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 from ...errors import DefinitionError, SequenceOutOfOrder
 from ...waiting import Attempts, Waiting
 from ..callers import CallersConnection
+from .layout import TABLES
 from .listing import CHAIN
 from .rows import COLUMNS, NEWEST, NEWEST_COLUMNS, RECORDS, THERE
 from .writer import DELETE_CHAIN, Row
@@ -44,13 +45,19 @@ def between(persistence_id: str, first: int, last: int) -> Statements:
 
 
 def check_file(path: str) -> Statements:
-    """Raise DefinitionError for a connection to another file than the journal's."""
+    """Raise DefinitionError for a connection to another file than the journal's, or one that hides its tables."""
     rows = yield ("PRAGMA database_list", ())
     (opened,) = [row[2] for row in rows if row[1] == "main"]
     if not opened or not os.path.exists(path) or not os.path.samefile(opened, path):
         raise DefinitionError(
             f"the connection is to another file than the journal's, {path}: a transaction spans one file; nothing was "
             "stored"
+        )
+    hiding = yield (f"SELECT name FROM sqlite_temp_master WHERE name IN ({', '.join('?' * len(TABLES))})", TABLES)  # noqa: S608
+    if hiding:
+        raise DefinitionError(
+            f"the connection has a temporary table {hiding[0][0]!r}, which hides the journal's: give it another name; "
+            "nothing was stored"
         )
 
 
@@ -79,15 +86,18 @@ def store(row: Row, history: int | None) -> Statements:
         epoch = max(known, epoch)
     yield ("INSERT OR IGNORE INTO label (manifest, writer_uuid, tags) VALUES (?, ?, ?)", label)
     labels = yield ("SELECT label_id FROM label WHERE (manifest, writer_uuid, tags) = (?, ?, ?)", label)
+    # Nobody else takes that place: the lock is ours. What SQLite says of the last row may be of a row of the application,
+    # where another thread uses the same connection.
+    ((place,),) = yield ("SELECT coalesce(max(record_id), 0) + 1 FROM record", ())
     yield (
-        """INSERT INTO record (instance_id, sequence_nr, previous_id, label_id, deleted, due_at, payload)
-           VALUES (?, ?, ?, ?, ?, ?, ?)""",
-        (instance_id, number, previous, labels[0][0], deleted, due_at, payload),
+        """INSERT INTO record (record_id, instance_id, sequence_nr, previous_id, label_id, deleted, due_at, payload)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+        (place, instance_id, number, previous, labels[0][0], deleted, due_at, payload),
     )
     yield (
-        """UPDATE instance SET sequence_nr = ?, record_id = last_insert_rowid(), deleted = ?, epoch = ?, due_at = ?
+        """UPDATE instance SET sequence_nr = ?, record_id = ?, deleted = ?, epoch = ?, due_at = ?
             WHERE instance_id = ?""",
-        (number, deleted, epoch, due_at, instance_id),
+        (number, place, deleted, epoch, due_at, instance_id),
     )
     yield from _store_terms(instance_id, deleted, terms)
     if history is not None and number - history - 1 > 0:
@@ -106,9 +116,12 @@ def _store_terms(instance_id: int, deleted: int, terms: str | None) -> Statement
 
 
 async def run(connection: Any, statements: Statements, path: str, busy_seconds: float) -> Any:
-    """Run statements on a caller's connection, all or none of them; return what they return."""
+    """Run statements on a caller's connection, all or none of them; return what they return.
+
+    No statement of the application comes in between: they are one call in the thread that uses the connection.
+    """
     if isinstance(connection, CallersConnection) and connection.family == "aiosqlite":
-        return await _run_beside(connection.driver, statements)
+        return await _run_in_its_thread(connection.driver, statements)
     if isinstance(connection, CallersConnection) and connection.family == "sqlite3":
         if connection.in_thread is None:
             _run(connection.driver, check_file(path))
@@ -128,23 +141,44 @@ async def _lock(connection: sqlite3.Connection, seconds: float) -> None:
     Who has it may be a task of the same loop, which could never let go while SQLite waits in the loop's own thread.
     """
     attempts = Attempts(Waiting(first=0.005, most=0.05, seconds=seconds), clock=asyncio.get_running_loop().time)
-    (busy,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    connection.execute("PRAGMA busy_timeout=0")
+    cursor = connection.cursor()
+    cursor.row_factory = None  # whatever the connection's is
+    (busy,) = cursor.execute("PRAGMA busy_timeout").fetchone()
+    cursor.execute("PRAGMA busy_timeout=0").fetchall()
     try:
         while True:
             try:
-                connection.execute(*_LOCK)
+                cursor.execute(*_LOCK)
                 return
             except sqlite3.OperationalError as error:
                 # Behind a read of an older state (SQLITE_BUSY_SNAPSHOT) waiting does not help.
                 if error.sqlite_errorname != "SQLITE_BUSY" or not await attempts.wait():
                     raise
     finally:
-        connection.execute(f"PRAGMA busy_timeout={int(busy)}")
+        cursor.execute(f"PRAGMA busy_timeout={int(busy)}").fetchall()
+        cursor.close()
 
 
-def _run(connection: sqlite3.Connection, statements: Statements) -> Any:
+async def _run_in_its_thread(connection: Any, statements: Statements) -> Any:
+    """Run statements on a connection of aiosqlite, in its thread, which does one thing after the other."""
+    in_thread, driver = getattr(connection, "_execute", None), getattr(connection, "_conn", None)
+    if in_thread is None or not isinstance(driver, sqlite3.Connection):
+        raise DefinitionError(
+            f"this version of aiosqlite runs no function in the thread of a connection ({type(connection).__qualname__}): "
+            "use another one, or a connection of sqlite3; nothing was stored"
+        )
+    wanted = [True]
+    try:
+        return await in_thread(lambda: _run(driver, statements, wanted))
+    except asyncio.CancelledError:
+        wanted.clear()  # it may not have begun: then, or if it is under way still, it stores nothing
+        raise
+
+
+def _run(connection: sqlite3.Connection, statements: Statements, wanted: Sequence[bool] = (True,)) -> Any:
+    """Run statements. `wanted`: empty as soon as nobody waits for it any more."""
     cursor = connection.cursor()
+    texts, connection.text_factory = connection.text_factory, str
     cursor.row_factory = None  # whatever the connection's is
     begun = False
     try:
@@ -152,45 +186,27 @@ def _run(connection: sqlite3.Connection, statements: Statements) -> Any:
         while True:
             cursor.execute(sql, values)
             rows = cursor.fetchall()
+            if sql == _LOCK[0] and not connection.in_transaction:
+                raise DefinitionError("the transaction on connection= has ended meanwhile; nothing was stored")
             if not begun and connection.in_transaction:
                 cursor.execute("SAVEPOINT sagalog_step")
                 begun = True
             sql, values = statements.send(rows)
     except StopIteration as done:
-        if begun:
+        if begun and wanted:
             cursor.execute("RELEASE sagalog_step")
+        elif begun:
+            _take_back(cursor)
         return done.value
     except BaseException:
         if begun and connection.in_transaction:  # else SQLite has rolled back all of it
-            cursor.execute("ROLLBACK TO sagalog_step")
-            cursor.execute("RELEASE sagalog_step")
+            _take_back(cursor)
         raise
     finally:
+        connection.text_factory = texts
         cursor.close()
 
 
-async def _run_beside(connection: Any, statements: Statements) -> Any:
-    """The same on a connection of aiosqlite."""
-    cursor = await connection.cursor()
-    cursor.row_factory = None
-    begun = False
-    try:
-        sql, values = next(statements)
-        while True:
-            await cursor.execute(sql, values)
-            rows = list(await cursor.fetchall())
-            if not begun and connection.in_transaction:
-                await cursor.execute("SAVEPOINT sagalog_step")
-                begun = True
-            sql, values = statements.send(rows)
-    except StopIteration as done:
-        if begun:
-            await cursor.execute("RELEASE sagalog_step")
-        return done.value
-    except BaseException:
-        if begun and connection.in_transaction:
-            await cursor.execute("ROLLBACK TO sagalog_step")
-            await cursor.execute("RELEASE sagalog_step")
-        raise
-    finally:
-        await cursor.close()
+def _take_back(cursor: sqlite3.Cursor) -> None:
+    cursor.execute("ROLLBACK TO sagalog_step")
+    cursor.execute("RELEASE sagalog_step")
