@@ -42,7 +42,9 @@ def test_purge_forgets_finished_ones_and_asks_before() -> None:
     assert (refused.exit_code, "add --yes to purge" in refused.stderr) == (2, True)
     assert run("purge", "--older-than", "1h", "--yes", *URL).stdout == "0 finished instances forgotten\n"
     assert "finished" in run("list", "--all", "--json", *URL).stdout
-    assert run("purge", "--older-than", "0s", "--yes", "--json", *URL).stdout == '{"found":1,"purged":1}\n'
+    assert run("purge", "--older-than", "0s", "--yes", "--json", *URL).stdout == (
+        '{"found":1,"purged":1,"reservations_found":0,"reservations_purged":0}\n'
+    )
     ids = [json.loads(row)["id"] for row in run("list", "--all", "--json", *URL).stdout.splitlines()]
     assert sorted(ids)[1:] == ["parked", "running"]
 

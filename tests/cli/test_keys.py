@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from sagalog import AddKey, InMemoryJournal, Key, KeyTakenError, SagaRunner, on
+from sagalog import AddKey, InMemoryJournal, Key, KeyTakenError, SagaRunner, on, open_journal
 from sagalog.cli.group import sagalog as command
 from sagalog.decision.record import decode_record
 from sagalog.diagram import mermaid, outline, svg
 from sagalog.operating.readable import otherwise_declared
 
 from ..guests import Came, GuestSaga, RoomSaga, Went
+from ..guests import Moved as GuestMoved
 from ..keyed import Blocked, Booked, Deliver, Desk, DeskSaga, Find, Leave, Moved, Ordered, ParcelSaga, Scanned
 from .conftest import Sagalog
 
@@ -214,3 +215,51 @@ def test_list_finds_by_a_key_as_by_a_field_of_the_index(tmp_path: Path) -> None:
     assert listed("company") == []  # a key is never None
     assert listed("badge", "company=y", "floor=1") == ["guest C", "room C"]
     assert run("list", "--journal", url, "--where", "room=4", "--all", "--json").count("\n") == 2
+
+
+def test_purge_forgets_reservations_that_nobody_holds_and_says_how_many(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/guests.db"
+
+    async def fill() -> None:
+        async with SagaRunner(url, sagas=[RoomSaga]) as runner:
+            for number in range(4):
+                await runner.handle(Came(f"g{number}", number))
+            await runner.handle(GuestMoved("g0", 7))  # 0 is free
+            await runner.handle(Went("g1"))
+            await runner.settle()
+
+    async def reserved() -> list[str]:
+        async with open_journal(url) as journal:
+            return [*await journal.ids_by_prefix("key::room::"), *await journal.ids_by_prefix("key::", deleted=True)]
+
+    def purge(*more: str) -> str:
+        return run("purge", "--journal", url, "--yes", *more)
+
+    asyncio.run(fill())
+    everyone = [f"key::room::room={number}" for number in (0, 1, 2, 3, 7)]
+    assert asyncio.run(reserved()) == everyone
+    assert purge("--older-than", "1h") == "0 finished instances forgotten\n"
+    assert purge("--older-than", "0s", "--saga", "guest") == "0 finished instances forgotten\n"
+    assert purge("--older-than", "0s", "--dry-run") == (
+        "dry run: 1 finished instance would be forgotten, and 2 reservations of keys that nobody holds; "
+        "nothing was changed\n"
+    )
+    assert asyncio.run(reserved()) == everyone
+    assert (
+        purge("--older-than", "0s") == "1 finished instance forgotten, and 2 reservations of keys that nobody holds\n"
+    )
+    assert asyncio.run(reserved()) == [f"key::room::room={number}" for number in (2, 3, 7)]
+    assert json.loads(purge("--older-than", "0s", "--json")) == {
+        "found": 0,
+        "purged": 0,
+        "reservations_found": 0,
+        "reservations_purged": 0,
+    }
+
+    async def take_over() -> None:
+        async with SagaRunner(url, sagas=[RoomSaga]) as runner:
+            await runner.handle(Came("next", 1))
+            with pytest.raises(KeyTakenError):
+                await runner.handle(Came("other", 7))
+
+    asyncio.run(take_over())

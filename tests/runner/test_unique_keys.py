@@ -26,6 +26,7 @@ from sagalog import (
 from sagalog.decision.record import FINAL, SagaRecord, decode_record
 from sagalog.journal import reservations
 from sagalog.operating.transfer import Brought, bring, export_lines, read_export
+from sagalog.operating.unheld import unheld
 from sagalog.waiting import Waiting
 
 from ..keyed import Ask, Booked, Desk, DeskSaga, Later, Leave, Scanned, Shut, Take
@@ -359,6 +360,37 @@ async def test_reservations_are_no_instances_and_are_swept_when_nobody_holds_the
         with pytest.raises(KeyTakenError):
             await one.handle(Booked("D", ["C1"]))
         assert (await one.handle(Booked("D", ["B1"]))).handled
+
+
+async def test_a_purge_by_hand_finds_what_nobody_holds_and_fences_what_may_be_on_its_way(shared: Bench) -> None:
+    journal: Any = shared.journal
+    now = shared.clock.now()
+
+    async def found(hours: float) -> list[str]:
+        later = now + timedelta(hours=hours)
+        listed = unheld(journal, "desk", now=later, older_than=timedelta())
+        return sorted([reservation.persistence_id async for _, reservation in listed])
+
+    async with runner(shared) as one:
+        await one.handle(Booked("A", ["1", "2"]))
+        await one.handle(Leave("A", "2"))
+        await one.handle(Booked("B", ["3"]))
+        await one.handle(Shut("B"))
+        await one.settle()
+        number = await journal.highest_sequence_nr("saga::desk::B")
+        await journal.purge([("saga::desk::B", number)])  # nothing tells any more that its step is over
+        assert await found(0.0) == ["key::desk::seat=2"]
+        assert await found(2.0) == ["key::desk::seat=2", "key::desk::seat=3"]
+        async for reservations, reservation in unheld(
+            journal, None, now=now + timedelta(hours=2), older_than=timedelta()
+        ):
+            assert await reservations.forget(reservation)
+            assert not await reservations.forget(reservation) or reservation.deleted  # it is gone
+        assert await journal.ids_by_prefix("key::") == ["key::desk::seat=1"]
+        assert await journal.highest_sequence_nr("saga::desk::B") == 1  # fenced: what would begin it comes too late
+        assert (await one.handle(Booked("C", ["2", "3"]))).handled
+        with pytest.raises(KeyTakenError):
+            await one.handle(Booked("D", ["1"]))
 
 
 async def test_a_store_of_four_methods_has_no_place_for_unique_keys() -> None:

@@ -70,7 +70,7 @@ def a_sweep_forgets_reservations_that_are_held(patch: pytest.MonkeyPatch) -> Non
     async def worth(self: Any, *arguments: Any) -> Standing:
         return Standing.FREE
 
-    patch.setattr(Reservations, "_worth", worth)
+    patch.setattr(Reservations, "worth", worth)
 
 
 @mutant

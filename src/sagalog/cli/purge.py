@@ -1,4 +1,4 @@
-"""`sagalog purge`: forget finished instances before their retention ends."""
+"""`sagalog purge`: forget finished instances, and keys that nobody holds, before their retention ends."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ..decision import ids
 from ..journal import Journal
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, instances
+from ..operating.unheld import unheld
 from .durations import Duration, spoken
 from .journals import journal_option, reading
 from .progress import Counting
@@ -29,7 +30,7 @@ _AT_ONCE = 64
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def purge_(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Forget finished instances: records, history, and which messages they had handled.
+    """Forget finished instances: records, history, and which messages they had handled; and keys that nobody holds.
 
     Workers do so by themselves when the retention ends. Whoever sends an old message again afterwards starts the saga
     anew, so keep them for as long as that can happen. Live instances are never touched, nor one that starts meanwhile.
@@ -43,27 +44,39 @@ def purge_(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes
 
 
 async def _purge(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    purged = 0
+    purged = keys_purged = 0
     async with reading(url) as journal:
         now = await server_now(journal)
-        found = 0
+        found = keys_found = 0
         with Counting("finished instances found") as counting:
             async for _ in _old(journal, saga, now - older_than):
                 found += 1
                 counting.update(found)
-        if found and not dry_run:
-            _ask(found, older_than, yes)
+        async for _ in unheld(journal, saga, now=now, older_than=older_than):
+            keys_found += 1
+        if (found or keys_found) and not dry_run:
+            _ask(found, keys_found, older_than, yes)
+            # The keys first: that an instance has ended is what says that nobody holds them.
+            async for reservations, reservation in unheld(journal, saga, now=now, older_than=older_than):
+                keys_purged += await reservations.forget(reservation)
             purged = await _forget(journal, saga, now - older_than)
     if as_json:
-        click.echo(json_line({"found": found, "purged": purged}))
+        counts = {"reservations_found": keys_found, "reservations_purged": keys_purged}
+        click.echo(json_line({"found": found, "purged": purged, **counts}))
     elif dry_run:
-        click.echo(f"dry run: {found:,} finished {_instances(found)} would be forgotten; nothing was changed")
+        click.echo(f"dry run: {_counted(found)} would be forgotten{_and_keys(keys_found)}; nothing was changed")
     else:
-        click.echo(f"{purged:,} finished {_instances(purged)} forgotten")
+        click.echo(f"{_counted(purged)} forgotten{_and_keys(keys_purged)}")
 
 
-def _instances(count: int) -> str:
-    return "instance" if count == 1 else "instances"
+def _counted(instances: int) -> str:
+    return f"{instances:,} finished instance{'' if instances == 1 else 's'}"
+
+
+def _and_keys(reservations: int) -> str:
+    if not reservations:
+        return ""
+    return f", and {reservations:,} reservation{'' if reservations == 1 else 's'} of keys that nobody holds"
 
 
 async def _old(journal: Journal, saga: str | None, before: datetime) -> AsyncIterator[SagaView]:
@@ -72,14 +85,14 @@ async def _old(journal: Journal, saga: str | None, before: datetime) -> AsyncIte
             yield view
 
 
-def _ask(found: int, older_than: timedelta, yes: bool) -> None:
+def _ask(found: int, keys_found: int, older_than: timedelta, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask on: add --yes to purge, or --dry-run to count")
     click.confirm(
         f"Forget {found:,} instances that ended more than {spoken(older_than)} ago, their history, and which messages "
-        "they had handled?",
+        f"they had handled{_and_keys(keys_found)}?",
         abort=True,
         err=True,
     )

@@ -260,26 +260,38 @@ class Reservations:
         ids = [one for one, _ in claimed]
         swept = 0
         for found in await self._journal.latest_messages(ids) if ids else ():
-            if found is not None and await self._forget(found):
+            if found is not None and await self.forget(found):
                 swept += 1
         return swept
 
-    async def _forget(self, found: PersistentRepr) -> bool:
+    async def worth(self, found: PersistentRepr) -> Standing:
+        """Return what a stored reservation is worth: held, also where this code cannot read it."""
         key = key_in(self._saga, found.persistence_id)
         if key is None:
+            return Standing.HELD
+        if found.deleted:
+            return Standing.FREE
+        try:
+            reserved = decode_reservation(found.payload)
+        except CodecError:
+            return Standing.HELD
+        newest = await self._journal.latest_message(persistence_id(self._saga, reserved.holder))
+        return standing(reserved, key, None if newest is None else (newest.payload, newest.sequence_nr, newest.epoch))
+
+    async def forget(self, found: PersistentRepr) -> bool:
+        """Forget a reservation, if it is worth nothing; say whether it is forgotten.
+
+        A step that it was made for must have had its time: if it may still be on its way, it is fenced.
+        """
+        key = key_in(self._saga, found.persistence_id)
+        worth = await self.worth(found)
+        if worth is Standing.PENDING:
+            await self._fence(decode_reservation(found.payload))
+            worth = await self.worth(found)
+        if worth is not Standing.FREE or key is None:
             return False
         number = found.sequence_nr
         if not found.deleted:
-            try:
-                reserved = decode_reservation(found.payload)
-            except CodecError:
-                return False
-            worth = await self._worth(reserved, key)
-            if worth is Standing.PENDING:  # nobody is that slow
-                await self._fence(reserved)
-                worth = await self._worth(reserved, key)
-            if worth is not Standing.FREE:
-                return False
             number += 1
             gone = self._record(key, number, found.epoch, b"", due_at=self._now(), deleted=True)
             (answer,) = await self._journal.write_batch([gone])
@@ -287,10 +299,6 @@ class Reservations:
                 return False
         await cast(Journal, self._journal).purge([(found.persistence_id, number)])
         return True
-
-    async def _worth(self, reserved: Reservation, key: ByKey) -> Standing:
-        newest = await self._journal.latest_message(persistence_id(self._saga, reserved.holder))
-        return standing(reserved, key, None if newest is None else (newest.payload, newest.sequence_nr, newest.epoch))
 
 
 def _outdated(reserved: Reservation, wanted: Reservation, newest: PersistentRepr | None) -> bool:
