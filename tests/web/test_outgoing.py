@@ -150,6 +150,15 @@ async def test_a_command_is_posted_until_it_is_taken_under_one_id_and_answered_w
     assert event["data"] == {"id": "a"}
 
 
+async def test_a_command_of_an_instance_with_any_id_is_posted() -> None:
+    async with packing() as (runner, receiver):
+        await runner.handle(Wanted("Müller 7\n"))
+        outcome = await runner.outcome(PackSaga, "Müller 7\n", timeout=timedelta(seconds=20))
+        assert outcome.result == "packed"
+    assert receiver.ids == ["saga::pack::M%C3%BCller%207%0A/1/0"] * 3
+    assert receiver.bodies[0]["id"] == "saga::pack::Müller 7\n/1/0"
+
+
 async def test_what_a_receiver_will_never_do_is_refused() -> None:
     async with packing() as (runner, receiver):
         await runner.handle(Wanted("no"))

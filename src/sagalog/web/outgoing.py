@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..brokers.cloudevents import STRUCTURED
+from ..brokers.headers import encoded
 from ..brokers.message import SourceMessage
 from ..brokers.publication import Publication
 from ..brokers.reading import MessageReader, UnreadableError, UntakenError
@@ -36,7 +37,8 @@ class SignedWebhook:
     """A command handler that posts commands to a URL: `dispatch={ShipOrder: SignedWebhook("https://...", secret)}`.
 
     The body is a CloudEvent in structured mode: `id` is the command id, `type` the stored name of the command's class. It
-    is signed as standardwebhooks.com says (`webhook-id`, `webhook-timestamp`, `webhook-signature`), or by `signature`.
+    is signed as standardwebhooks.com says (`webhook-id`, `webhook-timestamp`, `webhook-signature`), or by `signature`. In
+    headers the id is percent-encoded where it holds other than printable ASCII.
 
     2xx: the command is accepted; a CloudEvent in the answer is the event that it leads to, of a class in `replies`. 409,
     410 and 422: it is refused for ever. All else, and no answer within `timeout`: it is sent again, as the runner's
@@ -80,8 +82,9 @@ class SignedWebhook:
         Raises CommandRefused, WebhookFailedError.
         """
         message = self._publication.message(command, context, "")
-        headers = {**message.headers, **self._signature.headers(context.id, message.body)}
-        headers["idempotency-key"] = context.id
+        command_id = encoded(context.id)  # a correlation id may be any text
+        headers = {**message.headers, **self._signature.headers(command_id, message.body)}
+        headers["idempotency-key"] = command_id
         try:
             if self._client is not None:
                 return await self._post(self._client(context), message.body, headers)
