@@ -347,7 +347,7 @@ class Draft:
             record.undo = old.undo  # where one of them is refused, the last incarnation is taken back, not this one
             record.held, record.recent = old.held, old.recent
             record.kept, record.waking = old.kept, bool(old.kept)
-            if old.sequences:
+            if old.sequences or old.holes:
                 carry_on(self.saga, record, old)
             forget_earlier(record, self.replaying)
             inherit(record, old, self.now, self.saga.remembered_messages, self.retention)

@@ -43,7 +43,15 @@ def next_number(saga: Saga[Any], record: SagaRecord, key: str) -> int | None:
     if known is not None:
         return known
     sequence = sequence_of(saga, key)
-    return None if sequence is None else sequence.first
+    if sequence is None or sequence.first is None:
+        return None
+    return _behind_holes(record, key, sequence.first)
+
+
+def _behind_holes(record: SagaRecord, key: str, number: int) -> int:
+    while f"{key}/{number}" in record.holes:
+        number += 1
+    return number
 
 
 def known_number(
@@ -70,13 +78,17 @@ def _skipped(record: SagaRecord, key: str, number: int) -> bool:
 
 def pass_number(record: SagaRecord, key: str, number: int) -> None:
     """Go on behind a number that was handled, or is not to be waited for; its gap has ended."""
-    following = number + 1
-    while f"{key}/{following}" in record.holes:
-        record.holes = tuple(hole for hole in record.holes if hole != f"{key}/{following}")
-        following += 1
+    following = _behind_holes(record, key, number + 1)
+    if record.holes:
+        record.holes = tuple(hole for hole in record.holes if not _is_below(hole, key, following))
     record.sequences = {**record.sequences, key: following}
     if GAP + key in record.timers:
         record.timers = {name: timer for name, timer in record.timers.items() if name != GAP + key}
+
+
+def _is_below(hole: str, key: str, number: int) -> bool:
+    sequence, _, missing = hole.rpartition("/")
+    return sequence == key and int(missing) < number
 
 
 def leave_hole(record: SagaRecord, dropped: Held) -> None:
@@ -108,8 +120,12 @@ def skip_missing(record: SagaRecord, key: str) -> None:
 
 
 def carry_on(saga: Saga[Any], record: SagaRecord, old: SagaRecord) -> None:
-    """Let the next life of an instance go on with the numbers of the last one, apart from those that begin anew."""
-    ended = {key for key in old.sequences if (known := sequence_of(saga, key)) is not None and known.restarts}
+    """Let the next life of an instance go on with the numbers of the last one, apart from those that begin anew.
+
+    They do not after a life that nothing has started: what was to start it was dropped, and the others are still there.
+    """
+    keys = {*old.sequences, *(hole.rpartition("/")[0] for hole in old.holes)} if old.started_by else ()
+    ended = {key for key in keys if (known := sequence_of(saga, key)) is not None and known.restarts}
     record.sequences = {key: number for key, number in old.sequences.items() if key not in ended}
     record.holes = tuple(hole for hole in old.holes if hole.rpartition("/")[0] not in ended)
     record.skipped = tuple(one for one in old.skipped if one.rpartition("/")[0] not in ended)
