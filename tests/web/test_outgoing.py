@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from sagalog import (
@@ -80,6 +81,7 @@ class Receiver:
     def __init__(self) -> None:
         self.ids: list[str] = []
         self.bodies: list[Any] = []
+        self.over = asyncio.Event()
 
     async def take(self, request: Request) -> Response:
         body = await request.body()
@@ -95,6 +97,19 @@ class Receiver:
             return Response(status_code=422)
         if event["data"]["id"] == "moved":
             return Response(status_code=307, headers={"location": "/"})
+        if event["data"]["id"] == "long":
+            return Response("x" * 2_000_000, media_type="text/html")
+        if event["data"]["id"] == "long no":
+            return Response("x" * 2_000_000, status_code=422, media_type="text/html")
+        if event["data"]["id"] == "long event":
+            return Response("x" * 2_000_000, media_type="application/cloudevents+json")
+        if event["data"]["id"] == "gzip":
+            body = gzip.compress(b"x" * 2_000_000)
+            return Response(body, media_type="application/cloudevents+json", headers={"content-encoding": "gzip"})
+        if event["data"]["id"] == "odd":
+            return Response('{"type": "else"}', media_type="application/cloudevents+json")
+        if event["data"]["id"] == "drips":
+            return StreamingResponse(drip(self.over), media_type="application/cloudevents+json")
         if len(self.ids) < 3:
             return Response(status_code=503)
         answer = {
@@ -104,8 +119,14 @@ class Receiver:
         return Response(json.dumps(answer), media_type="application/cloudevents+json")
 
 
+async def drip(over: asyncio.Event) -> AsyncIterator[bytes]:
+    while not over.is_set():
+        yield b" "
+        await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
-async def packing(**settings: Any) -> AsyncIterator[tuple[SagaRunner, Receiver]]:
+async def packing(timeout: float = 10.0, **settings: Any) -> AsyncIterator[tuple[SagaRunner, Receiver]]:
     receiver = Receiver()
 
     @asynccontextmanager
@@ -118,6 +139,7 @@ async def packing(**settings: Any) -> AsyncIterator[tuple[SagaRunner, Receiver]]
             f"{client.base_url}/?key=hidden",
             SECRET,
             replies={"packed": Packed},
+            timeout=timedelta(seconds=timeout),
             client=lambda context: context.resources,
         )
         async with SagaRunner(
@@ -130,6 +152,7 @@ async def packing(**settings: Any) -> AsyncIterator[tuple[SagaRunner, Receiver]]
             ),
         ) as runner:
             yield runner, receiver
+        receiver.over.set()
 
 
 async def parked(runner: SagaRunner, correlation_id: str) -> str:
@@ -165,6 +188,32 @@ async def test_what_a_receiver_will_never_do_is_refused() -> None:
         outcome = await runner.outcome(PackSaga, "no", timeout=timedelta(seconds=20))
         assert outcome.result == "the webhook answered 422"
     assert len(receiver.ids) == 1
+
+
+async def test_the_status_says_all_however_long_the_page_is_that_comes_with_it() -> None:
+    async with packing() as (runner, receiver):
+        await runner.handle(Wanted("long no"))
+        outcome = await runner.outcome(PackSaga, "long no", timeout=timedelta(seconds=20))
+        assert outcome.result == "the webhook answered 422"
+        await runner.handle(Wanted("long"))
+        await runner.settle()
+        assert runner.counters.commands == 1
+    assert len(receiver.ids) == 2
+
+
+@pytest.mark.parametrize("what", ["long event", "gzip", "odd"])
+async def test_an_answer_that_cannot_be_read_parks_at_once_and_is_not_asked_for_again(what: str) -> None:
+    async with packing() as (runner, receiver):
+        await runner.handle(Wanted(what))
+        assert "took the command, and answered with an event that cannot be read" in await parked(runner, what)
+    assert len(receiver.ids) == 1
+
+
+async def test_an_answer_that_comes_byte_by_byte_is_cut_off_at_the_time_limit() -> None:
+    async with packing(timeout=0.3, attempts=2) as (runner, receiver):
+        await runner.handle(Wanted("drips"))
+        assert "did not answer within 0.3 s" in await parked(runner, "drips")
+    assert len(receiver.ids) == 2
 
 
 async def test_a_redirect_is_not_followed_and_what_is_stored_and_logged_shows_no_secret(

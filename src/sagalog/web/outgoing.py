@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
@@ -12,7 +13,7 @@ from ..brokers.message import SourceMessage
 from ..brokers.publication import Publication
 from ..brokers.reading import MessageReader, UnreadableError, UntakenError
 from ..durations import seconds_of
-from ..errors import CommandRefused, DefinitionError, MissingExtraError, SagalogError
+from ..errors import CodecError, CommandRefused, DefinitionError, MissingExtraError, SagalogError
 from ..runner import CommandContext
 from .signatures import HmacSignature, Secrets, StandardWebhooks
 
@@ -40,10 +41,11 @@ class SignedWebhook:
     is signed as standardwebhooks.com says (`webhook-id`, `webhook-timestamp`, `webhook-signature`), or by `signature`. In
     headers the id is percent-encoded where it holds other than printable ASCII.
 
-    2xx: the command is accepted; a CloudEvent in the answer is the event that it leads to, of a class in `replies`. 409,
-    410 and 422: it is refused for ever. All else, and no answer within `timeout`: it is sent again, as the runner's
-    `dispatch_retry` says. Redirects are not followed. `client`: gives an httpx.AsyncClient of yours, e.g.
-    `lambda context: context.resources`; without it each command has a connection of its own.
+    2xx: the command is accepted; a CloudEvent in the answer is the event that it leads to, of a class in `replies`, of at
+    most 1 MiB; one that cannot be read parks the instance. 409, 410 and 422: it is refused for ever. All else, and no whole
+    answer within `timeout`: it is sent again, as the runner's `dispatch_retry` says. Redirects are not followed.
+    `client`: gives an httpx.AsyncClient of yours, e.g. `lambda context: context.resources`; without it each command has a
+    connection of its own.
     """
 
     def __init__(
@@ -79,12 +81,13 @@ class SignedWebhook:
     async def __call__(self, command: Any, context: CommandContext) -> Any:
         """Send one command; return the event that it was answered with, if any.
 
-        Raises CommandRefused, WebhookFailedError.
+        Raises CommandRefused, WebhookFailedError; CodecError for an answered event that cannot be read.
         """
         message = self._publication.message(command, context, "")
         command_id = encoded(context.id)  # a correlation id may be any text
         headers = {**message.headers, **self._signature.headers(command_id, message.body)}
         headers["idempotency-key"] = command_id
+        headers["accept-encoding"] = "identity"
         try:
             if self._client is not None:
                 return await self._post(self._client(context), message.body, headers)
@@ -94,25 +97,47 @@ class SignedWebhook:
             raise WebhookFailedError(self._shown, 0, f"did not answer ({type(error).__name__})") from None
 
     async def _post(self, client: Any, body: bytes, headers: dict[str, str]) -> Any:
-        answered = bytearray()
-        async with client.stream(
-            "POST", self._url, content=body, headers=headers, timeout=self._seconds, follow_redirects=False
-        ) as answer:
-            async for chunk in answer.aiter_bytes():
-                answered += chunk
-                if len(answered) > _MAX_ANSWER:
-                    raise WebhookFailedError(self._shown, answer.status_code, "answered without end")
-        status = answer.status_code
-        if status in _REFUSED:
-            raise CommandRefused(f"the webhook answered {status}")
-        if not 200 <= status < 300:
-            raise WebhookFailedError(self._shown, status, f"answered {status}")
-        if not answer.headers.get("content-type", "").startswith(STRUCTURED):
-            return None
         try:
-            return self._replies.read(SourceMessage(bytes(answered), "", "", dict(answer.headers))).event
-        except (UnreadableError, UntakenError) as error:
-            raise WebhookFailedError(self._shown, status, f"answered with an event that is none: {error}") from None
+            async with (
+                asyncio.timeout(self._seconds),  # httpx's own is for each read: an answer may come byte by byte
+                client.stream(
+                    "POST", self._url, content=body, headers=headers, timeout=self._seconds, follow_redirects=False
+                ) as answer,
+            ):
+                status = answer.status_code
+                if status in _REFUSED:
+                    raise CommandRefused(f"the webhook answered {status}")
+                if not 200 <= status < 300:
+                    raise WebhookFailedError(self._shown, status, f"answered {status}")
+                if not answer.headers.get("content-type", "").startswith(STRUCTURED):
+                    return None  # its status says all
+                return self._event(await _whole(answer), dict(answer.headers))
+        except TimeoutError:
+            raise WebhookFailedError(self._shown, 0, f"did not answer within {self._seconds:g} s") from None
+
+    def _event(self, body: bytes | None, headers: dict[str, str]) -> Any:
+        """Return the event that was answered. Raises CodecError, which parks: the same answer would come again."""
+        why = f"more than {_MAX_ANSWER:,} bytes, or compressed"
+        if body is not None:
+            try:
+                return self._replies.read(SourceMessage(body, "", "", headers)).event
+            except (UnreadableError, UntakenError) as error:
+                why = str(error)
+        raise CodecError(
+            f"the webhook at {self._shown} took the command, and answered with an event that cannot be read: {why}"
+        )
+
+
+async def _whole(answer: Any) -> bytes | None:
+    """Return the body of an answer as it was sent; None if it is too large, or not sent as it is."""
+    if answer.headers.get("content-encoding", "identity") != "identity":  # a few bytes may stand for any number
+        return None
+    found = bytearray()
+    async for chunk in answer.aiter_raw():
+        found += chunk
+        if len(found) > _MAX_ANSWER:
+            return None
+    return bytes(found)
 
 
 class _NoSink:
