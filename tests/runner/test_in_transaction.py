@@ -20,6 +20,7 @@ from sagalog import (
 )
 from sagalog.decision.repair import retry
 from sagalog.operating.apply import apply
+from sagalog.runner import commit, settle
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Paid, Placed, World
 from ..servers.processes import eventually
@@ -106,6 +107,28 @@ async def test_others_wait_until_the_transaction_has_ended(postgres: Bench, conn
         log = await postgres.log("a")
         assert log[:2] == ["placed", "inside"]
         assert sorted(log[2:]) == ["here", "there"]
+
+
+async def test_others_wait_as_long_as_the_transaction_lasts(
+    postgres: Bench, connection: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(commit, "MAX_LOST", 3)
+    monkeypatch.setattr(settle, "MAX_LOST", 3)
+    async with postgres.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.settle()
+        async with connection.transaction():
+            await runner.handle(Noted("a", "inside"), connection=connection)
+            await runner.handle(Placed("new"), connection=connection)
+            meanwhile = [asyncio.create_task(runner.handle(event)) for event in (Noted("a", "outside"), Placed("new"))]
+            await eventually(lambda: runner.counters.conflicts >= 20, seconds=30)  # and not only for a while
+            assert (await runner.health()).ready
+        for receipt in await asyncio.gather(*meanwhile):
+            assert receipt.handled
+        assert await postgres.log("a") == ["placed", "inside", "outside"]
+        assert (await runner.state(OrderSaga, "new")).total == 2
+    told = [record.message for record in caplog.records if "holds its record" in record.message]
+    assert len(told) == 2
 
 
 async def test_what_the_handler_raises_reaches_the_caller_and_the_transaction_goes_on(

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import msgspec
 
-from ..errors import SagalogError
+from ..errors import SagalogError, SequenceOutOfOrder
 
 MAX_SEQUENCE_NR = 2**63 - 1
 # Moments that every journal can store, and that stay within the years 1 to 9999 in any time zone, with a lease added.
@@ -188,6 +188,18 @@ class WaitsForWriters(Protocol):
 
     async def after_writers(self) -> None:
         """Return when every transaction that was being committed has ended."""
+
+
+class HeldError(SequenceOutOfOrder):
+    """A transaction that is open holds a record up, whose number is the next still; nothing of it was stored."""
+
+
+@runtime_checkable
+class TellsHeld(Protocol):
+    """A journal whose writes do not wait for a transaction of somebody else: they lose, and it may end without a record."""
+
+    async def held(self, records: Sequence[PersistentRepr]) -> list[bool]:
+        """Say of each record that lost whether its number is the next one still, as far as is committed."""
 
 
 @runtime_checkable

@@ -18,7 +18,8 @@ from ..errors import (
     OutcomeUnknownError,
     SagalogError,
 )
-from ..journal import Journal
+from ..journal import Journal, PersistentRepr
+from ..journal.protocol import HeldError, TellsHeld
 from ..journal.store import Terms, new_epoch
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
@@ -27,6 +28,7 @@ from .load import ids_of
 from .too_large import may_exceed
 from .turn import Turn
 
+MAX_LOST = 20  # writes in a row on one version; from then on it is asked why
 Says = Callable[[Instance, Command], bool]
 
 
@@ -177,10 +179,36 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
     if not isinstance(answers, Sequence) or len(answers) != len(writes):
         wrong = JournalUnavailableError(f"what {type(journal).__name__}.write_batch gave is no answer for each record")
         return [_unknown(write, wrong) for write in writes]
-    return [
+    found = [
         answer if answer is None or isinstance(answer, SagalogError) else _unknown(write, TypeError("no SagalogError"))
         for write, answer in zip(writes, answers, strict=True)
     ]
+    if any(answer is not None for answer in found):
+        await _tell_held(journal, writes, records, found)
+    return found
+
+
+async def _tell_held(
+    journal: Journal, writes: Sequence[Write], records: Sequence[PersistentRepr], found: list[SagalogError | None]
+) -> None:
+    """Put a HeldError in the place of a conflict that has been met so often that it would be called a contradiction."""
+    places = [
+        place
+        for place, (write, answer) in enumerate(zip(writes, found, strict=True))
+        if isinstance(answer, ConflictError) and write.turn.instance.lost_on[2] >= MAX_LOST - 1
+    ]
+    if not places or not isinstance(journal, TellsHeld):
+        return
+    before = cancellations()
+    try:
+        held = await journal.held([records[place] for place in places])
+    except BaseException as error:  # nothing is known of them; they were not stored
+        if passes_through(error, before):
+            raise
+        held = [True] * len(places)
+    for place, one in zip(places, held, strict=True):
+        if one:
+            found[place] = HeldError((records[place].persistence_id,))
 
 
 async def write_one(write: Write) -> SagalogError | None:

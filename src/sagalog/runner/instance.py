@@ -101,6 +101,7 @@ class Instance:
         "size",
         "stored_messages",
         "to_deliver",
+        "told_held",
         "turnstile",
         "under_way",
         "unknown",
@@ -131,6 +132,7 @@ class Instance:
             0,
             0,
         )  # epoch and version on which writes were lost, and how often in a row
+        self.told_held: bool = False  # the log has it that a transaction holds its record up
         # The cached record. It may be out of date, so every write names the version that it builds on.
         self.loaded: bool = False
         self.fresh: bool = False  # it was read for the next turn

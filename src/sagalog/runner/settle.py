@@ -32,10 +32,11 @@ from ..errors import (
     SagaParkedError,
     UnexpectedEventError,
 )
+from ..journal.protocol import HeldError
 from ..journal.reservations import NotReservedError
 from ..logs import log, trace_of
 from ..waiting import Waiting
-from .commit import Write
+from .commit import MAX_LOST, Write
 from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
 from .instance import NONE, Instance, Unanswered
@@ -47,7 +48,7 @@ from .wake import wakes
 
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one of them wins
-_MAX_LOST = 20  # missing answers in a row; then the callers are told
+_MAX_UNKNOWN = 20  # missing answers in a row; then the callers are told
 _CONTRADICTION = (
     "the journal contradicts itself: each write is told that another was first, and each read gives version {} still; what "
     "is stored was left as it is. Restore a backup."
@@ -72,7 +73,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
     if error is None:
         if write is not None:
             _stored(write)
-        instance.lost = 0
+        instance.lost, instance.told_held = 0, False
         _answer(turn)
         if turn.replayed.parked:
             tell_parked(instance, turn.replayed)
@@ -82,14 +83,16 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
             return _again(turn)
         instance.runtime.engine.counters.conflicts += 1
         instance.lost += 1
-        if _contradicted(instance):
+        if isinstance(error, HeldError):
+            _waits(instance)
+        elif _contradicted(instance):
             give_up(turn, unreadable(instance, _CONTRADICTION.format(instance.version)))
             return None
         return _again(turn)
     if isinstance(error, OutcomeUnknownError) and write is not None:
         instance.unknown = Unanswered(write.version, write.payload, write.fresh, write.lease_end)
         instance.lost += 1
-        if instance.lost <= _MAX_LOST:
+        if instance.lost <= _MAX_UNKNOWN:
             return _again(turn)
         instance.lost = 0
     if isinstance(error, PayloadTooLargeError):
@@ -106,10 +109,25 @@ def _contradicted(instance: Instance) -> bool:
     epoch, version, times = instance.lost_on
     same = (epoch, version) == (instance.epoch, instance.version)
     instance.lost_on = (instance.epoch, instance.version, times + 1 if same else 1)
-    if instance.lost_on[2] <= _MAX_LOST:
+    if instance.lost_on[2] <= MAX_LOST:
         return False
     instance.lost, instance.lost_on = 0, (0, 0, 0)
     return True
+
+
+def _waits(instance: Instance) -> None:
+    """Wait on for the transaction that holds the record up, however long that takes."""
+    instance.lost = min(instance.lost, MAX_LOST // 2)
+    if not instance.told_held:
+        instance.told_held = True
+        log.warning(
+            "saga %s, id %s waits until a transaction that holds its record has ended",
+            instance.runtime.name,
+            instance.correlation_id,
+            extra=instance.about(),
+        )
+    # When that ends, what is read may be out of date once more: two more writes have to be lost before we ask again.
+    instance.lost_on = (instance.epoch, instance.version, MAX_LOST - 2)
 
 
 def _stored(write: Write) -> None:

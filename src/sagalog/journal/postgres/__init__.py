@@ -24,7 +24,7 @@ from .listing import PostgresListing
 from .lookups import Lookups
 from .rows import COLUMNS, record_of
 from .schema import MIGRATIONS, check_name, migrate
-from .statements import storable, write_statements
+from .statements import HELD, storable, write_statements
 from .writer import PostgresWriter
 
 _SETTINGS: Known = {
@@ -93,6 +93,7 @@ class PostgresJournal:
                 DELETE FROM {self.schema}.instance i USING held WHERE i.persistence_id = held.persistence_id
                 RETURNING i.persistence_id)
             DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id"""
+        self._held = HELD.format(s=self.schema)
         self._lookups = Lookups(self._connections.read, self._newest)
         self._due = DueIds(self._connections, self.schema)
         self._listing = PostgresListing(self._connections, self.schema)
@@ -222,6 +223,12 @@ class PostgresJournal:
         except SagalogError as error:
             return [error] * len(records)
         return await self._writer.batch(records)
+
+    async def held(self, records: Sequence[PersistentRepr]) -> list[bool]:
+        keys = [record.persistence_id.encode() for record in records]
+        numbers, epochs = [record.sequence_nr for record in records], [record.epoch for record in records]
+        found = {row[0] for row in await self._connections.read(self._held, keys, numbers, epochs)}
+        return [key in found for key in keys]
 
     async def move_due(self, moves: Sequence[MovedDue]) -> list[bool]:
         if not moves:

@@ -104,6 +104,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
+HELD = """
+SELECT given.persistence_id
+FROM unnest($1::bytea[], $2::bigint[], $3::bigint[]) AS given (persistence_id, sequence_nr, epoch)
+LEFT JOIN {s}.instance i USING (persistence_id)
+WHERE CASE WHEN i.persistence_id IS NULL THEN given.sequence_nr = 1
+    ELSE i.sequence_nr = given.sequence_nr - 1 AND (given.epoch = 0 OR i.epoch = 0 OR i.epoch = given.epoch) END
+"""
+
+
 class Statements(NamedTuple):
     """The statements for batches with one record of each id, for those with several of one, and for a single record."""
 
