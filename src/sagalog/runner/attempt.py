@@ -28,6 +28,7 @@ from ..errors import (
     PayloadTooLargeError,
     RunnerStoppedError,
     SagalogError,
+    SagaParkedError,
 )
 from ..logs import log
 from .activities import ActivityContext
@@ -79,12 +80,15 @@ class CommandAttempts:
         """Return the handler of a command and the command. Both are None if there is no handler or it cannot be read."""
         try:
             handler, command = self.handler_of(instance, entry)
-        except (CodecError, DefinitionError):
+        except (CodecError, DefinitionError, SagaParkedError):
             return None, None
         return self._engine.hooks.hooked(handler, entry), command
 
     def handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
-        """Return the handler of a command and the command. Raises DefinitionError if there is none, CodecError."""
+        """Return the handler of a command and the command. Raises DefinitionError if there is none, CodecError.
+
+        SagaParkedError: it is for an instance that this code cannot read.
+        """
         if entry.family:
             return self._children.handler_of(instance, entry), None
         command = instance.runtime.registry.unpack(entry.command)
@@ -311,6 +315,9 @@ class CommandAttempts:
             return False  # it stays in the outbox for the next worker
         if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
             return True  # an operator has dropped it meanwhile
+        if entry.family and isinstance(error, SagaParkedError):  # this code cannot read whom it is for
+            self.leave(instance, entry, error)
+            return False
         engine.counters.dispatch_errors += 1
         self.tell(instance, entry, "failed", error)
         if instance.attempts is None:
@@ -357,6 +364,23 @@ class CommandAttempts:
         assert instance.attempts is not None
         del instance.attempts[entry.id]  # a repair allows all attempts again
         self._stuck(instance, entry, reason)
+
+    def leave(self, instance: Instance, entry: Command, error: SagalogError) -> None:
+        """Leave the first command of an outbox to a worker with other code: it is neither kept nor parked here."""
+        runtime = instance.runtime
+        instance.declined = entry
+        instance.owned -= {entry.id}
+        runtime.declined.add(instance.correlation_id, self._engine.now())
+        self._engine.counters.dispatch_errors += 1
+        self.tell(instance, entry, "failed", error)
+        log.warning(
+            "saga %s, id %s: command %s is left to another worker: %s",
+            runtime.name,
+            instance.correlation_id,
+            entry.command.type,
+            error,
+            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
+        )
 
     def unreadable(self, instance: Instance, entry: Command, error: CodecError) -> None:
         """Park an instance whose first command no code can read."""

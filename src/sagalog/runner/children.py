@@ -3,7 +3,9 @@
 deliver ─► attempt ─► [children] ─► the mailbox of a child, or of a parent
 
 Each may be delivered again, and by several workers. A start is known by its message id, an end by what the parent waits
-for, and a child that is asked to end looks whether it still runs. Nothing waits for a place here: no step of a parent
+for, and a child that is asked to end looks whether it still runs. What is for an
+instance that this worker's code cannot read is left to another worker, as a command of an unknown type is. Nothing waits
+for a place here: no step of a parent
 waits for its child, and none of a child for its parent, so they cannot wait in a circle.
 """
 
@@ -31,6 +33,8 @@ from ..errors import (
     KeyTakenError,
     NoInstanceError,
     PayloadTooLargeError,
+    SagalogError,
+    SagaParkedError,
     UnexpectedEventError,
 )
 from ..logs import log
@@ -75,9 +79,17 @@ class Children:
         self._engine = engine
         self._caches = caches
         self._moment = moment
+        # Instances that this worker's code could not read when something was delivered to them, and why.
+        self._unreadable: dict[str, str] = {}
+        self._reading: set[str] = set()  # those of them that are looked at again just now
 
     def handler_of(self, instance: Instance, entry: Command) -> ChildDelivery:
-        """Return what carries out an entry. Raises DefinitionError where that is another worker's affair, CodecError."""
+        """Return what carries out an entry.
+
+        Raises CodecError; DefinitionError or SagaParkedError where that is another worker's affair.
+        """
+        if self._unreadable:
+            self._check_readable(instance, entry)
         if entry.family == "tell":
             parent = parent_in(entry.to)
             if parent is None:
@@ -97,6 +109,43 @@ class Children:
         if cache is None:
             raise DefinitionError(f"no saga {saga!r} in this runner: another worker's, or give it to SagaRunner, too")
         return cache, correlation_id
+
+    def _check_readable(self, instance: Instance, entry: Command) -> None:
+        """Raise SagaParkedError where an entry is for an instance that could not be read; and read it again meanwhile.
+
+        So it is found out without a write when that can be read by now.
+        """
+        parent = parent_in(entry.to) if entry.family == "tell" else None
+        for persistence_id in (instance.persistence_id, entry.to if parent is None else parent.persistence_id):
+            if (why := self._unreadable.get(persistence_id)) is None:
+                continue
+            if persistence_id not in self._reading:
+                self._reading.add(persistence_id)
+                self._engine.spawn(self._read(persistence_id))
+            raise SagaParkedError(*parts_of(persistence_id), why)
+
+    async def _read(self, persistence_id: str) -> None:
+        try:
+            cache, correlation_id = self._cache(persistence_id)
+            saved = await cache.runtime.load(correlation_id)
+            if saved is not None:
+                record = cache.runtime.reader.record(correlation_id, saved.payload, deleted=saved.tombstone)
+                if record is not None:
+                    cache.runtime.reader.state(correlation_id, record)
+            self._unreadable.pop(persistence_id, None)
+            cache.instance(correlation_id).read_again()
+        except SagalogError as error:  # still so, or nobody knows; it is looked at again
+            log.debug("reading an instance again for its family: %s", error)
+        finally:
+            self._reading.discard(persistence_id)
+
+    async def _give(self, to: Instance, envelope: Envelope) -> None:
+        """Let an instance take something; note one that this code cannot read."""
+        try:
+            await to.submit(envelope)
+        except SagaParkedError as error:
+            self._unreadable[to.persistence_id] = error.reason
+            raise
 
     async def _start(self, parent: Instance, entry: Command, child: Instance, event: Any) -> None:
         """Let the child begin. Where it cannot, now or ever, the parent is told that it failed."""
@@ -157,7 +206,7 @@ class Children:
             not fresh
         ):  # nothing is written where it is gone, so nobody else would find out that another worker knows better
             child.read_again()
-            await child.submit(Envelope(repair=run))
+            await self._give(child, Envelope(repair=run))
             fresh = fresh or not (gone or silent)
         if gone:
             await self._fail(parent, entry, f"saga {child.runtime.name!r}, id {child.correlation_id!r} is gone")
@@ -184,7 +233,7 @@ class Children:
         message.trace = self._engine.hooks.trace_of(command_id(by.persistence_id, entry.id)) or entry.trace
         message.at, message.answer = self._moment(by), True
         envelope = Envelope(message)
-        await to.submit(envelope)
+        await self._give(to, envelope)
         assert envelope.outcome is not None
         return envelope.outcome
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Awaitable, Mapping
 from typing import Any
 
-from ..decision.ids import command_id
 from ..decision.record import Command, SagaRecord
-from ..errors import CodecError, DefinitionError, SagalogError
+from ..errors import CodecError, DefinitionError, SagalogError, SagaParkedError
 from ..journal import Journal
-from ..logs import log
 from .acceptances import Acceptances
 from .answers import Answers, Reply
 from .attempt import CommandAttempts, Handler
@@ -238,25 +236,12 @@ class Dispatcher:
             del instance.runtime.unrecorded[instance.correlation_id]
         try:
             self._attempts.handler_of(instance, entry)
-        except (CodecError, DefinitionError) as error:
-            runtime = instance.runtime
-            if isinstance(error, CodecError) and runtime.registry.is_current(entry.command):
+        except (CodecError, DefinitionError, SagaParkedError) as error:
+            if isinstance(error, CodecError) and instance.runtime.registry.is_current(entry.command):
                 instance.owned -= {entry.id}
                 self._attempts.unreadable(instance, entry, error)
-                return True
-            instance.declined = entry
-            instance.owned -= {entry.id}
-            runtime.declined.add(instance.correlation_id, self._engine.now())
-            self._engine.counters.dispatch_errors += 1
-            self._attempts.tell(instance, entry, "failed", error)
-            log.warning(
-                "saga %s, id %s: command %s is left to another worker: %s",
-                runtime.name,
-                instance.correlation_id,
-                entry.command.type,
-                error,
-                extra=instance.about(command_id=command_id(instance.persistence_id, entry.id)),
-            )
+            else:
+                self._attempts.leave(instance, entry, error)
             return True
         instance.declined = None
         return False
