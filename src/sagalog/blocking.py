@@ -28,6 +28,7 @@ from .errors import (
 )
 from .journal.callers import callers_connection_of_thread
 from .runner import Health, Receipt, Repaired, SagaInstance, SagaOutcome, SagaRunner
+from .runner.runner import SagaNamed
 
 __all__ = ["BlockingRunner"]
 
@@ -61,6 +62,9 @@ class BlockingRunner:
         self._process = 0  # in which it was started; 0: in none
         self._loop: BackgroundLoop | None = None
         _all.add(self)
+
+    def __repr__(self) -> str:
+        return f"<BlockingRunner over {self._runner!r}>"
 
     @property
     def runner(self) -> SagaRunner:
@@ -160,20 +164,20 @@ class BlockingRunner:
         return self._ask(found, timeout)
 
     def retry(
-        self, saga: str, correlation_id: str, *, note: str = "", by: str = "", timeout: Timeout = None
+        self, saga: SagaNamed, correlation_id: str, *, note: str = "", by: str = "", timeout: Timeout = None
     ) -> Repaired:
         """Let a parked instance try again. See `SagaRunner.retry`."""
         return self._ask(lambda runner: runner.retry(saga, correlation_id, note=note, by=by), timeout)
 
     def skip(
-        self, saga: str, correlation_id: str, *, note: str = "", by: str = "", timeout: Timeout = None
+        self, saga: SagaNamed, correlation_id: str, *, note: str = "", by: str = "", timeout: Timeout = None
     ) -> Repaired:
         """Drop what failed, and go on. See `SagaRunner.skip`."""
         return self._ask(lambda runner: runner.skip(saga, correlation_id, note=note, by=by), timeout)
 
     def cancel(
         self,
-        saga: str,
+        saga: SagaNamed,
         correlation_id: str,
         *,
         compensate: bool = True,

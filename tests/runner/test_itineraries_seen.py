@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sagalog.cli.group import sagalog as main
 from sagalog.diagram import mermaid, outline, svg
 from sagalog.operating.inspect import instances
 from sagalog.operating.readable import Code
+from sagalog.runner.inside import has_handler
 
 from ..trips import TripRequested, TripSaga, World, refused
 
@@ -71,7 +73,7 @@ async def test_check_tells_which_instances_code_without_an_activity_could_not_go
     told = [reason.text for reason in code.reasons(view)]
     assert any(text.startswith("activity hotel is running, and this code has none of that name") for text in told)
     assert any(text.startswith("activity flight may have to be undone, and this code has no undo") for text in told)
-    assert list(Code([TripSaga()], running.has_handler).reasons(view)) == []
+    assert list(Code([TripSaga()], partial(has_handler, running)).reasons(view)) == []
     world.gates["hotel"].set()
     await running.stop()
     await journal.close()

@@ -23,6 +23,9 @@ from sagalog.blocking import BlockingRunner
 from sagalog.web import StandardWebhooks, StatusEndpoint, Webhook, lifespan
 from starlette.applications import Starlette
 from starlette.routing import Route
+import attrs
+import msgspec
+from pydantic import BaseModel
 
 @dataclass
 class Placed:
@@ -257,6 +260,63 @@ async def ship(command: Ship, context: CommandContext) -> Paid:
 shop = SagaRunner("sqlite:///x.db", sagas=[Good], dispatch={Ship: ship}, client=True, lifespan=resources)
 
 
+@attrs.define
+class Sent:
+    id: str
+
+
+class Lost(msgspec.Struct):
+    id: str
+
+
+class Gone(BaseModel):
+    id: str
+
+
+@shop.command(Ship)
+async def one_event(command: Ship) -> Paid | None: ...
+
+
+@shop.command(Ship)
+def several(command: Ship, context: CommandContext) -> list[Paid | Sent] | tuple[Lost, Gone]:
+    return [Paid(command.id)]
+
+
+@shop.command(Ship)
+async def one_by_one(command: Ship) -> AsyncIterator[Sent]:
+    yield Sent(command.id)
+
+
+@shop.command(Ship)
+def generated(command: Ship) -> Iterator[Gone]:
+    yield Gone(id=command.id)
+
+
+@shop.command(Ship)
+async def struct(command: Ship) -> Lost:
+    return Lost(command.id)
+
+
+@shop.command(Ship)
+async def nothing(command: object) -> None: ...
+
+
+class Receiver:
+    async def __call__(self, command: Ship, context: CommandContext) -> Paid:
+        return Paid(command.id)
+
+
+shop.command(Ship, timeout=timedelta(seconds=5))(Receiver())
+
+
+async def repairs() -> None:
+    assert_type(await shop.retry(Good, "1"), Repaired)
+    assert_type(await shop.skip(Good(), "1", note="as told"), Repaired)
+    assert_type(await shop.drop("good", "1", "2/0"), Repaired)
+    assert_type(await shop.cancel(Good, "1", compensate=False), Repaired)
+    assert_type(await one_event(Ship("1")), Paid | None)
+
+
 def shown(state: State) -> dict[str, int]:
     return {"n": state.n}
 
@@ -274,6 +334,7 @@ def blocking() -> None:
     assert_type(sagas.instance(Good, "1"), SagaInstance[State])
     assert_type(sagas.outcome(Good, "1"), SagaOutcome[State])
     assert_type(sagas.find(Good, n=1), list[SagaInstance[State]])
+    assert_type(sagas.retry(Good, "1"), Repaired)
 """
 )
 
@@ -337,6 +398,46 @@ class WrongUndo(ItinerarySaga[State]):
 
     @activity()  # result
     async def two(self, state: State) -> None: ...
+
+
+shop = SagaRunner("sqlite:///x.db", sagas=[WrongEvent])
+
+
+@shop.command(Ship)  # event
+async def of_another_command(command: Paid) -> None: ...
+
+
+@shop.command(Ship)  # event
+async def of_another_context(command: Ship, context: int) -> None: ...
+
+
+@shop.command(Ship)  # event
+def of_three(command: Ship, context: CommandContext, more: int) -> None: ...
+
+
+@shop.command(Ship)  # result
+async def a_number(command: Ship) -> int:
+    return 1
+
+
+@shop.command(Ship)  # result
+def a_text(command: Ship) -> str:
+    return "done"
+
+
+@shop.command(Ship)  # result
+async def numbers(command: Ship) -> list[int]:
+    return [1]
+
+
+@shop.command(Ship)  # result
+async def a_mapping(command: Ship) -> dict[str, int]:
+    return {"n": 1}
+
+
+async def repairs() -> None:
+    await shop.retry(Ship, "1")  # event
+    await shop.cancel(State(), "1")  # event
 """
 )
 

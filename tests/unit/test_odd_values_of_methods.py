@@ -85,7 +85,7 @@ METHODS = {
     SqliteJournal: JOURNAL,
     ManualClock: ("sleep_until", "advance", "advance_to"),
     EventClock: ("sleep_until", "advance_to"),
-    SagaRunner: ("handle", "handle_many", "retry", "skip", "cancel", "drop", "has_handler", "using", "command"),
+    SagaRunner: ("handle", "handle_many", "retry", "skip", "cancel", "drop", "using", "command"),
 }
 
 

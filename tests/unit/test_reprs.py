@@ -1,80 +1,140 @@
-"""What a debugger or a log shows of our objects: what they are of, and where; never a password."""
+"""What is printed of our objects helps whoever prints it, and tells no payload and no secret."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
 
 from sagalog import (
-    EventClock,
+    Circuit,
+    CommandContext,
+    CommandPolicy,
+    Counters,
+    Incoming,
     InMemoryJournal,
     InMemorySagaStateStore,
-    ManualClock,
-    Saga,
+    JournalSagaStateStore,
+    PersistentRepr,
+    RetryPolicy,
+    RunnerSettings,
     SagaRunner,
+    SavedState,
     SqliteJournal,
-    SystemClock,
-    starts,
+    open_journal,
 )
-from sagalog.journal.nats import NatsJournal
-from sagalog.journal.postgres import PostgresJournal
+from sagalog.blocking import BlockingRunner
+from sagalog.brokers import DeadLetter, Decoded, SinkMessage, SourceMessage, Subscription
+from sagalog.brokers.kafka import KafkaSink, KafkaSource
+from sagalog.brokers.nats import NatsSink, NatsSource
+from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
+from sagalog.brokers.redis import RedisSink, RedisSource
+from sagalog.telemetry.otel import OpenTelemetryHook
+from sagalog.telemetry.prometheus import PrometheusHook
 from sagalog.testing import Scenario
+from sagalog.web import (
+    AwaitOutcome,
+    BearerToken,
+    HmacSignature,
+    SignedWebhook,
+    StandardWebhooks,
+    StatusEndpoint,
+    StripeSignature,
+    Webhook,
+)
+
+from ..orders import OrderSaga, Placed
+
+SECRET = "hunter2hunter2hunter2hunter2"
 
 
 @dataclass
-class Placed:
-    order_id: str
+class Card:
+    number: str = SECRET
 
 
-@dataclass
-class Order: ...
+def runner() -> SagaRunner:
+    return SagaRunner(f"postgresql://me:{SECRET}@host/db", sagas=[OrderSaga], lifespan=lambda _: SECRET)  # type: ignore[arg-type,return-value]
 
 
-class OrderSaga(Saga[Order]):
-    name = "order"
-
-    @starts(Placed, key="order_id")
-    def placed(self, state: Order, event: Placed) -> None: ...
-
-
-def test_a_saga_and_its_scenario_say_which_they_are() -> None:
-    assert repr(OrderSaga()) == "<OrderSaga 'order'>"
-    order = Scenario(OrderSaga, now=datetime(2030, 1, 1, tzinfo=UTC))
-    assert repr(order) == "<Scenario of 'order', not started at 2030-01-01 00:00:00>"
-    assert repr(order.given(Placed("A-1"))) == "<Scenario of 'order', running at 2030-01-01 00:00:00>"
-
-
-async def test_a_runner_says_of_what_it_is_and_whether_it_runs() -> None:
-    runner = SagaRunner(InMemoryJournal(), sagas=[OrderSaga])
-    assert repr(runner) == "<SagaRunner of order on InMemoryJournal, not running>"
-    async with runner:
-        assert repr(runner) == "<SagaRunner of order on InMemoryJournal, running>"
-
-
-async def test_no_password_is_shown() -> None:
-    shown = [
-        repr(SagaRunner("postgresql://shop:secret@db/shop", sagas=[OrderSaga])),
-        repr(PostgresJournal("postgresql://shop:secret@db/shop", schema="sagas")),
-        repr(NatsJournal("nats://shop:secret@one,two", stream="sagas")),
+def printed(folder: Path) -> list[Any]:
+    signature = HmacSignature(SECRET.encode(), header="x-signature")
+    url = f"nats://me:{SECRET}@host"
+    return [
+        runner(),
+        BlockingRunner(runner()),
+        InMemoryJournal(),
+        SqliteJournal(folder / "orders.db"),
+        open_journal(f"postgresql://me:{SECRET}@host/db"),
+        open_journal(url),
+        InMemorySagaStateStore("order"),
+        JournalSagaStateStore(InMemoryJournal(), "order"),
+        PersistentRepr("saga::order::a", 1, SECRET.encode()),
+        SavedState(SECRET.encode(), 1),
+        RunnerSettings(),
+        RetryPolicy(),
+        Circuit(),
+        CommandPolicy(timeout=timedelta(seconds=5)),
+        CommandContext("id", "order", "a", 1, undo=False, resources=Card()),
+        Counters(),
+        Incoming(Card(), "1"),
+        Scenario(OrderSaga),
+        NatsSource(url, stream="s", durable="d"),
+        NatsSink(url, subject="s"),
+        RedisSource(f"redis://:{SECRET}@host/0", stream="s", group="g"),
+        RedisSink(f"redis://:{SECRET}@host/0", stream="s"),
+        KafkaSource("host:1", topic="t", group="g", options={"sasl_plain_password": SECRET}),
+        KafkaSink("host:1", topic="t", options={"sasl_plain_password": SECRET}),
+        RabbitSource(f"amqp://me:{SECRET}@host", queue="q"),
+        RabbitSink(f"amqp://me:{SECRET}@host", routing_key="q"),
+        Subscription(NatsSource(url, stream="s", durable="d")),
+        SourceMessage(SECRET.encode(), "1", "stream s, 1", {"authorization": SECRET}),
+        SinkMessage(SECRET.encode(), "1", {"authorization": SECRET}),
+        DeadLetter("1", "unreadable", "stream s, 1", SECRET.encode(), {"authorization": SECRET}),
+        Decoded(Card(), "1"),
+        PrometheusHook(CollectorRegistry()),
+        OpenTelemetryHook(),
+        signature,
+        StandardWebhooks(SECRET.encode()),
+        StripeSignature(SECRET),
+        Webhook(runner(), {"placed": Placed}, signature=signature, message_id=None),
+        StatusEndpoint(runner(), OrderSaga),
+        AwaitOutcome(OrderSaga, status="/orders/{id}"),
+        SignedWebhook(f"https://me:{SECRET}@host/hook?token={SECRET}", signature=signature),
+        BearerToken("shop", "a" * 64),
     ]
-    assert not [one for one in shown if "secret" in one]
-    assert shown[0] == "<SagaRunner of order on postgresql, not running>"
-    assert "db" in shown[1]
-    assert "schema sagas" in shown[1]
-    assert "one" in shown[2]
-    assert "stream sagas" in shown[2]
 
 
-async def test_a_journal_a_store_and_a_clock_say_what_they_hold(tmp_path: Path) -> None:
-    journal = SqliteJournal(tmp_path / "orders.db")
-    assert repr(journal) == f"<SqliteJournal in {str(tmp_path / 'orders.db')!r}>"
-    await journal.close()
-    assert repr(InMemoryJournal()) == "<InMemoryJournal of 0 ids>"
-    assert repr(InMemorySagaStateStore("order")).startswith("<InMemorySagaStateStore of 'order' over <InMemoryJournal")
-    moment = datetime(2030, 1, 1, tzinfo=UTC)
-    assert [repr(ManualClock(moment)), repr(EventClock(moment)), repr(SystemClock())] == [
-        "<ManualClock at 2030-01-01T00:00:00+00:00>",
-        "<EventClock at 2030-01-01T00:00:00+00:00>",
-        "<SystemClock>",
-    ]
+def test_each_public_object_says_what_it_is_and_tells_no_payload_and_no_secret(tmp_path: Path) -> None:
+    for one in printed(tmp_path):
+        said = repr(one)
+        assert type(one).__name__ in said
+        assert " object at 0x" not in said, said
+        assert SECRET not in said, said
+        assert "a" * 64 not in said, said
+        assert len(said) < 300, said
+
+
+@pytest.mark.parametrize(
+    ("one", "said"),
+    [
+        (runner(), "<SagaRunner of order on postgresql, not running>"),
+        (
+            RunnerSettings(max_batch=1, no_instance="raise"),
+            "RunnerSettings(max_batch=1, no_instance=<NoInstance.RAISE: 'raise'>)",
+        ),
+        (Incoming(Card(), "1"), "<Incoming Card, message_id='1', at=None>"),
+        (PersistentRepr("p", 2, b"123"), "<PersistentRepr 'p' 2, 3 bytes>"),
+        (SavedState(b"123", 2, tombstone=True), "<SavedState version 2, 3 bytes, tombstone>"),
+        (
+            RetryPolicy(attempts=2),
+            "RetryPolicy(attempts=2, base=datetime.timedelta(microseconds=50000), cap=datetime.timedelta(seconds=60))",
+        ),
+    ],
+)
+def test_a_repr_tells_what_matters(one: Any, said: str) -> None:
+    assert repr(one) == said

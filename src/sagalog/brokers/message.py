@@ -35,6 +35,9 @@ class SourceMessage(msgspec.Struct, frozen=True, gc=False):
     published_at: datetime | None = None
     token: Any = None
 
+    def __repr__(self) -> str:  # without what it holds
+        return f"<SourceMessage {self.id!r} at {self.position}, {len(self.body):,} bytes>"
+
 
 class SinkMessage(msgspec.Struct, frozen=True, gc=False):
     """A message for a sink. `id` is the same at every attempt. Messages of one `key` are to stay in order."""
@@ -43,6 +46,9 @@ class SinkMessage(msgspec.Struct, frozen=True, gc=False):
     id: str
     headers: Mapping[str, str] = NO_HEADERS
     key: str = ""
+
+    def __repr__(self) -> str:  # without what it holds
+        return f"<SinkMessage {self.id!r}, {len(self.body):,} bytes>"
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -58,6 +64,9 @@ class DeadLetter(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = NO_HEADERS
     key: str = ""
     at: datetime | None = None
+
+    def __repr__(self) -> str:  # without what it holds
+        return f"<DeadLetter {self.id!r} from {self.position}, {len(self.body):,} bytes>"
 
 
 class Backlog(msgspec.Struct, frozen=True):

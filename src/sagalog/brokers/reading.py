@@ -31,6 +31,9 @@ class Decoded:
     trace: str = ""
     at: datetime | None = None
 
+    def __repr__(self) -> str:  # without the event: it may end in a log
+        return f"<Decoded {type(self.event).__name__}, id={self.id!r}, at={self.at}>"
+
 
 Decoder = Callable[[SourceMessage], Decoded | None]
 

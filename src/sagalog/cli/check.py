@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter, defaultdict
+from functools import partial
 
 import click
 
@@ -12,6 +13,7 @@ from ..diagram import outline, unreached
 from ..operating.inspect import SagaView, instances
 from ..operating.readable import Code, otherwise_declared, passed_over
 from ..runner import SagaRunner
+from ..runner.inside import has_handler
 from .journals import journal_option, reading
 from .progress import Counting
 from .targets import load_runner
@@ -42,7 +44,7 @@ def check_(target: str, url: str, as_json: bool) -> None:
 
 class _Check:
     def __init__(self, runner: SagaRunner) -> None:
-        self._code = Code(runner.sagas, runner.has_handler)
+        self._code = Code(runner.sagas, partial(has_handler, runner))
         self._read: Counter[str] = Counter()
         self._parked = 0
         self._unreached = [

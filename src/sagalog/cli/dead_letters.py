@@ -15,6 +15,7 @@ import msgspec
 from ..brokers import DeadLetter, KeepsDeadLetters
 from ..brokers.message import without_ours
 from ..runner import SagaRunner
+from ..runner.inside import subscriptions_of
 from .targets import load_runner
 from .text import clean, cut, json_line, line, moment
 
@@ -97,7 +98,7 @@ def _read(path: str) -> bytes:
 
 
 def _source(runner: SagaRunner, name: str | None) -> Any:
-    sources = {one.source.name: one.source for one in runner.subscriptions}
+    sources = {one.source.name: one.source for one in subscriptions_of(runner)}
     if not sources:
         raise click.UsageError("this runner reads no source")
     if name is None and len(sources) > 1:

@@ -17,6 +17,7 @@ from ..errors import CodecError, ConflictError
 from ..operating.apply import Applied, apply
 from ..operating.inspect import SagaView, state_changes
 from ..operating.readable import Code
+from ..runner.inside import has_handler
 from .edit_record import edit_record
 from .journals import reading
 from .keeping import keep
@@ -68,7 +69,9 @@ def edit_(
     if given is None and not sys.stdin.isatty():
         raise click.UsageError("there is no terminal for an editor: give the new state with --from FILE --yes")
     if whole:
-        asyncio.run(_edit_record(Code(runner.sagas, runner.has_handler), correlation_id, saga, given, url, wish))
+        asyncio.run(
+            _edit_record(Code(runner.sagas, partial(has_handler, runner)), correlation_id, saga, given, url, wish)
+        )
     else:
         asyncio.run(_edit(sagas, correlation_id, saga, given, url, wish))
 

@@ -20,6 +20,7 @@ from ..definition.schema import schema_of
 from ..errors import InvalidEventError, SagalogError
 from ..runner import Incoming, SagaRunner
 from ..runner.given import event_registry
+from ..runner.inside import reader_of
 from ..runner.runner import Reader
 
 
@@ -145,7 +146,7 @@ def reader(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incoming 
 
     Raises DefinitionError if two sagas have different event types of one name.
     """
-    own = runner.reader
+    own = reader_of(runner)
     return _own(own) if own is not None else _default(runner, lines)
 
 

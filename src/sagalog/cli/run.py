@@ -15,6 +15,7 @@ import msgspec
 
 from ..errors import CodecError, InvalidEventError, SagalogError
 from ..runner import Clock, EventClock, Incoming, SagaRunner, SystemClock
+from ..runner.inside import reporter_of
 from .lines import LineError, Lines, reader
 from .progress import Progress
 from .targets import load_runner
@@ -151,9 +152,9 @@ class _Feeding:
             click.echo("more errors are only counted from here", err=True)
 
     async def _report(self) -> str | None:
-        if self.runner.reporter is None:
+        if (reporter := reporter_of(self.runner)) is None:
             return None
-        text = self.runner.reporter(self.runner)
+        text = reporter(self.runner)
         return str(await text if inspect.isawaitable(text) else text)
 
     def _print(self, seconds: float, report: str | None) -> None:

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +17,7 @@ from ..definition.saga import Saga
 from ..operating.inspect import SagaView
 from ..operating.readable import Code
 from ..runner import SagaRunner
+from ..runner.inside import has_handler
 
 
 def load_runner(target: str) -> SagaRunner:
@@ -42,7 +44,7 @@ def seen_by(target: str | None) -> Callable[[SagaView], SagaView]:
     if target is None:
         return lambda view: view
     runner = load_runner(target)
-    return Code(runner.sagas, runner.has_handler).view
+    return Code(runner.sagas, partial(has_handler, runner)).view
 
 
 code_option: Callable[[Any], Any] = click.option(

@@ -22,6 +22,7 @@ from django.views.decorators.csrf import csrf_exempt
 from ..background import BackgroundLoop
 from ..dashboard import Dashboard, dashboard_app
 from ..errors import DefinitionError
+from ..runner.inside import journal_url_of
 from .settings import given, runner
 
 _ANSWER_SECONDS = 30.0
@@ -33,7 +34,7 @@ class _Served:
     """The dashboard and its event loop, in this process."""
 
     def __init__(self) -> None:
-        journal = runner().journal_url
+        journal = journal_url_of(runner())
         if journal is None or runner().in_memory:
             raise DefinitionError("the dashboard needs a journal that is named by a URL, and not in memory")
         # Nobody has to know it: sessions are begun here, for users whom Django knows.

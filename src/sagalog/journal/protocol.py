@@ -46,6 +46,11 @@ class PersistentRepr(msgspec.Struct, frozen=True):
     epoch: int = 0  # 0 to 2**63 - 1
     terms: tuple[str, ...] | None = None  # of at most MAX_TERM_BYTES each in UTF-8, without NUL
 
+    def __repr__(self) -> str:  # without what it holds
+        end = ", deleted" if self.deleted else ""
+        due = "" if self.due_at is None else f", due at {self.due_at}"
+        return f"<PersistentRepr {self.persistence_id!r} {self.sequence_nr}, {len(self.payload):,} bytes{end}{due}>"
+
 
 class MovedDue(NamedTuple):
     """The wish to let an id be due at another moment (None: never), if its newest record is still that number."""

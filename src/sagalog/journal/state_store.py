@@ -23,6 +23,11 @@ class SavedState(msgspec.Struct, frozen=True):
     tombstone: bool = False
     epoch: int = 0
 
+    def __repr__(self) -> str:  # without what it holds
+        return (
+            f"<SavedState version {self.version}, {len(self.payload):,} bytes{', tombstone' if self.tombstone else ''}>"
+        )
+
 
 @runtime_checkable
 class SagaStateStore(Protocol):

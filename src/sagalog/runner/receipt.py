@@ -17,6 +17,9 @@ class Incoming(msgspec.Struct, frozen=True):
     message_id: str | None = None
     at: datetime | None = None
 
+    def __repr__(self) -> str:  # without the event: it may end in a log
+        return f"<Incoming {type(self.event).__name__}, message_id={self.message_id!r}, at={self.at}>"
+
 
 class Receipt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """What became of an accepted event, by saga; it is durable. There are no outcomes if no saga takes such events.

@@ -41,17 +41,21 @@ from .signals import asked_to_stop
 from .started import Started
 from .stores import JournalSource, Stores, is_in_memory
 from .telling import Hooks, NoHooks
+from .typed_handlers import Registers
 
 if TYPE_CHECKING:
     from ..brokers.protocol import Sink, Source
     from ..brokers.publication import Publication
     from ..brokers.subscription import Subscription
 
-F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C")
 S = TypeVar("S")
 Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
 Reader = Callable[[dict[str, Any]], Incoming | None]
 Report = Callable[["SagaRunner"], Any]
+SagaNamed = (
+    type[Saga[Any]] | Saga[Any] | str
+)  # a class is checked by type checkers; a name also names what has none here
 
 _NOT_STARTED = "the runner is not started: use it as `async with SagaRunner(...) as runner`; nothing was stored"
 
@@ -105,8 +109,8 @@ class SagaRunner:
         self._attached = Attached(self.sagas, sources, {} if sinks is None else sinks)
         self._attached.register(self._handlers)
         check_source(journal, self.sagas)
-        self.reader: Reader | None = None
-        self.reporter: Report | None = None
+        self._reader: Reader | None = None
+        self._reporter: Report | None = None
         self._hooks: Hooks = NoHooks()
         self._stores: Stores | None = None
         self._started: Started | None = None
@@ -116,17 +120,6 @@ class SagaRunner:
         on = self._source.partition(":")[0] if isinstance(self._source, str) else type(self._source).__name__
         sagas = ", ".join(saga.name for saga in self.sagas)
         return f"<SagaRunner of {sagas} on {on}, {'not running' if self._receiver is None else 'running'}>"
-
-    def has_handler(self, command: type) -> bool:
-        """Say whether commands of this type have a handler. Raises DefinitionError for what is no type."""
-        if not isinstance(command, type):
-            raise DefinitionError(f"has_handler takes a command type, not {type(command).__name__}")
-        return self._handlers.get(command) is not None
-
-    @property
-    def subscriptions(self) -> tuple[Subscription, ...]:
-        """The sources that this runner reads while it is started, and how."""
-        return tuple(self._attached.subscriptions)
 
     @property
     def in_memory(self) -> bool:
@@ -157,12 +150,12 @@ class SagaRunner:
         )
         other._handlers = self._handlers
         other._attached = self._attached.copy(sources=sources)
-        other.reader, other.reporter = self.reader, self.reporter
+        other._reader, other._reporter = self._reader, self._reporter
         return other
 
     def command(
         self,
-        command: type,
+        command: type[C],
         *,
         timeout: timedelta | None = None,
         retry: RetryPolicy | None = None,
@@ -170,7 +163,7 @@ class SagaRunner:
         rate: float | None = None,
         shared_rate: float | None = None,
         circuit: Circuit | None = None,
-    ) -> Callable[[F], F]:
+    ) -> Registers[C]:
         """Register the decorated function as the handler of a command type.
 
         `timeout`: how long one attempt may take (default: `command_timeout` of the settings); then it is cancelled and
@@ -181,7 +174,7 @@ class SagaRunner:
         """
         policy = CommandPolicy(timeout, retry, places, rate, circuit, shared_rate)
 
-        def register(function: F) -> F:
+        def register(function: Any) -> Any:
             self._handlers.add_for(command, function, policy)
             return function
 
@@ -191,20 +184,15 @@ class SagaRunner:
         """Let the decorated function turn a line of `sagalog run` (a JSON object) into an Incoming, or None: skip it."""
         if not callable(function):
             raise DefinitionError(f"reads takes a function, not a {type(function).__name__}")
-        self.reader = function
+        self._reader = function
         return function
 
     def reports(self, function: Report) -> Report:
         """Let `sagalog run` print what the decorated function returns at the end (a text; may be async)."""
         if not callable(function):
             raise DefinitionError(f"reports takes a function, not a {type(function).__name__}")
-        self.reporter = function
+        self._reporter = function
         return function
-
-    @property
-    def journal_url(self) -> str | None:
-        """The URL that it opens its journal by; None where a journal or stores were given. It may hold a password."""
-        return self._source if isinstance(self._source, str) else None
 
     @property
     def resources(self) -> Any:
@@ -319,9 +307,9 @@ class SagaRunner:
         self._started.engine.check_loop()
         return self._started
 
-    def handle(
+    async def handle(
         self, event: Any, *, message_id: str | None = None, at: datetime | None = None, connection: Any = None
-    ) -> Coroutine[Any, Any, Receipt]:
+    ) -> Receipt:
         """Handle one event; return when every saga it is for has it durably.
 
         `message_id` is the sender's: a message handled before is a duplicate and changes nothing. Without one, each
@@ -345,7 +333,7 @@ class SagaRunner:
             work = receiver.handle_in_transaction(event, message_id, connection)
         else:
             work = receiver.handle(event, message_id, at)
-        return self._hooks.receiving(type(event).__name__, work)
+        return await self._hooks.receiving(type(event).__name__, work)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
@@ -436,15 +424,18 @@ class SagaRunner:
         runtime = self._running().runtime_of(saga)
         return find(runtime, wanted_of(runtime, fields))
 
-    async def retry(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
-        """Let a parked or not compensated instance try again what it could not do, then the events held since."""
+    async def retry(self, saga: SagaNamed, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
+        """Let a parked or not compensated instance try again what it could not do, then the events held since.
+
+        `saga`: its class, or its name.
+        """
         return await self._repair(saga, correlation_id, note, by, repair.retry(note=note, by=by))
 
-    async def skip(self, saga: str, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
+    async def skip(self, saga: SagaNamed, correlation_id: str, *, note: str = "", by: str = "") -> Repaired:
         """Drop what failed (held event, stuck command, refused undo), then go on as `retry` does."""
         return await self._repair(saga, correlation_id, note, by, repair.skip(note=note, by=by))
 
-    async def drop(self, saga: str, correlation_id: str, entry: str, *, note: str = "", by: str = "") -> Repaired:
+    async def drop(self, saga: SagaNamed, correlation_id: str, entry: str, *, note: str = "", by: str = "") -> Repaired:
         """Take one command or timer out of an instance, by its number `<sequence nr>/<index>`.
 
         A running attempt at it is cut off. Raises as `retry` does, and RepairError if nothing has that number.
@@ -453,7 +444,7 @@ class SagaRunner:
         return await self._repair(saga, correlation_id, note, by, repair.drop(entry, note=note, by=by))
 
     async def cancel(
-        self, saga: str, correlation_id: str, *, compensate: bool = True, note: str = "", by: str = ""
+        self, saga: SagaNamed, correlation_id: str, *, compensate: bool = True, note: str = "", by: str = ""
     ) -> Repaired:
         """End an instance, by default with its undo commands sent first. Held events are dropped, known as duplicates."""
         if not isinstance(compensate, bool):
@@ -486,9 +477,10 @@ class SagaRunner:
         controls = None if self._started is None else self._started.controls
         return {} if controls is None else controls.said.paused
 
-    async def _repair(self, saga: str, correlation_id: str, note: str, by: str, made: repair.Repair) -> Repaired:
-        _check_repair(saga, correlation_id, note, by)
-        return await self._running().repair(saga, correlation_id, made)
+    async def _repair(self, saga: SagaNamed, correlation_id: str, note: str, by: str, made: repair.Repair) -> Repaired:
+        name: Any = saga if isinstance(saga, str) else getattr(saga, "name", saga)
+        _check_repair(name, correlation_id, note, by)
+        return await self._running().repair(name, correlation_id, made)
 
 
 class _NotStarted:

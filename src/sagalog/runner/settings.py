@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
 
@@ -73,6 +73,10 @@ class RunnerSettings:
     no_instance_wait: timedelta = timedelta(seconds=30)
     handler_retry: RetryPolicy = field(default=RetryPolicy(attempts=5, cap=timedelta(seconds=5)))
     dispatch_retry: RetryPolicy = field(default=RetryPolicy(attempts=None, base=timedelta(milliseconds=100)))
+
+    def __repr__(self) -> str:
+        own = ((one.name, getattr(self, one.name), one.default) for one in fields(self))
+        return f"RunnerSettings({', '.join(f'{name}={value!r}' for name, value, default in own if value != default)})"
 
     def __post_init__(self) -> None:
         for name in ("max_payload_bytes", "max_in_flight", "max_batch", "max_dispatch", "max_takeovers"):

@@ -46,6 +46,9 @@ class OpenTelemetryHook(Hook):
         self._tracer = trace.get_tracer("sagalog", tracer_provider=tracer_provider)
         self._spans: WeakKeyDictionary[Handling | Delivery, Span] = WeakKeyDictionary()
 
+    def __repr__(self) -> str:
+        return f"<OpenTelemetryHook, {len(self._spans)} spans open>"
+
     def caller(self) -> str:
         return _text(trace.get_current_span())
 

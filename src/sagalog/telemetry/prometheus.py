@@ -96,6 +96,9 @@ class PrometheusHook(Hook, Collector):
         self._made: dict[Metric, Any] = {metric: _made(metric, registry) for metric in TOLD}
         self._children: dict[tuple[str, ...], Any] = {}  # by name and labels; as many as there are series
 
+    def __repr__(self) -> str:
+        return f"<PrometheusHook of {len(self._runners)} runners>"
+
     def started(self, runner: SagaRunner) -> None:
         counts = runner.journal.commit_counts if isinstance(runner.journal, CountsCommits) else None
         self._runners[runner] = counts

@@ -49,6 +49,9 @@ class WithLifespan:
         self._app = app
         self._lifespan = lifespan(*runners)
 
+    def __repr__(self) -> str:
+        return f"<WithLifespan of {self._app!r}>"
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on a request, or run the lifespan."""
         if scope["type"] != "lifespan":

@@ -88,6 +88,9 @@ class ServedRunner:
         app.add_exception_handler(HTTPException, _refused)
         self._app = app
 
+    def __repr__(self) -> str:
+        return f"<ServedRunner of {self._runner!r}>"
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan."""
         await self._app(scope, receive, send)

@@ -81,7 +81,7 @@ class HmacSignature:
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"<HmacSignature in {self.header}>"
+        return f"<{type(self).__name__} in {self.header}>"
 
     def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raise SignatureError unless `body` was signed in time, by any of the secrets."""

@@ -64,6 +64,9 @@ class StatusEndpoint(Generic[S]):
         self._stream_seconds = seconds_of("stream_timeout", stream_timeout)
         self._streams = 0
 
+    def __repr__(self) -> str:
+        return f"<StatusEndpoint of saga {self._saga.name!r}>"
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":

@@ -42,6 +42,9 @@ class BearerToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     types: tuple[str, ...] = ()
     per_second: float = 0.0
 
+    def __repr__(self) -> str:  # without the digest
+        return f"<BearerToken {self.name!r}, {', '.join(self.scopes)}>"
+
     def __post_init__(self) -> None:
         if not self.name or not self.name.isprintable():
             raise ValueError("a token has a name")

@@ -44,6 +44,9 @@ class AwaitOutcome:
         self.wait = wait
         self._status = status
 
+    def __repr__(self) -> str:
+        return f"<AwaitOutcome of saga {self.saga.name!r}, status at {self._status}>"
+
     def address(self, correlation_id: str) -> str:
         """Return where it can be asked how that instance stands."""
         return self._status.replace("{id}", quoted(correlation_id))
@@ -108,6 +111,9 @@ class Webhook:
         self._max_body_bytes = max_body_bytes
         self._body_seconds = seconds_of("body_timeout", body_timeout)
         self._handle_seconds = seconds_of("handle_timeout", handle_timeout)
+
+    def __repr__(self) -> str:
+        return f"<Webhook, {self._signature!r}>"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -75,6 +75,9 @@ class KafkaSink:
         self._topic = topic
         self._name = name or f"kafka:{topic if isinstance(topic, str) else '...'}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

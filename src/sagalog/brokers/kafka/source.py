@@ -70,6 +70,9 @@ class KafkaSource(KafkaDeadLetters):
         self._receiving = False
         self._told: set[TopicPartition] = set()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

@@ -38,6 +38,9 @@ class NatsSink:
         self._subject = subject
         self._name = name or f"nats:{subject if isinstance(subject, str) else '...'}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

@@ -66,6 +66,9 @@ class NatsSource(NatsDeadLetters):
         self._subscription: JetStreamContext.PullSubscription | None = None
         self._asked_until = 0.0  # by the loop's clock: when no request for messages is open any more
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

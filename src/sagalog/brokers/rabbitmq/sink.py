@@ -34,6 +34,9 @@ class RabbitSink:
         shown = routing_key if isinstance(routing_key, str) else "..."
         self._name = name or f"rabbitmq:{exchange}/{shown}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

@@ -52,6 +52,9 @@ class RabbitSource(RabbitDeadLetters):
             set()
         )  # what is delivered here and not acknowledged: the broker does not count it as waiting
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

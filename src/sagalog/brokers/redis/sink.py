@@ -41,6 +41,9 @@ class RedisSink:
         self._sending: asyncio.Task[None] | None = None
         self._name = name or f"redis:{stream if isinstance(stream, str) else '...'}"
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

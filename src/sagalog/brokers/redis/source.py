@@ -75,6 +75,9 @@ class RedisSource(RedisDeadLetters):
         self._claim_at = 0.0
         self._trimmed_to = b""
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._name}>"
+
     @property
     def name(self) -> str:
         return self._name

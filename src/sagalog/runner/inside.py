@@ -1,0 +1,35 @@
+"""What the command line and the dashboard need to know of a runner, and its users do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .runner import Reader, Report, SagaRunner
+
+if TYPE_CHECKING:
+    from ..brokers.subscription import Subscription
+
+
+def has_handler(runner: SagaRunner, command: type) -> bool:
+    """Say whether commands of this type have a handler."""
+    return runner._handlers.get(command) is not None
+
+
+def subscriptions_of(runner: SagaRunner) -> tuple[Subscription, ...]:
+    """Return the sources that a runner reads while it is started, and how."""
+    return tuple(runner._attached.subscriptions)
+
+
+def journal_url_of(runner: SagaRunner) -> str | None:
+    """Return the URL that it opens its journal by; None where a journal or stores were given. It may hold a password."""
+    return runner._source if isinstance(runner._source, str) else None
+
+
+def reader_of(runner: SagaRunner) -> Reader | None:
+    """Return what turns a line of `sagalog run` into an event, by `SagaRunner.reads`."""
+    return runner._reader
+
+
+def reporter_of(runner: SagaRunner) -> Report | None:
+    """Return what `sagalog run` prints the answer of at its end, by `SagaRunner.reports`."""
+    return runner._reporter
