@@ -105,6 +105,8 @@ from .runner import (
     SystemClock,
 )
 
+__version__ = "1.0.0rc1"
+
 if _TYPE_CHECKING:
     from .definition.itinerary_saga import ItinerarySaga
     from .journal.sqlite import SqliteJournal

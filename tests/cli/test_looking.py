@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import sagalog
 from sagalog import SagaRunner
 
 from ..orders import Noted, OrderSaga
@@ -175,7 +176,7 @@ def test_looking_makes_no_file_and_changes_none(sagalog: Sagalog, tmp_path: Path
         (("frobnicate",), 2, "No such command"),
         (("--help",), 0, "Exit codes"),
         (("show", "--help"), 0, "Examples:"),
-        (("--version",), 0, "0.1.0"),
+        (("--version",), 0, sagalog.__version__),
     ],
 )
 def test_the_command_line_says_what_is_wrong(

@@ -6,6 +6,7 @@ from importlib import import_module
 
 import click
 
+from .. import __version__
 from ..errors import SagalogError
 from .text import clean
 
@@ -69,7 +70,7 @@ class _Lazy(click.Group):
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="sagalog")
+@click.version_option(__version__, package_name="sagalog")
 def sagalog() -> None:
     """Durable sagas: feed them events, and see where each one stands.
 

@@ -1,0 +1,54 @@
+"""The version stands in one place; what repeats it for people says the same."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import sagalog
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_version_stands_in_one_place_and_all_pages_agree() -> None:
+    version = sagalog.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" not in project["project"]
+    assert project["tool"]["hatch"]["version"]["path"] == "src/sagalog/__init__.py"
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)[0].split()[0] == version
+    assert f"\n## {version}\n" in (ROOT / "docs" / "upgrading.md").read_text()
+
+
+def test_the_upgrade_notes_name_only_what_there_is_now() -> None:
+    """Each argument in the right column is one of something public."""
+    now = [
+        row.split("|")[2] for row in (ROOT / "docs" / "upgrading.md").read_text().splitlines() if row.startswith("| `")
+    ]
+    named = {name for cell in now for name in re.findall(r"(\w+)=", cell)}
+    reference = "".join(page.read_text() for page in (ROOT / "src" / "sagalog").rglob("*.py"))
+    assert len(named) > 20
+    assert {name for name in named if not re.search(rf"\b{name}: timedelta", reference)} == set()
+
+
+def test_what_a_repository_shows_its_visitors_is_there() -> None:
+    for name in (
+        "README.md",
+        "LICENSE",
+        "CHANGELOG.md",
+        "CITATION.cff",
+        "SECURITY.md",
+        "CONTRIBUTING.md",
+        "CODE_OF_CONDUCT.md",
+    ):
+        assert (ROOT / name).stat().st_size > 300, name
+    for name in (
+        "ISSUE_TEMPLATE/bug.yml",
+        "ISSUE_TEMPLATE/idea.yml",
+        "ISSUE_TEMPLATE/config.yml",
+        "DISCUSSION_TEMPLATE/q-a.yml",
+        "DISCUSSION_TEMPLATE/ideas.yml",
+        "PULL_REQUEST_TEMPLATE.md",
+    ):
+        assert (ROOT / ".github" / name).is_file(), name
