@@ -175,3 +175,21 @@ def test_without_its_extra_it_says_what_to_install(sagalog: Sagalog, filled: Pat
     )
     assert done.returncode == 1
     assert "needs the package jinja2: pip install 'sagalog[dashboard]'" in done.stderr
+
+
+def test_with_a_runner_an_event_is_sent_from_a_form(filled: Path) -> None:
+    (filled.parent / "form.py").write_text(
+        "from sagalog import SagaRunner\nfrom tests.orders import OrderSaga\n"
+        "runner = SagaRunner('memory://', sagas=[OrderSaga], dispatch=lambda command: None)\n"
+    )
+    arguments = ("--runner", "form.py:runner")
+    with (
+        dashboard(filled.parent, *arguments, SAGALOG_DASHBOARD_TOKEN=TOKEN) as (_, address, _said),
+        httpx.Client(base_url=address, timeout=60) as browser,
+    ):
+        browser.post("login", data={"token": TOKEN})
+        form = dict(re.findall(r'name="(form_token|message_id)" value="([^"]+)"', browser.get("send").text))
+        answer = browser.post("send", data={**form, "type": "Placed", "json": '{"order_id": "by hand"}'})
+        assert answer.status_code == 200
+        assert 'id=by%20hand">by hand</a>' in answer.text
+        assert "by hand" in browser.get("instances?id=by").text

@@ -39,7 +39,7 @@ def test_the_options_that_it_names_are_there() -> None:
     shown = CliRunner().invoke(sagalog, ["dashboard", "--help"]).output
     named = set(re.findall(r"sagalog dashboard[^\n]*", PAGE))
     options = {option for line in named for option in re.findall(r" (--[a-z-]+)", line)}
-    assert options == {"--journal", "--open", "--allowed-host", "--mask"}
+    assert options == {"--journal", "--open", "--allowed-host", "--mask", "--runner"}
     assert all(option in shown for option in options)
 
 

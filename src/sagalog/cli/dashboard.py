@@ -14,6 +14,7 @@ from ..errors import DefinitionError, MissingExtraError
 from ..journal import open_existing
 from .journals import journal_option
 from .listening import graceful_server, listen
+from .targets import load_runner
 from .text import clean
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @click.option(
     "--open-reading", is_flag=True, help="Read without signing in, where neither others nor a proxy reach this machine."
 )
+@click.option("--runner", "target", metavar="MODULE:RUNNER", help="Send events to its sagas from a form.")
 @click.option("--root-path", default="", metavar="PATH", help="The path that a proxy serves it under, e.g. /sagas.")
 def dashboard_(
     url: str,
@@ -47,6 +49,7 @@ def dashboard_(
     hosts: tuple[str, ...],
     open_browser: bool,
     open_reading: bool,
+    target: str | None,
     root_path: str,
 ) -> None:
     """Serve the dashboard: all sagas in a browser, live, with repairs.
@@ -59,6 +62,7 @@ def dashboard_(
     Examples:
       sagalog dashboard --journal sqlite:///orders.db --open
       sagalog dashboard --journal postgresql://shop@db/shop --mask password --mask 'card.*'
+      sagalog dashboard --journal sqlite:///orders.db --runner shop.sagas:runner
     """
     from ..dashboard import dashboard_app
     from ..dashboard.access import LOOPBACK
@@ -77,6 +81,7 @@ def dashboard_(
         raise click.UsageError(
             f"listening at {host} lets others in: give a token, by SAGALOG_DASHBOARD_TOKEN or --token"
         )
+    runner = None if target is None else load_runner(target)
     _check(url)
     given = token is not None
     token = token if token is not None else secrets.token_urlsafe(24)
@@ -84,7 +89,7 @@ def dashboard_(
     if open_reading and (not loopback or hosts):
         raise click.UsageError("--open-reading is for this machine only: not with --host or --allowed-host")
     try:
-        app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks)
+        app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks, runner=runner)
     except DefinitionError as error:
         raise click.UsageError(str(error)) from error
     listening = listen(host, port)

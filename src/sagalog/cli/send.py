@@ -11,8 +11,7 @@ import click
 import msgspec
 
 from ..decision.message import Outcome
-from ..definition.codec import Typed, TypeRegistry
-from ..definition.schema import schema_of
+from ..definition.codec import TypeRegistry, decode_given
 from ..errors import CodecError, OutcomeTimeoutError
 from ..runner import Receipt, SagaOutcome, SagaRunner
 from ..runner.given import event_registry
@@ -58,13 +57,9 @@ def _event(registry: TypeRegistry, name: str, data: bytes) -> Any:
     if kind is None:
         raise click.BadParameter(clean(f"no saga handles {name!r}; known: {', '.join(registry.names())}"))
     try:
-        msgspec.json.decode(data)
-        return registry.unpack(Typed(schema_of(kind).name, msgspec.Raw(data), schema_of(kind).version))
+        return decode_given(data, kind)
     except CodecError as error:
-        text = str(error).replace("stored JSON is not", "that JSON is not")
-        raise click.BadParameter(clean(text), param_hint="--json") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise click.BadParameter("that is not JSON in UTF-8", param_hint="--json") from error
+        raise click.BadParameter(clean(str(error)), param_hint="--json") from error
 
 
 async def _send(runner: SagaRunner, event: Any, message_id: str | None, seconds: float | None) -> int:

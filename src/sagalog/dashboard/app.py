@@ -18,12 +18,14 @@ from ..definition.saga import Saga
 from ..errors import JournalError, OutcomeUnknownError, SagalogError
 from ..journal import Journal
 from ..logs import about, log, trace_of
-from . import held_back, pages, repairs
+from ..runner import SagaRunner
+from . import held_back, pages, repairs, sending
 from .access import SESSION_SECONDS, Access, Guard, began_here, read_form
 from .board import Board, Page
 from .live import Build, stream
 from .mask import Mask
 from .render import HERE, PATHS, link
+from .sender import EventSender
 from .shown import ShownJournal
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -77,6 +79,7 @@ def dashboard_app(
     hosts: Collection[str] = (),
     masks: Iterable[str] = (),
     sagas: Iterable[type[Saga[Any]]] = (),
+    runner: SagaRunner | None = None,
 ) -> Dashboard:
     """Return the dashboard as an ASGI app, to be served or mounted.
 
@@ -84,11 +87,14 @@ def dashboard_app(
     least 16 characters; every change needs it, and so does reading unless `open_reading` says that nobody else reaches
     this server. `hosts`: the names it is asked for by; empty: any. `masks`: payload fields that are not shown, see `Mask`.
     `sagas`: whose code may add to their pictures what has not been seen yet, and says on the page of an instance whether
-    it can read its state and messages.
+    it can read its state and messages. `runner`: whose events may be sent from a form, by who may repair. They are handled
+    here, by a client of it on the journal that is shown; its sagas are added to `sagas`.
     Raises DefinitionError for what cannot be.
     """
     access = Access(token, open_reading=open_reading, hosts=hosts)
-    return Dashboard(Board(ShownJournal(journal), access, Mask(masks), sagas))
+    sender = None if runner is None else EventSender(runner, journal)
+    known = [*sagas, *(type(saga) for saga in (runner.sagas if runner is not None else ()))]
+    return Dashboard(Board(ShownJournal(journal), access, Mask(masks), known, sender))
 
 
 def _board(request: Request) -> Board:
@@ -115,6 +121,8 @@ def _routes() -> list[BaseRoute]:
         Route(PATHS["repair"], _confirm, methods=["GET"]),
         Route(PATHS["repair"], _repair, methods=["POST"]),
         Route(PATHS["commands"], _hold_back, methods=["POST"]),
+        Route(PATHS["send"], _form, methods=["GET"]),
+        Route(PATHS["send"], _send, methods=["POST"]),
         Route(PATHS["login"], _login, methods=["GET", "POST"]),
         Route(PATHS["logout"], _logout, methods=["POST"]),
         Mount(PATHS["static"], StaticFiles(directory=HERE / "static")),
@@ -180,6 +188,22 @@ async def _hold_back(request: Request) -> Response:
     if refusal:
         return _refusal(board, request, refusal)
     return await held_back.commands_endpoint(board, request, form)
+
+
+async def _form(request: Request) -> Response:
+    board = _board(request)
+    if board.access.session(request) is None:
+        return _to_login(request)
+    return board.response(request, await sending.send_page(board, request))
+
+
+async def _send(request: Request) -> Response:
+    board = _board(request)
+    form = await read_form(request)
+    refusal = board.access.refusal(request, form)
+    if refusal:
+        return _refusal(board, request, refusal)
+    return await sending.send_endpoint(board, request, form)
 
 
 async def _login(request: Request) -> Response:

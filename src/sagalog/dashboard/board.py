@@ -24,6 +24,7 @@ from .mask import Mask
 from .overview import Overview
 from .render import environment, link, live_address
 from .search import CHOICES
+from .sender import EventSender
 from .shown import ShownJournal
 from .story import InstanceStory
 from .tally import STATUSES
@@ -52,11 +53,19 @@ class Fragment(msgspec.Struct, frozen=True):
 class Board:
     """One dashboard: it reads its journal from the first request on, until it is stopped."""
 
-    def __init__(self, source: ShownJournal, access: Access, mask: Mask, sagas: Iterable[type[Saga[Any]]]) -> None:
+    def __init__(
+        self,
+        source: ShownJournal,
+        access: Access,
+        mask: Mask,
+        sagas: Iterable[type[Saga[Any]]],
+        sender: EventSender | None = None,
+    ) -> None:
         self.source = source
         self.access = access
         self.mask = mask
         self.sagas: dict[str, type[Saga[Any]]] = {saga.name: saga for saga in sagas}
+        self.sender: EventSender | None = sender
         self.code: Code = Code(_made(self.sagas.values()), lambda command: True)
         self.overview: Overview = Overview(source)
         self.stopping: asyncio.Event = asyncio.Event()
@@ -129,6 +138,7 @@ class Board:
             "now": datetime.now(UTC),
             "overview": overview,
             "saga_names": names,
+            "sends": self.sender is not None,
             "choices": CHOICES,
             "statuses": STATUSES,
             "page_status": page.status,

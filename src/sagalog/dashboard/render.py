@@ -28,6 +28,7 @@ PATHS = {
     "saga": "/saga",
     "repair": "/repair",
     "commands": "/commands",
+    "send": "/send",
     "login": "/login",
     "logout": "/logout",
     "static": "/static",

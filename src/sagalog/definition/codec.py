@@ -91,6 +91,18 @@ def decode(data: bytes | msgspec.Raw, cls: type[T]) -> T:
         raise CodecError(f"stored JSON is not a valid {cls.__name__}: {_reason(error)}") from None
 
 
+def decode_given(data: bytes, cls: type[T]) -> T:
+    """Return the message of type `cls` that somebody wrote as JSON. Raises CodecError, in words for who wrote it."""
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise CodecError("that is not JSON in UTF-8") from None
+    try:
+        return decode(data, cls)
+    except CodecError as error:
+        raise CodecError(str(error).replace("stored JSON is not", "that JSON is not")) from None
+
+
 def _reason(error: Exception) -> str:
     # msgspec names the field and the types, except that an enum or literal error quotes the value: cut that off.
     # What a type's own __post_init__ raises has a cause, and a message that may hold anything.

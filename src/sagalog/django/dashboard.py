@@ -1,4 +1,4 @@
-"""The dashboard as a view: who is signed in to the admin may read, superusers may repair.
+"""The dashboard as a view: who is signed in to the admin may read, superusers may repair, and send events.
 
 view (any thread) ─► [dashboard] ─► the dashboard's own event loop, in a background thread ─► its pages
 
@@ -40,7 +40,7 @@ class _Served:
         # Nobody has to know it: sessions are begun here, for users whom Django knows.
         token = salted_hmac("sagalog.django.dashboard", "token", algorithm="sha256").hexdigest()
         self.app: Dashboard = dashboard_app(
-            journal, token=token, masks=given().get("DASHBOARD_MASKS", ()), sagas=[type(s) for s in runner().sagas]
+            journal, token=token, masks=given().get("DASHBOARD_MASKS", ()), runner=runner()
         )
         self.token = token
         self.process = os.getpid()
@@ -95,7 +95,7 @@ def show_dashboard(request: HttpRequest, page: str) -> HttpResponse:
     if not admin.site.has_permission(request):
         return redirect_to_login(request.get_full_path(), login_url=_login_address())
     if request.method not in ("GET", "HEAD") and not request.user.is_superuser:
-        return HttpResponse("only superusers may repair\n", status=403, content_type="text/plain")
+        return HttpResponse("only superusers may repair, and send events\n", status=403, content_type="text/plain")
     if page.endswith("live"):
         return HttpResponse(status=204)  # a browser asks for no stream then
     served = _served(os.getpid())
