@@ -11,7 +11,7 @@ import pytest
 
 from sagalog.decision import advance as advance_phase
 from sagalog.decision import draft as draft_phase
-from sagalog.decision import dropped_legs, gather_ends, gathers, joins, repair, requested, timers
+from sagalog.decision import dropped_legs, dropping, gather_ends, gathers, joins, requested, timers
 from sagalog.decision.draft import Draft
 from sagalog.decision.gathering import Gathering
 from sagalog.decision.record import Joined
@@ -254,7 +254,7 @@ def a_dropped_leg_leads_nowhere_until_something_else_comes(patch: pytest.MonkeyP
 
     real = dropped_legs.refuse_leg
     patch.setattr(dropped_legs, "refuse_leg", refuse_leg)
-    patch.setattr(repair, "refuse_leg", refuse_leg)
+    patch.setattr(dropping, "refuse_leg", refuse_leg)
 
 
 @mutant.of(Waybills)

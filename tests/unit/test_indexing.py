@@ -171,7 +171,6 @@ def test_a_type_that_is_not_known_yet_is_looked_at_when_the_saga_is_run() -> Non
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("customr", "c", "has no index on 'customr', it has customer, number"),
         ("customer", 7, "is found by customer as str, not as int"),
         ("number", True, "as int, not as bool"),
         ("number", "7", "as int, not as str"),
