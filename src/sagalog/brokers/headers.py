@@ -19,6 +19,26 @@ def encoded(value: str) -> str:
     return quote(value, safe=_PLAIN, errors="surrogatepass")
 
 
+def text_of(value: bytes) -> str:
+    """Return what a broker holds as bytes as text; bytes that are no UTF-8 stand in it as lone surrogates."""
+    for errors in ("strict", "surrogatepass"):
+        try:
+            return value.decode(errors=errors)
+        except UnicodeDecodeError:
+            continue
+    return value.decode(errors="surrogateescape")
+
+
+def bytes_of(text: str) -> bytes:
+    """Return the bytes of which `text_of` made a text: what is put back is what was sent."""
+    for errors in ("strict", "surrogateescape"):
+        try:
+            return text.encode(errors=errors)
+        except UnicodeEncodeError:
+            continue
+    return text.encode(errors="surrogatepass")
+
+
 def to_ascii(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers for the broker. Raises BrokerRefusedError for one that cannot be sent."""
     found = {}

@@ -153,8 +153,13 @@ async def _show(source: Any, ids: tuple[str, ...], *, as_json: bool) -> None:
 def _fields(one: DeadLetter) -> dict[str, Any]:
     fields = msgspec.structs.asdict(one)
     fields["body"] = one.body.decode(errors="replace")
-    fields["headers"] = without_ours(one.headers)
-    return fields
+    fields["headers"] = {_told(name): _told(value) for name, value in without_ours(one.headers).items()}
+    return {name: _told(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+
+def _told(text: str) -> str:
+    r"""Return a text for JSON: what was bytes that are no text stands in it as \udc96."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _whole(one: DeadLetter) -> None:

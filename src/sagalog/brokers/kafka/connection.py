@@ -18,6 +18,7 @@ from aiokafka.errors import (
 )
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ..headers import bytes_of, text_of
 
 ANSWER_SECONDS = 10.0
 _REFUSED = (
@@ -62,9 +63,9 @@ class KafkaServers:
 
 def encoded(headers: Mapping[str, str]) -> list[tuple[str, bytes]]:
     """Return headers as Kafka has them; attributes of CloudEvents begin with `ce_` there, and with `ce-` here."""
-    return [(re.sub("^ce-", "ce_", name), value.encode(errors="surrogatepass")) for name, value in headers.items()]
+    return [(re.sub("^ce-", "ce_", name), bytes_of(value)) for name, value in headers.items()]
 
 
 def decoded(headers: Any) -> dict[str, str]:
     """Return headers as texts; the last one of a name wins."""
-    return {re.sub("^ce_", "ce-", name): (value or b"").decode(errors="replace") for name, value in headers or ()}
+    return {re.sub("^ce_", "ce-", name): text_of(value or b"") for name, value in headers or ()}

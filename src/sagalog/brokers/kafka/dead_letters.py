@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 
+from ..headers import text_of
 from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .sink import KafkaProducer
@@ -109,7 +110,7 @@ class KafkaDeadLetters(ABC):
 def _letter(one: Any) -> DeadLetter:
     headers = decoded(one.headers)
     return DeadLetter(
-        (one.key or b"").decode(errors="replace"),
+        text_of(one.key or b""),
         headers.get(REASON, ""),
         headers.get(POSITION, ""),
         one.value or b"",

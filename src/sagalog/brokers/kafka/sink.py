@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from ...errors import BrokerRefusedError, DefinitionError
+from ..headers import bytes_of
 from ..message import SinkMessage
 from .connection import ANSWER_SECONDS, KafkaServers, encoded
 
@@ -27,7 +28,7 @@ class KafkaProducer:
         with self._servers.answers(f"a message for topic {topic}"):
             producer = self._producer or await self._start()
             try:
-                await producer.send_and_wait(topic, body, key=key.encode() or None, headers=encoded(headers))
+                await producer.send_and_wait(topic, body, key=bytes_of(key) or None, headers=encoded(headers))
             except (ValueError, TypeError, AssertionError) as error:
                 raise BrokerRefusedError(
                     f"{self._servers.where}: the client takes no such message ({type(error).__name__})"

@@ -18,6 +18,7 @@ from ...durations import seconds_of
 from ...errors import BrokerUnavailableError, DefinitionError
 from ...logs import about, log
 from ..arguments import LONGEST
+from ..headers import text_of
 from ..message import Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
@@ -143,7 +144,7 @@ class KafkaSource(KafkaDeadLetters):
             f"kafka:{where}@{one.timestamp}",
             f"topic {one.topic}, partition {one.partition}, offset {one.offset}",
             decoded(one.headers),
-            (one.key or b"").decode(errors="replace"),
+            text_of(one.key or b""),
             1,
             datetime.fromtimestamp(one.timestamp / 1000, UTC),
             _Token(one.topic, partition, one.offset, offsets),

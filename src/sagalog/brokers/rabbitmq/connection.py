@@ -19,6 +19,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from yarl import URL
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ..headers import bytes_of, text_of
 
 ANSWER_SECONDS = 10.0
 _CONTENT_TYPE = "content-type"
@@ -98,7 +99,8 @@ def message_of(body: bytes, headers: Mapping[str, str], message_id: str) -> aio_
     sent: dict[str, Any] = {}
     for name, value in headers.items():
         if name.lower() != _CONTENT_TYPE:
-            sent[_THEIRS + name[len(_OURS) :] if name.startswith(_OURS) else name] = value
+            theirs = _THEIRS + name[len(_OURS) :] if name.startswith(_OURS) else name
+            sent[theirs] = bytes_of(value) if _was_bytes(value) else value
     return aio_pika.Message(
         body,
         headers=sent,
@@ -109,12 +111,16 @@ def message_of(body: bytes, headers: Mapping[str, str], message_id: str) -> aio_
     )
 
 
+def _was_bytes(value: str) -> bool:
+    return not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value)
+
+
 def headers_of(message: AbstractIncomingMessage) -> dict[str, str]:
     """Return the headers of a message as texts. Tables and lists, which only the broker writes, are passed over."""
     found = {}
     for name, value in message.headers.items():
         if isinstance(value, bytes):
-            value = value.decode(errors="replace")
+            value = text_of(value)
         if isinstance(value, (str, int, float)):
             found[_OURS + name[len(_THEIRS) :] if name.startswith(_THEIRS) else name] = str(value)
     if message.content_type:

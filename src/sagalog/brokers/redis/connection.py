@@ -24,6 +24,7 @@ from redis.exceptions import (
 )
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ..headers import bytes_of, text_of
 
 ANSWER_SECONDS = 5.0
 BODY = "data"
@@ -84,15 +85,11 @@ class RedisConnection:
 
 def fields(body: bytes, headers: Mapping[str, str]) -> dict[bytes, bytes]:
     """Return the fields of an entry."""
-    found = {name.encode(): value.encode(errors="surrogatepass") for name, value in headers.items()}
+    found = {bytes_of(name): bytes_of(value) for name, value in headers.items()}
     return {BODY.encode(): body, **found}
 
 
 def parts(entry: Mapping[bytes, bytes]) -> tuple[bytes, dict[str, str]]:
     """Return body and headers of an entry."""
-    headers = {
-        name.decode(errors="replace"): value.decode(errors="replace")
-        for name, value in entry.items()
-        if name != BODY.encode()
-    }
+    headers = {text_of(name): text_of(value) for name, value in entry.items() if name != BODY.encode()}
     return entry.get(BODY.encode(), b""), headers
