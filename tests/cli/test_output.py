@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import stat
 import subprocess
 import sys
@@ -80,6 +81,31 @@ def test_a_full_disk_is_one_line(filled: Path, full: Path, arguments: str) -> No
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "No space left on device" in done.stderr
     assert full.is_symlink(), "replaced: had it been the device itself, the machine would have lost it"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("list --journal sqlite:///orders.db >&-", "Error: standard output is closed"),
+        ("export - --journal sqlite:///orders.db >&-", "Error: standard output is closed"),
+        ("cancel running --journal sqlite:///orders.db <&-", "Error: there is no terminal to ask on: add --yes"),
+    ],
+)
+def test_a_closed_stream_is_one_line(filled: Path, command: str, said: str) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"{shlex.quote(sys.executable)} -m sagalog {command}"],
+        cwd=filled.parent,
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode in (1, 2), done.stderr
+    *_, line = done.stderr.splitlines()
+    assert "Traceback" not in done.stderr
+    assert line.startswith(said)
 
 
 def test_an_export_to_a_pipe_is_written_into_it(filled: Path) -> None:

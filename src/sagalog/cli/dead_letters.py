@@ -171,3 +171,4 @@ def _whole(one: DeadLetter) -> None:
         click.echo(clean(one.body[:_SHOWN_BYTES].decode(errors="replace")))
     else:
         sys.stdout.buffer.write(one.body)
+        sys.stdout.buffer.flush()

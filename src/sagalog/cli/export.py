@@ -83,6 +83,7 @@ def _private(part: Path) -> int:
 def _opened(file: str, part: Path | None) -> Iterator[IO[bytes]]:
     if file == "-":
         yield sys.stdout.buffer
+        sys.stdout.buffer.flush()  # what cannot be written is told before the totals are
         return
     with ExitStack() as stack:
         try:

@@ -15,6 +15,7 @@ from ..definition.codec import TypeRegistry, decode_given
 from ..errors import CodecError, OutcomeTimeoutError
 from ..runner import Receipt, SagaOutcome, SagaRunner
 from ..runner.given import event_registry
+from .durations import Seconds
 from .targets import load_runner
 from .text import clean
 
@@ -30,7 +31,7 @@ _PASSED_OVER = (Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.UNEXPECTED)
     "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. postgresql://host/orders."
 )
 @click.option(
-    "--wait", "seconds", type=click.FloatRange(min=0.001), metavar="SECONDS", help="Wait until its sagas have ended."
+    "--wait", "seconds", type=Seconds(0.001), metavar="SECONDS", help="Wait until its sagas have ended, a day at most."
 )
 def send_(target: str, event: str, data: str, message_id: str | None, url: str | None, seconds: float | None) -> None:
     """Send one event, and print what became of it as one line of JSON.
