@@ -24,6 +24,9 @@ class BackgroundLoop:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._over = False  # nothing is taken any more: set under the lock
+        self._waited_for: set[Future[Any]] = set()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -35,7 +38,8 @@ class BackgroundLoop:
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine in the event loop, in the context of the caller, so that a trace goes on there.
 
-        Cancelling the future cancels it.
+        Cancelling the future cancels it. The future is always done in the end: with RunnerStoppedError where the event loop
+        stops before that. Raises RunnerStoppedError where it has stopped: nothing was begun.
         """
         result: Future[T] = Future()
 
@@ -46,16 +50,20 @@ class BackgroundLoop:
             )
             task.add_done_callback(lambda _: _copy(task, result))
 
-        try:
+        with self._lock:
+            if self._over:
+                work.close()
+                raise RunnerStoppedError("it was stopped meanwhile; nothing was stored")
+            self._waited_for.add(result)
             self._loop.call_soon_threadsafe(begin, context=copy_context())
-        except RuntimeError:  # it was stopped in the same moment
-            work.close()
-            raise RunnerStoppedError("it was stopped meanwhile; nothing was stored") from None
+        result.add_done_callback(self._waited_for.discard)
         return result
 
     def stop(self) -> None:
         """End the event loop and its thread, and cancel what is left in it."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._lock:
+            if not self._over:
+                self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
     def _run(self) -> None:
@@ -64,6 +72,9 @@ class BackgroundLoop:
         try:
             loop.run_forever()
         finally:
+            with self._lock:
+                self._over = True
+            loop.run_until_complete(asyncio.sleep(0))  # what was given in the last moment is a task then, as all else
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
@@ -71,6 +82,9 @@ class BackgroundLoop:
                 loop.run_until_complete(asyncio.wait(left, timeout=1.0))
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.close()
+            for result in list(self._waited_for):  # their tasks do not end though they were cancelled
+                if not result.done():
+                    result.set_exception(RunnerStoppedError("it was stopped meanwhile; it may be stored"))
 
 
 def _copy(task: asyncio.Task[T], result: Future[T]) -> None:
