@@ -100,6 +100,27 @@ class Taken(World):
             assert instance.state.ended == ["twice-0 failed"], instance.state.ended
 
 
+class Forgotten(World):
+    """A parent has ended and is forgotten while its child lives; then it begins anew, at the same numbers."""
+
+    sagas = (OrderSaga, ParcelSaga)
+
+    def events(self, chance: random.Random) -> Iterator[Any]:
+        for n in range(2):
+            yield Ordered(f"o{n}", 1)
+        yield 100.0
+        for n in range(2):
+            yield Closed(f"o{n}")
+        yield 8 * 86_400.0  # more than any retention
+        for n in range(2):
+            yield Ordered(f"o{n}", 1)
+
+    def check(self, instance: Finished) -> None:
+        if instance.saga == "order":  # its first life was closed; in the second one, the id of its child is taken
+            assert instance.status == "completed", f"{instance.correlation_id} waits for a child that is not its own"
+            assert instance.state.ended in ([], [f"{instance.correlation_id}-0 failed"]), instance.state.ended
+
+
 class Lorries(World):
     """Children as the legs of a gather, of which one may be lost."""
 

@@ -14,7 +14,7 @@ from sagalog.runner import children as deliveries
 from sagalog.runner.children import Children
 from sagalog.testing.simulation import World, simulate
 
-from .family_world import Families, Lorries, Taken
+from .family_world import Families, Forgotten, Lorries, Taken
 from .planting import Mutants
 
 mutant = Mutants(Families, seeds=2000)
@@ -119,6 +119,11 @@ def an_id_that_is_taken_is_told_to_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Children, "_fail", fail)
 
 
+@mutant.of(Forgotten)
+def a_start_does_not_tell_when_the_life_of_its_parent_began(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(children, "_began", lambda record: 0)
+
+
 @mutant.of(Lorries)
 def a_child_that_was_lost_counts_as_an_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(gathers, "_is_refused", lambda message: message.kind == "refused")
@@ -136,6 +141,6 @@ def test_the_simulation_finds(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     mutant.find(name, monkeypatch)
 
 
-@pytest.mark.parametrize(("world", "seeds"), [(Families, 20), (Taken, 10), (Lorries, 1)])
+@pytest.mark.parametrize(("world", "seeds"), [(Families, 20), (Taken, 10), (Forgotten, 10), (Lorries, 1)])
 def test_nothing_is_found_where_no_bug_is_planted(world: type[World], seeds: int) -> None:
     simulate(list(world.sagas), world, seeds=range(7000, 7000 + seeds))
