@@ -20,12 +20,14 @@ from sagalog import (
     DefinitionError,
     JournalFormatError,
     JournalUnavailableError,
+    NoInstanceError,
     SagaRunner,
     SqliteJournal,
     Status,
     open_journal,
 )
 from sagalog.journal.callers import CallersConnection
+from sagalog.journal.postgres.same_database import TRY_LOCK
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Placed, World
 from ..servers.processes import eventually
@@ -227,6 +229,48 @@ async def test_what_cannot_hold_together_is_told_before_anything_is_stored(
         await automatic.close()
         synchronous.close()
     engine.dispose()
+
+
+async def test_a_connection_to_another_database_with_such_a_journal_is_told_before_anything_is_stored(
+    postgres_schema: str,
+) -> None:
+    url, _, query = postgres_schema.partition("?")
+    admin, name = await asyncpg.connect(url), "another_" + query.partition("=")[2].partition("&")[0]
+    await admin.execute(f"CREATE DATABASE {name}")
+    there = f"{url.rpartition('/')[0]}/{name}"
+    try:
+        async with (
+            SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=World()) as here,
+            SagaRunner(f"{there}?{query}", sagas=[OrderSaga], dispatch=World()) as other,
+        ):
+            for driver in ("asyncpg", "psycopg"):
+                for _ in range(2):  # it does not count as seen
+                    async with POSTGRES[driver](there)() as transaction:
+                        with pytest.raises(DefinitionError, match="another database than the journal's"):
+                            await here.handle(Placed("a"), connection=transaction.connection)
+                        assert (await other.handle(Placed("a"), connection=transaction.connection)).handled
+                        await transaction.commit()
+            with pytest.raises(NoInstanceError):
+                await here.state(OrderSaga, "a")
+            assert (await other.state(OrderSaga, "a")).total == 4
+    finally:
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+        await admin.close()
+
+
+async def test_a_connection_of_a_pool_is_looked_at_once(postgres_schema: str) -> None:
+    asked: list[str] = []
+    url = postgres_schema.partition("?")[0]
+    async with (
+        SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=World()) as runner,
+        asyncpg.create_pool(url, min_size=1, max_size=1) as pool,
+    ):
+        for _ in range(3):
+            async with pool.acquire() as connection, connection.transaction():
+                with connection.query_logger(lambda query: asked.append(query.query)):
+                    assert (await runner.handle(Placed("a"), connection=connection)).handled
+        assert (await runner.state(OrderSaga, "a")).total == 3
+    assert asked.count(TRY_LOCK) == 1
 
 
 def execute(path: str, statement: str) -> list[Any]:

@@ -16,13 +16,14 @@ from ..checks import check_moment, check_moves, in_sequence, out_of_order, wante
 from ..protocol import MAX_SEQUENCE_NR, CommitCounts, Finding, MovedDue, PersistentRepr, all_ids
 from ..settings import LONGEST, Known, check_history, history_setting, seconds, split_settings, yes
 from ..urls import split_server_url
-from .callers import as_asyncpg, write_or_undo
+from .callers import write_or_undo
 from .connections import Connections
 from .due import DueIds
 from .failures import translate
 from .listing import PostgresListing
 from .lookups import Lookups
 from .rows import COLUMNS, record_of
+from .same_database import SameDatabase
 from .schema import MIGRATIONS, check_name, migrate
 from .statements import HELD, storable, write_statements
 from .writer import PostgresWriter
@@ -93,6 +94,7 @@ class PostgresJournal:
                 DELETE FROM {self.schema}.instance i USING held WHERE i.persistence_id = held.persistence_id
                 RETURNING i.persistence_id)
             DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id"""
+        self._same_database = SameDatabase(self._connections)
         self._held = HELD.format(s=self.schema)
         self._lookups = Lookups(self._connections.read, self._newest)
         self._due = DueIds(self._connections, self.schema)
@@ -176,7 +178,8 @@ class PostgresJournal:
         """
         records, losers = in_sequence([storable(message)])
         try:
-            if losers or await write_or_undo(as_asyncpg(connection), self._statements, records):
+            used = await self._same_database.usable(connection)
+            if losers or await write_or_undo(used, self._statements, records):
                 raise SequenceOutOfOrder((message.persistence_id,))
         except asyncpg.SerializationError as error:
             raise SequenceOutOfOrder((message.persistence_id,)) from error
@@ -186,7 +189,8 @@ class PostgresJournal:
     async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as the caller's transaction sees it, its own writes included."""
         try:
-            row = await as_asyncpg(connection).fetchrow(self._newest, [persistence_id.encode()])
+            used = await self._same_database.usable(connection)
+            row = await used.fetchrow(self._newest, [persistence_id.encode()])
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error, self._connections.where) from error
         return record_of(row) if row else None
@@ -196,9 +200,8 @@ class PostgresJournal:
     ) -> AsyncIterator[PersistentRepr]:
         """Yield the records that are kept, bounds inclusive, as the caller's transaction sees them."""
         try:
-            rows = await as_asyncpg(connection).fetch(
-                self._of_one, persistence_id.encode(), from_sequence_nr, to_sequence_nr
-            )
+            used = await self._same_database.usable(connection)
+            rows = await used.fetch(self._of_one, persistence_id.encode(), from_sequence_nr, to_sequence_nr)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
             raise translate(error, self._connections.where) from error
         for row in rows:
