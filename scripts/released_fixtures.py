@@ -103,9 +103,7 @@ async def rows(url: str, schema: str) -> AsyncIterator[str]:
                 )
             ]
             values = ", ".join(f"quote_nullable({one})" for one in columns)
-            found = await connection.fetch(
-                f"SELECT concat_ws(', ', {values}) FROM {schema}.{table} ORDER BY {order}"
-            )
+            found = await connection.fetch(f"SELECT concat_ws(', ', {values}) FROM {schema}.{table} ORDER BY {order}")
             for row in found:
                 yield f"INSERT INTO {{s}}.{table} ({', '.join(columns)}) VALUES ({row[0]});\n"
         yield "SELECT setval('{s}.record_ordinal', (SELECT max(ordinal) FROM {s}.record));\n"
