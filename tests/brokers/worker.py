@@ -63,9 +63,9 @@ def trap(made: SagaRunner, killer: Killer) -> None:
     attached: Any = made._attached
     take = Attached.take
 
-    async def taking(self: Attached, event: Any, message_id: str, trace: str, at: Any) -> Any:
+    async def taking(self: Attached, *given: Any) -> Any:
         killer.here("before the step")
-        receipt = await take(self, event, message_id, trace, at)
+        receipt = await take(self, *given)
         killer.here("after the step")
         return receipt
 

@@ -2,8 +2,8 @@
 
     intake ─► [in order: a lane for each key] ─► runner
 
-Whatever waits in a lane is handed over together, so that it can share a step. Of these, the ones that fail for a while are
-tried again, in order, before any later one.
+Whatever waits in a lane is handed over together, so that it can share a step. Where the journal fails one of them, none of
+the same instance behind it is stored. Those that fail for a while are tried again, in order, before any later one.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ class Taken(Protocol):
 class TakesEvents(Protocol):
     """What an intake needs of a runner."""
 
-    def take(self, event: Any, message_id: str, trace: str, at: datetime | None) -> Awaitable[Taken]:
-        """Handle an event; return when it is durable."""
+    def take(self, event: Any, message_id: str, trace: str, at: datetime | None, burst: Any = None) -> Awaitable[Taken]:
+        """Handle an event; return when it is durable. `burst`: what `burst` gave for it and those around it."""
+
+    def burst(self) -> Any:
+        """Begin some events that are to stay in order: where the journal fails one, none behind it is stored."""
 
     def lane_of(self, event: Any) -> str:
         """Return what keeps events without a key in order: the instance they are for."""
@@ -117,21 +120,24 @@ class InOrder:
             if len(burst) == 1:
                 await self._handle(burst[0])
             else:
-                await asyncio.gather(*(self._handle(one) for one in burst))
-            burst = [one for one in burst if not one.done and one.error is not None]
+                together = self._runner.burst()
+                await asyncio.gather(*(self._handle(one, together) for one in burst))
+            before, burst = len(burst), [one for one in burst if not one.done and one.error is not None]
             if not burst or self._stopping.is_set():
                 return
+            if len(burst) < before:
+                attempts.reset()  # the journal takes some
             self._counts.retried += len(burst)
             await pause(attempts, self._stopping)
             if self._stopping.is_set():
                 return
 
-    async def _handle(self, arrival: Arrival) -> None:
+    async def _handle(self, arrival: Arrival, burst: Any = None) -> None:
         decoded = arrival.decoded
         assert decoded is not None
         arrival.error = None
         try:
-            taken = await self._runner.take(decoded.event, decoded.id, decoded.trace, decoded.at)
+            taken = await self._runner.take(decoded.event, decoded.id, decoded.trace, decoded.at, burst)
         except Exception as error:
             arrival.failures += 1
             if _goes_away(arrival, error):

@@ -142,6 +142,22 @@ class BrokerConformance(Capable):
         assert [one.id for one in after] == [before[one.body].id for one in after]
         assert [one.position for one in after] == [before[one.body].position for one in after]
 
+    async def test_what_is_given_back_at_the_end_comes_to_the_next_before_what_follows_it(
+        self, place: Any, sent: Sink
+    ) -> None:
+        for n in range(10):
+            await sent.send(SinkMessage(b"%d" % n, f"id-{n}", {}, "the key"))
+        first = self.source(place)
+        await first.open()
+        found = await self.received(first, 5)
+        await first.accept(found[:2])
+        await first.give_back(found[2:], timedelta())
+        await first.close()
+        async with self.opened(place) as source:
+            again = await self.received(source, 8, self.takeover)
+            await source.accept(again)
+        assert [int(one.body) for one in again] == list(range(2, 10))
+
     async def test_accepting_a_later_message_does_not_accept_an_earlier_one(self, place: Any, sent: Sink) -> None:
         for n in range(3):
             await sent.send(SinkMessage(b"%d" % n, f"id-{n}"))

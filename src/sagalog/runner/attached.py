@@ -18,6 +18,7 @@ import msgspec
 from ..definition.saga import Saga
 from ..logs import about, log
 from .commands import CommandContext, CommandHandlers
+from .envelope import Burst
 from .gauges import Gauges
 from .health import Health
 from .receipt import Receipt
@@ -97,11 +98,18 @@ class Attached:
             self._intakes.append(intake)
             intake.start()
 
-    def take(self, event: Any, message_id: str, trace: str, at: datetime | None) -> Awaitable[Receipt]:
+    def take(
+        self, event: Any, message_id: str, trace: str, at: datetime | None, burst: Burst | None = None
+    ) -> Awaitable[Receipt]:
         """Handle an event from a source, as `SagaRunner.handle` does; `at` is for a runner on an EventClock."""
         assert self._receiver is not None
         at = at if self._receiver.event_time else None
-        return self._hooked.by.receiving(type(event).__name__, self._receiver.handle(event, message_id, at, trace))
+        handling = self._receiver.handle(event, message_id, at, trace, burst)
+        return self._hooked.by.receiving(type(event).__name__, handling)
+
+    def burst(self) -> Burst:
+        """Begin some events that are to stay in order, also where the journal fails."""
+        return Burst()
 
     def lane_of(self, event: Any) -> str:
         """Return the instance that an event is for."""

@@ -26,6 +26,18 @@ class Maintenance(Enum):
     WAKE = "wake"  # handle the oldest kept message whose moment has come
 
 
+class Burst:
+    """Events that one sender hands over together, in their order: where one is not stored, none behind it is.
+
+    `error`: why one was not stored, and may be in another attempt.
+    """
+
+    __slots__ = ("error",)
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+
 class Envelope(msgspec.Struct, eq=False):
     """What waits in a mailbox: a message, a repair, or maintenance.
 
@@ -48,6 +60,7 @@ class Envelope(msgspec.Struct, eq=False):
     seen: bool = False  # a read of the record began after it had come
     withdrawn: bool = False  # its caller was cancelled while it waited
     over: bool = False  # it was answered or withdrawn, so nothing more is done about it
+    burst: Burst | None = None  # with what it is to stay in order
 
     @property
     def open(self) -> bool:

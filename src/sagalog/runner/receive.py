@@ -34,7 +34,7 @@ from .by_key import ByKey, KeyedDelivery, together
 from .cache import InstanceCache
 from .context import check_no_circle, event_handler, in_command_handler, running_handler
 from .engine import Engine
-from .envelope import Envelope
+from .envelope import Burst, Envelope
 from .failures import ends_program, not_handled
 from .in_transaction import step_in_transaction
 from .instance import Instance
@@ -78,8 +78,13 @@ class Receiver:
         taken = self._places.taken
         return taken + sum(places.taken for places in self._own_places.values()) if self._own_places else taken
 
-    async def handle(self, event: Any, message_id: str | None, at: datetime | None, trace: str = "") -> Receipt:
-        """Handle an event from outside: bounded, and refused once the runner stops. `trace`: what it brought along."""
+    async def handle(
+        self, event: Any, message_id: str | None, at: datetime | None, trace: str = "", burst: Burst | None = None
+    ) -> Receipt:
+        """Handle an event from outside: bounded, and refused once the runner stops. `trace`: what it brought along.
+
+        `burst`: with what it is to stay in order, also where the journal fails.
+        """
         engine = self._engine
         engine.check_loop()
         targets = self._targets(event)
@@ -100,10 +105,11 @@ class Receiver:
                 raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
             if len(targets) == 1 and not (self._waits or keyed) and at is None:
                 cache, correlation_id = targets[0]
-                envelope = Envelope(message)
+                envelope = Envelope(message) if burst is None else _in_order(message, burst)
                 await cache.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
                 return _receipt(message, cache.runtime.name, envelope)
-            return await self._deliver(targets, message, keyed=keyed, bounded=not in_command_handler.get())
+            bounded = not in_command_handler.get()
+            return await self._deliver(targets, message, keyed=keyed, bounded=bounded, burst=burst)
         finally:
             self._leave(places)
 
@@ -285,6 +291,7 @@ class Receiver:
         caller: Instance | None = None,
         *,
         bounded: bool = False,
+        burst: Burst | None = None,
     ) -> Receipt:
         """Hand the message to all targets, and to who holds a key; `life`: of the first target, which asked for it."""
         others = [message.copied() for _ in targets[1:]]  # no saga sees what another one does to it
@@ -292,16 +299,17 @@ class Receiver:
         if len(targets) == 1 and not keyed:
             cache, correlation_id = targets[0]
             return Receipt(
-                given_id(message.id), {cache.runtime.name: await self._submit(cache, correlation_id, message)}
+                given_id(message.id), {cache.runtime.name: await self._submit(cache, correlation_id, message, burst)}
             )
         if not (targets or keyed):
             self._engine.counters.ignored += 1
             return Receipt(given_id(message.id))
         spare = msgspec.structs.replace(message.copied(), life=0) if keyed else message
         messages = [message, *others]
+        submit = self._submit if burst is None else partial(self._submit, burst=burst)
         told: list[Any] = await asyncio.gather(
-            *(self._submit(*target, each) for target, each in zip(targets, messages, strict=bool(targets))),
-            *(self._by_key.deliver(to, spare, self._submit, caller=caller, bounded=bounded) for to in keyed),
+            *(self._submit(*target, each, burst) for target, each in zip(targets, messages, strict=bool(targets))),
+            *(self._by_key.deliver(to, spare, submit, caller=caller, bounded=bounded) for to in keyed),
             return_exceptions=True,
         )
         names = [cache.runtime.name for cache, _ in targets] + [to.cache.runtime.name for to in keyed]
@@ -316,24 +324,35 @@ class Receiver:
             given_id(message.id), outcomes, dict(zip(names[len(targets) :], told[len(targets) :], strict=True))
         )
 
-    async def _submit(self, cache: InstanceCache, correlation_id: str, message: Message) -> Outcome:
+    async def _submit(
+        self, cache: InstanceCache, correlation_id: str, message: Message, burst: Burst | None = None
+    ) -> Outcome:
         instance = cache.instance(correlation_id)
         if message.at is not None and not message.answer and not in_command_handler.get():
             async with in_turn(instance):
                 await catch_up(instance)
-                outcome = await self._submitted(cache, instance, message)
+                outcome = await self._submitted(cache, instance, message, burst)
                 await quiet(instance)
                 return outcome
-        return await self._submitted(cache, instance, message)
+        return await self._submitted(cache, instance, message, burst)
 
-    async def _submitted(self, cache: InstanceCache, instance: Instance, message: Message) -> Outcome:
-        envelope = Envelope(message)
+    async def _submitted(
+        self, cache: InstanceCache, instance: Instance, message: Message, burst: Burst | None
+    ) -> Outcome:
+        envelope = Envelope(message) if burst is None else _in_order(message, burst)
         if not self._waits or message.by is not None or cache.runtime.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
             envelope.deadline = self._engine.loop.time() + self._engine.seconds.no_instance_wait
             await instance.submit(envelope)
         return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
+
+
+def _in_order(message: Message, burst: Burst) -> Envelope:
+    """Return what goes into a mailbox. Raises the error of one of its burst, which came before it and was not stored."""
+    if burst.error is not None:
+        raise burst.error
+    return Envelope(message, burst=burst)
 
 
 def _only_in_part(error: BaseException, names: list[str], outcomes: Sequence[Any]) -> BaseException:

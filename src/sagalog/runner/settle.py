@@ -48,6 +48,7 @@ from .wake import wakes
 
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one of them wins
+_GOES_AWAY = (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)  # who brought the event brings it again
 _MAX_UNKNOWN = 20  # missing answers in a row; then the callers are told
 _CONTRADICTION = (
     "the journal contradicts itself: each write is told that another was first, and each read gives version {} still; what "
@@ -332,11 +333,16 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
         instance.loaded = False
     if instance.runtime.engine.stopping.is_set():
         instance.unknown = None  # nobody is left to be told; after the lease a worker looks at it
-    told = False
+    told = behind = False
     for envelope in envelopes:
         if envelope.open and envelope not in instance.waiting:
             told = told or envelope.message is not None or envelope.future is not None
             envelope.fail(error)
+            if envelope.burst is not None and isinstance(error, _GOES_AWAY):
+                envelope.burst.error = error
+                behind = True
+    if behind:
+        _tell_behind(instance)
     if not told and not expected and not isinstance(error, (SagaParkedError, RunnerStoppedError)):
         log.error(
             "saga %s, id %s: maintenance failed: %s",
@@ -346,3 +352,10 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
             exc_info=trace_of(error),
             extra=instance.about(),
         )
+
+
+def _tell_behind(instance: Instance) -> None:
+    """Tell those that wait behind one of their burst that was not stored: the sender tries all of them again, in order."""
+    for envelope in instance.mailbox:
+        if envelope.open and envelope.burst is not None and envelope.burst.error is not None:
+            envelope.fail(envelope.burst.error)

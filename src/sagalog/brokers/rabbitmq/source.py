@@ -48,6 +48,7 @@ class RabbitSource(RabbitDeadLetters):
         self._name = name or f"rabbitmq:{queue}"
         self._channel: AbstractChannel | None = None
         self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._given_back: list[AbstractIncomingMessage] = []
         self._held: set[int] = (
             set()
         )  # what is delivered here and not acknowledged: the broker does not count it as waiting
@@ -76,6 +77,7 @@ class RabbitSource(RabbitDeadLetters):
             await queue.consume(arrived.put)
         self._channel, self._arrived = channel, arrived
         self._held = set()
+        self._given_back = []
 
     async def _make(self) -> None:
         channel = await self._connection.another()
@@ -113,6 +115,8 @@ class RabbitSource(RabbitDeadLetters):
     async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
         if self._channel is None:
             await self.open()
+        if self._given_back:
+            await self._return()
         found: list[SourceMessage] = []
         try:
             one = await asyncio.wait_for(self._arrived.get(), wait.total_seconds())
@@ -156,10 +160,26 @@ class RabbitSource(RabbitDeadLetters):
         """A broker sees by the connection that we are alive."""
 
     async def give_back(self, messages: Sequence[SourceMessage], delay: timedelta) -> None:
-        for message in reversed(messages):
-            self._held.discard(message.token.delivery_tag)
+        """Keep them until this source receives again or is closed.
+
+        Returned at once, a message would come to us again at once, behind all that was delivered here and not received. A
+        channel that is closed returns all of its messages in the order in which they came.
+        """
+        self._given_back += [message.token for message in messages]
+
+    async def _return(self) -> None:
+        """Return what was given back, and behind it what was delivered after it and not received."""
+        left, self._given_back = self._given_back, []
+        while not self._arrived.empty():
+            one = self._arrived.get_nowait()
+            if one is None:  # the channel is closed, which has returned everything
+                self._arrived.put_nowait(None)
+                return
+            left.append(one)
+        for one in left:
+            self._held.discard(one.delivery_tag or 0)
             try:
-                await message.token.nack(requeue=True)
+                await one.nack(requeue=True)
             except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
                 continue
 
