@@ -26,7 +26,7 @@ from ..servers.processes import end, eventually
 from ..servers.proxy import Proxy
 from . import kinds
 from .shop import Counted, send, shipped
-from .worker import runner
+from .worker import Trap, lay, runner
 
 ROOT = Path(__file__).parents[2]
 ORDERS = 6
@@ -186,6 +186,33 @@ class BrokerBehaviour:
                 await asyncio.to_thread(cut)
                 await eventually(lambda first=first: working.counters.saves > 2 * first)
             await self.judge(tmp_path, outside, len(done), ordered=False)
+        for one in {id(proxy): proxy, id(far_proxy): far_proxy}.values():
+            self.release(one)
+        await self.nothing_is_left(tmp_path, inside, outside)
+
+    async def test_a_connection_that_is_cut_at_each_point_loses_and_doubles_nothing(
+        self, tmp_path: Path, inside: str, outside: str
+    ) -> None:
+        near, proxy = self.through(inside)
+        far, far_proxy = self.through(outside)
+        cuts: list[tuple[str, Callable[[], None]]] = [
+            ("before the step", proxy.cut),
+            ("after the step", proxy.cut),  # and before its acknowledgement
+            ("in the acknowledgement", proxy.cut),
+            ("in the acknowledgement", lambda: proxy.lose("request")),
+            ("in the acknowledgement", lambda: proxy.lose("answer")),
+            ("before the send", lambda: far_proxy.lose("request")),
+            ("before the send", lambda: far_proxy.lose("answer")),  # the broker has it, and cannot say so
+            ("after the send", far_proxy.cut),
+        ]
+        async with self.work(tmp_path, near, far) as working:
+            trap = Trap("", 0, lambda: None)
+            lay(trap, working)
+            for first, (point, cut) in enumerate(cuts):
+                trap.set(point, 1 if "acknow" in point else 3, cut)
+                await self.load(inside, 1, first)
+                await eventually(lambda: trap.left <= 0)
+            await self.judge(tmp_path, outside, len(cuts), ordered=False)
         for one in {id(proxy): proxy, id(far_proxy): far_proxy}.values():
             self.release(one)
         await self.nothing_is_left(tmp_path, inside, outside)

@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -15,6 +16,7 @@ from sagalog.brokers.kafka import KafkaSink, KafkaSource
 from sagalog.conformance import BrokerConformance, Capability
 
 from ..servers.kafka import Kafka
+from ..servers.objects import Objects
 from ..servers.proxy import Proxy
 from .behaviour import BrokerBehaviour
 
@@ -78,3 +80,12 @@ class TestKafkaBehaviour(BrokerBehaviour):
 
     def release(self, proxy: Proxy) -> None:
         """It stays."""
+
+    async def test_a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing(self, tmp_path: Path) -> None:
+        objects = Objects()
+        server = Kafka(tmp_path / "kafka", objects)
+        server.start()
+        inside, outside = topic(server, 3), topic(server, 2)
+        await self.restarted(tmp_path, inside, outside, server.kill, server.start)
+        server.stop()
+        objects.close()

@@ -9,14 +9,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from sagalog import RetryPolicy, RunnerSettings, SagaRunner, SqliteJournal
 from sagalog.brokers import SinkMessage, SourceMessage, Subscription
-from sagalog.runner.attached import Attached
 
 from .kinds import sink, source
 from .shop import Counted, Ship
@@ -46,54 +45,62 @@ def runner(kind: str, inside: str, outside: str, folder: Path) -> SagaRunner:
     )
 
 
-class Killer:
-    def __init__(self, point: str, left: int) -> None:
-        self.point = point
-        self.left = left
+def kill() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Trap:
+    """Does something when a point is passed for the n-th time."""
+
+    def __init__(self, point: str, left: int, does: Callable[[], None] = kill) -> None:
+        self.set(point, left, does)
+
+    def set(self, point: str, left: int, does: Callable[[], None]) -> None:
+        self.point, self.left, self.does = point, left, does
 
     def here(self, point: str) -> None:
         if point == self.point:
             self.left -= 1
             if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                self.does()
 
 
-def trap(made: SagaRunner, killer: Killer) -> None:
-    """Put the killer where things happen."""
+def lay(trap: Trap, made: SagaRunner) -> None:
+    """Put the trap where things happen."""
     attached: Any = made._attached
-    take = Attached.take
+    take = attached.take
 
-    async def taking(self: Attached, *given: Any) -> Any:
-        killer.here("before the step")
-        receipt = await take(self, *given)
-        killer.here("after the step")
+    async def taking(*given: Any) -> Any:
+        trap.here("before the step")
+        receipt = await take(*given)
+        trap.here("after the step")
         return receipt
 
-    Attached.take = taking  # type: ignore[method-assign]
+    attached.take = taking
     reading = attached.subscriptions[0].source
     accept = reading.accept
 
     async def accepting(messages: Sequence[SourceMessage]) -> None:
         await accept(messages[: len(messages) // 2])
-        killer.here("in the acknowledgement")
+        trap.here("in the acknowledgement")
         await accept(messages[len(messages) // 2 :])
-        killer.here("after the acknowledgement")
+        trap.here("after the acknowledgement")
 
     reading.accept = accepting
     (publication,) = attached._publications.values()
     send = publication.sink.send
 
     async def sending(message: SinkMessage) -> None:
-        killer.here("before the send")
+        trap.here("before the send")
         await send(message)
-        killer.here("after the send")
+        trap.here("after the send")
 
     publication.sink.send = sending
 
 
 async def main(kind: str, inside: str, outside: str, folder: str, point: str = "", left: str = "0") -> None:
     made = runner(kind, inside, outside, Path(folder))
-    trap(made, Killer(point, int(left)))
+    lay(Trap(point, int(left)), made)
     async with made:
         (Path(folder) / f"ready-{os.getpid()}").touch()
         await made.serve()

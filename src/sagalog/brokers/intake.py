@@ -230,7 +230,8 @@ class Intake:
         seconds = RECEIVE_WAIT.total_seconds()
         while await self._goes_on_after(seconds):
             await self._quietly(self._ask_backlog)
-            seconds = BACKLOG_SECONDS
+            if self.backlog.messages is not None or self.trouble.text:
+                seconds = BACKLOG_SECONDS  # till then the source was not open
 
     async def _goes_on_after(self, seconds: float) -> bool:
         try:
