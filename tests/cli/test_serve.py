@@ -19,8 +19,8 @@ from .conftest import ROOT, Sagalog
 
 PAGE = (ROOT / "docs" / "serving.md").read_text()
 (SHOP,) = re.findall(r"```python\n(from dataclasses.*?)```", PAGE, re.S)
-(CLIENT,) = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
-(TOLD,) = re.findall(r"```text\n(.*?)```", PAGE, re.S)
+CLIENT, BATCH = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
+TOLD, TOLD_OF_BATCH = re.findall(r"```text\n(.*?)```", PAGE, re.S)
 
 
 @contextmanager
@@ -53,15 +53,16 @@ def test_the_client_on_the_page_says_what_stands_behind_it(sagalog: Sagalog, tmp
     (tmp_path / "tokens.toml").write_text(made.stdout)
     token = made.stderr.split()[-1]
     with serving(tmp_path, "--tokens", "tokens.toml", "--work") as (address, process):
-        done = subprocess.run(
-            ["bash", "-c", CLIENT],
-            env={**os.environ, "URL": address, "TOKEN": token},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.stdout == TOLD, done.stderr
+        for typed, told in ((CLIENT, TOLD), (BATCH, TOLD_OF_BATCH)):
+            done = subprocess.run(
+                ["bash", "-c", typed],
+                env={**os.environ, "URL": address, "TOKEN": token},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.stdout == told, done.stderr
         process.send_signal(signal.SIGTERM)
         assert "stopped serving" in process.communicate()[1]
         assert process.returncode == 0

@@ -308,7 +308,13 @@ class SagaRunner:
         return self._started
 
     async def handle(
-        self, event: Any, *, message_id: str | None = None, at: datetime | None = None, connection: Any = None
+        self,
+        event: Any,
+        *,
+        message_id: str | None = None,
+        at: datetime | None = None,
+        connection: Any = None,
+        trace: str = "",
     ) -> Receipt:
         """Handle one event; return when every saga it is for has it durably.
 
@@ -321,6 +327,8 @@ class SagaRunner:
         raises is raised here at once, without retry or parking. Another event for the same instance, in SQLite for any,
         waits until the transaction has ended: do not wait for one inside of it.
 
+        `trace`: the traceparent that came with the event, for hooks; a span that is open around this call comes before it.
+
         Raises:
             SagalogError: nothing was stored for that saga. InvalidEventError, DefinitionError (also in another event loop),
                 NoInstanceError, SagaParkedError, RunnerStoppedError, JournalUnavailableError say why.
@@ -328,11 +336,11 @@ class SagaRunner:
         """
         receiver = self._receiver or _NotStarted
         if connection is not None:
-            if at is not None:
-                raise DefinitionError("at= and connection= do not go together")
+            if at is not None or trace:
+                raise DefinitionError(f"{'at=' if at is not None else 'trace='} and connection= do not go together")
             work = receiver.handle_in_transaction(event, message_id, connection)
         else:
-            work = receiver.handle(event, message_id, at)
+            work = receiver.handle(event, message_id, at, trace if trace and not self._hooks.caller() else "")
         return await self._hooks.receiving(type(event).__name__, work)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:

@@ -47,27 +47,35 @@ _AGAIN = "send it again under the same message id"
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is answered instead of a result. `error`: the class of the error; `retry_seconds`: when to try again."""
+    """What is answered instead of a result. `error`: the class of the error; `retry_seconds`: when to try again.
+
+    `events`: of a batch, what became of each event.
+    """
 
     status: int
     detail: str
     error: str = ""
     retry_seconds: int | None = None
     headers: dict[str, str] = {}
+    events: list[dict[str, Any]] | None = None
 
-    def response(self) -> Response:
-        """Return it as a response."""
-        shown = {
+    def shown(self) -> dict[str, Any]:
+        """Return what its body says."""
+        return {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
             **({"error": self.error} if self.error else {}),
+            **({"events": self.events} if self.events is not None else {}),
         }
+
+    def response(self) -> Response:
+        """Return it as a response."""
         headers = {"cache-control": "no-store", **self.headers}
         if self.retry_seconds is not None:
             headers["retry-after"] = str(self.retry_seconds)
-        return Response(msgspec.json.encode(shown), self.status, headers, PROBLEM)
+        return Response(msgspec.json.encode(self.shown()), self.status, headers, PROBLEM)
 
 
 class ProblemError(Exception):

@@ -24,12 +24,13 @@ from ..brokers.reading import Decoded, MessageReader, UnreadableError, UntakenEr
 from ..definition.schema import schema_of
 from ..durations import seconds_of
 from ..runner import Receipt, SagaRunner
+from .batches import BATCH, answered, is_batch, parts_of
 from .bodies import read_body
 from .ends import EndStreams
 from .lifespans import lifespan
 from .openapi import RECEIPT_SCHEMA, STATUS_SCHEMA, responses
 from .openapi import schema_of as shown_schema
-from .problems import Problem, problem_of, refuse
+from .problems import Problem, ProblemError, problem_of, refuse
 from .status import StatusEndpoint, json_response, quoted
 from .stopping import stopping_of
 from .tokens import READ_ENDS, READ_INSTANCES, WRITE_EVENTS, BearerToken, KnownTokens
@@ -42,8 +43,9 @@ class ServedRunner:
     """An ASGI app over a runner, which starts and stops with its server.
 
     `POST /events` takes a CloudEvent in JSON, in structured or binary mode; its `type` is the stored name of an event
-    class. `GET /instances/{saga}/{id}` tells how an instance stands, as JSON or as a stream, and waits for its end where
-    `Prefer: wait=10` asks for it. `GET /ends` is a stream of all ends. `/openapi.json`, `/live` and `/ready` need no token.
+    class. In batch mode it takes several, each of which is stored by itself. `GET /instances/{saga}/{id}` tells how an
+    instance stands, as JSON or as a stream, and waits for its end where `Prefer: wait=10` asks for it. `GET /ends` is a
+    stream of all ends. `/openapi.json`, `/live` and `/ready` need no token.
 
     `most_in_flight`: events at work at once; beyond that the answer is 429.
     """
@@ -127,13 +129,40 @@ class ServedRunner:
         self._in_flight += 1
         try:
             body = await read_body(request, most_bytes=self._max_body_bytes, seconds=self._body_seconds)
-            found = self._read(request, body)
+            headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+            if is_batch(request.headers):
+                return await self._take_all(request, parts_of(body, self._most_in_flight), headers)
+            found = self._read(request, body, headers)
             return self._received(await self._handle(found), found.event)
         finally:
             self._in_flight -= 1
 
-    def _read(self, request: Request, body: bytes) -> Decoded:
-        headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+    async def _take_all(self, request: Request, parts: list[bytes], headers: dict[str, str]) -> Response:
+        """Take a batch: all of it is read before any of it is handled. One place is taken already."""
+        more = max(0, len(parts) - 1)
+        if self._in_flight + more > self._most_in_flight:
+            raise refuse(429, "as many events as this server takes are at work; nothing was stored", retry_seconds=1)
+        self._tokens.count(request.state.token, more)
+        headers = {"content-type": STRUCTURED, "traceparent": headers.get("traceparent", "")}
+        found = []
+        for number, part in enumerate(parts, 1):
+            try:
+                found.append(self._read(request, part, headers))
+            except ProblemError as error:
+                raise refuse(error.problem.status, f"event {number} of {len(parts)}: {error.problem.detail}") from None
+        self._in_flight += more
+        try:
+            return answered(await asyncio.gather(*(self._told(one) for one in found)))
+        finally:
+            self._in_flight -= more
+
+    async def _told(self, found: Decoded) -> dict[str, Any] | Problem:
+        try:
+            return self._shown(await self._handle(found), found.event)
+        except Exception as error:
+            return problem_of(error)
+
+    def _read(self, request: Request, body: bytes, headers: dict[str, str]) -> Decoded:
         try:
             found = self._reader.read(SourceMessage(body, "", "", headers))
         except UntakenError as error:
@@ -150,24 +179,27 @@ class ServedRunner:
     async def _handle(self, found: Decoded) -> Receipt:
         try:
             async with asyncio.timeout(self._handle_seconds):
-                return await self._runner.handle(found.event, message_id=found.id)
+                return await self._runner.handle(found.event, message_id=found.id, trace=found.trace)
         except TimeoutError:
             told = "it is not known whether it is stored, for that takes long: send it again under the same id"
             raise refuse(503, told, retry_seconds=5) from None
 
     def _received(self, receipt: Receipt, event: Any) -> Response:
+        shown = self._shown(receipt, event)
+        headers = {"location": shown["instances"][0]} if shown["instances"] else {}
+        return json_response(shown, 202 if receipt.held or receipt.kept else 200, headers)
+
+    def _shown(self, receipt: Receipt, event: Any) -> dict[str, Any]:
         instances = []
         for saga in self._runner.sagas:
             if saga.name in receipt.outcomes and (correlation_id := saga.correlation_id(event)) is not None:
                 instances.append(f"/instances/{quoted(saga.name)}/{quoted(correlation_id)}")
-        shown = {
+        return {
             "message_id": receipt.message_id,
             "duplicate": receipt.duplicate,
             "outcomes": {saga: outcome.value for saga, outcome in receipt.outcomes.items()},
             "instances": instances,
         }
-        headers = {"location": instances[0]} if instances else {}
-        return json_response(shown, 202 if receipt.held or receipt.kept else 200, headers)
 
     async def _status(self, request: Request) -> Response:
         status = self._statuses.get(request.path_params["saga"])
@@ -212,7 +244,13 @@ def described(types: dict[str, type]) -> dict[str, Any]:
                 "post": {
                     "summary": "Put an event. It is stored when the answer comes; sent again, it is a duplicate.",
                     "security": token,
-                    "requestBody": {"required": True, "content": {STRUCTURED: {"schema": structured}}},
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            STRUCTURED: {"schema": structured},
+                            BATCH: {"schema": {"type": "array", "items": structured}},
+                        },
+                    },
                     "responses": _by_text(
                         {200: _told("It is stored, now or before.", RECEIPT_SCHEMA)}
                         | responses(202, 400, 401, 403, 409, 413, 422, 429, 503)

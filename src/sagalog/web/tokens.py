@@ -116,6 +116,12 @@ class KnownTokens:
                 found = token
         return found if kind.lower() == "bearer" else None
 
+    def count(self, token: BearerToken, more: int) -> None:
+        """Count so many requests more, which came with one that was counted: the next one may have to wait for them."""
+        if token.per_second:
+            left, at = self._left[token.name]
+            self._left[token.name] = (left - more, at)
+
     def wait_seconds(self, token: BearerToken) -> float:
         """Count a request; return 0, or after how many seconds it may come again."""
         if not token.per_second:
