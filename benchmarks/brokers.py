@@ -1,8 +1,8 @@
-"""Events in through a broker, a step each, a command out: beside `steps` on the same journal, and the client alone.
+"""Events in through a broker, a step each, a command out: beside `steps` on the same journal, and the broker's bare client.
 
 The messages lie in the broker before the clock starts, each for an instance of its own. It stops when the last command was
-confirmed and the last message accepted. *Alone* is the broker's client with the same messages and as many under way:
-received, sent on, accepted; no saga and no journal.
+confirmed and the last message accepted. Beside it, in the same run, with the same messages and as many under way, received,
+sent on and accepted, without a saga or a journal: *alone*, our source and sink; *bare*, the broker's client without us.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,6 +24,7 @@ from uuid import uuid4
 from sagalog import Action, Saga, SagaRunner, Send, open_journal, starts
 from sagalog.brokers import Sink, SinkMessage, Source, Subscription
 
+from . import bare_clients
 from .report import Case, Column, Figures, RunError
 from .servers import JOURNALS, server
 from .steps import load
@@ -33,6 +35,7 @@ COLUMNS: list[Column] = [
     ("journal", "journal", "s"),
     ("messages/s", "messages_per_second", ",.0f"),
     ("spread", "messages_per_second", "spread"),
+    ("bare/s", "bare_per_second", ",.0f"),
     ("alone/s", "alone_per_second", ",.0f"),
     ("steps/s", "steps_per_second", ",.0f"),
     ("ratio", "ratio", ".2f"),
@@ -97,6 +100,7 @@ def measure(case: Case) -> Figures:
 async def _measured(case: Case, url: str, place: Place) -> Figures:
     gc.set_threshold(50_000, 20, 50)
     count, most = case["messages"], case["prefetch"]
+    bare = await _bare(place, count, most)
     alone = await _alone(place, count, most)
     through = await _through(place, url, count, most)
     journal = open_journal(url)
@@ -106,16 +110,18 @@ async def _measured(case: Case, url: str, place: Place) -> Figures:
     steps = len(latencies) / (ended - begun)
     return {
         "messages_per_second": through,
+        "bare_per_second": bare,
         "alone_per_second": alone,
         "steps_per_second": steps,
-        "ratio": through / min(steps, alone),
+        "ratio": through / min(steps, bare),
     }
 
 
 @dataclass
 class Place:
-    """A server, and how its sources and sinks are made: of what comes in, of what goes out."""
+    """A server, and how its sources and sinks are made: of what comes in, of what goes out. `bare`: the client itself."""
 
+    bare: Callable[[str, str, int, int], Awaitable[None]]
     make: Callable[[str], Awaitable[None]]
     source: Callable[[str, int], Source]
     sink: Callable[[str], Sink]
@@ -152,6 +158,13 @@ async def _through(place: Place, url: str, count: int, most: int) -> float:
             while runner.counters.commands < count or runner.gauges().sources[0].counts.accepted < count:
                 await asyncio.sleep(0.01)
             return count / (time.perf_counter() - begun)
+
+
+async def _bare(place: Place, count: int, most: int) -> float:
+    async with _filled(place, count) as (inside, outside):
+        begun = time.perf_counter()
+        await place.bare(inside, outside, count, most)
+        return count / (time.perf_counter() - begun)
 
 
 async def _alone(place: Place, count: int, most: int) -> float:
@@ -219,6 +232,7 @@ def _kafka(servers: str) -> Place:
         await admin.close()
 
     return Place(
+        partial(bare_clients.kafka, servers),
         make,
         lambda name, most: KafkaSource(servers, topic=name, group=f"{name}-workers"),
         lambda name: KafkaSink(servers, topic=name),
@@ -234,6 +248,7 @@ def _rabbitmq(url: str) -> Place:
         await source.close()
 
     return Place(
+        partial(bare_clients.rabbitmq, url),
         make,
         lambda name, most: RabbitSource(url, queue=name, prefetch=most),
         lambda name: RabbitSink(url, routing_key=name),
@@ -251,6 +266,7 @@ def _nats(url: str) -> Place:
         await client.close()
 
     return Place(
+        partial(bare_clients.nats, url),
         make,
         lambda name, most: NatsSource(url, stream=name, durable="workers"),
         lambda name: NatsSink(url, subject=f"{name}.sent"),
@@ -264,6 +280,7 @@ def _redis(url: str) -> Place:
         """It is made when something is sent."""
 
     return Place(
+        partial(bare_clients.redis, url),
         make,
         lambda name, most: RedisSource(url, stream=name, group="workers"),
         lambda name: RedisSink(url, stream=name),
