@@ -11,7 +11,7 @@ import msgspec
 from ..definition.codec import Typed
 from .children import child_entry, settle_child
 from .dropped_legs import let_gathers_go, refuse_answer, refuse_leg
-from .ids import DROPPED, FAMILY
+from .ids import ACTIVITY, DROPPED, FAMILY
 from .record import Command, Held, SagaRecord, Stage
 from .repair_words import NAMED, command_named
 from .sequences import leave_hole
@@ -72,8 +72,23 @@ def drop_commands(record: SagaRecord, dropped: list[Command]) -> list[str]:
     return [*told, f"drops {more:,} more commands that were not accepted"] if more > 0 else told
 
 
+def waiting_activity(record: SagaRecord, entry: str) -> str:
+    """Return the activity of that number that waits for its event; empty where there is none."""
+    for name, stage in record.activities.items():
+        if stage.status == "waiting" and stage.entry == entry:
+            return name
+    return ""
+
+
+def skip_waiting(record: SagaRecord, activity: str, saga: str) -> None:
+    """Let an activity that waits for its event count as skipped: neither its deadline nor its reminder comes any more."""
+    over = (f"{ACTIVITY}{activity}", f"{ACTIVITY}{activity}/reminder")
+    record.timers = {name: timer for name, timer in record.timers.items() if name not in over}
+    _skip_activity(record, record.activities[activity].entry, f"{saga}.{activity}", record.incarnation)
+
+
 def _skip_activity(record: SagaRecord, entry: str, command: str, life: int) -> None:
-    """Let a running activity count as skipped; a worker goes on from there, by a held message. `command`: its type."""
+    """Let an activity count as skipped; a worker goes on from there, by a held message. `command`: its type."""
     record.activities = {
         name: Stage("skipped", entry, "by an operator") if stage.entry == entry else stage
         for name, stage in record.activities.items()

@@ -23,10 +23,10 @@ from .cancelling import cancel_as_it_stands, cancel_compensating, resume_compens
 from .children import NextId
 from .compensation import end_compensation, forget_earlier
 from .dropped_children import awaits, fail_awaited, fail_dropped
-from .dropping import SKIPPED, drop_commands, drop_held, drop_kept
+from .dropping import SKIPPED, drop_commands, drop_held, drop_kept, skip_waiting, waiting_activity
 from .ending import date_end
 from .family_effects import dropped_effect, resent_effect
-from .ids import DROPPED, FAMILY, GAP
+from .ids import ACTIVITY, DROPPED, FAMILY, GAP, parts_of
 from .record import FINAL, Audit, Command, SagaRecord, Status, embed_state
 from .repair_words import child_named, command_named, listed
 from .sequences import skip_missing
@@ -69,6 +69,8 @@ class Repair(msgspec.Struct, frozen=True):
         fail_dropped(record, after, next_id, own)
         if awaits(record, self.entry):
             fail_awaited(after, self.entry, next_id, own)
+        if activity := waiting_activity(after, self.entry):
+            skip_waiting(after, activity, parts_of(own)[0])
         after.updated_at = now
         date_end(after, record, now, own, next_id)
         if after.kept:  # whatever was changed, their moment may have come
@@ -120,7 +122,8 @@ def skip(*, note: str = "", by: str = "") -> Repair:
 def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
     """Take one command out of the outbox, or cancel one timer, by its number, or drop one kept message by its id.
 
-    By the number that started a child, it is waited for no longer: it counts as failed, and is left as it is.
+    By the number of an activity that waits for its event, it counts as skipped, and the others go on. By the number that
+    started a child, it is waited for no longer: it counts as failed, and is left as it is.
 
     Also where the instance is not parked, as for a command whose handler hangs: its attempt is cut off, and what waits
     behind it is delivered. How to undo it stays known. An instance that it parks goes on, as after `skip`. Refused
@@ -130,18 +133,23 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
     def change(record: SagaRecord, next_id: NextId) -> list[str]:
         if commands := [command for command in record.outbox if command.id == entry]:
             follows = [told for command in commands for told in dropped_effect(record, command)]
-            effects = [*drop_commands(record, commands), *follows]
+            effects = [*drop_commands(record, commands), *follows, *_passes_activity(record, entry)]
             end_compensation(record, next_id)
             forget_earlier(record)
             return effects + (_unpark(record) if record.stuck == entry else [])
         if awaits(record, entry):
             child = child_named(record.children[entry])
             return [f"does not wait for its child {child} ({entry}), which counts as failed; that one is left as it is"]
+        if passes := _passes_activity(record, entry):
+            return passes
         for name, timer in record.timers.items():
             if timer.id == entry:
                 record.timers = {other: kept for other, kept in record.timers.items() if other != name}
                 what = "the scheduled" if timer.send else f"the timer {name}, that is"
                 ends = "" if timer.rule is None else "; it does not come again"
+                stage = record.activities.get(name.removeprefix(ACTIVITY)) if name.startswith(ACTIVITY) else None
+                if stage is not None and stage.status == "waiting":
+                    ends += f"; the activity waits without end now: `drop {stage.entry}` goes on without it"
                 return [f"drops {what} {timer.event.type} ({entry}){ends}"]
         if entry.startswith(GAP) and any(one.sequence == entry.removeprefix(GAP) for one in record.kept):
             skip_missing(record, entry.removeprefix(GAP))
@@ -156,6 +164,11 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
         )
 
     return Repair("drop", lambda record: "", change, note, by, entry=entry)
+
+
+def _passes_activity(record: SagaRecord, entry: str) -> list[str]:
+    activity = waiting_activity(record, entry)
+    return [f"does not wait for activity {activity} ({entry}), which counts as skipped"] if activity else []
 
 
 def cancel(*, compensate: bool, note: str = "", by: str = "") -> Repair:
@@ -241,7 +254,9 @@ def _not_parked(record: SagaRecord) -> str:
         return ""
     if record.held:
         return "it is repaired already; what it holds is replayed as soon as a worker takes it"
-    return f"it is not parked, it is {record.status.value}{_waits(record)}"
+    waiting = [f"{name} ({stage.entry})" for name, stage in record.activities.items() if stage.status == "waiting"]
+    asks = f"; `drop` with its number goes on without an activity that waits: {listed(waiting)}" if waiting else ""
+    return f"it is not parked, it is {record.status.value}{_waits(record)}{asks}"
 
 
 def _ended(record: SagaRecord) -> str:
