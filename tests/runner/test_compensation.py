@@ -201,9 +201,11 @@ async def test_reply_events_come_back_once_under_the_commands_id(bench: Bench) -
         await runner.handle(Paid("a"))
         await runner.settle()
     assert sorted(await bench.log("a")) == ["1", "2", "paid", "placed", "reserved"]
-    inbox = each((await bench.record("a")).inbox)
+    record = await bench.record("a")
+    inbox, since = each(record.inbox), record.first_start
     ids = [command_id for command_id, command in bench.world.seen if isinstance(command, (Reserve, Charge))]
-    assert {f"{ids[0]}/reply/Reserved/0", f"{ids[1]}/reply/Noted/0", f"{ids[1]}/reply/Noted/1"} == set(inbox)
+    answers = [(ids[0], "Reserved", 0), (ids[1], "Noted", 0), (ids[1], "Noted", 1)]
+    assert {f"{sent}/reply/{name}@{since}/{number}" for sent, name, number in answers} == set(inbox)
 
 
 async def test_a_command_whose_answer_is_no_event_parks_at_once_and_waits_for_retry(

@@ -45,6 +45,18 @@ def test_the_refusal_of_a_command_names_its_entry_and_a_senders_id_does_not() ->
     assert ids.refused_entry(own, ids.command_id(own, "3/0")) is None
 
 
+@pytest.mark.parametrize("correlation_id", ["a", "x/reply/Done@9/0", "@7", "a/1/0/reply/Done"])
+@pytest.mark.parametrize("origin", [0, 1_893_456_000_000_000, -5])
+def test_a_reply_says_which_command_it_answers_and_of_which_lives(correlation_id: str, origin: int) -> None:
+    own = ids.persistence_id("order", correlation_id)
+    reply = ids.reply_id(ids.command_id(own, "3/1"), "Done", 12, origin)
+    assert ids.answered_entry(own, reply) == "3/1"
+    assert ids.reply_origin(reply) == origin
+    parts = ids.reply_parts(reply)
+    assert parts is not None
+    assert ids.replies_id(*parts) == reply
+
+
 def test_a_senders_message_id_is_never_one_of_ours() -> None:
     command = ids.command_id(ids.persistence_id("order", "a"), "1/0")
     ours = (command, ids.reply_id(command, "Done", 0), ids.refusal_id(command), f"{ids.FAMILY}x", ids.FAMILY)

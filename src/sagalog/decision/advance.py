@@ -65,6 +65,10 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if message.answer and not message.replayed and parent_in(message.id) is not None:
             # It starts a child, which lives already; or its id is taken.
             return Outcome.DUPLICATE if record.parent == message.id else Outcome.ALREADY_STARTED
+        if message.origin not in (0, record.first_start):
+            return (
+                Outcome.IGNORED
+            )  # it answers a command of a life that was forgotten since, whose id this one has, too
         if message.life and message.life != record.incarnation and not draft.saga.may_start(message.event):
             if message.kept:
                 return let_go(draft, message)
@@ -124,6 +128,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             draft.touch()
             return Outcome.HANDLED
     else:
+        if message.origin not in (0, record.first_start):
+            return Outcome.IGNORED
         entry = entry_of(draft.persistence_id, message.event.command_id)
         command = next((c for c in record.outbox if c.id == entry), None)
         if command is None:

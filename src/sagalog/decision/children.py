@@ -11,7 +11,6 @@ a parent hears is known by its own record: of a child that is not in there it ha
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -21,11 +20,9 @@ from ..definition.results import unpack_result
 from ..errors import CodecError
 from .ids import ParentId, end_id, parent_in, parts_of, persistence_id, start_id
 from .planned_child import PlannedChild
-from .record import FINAL, Child, Command, Family, SagaRecord
+from .record import FINAL, Child, Command, Family, SagaRecord, microseconds
 
 NextId = Callable[[], str]  # the id of the next command of a step: `<sequence nr>/<index>`
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class ChildTold(msgspec.Struct, omit_defaults=True, frozen=True):
@@ -171,7 +168,7 @@ def is_life(record: SagaRecord, parent: ParentId) -> bool:
 
 
 def _began(record: SagaRecord) -> int:
-    return (record.started_at - _EPOCH) // _MICROSECOND
+    return microseconds(record.started_at)
 
 
 def child_entry(message_id: str) -> str:

@@ -337,7 +337,7 @@ class Draft:
         if message_id.startswith(FAMILY) and parent_in(message_id) is not None:
             record.parent = message_id
         if old is not None:
-            record.incarnation = old.incarnation + 1
+            record.incarnation, record.origin = old.incarnation + 1, old.first_start
             date_end(old, self._before, self.now, self.persistence_id, self.next_id)
             record.last_end = end_of(old)
             record.handled = old.handled  # the same step may have ended the last one

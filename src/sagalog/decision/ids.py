@@ -3,6 +3,8 @@
 persistence id   saga::<saga name>::<correlation id>
 tag              saga::<saga name>
 message id       of a sender, as it is given (see sender_id)
+reply            <command id>/reply/<event type>@<SagaRecord.first_start>/<number among those of that type>
+refusal          <command id>/refused
 entry            <sequence nr>/<index>                       a command or a timer, within its instance
 command id       <persistence id>/<entry>
 reservation      key::<saga name>::<key>=<text>                 of a unique key, beside the instances
@@ -81,12 +83,20 @@ def entry_of(persistence_id: str, command_id: str) -> str:
     return command_id[len(persistence_id) + 1 :]
 
 
-def reply_id(command_id: str, event: str, index: int) -> str:
+def reply_id(command_id: str, event: str, index: int, origin: int = 0) -> str:
     """Return the message id of an event that a command handler answered: by its type, and its number among those.
 
-    By its place alone, the answer of a second attempt could be taken for another one of the first attempt.
+    By its place alone, the answer of a second attempt could be taken for another one of the first attempt. And by the
+    command's id alone, that of a life whose instance was forgotten could be taken for one of a new life: the numbers of
+    steps begin anew then. `origin` tells them apart; see SagaRecord.first_start.
     """
-    return f"{command_id}/reply/{event}/{index}"
+    return f"{command_id}/reply/{event}{f'@{origin}' if origin else ''}/{index}"
+
+
+def reply_origin(message_id: str) -> int:
+    """Return the `origin` in a reply's id; 0 where it has none."""
+    number = message_id.rpartition("/reply/")[2].partition("/")[0].partition("@")[2]
+    return int(number) if number.removeprefix("-").isdecimal() else 0
 
 
 def reply_parts(message_id: str) -> tuple[str, int, int] | None:

@@ -7,7 +7,7 @@ drop it.
 from __future__ import annotations
 
 import base64
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -252,6 +252,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     told: bool = False  # that parent is told of the end, or was
     children: dict[str, Child] = {}  # whose end this life has not heard of, by the entry that starts them
     child_ends: dict[str, int] = {}  # how many others ended, by their outcome
+    origin: int = 0  # what `first_start` was in the incarnation before
 
     def state_bytes(self) -> bytes:
         """Return the state as the saga encoded it. Raises CodecError if it is damaged."""
@@ -262,6 +263,15 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
             return base64.b64decode(msgspec.json.decode(raw), validate=True)
         except (TypeError, ValueError):  # not a text, or not base64
             raise CodecError("the stored state is damaged: it is not base64") from None
+
+    @property
+    def first_start(self) -> int:
+        """When the first life began of all since the instance was unknown, in microseconds since 1970.
+
+        Numbers of steps, so the ids of commands too, begin anew where an instance was forgotten; by this, what belongs to
+        the lives before is told from what belongs to those since. 0: not known.
+        """
+        return self.origin or (microseconds(self.started_at) if self.incarnation == 1 else 0)
 
     def terms(self, saga: str) -> tuple[str, ...]:
         """Return what a journal finds the instance by: the fields of its index, and the keys that it holds."""
@@ -363,8 +373,15 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         return first
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(SagaRecord)
+
+
+def microseconds(moment: datetime) -> int:
+    """Return a moment as microseconds since 1970."""
+    return (moment - _EPOCH) // _MICROSECOND
 
 
 def embed_state(payload: bytes) -> tuple[msgspec.Raw, bool]:

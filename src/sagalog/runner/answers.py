@@ -158,7 +158,7 @@ class Answers:
     def result(self, instance: Instance, entry: Command, event: Any) -> Awaitable[Any]:
         """Store the result of an activity, once. Raises whatever may go wrong; `take` then tries on."""
         sent_as = command_id(instance.persistence_id, entry.id)
-        told = reply_id(sent_as, type(event).__name__, 0)
+        told = reply_id(sent_as, type(event).__name__, 0, instance.first_start)
         trace, at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
         return self._reply(instance, entry.life, event, told, trace, at)()
 
@@ -167,8 +167,8 @@ class Answers:
         if isinstance(answer, Prepared):
             await self._store_all(answer)
             return
-        await self.stored(instance)
         one = self._numbered(instance, entry)
+        await self.stored(instance)
         if isinstance(answer, AsyncIterable):
             async for event in answer:
                 await self._keep_trying(*one(event))
@@ -191,7 +191,7 @@ class Answers:
 
     def _numbered(self, instance: Instance, entry: Command) -> Callable[[Any], tuple[str, Store]]:
         """Return what checks an event of an answer, and gives it the next id of its type."""
-        sent_as = command_id(instance.persistence_id, entry.id)
+        sent_as, origin = command_id(instance.persistence_id, entry.id), instance.first_start
         trace, at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
         counts: Counter[str] = Counter()
 
@@ -200,7 +200,9 @@ class Answers:
             number = counts[name]
             counts[name] += 1
             try:
-                return name, self._reply(instance, entry.life, event, reply_id(sent_as, name, number), trace, at)
+                return name, self._reply(
+                    instance, entry.life, event, reply_id(sent_as, name, number, origin), trace, at
+                )
             except (DefinitionError, CodecError, InvalidEventError) as error:
                 raise _not_taken(name, error) from error
 

@@ -181,7 +181,7 @@ class CommandAttempts:
                 self._cut.discard(limit)
         if cut and raised is not None:
             return True
-        if raised is None and answer is not None and not instance.answered:
+        if raised is None and answer is not None and not (instance.answered or instance.forgotten):
             try:
                 await self._answers.result(instance, entry, answer)
             except Exception:  # noqa: S110  (it is stored once more, with all that may go wrong)
@@ -219,6 +219,10 @@ class CommandAttempts:
         self, instance: Instance, entry: Command, answer: Any, error: BaseException | None = None
     ) -> bool:
         """Store the reply events, then note that it was accepted, tell that it was refused, or plan another attempt."""
+        if instance.forgotten and entry.id in instance.forgotten:
+            instance.forgotten -= {entry.id}
+            return True
+        origin = instance.first_start
         if error is None:
             try:
                 if answer is not None:
@@ -236,7 +240,7 @@ class CommandAttempts:
         if isinstance(error, CommandRefused) and not self._asks_operator(instance, entry):
             try:
                 await self._answers.stored(instance)
-                await self._refuse(instance, entry, id_of(instance.persistence_id, entry.id), error)
+                await self._refuse(instance, entry, origin, error)
             except Exception as failed:
                 error = failed
             else:
@@ -278,12 +282,13 @@ class CommandAttempts:
         self.accepted(instance, entry, "refused" if isinstance(error, CommandRefused) else "failed", error)
         return True
 
-    async def _refuse(self, instance: Instance, entry: Command, command_id: str, refused: CommandRefused) -> None:
+    async def _refuse(self, instance: Instance, entry: Command, origin: int, refused: CommandRefused) -> None:
+        command_id = id_of(instance.persistence_id, entry.id)
         command = instance.runtime.registry.unpack(entry.command)
         trace = self._engine.hooks.trace_of(command_id)
         self._engine.counters.refused += 1
         message = refusal(command, command_id, refused.reason, trace)
-        message.at, message.answer = self._answers.moment(instance), True
+        message.at, message.answer, message.origin = self._answers.moment(instance), True, origin
         envelope = Envelope(message)
         await instance.submit(envelope)
         record = instance.record

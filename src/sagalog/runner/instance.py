@@ -74,7 +74,9 @@ class Instance:
         "declined",
         "delivering",
         "epoch",
+        "first_start",
         "foreign",
+        "forgotten",
         "fresh",
         "in_line",
         "in_transaction",
@@ -166,6 +168,8 @@ class Instance:
         self.foreign: tuple[str, float] | None = (
             None  # another worker's entry, and when to claim it, in the loop's time
         )
+        self.first_start: int = 0  # of the lives that the deliveries are of; see SagaRecord
+        self.forgotten: frozenset[str] = NONE  # entries of lives before those, at whose commands handlers still are
         self.attempts: dict[str, int] | None = None  # failed deliveries by entry; None if there are none
         # Activities that are carried out beside the other commands, and their time limits while a handler is at them.
         self.beside: dict[str, asyncio.Timeout | None] | None = None
@@ -303,6 +307,24 @@ class Instance:
             raise
         if envelope.error is not None:
             raise envelope.error
+
+    def is_of(self, record: SagaRecord) -> None:
+        """Note which lives a record is of, that is stored; to be told before it is cached.
+
+        Where those before were forgotten meanwhile, the entries of the new ones have the same ids: what is known of the
+        deliveries, and how those end that are under way, says nothing of them.
+        """
+        first = record.first_start
+        if self.first_start not in (0, first):
+            under_way = {*self.answered, *(self.beside or ())}
+            if self.attempt is not None:
+                under_way.add(self.attempt[0])
+            if self.delivering and (entry := self.undelivered()) is not None:
+                under_way.add(entry.id)
+            self.forgotten |= under_way
+            self.owned = self.accepted = NONE
+            self.attempts = None
+        self.first_start = first
 
     def _wait_no_more_for(self, envelope: Envelope) -> None:
         """End the task that waits for a message whose caller has withdrawn."""

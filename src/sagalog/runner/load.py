@@ -171,6 +171,8 @@ def _nobody_knows(instance: Instance) -> OutcomeUnknownError:
 def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None, record: SagaRecord | None) -> None:
     """Cache what is stored: `record`. `stored`: the same one, without what it holds in earlier records."""
     before = instance.epoch, instance.version
+    if record is not None:
+        instance.is_of(record)
     instance.record = record
     instance.version = saved.version if saved is not None else 0
     instance.epoch = saved.epoch if saved is not None else 0

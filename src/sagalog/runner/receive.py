@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import msgspec
 
-from ..decision.ids import given_id, sender_id
+from ..decision.ids import given_id, reply_origin, sender_id
 from ..decision.message import Message, Outcome
 from ..definition import codec
 from ..errors import (
@@ -229,7 +229,7 @@ class Receiver:
         message = self._message(event, message_id, None, ours=True)
         message.trace, message.at, message.answer = trace, at, True
         if own:
-            message.life = life
+            message.life, message.origin = life, reply_origin(message_id)
             return partial(self._tell, asker, message)
         for cache, correlation_id in targets:
             if cache is asker.cache and correlation_id == asker.correlation_id:
@@ -295,7 +295,7 @@ class Receiver:
     ) -> Receipt:
         """Hand the message to all targets, and to who holds a key; `life`: of the first target, which asked for it."""
         others = [message.copied() for _ in targets[1:]]  # no saga sees what another one does to it
-        message.life = life
+        message.life, message.origin = life, reply_origin(message.id) if life else 0
         if len(targets) == 1 and not keyed:
             cache, correlation_id = targets[0]
             return Receipt(
@@ -304,7 +304,7 @@ class Receiver:
         if not (targets or keyed):
             self._engine.counters.ignored += 1
             return Receipt(given_id(message.id))
-        spare = msgspec.structs.replace(message.copied(), life=0) if keyed else message
+        spare = msgspec.structs.replace(message.copied(), life=0, origin=0) if keyed else message
         messages = [message, *others]
         submit = self._submit if burst is None else partial(self._submit, burst=burst)
         told: list[Any] = await asyncio.gather(

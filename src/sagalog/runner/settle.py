@@ -135,6 +135,8 @@ def _stored(write: Write) -> None:
     turn = write.turn
     instance, record = turn.instance, write.record
     runtime, counters = instance.runtime, instance.runtime.engine.counters
+    if write.version == 1:
+        instance.is_of(record)
     if write.claim and not instance.owned.issuperset(ids_of(instance.record) & ids_of(record)):
         counters.takeovers += 1
     counters.saves += 1

@@ -148,9 +148,10 @@ class Deliveries:
             if not any(one.ended is not None and not one.refused for one in calls):
                 continue
             counts: Counter[str] = Counter()
+            origin = next(landed.record.first_start for landed in self._records if landed.record is not None)
             for event in calls[0].replies:
                 name = type(event).__name__
-                reply = reply_id(command_id, name, counts[name])
+                reply = reply_id(command_id, name, counts[name], origin)
                 counts[name] += 1
                 for saga in self._run.sagas:
                     if saga.handles_event(event) and saga.may_start(event):
