@@ -145,6 +145,7 @@ class CommandAttempts:
             if passes_through(error):
                 raise
             if limit in self._cut:
+                instance.forgotten -= {entry.id}
                 return True
             return await self.conclude(instance, entry, None, error)
         finally:
@@ -180,6 +181,7 @@ class CommandAttempts:
             if limit is not None:
                 self._cut.discard(limit)
         if cut and raised is not None:
+            instance.forgotten -= {entry.id}
             return True
         if raised is None and answer is not None and not (instance.answered or instance.forgotten):
             try:

@@ -324,6 +324,7 @@ class Instance:
             self.forgotten |= under_way
             self.owned = self.accepted = NONE
             self.attempts = None
+            self.runtime.unrecorded.pop(self.correlation_id, None)
         self.first_start = first
 
     def _wait_no_more_for(self, envelope: Envelope) -> None:
