@@ -142,7 +142,7 @@ class Workers:
         self.carries_out.clear()
         self.clock.advance(timedelta(seconds=1))
         await self.other.handle(Opened("a"))
-        assert [entry.id for entry in (await stored(self.journal)).outbox][0] == "1/0"
+        assert (await stored(self.journal)).outbox[0].id == "1/0"
 
 
 async def test_that_a_command_was_accepted_in_a_forgotten_life_says_nothing_of_the_new_one(journal: Journal) -> None:

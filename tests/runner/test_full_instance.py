@@ -83,6 +83,25 @@ async def test_an_event_that_finds_too_many_undelivered_commands_may_come_again(
         assert (await runner.handle(Noted("a", "y" * 60), message_id=f"n-{number}")).handled
 
 
+async def test_a_replay_that_has_no_room_for_more_commands_goes_on_with_the_next_retry(quick: Bench) -> None:
+    async with quick.runner(max_payload_bytes=LIMIT) as runner:
+        OrderSaga.fail_times = 9
+        await runner.handle(Placed("a"), message_id="placed")
+        assert (await runner.handle(Failing("a"), message_id="failing")).held
+        texts = [f"{number} {'x' * 200}" for number in range(6)]
+        for text in texts:
+            assert (await runner.handle(Noted("a", text))).held
+        repaired, retries = await runner.skip("order", "a"), 0
+        while repaired.parked:
+            assert "`retry` goes on when they are accepted" in repaired.parked
+            assert repaired.replayed
+            await runner.settle()
+            repaired, retries = await runner.retry("order", "a"), retries + 1
+        await runner.settle()
+    assert retries
+    assert [line for line in await quick.log("a") if "xxx" in line] == texts
+
+
 async def test_an_event_whose_own_command_or_state_is_too_large_is_to_blame_itself(quick: Bench) -> None:
     async with quick.runner(max_payload_bytes=2_000) as runner:
         await runner.handle(Placed("a"))

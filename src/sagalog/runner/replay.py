@@ -17,6 +17,7 @@ import msgspec
 from ..decision.draft import Draft
 from ..decision.kept import next_kept, park_kept
 from ..decision.message import Message, Outcome, kept_message, unhold
+from ..decision.pages import size_of
 from ..decision.parking import park_again
 from ..decision.record import FINAL, Audit, Held, SagaRecord
 from ..decision.state import UnreadableStateError
@@ -134,10 +135,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 draft.record = before
                 draft.fired, draft.started, draft.woken = counted
             reporter.taken_back(culprit.id)
-            told = isinstance(
-                error, (CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError)
-            )  # others quote payloads
-            reason = f"replaying {culprit.event.type} failed: {error if told else described(error)}"
+            reason = _why(culprit, error, draft.record)
             if first is None:
                 assert draft.record is not None
                 draft.record.held = tuple(held)
@@ -145,6 +143,19 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
             else:
                 park_again(draft, reason, (first, *held))
             return Replayed(replayed, reason)
+
+
+def _why(culprit: Held, error: BaseException, record: SagaRecord | None) -> str:
+    """Return why the instance is parked again; `record`: as it was before the message."""
+    name = culprit.event.type
+    if isinstance(error, PayloadTooLargeError) and record is not None and record.owes_delivery:
+        size, limit = error.size_bytes, error.limit_bytes
+        if size - size_of(record.outbox) <= limit:
+            return (
+                f"replaying {name} waits: with the commands that are not accepted yet, the record would take {size:,} "
+                f"bytes, over the limit of {limit:,}; `retry` goes on when they are accepted"
+            )
+    return f"replaying {name} failed: {error if isinstance(error, _TOLD) else described(error)}"
 
 
 def _ignored_late(record: SagaRecord, held: Held) -> bool:
