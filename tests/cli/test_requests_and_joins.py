@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -115,6 +114,6 @@ def test_history_tells_of_answers_that_no_handler_took_and_of_the_end_that_waits
 
     asyncio.run(fill())
     told = run("history", "a", "--journal", url)
-    assert re.search(r"Unheard, which counts though no handler takes it \(1/0/reply/Unheard@\d+/0\)", told)
+    assert "Unheard, which counts though no handler takes it (1/0/reply/Unheard/0)" in told
     assert "gather loads came to its end, keeps KeptEnd (saga::waybill::a/2/0)" in told
     assert "kept    KeptEnd, message saga::waybill::a/2/0" in run("show", "a", "--journal", url)

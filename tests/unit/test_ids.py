@@ -52,6 +52,8 @@ def test_a_reply_says_which_command_it_answers_and_of_which_lives(correlation_id
     reply = ids.reply_id(ids.command_id(own, "3/1"), "Done", 12, origin)
     assert ids.answered_entry(own, reply) == "3/1"
     assert ids.reply_origin(reply) == origin
+    assert ids.id_within(own, reply) == "3/1/reply/Done/12"
+    assert ids.id_within("saga::order::other", reply) == reply
     parts = ids.reply_parts(reply)
     assert parts is not None
     assert ids.replies_id(*parts) == reply

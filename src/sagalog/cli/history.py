@@ -6,7 +6,7 @@ import asyncio
 
 import click
 
-from ..decision.ids import persistence_id, refused_entry
+from ..decision.ids import id_within, persistence_id, refused_entry
 from ..decision.record import Handled
 from ..definition.results import result_type
 from ..operating.inspect import ABSENT, SagaView
@@ -148,17 +148,17 @@ def _what(step: Step) -> list[str]:
 def _handled(view: SagaView, handled: Handled) -> str:
     own = persistence_id(view.saga, view.correlation_id)
     if handled.late:
-        return f"ignored {line(handled.type)}, which came too late ({line(handled.id.removeprefix(f'{own}/'))})"
+        return f"ignored {line(handled.type)}, which came too late ({line(id_within(own, handled.id))})"
     if handled.how == "gap":
         return f"{line(handled.type)} did not come"
     if handled.how == "ignored":
-        return f"ignored {line(handled.type)}, which its phase does not expect ({line(handled.id.removeprefix(f'{own}/'))})"
+        return f"ignored {line(handled.type)}, which its phase does not expect ({line(id_within(own, handled.id))})"
     if handled.how == "passed":
-        return f"{line(handled.type)}, which counts though no handler takes it ({line(handled.id.removeprefix(f'{own}/'))})"
+        return f"{line(handled.type)}, which counts though no handler takes it ({line(id_within(own, handled.id))})"
     if (entry := refused_entry(own, handled.id)) is not None:
         return f"{line(handled.type)} was refused ({line(entry)})"
     kept = ", which was kept" if handled.how == "kept" else ""
-    return f"{line(handled.type)}{kept} ({line(handled.id.removeprefix(f'{own}/'))})"
+    return f"{line(handled.type)}{kept} ({line(id_within(own, handled.id))})"
 
 
 def _worker(writer: str) -> str:

@@ -99,6 +99,18 @@ def reply_origin(message_id: str) -> int:
     return int(number) if number.removeprefix("-").isdecimal() else 0
 
 
+def id_within(persistence_id: str, message_id: str) -> str:
+    """Return a message id as it is shown where its instance is known; of one's own replies without the `origin`."""
+    if not message_id.startswith(f"{persistence_id}/"):
+        return message_id
+    within = entry_of(persistence_id, message_id)
+    command, replies, reply = within.partition("/reply/")
+    if not replies:
+        return within
+    event, _, number = reply.partition("/")
+    return f"{command}{replies}{event.partition('@')[0]}/{number}"
+
+
 def reply_parts(message_id: str) -> tuple[str, int, int] | None:
     """Return what a stored reply id is about: all but its number, and the first and the last number that it stands for.
 
