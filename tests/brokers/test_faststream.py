@@ -8,8 +8,10 @@ import re
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import defaultdict
+from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import nats
@@ -28,18 +30,22 @@ from ..servers.processes import eventually
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "faststream.md").read_text()
 ORDERS, KILLS = 60, (20,)
-QUICK = "sagas=[OrderSaga], settings=RunnerSettings(lease_seconds=1, due_poll_seconds=0.05)"
+SECOND = "from datetime import timedelta\nSECOND = timedelta(seconds=1)\n"
+QUICK = {  # so that a kill is not waited for
+    "from sagalog import ": f"{SECOND}from sagalog import RunnerSettings, ",
+    "sagas=[OrderSaga]": "sagas=[OrderSaga], settings=RunnerSettings(lease=SECOND, due_poll=SECOND / 20)",
+    "subject=subject)": "subject=subject, ack_wait=2 * SECOND)",
+}
 WAYS = {"FastStream reads": ("service.py",), "Sagalog reads": ("-m", "sagalog", "worker", "sources:runner")}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The programs of the page, which do not wait for long after a kill."""
+    """The programs of the page, made quick."""
     for code in re.findall(r"```python\n(.*?)```", PAGE, re.S):
         name = code.partition("\n")[0].removeprefix("# ")
-        code = code.replace("sagas=[OrderSaga]", QUICK).replace("import Complete", "import RunnerSettings, Complete")
-        code = code.replace("CommandContext, SagaRunner", "CommandContext, RunnerSettings, SagaRunner")
-        code = code.replace("subject=subject)", "subject=subject, ack_seconds=2)")
+        for shown, quick in QUICK.items():
+            code = code.replace(shown, quick)
         (tmp_path / name).write_text(code)
     return tmp_path
 
@@ -61,6 +67,17 @@ async def start(folder: Path, url: str, *arguments: str) -> Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, *arguments, cwd=folder, env=environment, stdout=PIPE, stderr=None
     )
+
+
+async def while_it_runs(service: Process, waiting: Coroutine[Any, Any, None]) -> None:
+    """Wait, but not for what a service would have to do that has ended."""
+    ended, done = asyncio.create_task(service.wait()), asyncio.create_task(waiting)
+    await asyncio.wait({ended, done}, return_when=asyncio.FIRST_COMPLETED)
+    ended.cancel()
+    if not done.done():
+        done.cancel()
+    assert service.returncode is None, "the service has ended: see what it said"
+    await done
 
 
 async def stop(process: Process) -> None:
@@ -103,6 +120,10 @@ async def test_nothing_is_lost_and_each_command_has_one_id_when_the_service_is_k
         async with enough:
             enough.notify_all()
 
+    async def shipped(number: int) -> None:
+        async with asyncio.timeout(120), enough:
+            await enough.wait_for(lambda: len(ids) >= number)
+
     await stream.subscribe("shop.shipping", cb=ship, durable="ledger", manual_ack=True)
     service = await start(folder, one_nats.url, *WAYS[way])
     try:
@@ -110,8 +131,7 @@ async def test_nothing_is_lost_and_each_command_has_one_id_when_the_service_is_k
             for _ in range(2):
                 await publish(stream, "shop.placed", f"A-{number}", f"web-{number}")
         for kill in KILLS:
-            async with asyncio.timeout(120), enough:
-                await enough.wait_for(lambda kill=kill: len(ids) >= kill)
+            await while_it_runs(service, shipped(kill))
             await stop(service)
             service = await start(folder, one_nats.url, *WAYS[way])
 
@@ -120,9 +140,8 @@ async def test_nothing_is_lost_and_each_command_has_one_id_when_the_service_is_k
             found = await stream.consumers_info("shop")
             return len(found) >= 3 and not any(one.num_pending or one.num_ack_pending for one in found)
 
-        async with asyncio.timeout(120), enough:
-            await enough.wait_for(lambda: len(ids) == ORDERS)
-        await eventually(all_accepted, seconds=120)
+        await while_it_runs(service, shipped(ORDERS))
+        await while_it_runs(service, eventually(all_accepted, seconds=120))
     finally:
         await stop(service)
     assert {order: len(found) for order, found in ids.items()} == {f"A-{number}": 1 for number in range(ORDERS)}

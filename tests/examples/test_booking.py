@@ -17,7 +17,7 @@ from .ledger import Ledger
 from .programs import ROOT, patiently, prints_what_it_shows, started
 
 README = ROOT / "examples" / "booking" / "README.md"
-pytestmark = pytest.mark.timeout(300)  # nine programs are started
+pytestmark = pytest.mark.timeout(300)  # eight programs are started
 TRIPS = 12
 READY = {"outside": "running on", "worker": "runs: trip", "app": "running on"}
 
@@ -58,9 +58,9 @@ async def test_nothing_is_lost_and_each_call_has_one_id_when_worker_and_web_are_
         async with started(README, READY, "worker", "app", **environment) as programs:
 
             async def kill_the_worker() -> None:
-                for _ in range(2):
+                for _ in range(2):  # a call that was not carried out yet, and one that was
                     await ledger.held.get()
-                    await programs["worker"].restart()
+                await programs["worker"].restart()
                 ledger.let_go.set()
 
             async def kill_the_web() -> None:

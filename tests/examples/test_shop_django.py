@@ -26,7 +26,7 @@ from .programs import ROOT, patiently, prints_what_it_shows, started, where
 
 EXAMPLE = ROOT / "examples" / "shop_django"
 README = EXAMPLE / "README.md"
-pytestmark = pytest.mark.timeout(300)  # eight programs are started
+pytestmark = pytest.mark.timeout(300)  # seven programs are started
 ORDERS = 40
 READY = {"provider": "running on", "worker": "runs: order", "web": "Starting development server"}
 
@@ -111,9 +111,9 @@ async def test_a_row_and_its_step_are_one_and_each_charge_has_one_id_when_worker
         async with started(README, READY, "worker", "web", folder=shop, **environment) as programs:
 
             async def kill_the_worker() -> None:
-                for _ in range(2):
+                for _ in range(2):  # a call that was not carried out yet, and one that was
                     await ledger.held.get()
-                    await programs["worker"].restart()
+                await programs["worker"].restart()
                 ledger.let_go.set()
 
             async def kill_the_web() -> None:
