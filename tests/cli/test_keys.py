@@ -141,11 +141,15 @@ def test_a_record_that_is_edited_reserves_its_unique_keys_or_is_refused(tmp_path
             await runner.handle(Booked("A", ["1"]))
             await runner.handle(Booked("B", ["2"]))
 
-    def edited(seat: str) -> Any:
+    def edited(seat: str, how: str = "--yes", **changed: Any) -> Any:
         record = json.loads(sagalog("show", "B", "--journal", url, "--json").stdout)["record"]
-        record["unique_keys"] = {"seat": [seat]}
+        record.update(unique_keys={"seat": [seat]}, **changed)
         (tmp_path / "record.json").write_text(json.dumps(record))
-        return sagalog("edit", "desks.py:runner", "B", "--journal", url, "--record", "--yes", "--from", "record.json")
+        return sagalog("edit", "desks.py:runner", "B", "--journal", url, "--record", how, "--from", "record.json")
+
+    async def reserved() -> list[str]:
+        async with open_journal(url) as journal:
+            return await journal.ids_by_prefix("key::desk::")
 
     async def after() -> None:
         async with using() as runner:
@@ -156,11 +160,17 @@ def test_a_record_that_is_edited_reserves_its_unique_keys_or_is_refused(tmp_path
             assert (await runner.handle(Booked("C", ["2"]))).handled
 
     asyncio.run(fill())
-    refused = edited("1")
-    assert refused.returncode == 1
-    assert (
-        "saga 'desk', id 'B': its key 'seat' is taken, the instance 'A' holds it. Nothing was stored." in refused.stderr
-    )
+    for how in ("--yes", "--dry-run"):
+        refused = edited("1", how)
+        assert refused.returncode == 1, how
+        assert (
+            "saga 'desk', id 'B': its key 'seat' is taken, the instance 'A' holds it. Nothing was stored. Edit the "
+            "instance that has it first." in refused.stderr
+        )
+    assert list(tmp_path.glob("*.record")) == []
+    for dry in (edited("2", "--dry-run"), edited("3", "--dry-run"), edited("1", "--dry-run", status="cancelled")):
+        assert (dry.returncode, "dry run: nothing was changed" in dry.stdout) == (0, True), dry.stderr
+    assert asyncio.run(reserved()) == ["key::desk::seat=1", "key::desk::seat=2"]
     assert "seat: 2" in sagalog("show", "B", "--journal", url).stdout
     assert edited("3").returncode == 0
     asyncio.run(after())

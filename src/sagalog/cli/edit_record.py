@@ -13,7 +13,7 @@ from ..errors import CodecError, ConflictError, KeyTakenError
 from ..journal import Journal
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView
-from ..operating.mend import Replaced, StoredRecord, audited, newest_readable, replace, stored
+from ..operating.mend import Replaced, StoredRecord, audited, check_keys, newest_readable, replace, stored
 from ..operating.readable import Code
 from .keeping import keep
 from .repairing import Wish
@@ -42,6 +42,10 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
         click.echo(f"{line(old.view.saga)} {line(old.view.correlation_id)}")
         for effect in new.effects:
             click.echo(f"  {line(effect)}")
+    try:
+        await check_keys(journal, old, new)
+    except KeyTakenError as error:
+        raise _taken(error) from None
     if not wish.dry_run and not wish.yes:
         if not sys.stdin.isatty():
             raise click.UsageError("there is no terminal to ask on: add --yes to save, or --dry-run to look")
@@ -59,7 +63,7 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
             ) from None
         except KeyTakenError as error:
             os.unlink(kept)
-            raise click.ClickException(f"{clean(str(error))} Edit the instance that has it first.") from None
+            raise _taken(error) from None
     if wish.as_json:
         fields = {
             "saga": old.view.saga,
@@ -73,6 +77,10 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
         click.echo("dry run: nothing was changed")
     else:
         click.echo(f"saved as version {version}; the record as it was is kept in {kept}")
+
+
+def _taken(error: KeyTakenError) -> click.ClickException:
+    return click.ClickException(f"{clean(str(error))} Edit the instance that has it first.")
 
 
 async def _proposed(journal: Journal, old: StoredRecord) -> bytes:

@@ -16,7 +16,7 @@ import msgspec
 from ..decision import ids
 from ..decision.children import tell_parent
 from ..decision.inbox import count_of
-from ..decision.keys import pairs
+from ..decision.keys import ByKey, pairs
 from ..decision.record import FINAL, FORMAT, Audit, SagaRecord, Status, decode_record, encode_record
 from ..errors import NoInstanceError
 from ..journal import Journal
@@ -121,6 +121,14 @@ async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: s
     return Replaced(after, tuple(effects))
 
 
+async def check_keys(journal: Journal, old: StoredRecord, new: Replaced) -> None:
+    """Raise KeyTakenError where another live instance holds a unique key of the new record; nothing is reserved."""
+    keys = _unique_keys(new.record)
+    if keys:
+        reservations = _reservations(journal, old, RETENTION)
+        await reservations.check(old.view.correlation_id, old.view.version + 1, keys)
+
+
 async def replace(journal: Journal, old: StoredRecord, new: Replaced, *, retention: timedelta = RETENTION) -> int:
     """Store the new record in the place of the old one, and return its number; durable on return.
 
@@ -129,10 +137,17 @@ async def replace(journal: Journal, old: StoredRecord, new: Replaced, *, retenti
     """
     store = JournalSagaStateStore(journal, old.view.saga)
     key, version, after = old.view.correlation_id, old.view.version, new.record
-    if after.unique_keys and after.status not in FINAL:
-        reservations = Reservations(journal, old.view.saga, lambda: datetime.now(UTC), monotonic, retention)
-        await reservations.reserve(key, version + 1, old.epoch, sorted(pairs(after.unique_keys)))
+    if keys := _unique_keys(after):
+        await _reservations(journal, old, retention).reserve(key, version + 1, old.epoch, keys)
     return await store_record(store, key, version, after, _due(after), retention, epoch=old.epoch)
+
+
+def _unique_keys(record: SagaRecord) -> list[ByKey]:
+    return [] if record.status in FINAL else sorted(pairs(record.unique_keys))
+
+
+def _reservations(journal: Journal, old: StoredRecord, retention: timedelta) -> Reservations:
+    return Reservations(journal, old.view.saga, lambda: datetime.now(UTC), monotonic, retention)
 
 
 def _due(record: SagaRecord) -> datetime | None:
