@@ -123,7 +123,7 @@ class StatementsOfThread:
         """Run what comes, until the end, or the moment `until` of the monotonic clock."""
         try:
             while True:
-                left = None if until is None else max(0.0, until - time.monotonic())
+                left = None if until is None else min(max(0.0, until - time.monotonic()), threading.TIMEOUT_MAX)
                 try:
                     given = self._queue.get(timeout=left)
                 except queue.Empty:

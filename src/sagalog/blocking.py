@@ -215,7 +215,7 @@ class BlockingRunner:
         future = loop.submit(work(runner))
         seconds = None if given is None else given.total_seconds()
         try:
-            return future.result(seconds)
+            return future.result(None if seconds is None else min(seconds, threading.TIMEOUT_MAX))
         except TimeoutError:
             if future.done():
                 return future.result()  # its own error, or an answer in the same moment
@@ -287,7 +287,7 @@ def _unanswered(seconds: float) -> Exception:
 
 def _check_timeout(timeout: object) -> None:
     if timeout is not None:
-        seconds_of("timeout=", timeout, most=timedelta.max)
+        seconds_of("timeout=", timeout)  # a wait for longer would be an error of the system, once the event is stored
 
 
 _all: weakref.WeakSet[BlockingRunner] = weakref.WeakSet()

@@ -98,9 +98,11 @@ def test_a_call_waits_as_long_as_it_says(path: str) -> None:
         sagas.handle(Placed("a"), message_id="1")
         with pytest.raises(OutcomeTimeoutError, match="it was running"):
             sagas.outcome(SlowSaga, "a", timeout=SECOND / 20)
-        for wrong in (0, 1.5, timedelta(0)):
+        for wrong in (0, 1.5, timedelta(0), timedelta(days=20_000), timedelta.max):
             with pytest.raises(DefinitionError, match="timeout="):
-                sagas.handle(Placed("a"), timeout=wrong)  # type: ignore[arg-type]
+                sagas.handle(Placed("new"), timeout=wrong)  # type: ignore[arg-type]
+        with pytest.raises(NoInstanceError):  # nothing was stored
+            sagas.state(SlowSaga, "new")
 
 
 def test_a_handler_that_calls_it_is_told_to_await_the_runner(path: str) -> None:
