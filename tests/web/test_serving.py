@@ -14,6 +14,7 @@ import pytest_asyncio
 from sagalog import DefinitionError, SagaRunner
 from sagalog.web import BearerToken, ServedRunner
 from sagalog.web.tokens import KnownTokens, digest_of, new_token, read_tokens, token_of
+from sagalog.web.webhook import wait_seconds
 
 from ..servers.processes import eventually
 from .served import served
@@ -92,6 +93,43 @@ async def test_who_waits_is_answered_when_it_has_ended(client: httpx.AsyncClient
     await runner.handle(PaymentReceived("W"))
     shown = (await waiting).json()
     assert (shown["ended"], shown["result"]) == (True, {"order_id": "W", "amount": 7})
+
+
+@pytest.mark.parametrize(
+    ("prefer", "seconds"),
+    [
+        ("wait=3", 3),
+        ('wait="3"', 3),
+        ("WAIT = 3", 3),
+        ('note="a, wait=9", wait=3; a=b, wait=5', 3),
+        ("wait=100000000000000000000000", 60),
+        ("respond-async, wait=3", 0),
+        *((text, 7) for text in ("", "wait", "wait=", "wait=0.5", "wait=-1", "wait=abc", 'wait="', "handling=lenient")),
+    ],
+)
+async def test_what_is_preferred_is_read_as_its_rfc_has_it(prefer: str, seconds: float) -> None:
+    assert wait_seconds(prefer, 60.0, unsaid=7.0) == seconds
+
+
+async def test_who_does_not_say_how_long_it_waits_is_answered_at_once(client: httpx.AsyncClient) -> None:
+    await put(client, "P")
+    for prefer in ("wait=0.5", "handling=lenient"):  # it would be cut off after seconds otherwise
+        headers = {**bearer(READER), "prefer": prefer}
+        assert (await client.get("/instances/shop/P", headers=headers)).json()["status"] == "running"
+
+
+async def test_attributes_in_headers_are_decoded(client: httpx.AsyncClient) -> None:
+    """CloudEvents' HTTP binding, 3.1.3.2: so that one event has one message id in both modes."""
+    await put(client, "C", 'Nr. 7 % "é€"')
+    for encoded in ("Nr.%207%20%25%20%22%C3%A9%E2%82%AC%22", '"Nr. 7 %25 \\"%C3%A9%E2%82%AC\\""'):
+        headers = {
+            "ce-specversion": "1.0", "ce-id": encoded, "ce-source": "%2Fshop", "ce-type": "OrderPlace%64",
+            "content-type": "application/json", **bearer(WRITER),
+        }  # fmt: skip
+        answer = await client.post("/events", json={"order_id": "C", "amount": 7}, headers=headers)
+        assert answer.json()["duplicate"], answer.text
+    headers["ce-id"] = "%FF"
+    assert (await client.post("/events", json={"order_id": "C"}, headers=headers)).status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from starlette.requests import ClientDisconnect, Request
@@ -14,6 +16,7 @@ from .problems import ProblemError, refuse
 
 # Who is answered within a body may see a broken connection instead, so a little too much is read, and dropped.
 _DRAIN_BYTES = 256 * 1024
+_ESCAPED = re.compile(r"\\(.)")
 
 
 class Posted:
@@ -51,6 +54,24 @@ def check_content_type(headers: Mapping[str, str]) -> None:
         raise refuse(
             415, "the body is to come uncompressed; nothing was stored", headers={"accept-encoding": "identity"}
         )
+
+
+def attributes_of(request: Request) -> dict[str, str]:
+    """Return the headers but for the token, the attributes of a CloudEvent decoded as its HTTP binding says (3.1.3.2)."""
+    return {
+        name: _decoded(value) if name.startswith("ce-") else value
+        for name, value in request.headers.items()
+        if name != "authorization"
+    }
+
+
+def _decoded(value: str) -> str:
+    if len(value) > 1 and value[0] == value[-1] == '"':
+        value = _ESCAPED.sub(r"\1", value[1:-1])
+    try:
+        return unquote_to_bytes(value.encode("latin-1")).decode()
+    except UnicodeDecodeError:
+        raise refuse(400, "an attribute of the CloudEvent in its headers is not UTF-8; nothing was stored") from None
 
 
 async def read_body(request: Request, *, most_bytes: int, seconds: float) -> bytes:

@@ -25,7 +25,7 @@ from ..definition.schema import schema_of
 from ..durations import seconds_of
 from ..runner import Receipt, SagaRunner
 from .batches import BATCH, answered, is_batch, parts_of
-from .bodies import read_body
+from .bodies import attributes_of, read_body
 from .ends import EndStreams
 from .lifespans import lifespan
 from .openapi import RECEIPT_SCHEMA, STATUS_SCHEMA, responses
@@ -129,7 +129,7 @@ class ServedRunner:
         self._in_flight += 1
         try:
             body = await read_body(request, most_bytes=self._max_body_bytes, seconds=self._body_seconds)
-            headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+            headers = attributes_of(request)
             if is_batch(request.headers):
                 return await self._take_all(request, parts_of(body, self._most_in_flight), headers)
             found = self._read(request, body, headers)
@@ -205,7 +205,7 @@ class ServedRunner:
         status = self._statuses.get(request.path_params["saga"])
         if status is None:
             raise refuse(404, f"there is no such saga; there is {', '.join(sorted(self._statuses))}")
-        seconds = wait_seconds(dict(request.headers), self._most_wait_seconds) if "prefer" in request.headers else 0.0
+        seconds = wait_seconds(", ".join(request.headers.getlist("prefer")), self._most_wait_seconds, unsaid=0.0)
         if seconds and "text/event-stream" not in request.headers.get("accept", ""):
             await status.wait(request.path_params["id"], timedelta(seconds=seconds))
         return await status.respond(request)

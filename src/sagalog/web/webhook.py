@@ -6,7 +6,8 @@ request ─► bounds ─► signature ─► event ─► runner.handle ─► 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from .stopping import stopping_of
 
 MessageId = str | Callable[[Posted], str | None]
 _AUTOMATIC: Any = object()
+_PREFERENCES = re.compile(r'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')  # parted by commas, but not those in quotes
 
 
 class AwaitOutcome:
@@ -145,7 +147,9 @@ class Webhook:
         correlation_id = self._saga.correlation_id(event)
         if correlation_id is None:
             return _received(receipt)
-        return await self._ended(receipt, correlation_id, wait_seconds(headers, self.outcome.wait.total_seconds()))
+        most = self.outcome.wait.total_seconds()
+        seconds = wait_seconds(headers.get("prefer", ""), most, unsaid=most)
+        return await self._ended(receipt, correlation_id, seconds)
 
     def _id_of(self, posted: Posted) -> str | None:
         if self.message_id is None:
@@ -229,13 +233,18 @@ def _received(receipt: Receipt) -> Response:
     return json_response(_told(receipt), 202 if receipt.held or receipt.kept else 200)
 
 
-def wait_seconds(headers: Mapping[str, str], most: float) -> float:
-    """Return how many seconds a sender waits, as it says by `Prefer`, and `most` at most."""
-    seconds = most
-    for part in headers.get("prefer", "").split(","):
-        name, _, value = part.strip().lower().partition("=")
+def wait_seconds(prefer: str, most: float, *, unsaid: float) -> float:
+    """Return how many seconds a sender waits, as it says by `Prefer`, and `most` at most; `unsaid` if it does not say.
+
+    As RFC 7240 has it: of several the first one counts, and what is not understood is passed over.
+    """
+    seconds = unsaid
+    for part in reversed(_PREFERENCES.findall(prefer)):
+        name, _, value = (text.strip() for text in part.partition(";")[0].lower().partition("="))
         if name == "respond-async":
             return 0.0
-        if name == "wait" and value.isascii() and value.isdigit() and len(value) < 7:
-            seconds = min(seconds, float(value))
-    return seconds
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
+        if name == "wait" and value.isascii() and value.isdigit():
+            seconds = float(value[:20])
+    return min(seconds, most)
