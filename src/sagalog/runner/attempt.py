@@ -142,7 +142,7 @@ class CommandAttempts:
             return await self.conclude(instance, entry, answer, None)
         except BaseException as error:
             instance.attempt = None
-            if passes_through(error):
+            if self._ends(error):
                 raise
             if limit in self._cut:
                 instance.forgotten -= {entry.id}
@@ -153,6 +153,10 @@ class CommandAttempts:
             self._cut.discard(limit)
             if not instance.answered and instance.beside is None:
                 self._leases.let_go(instance)
+
+    def _ends(self, error: BaseException) -> bool:
+        """Say whether an error ends the task of this attempt. One that its own handler has cancelled has failed."""
+        return passes_through(error) and not self._engine.cancelled_by_handler(error)
 
     def _limit(self, handler: Handler) -> asyncio.Timeout:
         longest = handler.policy.timeout
@@ -172,7 +176,7 @@ class CommandAttempts:
                     instance.beside[entry.id] = limit
                     answer = await answer
         except BaseException as error:
-            if passes_through(error):
+            if self._ends(error):
                 raise
             raised = error
         finally:
@@ -230,7 +234,7 @@ class CommandAttempts:
                 if answer is not None:
                     await self._answers.take(instance, entry, answer)
             except BaseException as raised:
-                if passes_through(raised):
+                if self._ends(raised):
                     raise
                 error = raised
         if error is None:
