@@ -128,6 +128,26 @@ async def test_where_another_attempt_helps_the_sender_is_told_to_send_all_of_it_
     assert (again.status_code, again.json()["events"][0]["duplicate"]) == (200, False)
 
 
+async def test_what_follows_an_event_that_the_journal_has_not_taken_is_not_stored_before_it(
+    client: httpx.AsyncClient, runner: SagaRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert runner.journal is not None
+    write, failed = runner.journal.write_batch, [False]
+
+    async def once(records: Any) -> Any:
+        if failed[0]:
+            return await write(records)
+        failed[0] = True
+        return [JournalUnavailableError("once") for _ in records]
+
+    monkeypatch.setattr(runner.journal, "write_batch", once)
+    events = [event("A", "1"), event("A", "2", "PaymentReceived"), event("A", "3", "PaymentReceived")]
+    answer = await put(client, events)
+    assert [one.get("status", 200) for one in answer.json()["events"]] == [503, 503, 503]
+    assert (await put(client, events)).status_code == 200
+    assert (await runner.outcome(ShopSaga, "A")).result.order_id == "A"
+
+
 async def test_each_event_of_a_batch_counts_for_the_rate_of_its_token(client: httpx.AsyncClient) -> None:
     assert (await put(client, [event(str(number), str(number)) for number in range(5)], SLOW)).status_code == 200
     turned_away = await put(client, [event("9", "9")], SLOW)

@@ -1,9 +1,11 @@
-"""What the command line and the dashboard need to know of a runner, and its users do not."""
+"""What the command line, the dashboard and the server need of a runner, and its users do not."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from .envelope import Burst
+from .receipt import Receipt
 from .runner import Reader, Report, SagaRunner
 
 if TYPE_CHECKING:
@@ -33,3 +35,12 @@ def reader_of(runner: SagaRunner) -> Reader | None:
 def reporter_of(runner: SagaRunner) -> Report | None:
     """Return what `sagalog run` prints the answer of at its end, by `SagaRunner.reports`."""
     return runner._reporter
+
+
+async def handle_in_burst(runner: SagaRunner, event: Any, message_id: str, trace: str, burst: Burst) -> Receipt:
+    """Handle an event as `SagaRunner.handle` does; where the journal fails one of a burst, none behind it is stored."""
+    receiver, hooks = runner._receiver, runner._hooks
+    if receiver is None:
+        return await runner.handle(event, message_id=message_id)  # which says why not
+    given = trace if trace and not hooks.caller() else ""
+    return await hooks.receiving(type(event).__name__, receiver.handle(event, message_id, None, given, burst))

@@ -24,6 +24,8 @@ from ..brokers.reading import Decoded, MessageReader, UnreadableError, UntakenEr
 from ..definition.schema import schema_of
 from ..durations import seconds_of
 from ..runner import Receipt, SagaRunner
+from ..runner.envelope import Burst
+from ..runner.inside import handle_in_burst
 from .batches import BATCH, answered, is_batch, parts_of
 from .bodies import attributes_of, read_body
 from .ends import EndStreams
@@ -152,13 +154,14 @@ class ServedRunner:
                 raise refuse(error.problem.status, f"event {number} of {len(parts)}: {error.problem.detail}") from None
         self._in_flight += more
         try:
-            return answered(await asyncio.gather(*(self._told(one) for one in found)))
+            burst = Burst()
+            return answered(await asyncio.gather(*(self._told(one, burst) for one in found)))
         finally:
             self._in_flight -= more
 
-    async def _told(self, found: Decoded) -> dict[str, Any] | Problem:
+    async def _told(self, found: Decoded, burst: Burst) -> dict[str, Any] | Problem:
         try:
-            return self._shown(await self._handle(found), found.event)
+            return self._shown(await self._handle(found, burst), found.event)
         except Exception as error:
             return problem_of(error)
 
@@ -176,9 +179,11 @@ class ServedRunner:
             raise refuse(403, "this token does not allow events of this type")
         return found
 
-    async def _handle(self, found: Decoded) -> Receipt:
+    async def _handle(self, found: Decoded, burst: Burst | None = None) -> Receipt:
         try:
             async with asyncio.timeout(self._handle_seconds):
+                if burst is not None:
+                    return await handle_in_burst(self._runner, found.event, found.id, found.trace, burst)
                 return await self._runner.handle(found.event, message_id=found.id, trace=found.trace)
         except TimeoutError:
             told = "it is not known whether it is stored, for that takes long: send it again under the same id"
