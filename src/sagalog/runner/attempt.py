@@ -126,17 +126,20 @@ class CommandAttempts:
     ) -> bool:
         """Call the handler within its time limit (or wait for the `answer` of one that was called), and conclude."""
         self._leases.keep(instance)
-        limit = self._limit(handler)
+        limit = None
         try:
-            async with limit:
-                instance.attempt = (entry.id, limit)
-                if answer is None:
-                    answer = handler(command, self.context(instance, entry) if handler.takes_context else None)
-                if isinstance(answer, Awaitable):
-                    answer = await answer
-                if isinstance(answer, AsyncIterable):
-                    return await self.conclude(instance, entry, answer, None)
-            instance.attempt = None  # the handler has ended, so there is nothing to cut off
+            if answer is None:
+                answer = handler(command, self.context(instance, entry) if handler.takes_context else None)
+            if type(answer) is CoroutineType:
+                answer = begun(answer)
+            if isinstance(answer, (Awaitable, AsyncIterable)):
+                async with self._limit(handler) as limit:
+                    instance.attempt = (entry.id, limit)
+                    if isinstance(answer, Awaitable):
+                        answer = await answer
+                    if isinstance(answer, AsyncIterable):
+                        return await self.conclude(instance, entry, answer, None)
+                instance.attempt = None  # the handler has ended, so there is nothing to cut off
             if answer is not None and self._answers.set_aside(instance, entry, answer):
                 return True
             return await self.conclude(instance, entry, answer, None)
@@ -144,13 +147,14 @@ class CommandAttempts:
             instance.attempt = None
             if self._ends(error):
                 raise
-            if limit in self._cut:
+            if limit is not None and limit in self._cut:
                 instance.forgotten -= {entry.id}
                 return True
             return await self.conclude(instance, entry, None, error)
         finally:
             instance.attempt = None
-            self._cut.discard(limit)
+            if limit is not None:
+                self._cut.discard(limit)
             if not instance.answered and instance.beside is None:
                 self._leases.let_go(instance)
 
