@@ -48,12 +48,13 @@ def test_an_id_is_remembered_for_the_window_unless_too_many_came_after_it(
     bursts: list[tuple[int, int]], most: int
 ) -> None:
     record, now = empty(), NOW
+    record.inbox = ids = []  # type: ignore[assignment]  # as in a draft
     sent: list[tuple[datetime, str]] = []
     for hours, count in bursts:
         now += timedelta(hours=hours)
         for _ in range(count):
             sent.append((now, f"m{len(sent)}"))
-            remember(record, sent[-1][1], now, most, WEEK)
+            remember(record, ids, sent[-1][1], now, most, WEEK)
     young = [one for at, one in sent if now - at < WEEK][-most:]
     assert list(record.inbox) == [one for _, one in sent][-len(record.inbox) :]
     assert set(young) <= set(record.inbox)

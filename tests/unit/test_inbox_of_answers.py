@@ -118,3 +118,17 @@ def test_the_next_life_knows_the_answers_that_the_last_one_took() -> None:
     following.record, _ = following.start()
     assert following.knows(reply_id(sent, "Done", 3))
     assert not following.knows(reply_id(sent, "Done", 5))
+
+
+def test_an_answer_of_an_earlier_step_stays_known_when_this_step_takes_the_next_one() -> None:
+    record = empty()
+    first, second = (reply_id(command_id(PID, "1/0"), "Done", number) for number in range(2))
+    record.inbox = (*(f"before{n}" for n in range(FEW)), first)
+    made = draft(record)
+    assert made.record is not None
+    assert not made.knows(second)
+    made.remember(made.record, second)  # the two are one id in the inbox now
+    assert made.knows("before0")
+    assert made.knows(first)
+    assert made.knows(second)
+    assert not made.knows(reply_id(command_id(PID, "1/0"), "Done", 2))

@@ -125,14 +125,18 @@ class Draft:
 
     def append(self, record: SagaRecord, name: str, item: Any) -> None:
         """Add an item to a sequence of the record, which is copied once a draft, not once an item."""
+        self._own_list(record, name).append(item)
+
+    def _own_list(self, record: SagaRecord, name: str) -> list[Any]:
+        """Return a sequence of the record as a list that this draft alone has."""
         lists = self._lists
         if lists is None:
             lists = self._lists = {}
-        items = getattr(record, name)
+        items: list[Any] = getattr(record, name)
         if lists.get(name) is not items:
             items = lists[name] = list(items)
             setattr(record, name, items)
-        items.append(item)
+        return items
 
     def set_timer(self, record: SagaRecord, name: str, timer: Timer) -> None:
         """Set a timer of the record; the timers are copied once a draft, not once a timer."""
@@ -264,7 +268,8 @@ class Draft:
         elif len(record.inbox) < (most if most < FEW else FEW):
             record.inbox = (*record.inbox, message_id)
         else:
-            remember(record, message_id, self.now, most, max(self.saga.remembered_for, self.retention))
+            window = max(self.saga.remembered_for, self.retention)
+            remember(record, self._own_list(record, "inbox"), message_id, self.now, most, window)
         if self._known is not None:
             self._known.inbox.added(record.inbox, message_id)
 

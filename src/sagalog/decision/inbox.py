@@ -37,18 +37,20 @@ class Searched:
         self._runs: dict[str, list[tuple[int, int]]] | None = None
 
     def stands_for(self, ids: Sequence[str], message_id: str) -> bool:
-        """Say whether one of these stands for that reply, and for others."""
+        """Say whether one of these, none of which is that id itself, stands for that reply, and for others."""
         if len(ids) < FEW:
             return stand_for(ids, message_id)
         reply = reply_parts(message_id)
         if reply is None:
             return False
+        if reply[1] < reply[2]:  # nothing that comes in is written as several
+            return stand_for(ids, message_id)
         if self._ids is not ids:
             self._ids, self._set, self._runs = ids, None, None
         if self._runs is None:
             self._runs = {}
-            for one in ids:
-                if (run := reply_parts(one)) is not None:
+            for one in ids:  # nearly all stand for themselves alone, and are not taken apart
+                if "-" in one[one.rfind("/") :] and (run := reply_parts(one)) is not None:
                     self._runs.setdefault(run[0], []).append((run[1], run[2]))
         return any(first <= reply[1] <= last for first, last in self._runs.get(reply[0], ()))
 
@@ -67,7 +69,8 @@ class Searched:
         if self._set is not None:
             self._set.add(message_id)
         if self._runs is not None and (reply := reply_parts(message_id)) is not None:
-            self._runs.setdefault(reply[0], []).append(reply[1:])
+            joined = ids[-1] != message_id  # with the one before it, which may have stood for itself alone till now
+            self._runs.setdefault(reply[0], []).append((reply[1] - joined, reply[2]))
 
 
 class Known:
@@ -121,14 +124,16 @@ def continued(record: SagaRecord, message_id: str) -> tuple[str, ...] | None:
     return None
 
 
-def remember(record: SagaRecord, message_id: str, now: datetime, most: int, window: timedelta) -> None:
-    """Add an id to the inbox, and forget those that are older than the window or beyond `most`."""
-    ids, ages = _kept(record.inbox, record.inbox_ages, now, most - 1, window)
+def remember(record: SagaRecord, ids: list[str], message_id: str, now: datetime, most: int, window: timedelta) -> None:
+    """Add an id to `ids`, the inbox of the record, and forget those that are older than the window or beyond `most`."""
+    gone, ages = _forgotten(len(ids), record.inbox_ages, now, most - 1, window)
+    del ids[:gone]
     dated = sum(count for _, count in ages)
     since = ages[-1][0] if ages else record.started_at
     if dated < len(ids) and (now - since) * _PARTS >= window:
         ages = (*ages, (now, len(ids) - dated))
-    record.inbox, record.inbox_ages = (*ids, message_id), ages
+    ids.append(message_id)
+    record.inbox_ages = ages
 
 
 def inherit(record: SagaRecord, old: SagaRecord, now: datetime, most: int, window: timedelta) -> None:
@@ -136,25 +141,24 @@ def inherit(record: SagaRecord, old: SagaRecord, now: datetime, most: int, windo
     ids, ages = old.inherited, old.inherited_ages
     if old.inherited_until is None or old.inherited_until <= now:
         ids, ages = (), ()
-    ids = ids + old.inbox
+    ids = (*ids, *old.inbox)
     new = len(ids) - sum(count for _, count in ages)
     if len(ages) > 1 and (now - ages[-2][0]) * _PARTS < window:
         ages = (*ages[:-1], (now, ages[-1][1] + new))
     elif new:
         ages = (*ages, (now, new))
-    record.inherited, record.inherited_ages = _kept(ids, ages, now, most, window)
-    record.inherited_until = now + window
+    gone, record.inherited_ages = _forgotten(len(ids), ages, now, most, window)
+    record.inherited, record.inherited_until = ids[gone:], now + window
 
 
-def _kept(
-    ids: tuple[str, ...], ages: Ages, now: datetime, most: int, window: timedelta
-) -> tuple[tuple[str, ...], Ages]:
+def _forgotten(number: int, ages: Ages, now: datetime, most: int, window: timedelta) -> tuple[int, Ages]:
+    """Return how many of the oldest of so many ids are forgotten, and what is known of the age of the others."""
     gone = aged = 0
     while aged < len(ages) and now - ages[aged][0] >= window:
         gone += ages[aged][1]
         aged += 1
     kept = list(ages[aged:])
-    over = max(0, len(ids) - gone - most)
+    over = max(0, number - gone - most)
     gone += over
     while over and kept:
         before, count = kept[0]
@@ -163,4 +167,4 @@ def _kept(
             break
         over -= count
         del kept[0]
-    return ids[gone:], tuple(kept)
+    return gone, tuple(kept)
