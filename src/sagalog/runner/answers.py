@@ -97,6 +97,8 @@ class Answers:
         """
         if entry.undo or self._engine.event_time or len(instance.answered) >= _AT_ONCE:
             return False
+        if instance.record is None or len(instance.record.outbox) == 1:  # it is the last one
+            return False
         if isinstance(answer, (Awaitable, AsyncIterable)) or inspect.isgenerator(answer):
             return False
         if isinstance(instance.answered, frozenset):
@@ -168,7 +170,8 @@ class Answers:
             await self._store_all(answer)
             return
         one = self._numbered(instance, entry)
-        await self.stored(instance)
+        if instance in self._tasks:
+            await self.stored(instance)
         if isinstance(answer, AsyncIterable):
             async for event in answer:
                 await self._keep_trying(*one(event))

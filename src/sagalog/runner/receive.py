@@ -231,6 +231,10 @@ class Receiver:
         if own:
             message.life, message.origin = life, reply_origin(message_id)
             return partial(self._tell, asker, message)
+        if len(targets) == 1 and not keyed:  # mostly
+            cache, correlation_id = targets[0]
+            message.life = life if cache is asker.cache and correlation_id == asker.correlation_id else 0
+            return partial(self._submit, cache, correlation_id, message)
         for cache, correlation_id in targets:
             if cache is asker.cache and correlation_id == asker.correlation_id:
                 # By then its next incarnation may have begun, which did not ask.
