@@ -17,7 +17,7 @@ from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import due, fire, load, queue, replay, settle
 from sagalog.runner import round as rounds
 from sagalog.runner import turn as turn_phase
-from sagalog.runner.attempt import CommandAttempts
+from sagalog.runner.conclusion import Conclusions
 from sagalog.runner.deliver import Dispatcher
 from sagalog.runner.engine import Engine
 from sagalog.runner.lease import Leases
@@ -175,7 +175,7 @@ def a_refused_command_is_forgotten(patch: pytest.MonkeyPatch) -> None:
     async def refuse(self: Any, instance: Any, entry: Any, command_id: Any, refused: Any) -> None:
         self.accepted(instance, entry)
 
-    patch.setattr(CommandAttempts, "_refuse", refuse)
+    patch.setattr(Conclusions, "_refuse", refuse)
 
 
 @mutant
@@ -273,7 +273,7 @@ def a_failed_command_counts_as_accepted(patch: pytest.MonkeyPatch) -> None:
         self.accepted(instance, entry)
         return True
 
-    patch.setattr(CommandAttempts, "_failed", failed)
+    patch.setattr(Conclusions, "_failed", failed)
 
 
 @mutant

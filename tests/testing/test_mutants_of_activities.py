@@ -10,7 +10,7 @@ import pytest
 from sagalog.decision import dropping, finish, itinerary
 from sagalog.decision.record import Stage
 from sagalog.runner.activities import ActivityHandler
-from sagalog.runner.attempt import CommandAttempts
+from sagalog.runner.conclusion import Conclusions
 from sagalog.runner.instance import Instance
 from sagalog.testing.simulation import simulate
 
@@ -56,7 +56,7 @@ def a_failure_behind_a_pivot_undoes_what_was_before(patch: pytest.MonkeyPatch) -
         self._change.newest += (stage.entry,)
 
     patch.setattr(itinerary._Itinerary, "_done", done)
-    patch.setattr(CommandAttempts, "_asks_operator", staticmethod(lambda instance, entry: False))
+    patch.setattr(Conclusions, "_asks_operator", staticmethod(lambda instance, entry: False))
 
 
 @mutant

@@ -1,57 +1,42 @@
-"""One attempt at a command: its handler is called within its time, and what comes of it is stored.
+"""One attempt at a command: its handler is called within its time.
 
-    deliver ─► [attempt] ─► command handler ─► reply events ─► receive
-                   └─ accepted: noted in memory (acceptances.py); refused: told to the saga; failed: again later, or parked
+    deliver, beside ─► [attempt] ─► command handler
+                           └─ conclusion: accepted, refused, again later, or parked
 
-A command is accepted when its handler returned and its reply events are stored. If the process dies before that is
-recorded, the command is delivered again under the same id, and its replies are recognised by theirs. A failure that
-another attempt cannot mend parks the instance at once, because each attempt may have effects.
+If the process dies before an acceptance is recorded, the command is delivered again under the same id, and its replies
+are recognised by theirs.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
-from datetime import timedelta
+from collections.abc import AsyncIterable, Awaitable
 from types import CoroutineType
 from typing import Any
 
-from ..decision.draft import Draft
 from ..decision.ids import command_id as id_of
-from ..decision.message import Outcome, refusal
-from ..decision.record import Command, SagaRecord, well_formed
-from ..definition.itinerary import DefinedActivity
+from ..decision.record import Command, SagaRecord
 from ..errors import (
     CodecError,
-    CommandRefused,
     DefinitionError,
-    PayloadTooLargeError,
-    RunnerStoppedError,
-    SagalogError,
     SagaParkedError,
 )
-from ..logs import log
 from .activities import ActivityContext
-from .answers import AnswerError, Answers
+from .answers import Answers
 from .begun import begun
 from .children import Children
 from .commands import CommandContext, CommandHandler, CommandHandlers
+from .conclusion import Conclusions, attempt_nr
 from .engine import Engine
-from .envelope import Envelope
-from .failures import described, is_permanent, passes_through
-from .gates import Gates
 from .hooked_handler import HookedHandler
 from .instance import Instance
 from .lease import Leases
-from .reporter import Reporter
 
 Handler = CommandHandler | HookedHandler
 
-_SUMMARY_SECONDS = 60.0  # between log messages about failed attempts of one command type
-
 
 class CommandAttempts:
-    """Carries out commands; `again` is called for an instance whose next attempt is due."""
+    """Carries out commands, and lets what came of them be concluded."""
 
     def __init__(
         self,
@@ -60,21 +45,16 @@ class CommandAttempts:
         answers: Answers,
         leases: Leases,
         children: Children,
-        gates: Gates,
-        again: Callable[[Instance], None],
+        conclusions: Conclusions,
     ) -> None:
         self._engine = engine
         self._handlers = handlers
         self._answers = answers
         self._leases = leases
         self._children = children
-        self._gates = gates
-        self._release = again
-        self.pause_beside: Callable[[Instance, Command, float], None]
-        self._cut: set[asyncio.Timeout] = (
-            set()
-        )  # attempts at what is not in the outbox any more: how they end is no failure
-        self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when logged, and how many since
+        self._conclusions = conclusions
+        # attempts at what is not in the outbox any more: how they end is no failure
+        self._cut: set[asyncio.Timeout] = set()
 
     def prepare(self, instance: Instance, entry: Command) -> tuple[Handler | None, Any]:
         """Return the handler of a command and the command. Both are None if there is no handler or it cannot be read."""
@@ -97,16 +77,12 @@ class CommandAttempts:
             raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
         return handler, command
 
-    def _handler_for(self, instance: Instance, entry: Command) -> CommandHandler | None:
-        cls = instance.runtime.registry.get(entry.command.type)
-        return None if cls is None else self._handlers.get(cls)
-
     def context(self, instance: Instance, entry: Command) -> CommandContext:
         told = (
             id_of(instance.persistence_id, entry.id),
             instance.runtime.name,
             instance.correlation_id,
-            _attempt_nr(instance, entry),
+            attempt_nr(instance, entry),
             entry.undo,
             self._engine.resources,
         )
@@ -138,29 +114,25 @@ class CommandAttempts:
                     if isinstance(answer, Awaitable):
                         answer = await answer
                     if isinstance(answer, AsyncIterable):
-                        return await self.conclude(instance, entry, answer, None)
+                        return await self._conclusions.conclude(instance, entry, answer, None)
                 instance.attempt = None  # the handler has ended, so there is nothing to cut off
             if answer is not None and self._answers.set_aside(instance, entry, answer):
                 return True
-            return await self.conclude(instance, entry, answer, None)
+            return await self._conclusions.conclude(instance, entry, answer, None)
         except BaseException as error:
             instance.attempt = None
-            if self._ends(error):
+            if self._conclusions.ends(error):
                 raise
             if limit is not None and limit in self._cut:
                 instance.forgotten -= {entry.id}
                 return True
-            return await self.conclude(instance, entry, None, error)
+            return await self._conclusions.conclude(instance, entry, None, error)
         finally:
             instance.attempt = None
             if limit is not None:
                 self._cut.discard(limit)
             if not instance.answered and instance.beside is None:
                 self._leases.let_go(instance)
-
-    def _ends(self, error: BaseException) -> bool:
-        """Say whether an error ends the task of this attempt. One that its own handler has cancelled has failed."""
-        return passes_through(error) and not self._engine.cancelled_by_handler(error)
 
     def _limit(self, handler: Handler) -> asyncio.Timeout:
         longest = handler.policy.timeout
@@ -180,7 +152,7 @@ class CommandAttempts:
                     instance.beside[entry.id] = limit
                     answer = await answer
         except BaseException as error:
-            if self._ends(error):
+            if self._conclusions.ends(error):
                 raise
             raised = error
         finally:
@@ -197,17 +169,9 @@ class CommandAttempts:
             except Exception:  # noqa: S110  (it is stored once more, with all that may go wrong)
                 pass
             else:
-                self.accepted(instance, entry)
+                self._conclusions.accepted(instance, entry)
                 return True
-        return await self.conclude(instance, entry, answer, raised)
-
-    def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
-        runtime = instance.runtime
-        if self._gates.active:
-            self._gates.told(entry, outcome, error)
-        self._engine.hooks.delivered(
-            runtime.name, instance.correlation_id, entry, _attempt_nr(instance, entry), outcome, error
-        )
+        return await self._conclusions.conclude(instance, entry, answer, raised)
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
         """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
@@ -224,255 +188,3 @@ class CommandAttempts:
             if when is None or when > now:
                 self._cut.add(limit)
                 limit.reschedule(now)
-
-    async def conclude(
-        self, instance: Instance, entry: Command, answer: Any, error: BaseException | None = None
-    ) -> bool:
-        """Store the reply events, then note that it was accepted, tell that it was refused, or plan another attempt."""
-        if instance.forgotten and entry.id in instance.forgotten:
-            instance.forgotten -= {entry.id}
-            return True
-        origin = instance.first_start
-        if error is None:
-            try:
-                if answer is not None:
-                    await self._answers.take(instance, entry, answer)
-            except BaseException as raised:
-                if self._ends(raised):
-                    raise
-                error = raised
-        if error is None:
-            self.accepted(instance, entry)
-            return True
-        told = self._failure(instance, entry, error)
-        if told is not None:
-            return await self._tell_failure(instance, entry, told, error)
-        if isinstance(error, CommandRefused) and not self._asks_operator(instance, entry):
-            try:
-                await self._answers.stored(instance)
-                await self._refuse(instance, entry, origin, error)
-            except Exception as failed:
-                error = failed
-            else:
-                return True
-        return self._failed(instance, entry, error)
-
-    def _failure(self, instance: Instance, entry: Command, error: BaseException) -> Any:
-        """Return the event that tells a saga that its activity has failed; None where that is not so, or not up to it."""
-        step = _activity(instance, entry)
-        if step is None or isinstance(error, AnswerError) or self._asks_operator(instance, entry):
-            return None
-        if isinstance(error, CommandRefused):
-            return step.failed(well_formed(f"refused: {error.reason}"), True)
-        if is_permanent(error) or (isinstance(error, RunnerStoppedError) and self._engine.stopping.is_set()):
-            return None
-        failures = 1 + (0 if instance.attempts is None else instance.attempts.get(entry.id, 0))
-        if self._retry_of(instance, entry).wait_seconds(failures) is not None:
-            return None
-        told = str(error) if isinstance(error, SagalogError) else described(error)
-        return step.failed(well_formed(f"not done in {failures} attempts: {told}"))
-
-    @staticmethod
-    def _asks_operator(instance: Instance, entry: Command) -> bool:
-        """Say whether an operator has to decide about the failure of this activity: it may not fail."""
-        step, record = _activity(instance, entry), instance.record
-        if step is None or step.options.optional:
-            return False
-        return step.never_fails or (record is not None and any(one.pivot for one in record.activities.values()))
-
-    async def _tell_failure(self, instance: Instance, entry: Command, told: Any, error: BaseException) -> bool:
-        try:
-            await self._answers.take(instance, entry, told)
-        except BaseException as raised:
-            if passes_through(raised):
-                raise
-            return self._failed(instance, entry, raised)
-        if isinstance(error, CommandRefused):
-            self._engine.counters.refused += 1
-        self.accepted(instance, entry, "refused" if isinstance(error, CommandRefused) else "failed", error)
-        return True
-
-    async def _refuse(self, instance: Instance, entry: Command, origin: int, refused: CommandRefused) -> None:
-        command_id = id_of(instance.persistence_id, entry.id)
-        command = instance.runtime.registry.unpack(entry.command)
-        trace = self._engine.hooks.trace_of(command_id)
-        self._engine.counters.refused += 1
-        message = refusal(command, command_id, refused.reason, trace)
-        message.at, message.answer, message.origin = self._answers.moment(instance), True, origin
-        envelope = Envelope(message)
-        await instance.submit(envelope)
-        record = instance.record
-        if (
-            envelope.outcome is Outcome.DUPLICATE
-            and record is not None
-            and any(c.id == entry.id for c in record.outbox)
-        ):
-            raise AnswerError(
-                "its refusal is taken for another message of the same id"
-            )  # otherwise it would be delivered for ever
-        self.tell(instance, entry, "refused", refused)
-
-    def accepted(
-        self, instance: Instance, entry: Command, outcome: str = "accepted", error: BaseException | None = None
-    ) -> None:
-        self._engine.counters.commands += outcome == "accepted"
-        self.tell(instance, entry, outcome, error)
-        if instance.attempts is not None:
-            instance.attempts.pop(entry.id, None)
-        if entry.id in instance.owned:
-            if isinstance(instance.accepted, frozenset):
-                instance.accepted = set(instance.accepted)
-            instance.accepted.add(entry.id)
-
-    def _failed(self, instance: Instance, entry: Command, error: BaseException) -> bool:
-        engine = self._engine
-        if isinstance(error, RunnerStoppedError) and engine.stopping.is_set():
-            return False  # it stays in the outbox for the next worker
-        if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
-            return True  # an operator has dropped it meanwhile
-        if entry.family and isinstance(error, SagaParkedError):  # this code cannot read whom it is for
-            self.leave(instance, entry, error)
-            return False
-        engine.counters.dispatch_errors += 1
-        self.tell(instance, entry, "failed", error)
-        if instance.attempts is None:
-            instance.attempts = {}
-        failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
-        carried_out = isinstance(error, AnswerError)
-        # Our own errors name no payloads; those of others may quote them.
-        told = str(error) if isinstance(error, (SagalogError, AnswerError)) else described(error)
-        wait = None
-        if not (carried_out or is_permanent(error) or isinstance(error, CommandRefused)):
-            wait = self._retry_of(instance, entry).wait_seconds(failures)
-        if wait is None:
-            self._park(instance, entry, error, told, failures, carried_out=carried_out)
-            return False
-        self._complain(instance, entry, told, failures)
-        if instance.beside is not None and entry.id in instance.beside:
-            self.pause_beside(instance, entry, wait)
-            return False
-        instance.retry = engine.loop.call_later(wait, self.again, instance)
-        if wait > engine.seconds.lease / 2:
-            # Others may take over only after our next attempt. Otherwise a dead broker would cost a write for each lease.
-            instance.next_attempt_at = engine.now() + timedelta(seconds=wait)
-            self._leases.prolong(instance)
-        return False
-
-    def _retry_of(self, instance: Instance, entry: Command) -> Any:
-        handler = self._handler_for(instance, entry)
-        retry = None if handler is None else handler.policy.retry
-        return retry or self._engine.settings.dispatch_retry
-
-    def _park(
-        self, instance: Instance, entry: Command, error: BaseException, told: str, failures: int, *, carried_out: bool
-    ) -> None:
-        name = entry.command.type
-        if isinstance(error, CommandRefused):
-            why = well_formed(error.reason)
-            reason = f"activity {name} was refused: {why}; `retry` calls it again, `skip` goes on without it"
-        elif carried_out:
-            reason = f"command {name} was carried out, but {told}; `retry` carries it out again, `skip` drops it"
-        elif is_permanent(error):
-            reason = f"command {name} was not accepted, and another attempt does not help: {told}"
-        else:
-            reason = f"command {name} was not accepted in {failures} attempts: {told}"
-        assert instance.attempts is not None
-        del instance.attempts[entry.id]  # a repair allows all attempts again
-        self._stuck(instance, entry, reason)
-
-    def leave(self, instance: Instance, entry: Command, error: SagalogError) -> None:
-        """Leave the first command of an outbox to a worker with other code: it is neither kept nor parked here."""
-        runtime = instance.runtime
-        instance.declined = entry
-        instance.owned -= {entry.id}
-        runtime.declined.add(instance.correlation_id, self._engine.now())
-        self._engine.counters.dispatch_errors += 1
-        self.tell(instance, entry, "failed", error)
-        log.warning(
-            "saga %s, id %s: command %s is left to another worker: %s",
-            runtime.name,
-            instance.correlation_id,
-            entry.command.type,
-            error,
-            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
-        )
-
-    def unreadable(self, instance: Instance, entry: Command, error: CodecError) -> None:
-        """Park an instance whose first command no code can read."""
-        reason = f"command {entry.command.type} cannot be read: {error}; `skip` drops it, `edit --record` mends it"
-        self.tell(instance, entry, "failed", error)
-        self._stuck(instance, entry, reason)
-
-    def _stuck(self, instance: Instance, entry: Command, reason: str) -> None:
-        parking = Envelope(repair=_stick(entry.id, reason), future=self._engine.loop.create_future())
-        assert parking.future is not None
-        parking.future.add_done_callback(lambda _: self._parked(instance, entry, parking))
-        if (
-            instance.beside is not None and entry.id in instance.beside
-        ):  # it is not to leave again before that is stored
-            self.pause_beside(instance, entry, self._engine.seconds.lease / 4)
-        instance.poke(parking)
-        instance.tell_parked(reason, command_id=id_of(instance.persistence_id, entry.id))
-
-    @staticmethod
-    def _parked(instance: Instance, entry: Command, parking: Envelope) -> None:
-        """If the journal cannot take the record that parks it, leave the command alone until that record shrinks."""
-        if parking.error is None and instance.pausing is not None and entry.id in instance.pausing:
-            instance.pausing.pop(entry.id).cancel()
-        if isinstance(parking.error, PayloadTooLargeError):
-            instance.owned -= {entry.id}
-            instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.size
-            log.error(
-                "saga %s, id %s: that command %s parks it cannot be recorded, so this worker leaves it alone: %s",
-                instance.runtime.name,
-                instance.correlation_id,
-                entry.command.type,
-                parking.error,
-                extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
-            )
-
-    def _complain(self, instance: Instance, entry: Command, told: str, failures: int) -> None:
-        """Log failed attempts: the first of a type at once, the others together, now and then."""
-        now, key = self._engine.loop.time(), (instance.runtime.name, entry.command.type)
-        said = self._failures.get(key)
-        if said is not None and now - said[0] < _SUMMARY_SECONDS:
-            said[1] += 1
-            return
-        others = int(said[1]) if said is not None else 0
-        self._failures[key] = [now, 0.0]
-        log.warning(
-            "saga %s, id %s: command %s was not accepted (attempt %d%s): %s",
-            instance.runtime.name,
-            instance.correlation_id,
-            entry.command.type,
-            failures,
-            f"; {others} more failed since this was said last" if others else "",
-            told,
-            extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
-        )
-
-    def again(self, instance: Instance) -> None:
-        """Go on with the outbox: the pause is over."""
-        instance.retry = instance.next_attempt_at = None
-        self._release(instance)
-
-
-def _activity(instance: Instance, entry: Command) -> DefinedActivity | None:
-    """Return the activity that a command calls; None for any other command, and for an undo."""
-    table = instance.runtime.saga.activities
-    return None if table is None or entry.undo else table.by_command.get(entry.command.type)
-
-
-def _attempt_nr(instance: Instance, entry: Command) -> int:
-    return 1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1
-
-
-def _stick(entry: str, reason: str) -> Callable[[Draft, Reporter], Awaitable[None]]:
-    async def park(draft: Draft, reporter: Reporter) -> None:
-        record = draft.record
-        if record is not None and any(command.id == entry for command in record.outbox):
-            record.parked = record.parked or reason
-            record.stuck = record.stuck or entry  # the answers of several commands may be on their way
-            draft.touch()
-
-    return park

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from ..decision.record import Command
 from .attempt import CommandAttempts, Handler
+from .conclusion import Conclusions
 from .engine import Engine
 from .gates import Gates
 from .instance import Instance
@@ -30,6 +31,7 @@ class Beside:
         self,
         engine: Engine,
         attempts: CommandAttempts,
+        conclusions: Conclusions,
         gates: Gates,
         leases: Leases,
         go_on: Callable[[Instance], None],
@@ -41,7 +43,7 @@ class Beside:
         self._go_on = go_on
         self._lanes: Lanes[_Waiting] = Lanes(engine, self._serve)
         self._pausing: set[Instance] = set()
-        attempts.pause_beside = self._pause
+        conclusions.pause_beside = self._pause
         gates.again_beside = self._again
 
     def begin(self, instance: Instance, entry: Command, handler: Handler, command: Any, places: int) -> None:

@@ -21,6 +21,7 @@ from .beside import Beside
 from .cache import InstanceCache
 from .children import Children
 from .commands import CommandHandlers
+from .conclusion import Conclusions
 from .context import in_command_handler
 from .engine import STRETCH_SECONDS, Engine
 from .envelope import Envelope, Maintenance
@@ -49,11 +50,13 @@ class Dispatcher:
         children = Children(engine, caches, self._answers.moment)
         gates = Gates(engine, self._leases, handlers, journal)
         self.gates: Gates = gates
-        self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, children, gates, self.release)
-        gates.again = self._attempts.again
-        self._answers.conclude = self._attempts.conclude
+        conclusions = Conclusions(engine, handlers, self._answers, self._leases, gates, self.release)
+        self._conclusions = conclusions
+        self._attempts = CommandAttempts(engine, handlers, self._answers, self._leases, children, conclusions)
+        gates.again = self._conclusions.again
+        self._answers.conclude = self._conclusions.conclude
         self._answers.go_on = self._go_on
-        self._beside = Beside(engine, self._attempts, gates, self._leases, self._go_on)
+        self._beside = Beside(engine, self._attempts, conclusions, gates, self._leases, self._go_on)
         self._lanes = Lanes(engine, self._serve)
         self._suspects = Lanes(engine, self._serve_alone)
 
@@ -114,7 +117,7 @@ class Dispatcher:
             finally:
                 in_command_handler.reset(token)
             if answer is None:
-                self._attempts.accepted(instance, entry)
+                self._conclusions.accepted(instance, entry)
             elif not self._answers.set_aside(instance, entry, answer):
                 self._engine.spawn(self._finish(instance, entry, answer, None, handler))
                 return
@@ -191,7 +194,7 @@ class Dispatcher:
         except SagalogError:  # the journal is away; the outbox is tried again later
             if instance.retry is None:
                 seconds = self._engine.seconds.lease / 4
-                instance.retry = self._engine.loop.call_later(seconds, self._attempts.again, instance)
+                instance.retry = self._engine.loop.call_later(seconds, self._conclusions.again, instance)
 
     async def _finish(
         self,
@@ -206,7 +209,7 @@ class Dispatcher:
             if handler is not None and isinstance(answer, (Awaitable, AsyncIterable)):  # as of a lambda
                 accepted = await self._attempts.carry_out(instance, entry, handler, answer)
             else:
-                accepted = await self._attempts.conclude(instance, entry, answer, error)
+                accepted = await self._conclusions.conclude(instance, entry, answer, error)
         finally:
             instance.delivering = False
         if accepted:
@@ -239,9 +242,9 @@ class Dispatcher:
         except (CodecError, DefinitionError, SagaParkedError) as error:
             if isinstance(error, CodecError) and instance.runtime.registry.is_current(entry.command):
                 instance.owned -= {entry.id}
-                self._attempts.unreadable(instance, entry, error)
+                self._conclusions.unreadable(instance, entry, error)
             else:
-                self._attempts.leave(instance, entry, error)
+                self._conclusions.leave(instance, entry, error)
             return True
         instance.declined = None
         return False
