@@ -12,10 +12,10 @@ import uvicorn
 
 
 @asynccontextmanager
-async def served(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def served(app: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the app, which is served in this loop."""
     server = uvicorn.Server(
-        uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=5)
+        uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=5, **options)
     )
     serving = asyncio.create_task(server._serve())
     async with asyncio.timeout(20):

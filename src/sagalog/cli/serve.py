@@ -61,7 +61,7 @@ def serve_(
     try:
         import uvicorn
 
-        from ..telemetry.connections import BACKLOG, patient_connections
+        from ..telemetry.connections import BACKLOG, connections_for_bodies
         from ..web.serving import ServedRunner
         from ..web.tokens import new_token, read_tokens, token_of
     except ModuleNotFoundError as error:
@@ -91,7 +91,7 @@ def serve_(
     click.echo(clean(f"serving at http://{shown}:{listening.getsockname()[1]}/"), err=True)
     config = uvicorn.Config(
         app,
-        http=patient_connections(),
+        http=connections_for_bodies(),
         interface="asgi3",
         backlog=BACKLOG,
         log_level="warning",

@@ -21,14 +21,37 @@ REQUEST_SECONDS = 5.0  # to send a whole request, and between two of them
 STALLED_SECONDS = 10.0  # of an answer that nobody takes
 MAX_WAITING = 128  # connections that have not sent their request yet
 
+_MOST_WAITING = 10_000  # of a server for crowds
+
+
+def connections_for_bodies(*, request_seconds: float = REQUEST_SECONDS) -> type[H11Protocol]:
+    """Return the connections of a server whose app bounds by itself how long bodies take, and how many there are at once.
+
+    It is made for crowds: half of the files that this process may open can be connections without a request yet.
+    """
+    return patient_connections(most_waiting=_half_of_files(), request_seconds=request_seconds, with_body=False)
+
+
+def _half_of_files() -> int:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return MAX_WAITING
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return _MOST_WAITING if limit == resource.RLIM_INFINITY else max(MAX_WAITING, min(limit // 2, _MOST_WAITING))
+
 
 def patient_connections(
     *,
     most_waiting: int = MAX_WAITING,
     request_seconds: float = REQUEST_SECONDS,
     stalled_seconds: float = STALLED_SECONDS,
+    with_body: bool = True,
 ) -> type[H11Protocol]:
-    """Return the connections of one server, for uvicorn's `http=`; they share one bound."""
+    """Return the connections of one server, for uvicorn's `http=`; they share one bound.
+
+    `with_body`: a request has come when its body has, too; else with its head, and the app bounds how long its body takes.
+    """
     waiting: dict[Any, asyncio.TimerHandle] = {}  # the one that waits longest is the first
 
     class PatientConnection(H11Protocol):
@@ -40,8 +63,9 @@ def patient_connections(
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            # Bytes that trickle in win no time: only a whole request does, its body included.
-            if self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body:
+            # Bytes that trickle in win no time: only a whole request does, or its whole head.
+            cycle = self.cycle
+            if cycle is not None and not cycle.response_complete and not (with_body and cycle.more_body):
                 self._wait_no_longer()
 
         def on_response_complete(self) -> None:
