@@ -46,7 +46,8 @@ class SagaRuntime:
         self.half_retention: timedelta = engine.retention / 2
         self.most_bytes: int = engine.settings.max_payload_bytes
         paging = paging_of(store.journal) if isinstance(store, JournalSagaStateStore) else Paging(0, 0)
-        self.page_bytes, self._history = paging
+        self.page_bytes: int = paging.page_bytes
+        self._history = paging.history
         scanned = None if isinstance(store, DueStore) else ScannedStore(store)
         self.store: SagaStateStore = scanned or store
         self.scanned = scanned
