@@ -11,7 +11,7 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench bench-peers simulate mutants fuzz clean
+.PHONY: help demo test check docs release-check bench bench-peers simulate mutants fuzz clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1	/' | expand -t 20
@@ -30,6 +30,10 @@ check: .venv/check docs ## lint, types, walls between layers, the site, what a s
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes sagalog --ignoreexternal >.venv/verifytypes || { cat .venv/verifytypes; exit 1; }
 	$(BIN)/python -m benchmarks guard
 	scripts/smoke_wheel $(BIN)/python
+	scripts/release_check $(BIN)/python quick
+
+release-check: .venv/release ## build twice and compare, twine, check-wheel-contents, and each extra by itself in an empty environment (some minutes)
+	scripts/release_check $(BIN)/python $(ARGS)
 
 docs: .venv/docs ## build the site in site/, which needs no server: open site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
@@ -61,7 +65,7 @@ clean: ## remove .venv and caches
 	@$(PYTHON) -m venv .venv
 
 # One stamp for each set of requirements; the project itself is installed from its folder.
-.venv/demo .venv/test .venv/check .venv/docs .venv/fuzz: .venv/%: requirements/%.txt pyproject.toml | .venv/bin/python
+.venv/demo .venv/test .venv/check .venv/docs .venv/fuzz .venv/release: .venv/%: requirements/%.txt pyproject.toml | .venv/bin/python
 	@echo "installing requirements/$*.txt"
 	@$(PIP) --require-hashes -r requirements/$*.txt
 	@$(PIP) --no-build-isolation --no-deps -e .

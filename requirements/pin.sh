@@ -26,4 +26,5 @@ pin test.txt --all-extras --group test
 pin fuzz.txt --all-extras --group fuzz
 pin docs.txt --all-extras --group docs
 pin check.txt --all-extras --group check
+pin release.txt --group release
 pin_alone peers.txt --group peers  # in an environment of their own
