@@ -52,3 +52,18 @@ def test_what_a_repository_shows_its_visitors_is_there() -> None:
         "PULL_REQUEST_TEMPLATE.md",
     ):
         assert (ROOT / ".github" / name).is_file(), name
+
+
+def test_each_cell_of_the_comparison_leads_to_what_says_so() -> None:
+    """A page of the other project, or one of ours: those are there, and their code runs in the tests."""
+    table = [row for row in (ROOT / "docs" / "comparison.md").read_text().splitlines() if row.startswith("| ")][2:]
+    assert len(table) > 12
+    for row in table:
+        label, *cells = [cell.strip() for cell in row[1:-1].split("|")]
+        assert len(cells) == 6, label
+        for cell in cells:
+            targets = re.findall(r"\]\(([^)]+)\)", cell)
+            assert targets, f"{label}: {cell!r} has no link"
+            for target in targets:
+                if not target.startswith("https://"):
+                    assert (ROOT / "docs" / target.partition("#")[0]).resolve().exists(), f"{label}: {target}"
