@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import nats
 import nats.js.errors
@@ -34,6 +35,15 @@ _LONG_SECONDS = {  # for folders whose tests are long by nature, on a busy machi
     "types": 300,
 }
 GRACE_SECONDS = 60.0  # from the time limit of a test to the end of the whole run, if the limit could not end the test
+
+
+if os.environ.get("SAGALOG_TEST_LOOP") == "uvloop":
+
+    def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
+        """Run what is asynchronous on uvloop: `SAGALOG_TEST_LOOP=uvloop make test ARGS=tests/runner`."""
+        import uvloop
+
+        return {"uvloop": uvloop.new_event_loop}
 
 
 def pytest_configure(config: pytest.Config) -> None:
