@@ -78,7 +78,9 @@ async def callers_connection(connection: Any) -> CallersConnection:
         raise DefinitionError(
             f"{_TAKES}, not {_name(connection)}; from threads, use sagalog.blocking. Nothing was stored"
         )
-    return _open(found)
+    if found.is_open() or await _begins_there(found):
+        return found
+    raise DefinitionError(_NO_TRANSACTION)
 
 
 def callers_connection_of_thread(connection: Any, in_thread: InThread) -> CallersConnection:
@@ -125,12 +127,26 @@ def _begins(found: CallersConnection) -> bool:
     try:
         if found.family == "psycopg":
             return found.driver.info.transaction_status == _IDLE and not found.driver.autocommit
-        if found.family in ("sqlite3", "aiosqlite"):
-            driver = found.driver if found.family == "sqlite3" else found.driver._conn
-            return driver.isolation_level is not None and getattr(driver, "autocommit", -1) is not True  # Python 3.12
+        if found.family == "sqlite3":
+            return _begins_sqlite(found.driver)
     except Exception:  # it is closed
         return False
     return False
+
+
+async def _begins_there(found: CallersConnection) -> bool:
+    """As `_begins`; aiosqlite's connection is asked in its own thread: since Python 3.12 it answers no other one."""
+    if found.family != "aiosqlite":
+        return _begins(found)
+    try:
+        begins: bool = await found.driver._execute(_begins_sqlite, found.driver._conn)
+    except Exception:  # it is closed
+        return False
+    return begins
+
+
+def _begins_sqlite(driver: Any) -> bool:
+    return driver.isolation_level is not None and getattr(driver, "autocommit", -1) is not True  # Python 3.12
 
 
 async def _of_sqlalchemy(connection: Any) -> CallersConnection:
@@ -148,7 +164,7 @@ async def _of_sqlalchemy(connection: Any) -> CallersConnection:
     if found is None or not found.asynchronous:
         raise DefinitionError(f"{_TAKES}, not one over {_name(driver)}; nothing was stored")
     transaction = connection.sync_connection.get_transaction()
-    if transaction is None or not (found.is_open() or _begins(found)):
+    if transaction is None or not (found.is_open() or await _begins_there(found)):
         raise DefinitionError(_NO_TRANSACTION)
     return CallersConnection(driver, found.family, lambda: bool(transaction.is_active), asynchronous=True)
 
