@@ -18,7 +18,6 @@ from sagalog.conformance import BrokerConformance
 
 from ..servers.nats import Nats
 from .behaviour import BrokerBehaviour
-from .worker import POINTS
 
 _names = count(1)
 
@@ -56,7 +55,6 @@ def made(server: Nats) -> str:
 
 class TestNatsBehaviour(BrokerBehaviour):
     kind = "nats"
-    points = POINTS
 
     @pytest.fixture
     def inside(self, one_nats: Nats) -> str:
