@@ -190,9 +190,9 @@ async def web() -> None:
 async def serve() -> None:
     import httpx
 
-    from sagalog.web import ServedRunner
+    from sagalog.web import BearerToken, ServedRunner
 
-    app = ServedRunner(runner(), [])
+    app = ServedRunner(runner(), [BearerToken("billing", "a" * 64)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop") as client:
         assert (await client.get("/openapi.json")).status_code == 200
 

@@ -171,7 +171,7 @@ async def test_what_a_year_of_seconds_missed_neither_holds_the_loop_nor_makes_a_
 async def test_however_often_a_scan_finds_it_what_was_missed_holds_the_loop_once_a_round(
     quick: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sagalog.runner.fire.STRETCH_SECONDS", 0.0)  # so a claim fires one, and gives way
+    monkeypatch.setattr("sagalog.runner.fire.STRETCH_SECONDS", -1.0)  # so a claim fires one, and gives way
     monkeypatch.setattr(TickSaga, "most_kept", 3)
     async with runner(quick) as running:
         await running.handle(Begun("a", "each", every=1.0))
