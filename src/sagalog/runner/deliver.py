@@ -9,7 +9,7 @@ command that it cannot read or has no handler for, so that another worker can ta
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..decision.record import Command, SagaRecord
 from ..errors import CodecError, DefinitionError, SagalogError, SagaParkedError
@@ -30,6 +30,9 @@ from .gates import Gates
 from .instance import Instance
 from .lanes import Lanes
 from .lease import Leases
+
+Prepared: TypeAlias = tuple[Instance, Command, Handler | None, Any]
+"""The next command of an instance, what carries it out, and the command as it is given to that."""
 
 
 class Dispatcher:
@@ -57,7 +60,7 @@ class Dispatcher:
         self._answers.conclude = self._conclusions.conclude
         self._answers.go_on = self._go_on
         self._beside = Beside(engine, self._attempts, conclusions, gates, self._leases, self._go_on)
-        self._lanes = Lanes(engine, self._serve)
+        self._lanes: Lanes[Prepared] = Lanes(engine, self._serve_prepared)
         self._suspects = Lanes(engine, self._serve_alone)
 
     def release(self, instance: Instance) -> None:
@@ -101,7 +104,7 @@ class Dispatcher:
                 entry = instance.undelivered()
                 continue
             if handler.asynchronous:
-                self._lanes.put(entry.command.type, self._places(handler), instance)
+                self._lanes.put(entry.command.type, self._places(handler), (instance, entry, handler, command))
                 return
             if self.gates.active and not self.gates.passes(instance, entry):
                 break
@@ -140,7 +143,10 @@ class Dispatcher:
     def _places(self, handler: Handler) -> int:
         return handler.policy.places or self._engine.settings.max_dispatch
 
-    async def _serve(self, instance: Instance, *, alone: bool = False) -> None:
+    async def _serve_prepared(self, prepared: Prepared) -> None:
+        await self._serve(prepared[0], prepared)
+
+    async def _serve(self, instance: Instance, prepared: Prepared | None = None, *, alone: bool = False) -> None:
         """Carry out the next command of an instance. `alone`: one that may kill its worker."""
         entry = self._deliverable(instance)
         if entry is None:
@@ -148,7 +154,10 @@ class Dispatcher:
             self._acceptances.record_later(instance)
             self.release(instance)
             return
-        handler, command = self._attempts.prepare(instance, entry)
+        if prepared is not None and prepared[1] is entry:
+            handler, command = prepared[2:]
+        else:
+            handler, command = self._attempts.prepare(instance, entry)
         if handler is None:
             self._give_up(instance, entry)
             return
@@ -259,7 +268,7 @@ class Dispatcher:
         self._acceptances.stop()
         self._answers.stop()
         self._beside.stop()
-        self._lanes.stop(_deliver_no_more)
+        self._lanes.stop(lambda prepared: _deliver_no_more(prepared[0]))
         self._suspects.stop(_deliver_no_more)
 
     def close(self) -> None:
