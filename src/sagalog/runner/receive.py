@@ -233,7 +233,8 @@ class Receiver:
             return partial(self._tell, asker, message)
         if len(targets) == 1 and not keyed:  # mostly
             cache, correlation_id = targets[0]
-            message.life = life if cache is asker.cache and correlation_id == asker.correlation_id else 0
+            if cache is asker.cache and correlation_id == asker.correlation_id:
+                message.life, message.origin = life, reply_origin(message_id)
             return partial(self._submit, cache, correlation_id, message)
         for cache, correlation_id in targets:
             if cache is asker.cache and correlation_id == asker.correlation_id:
