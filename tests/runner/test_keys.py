@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,6 +36,7 @@ from sagalog import (
 from sagalog.decision.record import decode_record
 
 from ..keyed import Blocked, Closed, Deliver, Moved, Ordered, Parcel, ParcelSaga
+from .callers import POSTGRES, SQLITE
 from .conftest import Bench
 
 HANDLED, DUPLICATE, NO_INSTANCE = Outcome.HANDLED, Outcome.DUPLICATE, Outcome.NO_INSTANCE
@@ -367,8 +369,7 @@ async def test_within_a_transaction_all_hold_or_none(postgres_schema: str) -> No
         await transaction.start()
         await one.handle(Moved("C", old="c"), connection=connection)
         receipt = await one.handle(Blocked("c"), message_id="m", connection=connection)
-        # Who holds the key is looked up outside of the transaction; whether it still does, within.
-        assert receipt.instances == {"parcel": {"A": HANDLED, "B": HANDLED, "C": NO_INSTANCE}}
+        assert receipt.instances == {"parcel": {"A": HANDLED, "B": HANDLED}}
         await transaction.rollback()
         assert [await log(one, name) for name in "ABC"] == [[], [], []]
         async with connection.transaction():
@@ -376,6 +377,32 @@ async def test_within_a_transaction_all_hold_or_none(postgres_schema: str) -> No
         assert [await log(one, name) for name in "ABC"] == [["blocked"]] * 3
         await one.settle()
     await connection.close()
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "sqlite3", "aiosqlite"])
+async def test_an_event_reaches_who_took_the_key_in_the_same_transaction(
+    driver: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if driver in SQLITE:
+        url = path = f"{tmp_path}/keys.db"
+        begin, url = SQLITE[driver](path), f"sqlite:///{path}"
+    else:
+        url = request.getfixturevalue("postgres_schema")
+        begin = POSTGRES[driver](url.partition("?")[0])
+    async with open_journal(url) as journal, runner(Bench(journal)) as one:
+        await one.handle(Ordered("before", ["c"]))
+        await one.settle()
+        async with begin() as transaction:
+            used = transaction.connection
+            for number in range(150):  # of more than one page
+                await one.handle(Ordered(f"{number}", ["c"]), connection=used)
+            await one.handle(Moved("0", old="c"), connection=used)
+            receipt = await one.handle(Blocked("c"), connection=used)
+            names = {"before", *(f"{number}" for number in range(1, 150))}
+            assert receipt.instances == {"parcel": dict.fromkeys(names, HANDLED)}
+            await transaction.commit()
+        assert await log(one, "149") == ["blocked"]
+        await one.settle()
 
 
 async def test_a_refusal_may_add_a_key(quick: Bench) -> None:

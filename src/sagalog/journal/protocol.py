@@ -188,6 +188,16 @@ class WritesInTransactions(Protocol):
 
 
 @runtime_checkable
+class FindsInTransactions(Protocol):
+    """A journal with an index of terms that can be searched within the caller's own transaction."""
+
+    async def ids_in_transaction(
+        self, connection: Any, term: str, *, after: str = "", limit: int = 1000
+    ) -> tuple[list[str], str]:
+        """Return live ids with a term as that transaction sees it, its own writes included, and the place to go on from."""
+
+
+@runtime_checkable
 class WaitsForWriters(Protocol):
     """A journal where a transaction may seem to have ended, to another thread, before what it wrote can be read."""
 

@@ -30,7 +30,7 @@ from .cache import InstanceCache
 from .context import check_no_circle
 from .engine import Engine
 from .failures import not_handled
-from .finding import by_index, holders
+from .finding import by_index, holders, holders_in_transaction
 from .holder_watch import HolderWatch
 from .instance import Instance
 from .settings import NoInstance
@@ -181,7 +181,10 @@ async def _pages(to: ByKey, within: Any) -> AsyncIterator[list[str]]:
         if holder is not None:
             yield [holder]
         return
-    async for page in holders(runtime, to.name, to.text):
+    found = holders(runtime, to.name, to.text)
+    if within is not None:
+        found = holders_in_transaction(runtime, to.name, to.text, within)
+    async for page in found:
         yield page
 
 

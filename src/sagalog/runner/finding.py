@@ -19,7 +19,7 @@ from ..decision.record import SagaRecord, Status, decode_record
 from ..definition.indexing import Index, matches
 from ..definition.keys import key_text, no_key
 from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError
-from ..journal.protocol import FindsByTerms, latest_page
+from ..journal.protocol import FindsByTerms, FindsInTransactions, latest_page
 from ..journal.store import JournalSagaStateStore
 from .arguments import check_text
 from .ended import RecordReader, SagaOutcome
@@ -193,6 +193,24 @@ async def holders(runtime: SagaRuntime, name: str, text: str) -> AsyncIterator[l
             page = []
     if page:
         yield page
+
+
+async def holders_in_transaction(
+    runtime: SagaRuntime, name: str, text: str, connection: Any
+) -> AsyncIterator[list[str]]:
+    """Yield the same as a transaction of the caller sees it, with what its own steps have taken and given up."""
+    journal = runtime.journal
+    if not isinstance(journal, FindsInTransactions):
+        async for page in holders(runtime, name, text):
+            yield page
+        return
+    term, after = key_term(runtime.name, name, text), ""
+    while True:
+        found, after = await journal.ids_in_transaction(connection, term, after=after, limit=_PAGE)
+        if found:
+            yield [one[len(runtime.prefix) :] for one in found]
+        if not after:
+            return
 
 
 def _holds(payload: bytes, by: tuple[str, str]) -> bool:

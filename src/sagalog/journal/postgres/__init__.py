@@ -95,6 +95,9 @@ class PostgresJournal:
                 RETURNING i.persistence_id)
             DELETE FROM {self.schema}.record r USING gone WHERE r.persistence_id = gone.persistence_id"""
         self._same_database = SameDatabase(self._connections)
+        self._with_term = f"""SELECT persistence_id FROM {self.schema}.instance WHERE terms @> $1::text[]
+                              AND persistence_id > $2::bytea AND NOT deleted AND NOT hidden
+                              ORDER BY persistence_id LIMIT $3::bigint"""
         self._held = HELD.format(s=self.schema)
         self._lookups = Lookups(self._connections.read, self._newest)
         self._due = DueIds(self._connections, self.schema)
@@ -206,6 +209,18 @@ class PostgresJournal:
             raise translate(error, self._connections.where) from error
         for row in rows:
             yield record_of(row)
+
+    async def ids_in_transaction(
+        self, connection: Any, term: str, *, after: str = "", limit: int = 1000
+    ) -> tuple[list[str], str]:
+        """Return live ids with a term as the caller's transaction sees it, and the place to go on from."""
+        try:
+            used = await self._same_database.usable(connection)
+            rows = await used.fetch(self._with_term, [term], after.encode(), limit + 1)
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            raise translate(error, self._connections.where) from error
+        found = [row[0].decode() for row in rows[:limit]]
+        return found, found[-1] if len(rows) > limit else ""
 
     async def delete_messages_to(self, persistence_id: str, to_sequence_nr: int) -> None:
         key, highest = persistence_id.encode(), min(to_sequence_nr, MAX_SEQUENCE_NR)

@@ -29,7 +29,7 @@ from ..settings import (
     yes,
 )
 from .batch import chunks_of
-from .callers import Statements, between, newest, run, store
+from .callers import Statements, between, newest, run, store, with_term
 from .committer import Committer, NoCommitter
 from .due import due, move, postpone
 from .examining import findings_of, findings_of_names
@@ -323,6 +323,13 @@ class SqliteJournal:
         """Yield the records that are kept, bounds inclusive, as the caller's transaction sees them."""
         for row in await self._in_transaction(connection, between(persistence_id, from_sequence_nr, to_sequence_nr)):
             yield record_of(row)
+
+    async def ids_in_transaction(
+        self, connection: Any, term: str, *, after: str = "", limit: int = 1000
+    ) -> tuple[list[str], str]:
+        """Return live ids with a term, and the place to go on from. From then on the transaction holds the file's lock."""
+        found, place = await self._in_transaction(connection, with_term(self.path, term, int(after or 0), limit))
+        return found, str(place or "")
 
     async def after_writers(self) -> None:
         """Return when every transaction that was being committed has ended.

@@ -35,6 +35,19 @@ def newest(path: str, persistence_id: str) -> Statements:
     return rows[0] if rows else None
 
 
+def with_term(path: str, term: str, place: int, limit: int) -> Statements:
+    """Take the file's lock; return live ids with a term, behind a place, and the place to go on from; 0: the end."""
+    yield from check_file(path)
+    yield _LOCK
+    rows = yield (
+        """SELECT i.persistence_id, t.instance_id FROM term t CROSS JOIN instance i USING (instance_id)
+            WHERE t.term = ? AND t.instance_id > ? AND i.deleted = 0 AND i.deleted_to < i.sequence_nr
+            ORDER BY t.instance_id LIMIT ?""",
+        (term, place, limit + 1),
+    )
+    return [row[0] for row in rows[:limit]], rows[limit - 1][1] if len(rows) > limit else 0
+
+
 def between(persistence_id: str, first: int, last: int) -> Statements:
     """Return the rows of the records of an id, numbers inclusive, in their order, as COLUMNS."""
     places = yield (CHAIN, (persistence_id, first, first, last, -1))
