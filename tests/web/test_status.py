@@ -65,6 +65,36 @@ async def test_a_stream_tells_each_step_and_the_end_and_is_not_asked_for_again()
         assert (await client.get("/orders/A/1")).json()["result"] == {"order_id": "A/1", "amount": 7}
 
 
+async def test_a_stream_tells_the_end_of_a_life_that_another_one_has_followed_at_once() -> None:
+    runner = new_runner()
+    status = StatusEndpoint(runner, ShopSaga, result=True, look_every=timedelta(milliseconds=50))
+    app = Starlette(routes=[Mount("/orders", status)], lifespan=lifespan(runner))
+    async with served(app) as client:
+        await runner.handle(OrderPlaced("A/1", 7))
+        await runner.settle()
+        asked = status._instance
+        second = False
+
+        async def late(correlation_id: str) -> Any:
+            """Look only when the next life has begun."""
+            nonlocal second
+            if second:
+                second = False
+                await runner.outcome(ShopSaga, "A/1", incarnation=1)
+                await runner.handle(OrderPlaced("A/1", 8))
+            return await asked(correlation_id)
+
+        status._instance = late  # type: ignore[method-assign]
+        seen: list[Any] = []
+        async with asyncio.timeout(30):
+            async for name, number, data in events(client, "/orders/A/1"):
+                seen.append((name, number, data["status"], data["incarnation"], data.get("result")))
+                if len(seen) == 1:
+                    second = True
+                    await runner.handle(PaymentReceived("A/1"))
+        assert seen[-1] == ("end", "1/end", "completed", 1, {"order_id": "A/1", "amount": 7})
+
+
 async def test_who_may_not_ask_is_told_the_same_as_who_asks_for_nothing() -> None:
     runner = new_runner()
 

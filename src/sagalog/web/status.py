@@ -17,8 +17,8 @@ from starlette.types import Receive, Scope, Send
 from ..definition import codec
 from ..definition.saga import Saga
 from ..durations import seconds_of
-from ..errors import DefinitionError, NoInstanceError, OutcomeTimeoutError, SagalogError
-from ..runner import SagaInstance, SagaRunner
+from ..errors import DefinitionError, NoInstanceError, OutcomeGoneError, OutcomeTimeoutError, SagalogError
+from ..runner import SagaInstance, SagaOutcome, SagaRunner
 from .problems import problem_of, refuse
 from .stopping import stopping_of
 
@@ -151,15 +151,45 @@ class StatusEndpoint(Generic[S]):
                 elif loop.time() - spoken > _HEARTBEAT_SECONDS:
                     spoken = loop.time()
                     yield b": still here\n\n"
-                await self._ended(correlation_id, instance.incarnation, stopping)
+                life = instance.incarnation
+                await self._ended(correlation_id, life, stopping)
                 try:
                     instance = await self._instance(correlation_id)
+                    if (
+                        instance.incarnation > life > 0
+                        and (end := await self._end_of(correlation_id, life)) is not None
+                    ):
+                        yield event_text("end", self._shown_end(end), f"{life}/end")
+                        return  # who asks again hears of the next life
                 except SagalogError as error:
                     problem = problem_of(error, asked=True)
                     yield event_text("problem", {"status": problem.status, "detail": problem.detail})
                     return  # it is asked again
         finally:
             self._streams -= 1
+
+    async def _end_of(self, correlation_id: str, life: int) -> SagaOutcome[S] | None:
+        """Return how a life ended that another one has followed; None where that is not kept."""
+        try:
+            patience = timedelta(seconds=self._look_seconds)
+            return await self._runner.outcome(self._saga, correlation_id, incarnation=life, timeout=patience)
+        except (OutcomeGoneError, NoInstanceError, OutcomeTimeoutError):
+            return None
+
+    def _shown_end(self, outcome: SagaOutcome[S]) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "saga": outcome.saga,
+            "id": outcome.correlation_id,
+            "status": outcome.status.value,
+            "ended": True,
+            "parked": False,
+            "incarnation": outcome.incarnation,
+            "ended_at": outcome.ended_at,
+            "finished": outcome.finished,
+        }
+        if self._result:
+            shown["result"] = as_json(outcome.result)
+        return shown
 
     async def wait(self, correlation_id: str, patience: timedelta) -> None:
         """Return when an instance has ended, after `patience`, or when the server stops. Raises nothing of ours."""
