@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 from xml.sax.saxutils import escape
 
-from . import cost, fan, grow, hot, latency, recover, steps, timers
+from . import cost, fan, grow, hot, latency, observed, recover, steps, timers
 from .report import table
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -21,7 +21,7 @@ PAGE = DOCS / "performance.md"
 MEASURED = DOCS / "performance"  # the JSON files, and the plot
 PLOT = MEASURED / "peers.svg"
 _PLAIN: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (steps, latency, hot, fan, timers, recover, grow)
+    module.__name__.rpartition(".")[2]: module for module in (steps, latency, hot, fan, timers, recover, grow, observed)
 }
 _PLOTTED = 64  # callers
 

@@ -76,3 +76,11 @@ def test_the_page_shows_what_the_stored_figures_say() -> None:
     assert written(PAGE.read_text(), reports) == PAGE.read_text(), again
     if "peers" in reports:
         assert PLOT.read_text() == plot(reports["peers"]), again
+
+
+def test_the_page_shows_what_telemetry_costs() -> None:
+    figures = {"plain": 20_000.0, "prometheus_rate": 0.71, "prometheus_processor": 1.4, "server": "SQLite"}
+    measured = report({"case": {"journal": "sqlite", "callers": 64, "seconds": 4.0}, **summary([figures])})
+    page = written("<!-- observed -->\n<!-- end observed -->", {"observed": measured})
+    assert "prometheus: rate" in page
+    assert "| sqlite | 64 | 20,000 | 0.71 | 1.40 |" in page
