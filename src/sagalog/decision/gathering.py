@@ -120,6 +120,9 @@ def step_of(
     for name, event in (("then", action.then), ("failed", action.failed)):
         if event is None and name == "failed":
             continue
+        if isinstance(event, type):
+            shown = event.__name__
+            raise DefinitionError(f"{what}: {shown} is a class: give one of it, {shown}(...), as {name}=")
         if event is None or not saga.handles_event(event):
             raise DefinitionError(f"{what} brings a {type(event).__name__} as {name}=, and no handler takes it")
     failed = None if action.failed is None else registry.pack(action.failed)

@@ -118,7 +118,13 @@ def reordered(record: SagaRecord, change: Proceed) -> tuple[Undo, ...]:
 
 
 def _name(action: Run) -> str:
-    return action.activity if isinstance(action.activity, str) else getattr(action.activity, "name", "")
+    name: Any = action.activity if isinstance(action.activity, str) else getattr(action.activity, "name", None)
+    if isinstance(name, str):
+        return name
+    called = getattr(action.activity, "__name__", "flight")
+    raise DefinitionError(
+        f"Run takes an activity of the class, or its name: Run({called!r}), not a {type(action.activity).__name__}"
+    )
 
 
 class _Itinerary:

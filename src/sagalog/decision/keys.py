@@ -16,6 +16,11 @@ ByKey = tuple[str, str]  # the name of a key, and the text of a value
 def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Key]) -> ByKey:
     """Return what an action is about; the text is empty where all values of a key are removed. Raises DefinitionError."""
     what = f"saga {saga!r}: {type(action).__name__}"
+    if not isinstance(action.key, str):
+        shown = repr(action.key.name) if isinstance(action.key, Key) else "'customer'"
+        raise DefinitionError(
+            f"{what} takes the name of a key, {type(action).__name__}({shown}, ...), not a {type(action.key).__name__}"
+        )
     if action.key not in declared:
         known = f"declared are {', '.join(declared)}" if declared else "it declares none"
         raise DefinitionError(

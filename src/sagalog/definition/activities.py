@@ -59,6 +59,9 @@ class Opens(Protocol):
     def probe_cap(self) -> timedelta: ...
 
 
+_OTHER_MARKS = ("__sagalog_routes__", "__sagalog_refused__", "__sagalog_join__", "__sagalog_children__")
+
+
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """What `activity` was given; see there."""
 
@@ -87,6 +90,10 @@ class Activity(Generic[H, S]):
         _check_function(function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise DefinitionError(f"activity {function.__name__}() yields; it returns its result, and sends nothing")
+        if any(hasattr(function, mark) for mark in _OTHER_MARKS):
+            raise DefinitionError(
+                f"{function.__name__}() is an activity, and handles no event: take @activity or @on away"
+            )
         self.function = function
         self.options = options
         self.name: str = function.__name__

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from typing import Any, get_origin, get_type_hints
 
 from ..errors import DefinitionError
+from .context import StepContext
+
+_EVENT_NAMES = ("event", "ev", "evt", "message")
 
 
 def takes_context(saga: str, function: Any) -> bool:
@@ -56,7 +59,41 @@ def check_acting(saga: str, function: Any, state: type | None) -> bool:
             f"({', '.join(str(one) for one in parameters)})"
         )
     check_annotations(saga, function, state, None)
-    return len(required) == 3 or (len(positional) > 2 and positional[2].name == "context")
+    takes_it = len(required) == 3 or (len(positional) > 2 and positional[2].name == "context")
+    if takes_it and wants_event(function, positional[2].name):
+        raise DefinitionError(
+            f"{saga}.{function.__name__}() must take (self, state) or (self, state, context), and takes "
+            f"({', '.join(str(one) for one in parameters)}): it has no event of its own"
+        )
+    return takes_it
+
+
+def wants_event(function: Any, parameter: str) -> bool:
+    """Say whether a parameter in the place of the context is meant for an event, by its name or its annotation."""
+    if parameter in _EVENT_NAMES:
+        return True
+    try:
+        declared = get_type_hints(function).get(parameter, Any)
+    except Exception:  # whatever an annotation may raise when it is evaluated
+        return False
+    plain = get_origin(declared) or declared
+    if plain is Any or plain is types.UnionType or not isinstance(plain, type):
+        return False
+    return not issubclass(StepContext, plain)
+
+
+def check_of_one(what: str, function: Any, takes: str) -> None:
+    """Raise DefinitionError for a function that is async, or cannot be called with one argument: what it `takes`."""
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise DefinitionError(f"{what} is a plain function of {takes}, and may not be async")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # of some builtins
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise DefinitionError(f"{what} takes {takes} alone, and takes {signature}") from None
 
 
 def check_annotations(saga: str, function: Any, state: Any, event: type | None) -> None:

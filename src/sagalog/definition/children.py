@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar, overload
@@ -63,6 +64,10 @@ def on_child(saga: type | str) -> OnChild:
     It runs once for each child, in the life that started it, while that runs: how the child ended is a `ChildEnded`.
     `saga` is the class, or its name where that is not defined yet: the saga's own, or one that names this one.
     """
+    if inspect.isfunction(saga):
+        raise DefinitionError(
+            f"@on_child(ParcelSaga) names the saga of the children that {saga.__name__}() hears of: give its class"
+        )
     return OnChild(saga)
 
 
@@ -114,7 +119,11 @@ def address_of(action: StartChild, parent: str, saga: type) -> tuple[str, str]:
     if isinstance(child, str):
         raise DefinitionError(f"{what}({child!r}) takes the class, and not its name: import it inside of the handler")
     if not isinstance(child, type) or not issubclass(child, saga):
-        raise DefinitionError(f"{what} takes a saga class and its starting event, not a {type(child).__name__} first")
+        shown = child.__name__ if isinstance(child, type) else f"a {type(child).__name__}"
+        raise DefinitionError(f"{what} takes a saga class and its starting event, not {shown} first")
+    if isinstance(event, type):
+        shown = event.__name__
+        raise DefinitionError(f"{what}({child.__name__}, {shown}) takes the event, {shown}(...), and not its class")
     name: Any = getattr(child, "name", None)
     if not isinstance(name, str):
         raise DefinitionError(f"{what}({child.__name__}, ...): that class has no name")

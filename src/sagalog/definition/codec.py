@@ -277,10 +277,12 @@ class TypeRegistry:
 
         Raises DefinitionError if its type is not declared, CodecError if the value would not come back as it is.
         """
-        known = self._known.get(type(value)) or self._learn(type(value))
+        known = self._known.get(type(value)) or self._learn(type(value), value)
         return Typed(known[0], msgspec.Raw(encode_readable(value)), known[1])
 
-    def _learn(self, cls: type) -> tuple[str, int]:
+    def _learn(self, cls: type, value: Any) -> tuple[str, int]:
+        if isinstance(value, type):
+            raise DefinitionError(f"{value.__name__} is a class: give one of it, {value.__name__}(...)")
         name = full_name(cls)
         if self._reached.get(name) is not cls:
             raise DefinitionError(

@@ -16,7 +16,7 @@ import msgspec
 from ..durations import remedy
 from ..errors import DefinitionError
 from .activities import HOOKS, Activity, Options
-from .annotations import check_annotations
+from .annotations import check_annotations, check_of_one
 from .codec import Typed
 from .fields import NO_RESULT, field_of, result_of
 from .rates import check_rate
@@ -148,6 +148,8 @@ class ActivityTable:
         check_annotations(self.saga, activity.function, state, None)
         if options.when is not None and not callable(options.when):
             raise DefinitionError(f"{name}: when= is a function of the state, not a {type(options.when).__name__}")
+        if options.when is not None:
+            check_of_one(f"{name}: when=", options.when, "the state")
         if options.retry is not None and not callable(getattr(options.retry, "wait_seconds", None)):
             raise DefinitionError(f"{name}: retry= is a RetryPolicy, not a {type(options.retry).__name__}")
         if options.places is not None and (type(options.places) is not int or options.places < 1):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_origin, get_type_hints, overload
 import msgspec
 
 from ..errors import DefinitionError
+from .annotations import wants_event
 from .context import StepContext
 from .routes import Actions
 from .schema import schema_of
@@ -101,7 +102,8 @@ def _takes_context(saga: str, function: Any, state: Any) -> bool:
     parameters = list(inspect.signature(function).parameters.values())
     plain = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     required = [one for one in plain if one.default is one.empty]
-    if len(plain) != len(parameters) or len(plain) not in (2, 3) or len(required) < 2:
+    wrong = len(plain) != len(parameters) or len(plain) not in (2, 3) or len(required) < 2
+    if wrong or (len(plain) == 3 and wants_event(function, plain[2].name)):
         raise DefinitionError(
             f"{saga}.{function.__name__}() must take (self, state) or (self, state, context), and takes "
             f"({', '.join(str(one) for one in parameters)}): it has no event of its own"

@@ -15,7 +15,11 @@ class PhaseTable:
     """What a saga's phases expect and do; made and checked with its class."""
 
     def __init__(self, saga: str, phases: Any, initial: Any) -> None:
-        if not isinstance(phases, type) or not issubclass(phases, Enum) or not phases.__members__:
+        if isinstance(phases, type) and issubclass(phases, Enum) and not phases.__members__:
+            raise DefinitionError(
+                f"{saga}.phases is an Enum with a member for each phase, and {phases.__name__} has none"
+            )
+        if not isinstance(phases, type) or not issubclass(phases, Enum):
             raise DefinitionError(f"{saga}.phases is an Enum with a member for each phase, not {_shown(phases)}")
         self.saga = saga
         self.phases = phases

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias, get_args
 import msgspec
 
 from ..errors import DefinitionError, InvalidEventError
-from .annotations import attributes
+from .annotations import attributes, check_of_one
+from .fields import hints_of
 
 _LARGEST = 2**63 - 1
 _LONGEST = timedelta(days=3650)
@@ -110,6 +111,15 @@ def sequence_of(event: type, given: str | Sequence | None, stored_as: str) -> Se
             raise DefinitionError(
                 f"{what}: {event.__name__} has no attribute {attribute!r} for its {name} (it has: {have})"
             )
+    declared = hints_of(event).get(made.field)
+    if (
+        declared is not Any
+        and isinstance(declared, type)
+        and (declared is bool or (not issubclass(int, declared) and not issubclass(declared, int)))
+    ):
+        raise DefinitionError(
+            f"{what}: {event.__name__}.{made.field} is a {declared.__name__}, and numbers are whole ones: declare it as int"
+        )
     if not isinstance(made.name, str) or "/" in made.name:
         raise DefinitionError(f"{what}: its name is a text without '/'")
     if made.first is not None and (type(made.first) is not int or not 0 <= made.first <= _LARGEST):
@@ -120,6 +130,8 @@ def sequence_of(event: type, given: str | Sequence | None, stored_as: str) -> Se
         raise DefinitionError(f"{what}: gap_within= is a timedelta above zero, up to ten years")
     if not callable(made.gap) and made.gap not in get_args(get_args(Missing)[0]):
         raise DefinitionError(f'{what}: gap= is "park", "skip", or a function that makes an event of a Gap')
+    if callable(made.gap):
+        check_of_one(f"{what}: gap=", made.gap, "the Gap")
     if made.gap != "park" and made.gap_within is None:
         raise DefinitionError(
             f"{what}: gap= without gap_within= would never happen: say how long a number is waited for"
