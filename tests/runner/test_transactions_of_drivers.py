@@ -31,7 +31,7 @@ from sagalog.journal.postgres.same_database import TRY_LOCK
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Placed, World
 from ..servers.processes import eventually
-from .callers import POSTGRES, SQLITE, Application, of_sqlalchemy, of_sqlite3
+from .callers import POSTGRES, SQLITE, Application, of_asyncpg, of_sqlalchemy, of_sqlite3
 from .conftest import Bench
 
 
@@ -310,6 +310,62 @@ async def test_a_connection_that_is_in_another_transaction_by_then_holds_up_no_c
             await connection.execute("SELECT 1")  # of whoever was given the connection next
             await eventually(lambda: bench.world.seen, seconds=10)
             await connection.close()
+
+
+async def waiting_for_a_lock(watcher: asyncpg.Connection, count: int) -> None:
+    async with asyncio.timeout(60):
+        while await watcher.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> 0") < count:
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+@pytest.mark.parametrize("end", ["commit", "rollback"])
+async def test_a_transaction_waits_for_another_one_of_the_same_instance(
+    postgres_schema: str, driver: str, end: str
+) -> None:
+    url = postgres_schema.partition("?")[0]
+    begin, watcher = POSTGRES[driver](url), await asyncpg.connect(url)
+    async with SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=World()) as runner:
+        await runner.handle(Placed("old"))
+
+        async def place(order_id: str) -> None:
+            async with begin() as transaction:
+                await runner.handle(Placed(order_id), connection=transaction.connection)
+                await transaction.commit()
+
+        async with begin() as first:
+            for order_id in ("old", "new"):
+                await runner.handle(Placed(order_id), connection=first.connection)
+            others = [asyncio.create_task(place(order_id)) for order_id in ("old", "new")]
+            await waiting_for_a_lock(watcher, 2)
+            await getattr(first, end)()
+            await asyncio.gather(*others)
+        for order_id, total in (("old", 2), ("new", 1)):
+            assert (await runner.state(OrderSaga, order_id)).total == total + (end == "commit")
+    await watcher.close()
+
+
+async def test_two_transactions_that_wait_for_each_other_are_told(postgres_schema: str) -> None:
+    begin = of_asyncpg(postgres_schema.partition("?")[0])
+    async with SagaRunner(postgres_schema, sagas=[OrderSaga], dispatch=World()) as runner:
+        both = asyncio.Barrier(2)
+
+        async def place(first: str, second: str) -> bool:
+            async with begin() as transaction:
+                await runner.handle(Placed(first), connection=transaction.connection)
+                await both.wait()
+                try:
+                    await runner.handle(Placed(second), connection=transaction.connection)
+                except JournalUnavailableError as error:
+                    assert "wait for each other" in str(error)
+                    await transaction.rollback()
+                    return False
+                await transaction.commit()
+                return True
+
+        told = await asyncio.gather(place("a", "b"), place("b", "a"))
+        assert sorted(told) == [False, True]
+        assert (await runner.state(OrderSaga, "a")).total == 1
 
 
 async def test_a_task_that_has_the_lock_of_the_file_can_go_on_while_another_one_waits_for_it(tmp_path: Path) -> None:

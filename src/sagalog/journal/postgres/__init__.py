@@ -10,13 +10,13 @@ from urllib.parse import urlencode
 import asyncpg
 
 from ...durations import seconds_of
-from ...errors import DefinitionError, SagalogError, SequenceOutOfOrder
+from ...errors import DefinitionError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
 from ..arguments import checks_arguments
 from ..checks import check_moment, check_moves, in_sequence, out_of_order, wanted_terms
 from ..protocol import MAX_SEQUENCE_NR, CommitCounts, Finding, MovedDue, PersistentRepr, all_ids
 from ..settings import LONGEST, Known, check_history, history_setting, seconds, split_settings, yes
 from ..urls import split_server_url
-from .callers import write_or_undo
+from .callers import wait_or_undo, write_or_undo
 from .connections import Connections
 from .due import DueIds
 from .failures import translate
@@ -98,6 +98,10 @@ class PostgresJournal:
         self._with_term = f"""SELECT persistence_id FROM {self.schema}.instance WHERE terms @> $1::text[]
                               AND persistence_id > $2::bytea AND NOT deleted AND NOT hidden
                               ORDER BY persistence_id LIMIT $3::bigint"""
+        self._wait_first = (
+            f"""SELECT pg_advisory_xact_lock(hashtextextended('{self.schema} ' || encode($1::bytea, 'hex'), 0))"""
+        )
+        self._wait_next = f"SELECT true FROM {self.schema}.instance WHERE persistence_id = $1::bytea FOR UPDATE"
         self._held = HELD.format(s=self.schema)
         self._lookups = Lookups(self._connections.read, self._newest)
         self._due = DueIds(self._connections, self.schema)
@@ -177,13 +181,22 @@ class PostgresJournal:
     async def write_in_transaction(self, connection: Any, message: PersistentRepr) -> None:
         """Store a record as part of the caller's own transaction on `connection`: it holds when that commits.
 
-        Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next.
+        Raises SequenceOutOfOrder, which leaves that transaction usable, for a number that is not the next; where somebody
+        else's open transaction holds the id, when that has ended.
         """
         records, losers = in_sequence([storable(message)])
         try:
             used = await self._same_database.usable(connection)
-            if losers or await write_or_undo(used, self._statements, records):
+            if losers:
                 raise SequenceOutOfOrder((message.persistence_id,))
+            if await write_or_undo(used, self._statements, records):
+                await wait_or_undo(used, self._wait_first if message.sequence_nr == 1 else self._wait_next, message)
+                raise SequenceOutOfOrder((message.persistence_id,))
+        except asyncpg.DeadlockDetectedError as error:
+            raise JournalUnavailableError(
+                f"{message.persistence_id!r}: this transaction and another wait for each other: roll it back, and try "
+                "again; nothing was stored"
+            ) from error
         except asyncpg.SerializationError as error:
             raise SequenceOutOfOrder((message.persistence_id,)) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:

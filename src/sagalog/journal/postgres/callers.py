@@ -44,6 +44,15 @@ async def write_or_undo(connection: Any, statements: Statements, records: Sequen
         return await write(connection, statements, records)
 
 
+async def wait_or_undo(connection: Any, statement: str, message: PersistentRepr) -> None:
+    """Wait for who holds the id of a record that lost: in the server, which sees where two wait for each other."""
+    if isinstance(connection, PsycopgConnection):
+        await connection.with_savepoint().fetch(statement, message.persistence_id.encode())
+        return
+    async with connection.transaction():
+        await connection.fetch(statement, message.persistence_id.encode())
+
+
 class PsycopgConnection:
     """Runs asyncpg's statements, whose parameters are $1, $2, on a connection of psycopg.
 
