@@ -17,20 +17,12 @@ from sagalog import (
     DefinitionError,
     InMemoryJournal,
     ItinerarySaga,
-    JournalSagaStateStore,
-    SagaRecord,
-    SagaRunner,
     StartChild,
     Status,
     activity,
     on_child,
 )
-from sagalog.decision.record import decode_record, encode_record
-from sagalog.decision.repair import cancel, drop, resend
-from sagalog.operating.apply import apply
-from sagalog.operating.family import family as relatives_of
-from sagalog.operating.inspect import find
-from sagalog.operating.mend import ended, replace, stored
+from sagalog.decision.record import encode_record
 
 from ..families import (
     Carry,
@@ -46,62 +38,7 @@ from ..families import (
     Withdrawn,
 )
 from .conftest import Bench
-
-
-class Family:
-    """A runner of orders and parcels, and what reached the outside."""
-
-    def __init__(self, journal: Any = None, sagas: Any = (OrderSaga, ParcelSaga), **settings: Any) -> None:
-        self.bench = Bench(journal or InMemoryJournal())
-        self.done: list[str] = []
-        self.runner: SagaRunner = self.bench.runner(sagas=list(sagas), dispatch=self._accept, **settings)
-
-    def _accept(self, command: Any) -> None:
-        self.done.append(f"{type(command).__name__} {getattr(command, 'id', getattr(command, 'parcel', ''))}")
-
-    async def __aenter__(self) -> Family:
-        await self.runner.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.runner.stop()
-
-    async def happen(self, *events: Any) -> None:
-        for event in events:
-            await self.runner.handle(event)
-            await self.runner.settle()
-
-    async def record(self, saga: str, correlation_id: str) -> SagaRecord:
-        assert self.bench.journal is not None
-        saved = await JournalSagaStateStore(self.bench.journal, saga).load_with_tombstone(correlation_id)
-        assert saved is not None
-        return decode_record(saved.payload)
-
-    async def forget(self, saga: str, correlation_id: str) -> None:
-        """Purge an instance that has ended."""
-        journal, own = self.bench.journal, f"saga::{saga}::{correlation_id}"
-        assert isinstance(journal, InMemoryJournal)
-        newest = await journal.latest_message(own)
-        assert newest is not None
-        assert newest.deleted
-        await journal.purge([(own, newest.sequence_nr)])
-
-    async def first(self, saga: str, correlation_id: str) -> SagaRecord:
-        assert self.bench.journal is not None
-        async for message in self.bench.journal.replay_messages(f"saga::{saga}::{correlation_id}"):
-            return decode_record(message.payload)
-        raise AssertionError("nothing is stored")
-
-    async def store(self, saga: str, correlation_id: str, record: SagaRecord) -> None:
-        """Store a record as the next step."""
-        assert self.bench.journal is not None
-        newest = await self.bench.journal.latest_message(f"saga::{saga}::{correlation_id}")
-        assert newest is not None
-        one = msgspec.structs.replace(newest, sequence_nr=newest.sequence_nr + 1, payload=encode_record(record))
-        await self.bench.journal.write_messages([one])
-
-    async def ended(self, correlation_id: str = "a") -> list[str]:
-        return OrderSaga().decode_state((await self.record("order", correlation_id)).state_bytes()).ended
+from .family import Family
 
 
 async def test_children_run_and_their_parent_hears_how_each_ended() -> None:
@@ -279,15 +216,6 @@ async def test_a_start_that_an_earlier_version_has_stored_is_carried_out_and_hea
         assert await family.ended() == ["a-0 failed"]
 
 
-async def test_dropping_what_starts_a_child_tells_its_parent_that_it_failed() -> None:
-    async with Family(sagas=[OrderSaga]) as family:  # parcels are another worker's
-        await family.happen(Ordered("a", 1))
-        (start,) = (await family.record("order", "a")).outbox
-        await family.runner.drop("order", "a", start.id)
-        await family.runner.settle()
-        assert await family.ended() == ["a-0 failed"]
-
-
 async def test_a_child_whose_saga_another_worker_has_is_started_by_that_worker() -> None:
     journal = InMemoryJournal()
     async with Family(journal, [OrderSaga]) as orders:
@@ -316,58 +244,6 @@ async def test_a_gather_starts_many_children_some_at_a_time() -> None:
     state = LorrySaga().decode_state(lorry.state_bytes())
     assert (state.told, state.heard, lorry.status) == ("500 of 500", 500, Status.COMPLETED)
     assert lorry.child_ends == {"completed": 500}
-
-
-async def test_a_parent_that_is_parked_holds_the_end_of_a_child_until_its_repair() -> None:
-    class Strict(OrderSaga):
-        broken = True
-
-        def child_ended(self, state: Any, ended: Any, context: Any) -> Any:
-            if self.broken:
-                raise ValueError("not now")
-            return super().child_ended(state, ended, context)
-
-    strict = Strict()
-    async with Family(sagas=[strict, ParcelSaga]) as family:
-        await family.happen(Ordered("a", 2), Delivered("a-0"), Delivered("a-1"))
-        order = await family.record("order", "a")
-        assert order.parked == "handling parcel completed raised ValueError, 3 times"
-        assert [(held.kind, held.event.type) for held in order.held] == [("child", "parcel completed")] * 2
-        strict.broken = False
-        await family.runner.retry("order", "a")
-        await family.runner.settle()
-        assert await family.ended() == ["a-0 completed Receipt", "a-1 completed Receipt"]
-
-
-async def test_a_held_end_that_is_skipped_counts_as_heard() -> None:
-    class Deaf(OrderSaga):
-        def child_ended(self, state: Any, ended: Any, context: Any) -> Any:
-            raise ValueError("never")
-
-    async with Family(sagas=[Deaf, ParcelSaga]) as family:
-        await family.happen(Ordered("a", 1), Delivered("a-0"))
-        await family.runner.skip("order", "a")
-        await family.runner.settle()
-        order = await family.record("order", "a")
-        assert (order.parked, order.children, order.child_ends) == ("", {}, {"completed": 1})
-        await family.happen(Withdrawn("a"))
-        assert (await family.record("order", "a")).status is Status.COMPENSATED
-
-
-async def test_dropping_what_stops_a_child_lets_the_compensation_go_on() -> None:
-    async with Family() as family:
-        await family.happen(Ordered("a", 1))
-        await family.runner.stop()
-        orders = Family(family.bench.journal, [OrderSaga])
-        orders.bench.clock = family.bench.clock
-        orders.runner = orders.bench.runner(sagas=[OrderSaga], dispatch=lambda command: None)
-        async with orders.runner:  # it has no parcels
-            await orders.happen(Withdrawn("a"))
-            (stop,) = (await orders.record("order", "a")).outbox
-            assert stop.title == "stop parcel a-0"
-            await orders.runner.drop("order", "a", stop.id)
-            await orders.runner.settle()
-            assert (await orders.record("order", "a")).status is Status.COMPENSATED
 
 
 async def test_a_child_that_completed_and_is_compensated_after_all_says_so() -> None:
@@ -491,136 +367,3 @@ async def test_itineraries_may_be_parents_and_children(lost: int, status: str, b
         record = await family.record("sell", "a")
         assert (record.status, record.child_ends) == (status, {"compensated" if lost else "completed": 1})
         assert SellSaga().decode_state(record.state_bytes()).box == box
-
-
-async def repaired(family: Family, saga: str, correlation_id: str, repair: Any) -> tuple[str, ...]:
-    """Repair an instance in its journal, while no worker runs."""
-    assert family.bench.journal is not None
-    return (await apply(family.bench.journal, saga, correlation_id, repair)).effects
-
-
-async def relatives(family: Family) -> list[str]:
-    assert family.bench.journal is not None
-    (view,) = await find(family.bench.journal, "a", "order")
-    return [f"{one.id} {one.status}: {one.why}" for one in (await relatives_of(family.bench.journal, view)).children]
-
-
-async def test_dropping_a_child_whose_record_is_damaged_tells_its_parent() -> None:
-    async with Family() as family:
-        await family.happen(Ordered("a", 1))
-    journal = family.bench.journal
-    assert journal is not None
-    newest = await journal.latest_message("saga::parcel::a-0")
-    assert newest is not None
-    await journal.write_messages(
-        [msgspec.structs.replace(newest, sequence_nr=newest.sequence_nr + 1, payload=b"{broken")]
-    )
-    old = await stored(journal, "parcel", "a-0")
-    new = await ended(journal, old)
-    assert "delivers parcel cancelled, to its parent order a" in new.effects
-    await replace(journal, old, new)
-    async with Family(journal) as family:
-        await family.happen(ShipParcel("other"))
-        assert await family.ended() == ["a-0 cancelled"]
-
-
-async def test_a_parent_that_compensates_finds_out_how_a_child_ended_that_tells_nobody() -> None:
-    """An operator has dropped what was to tell it."""
-    async with Family() as family:
-        await family.happen(Ordered("a", 1, undo=True))
-    async with Family(family.bench.journal, [ParcelSaga]) as family:
-        await family.happen(Delivered("a-0"))
-    (tell,) = (await family.record("parcel", "a-0")).outbox
-    await repaired(family, "parcel", "a-0", drop(tell.id))
-    assert await relatives(family) == [
-        "a-0 completed, and tells nobody: `drop` of 1/1 on the parent counts it as failed"
-    ]
-    async with Family(family.bench.journal) as family:
-        await family.happen(Withdrawn("a"))
-        assert (await family.record("order", "a")).status is Status.COMPENSATED
-        assert family.done == ["Fetch a-0", "Release a"]  # it had completed, so it is taken back
-
-
-@pytest.mark.parametrize("repair", ["drop", "cancel"])
-async def test_a_parent_that_compensates_and_waits_for_a_child_that_tells_nobody_is_repaired(repair: str) -> None:
-    def refuse(command: Any) -> None:
-        if type(command).__name__ == "CarryBack":
-            raise CommandRefused("lost")
-
-    family = Family()
-    async with family.bench.runner(sagas=[OrderSaga, ParcelSaga], dispatch=refuse) as runner:
-        for event in (Ordered("a", 1), Withdrawn("a")):
-            await runner.handle(event)
-            await runner.settle()
-    await repaired(family, "parcel", "a-0", cancel(compensate=False))
-    (tell,) = (await family.record("parcel", "a-0")).outbox
-    await repaired(family, "parcel", "a-0", drop(tell.id))
-    assert (await family.record("order", "a")).status is Status.COMPENSATING
-    effects = await repaired(family, "order", "a", drop("1/1") if repair == "drop" else cancel(compensate=True))
-    assert effects[0] == (
-        "does not wait for its child parcel a-0 (1/1), which counts as failed; that one is left as it is"
-        if repair == "drop"
-        else "asks its children again to compensate: parcel a-0"
-    )
-    assert repair == "drop" or effects[-1] == "goes on with its compensation: sends Release, last in first out"
-    async with Family(family.bench.journal) as family:
-        await family.happen(ShipParcel("other"))
-        assert (await family.record("order", "a")).status is Status.COMPENSATED
-        assert "Release a" in family.done
-
-
-async def test_an_operator_lets_a_parent_wait_for_a_child_no_longer() -> None:
-    async with Family() as family:
-        await family.happen(Ordered("a", 2))
-        await family.runner.drop("order", "a", "1/1")
-        await family.runner.settle()
-        assert await family.ended() == ["a-0 failed"]
-        await family.happen(Delivered("a-0"), Delivered("a-1"))
-        assert await family.ended() == ["a-0 failed", "a-1 completed Receipt"]
-
-
-async def test_cancelling_a_parent_as_it_stands_ends_a_child_whose_compensation_failed() -> None:
-    def refuse(command: Any) -> None:
-        if type(command).__name__ == "CarryBack":
-            raise CommandRefused("lost")
-
-    family = Family()
-    async with family.bench.runner(sagas=[OrderSaga, ParcelSaga], dispatch=refuse) as runner:
-        for event in (Ordered("a", 1), Withdrawn("a")):
-            await runner.handle(event)
-            await runner.settle()
-        assert (await family.record("parcel", "a-0")).status is Status.COMPENSATION_FAILED
-        await runner.cancel("order", "a", compensate=False)
-        await runner.settle()
-        assert (await family.record("order", "a")).status is Status.CANCELLED
-        assert (await family.record("parcel", "a-0")).status is Status.CANCELLED
-
-
-async def test_cancelling_a_compensating_parent_says_what_it_still_sends() -> None:
-    async with Family(sagas=[OrderSaga]) as family:
-        await family.happen(Ordered("a", 1), Withdrawn("a"))
-    effects = await repaired(family, "order", "a", cancel(compensate=True))
-    assert effects[-1] == "goes on with its compensation: sends Release, last in first out"
-
-
-async def test_dropping_and_resending_between_parent_and_child_say_what_follows() -> None:
-    async with Family() as family:
-        await family.happen(Ordered("a", 1))
-    (start,) = [one for one in (await family.first("order", "a")).outbox if one.family == "start"]
-    (again,) = (await repaired(family, "order", "a", resend(start)))[1:]
-    assert again == "starts no second child, unless the first one is forgotten"
-    (follows,) = (await repaired(family, "order", "a", drop(start.id)))[1:2]
-    assert follows == "counts its child parcel a-0 as failed; if that has started after all, it is left as it is"
-    async with Family() as family:
-        await family.happen(Ordered("a", 1))
-    async with Family(family.bench.journal, [ParcelSaga]) as family:
-        await family.happen(Delivered("a-0"))
-    (tell,) = (await family.record("parcel", "a-0")).outbox
-    (follows,) = (await repaired(family, "parcel", "a-0", drop(tell.id)))[1:]
-    assert follows == "leaves its parent order a untold of the end: `drop` of 1/1 there counts this one as failed"
-    async with Family(sagas=[OrderSaga]) as family:
-        await family.happen(Ordered("a", 1), Withdrawn("a"))
-    stop = next(one for one in (await family.record("order", "a")).outbox if one.family == "stop")
-    assert "counts its child parcel a-0 as failed, and leaves it as it is: it goes on" in (
-        await repaired(family, "order", "a", drop(stop.id))
-    )
