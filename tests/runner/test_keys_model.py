@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from sagalog import InMemoryJournal
@@ -65,5 +65,8 @@ async def follow(source: Any, ops: list[Op]) -> None:
 @pytest.mark.parametrize("kind", ["by an index", "by reading all"])
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(ops=st.lists(OPS, max_size=20))
+@example(ops=[("begin", "A", "x"), ("begin", "B", "x"), ("block", "A", "x"), ("find", "A", "x")])
+@example(ops=[("begin", "A", "x"), ("take", "A", "y"), ("give up", "A", "x"), ("find", "A", "x"), ("block", "A", "y")])
+@example(ops=[("begin", "A", "x"), ("end", "A", "x"), ("find", "A", "x"), ("begin", "A", "y"), ("block", "A", "x")])
 def test_events_and_questions_by_a_key_find_who_holds_it(kind: str, ops: list[Op]) -> None:
     asyncio.run(follow(InMemoryJournal() if kind == "by an index" else FourMethodStore(), ops))
