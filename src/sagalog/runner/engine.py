@@ -90,6 +90,7 @@ class Engine:
         self._lone: dict[
             asyncio.Task[Any], asyncio.Future[None] | None
         ] = {}  # callers that run a round in their own task
+        self.lasting: asyncio.Task[Any] | None = None  # as long as the runner does not stop
         self._tasks: dict[asyncio.Task[Any], bool] = {}  # in the order they began: a seed tells one story
 
     def check_loop(self) -> None:
@@ -124,10 +125,13 @@ class Engine:
     def cancelled_by_handler(self, error: BaseException) -> bool:
         """Say whether a handler has cancelled the task that runs it; that task then goes on.
 
-        Nobody else cancels a task of the runner before the runner stops.
+        Nobody else cancels a task of the runner before the runner stops, unless it is all of them: as asyncio.run does at
+        its end.
         """
-        task = asyncio.current_task()
+        task, lasting = asyncio.current_task(), self.lasting
         if not isinstance(error, asyncio.CancelledError) or self.cancelled or task not in self._tasks:
+            return False
+        if lasting is not None and (lasting.done() or lasting.cancelling()):
             return False
         while task.uncancel():
             pass

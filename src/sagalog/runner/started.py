@@ -69,6 +69,7 @@ class Started:
         self.follower: Follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)
         self.due: asyncio.Task[None] = engine.loop.create_task(self.due_loop.run())
+        engine.lasting = self.due
         self.due.add_done_callback(_due_loop_ended)
 
     async def stop(self) -> None:
