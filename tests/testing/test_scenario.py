@@ -7,7 +7,18 @@ from typing import Literal
 
 import pytest
 
-from sagalog import DefinitionError, InvalidEventError, KeyTakenError, Saga, SetTimer, StepContext, on, starts
+from sagalog import (
+    Complete,
+    DefinitionError,
+    InvalidEventError,
+    KeyTakenError,
+    Saga,
+    Schedule,
+    SetTimer,
+    StepContext,
+    on,
+    starts,
+)
 from sagalog.testing import Scenario
 
 from ..keyed import Blocked, Booked, DeskSaga, Moved, Ordered, ParcelSaga, Scanned, Take
@@ -126,6 +137,29 @@ def test_a_recurring_timer_that_begins_in_the_past_fires_as_it_does_in_productio
     days = Scenario(Daily, now=noon).given(Placed("a")).after(timedelta(days=2))
     days.then(state={"log": [*late, "+0", "+1"]}, timers={"day": timedelta(hours=18)})
     days.away(timedelta(days=10)).then(state={"log": [*late, "+0", "+1", *(["+12"] if late else [])]})
+
+
+def test_the_answer_to_a_command_of_an_earlier_life_is_let_go_and_none_is_no_answer() -> None:
+    class Late(Saga[OrderState]):
+        name = "late"
+
+        @starts(Placed, key="order_id")
+        def placed(self, state: OrderState, event: Placed) -> None:
+            state.log.append("placed")
+
+        @on(Closed, key="order_id")
+        def closed(self, state: OrderState, event: Closed):
+            yield Schedule(Survey(event.order_id), after=timedelta(seconds=3))
+            yield Complete()
+
+        @on(Noted, key="order_id")
+        def noted(self, state: OrderState, event: Noted) -> None:
+            state.log.append(event.text)
+
+    for answer in (Noted("a", "answered"), None):
+        late = Scenario(Late).answers(Survey, lambda command, answer=answer: answer)
+        late.given(Placed("a"), Closed("a"), Placed("a")).after(timedelta(seconds=5))
+        late.then(sent=[Survey("a")], state={"log": ["placed"]}, status="running")
 
 
 def test_a_timer_that_sets_itself_again_at_once_is_told() -> None:

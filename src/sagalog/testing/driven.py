@@ -134,8 +134,10 @@ class DrivenInstance:
             self.save(draft)
             if (answer := self.answers.get(type(command))) is not None:
                 event = answer(command) if isinstance(answer, FunctionType) else answer
+                if event is None:
+                    continue
                 answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
-                self.step(Message(answer_id, event), f"it is answered: {event!r}")
+                self.step(Message(answer_id, event, life=entry.life), f"it is answered: {event!r}")
 
     def _deliver_child(self, entry: Command) -> None:
         """Let a child start, or end because it is asked to; what tells a parent of this one is only accepted."""

@@ -190,7 +190,10 @@ class Scenario(Generic[S]):
         return self
 
     def answers(self, command: type, answer: Any) -> Self:
-        """From now on, let the handler of such commands answer this event, or what this function makes of the command."""
+        """From now on, let the handler of such commands answer this event, or what this function makes of the command.
+
+        None is no answer. One to a command of an earlier life is let go, as a runner does.
+        """
         self._instance.answers[command] = answer
         return self
 
