@@ -229,7 +229,13 @@ class BlockingRunner:
         """Handle an event in a transaction of the calling thread, which runs the statements meanwhile."""
         _check_timeout(timeout)
         given = self._timeout if timeout is None else timeout
-        loop, runner = self._started()
+        try:
+            loop, runner = self._started()
+        except JournalUnavailableError as error:
+            raise JournalUnavailableError(
+                f"{error} If the transaction on connection= holds that lock, the journal's tables cannot be made within "
+                "it: call start() before the transaction."
+            ) from error
         statements = StatementsOfThread()
         callers = callers_connection_of_thread(connection, statements.run)
         future = loop.submit(runner.handle(event, message_id=message_id, connection=callers))

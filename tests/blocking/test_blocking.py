@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from sagalog import (
     DefinitionError,
     Hook,
+    JournalUnavailableError,
     NoInstanceError,
     OutcomeTimeoutError,
     OutcomeUnknownError,
@@ -194,6 +195,24 @@ def test_a_step_within_a_transaction_of_the_thread(sagas: BlockingRunner, path: 
         assert connection.execute(text("SELECT count(*) FROM orders")).scalar() == 3
     engine.dispose()
     assert len(world.seen) == 2
+
+
+def test_a_first_call_within_a_transaction_says_what_is_to_be_done_before(path: str) -> None:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("CREATE TABLE orders (id TEXT)")
+    connection.execute("BEGIN IMMEDIATE")
+    sagas = BlockingRunner(
+        SagaRunner(f"sqlite:///{path}?beside=true&busy_seconds=0.1", sagas=[OrderSaga], dispatch=World())
+    )
+    with pytest.raises(JournalUnavailableError, match=r"call start\(\) before the transaction"):
+        sagas.handle(Placed("a"), connection=connection)
+    connection.execute("ROLLBACK")
+    sagas.start()
+    connection.execute("BEGIN IMMEDIATE")
+    assert sagas.handle(Placed("a"), connection=connection).handled
+    connection.execute("COMMIT")
+    sagas.stop()
+    connection.close()
 
 
 def test_a_step_within_a_transaction_of_psycopg(postgres_schema: str) -> None:
