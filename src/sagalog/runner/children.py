@@ -37,7 +37,7 @@ from ..errors import (
     SagaParkedError,
     UnexpectedEventError,
 )
-from ..logs import log
+from ..logs import about, log
 from .cache import InstanceCache
 from .commands import CommandContext, CommandHandler, CommandPolicy
 from .engine import Engine
@@ -135,7 +135,11 @@ class Children:
             self._unreadable.pop(persistence_id, None)
             cache.instance(correlation_id).read_again()
         except SagalogError as error:  # still so, or nobody knows; it is looked at again
-            log.debug("reading an instance again for its family: %s", error)
+            log.debug(
+                "reading an instance again for its family: %s",
+                error,
+                extra=about(saga=parts_of(persistence_id)[0], correlation_id=parts_of(persistence_id)[1]),
+            )
         finally:
             self._reading.discard(persistence_id)
 

@@ -212,9 +212,9 @@ class SagaRunner:
         self._stores = stores = Stores(self._source)
         await stores.open()
         self._hooks = Hooks(self.hooks) if self.hooks else NoHooks()
-        clock = await stores.agreed_clock(self.clock)
         context = outside_handlers()
         try:
+            clock = await stores.agreed_clock(self.clock)
             await self._resources.open(self)
             engine = Engine(
                 self.settings,
