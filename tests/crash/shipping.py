@@ -13,7 +13,7 @@ from sagalog import CommandContext, JournalUnavailableError, OutcomeUnknownError
 from sagalog.decision.record import decode_record
 
 from ..families import Carry, Delivered, Lost, Ordered, OrderSaga, ParcelSaga, ShipParcel, Withdrawn
-from .shop import WORKER_SECONDS, Killer, Ledger, is_durable, opened, patiently, read_ledger, settings
+from .shop import WORKER_SECONDS, Killer, Ledger, is_durable, opened, patiently, read_ledger, running, settings
 from .witness import url_of, witness
 
 PARCELS = 3
@@ -98,7 +98,9 @@ async def work(folder: Path, orders: int, seed: int, killing: Killer) -> None:
 
     await opened(journal)
     deadline = time.monotonic() + WORKER_SECONDS
-    async with SagaRunner(journal, sagas=[OrderSaga, ParcelSaga], dispatch=dispatch, settings=settings(url)) as runner:
+    async with running(
+        SagaRunner(journal, sagas=[OrderSaga, ParcelSaga], dispatch=dispatch, settings=settings(url))
+    ) as runner:
         ledger.note(ready=os.getpid())
         await asyncio.gather(*(customer() for _ in range(4)))
         while True:

@@ -13,8 +13,8 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -363,7 +363,7 @@ async def work(folder: Path, orders: int, seed: int) -> None:
 
     await opened(journal)
     deadline = time.monotonic() + WORKER_SECONDS
-    async with SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings(url)) as runner:
+    async with running(SagaRunner(journal, sagas=[ShopSaga], dispatch=dispatch, settings=settings(url))) as runner:
         ledger.note(ready=os.getpid())
         await asyncio.gather(*(customer() for _ in range(4)))
         while True:
@@ -399,6 +399,24 @@ async def opened(journal: Any) -> Any:
         except JournalUnavailableError:
             if time.monotonic() > deadline:
                 raise
+
+
+@asynccontextmanager
+async def running(runner: SagaRunner) -> AsyncIterator[SagaRunner]:
+    """Start a runner, again and again while its server is away, as supervisors do with a worker; stop it at the end."""
+    deadline = time.monotonic() + WORKER_SECONDS
+    while True:
+        try:
+            await runner.start()
+            break
+        except JournalUnavailableError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)
+    try:
+        yield runner
+    finally:
+        await runner.stop()
 
 
 async def is_durable(seen: Witness, command_id: str) -> bool:

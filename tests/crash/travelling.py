@@ -13,7 +13,7 @@ from typing import Any
 from sagalog import CommandContext, JournalUnavailableError, OutcomeUnknownError, SagaRunner, open_journal
 
 from . import travel
-from .shop import WORKER_SECONDS, Killer, Ledger, is_durable, opened, patiently, read_ledger, settings
+from .shop import WORKER_SECONDS, Killer, Ledger, is_durable, opened, patiently, read_ledger, running, settings
 from .travel import (
     PRICE_SECONDS,
     AskPrice,
@@ -144,7 +144,7 @@ async def work(folder: Path, tours: int, seed: int, killing: Killer) -> None:
     await opened(journal)
     deadline = time.monotonic() + WORKER_SECONDS
     sagas: list[Any] = [TourSaga, TripSaga]
-    async with SagaRunner(journal, sagas=sagas, dispatch=dispatch, settings=settings(url)) as runner:
+    async with running(SagaRunner(journal, sagas=sagas, dispatch=dispatch, settings=settings(url))) as runner:
         ledger.note(ready=os.getpid())
         ends = [asyncio.create_task(told(f"t-{n}")) for n in range(tours) if not stays(f"t-{n}")]
         await asyncio.gather(*(customer() for _ in range(6)))
