@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -10,6 +10,7 @@ from ..servers.kafka import Kafka
 from ..servers.nats import Nats
 from ..servers.rabbitmq import MISSING, PROGRAM, RabbitMQ
 from ..servers.redis import RedisServer
+from .placed import Place
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +49,10 @@ def one_rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]
     server.start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+async def place(one_nats: Nats) -> AsyncIterator[Place]:
+    place = Place(one_nats)
+    yield place
+    await place.into.close()

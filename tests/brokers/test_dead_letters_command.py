@@ -16,8 +16,8 @@ from sagalog.cli.dead_letters import dead_letters_
 
 from ..servers.nats import Nats
 from ..servers.processes import eventually
+from .placed import Place, counts, logged, running
 from .shop import event
-from .test_intake import Place, counts, logged, running
 
 ROOT = Path(__file__).parents[2]
 Sagalog = Callable[..., subprocess.CompletedProcess[str]]

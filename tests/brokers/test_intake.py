@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -20,7 +18,6 @@ from sagalog import (
     DefinitionError,
     InMemoryJournal,
     JournalUnavailableError,
-    OutcomeUnknownError,
     PersistentRepr,
     RunnerSettings,
     Saga,
@@ -34,80 +31,9 @@ from sagalog.runner.inside import has_handler
 from sagalog.telemetry.otel import OpenTelemetryHook
 from sagalog.telemetry.prometheus import PrometheusHook
 
-from ..servers.nats import Nats
 from ..servers.processes import eventually
+from .placed import Place, counts, logged, running
 from .shop import Added, Counted, Ship, State, event, shipped
-from .test_nats_broker import made
-
-
-class Place:
-    """Two streams of one server: what comes in, what goes out."""
-
-    def __init__(self, server: Nats) -> None:
-        self.url = server.url
-        self.inside, self.outside = made(server), made(server)
-        self.into = NatsSink(self.url, subject=f"{self.inside}.sent")
-
-    def source(self, durable: str = "workers", **settings: Any) -> NatsSource:
-        return NatsSource(self.url, stream=self.inside, durable=durable, ack_wait=timedelta(seconds=1), **settings)
-
-    def sink(self) -> NatsSink:
-        return NatsSink(self.url, subject=f"{self.outside}.ship")
-
-    async def commands(self, count: int) -> list[SourceMessage]:
-        found: list[SourceMessage] = []
-        source = NatsSource(self.url, stream=self.outside, durable="reader")
-        await source.open()
-
-        async def all_there() -> bool:
-            found.extend(await source.receive(100, timedelta(milliseconds=100)))
-            return len(found) >= count
-
-        await eventually(all_there)
-        await source.close()
-        return found
-
-    async def letters(self) -> list[tuple[bytes, str]]:
-        source = self.source()
-        found = [(one.body, one.reason) async for one in source.dead_letters()]
-        await source.close()
-        return found
-
-
-@pytest.fixture
-async def place(one_nats: Nats) -> AsyncIterator[Place]:
-    place = Place(one_nats)
-    yield place
-    await place.into.close()
-
-
-@asynccontextmanager
-async def running(
-    place: Place, subscription: Subscription | None = None, journal: Any = None, **more: Any
-) -> AsyncIterator[SagaRunner]:
-    runner = SagaRunner(
-        journal or InMemoryJournal(),
-        sagas=[Counted],
-        sources=[subscription or Subscription(place.source())],
-        sinks={Ship: more.pop("publication", place.sink())},
-        **more,
-    )
-    async with runner:
-        yield runner
-
-
-def counts(runner: SagaRunner) -> Any:
-    return runner.gauges().sources[0].counts
-
-
-async def logged(runner: SagaRunner, order: str, log: Sequence[int]) -> None:
-    async def is_so() -> bool:
-        try:
-            return (await runner.state(Counted, order)).log == list(log)
-        except SagalogError:
-            return False
-
-    await eventually(is_so)
 
 
 @pytest.mark.parametrize("mode", ["binary", "structured"])
@@ -467,54 +393,3 @@ async def test_the_trace_of_an_event_goes_on_into_the_command_that_it_leads_to(p
     assert set(handled) == {"handle Added", "deliver Ship"}
     assert f"{handled['handle Added'].parent.span_id:016x}" == cause.split("-")[2]
     assert f"{handled['deliver Ship'].context.span_id:016x}" == traces["a"][2]
-
-
-@pytest.mark.parametrize("max_batch", [256, 3])
-@pytest.mark.parametrize("error", [JournalUnavailableError, OutcomeUnknownError])
-async def test_events_of_one_key_keep_their_order_through_a_journal_that_fails_now_and_then(
-    place: Place, error: type[SagalogError], max_batch: int
-) -> None:
-    journal, chance = InMemoryJournal(), random.Random(11)
-    write, left = journal.write_batch, [40]
-
-    async def sometimes(records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
-        if left[0] and chance.random() < 0.5:
-            left[0] -= 1
-            if error is OutcomeUnknownError and chance.random() < 0.5:
-                await write(records)
-            return [error("now and then") for _ in records]
-        return await write(records)
-
-    journal.write_batch = sometimes  # type: ignore[method-assign]
-    for number in range(25):
-        for order in "abc":
-            await place.into.send(event(order, number))
-    settings = RunnerSettings(max_batch=max_batch)
-    async with running(place, journal=journal, settings=settings) as runner:
-        await eventually(lambda: counts(runner).accepted == 75, 60)
-        for order in "abc":
-            assert (await runner.state(Counted, order)).log == list(range(25))
-        assert left[0] < 40
-
-
-async def test_what_waits_behind_an_event_that_the_journal_has_not_taken_is_not_stored_before_it(place: Place) -> None:
-    journal, asked, answer = InMemoryJournal(), asyncio.Event(), asyncio.Event()
-    write, failed = journal.write_batch, [False]
-
-    async def once(records: Sequence[PersistentRepr]) -> Sequence[SagalogError | None]:
-        if failed[0]:
-            return await write(records)
-        failed[0] = True
-        asked.set()
-        await answer.wait()
-        return [JournalUnavailableError("once") for _ in records]
-
-    journal.write_batch = once  # type: ignore[method-assign]
-    for number in range(20):
-        await place.into.send(event("a", number))
-    async with running(place, journal=journal) as runner:
-        await asked.wait()
-        await eventually(lambda: counts(runner).received == 20)
-        answer.set()
-        await logged(runner, "a", range(20))
-        await eventually(lambda: counts(runner).accepted == 20)
