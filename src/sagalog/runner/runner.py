@@ -41,12 +41,12 @@ from .signals import asked_to_stop
 from .started import Started
 from .stores import JournalSource, Stores, is_in_memory
 from .telling import Hooks, NoHooks
-from .typed_handlers import Registers
 
 if TYPE_CHECKING:
     from ..brokers.protocol import Sink, Source
     from ..brokers.publication import Publication
     from ..brokers.subscription import Subscription
+    from .typed_handlers import Registers
 
 C = TypeVar("C")
 S = TypeVar("S")

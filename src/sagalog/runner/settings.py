@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
 
+import msgspec
+
 from ..durations import seconds_of
 from ..errors import DefinitionError
 from ..waiting import Waiting
@@ -98,8 +100,7 @@ class RunnerSettings:
             raise DefinitionError(f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}") from None
 
 
-@dataclass(frozen=True, slots=True)
-class InSeconds:
+class InSeconds(msgspec.Struct, frozen=True):
     """The durations of a runner's settings in seconds, as the event loop counts; made once, for the hot paths."""
 
     lease: float
