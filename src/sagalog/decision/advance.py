@@ -66,9 +66,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             # It starts a child, which lives already; or its id is taken.
             return Outcome.DUPLICATE if record.parent == message.id else Outcome.ALREADY_STARTED
         if message.origin not in (0, record.first_start):
-            return (
-                Outcome.IGNORED
-            )  # it answers a command of a life that was forgotten since, whose id this one has, too
+            # It answers a command of a life that was forgotten since, whose id this one has, too.
+            return Outcome.IGNORED
         if message.life and message.life != record.incarnation and not draft.saga.may_start(message.event):
             if message.kept:
                 return let_go(draft, message)

@@ -151,9 +151,9 @@ class Journal(Protocol):
         """Forget ids altogether, records and numbers: of each (id, number) whose newest kept record is that tombstone."""
 
     async def open(self) -> None:
-        """Connect and check what is there, where the constructor did not; doing it twice is nothing. The runner calls it.
+        """Connect and check what is there, where the constructor did not. The runner calls it.
 
-        Raises JournalUnavailableError, JournalFormatError.
+        Calling it again has no effect. Raises JournalUnavailableError, JournalFormatError.
         """
 
     async def close(self) -> None:

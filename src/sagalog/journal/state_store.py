@@ -57,7 +57,7 @@ class SagaStateStore(Protocol):
     async def delete(
         self, correlation_id: str, *, expected_version: int | None = None, tombstone: bytes | None = None
     ) -> None:
-        """End the live state; `load` gives None from now on. Raises as `save`; deleting what is not there is nothing."""
+        """End the live state; `load` gives None from now on. Raises as `save`. Deleting an unknown id has no effect."""
 
     def keys(self) -> AsyncIterator[str]:
         """Yield every live id once, in constant memory, also while others write."""

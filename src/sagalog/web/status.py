@@ -116,10 +116,7 @@ class StatusEndpoint(Generic[S]):
             "updated_at": instance.updated_at,
         }
         if outcome is not None:
-            shown["ended_at"] = outcome.ended_at
-            shown["finished"] = outcome.finished
-            if self._result:
-                shown["result"] = as_json(outcome.result)
+            shown |= self._told_of(outcome)
         if self._state is not None:
             shown["state"] = as_json(self._state(instance.state))
         return shown
@@ -177,19 +174,21 @@ class StatusEndpoint(Generic[S]):
             return None
 
     def _shown_end(self, outcome: SagaOutcome[S]) -> dict[str, Any]:
-        shown: dict[str, Any] = {
+        shown = {
             "saga": outcome.saga,
             "id": outcome.correlation_id,
             "status": outcome.status.value,
             "ended": True,
             "parked": False,
             "incarnation": outcome.incarnation,
-            "ended_at": outcome.ended_at,
-            "finished": outcome.finished,
         }
+        return shown | self._told_of(outcome)
+
+    def _told_of(self, outcome: SagaOutcome[S]) -> dict[str, Any]:
+        told: dict[str, Any] = {"ended_at": outcome.ended_at, "finished": outcome.finished}
         if self._result:
-            shown["result"] = as_json(outcome.result)
-        return shown
+            told["result"] = as_json(outcome.result)
+        return told
 
     async def wait(self, correlation_id: str, patience: timedelta) -> None:
         """Return when an instance has ended, after `patience`, or when the server stops. Raises nothing of ours."""
