@@ -5,6 +5,8 @@ decide, replay ─► [parking] ─► draft
 
 from __future__ import annotations
 
+import msgspec
+
 from .draft import Draft
 from .message import Message
 from .record import FINAL, Held, SagaRecord, embed_state, well_formed
@@ -31,7 +33,8 @@ def park_again(draft: Draft, reason: str, held: tuple[Held, ...]) -> None:
     before = draft.record
     record = draft.record = _to_park(draft, held[0].kind, held[0].id)
     draft.started += record is not before
-    record.parked, record.held = well_formed(reason), held
+    # The first was tried, so it waits for no other life to end: it may be what this one was made for.
+    record.parked, record.held = well_formed(reason), (msgspec.structs.replace(held[0], waits=False), *held[1:])
     draft.touch()
 
 
