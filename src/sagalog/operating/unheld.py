@@ -39,7 +39,7 @@ async def unheld(
             for found in page:
                 name = found.persistence_id.removeprefix(BY_KEY).partition("::")[0]
                 if name not in of:
-                    of[name] = Reservations(journal, name, lambda: datetime.now(UTC), monotonic, RETENTION)
+                    of[name] = Reservations(journal, name, lambda: now, monotonic, RETENTION)
                 worth = await of[name].worth(found)
                 if worth in least and now - _made_at(found, now) >= least[worth]:
                     yield of[name], found
