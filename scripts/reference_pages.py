@@ -11,11 +11,11 @@ import importlib
 import inspect
 import re
 import sys
-from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
 
 import click
+from msgspec.structs import fields
 
 from sagalog import RetryPolicy, RunnerSettings, Saga
 from sagalog.cli.group import COMMANDS, sagalog

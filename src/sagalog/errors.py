@@ -38,8 +38,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_NOTHING_STORED = re.compile(r"[;.,]? [Nn]othing was stored\.?")
-
 
 class SagalogError(Exception):
     """The root of every error that Sagalog raises."""
@@ -264,11 +262,11 @@ class NotAllReachedError(OutcomeUnknownError):
     def __str__(self) -> str:
         ids = ", ".join(repr(one) for one in self.correlation_ids[:5]) or "others"
         more = f" and {len(self.correlation_ids) - 5:,} more" if len(self.correlation_ids) > 5 else ""
+        why = re.sub(r"[;.,]? [Nn]othing was stored\.?", "", str(self.why)).rstrip(".")
         return (
             f"{self.event_type} for saga {self.saga!r}, by its key {self.key!r}: {self.stored:,} "
             f"instance{'' if self.stored == 1 else 's'} stored it, {ids}{more} could not: "
-            f"{_NOTHING_STORED.sub('', str(self.why)).rstrip('.')}. Sent again under the same message id, it reaches the "
-            "rest only."
+            f"{why}. Sent again under the same message id, it reaches the rest only."
         )
 
 

@@ -10,11 +10,11 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
+from msgspec.structs import fields
 
 import sagalog
 from sagalog import MissingExtraError, RetryPolicy, RunnerSettings, Saga, SagalogError

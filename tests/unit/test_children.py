@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sagalog import ChildEnded, Complete, DefinitionError, Saga, Send, StartChild, on, on_child, starts
-from sagalog.decision.ids import end_id, parent_in, sender_id, start_id
+from sagalog.decision.ids import ParentId, end_id, parent_in, sender_id, start_id
 from sagalog.decision.record import Command, SagaRecord, decode_record, encode_record
 from sagalog.testing import Scenario
 
@@ -145,7 +145,7 @@ def test_ids_between_parent_and_child_are_taken_apart_as_they_were_made(correlat
     own = f"saga::order::{correlation_id}"
     for began in (0, 1_790_000_000_000_000, -1):  # 0: as an earlier version has made it
         begun = start_id(own, "12/3", 2, began)
-        assert parent_in(begun) == parent_in(end_id(begun)) == (own, "12/3", 2, began)
+        assert parent_in(begun) == parent_in(end_id(begun)) == ParentId(own, "12/3", 2, began)
         assert end_id(begun) != begun
     assert start_id(own, "12/3", 2, 0) == f"{own}/12/3/2/child"
 

@@ -18,7 +18,8 @@ shared rate      sagalog::rate::<command type>
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+import msgspec
 
 GAP = "gap/"  # before the key of a sequence: the name of the timer until which a missing number is waited for
 ANSWER = "answer/"  # before the entry of a command: the name of the timer that is the deadline of its answer
@@ -214,7 +215,7 @@ def sent_in(entry: str) -> tuple[int, int]:
     return (int(step), int(index)) if step.isdecimal() and index.isdecimal() else (0, 0)
 
 
-class ParentId(NamedTuple):
+class ParentId(msgspec.Struct, frozen=True):
     """Who started a child: an instance, in which life, by which entry of its outbox.
 
     `began`: when that life began, in microseconds since 1970; 0 in an id that an earlier version has made.

@@ -20,7 +20,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import msgspec
 
@@ -32,7 +31,7 @@ _NAME = len(b',"held":[]')  # or "kept"
 _NAME_OF_PAGES = len(b',"held_in":')
 
 
-class StoredList(NamedTuple):
+class StoredList(msgspec.Struct, frozen=True):
     """How that is stored what a record holds, or what it keeps: in its pages, and `size` bytes in itself."""
 
     messages: tuple[Held, ...] = ()
@@ -43,7 +42,7 @@ class StoredList(NamedTuple):
 NOTHING = StoredList()
 
 
-class StoredMessages(NamedTuple):
+class StoredMessages(msgspec.Struct, frozen=True):
     """How the messages are stored of the record of that number. `epoch`: its numbers begin anew after a purge."""
 
     version: int = 0
@@ -55,7 +54,7 @@ class StoredMessages(NamedTuple):
 NO_MESSAGES = StoredMessages()
 
 
-class Encoded(NamedTuple):
+class Encoded(msgspec.Struct, frozen=True):
     """A record as it is to be stored. `size`: in bytes, with all its messages, as if it were stored in one."""
 
     payload: bytes

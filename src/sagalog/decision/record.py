@@ -4,8 +4,6 @@ A field that this code does not know is refused, wherever it stands: a newer ver
 drop it.
 """
 
-from __future__ import annotations
-
 import base64
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum

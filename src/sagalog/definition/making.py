@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, NamedTuple, get_args, get_origin
+from typing import Any, get_args, get_origin
+
+import msgspec
 
 from ..errors import DefinitionError
 from .children import SAGA_NAME, children_of
@@ -27,7 +29,7 @@ from .sequences import Numbering, numberings
 from .storable import check_storable
 
 
-class Made(NamedTuple):
+class Made(msgspec.Struct, frozen=True):
     """The tables of a saga class."""
 
     all_routes: tuple[Route, ...]
@@ -81,7 +83,7 @@ def made_of(cls: Any, state: type | None, saga: Any) -> Made:
         if not has_own_codec(cls, saga):
             check_storable(state, f"{cls.__name__}: the state", final=False)
     _check_remembered(cls)
-    made = made._replace(indexed=index_table(cls.__name__, cls.index, state, cls.phases))
+    made = msgspec.structs.replace(made, indexed=index_table(cls.__name__, cls.index, state, cls.phases))
     if "name" in cls.__dict__ or several:  # else an abstract base
         _check_name(cls)
         if not own_handle and not any(route.starts for route in all_routes):

@@ -6,7 +6,8 @@ a journal's newest record ─► decode ─► [made_whole], with the records th
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import NamedTuple
+
+import msgspec
 
 from ..decision.pages import whole
 from ..decision.record import SagaRecord, decode_record
@@ -26,7 +27,7 @@ def page_bytes_of(journal: object) -> int:
     return found if type(found) is int and found > 0 else 0
 
 
-class Paging(NamedTuple):
+class Paging(msgspec.Struct, frozen=True):
     """How messages are left in earlier records: from how many bytes on (0: not at all), of so many records (0: of all)."""
 
     page_bytes: int

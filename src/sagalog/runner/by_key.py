@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -43,7 +43,7 @@ _PAGES_AT_ONCE = 16  # of all events from outside together
 _MOST = (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE, Outcome.IGNORED, Outcome.NO_INSTANCE)
 
 
-class ByKey(NamedTuple):
+class ByKey(msgspec.Struct, frozen=True):
     """Instances of one saga: those that hold this value of a key, one at most where it is unique."""
 
     cache: InstanceCache

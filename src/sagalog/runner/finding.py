@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -80,7 +80,7 @@ async def instance_of(runtime: SagaRuntime, correlation_id: str) -> SagaInstance
     return _instance(runtime, correlation_id, saved.version, record, "")
 
 
-class Wanted(NamedTuple):
+class Wanted(msgspec.Struct, frozen=True):
     """What instances are looked for by: fields of the index, and keys; of these one that is unique, if there is one."""
 
     fields: Index

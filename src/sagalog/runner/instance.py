@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from ..decision.lookup import MessageLookups
 from ..decision.pages import NO_MESSAGES, StoredMessages
@@ -47,7 +49,7 @@ class Cancellable(Protocol):
         """Wait no more."""
 
 
-class Unanswered(NamedTuple):
+class Unanswered(msgspec.Struct, frozen=True):
     """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends."""
 
     version: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from enum import StrEnum
 
@@ -24,8 +23,7 @@ class NoInstance(StrEnum):
     WAIT = "wait"  # it waits for a starting event, up to `no_instance_wait`; then NoInstanceError
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """Exponential backoff with jitter: before try n+1, up to `base * 2**(n-1)`, never more than the cap.
 
     `attempts` counts all tries; None: without end. The wait is drawn between half and all of its bound, so that many
@@ -52,8 +50,7 @@ class RetryPolicy:
         return waiting.pause_seconds(failures, 0.0, random.random())  # noqa: S311  (jitter, not a secret)
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerSettings:
+class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
     """Bounds and delays of a runner."""
 
     lease: timedelta = timedelta(seconds=5)  # undelivered commands of a silent worker are taken over after this
@@ -73,12 +70,8 @@ class RunnerSettings:
     stop_timeout: timedelta = timedelta(seconds=30)  # how long a graceful stop waits for command handlers
     no_instance: NoInstance | str = NoInstance.IGNORE
     no_instance_wait: timedelta = timedelta(seconds=30)
-    handler_retry: RetryPolicy = field(default=RetryPolicy(attempts=5, cap=timedelta(seconds=5)))
-    dispatch_retry: RetryPolicy = field(default=RetryPolicy(attempts=None, base=timedelta(milliseconds=100)))
-
-    def __repr__(self) -> str:
-        own = ((one.name, getattr(self, one.name), one.default) for one in fields(self))
-        return f"RunnerSettings({', '.join(f'{name}={value!r}' for name, value, default in own if value != default)})"
+    handler_retry: RetryPolicy = RetryPolicy(attempts=5, cap=timedelta(seconds=5))
+    dispatch_retry: RetryPolicy = RetryPolicy(base=timedelta(milliseconds=100))
 
     def __post_init__(self) -> None:
         for name in ("max_payload_bytes", "max_in_flight", "max_batch", "max_dispatch", "max_takeovers"):
@@ -95,7 +88,7 @@ class RunnerSettings:
         for name in ("handler_retry", "dispatch_retry"):
             check_type(name, getattr(self, name), RetryPolicy, "a RetryPolicy")
         try:
-            object.__setattr__(self, "no_instance", NoInstance(self.no_instance))
+            msgspec.structs.force_setattr(self, "no_instance", NoInstance(self.no_instance))
         except (ValueError, TypeError):
             raise DefinitionError(f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}") from None
 
