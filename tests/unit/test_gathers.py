@@ -121,10 +121,11 @@ def test_ten_thousand_legs_stay_within_some_kilobytes() -> None:
 MANY = [Send(Ship("a", n)) for n in range(1001)]
 WRONG: list[tuple[Any, str]] = [
     (Gather("", [Send(Ship("a", 1))], then=Begun("a", 1)), "a gather's name is a text"),
-    (Gather("g", [], then=Begun("a", 1)), "1 to 1,000 commands in one record, not 0"),
+    (Gather("g", [], then=Begun("a", 1)), "no legs, so no answer would ever end it"),
     (Gather("g", MANY, then=Begun("a", 1)), "not 1,001: give their number, and make them one by one"),
     (Gather("g", 5, then=Begun("a", 1)), "needs a method that makes its legs: decorate one with @leg\\('g'\\)"),
-    (Gather("legs", 0, then=Begun("a", 1)), "takes 1 to 100,000 legs, not 0"),
+    (Gather("legs", 0, then=Begun("a", 1)), "no legs, so no answer would ever end it"),
+    (Gather("legs", -1, then=Begun("a", 1)), "takes 1 to 100,000 legs, not -1"),
     (Gather("legs", 100_001, then=Begun("a", 1)), "not 100,001"),
     (Gather("g", "many", then=Begun("a", 1)), "a list of Sends, or how many legs, not a str"),  # type: ignore[arg-type]
     (Gather("g", [Ship("a", 1)], then=Begun("a", 1)), "legs of Send\\(...\\) or StartChild\\(...\\), not of a Ship"),  # type: ignore[list-item]

@@ -21,6 +21,7 @@ from sagalog import DefinitionError, NoInstance, NoInstanceError, RunnerSettings
 from sagalog.web import (
     AwaitOutcome,
     HmacSignature,
+    ServedRunner,
     StandardWebhooks,
     StatusEndpoint,
     StripeSignature,
@@ -281,6 +282,40 @@ async def test_an_id_that_is_not_signed_is_refused_when_the_webhook_is_made() ->
     Webhook(new_runner(), PaymentReceived, signature=plain, message_id=lambda posted: posted.json["id"])
     signed = HmacSignature(SECRET, header="x-signature", id_header="Idempotency-Key", timestamp_header="x-time")
     Webhook(new_runner(), PaymentReceived, signature=signed, message_id="idempotency-key")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (
+            {"message_id": 7},
+            "message_id= is the name of a header, a function of the request, or None, and is of type int",
+        ),
+        ({"source": None}, "source= must be a text"),
+        ({"type_at": ""}, "type_at= must not be empty"),
+        ({"data_at": ["data"]}, "data_at= must be a text"),
+        ({"max_body_bytes": 0}, "max_body_bytes= must be greater than 0"),
+        ({"max_body_bytes": "1 MiB"}, "max_body_bytes= must be a whole number"),
+        ({"outcome": ShopSaga}, "outcome= must be an AwaitOutcome"),
+        ({"unknown": "drop"}, "unknown= is 'refuse' or 'ignore'"),
+        ({"body_timeout": 10}, "body_timeout"),
+    ],
+)
+async def test_an_argument_that_could_not_work_is_refused_when_the_webhook_is_made(
+    wrong: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(DefinitionError, match=says):
+        Webhook(new_runner(), PaymentReceived, signature=None, **wrong)
+
+
+async def test_so_is_one_of_a_status_endpoint_and_of_a_served_runner() -> None:
+    with pytest.raises(DefinitionError, match="max_streams= must be a whole number"):
+        StatusEndpoint(new_runner(), ShopSaga, max_streams=1.5)  # type: ignore[arg-type]
+    for wrong in ({"max_body_bytes": 0}, {"most_in_flight": None}):
+        with pytest.raises(DefinitionError, match=f"{next(iter(wrong))}= must be"):
+            ServedRunner(new_runner(), [], **wrong)  # type: ignore[arg-type]
+    with pytest.raises(DefinitionError, match="a SagaRunner, not a str"):
+        ServedRunner("memory://", [])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("secrets", ["short", b"short", [], [SECRET, "short"], 7, None])

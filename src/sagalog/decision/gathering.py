@@ -126,6 +126,10 @@ def step_of(
         if event is None or not saga.handles_event(event):
             raise DefinitionError(f"{what} brings a {type(event).__name__} as {name}=, and no handler takes it")
     failed = None if action.failed is None else registry.pack(action.failed)
+    if action.legs in (0, [], ()):
+        raise DefinitionError(
+            f"{what} has no legs, so no answer would ever end it: where there are none, do at once what then= leads to"
+        )
     if isinstance(action.legs, int) and not isinstance(action.legs, bool):
         if not 1 <= action.legs <= MOST_LEGS:
             raise DefinitionError(f"{what} takes 1 to {MOST_LEGS:,} legs, not {action.legs:,}")
@@ -135,7 +139,7 @@ def step_of(
         return GatherStep(action.name, gathering, more_legs(action.name, gathering, saga, state))
     if not isinstance(action.legs, (list, tuple)):
         raise DefinitionError(f"{what} takes a list of Sends, or how many legs, not a {type(action.legs).__name__}")
-    if not 1 <= len(action.legs) <= MOST_LISTED:
+    if len(action.legs) > MOST_LISTED:
         raise DefinitionError(
             f"{what} takes 1 to {MOST_LISTED:,} commands in one record, not {len(action.legs):,}: give their number, and "
             f"make them one by one in a method with @leg({action.name!r})"

@@ -24,6 +24,7 @@ from ..brokers.reading import Decoded, MessageReader, UnreadableError, UntakenEr
 from ..definition.schema import schema_of
 from ..durations import seconds_of
 from ..runner import Receipt, SagaRunner
+from ..runner.arguments import check_type, check_whole
 from ..runner.envelope import Burst
 from ..runner.inside import handle_in_burst
 from .batches import BATCH, answered, is_batch, parts_of
@@ -63,6 +64,9 @@ class ServedRunner:
         most_in_flight: int = 256,
         max_wait: timedelta = timedelta(minutes=1),
     ) -> None:
+        check_type("the runner of a ServedRunner", runner, SagaRunner, "a SagaRunner")
+        check_whole("max_body_bytes=", max_body_bytes, least=1)
+        check_whole("most_in_flight=", most_in_flight, least=1)
         self._runner = runner
         self._tokens = KnownTokens(tokens)
         self._types = types_of(runner.sagas, {})

@@ -19,6 +19,7 @@ from ..definition.saga import Saga
 from ..durations import seconds_of
 from ..errors import DefinitionError, NoInstanceError, OutcomeGoneError, OutcomeTimeoutError, SagalogError
 from ..runner import SagaInstance, SagaOutcome, SagaRunner
+from ..runner.arguments import check_whole
 from .problems import problem_of, refuse
 from .stopping import stopping_of
 
@@ -54,6 +55,7 @@ class StatusEndpoint(Generic[S]):
     ) -> None:
         if not isinstance(saga, type) or not any(isinstance(one, saga) for one in runner.sagas):
             raise DefinitionError("a StatusEndpoint takes a saga of its runner: StatusEndpoint(runner, OrderSaga)")
+        check_whole("max_streams=", max_streams, least=0)
         self._runner = runner
         self._saga = saga
         self._allow = allow

@@ -19,6 +19,7 @@ from ..definition.saga import Saga
 from ..durations import seconds_of
 from ..errors import DefinitionError
 from ..runner import Receipt, SagaRunner
+from ..runner.arguments import check_text, check_type, check_whole
 from .bodies import Posted, check_content_type, read_body
 from .decoding import UNKNOWN, EventDecoder, Events
 from .problems import problem_of, refuse
@@ -103,6 +104,16 @@ class Webhook:
                     "event: take the id from the body, message_id=lambda posted: posted.json['id'], or let the sender sign "
                     "it, HmacSignature(..., id_header='idempotency-key')"
                 )
+        elif message_id is not None and not callable(message_id):
+            raise DefinitionError(
+                "message_id= is the name of a header, a function of the request, or None, and is of type "
+                f"{type(message_id).__name__}"
+            )
+        for name, text in (("source=", source), ("type_at=", type_at), ("data_at=", data_at)):
+            check_text(name, text, empty=name != "type_at=")
+        check_whole("max_body_bytes=", max_body_bytes, least=1)
+        if outcome is not None:
+            check_type("outcome=", outcome, AwaitOutcome, "an AwaitOutcome(OrderSaga, status='/orders/{id}')")
         self._runner = runner
         self.decoder: EventDecoder = EventDecoder(events, type_at=type_at, data_at=data_at, unknown=unknown)
         self._signature = signature
