@@ -32,10 +32,12 @@ async def served(app: Dashboard) -> AsyncIterator[str]:
     async with asyncio.timeout(20):
         while not server.started:
             await asyncio.sleep(0.01)
-    yield f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
-    app.stopping()
-    server.should_exit = True
-    await serving
+    try:  # a test may end by skipping, where there is no Chromium
+        yield f"http://localhost:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        app.stopping()
+        server.should_exit = True
+        await serving
 
 
 @asynccontextmanager
@@ -46,8 +48,10 @@ async def chromium() -> AsyncIterator[Browser]:
         pytest.skip("there is no chromium on this machine (apt-get install chromium)")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=Path(found), args=ARGUMENTS)
-        yield browser
-        await browser.close()
+        try:
+            yield browser
+        finally:
+            await browser.close()
 
 
 async def tab(browser: Browser, **settings: Any) -> tuple[BrowserContext, Page, list[str]]:
