@@ -65,7 +65,12 @@ class OpenTelemetryHook(Hook):
             cause,
             links,
             SpanKind.CONSUMER if handling.kind == "event" else SpanKind.INTERNAL,
-            {"sagalog.message_id": handling.message_id, "sagalog.sequence_nr": handling.sequence_nr},
+            {
+                "sagalog.saga": handling.saga,
+                "sagalog.correlation_id": handling.correlation_id,
+                "sagalog.message_id": handling.message_id,
+                "sagalog.sequence_nr": handling.sequence_nr,
+            },
         )
 
     def handled(self, handling: Handling) -> None:
@@ -79,6 +84,8 @@ class OpenTelemetryHook(Hook):
             [],
             SpanKind.INTERNAL,
             {
+                "sagalog.saga": delivery.saga,
+                "sagalog.correlation_id": delivery.correlation_id,
                 "sagalog.command_id": delivery.command_id,
                 "sagalog.attempt": delivery.attempt,
                 "sagalog.undo": delivery.undo,
@@ -104,23 +111,18 @@ class OpenTelemetryHook(Hook):
         attributes: dict[str, str | int | bool],
     ) -> str:
         # The context is always given: a step may run in the task of anybody, whose current span is none of its business.
-        span = self._tracer.start_span(
-            name,
-            cause,
-            kind,
-            {"sagalog.saga": what.saga, "sagalog.correlation_id": what.correlation_id, **attributes},
-            links,
-        )
+        span = self._tracer.start_span(name, cause, kind, attributes, links)
         self._spans[what] = span
         return _text(span)
 
     def _end(self, what: Handling | Delivery) -> None:
         span = self._spans.pop(what)
-        span.set_attribute("sagalog.outcome", what.outcome)
-        if what.error:
-            span.set_attribute("error.type", what.error)
-        if what.outcome in _WRONG:
-            span.set_status(Status(StatusCode.ERROR, what.error))
+        if span.is_recording():
+            span.set_attribute("sagalog.outcome", what.outcome)
+            if what.error:
+                span.set_attribute("error.type", what.error)
+            if what.outcome in _WRONG:
+                span.set_status(Status(StatusCode.ERROR, what.error))
         span.end()
 
 
