@@ -18,7 +18,7 @@ from sagalog.telemetry.metrics import table
 
 from ..cli.test_health import address, wait_for
 from ..cli.test_worker import worker
-from .test_readme import DATE, ROOT, run
+from .test_readme import DATE, ROOT, run, run_program
 
 PAGE = ROOT / "docs" / "operating" / "monitoring.md"
 TEXT = PAGE.read_text()
@@ -32,7 +32,7 @@ SCRIPTS = {code.partition("\n")[0].removeprefix("# "): code for language, code i
 def test_the_snippet_prints_what_the_page_says(name: str, tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(SCRIPTS["shop.py"])
     (tmp_path / name).write_text(SCRIPTS[name])
-    done = run(tmp_path, sys.executable, name)
+    done = run_program(tmp_path, name)
     assert done.returncode == 0, done.stderr
     (expected,) = re.findall(rf"```python\n# {name}\n.*?```\n\n```(?:text|json)\n(.*?)```", TEXT, re.S)
     printed = re.sub(rf"{DATE},\d+", "DATE", done.stdout + done.stderr)

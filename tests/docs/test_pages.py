@@ -15,7 +15,7 @@ import pytest
 from sagalog.cli.group import COMMANDS
 
 from ..servers.nats import Nats
-from .test_readme import ROOT, run
+from .test_readme import ROOT, run, run_program
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -27,7 +27,7 @@ def blocks(page: str, language: str) -> list[str]:
 def printed(folder: Path, code: str, **environment: str) -> str:
     """Run the code of a page, and return what it prints."""
     (folder / "shown.py").write_text(code)
-    done = run(folder, sys.executable, "shown.py", **environment)
+    done = run_program(folder, "shown.py", **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

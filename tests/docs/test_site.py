@@ -25,7 +25,7 @@ from scripts.flowchart import Flowchart
 
 from ..dashboard.serving import chromium
 from .test_names import OPEN
-from .test_readme import ROOT, run
+from .test_readme import ROOT, run, run_program
 
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
@@ -50,7 +50,7 @@ NAMED = set(re.findall(r"^\| `([\w.]+)` \|", "\n".join(page.read_text() for page
 def test_a_program_prints_what_stands_below_it(page: Path, number: int, tmp_path: Path) -> None:
     code, expected = PROGRAM.findall(page.read_text())[number]
     (tmp_path / "shown.py").write_text(code)
-    done = run(tmp_path, sys.executable, "shown.py")
+    done = run_program(tmp_path, "shown.py")
     assert done.returncode == 0, done.stderr
     if os.environ.get("SAGALOG_WRITE_DOCS") and done.stdout != expected:
         found = list(PROGRAM.finditer(page.read_text()))[number]
