@@ -108,6 +108,8 @@ class Receiver:
             return Response(body, media_type="application/cloudevents+json", headers={"content-encoding": "gzip"})
         if event["data"]["id"] == "odd":
             return Response('{"type": "else"}', media_type="application/cloudevents+json")
+        if (written := written_otherwise(event["data"]["id"])) is not None:
+            return written
         if event["data"]["id"] == "drips":
             return StreamingResponse(drip(self.over), media_type="application/cloudevents+json")
         if len(self.ids) < 3:
@@ -117,6 +119,26 @@ class Receiver:
             "data": {"id": event["data"]["id"], "box": 7},
         }  # fmt: skip
         return Response(json.dumps(answer), media_type="application/cloudevents+json")
+
+
+def written_otherwise(order: str) -> Response | None:
+    """The same event, as receivers write it who are not told otherwise by their framework."""
+    data = {"id": order, "box": 7}
+    event = {"specversion": "1.0", "id": "r1", "source": "/packer", "type": "packed", "data": data}
+    binary = {"ce-specversion": "1.0", "ce-id": "r%201", "ce-source": "/packer", "ce-type": "packed"}
+    if order == "plain json":
+        return Response(json.dumps(event), media_type="application/json; charset=utf-8")
+    if order == "upper case":
+        return Response(json.dumps(event), media_type="Application/CloudEvents+JSON")
+    if order == "binary":
+        return Response(json.dumps(data), media_type="application/json", headers=binary)
+    if order == "batch":
+        return Response(json.dumps([event]), media_type="application/cloudevents-batch+json")
+    if order == "binary of an unknown type":
+        return Response("{}", media_type="application/json", headers=binary | {"ce-type": "else"})
+    if order == "no event":
+        return Response('{"ok": true}', media_type="application/json")
+    return Response("[1", media_type="application/json") if order == "no json" else None
 
 
 async def drip(over: asyncio.Event) -> AsyncIterator[bytes]:
@@ -209,6 +231,32 @@ async def test_an_answer_that_cannot_be_read_parks_at_once_and_is_not_asked_for_
     assert len(receiver.ids) == 1
 
 
+@pytest.mark.parametrize("written", ["plain json", "upper case", "binary"])
+async def test_an_event_is_taken_however_the_answer_writes_it(written: str) -> None:
+    async with packing() as (runner, receiver):
+        await runner.handle(Wanted(written))
+        outcome = await runner.outcome(PackSaga, written, timeout=timedelta(seconds=20))
+        assert (outcome.result, outcome.state.box) == ("packed", 7)
+    assert len(receiver.ids) == 1
+
+
+@pytest.mark.parametrize("what", ["batch", "binary of an unknown type"])
+async def test_what_says_that_it_is_an_event_and_cannot_be_read_is_never_passed_over(what: str) -> None:
+    async with packing() as (runner, receiver):
+        await runner.handle(Wanted(what))
+        assert "took the command, and answered with an event that cannot be read" in await parked(runner, what)
+    assert len(receiver.ids) == 1
+
+
+@pytest.mark.parametrize("what", ["no event", "no json"])
+async def test_an_answer_that_is_no_event_is_an_acceptance(what: str) -> None:
+    async with packing() as (runner, _):
+        await runner.handle(Wanted(what))
+        await runner.settle()
+        assert runner.counters.commands == 1
+        assert not (await runner.instance(PackSaga, what)).parked
+
+
 async def test_an_answer_that_comes_byte_by_byte_is_cut_off_at_the_time_limit() -> None:
     async with packing(timeout=0.3, attempts=2) as (runner, receiver):
         await runner.handle(Wanted("drips"))
@@ -236,6 +284,13 @@ async def test_nobody_there_is_a_failure_that_goes_away() -> None:
 
 
 async def test_what_could_never_be_sent_is_refused_when_it_is_made() -> None:
-    for arguments in (("ftp://x", SECRET), ("https://", SECRET), ("https://x", None), ("https://x", "short")):
+    for arguments in (
+        ("ftp://x", SECRET),
+        ("https://", SECRET),
+        ("https://x:99999", SECRET),
+        ("https://x\r\ny: z", SECRET),
+        ("https://x", None),
+        ("https://x", "short"),
+    ):
         with pytest.raises(DefinitionError):
             SignedWebhook(*arguments)

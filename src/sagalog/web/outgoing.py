@@ -7,18 +7,15 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
-from ..brokers.cloudevents import STRUCTURED
 from ..brokers.headers import encoded
-from ..brokers.message import SourceMessage
 from ..brokers.publication import Publication
-from ..brokers.reading import MessageReader, UnreadableError, UntakenError
 from ..durations import seconds_of
 from ..errors import CodecError, CommandRefused, DefinitionError, MissingExtraError, SagalogError
 from ..runner import CommandContext
+from .answered import AnsweredOddlyError, AnswerReader
 from .signatures import HmacSignature, Secrets, StandardWebhooks
 
 _REFUSED = (409, 410, 422)  # "no, and do not ask again"
-_MAX_ANSWER = 1024 * 1024  # bytes
 
 
 class WebhookFailedError(SagalogError):
@@ -41,9 +38,10 @@ class SignedWebhook:
     is signed as standardwebhooks.com says (`webhook-id`, `webhook-timestamp`, `webhook-signature`), or by `signature`. In
     headers the id is percent-encoded where it holds other than printable ASCII.
 
-    2xx: the command is accepted; a CloudEvent in the answer is the event that it leads to, of a class in `replies`, of at
-    most 1 MiB; one that cannot be read parks the instance. 409, 410 and 422: it is refused for ever. All else, and no whole
-    answer within `timeout`: it is sent again, as the runner's `dispatch_retry` says. Redirects are not followed.
+    2xx: the command is accepted; a CloudEvent in the answer, in structured or binary mode, is the event that it leads
+    to, of a class in `replies`, of at most 1 MiB; one that cannot be read parks the instance. 409, 410 and 422: it is
+    refused for ever. All else, and no whole answer within `timeout`: it is sent again, as the runner's `dispatch_retry`
+    says. Redirects are not followed.
     `client`: gives an httpx.AsyncClient of yours, e.g. `lambda context: context.resources`; without it each command has a
     connection of its own.
     """
@@ -62,14 +60,19 @@ class SignedWebhook:
             import httpx
         except ModuleNotFoundError as error:
             raise MissingExtraError("a SignedWebhook needs the package httpx: pip install 'sagalog[serve]'") from error
-        if not isinstance(url, str) or httpx.URL(url).scheme not in ("http", "https") or not httpx.URL(url).host:
+        try:
+            found = httpx.URL(url)
+            known = found.scheme in ("http", "https") and found.host and (found.port is None or 0 < found.port < 65536)
+        except (TypeError, httpx.InvalidURL):
+            known = False
+        if not known:
             raise DefinitionError("a SignedWebhook takes an address that begins with https://")
         if (secrets is None) == (signature is None):
             raise DefinitionError("a SignedWebhook takes a secret, or signature=")
         self._signature = signature if signature is not None else StandardWebhooks(secrets or "")
         self._url = url
-        self._shown = str(httpx.URL(url).copy_with(username=None, password=None, query=None))
-        self._replies = MessageReader(dict(replies or {}))
+        self._shown = str(found.copy_with(username=None, password=None, query=None))
+        self._answers = AnswerReader(replies or {})
         self._seconds = seconds_of("timeout=", timeout)
         self._client = client
         self._publication = Publication(_NoSink(), mode="structured")
@@ -109,35 +112,13 @@ class SignedWebhook:
                     raise CommandRefused(f"the webhook answered {status}")
                 if not 200 <= status < 300:
                     raise WebhookFailedError(self._shown, status, f"answered {status}")
-                if not answer.headers.get("content-type", "").startswith(STRUCTURED):
-                    return None  # its status says all
-                return self._event(await _whole(answer), dict(answer.headers))
+                return await self._answers.read(answer)
+        except AnsweredOddlyError as error:  # parks: the same answer would come again
+            raise CodecError(
+                f"the webhook at {self._shown} took the command, and answered with an event that cannot be read: {error}"
+            ) from None
         except TimeoutError:
             raise WebhookFailedError(self._shown, 0, f"did not answer within {self._seconds:g} s") from None
-
-    def _event(self, body: bytes | None, headers: dict[str, str]) -> Any:
-        """Return the event that was answered. Raises CodecError, which parks: the same answer would come again."""
-        why = f"more than {_MAX_ANSWER:,} bytes, or compressed"
-        if body is not None:
-            try:
-                return self._replies.read(SourceMessage(body, "", "", headers)).event
-            except (UnreadableError, UntakenError) as error:
-                why = str(error)
-        raise CodecError(
-            f"the webhook at {self._shown} took the command, and answered with an event that cannot be read: {why}"
-        )
-
-
-async def _whole(answer: Any) -> bytes | None:
-    """Return the body of an answer as it was sent; None if it is too large, or not sent as it is."""
-    if answer.headers.get("content-encoding", "identity") != "identity":  # a few bytes may stand for any number
-        return None
-    found = bytearray()
-    async for chunk in answer.aiter_raw():
-        found += chunk
-        if len(found) > _MAX_ANSWER:
-            return None
-    return bytes(found)
 
 
 class _NoSink:
