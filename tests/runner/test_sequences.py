@@ -20,12 +20,13 @@ from sagalog import (
     SagaRecord,
     SagaRunner,
     SqliteJournal,
+    starts,
 )
 from sagalog.decision.record import decode_record
 from sagalog.decision.repair import drop
 from sagalog.operating.apply import apply as apply_repair
 
-from ..numbered import Closed, Measured, Meters, Numbered
+from ..numbered import Closed, Measured, Meters, Numbered, Readings
 from .conftest import Bench
 
 
@@ -101,6 +102,30 @@ async def test_a_number_that_does_not_come_parks_and_the_repairs_go_on_without_i
         assert done.effects[0] == "does not wait for what is missing of Numbered: goes on behind it"
         assert await send(one, 2, 3) == [Outcome.IGNORED, Outcome.DUPLICATE]
     assert await log(two) == ["n1", "n3", "n4"]
+
+
+class Patient(Meters):
+    """The same saga in newer code, which waits for a missing number without end."""
+
+    @starts(Numbered, key="meter", sequence="n")
+    def numbered(self, state: Readings, event: Numbered) -> None:
+        state.log.append(f"n{event.n}")
+
+
+async def test_a_deadline_that_the_code_has_no_more_parks_and_a_retry_waits_without_end(two: Bench) -> None:
+    async with runner(two) as old:
+        await send(old, 1, 4)
+    async with two.runner(sagas=(Patient,), dispatch=_accept) as one:
+        two.advance(minutes=11)
+        await one.settle()
+        assert (await record(two)).parked == (
+            "Numbered 2 to 3 did not come in time: `skip` goes on without it, `retry` waits without end"
+        )
+        await one.retry("numbered", "m")
+        waiting = await record(two)
+        assert (waiting.parked, waiting.timers) == ("", {})
+        assert await send(one, 3, 2) == [Outcome.KEPT, Outcome.HANDLED]
+    assert await log(two) == ["n1", "n2", "n3", "n4"]
 
 
 async def test_a_gap_whose_event_the_saga_handles_is_told_once_whoever_sees_its_deadline(two: Bench) -> None:

@@ -13,7 +13,7 @@ from the definition. So a handler's actions are followed by one more, `Proceed`:
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -139,6 +139,7 @@ class _Itinerary:
         self._table = table
         self._state = state
         self._before = record.activities
+        self._timers = record.timers
         self._wanted: set[str] = set()
         self._change = Proceed(dict(record.activities))
         self._stages = self._change.stages
@@ -159,9 +160,10 @@ class _Itinerary:
             elif what == "failed":
                 self._failed(step, stage, event.reason, refused=event.refused)
             elif what == "overdue":
-                self._failed(step, stage, step.too_long, refused=False)
-            elif stage.status == "waiting":
-                self._ask(step, event.number)
+                if not step.never_fails:
+                    self._failed(step, stage, step.too_long, refused=False)
+            elif stage.status == "waiting" and step.options.remind is not None:
+                self._ask(step, event.number, step.options.remind)
         elif kind in self._table.awaited and message.kind != "refused":
             self._came(*self._table.awaited[kind], event)
 
@@ -269,12 +271,11 @@ class _Itinerary:
             self._set(f"{ACTIVITY}{name}/reminder", step.reminder(1), options.remind)
         return False
 
-    def _ask(self, step: DefinedActivity, number: int) -> None:
+    def _ask(self, step: DefinedActivity, number: int, remind: timedelta) -> None:
         """Call it again, to remind whoever it asks."""
         command = self._draft.registry.pack(step.command(number))
         self._change.begin += ((step.name, command, None),)
-        assert step.options.remind is not None
-        self._set(f"{ACTIVITY}{step.name}/reminder", step.reminder(number + 1), step.options.remind)
+        self._set(f"{ACTIVITY}{step.name}/reminder", step.reminder(number + 1), remind)
 
     def _came(self, step: DefinedActivity, refuses: bool, event: Any) -> None:
         """An event has come that an activity waits for, or that ends its waiting."""
@@ -333,13 +334,11 @@ class _Itinerary:
                 self._change.newest += (stage.entry,)
 
     def _over(self, step: DefinedActivity) -> None:
-        """Forget what is still to be done about an activity."""
-        change, options = self._change, step.options
+        """Forget what is still to be done about an activity, also what other code has set."""
+        change = self._change
         change.over += (step.stored.type,)
-        if options.within is not None:
-            change.drops += (ACTIVITY + step.name,)
-        if options.remind is not None:
-            change.drops += (f"{ACTIVITY}{step.name}/reminder",)
+        if self._timers:
+            change.drops += (ACTIVITY + step.name, f"{ACTIVITY}{step.name}/reminder")
 
     def _move(self, name: str, stage: Stage) -> None:
         """Note the stage of an activity, behind all others: they stand in the order in which they came there."""

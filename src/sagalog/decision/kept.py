@@ -151,9 +151,11 @@ def gap_passed(draft: Draft, record: SagaRecord, message: Message) -> Outcome | 
         draft.append(record, "audit", Audit(draft.now, "gap", f"{gap} did not come, and is not waited for any more"))
         return Outcome.HANDLED
     record.gap = key
-    record.parked = well_formed(
-        f"{gap} did not come within {known.gap_within}{why}: `skip` goes on without it, `retry` waits as long again"
-    )
+    if known.gap_within is None:  # other code has set the deadline
+        late, again = "in time", "waits without end"
+    else:
+        late, again = f"within {known.gap_within}", "waits as long again"
+    record.parked = well_formed(f"{gap} did not come {late}{why}: `skip` goes on without it, `retry` {again}")
     return Outcome.HANDLED
 
 

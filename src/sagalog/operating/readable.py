@@ -186,6 +186,12 @@ def _of_activities(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
                 f"activity {name} waits for an event, and in this code it waits for none: name another",
                 unreadable=False,
             )
+        elif step is not None and stage.status == "running" and step.options.until is not None:
+            yield Reason(
+                f"activity {name} is carried out, and in this code it waits for an event: name another",
+                stage.entry,
+                unreadable=False,
+            )
 
 
 def _of_joins(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:

@@ -48,6 +48,20 @@ class ActivityHandler(CommandHandler):
         self.asynchronous: bool = iscoroutinefunction(self.function)
         self._with_result = not undo and step.options.until is None
 
+    def check_kind(self, record: SagaRecord | None, entry: Command) -> None:
+        """Raise DefinitionError for a call that other code has begun, to which the activity is of another kind.
+
+        Where that waits for an event, what this method returns would pass for the event. The other way round, the result of
+        a call would be lost.
+        """
+        if record is None or self._undo or entry.life != record.incarnation:
+            return
+        stage = record.activities.get(self._step.name)
+        waits = self._step.options.until is not None
+        if stage is not None and stage.status == ("running" if waits else "waiting"):
+            kind = "waits for an event" if waits else "waits for none"
+            raise DefinitionError(f"{entry.command.type} was begun by other code, and {kind} in this one")
+
     def __call__(self, command: Any, context: CommandContext | None) -> Any:
         """Call the method. Raises DefinitionError where the life that the call is of has ended, with its state."""
         assert isinstance(context, ActivityContext)

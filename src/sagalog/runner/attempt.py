@@ -21,7 +21,7 @@ from ..errors import (
     DefinitionError,
     SagaParkedError,
 )
-from .activities import ActivityContext
+from .activities import ActivityContext, ActivityHandler
 from .answers import Answers
 from .begun import begun
 from .children import Children
@@ -75,6 +75,8 @@ class CommandAttempts:
         handler = self._handlers.get(type(command))
         if handler is None:
             raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
+        if type(handler) is ActivityHandler:
+            handler.check_kind(instance.record, entry)
         return handler, command
 
     def context(self, instance: Instance, entry: Command) -> CommandContext:
