@@ -88,7 +88,7 @@ def a_kept_message_that_fails_parks_without_the_others(patch: pytest.MonkeyPatch
 @mutant
 def what_an_ended_saga_keeps_is_dropped(patch: pytest.MonkeyPatch) -> None:
     def let_go(draft: Any, message: Any) -> Any:
-        kept.unkeep(draft.touch(), message)
+        draft.kept_by(draft.touch()).take(message.id, message.kind)
         return Outcome.NO_INSTANCE
 
     patch.setattr(advance, "let_go", let_go)
@@ -100,8 +100,14 @@ def an_early_number_is_handled_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant.of(Stations)
+def numbers_that_came_early_are_released_in_the_order_in_which_they_came(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(lookup, "heappush", lambda heap, one: heap.append(one))
+    patch.setattr(lookup, "heappop", lambda heap: heap.pop(0))
+
+
+@mutant.of(Stations)
 def the_deadline_of_a_gap_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(kept, "_wait_for_missing", lambda draft, record, kept: None)
+    patch.setattr(kept, "_wait_for_missing", lambda draft, record, sequences: None)
 
 
 @mutant.of(Stations)
@@ -164,7 +170,7 @@ def messages_that_were_added_are_looked_up_in_what_was_held_before(patch: pytest
             self._look_at(messages)
         return (kind, message_id) in self._ids
 
-    patch.setattr(lookup.MessageLookup, "has", has)
+    patch.setattr(lookup.HeldLookup, "has", has)
 
 
 @pytest.mark.parametrize("name", mutant.names)

@@ -317,6 +317,29 @@ def test_a_numbered_event_that_waits_for_a_phase_lets_those_behind_it_wait_and_o
     assert seen(scenario) == [2]
 
 
+def test_of_a_sequence_that_begins_with_whatever_comes_first_a_phase_that_keeps_some_hands_them_on_in_their_order() -> (
+    None
+):
+    class Phased(Base, Saga[State]):
+        name = "phased"
+        phases = Phase
+
+        @starts(Calibrated, key="meter")
+        def begun(self, state: State, event: Calibrated) -> Any:
+            return Enter(Phase.SEALED) if event.n else None
+
+        @on(Measured, key="meter", sequence=Sequence("n", first=None), during=Phase.SEALED, unexpected="keep")
+        def measured(self, state: State, event: Measured) -> None:
+            state.seen.append(event.n)
+
+    scenario = Scenario(Phased).given(Calibrated("m", 0), Measured("m", 7), Measured("m", 6), Calibrated("m", 1))
+    assert seen(scenario) == [6, 7]
+    for n in (6, 7):
+        scenario.when(Measured("m", n), message_id=f"again {n}").then(kept=[])
+    scenario.given(Measured("m", 8))
+    assert seen(scenario) == [6, 7, 8]
+
+
 def test_a_wrong_number_is_refused_before_anything_is_stored() -> None:
     for wrong in (0, -1, 2**63, "1", 1.0, True, None):
         with pytest.raises(

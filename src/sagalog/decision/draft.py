@@ -22,7 +22,7 @@ from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .itinerary import mark_undone
 from .keeping import held_of
 from .keys import ByKey
-from .lookup import MessageLookups
+from .lookup import KeptMessages, MessageLookups
 from .message import Message, Outcome
 from .record import (
     FINAL,
@@ -192,6 +192,8 @@ class Draft:
                 if getattr(record, name) is items:
                     setattr(record, name, tuple(items))
             self._lists = None
+        if self.lookups is not None:
+            self.lookups.freeze(record)
         return record
 
     def knows(self, message_id: str, kind: str = "event") -> bool:
@@ -204,7 +206,7 @@ class Draft:
             return False
         if record.held and self._waiting().held.has(record.held, message_id, kind):
             return True
-        if record.kept and self._waiting().kept.has(record.kept, message_id, kind):
+        if record.kept and self.kept_by(record).has(message_id, kind):
             return True
         if kind != "event":
             return False
@@ -231,7 +233,11 @@ class Draft:
             return False
         if record.held and self._waiting().held.has_number(record.held, sequence, number):
             return True
-        return bool(record.kept) and self._waiting().kept.has_number(record.kept, sequence, number)
+        return bool(record.kept) and self.kept_by(record).has_number(sequence, number)
+
+    def kept_by(self, record: SagaRecord) -> KeptMessages:
+        """Return what the record keeps, in its place there: what is changed in it is changed in the record."""
+        return self._waiting().kept_by(record)
 
     def _waiting(self) -> MessageLookups:
         if self.lookups is None:
@@ -385,7 +391,6 @@ class Draft:
         key, number = place_of(self.saga, message)
         if not key:
             return False
-        self._timers = None
         pass_number(record, key, number)
         known = sequence_of(self.saga, key)
         return known is not None and not known.restarts

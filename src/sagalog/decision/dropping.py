@@ -32,7 +32,7 @@ def drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
 def drop_kept(record: SagaRecord, message_id: str | None = None) -> list[str]:
     """Drop what is kept, all of it or one message; say what that means."""
     dropped = tuple(one for one in record.kept if message_id in (None, one.id))
-    record.kept = tuple(one for one in record.kept if one not in dropped)
+    record.kept = tuple(one for one in record.kept if message_id not in (None, one.id))
     return _consumed(record, dropped, "kept")
 
 

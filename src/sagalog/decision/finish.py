@@ -36,7 +36,6 @@ from .gather_ends import meet
 from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, GAP
 from .itinerary import Proceed, knows_by_progress, proceed, reordered
-from .keeping import unkeep
 from .keys import Held, claimed, held_after
 from .message import Message, Outcome
 from .moments import SCHEDULED
@@ -98,7 +97,7 @@ def finish(
     draft.started += record is not draft.record
     draft.record = record
     if message.kept:
-        unkeep(record, message)
+        draft.kept_by(record).take(message.id, message.kind)
         draft.woken += 1
     if record.kept:
         record.waking = True

@@ -51,7 +51,8 @@ def meet(draft: Draft, record: SagaRecord, name: str, end: GatherEnd) -> None:
     )
     full = len(record.kept) >= saga.most_kept
     if policy == "keep" and (expected or not full):
-        record.kept, record.waking = (*record.kept, one), True
+        draft.kept_by(record).add(one)
+        record.waking = True
         return
     elsewhere = [member.name for member in table.phases_of(kind)]
     does = f"{' and '.join(elsewhere)} {'do' if len(elsewhere) > 1 else 'does'}"

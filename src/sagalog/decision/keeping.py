@@ -32,18 +32,6 @@ def held_of(saga: Saga[Any], message: Message, packed: Typed, life: int) -> Held
     )
 
 
-def keeps(record: SagaRecord, message: Message) -> bool:
-    """Say whether the record keeps that message."""
-    return any(one.id == message.id and one.kind == message.kind for one in record.kept)
-
-
-def unkeep(record: SagaRecord, message: Message) -> Held:
-    """Take a kept message out of the record."""
-    gone = next(one for one in record.kept if one.id == message.id and one.kind == message.kind)
-    record.kept = tuple([one for one in record.kept if one is not gone])
-    return gone
-
-
 def all_kept(record: SagaRecord, first: Message) -> tuple[Held, ...]:
     """Return all that is kept as it is to be held, with that message in front."""
     kept = [msgspec.structs.replace(one, kept=True) for one in record.kept]

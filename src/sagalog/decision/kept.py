@@ -11,6 +11,7 @@ each of them is told to have waited in vain, unless it begins the next incarnati
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..definition.saga import Saga
 from ..errors import TooManyKeptError, UnexpectedEventError
 from .draft import Draft
 from .ids import GAP, parts_of
-from .keeping import all_kept, held_of, keeps, unkeep
+from .keeping import all_kept, held_of
 from .message import Message, Outcome
 from .moments import LAST_MOMENT
 from .phases import phase_of
@@ -91,12 +92,14 @@ def next_kept(draft: Draft) -> Held | None:
     if record is None or not record.waking or record.parked:
         return None
     if record.kept:
+        kept = draft.kept_by(record)
         phase = phase_of(draft.saga, record)
-        for one in record.kept:
-            over = record.status in FINAL or one.life not in (0, record.incarnation)
-            if over or _expected(draft, record, one, phase):
-                return one
-        _wait_for_missing(draft, record, record.kept)
+        if record.status in FINAL:
+            return kept.oldest()
+        one = kept.first(lambda one: one.life not in (0, record.incarnation) or _expected(draft, record, one, phase))
+        if one is not None:
+            return one
+        _wait_for_missing(draft, record, kept.sequences)
     record.waking = False
     draft.changed = True
     return None
@@ -167,11 +170,11 @@ def _early(saga: Saga[Any], record: SagaRecord, message: Message) -> bool:
     return expected is not None and number > expected
 
 
-def _wait_for_missing(draft: Draft, record: SagaRecord, kept: tuple[Held, ...]) -> None:
-    """Let each gap before these have its deadline, from now on where it is new."""
+def _wait_for_missing(draft: Draft, record: SagaRecord, sequences: Iterable[str]) -> None:
+    """Let the gap before what is kept of each of these have its deadline, from now on where it is new."""
     if record.status is not Status.RUNNING or record.parked:
         return
-    for key in {one.sequence for one in kept if one.sequence}:
+    for key in sequences:
         known = sequence_of(draft.saga, key)
         if known is None or known.gap_within is None or GAP + key in record.timers:
             continue
@@ -201,14 +204,15 @@ def _keep(draft: Draft, record: SagaRecord, message: Message) -> None:
     if message.kept:
         return
     packed = draft.registry.pack(message.event)
-    record.kept = (*record.kept, held_of(draft.saga, message, packed, message.life))
+    one = held_of(draft.saga, message, packed, message.life)
+    draft.kept_by(record).add(one)
     if record.requests and not message.was_kept:
         settle_request(draft, record, message)
     if message.kind == "timer":
         draft.fired_timer(record, message)
         _skip_gap_of(record, message)
-    elif record.kept[-1].sequence:
-        _wait_for_missing(draft, record, record.kept[-1:])
+    elif one.sequence:
+        _wait_for_missing(draft, record, (one.sequence,))
     draft.changed = True
     record.updated_at = draft.now
 
@@ -232,7 +236,7 @@ def _skip_gap_of(record: SagaRecord, message: Message) -> None:
 def let_go(draft: Draft, message: Message) -> Outcome:
     """Take a kept message out of a record that has ended before its moment came, and say so there."""
     record = draft.touch()
-    gone = unkeep(record, message)
+    gone = draft.kept_by(record).take(message.id, message.kind)
     if message.kind == "event":
         draft.remember(record, message.id)
         leave_hole(record, gone)
@@ -248,7 +252,7 @@ def park_kept(draft: Draft, reason: str, message: Message) -> bool:
     came before whatever is held from now on.
     """
     record = draft.record
-    if record is None or not keeps(record, message):
+    if record is None or not draft.kept_by(record).has(message.id, message.kind):
         return False
     record.held = (*all_kept(record, message), *record.held)
     record.kept, record.parked = (), well_formed(reason)

@@ -1,20 +1,23 @@
 """Which messages a record holds or keeps: looked up again and again, while more and more of them come.
 
-A few are looked through one by one. Of many, their ids are kept in a set that outlives the draft: what was added since is
-all that is looked at. It says of itself which messages it knows, so that after whatever else it is made anew.
+What was found out about them outlives the draft. It says of itself which messages it knows, so that after whatever else
+than a draft of its own it is made anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heappop, heappush
+from typing import Any
 
-from .record import Held
+from .record import Held, SagaRecord
 
 FEW = 64  # so many are looked through one by one
 
 
-class MessageLookup:
-    """Finds a message among those that a record holds, or among those that it keeps."""
+class HeldLookup:
+    """Finds a message among those that a record holds. Of many, what was added since the last look is looked at."""
 
     __slots__ = ("_count", "_ids", "_numbers", "_of")
 
@@ -53,11 +56,135 @@ class MessageLookup:
         self._of, self._count = messages, len(messages)
 
 
+class KeptMessages:
+    """What a record keeps, oldest first, while a draft adds messages and takes others out.
+
+    It finds one by its id or its number, and the first of each type and of each sequence, without looking at the others.
+    Whether the moment of a message has come depends on nothing but its type, its kind, its life and its number; so no other
+    one can be next.
+    """
+
+    __slots__ = ("_added", "_by_id", "_numbers", "_of_sequence", "_of_type", "_oldest", "_stored")
+
+    def __init__(self, messages: tuple[Held, ...]) -> None:
+        self._by_id: dict[tuple[str, str], Held] = {}
+        self._numbers: set[tuple[str, int]] = set()
+        # What is taken out stays in these until it comes to their front.
+        self._oldest: deque[Held] = deque()
+        self._of_type: dict[tuple[str, str, int], deque[tuple[int, Held]]] = {}
+        self._of_sequence: dict[str, list[tuple[int, int, Held]]] = {}  # heaps, lowest number first
+        self._added = 0
+        for one in messages:
+            self.add(one)
+        self._stored: tuple[Held, ...] | None = messages
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Held]:
+        return iter(self._by_id.values())
+
+    def add(self, one: Held) -> None:
+        """Keep one more message. One that is kept already is kept once."""
+        key = one.kind, one.id
+        if key in self._by_id:
+            return
+        self._by_id[key] = one
+        self._stored = None
+        self._oldest.append(one)
+        if one.sequence:
+            self._numbers.add((one.sequence, one.number))
+            heappush(self._of_sequence.setdefault(one.sequence, []), (one.number, self._added, one))
+        else:
+            alike = self._of_type.setdefault((one.event.type, one.kind, one.life), deque())
+            alike.append((self._added, one))
+        self._added += 1
+
+    def take(self, message_id: str, kind: str) -> Held:
+        """Take that message out. Raises KeyError if it is not kept."""
+        one = self._by_id.pop((kind, message_id))
+        self._numbers.discard((one.sequence, one.number))
+        self._stored = None
+        return one
+
+    def has(self, message_id: str, kind: str) -> bool:
+        """Say whether that message is kept."""
+        return (kind, message_id) in self._by_id
+
+    def has_number(self, sequence: str, number: int) -> bool:
+        """Say whether the message with that number of a sequence is kept."""
+        return (sequence, number) in self._numbers
+
+    @property
+    def sequences(self) -> list[str]:
+        """The sequences of which a message is kept."""
+        return [sequence for sequence in self._of_sequence if self.lowest(sequence) is not None]
+
+    def lowest(self, sequence: str) -> int | None:
+        """Return the lowest number of a sequence that is kept."""
+        heap = self._of_sequence.get(sequence, [])
+        while heap and self._is_gone(heap[0][2]):
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def oldest(self) -> Held:
+        """Return the message that came first. Raises IndexError if none is kept."""
+        while self._is_gone(self._oldest[0]):
+            self._oldest.popleft()
+        return self._oldest[0]
+
+    def first(self, has_come: Callable[[Held], bool]) -> Held | None:
+        """Return the oldest of those whose moment `has_come`; in a sequence, a lower number comes before a higher one."""
+        found, place = None, self._added
+        for at, one in self._fronts():
+            if at < place and has_come(one):
+                found, place = one, at
+        return found
+
+    def _fronts(self) -> Iterator[tuple[int, Held]]:
+        for alike in self._of_type.values():
+            while alike and self._is_gone(alike[0][1]):
+                alike.popleft()
+            if alike:
+                yield alike[0]
+        for sequence, heap in self._of_sequence.items():
+            if self.lowest(sequence) is not None:
+                yield heap[0][1:]
+
+    def _is_gone(self, one: Held) -> bool:
+        return self._by_id.get((one.kind, one.id)) is not one
+
+    def stored(self) -> tuple[Held, ...]:
+        """Return them as a record is stored with them."""
+        if self._stored is None:
+            self._stored = tuple(self._by_id.values())
+        return self._stored
+
+    def is_of(self, kept: tuple[Held, ...]) -> bool:
+        """Say whether these are all of `kept`, and not much more room is taken than they need."""
+        return self._stored is kept and self._added <= 2 * len(kept) + FEW
+
+
 class MessageLookups:
     """What is known of the messages of one instance, from one draft to the next."""
 
     __slots__ = ("held", "kept")
 
     def __init__(self) -> None:
-        self.held: MessageLookup = MessageLookup()
-        self.kept: MessageLookup = MessageLookup()
+        self.held: HeldLookup = HeldLookup()
+        self.kept: KeptMessages = KeptMessages(())
+
+    def kept_by(self, record: SagaRecord) -> KeptMessages:
+        """Return what the record of a draft keeps, in the place of its tuple: a change of it changes the record."""
+        kept: Any = record.kept
+        if kept is not self.kept:
+            if not self.kept.is_of(kept):
+                self.kept = KeptMessages(kept)
+            kept = record.kept = self.kept  # type: ignore[assignment]
+        return self.kept
+
+    def freeze(self, record: SagaRecord) -> None:
+        """Give a record its tuple back."""
+        kept: Any = record.kept
+        if kept is self.kept:
+            record.kept = self.kept.stored()

@@ -16,6 +16,7 @@ from ..definition.codec import Typed
 from ..definition.saga import Saga
 from ..definition.sequences import Gap, Sequence
 from .ids import GAP, parts_of
+from .lookup import KeptMessages
 from .message import Message, Outcome
 from .record import Held, SagaRecord
 
@@ -49,7 +50,10 @@ def next_number(saga: Saga[Any], record: SagaRecord, key: str) -> int | None:
 
 
 def _behind_holes(record: SagaRecord, key: str, number: int) -> int:
-    while f"{key}/{number}" in record.holes:
+    if f"{key}/{number}" not in record.holes:
+        return number
+    holes = frozenset(record.holes)
+    while f"{key}/{number}" in holes:
         number += 1
     return number
 
@@ -77,8 +81,11 @@ def _skipped(record: SagaRecord, key: str, number: int) -> bool:
 
 
 def pass_number(record: SagaRecord, key: str, number: int) -> None:
-    """Go on behind a number that was handled, or is not to be waited for; its gap has ended."""
-    following = _behind_holes(record, key, number + 1)
+    """Go on behind a number that was handled, or is not to be waited for; its gap has ended.
+
+    It never goes back: what has been handled would be handled again.
+    """
+    following = _behind_holes(record, key, max(number + 1, record.sequences.get(key, 0)))
     if record.holes:
         record.holes = tuple(hole for hole in record.holes if not _is_below(hole, key, following))
     record.sequences = {**record.sequences, key: following}
@@ -136,4 +143,7 @@ def carry_on(saga: Saga[Any], record: SagaRecord, old: SagaRecord) -> None:
 
 
 def _lowest(record: SagaRecord, key: str) -> int | None:
+    kept: Any = record.kept
+    if isinstance(kept, KeptMessages):
+        return kept.lowest(key)
     return min((one.number for one in record.kept if one.sequence == key), default=None)

@@ -77,7 +77,7 @@ class Saga(Generic[S]):
     phases: ClassVar[type[Enum] | None] = None
     initial_phase: ClassVar[Enum | None] = None
     unexpected: ClassVar[Unexpected] = "raise"
-    most_kept: ClassVar[int] = 100
+    most_kept: ClassVar[int] = 1000
     index: ClassVar[tuple[str, ...]] = ()
     keys: ClassVar[tuple[Key, ...]] = ()
 
