@@ -27,15 +27,23 @@ class Maintenance(Enum):
 
 
 class Burst:
-    """Events that one sender hands over together, in their order: where one is not stored, none behind it is.
+    """Events that one sender hands over together: those of one instance stay in their order.
 
-    `error`: why one was not stored, and may be in another attempt.
+    Where the journal fails one, none behind it that is for the same instance is stored: it gets the same error.
     """
 
-    __slots__ = ("error",)
+    __slots__ = ("_errors",)
 
     def __init__(self) -> None:
-        self.error: BaseException | None = None
+        self._errors: dict[str, BaseException] = {}
+
+    def failed(self, persistence_id: str, error: BaseException) -> None:
+        """Note why one for that instance was not stored, and may be in another attempt."""
+        self._errors.setdefault(persistence_id, error)
+
+    def error_of(self, persistence_id: str) -> BaseException | None:
+        """Return why none is stored any more for that instance; None where each of them was so far."""
+        return self._errors.get(persistence_id)
 
 
 class Envelope(msgspec.Struct, eq=False):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
+from ..errors import SagalogError
 from .receipt import Incoming, Receipt
 
 
@@ -14,6 +16,7 @@ async def handle_all(
 ) -> list[Receipt]:
     """Return the receipts in the order of the events. Raises an ExceptionGroup of all errors, each with a note."""
     window = asyncio.Semaphore(at_once)
+    notes: dict[int, list[str]] = {}  # of the errors, by their ids, before they had one of ours
     receipts: list[Receipt | None] = []
     errors: list[Exception] = []
 
@@ -21,8 +24,7 @@ async def handle_all(
         try:
             receipts[number] = await handle(incoming)
         except Exception as error:
-            error.add_note(f"event {number + 1}, message id {incoming.message_id!r}")
-            errors.append(error)
+            errors.append(_noted(error, f"event {number + 1}, message id {incoming.message_id!r}", notes))
         finally:
             window.release()
 
@@ -35,6 +37,19 @@ async def handle_all(
     if errors:
         raise ExceptionGroup(f"{len(errors)} of {len(receipts)} events were not accepted", errors)
     return [receipt for receipt in receipts if receipt is not None]
+
+
+def _noted(error: Exception, note: str, notes: dict[int, list[str]]) -> Exception:
+    """Return an error with one more note. Events of one step have the same error: from the second one on, it is a copy."""
+    before = notes.get(id(error))
+    if before is None:
+        notes[id(error)] = list(getattr(error, "__notes__", ()))
+    elif isinstance(error, SagalogError):
+        cause, traceback = error.__cause__, error.__traceback__
+        error = copy.copy(error)
+        error.__cause__, error.__traceback__, error.__notes__ = cause, traceback, before[:]
+    error.add_note(note)
+    return error
 
 
 async def _aiter(events: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -83,7 +83,7 @@ class Receiver:
     ) -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops. `trace`: what it brought along.
 
-        `burst`: with what it is to stay in order, also where the journal fails.
+        `burst`: with what it is to stay in order, instance by instance, also where the journal fails.
         """
         engine = self._engine
         engine.check_loop()
@@ -93,7 +93,7 @@ class Receiver:
             message.trace = trace
         keyed = self._keyed(event) if self._with_keys else ()
         if running_handler.get() is not None and (caller := event_handler()) is not None:
-            return await self._handle_for(caller, targets, message, keyed)
+            return await self._handle_for(caller, targets, message, keyed, burst)
         places = self._places if not self._waits else self._places_of(event, targets, waits_itself=bool(keyed))
         # Other events wait for a command handler to end. If its own events waited for them, nothing would ever move.
         if places.free or in_command_handler.get():
@@ -105,8 +105,9 @@ class Receiver:
                 raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
             if len(targets) == 1 and not (self._waits or keyed) and at is None:
                 cache, correlation_id = targets[0]
-                envelope = Envelope(message) if burst is None else _in_order(message, burst)
-                await cache.instance(correlation_id).submit(envelope, lone=self.in_flight == 1)
+                instance = cache.instance(correlation_id)
+                envelope = Envelope(message) if burst is None else _in_order(instance, message, burst)
+                await instance.submit(envelope, lone=self.in_flight == 1)
                 return _receipt(message, cache.runtime.name, envelope)
             bounded = not in_command_handler.get()
             return await self._deliver(targets, message, keyed=keyed, bounded=bounded, burst=burst)
@@ -129,7 +130,7 @@ class Receiver:
         return places
 
     async def _handle_for(
-        self, caller: Instance, targets: Targets, message: Message, keyed: Sequence[ByKey]
+        self, caller: Instance, targets: Targets, message: Message, keyed: Sequence[ByKey], burst: Burst | None
     ) -> Receipt:
         """Handle an event that an event handler of `caller` waits for; it is handled at once or not at all."""
         if self._engine.stopping.is_set():
@@ -138,7 +139,7 @@ class Receiver:
         self._places.taken += 1
         caller.awaits = (*caller.awaits, *wanted)
         try:
-            return await self._deliver(targets, message, keyed=keyed, caller=caller)
+            return await self._deliver(targets, message, keyed=keyed, caller=caller, burst=burst)
         finally:
             left = list(caller.awaits)
             for instance in wanted:
@@ -344,7 +345,7 @@ class Receiver:
     async def _submitted(
         self, cache: InstanceCache, instance: Instance, message: Message, burst: Burst | None
     ) -> Outcome:
-        envelope = Envelope(message) if burst is None else _in_order(message, burst)
+        envelope = Envelope(message) if burst is None else _in_order(instance, message, burst)
         if not self._waits or message.by is not None or cache.runtime.saga.may_start(message.event):
             await instance.submit(envelope)
         else:
@@ -353,10 +354,11 @@ class Receiver:
         return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
 
 
-def _in_order(message: Message, burst: Burst) -> Envelope:
+def _in_order(instance: Instance, message: Message, burst: Burst) -> Envelope:
     """Return what goes into a mailbox. Raises the error of one of its burst, which came before it and was not stored."""
-    if burst.error is not None:
-        raise burst.error
+    error = burst.error_of(instance.persistence_id)
+    if error is not None:
+        raise error
     return Envelope(message, burst=burst)
 
 

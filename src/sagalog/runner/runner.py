@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -26,6 +26,7 @@ from .controls import ControlsWatch
 from .counters import Counters
 from .ended import SagaOutcome
 from .engine import Engine
+from .envelope import Burst
 from .finding import SagaInstance, find, instance_of, wanted_of
 from .gauges import Gauges
 from .given import check_source, client_of, sagas_of
@@ -346,6 +347,10 @@ class SagaRunner:
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
 
+        Where the journal fails one, those of the same instance behind it are not stored either, and have the same error:
+        sent again under their message ids, all of them are handled in their order. Events that reach instances by a key
+        (`by=`) are looked up first, and may come later than others. Any other error is that of one event alone.
+
         Up to `max_in_flight` are at work at once. With `no_instance="wait"` those that wait count among them, so a starting
         event is to come no further behind what waits for it.
 
@@ -358,8 +363,11 @@ class SagaRunner:
                 f"handle_many takes an iterable of events, not a {type(events).__name__}; nothing was stored"
             )
 
-        def handle(incoming: Incoming) -> Coroutine[Any, Any, Receipt]:
-            return self.handle(incoming.event, message_id=incoming.message_id, at=incoming.at)
+        burst, receiver = Burst(), self._receiver or _NotStarted
+
+        def handle(incoming: Incoming) -> Awaitable[Receipt]:
+            work = receiver.handle(incoming.event, incoming.message_id, incoming.at, "", burst)
+            return self._hooks.receiving(type(incoming.event).__name__, work)
 
         return await handle_all(handle, events, self.settings.max_in_flight)
 

@@ -341,7 +341,7 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
             told = told or envelope.message is not None or envelope.future is not None
             envelope.fail(error)
             if envelope.burst is not None and isinstance(error, _GOES_AWAY):
-                envelope.burst.error = error
+                envelope.burst.failed(instance.persistence_id, error)
                 behind = True
     if behind:
         _tell_behind(instance)
@@ -359,5 +359,7 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
 def _tell_behind(instance: Instance) -> None:
     """Tell those that wait behind one of their burst that was not stored: the sender tries all of them again, in order."""
     for envelope in instance.mailbox:
-        if envelope.open and envelope.burst is not None and envelope.burst.error is not None:
-            envelope.fail(envelope.burst.error)
+        if envelope.open and envelope.burst is not None:
+            error = envelope.burst.error_of(instance.persistence_id)
+            if error is not None:
+                envelope.fail(error)
