@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from typing import Any, Self
 
 import pytest
 
@@ -12,6 +12,8 @@ from sagalog.conformance.records import record, replay, write
 from sagalog.journal.nats import NatsJournal
 from sagalog.journal.nats.subjects import Subjects
 from sagalog.journal.protocol import FIRST_MOMENT, LAST_MOMENT, MovedDue
+
+from .named import stream_of
 
 NOW = datetime(2031, 5, 1, tzinfo=UTC)
 
@@ -123,3 +125,24 @@ async def test_a_large_backlog_of_entries_that_nobody_needs_is_removed_some_at_a
         assert await journal.claim_due(FAMILY, NOW + timedelta(days=1), NOW + timedelta(days=2)) == []
         assert 0 < most <= 16
         await journal.purge([(key, 2) for key in keys[:100]])
+
+
+class SetForward(datetime):
+    """This machine's clock, after it was set forward by an hour."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(hours=1)
+
+
+async def test_a_clock_that_is_ahead_removes_no_entry_whose_record_is_about_to_be_written(
+    url: str, js: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry is written before its record. Without it, nobody would find that the instance is due."""
+    now = datetime.now(UTC)
+    async with open_journal(f"{url}&migrate=true") as journal:
+        await js.publish(Subjects(stream_of(url)).due(now, "p", 1), b"")
+        monkeypatch.setattr("sagalog.journal.nats.due.datetime", SetForward)
+        assert await journal.claim_due("", now + timedelta(seconds=1), now + timedelta(seconds=9)) == []
+        left = await js.stream_info(stream_of(url), subjects_filter=f"{stream_of(url)}.due.>")
+        assert len(left.state.subjects) == 1

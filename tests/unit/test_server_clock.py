@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Self
+
+import pytest
 
 from sagalog.runner.clock import ServerClock
 
@@ -32,3 +35,25 @@ async def test_the_server_is_not_asked_without_end_where_all_its_answers_are_slo
     server = Server(*[0.01] * 9)
     await ServerClock(server).synchronize()
     assert len(server.seconds) == 4
+
+
+class SetForward(datetime):
+    """This machine's clock, after it was set forward by a day."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) + timedelta(days=1)
+
+
+async def test_it_does_not_follow_this_machines_clock_when_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = ServerClock(Server(0))
+    await clock.synchronize()
+    before = clock.now()
+    sleeps = asyncio.ensure_future(clock.sleep_until(before + timedelta(hours=1)))
+    monkeypatch.setattr("sagalog.runner.clock.datetime", SetForward)
+    assert clock.now() - before < timedelta(hours=1)
+    late = asyncio.ensure_future(clock.sleep_until(before + timedelta(hours=1)))
+    done, _ = await asyncio.wait([sleeps, late], timeout=0.05)
+    assert not done
+    sleeps.cancel()
+    late.cancel()

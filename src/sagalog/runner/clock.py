@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Protocol
 
 from ..errors import DefinitionError
 from ..journal.protocol import TellsTime
+from ..waiting import elapsed
 from .arguments import check_duration, check_moment
 
 
@@ -24,7 +26,7 @@ class Clock(Protocol):
 
 
 _ROUND_TRIPS = 5
-_SHORT = timedelta(milliseconds=2)  # a round trip that needs no second one
+_SHORT_SECONDS = 0.002  # a round trip that needs no second one
 
 
 class SystemClock:
@@ -44,39 +46,40 @@ class SystemClock:
 class ServerClock(SystemClock):
     """The time of the journal's server, so that workers whose clocks differ agree on leases and timers.
 
-    The difference to this machine's clock is measured at start and again every half minute; `now` asks nobody.
+    The server is asked at start and again every half minute; `now` asks nobody. In between the seconds since then are
+    counted, because this machine's clock may be set: timers would fire early, and what is remembered be forgotten.
     """
 
     def __init__(self, server: TellsTime) -> None:
         self._server = server
-        self._ahead = timedelta()
-        self._measured = 0.0
+        self._told = datetime.now(UTC)
+        self._measured = elapsed()  # when the server told that
+        self._synchronized = False
 
     def now(self) -> datetime:
-        return datetime.now(UTC) + self._ahead
+        return self._told + timedelta(seconds=elapsed() - self._measured)
 
     async def sleep_until(self, moment: datetime) -> None:
-        await super().sleep_until(moment - self._ahead)
+        while (left := (moment - self.now()).total_seconds()) > 0:
+            await asyncio.sleep(min(left, 30.0))
 
     async def synchronize(self, every_seconds: float = 30.0) -> None:
         """Measure the difference, unless that was done a short while ago. Raises what the journal raises.
 
         It is known to half a round trip, so of some the shortest counts: the first may have opened a connection.
         """
-        loop = asyncio.get_running_loop()
-        if self._measured and loop.time() - self._measured < every_seconds:
+        if self._synchronized and elapsed() - self._measured < every_seconds:
             return
-        shortest = timedelta.max
+        shortest = math.inf
         for _ in range(_ROUND_TRIPS):
-            before = datetime.now(UTC)
+            before = elapsed()
             told = await self._server.server_time()
-            took = datetime.now(UTC) - before
+            took = elapsed() - before
             if took < shortest:
-                shortest, ahead = took, told - (before + took / 2)
-            if took <= _SHORT:
+                shortest, best, measured = took, told, before + took / 2
+            if took <= _SHORT_SECONDS:
                 break
-        self._ahead = ahead
-        self._measured = loop.time()
+        self._told, self._measured, self._synchronized = best, measured, True
 
 
 class ManualClock:

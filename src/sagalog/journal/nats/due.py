@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -341,7 +341,7 @@ class DueEntries:
     async def _given_up(self, entry: DueEntry) -> bool:
         """Say whether the record of an entry will never come."""
         one = await self._requests.last_of(entry.subject)
-        return one is not None and datetime.now(UTC) - one.time > _KEPT
+        return one is not None and self._requests.now() - one.time > _KEPT
 
     async def _claim(self, entries: Sequence[DueEntry], until: datetime) -> list[bool | None]:
         """Say of each whether the claim is ours, or somebody else's; None if somebody else is at it."""

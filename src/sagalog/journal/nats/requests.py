@@ -11,7 +11,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from ...errors import JournalFormatError, JournalUnavailableError
-from ...waiting import Attempts, Waiting
+from ...waiting import Attempts, Waiting, elapsed
 from .connection import Connection
 from .messages import Stored, head_of, header_in
 from .refusals import BUSY, NO_JETSTREAM, NO_MESSAGE, NOBODY_ANSWERS, Rejected, refused
@@ -38,7 +38,8 @@ class Requests:
         self._connection = connection
         self.stream = stream
         self.subjects: Subjects = Subjects(stream)
-        self._ahead = timedelta()  # the server's clock
+        self._told = datetime.now(UTC)  # by the server, once it has answered
+        self._told_at = elapsed()
 
     async def ask(self, action: str, **request: Any) -> dict[str, Any]:
         """Send a request that may be repeated to the API; return its answer. Raises Rejected, JournalUnavailableError."""
@@ -125,12 +126,12 @@ class Requests:
         except Rejected as error:
             raise self.refused(error) from None
         if "ts" in info:
-            self._ahead = msgspec.convert(info["ts"], datetime) - datetime.now(UTC)
+            self._told, self._told_at = msgspec.convert(info["ts"], datetime), elapsed()
         return info
 
     def now(self) -> datetime:
-        """Return the server's time, as far as its last answer tells."""
-        return datetime.now(UTC) + self._ahead
+        """Return the server's time, counted on from its last answer: this machine's clock may be set."""
+        return self._told + timedelta(seconds=elapsed() - self._told_at)
 
     def refused(self, error: Rejected) -> JournalUnavailableError | JournalFormatError:
         """Return our error for an answer that says no; nothing was stored."""
