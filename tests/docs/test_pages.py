@@ -113,6 +113,29 @@ def test_the_journal_that_the_page_writes_is_one(tmp_path: Path) -> None:
     assert " passed" in done.stdout
 
 
+# What a program may use, and what `pip install` has to name for it.
+INSTALLED = {
+    r"^from (starlette|sagalog\.web) ": r"web|serve|dashboard",
+    r"^import httpx": r"httpx|serve",
+    r"^from (nats|sagalog\.brokers\.nats)[. ]": "nats",
+    r"^import asyncpg": "postgres",
+    r"^from prometheus_client ": "prometheus",
+    r"^from opentelemetry[. ]": "otel",
+    r"^from sagalog\.dashboard ": "dashboard",
+    r"\bcron=\"": "cron",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+def test_a_page_says_what_to_install_for_its_programs(page: Path) -> None:
+    text = page.read_text()
+    said = " ".join(re.findall(r"pip install [^`\n]*", text))
+    for program in re.findall(r"```python\n(.*?)```", text, re.S):
+        for used, needed in INSTALLED.items():
+            if re.search(used, program, re.M):
+                assert re.search(rf"\b({needed})\b", said), f"{used} needs pip install {needed}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_on_a_page_exists(page: Path) -> None:
     shell = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.S))
