@@ -64,8 +64,8 @@ def test_all_who_wait_for_keys_share_the_readings_of_a_store_without_an_index() 
             waiters = [asyncio.ensure_future(one.handle(Blocked(f"c-{number}"))) for number in range(100)]
             told = await asyncio.gather(*waiters, return_exceptions=True)
             assert all(isinstance(each, NoInstanceError) for each in told)
-            # Each looks by itself once; then one reading in half a second is for all.
-            assert store.readings - before <= 100 + 62
+            # One reading is for all that came together; then one in half a second is for all that wait.
+            assert store.readings - before <= 2 + 62
 
             waiters = [asyncio.ensure_future(one.handle(Blocked(f"c-{number}"))) for number in range(10)]
             await asyncio.sleep(20)
@@ -73,6 +73,42 @@ def test_all_who_wait_for_keys_share_the_readings_of_a_store_without_an_index() 
                 await one.handle(Moved("P-1", new=f"c-{number}"))
             receipts = await asyncio.gather(*waiters)
             assert all(receipt.handled for receipt in receipts)
+
+    virtually(story())
+
+
+def test_events_by_a_key_that_come_together_share_a_reading_of_a_store_without_an_index() -> None:
+    async def story() -> None:
+        store = CountedStore()
+        async with waiting({"parcel": store}, 30) as one:
+            for number in range(20):
+                await one.handle(Ordered(f"P-{number}", [f"c-{number % 2}"]))
+            before = store.readings
+            told = await asyncio.gather(*(one.handle(Blocked(f"c-{number % 2}")) for number in range(100)))
+            assert {len(receipt.instances["parcel"]) for receipt in told} == {10}
+            assert store.readings - before == 1
+
+            first = asyncio.ensure_future(one.handle(Blocked("c-2")))
+            await asyncio.sleep(0.15)  # of the 0.2 s that a reading takes
+            await one.handle(Moved("P-1", new="c-2"))
+            second = asyncio.ensure_future(one.handle(Blocked("c-2")))  # the reading under way is not for this one
+            assert list((await second).instances["parcel"]) == ["P-1"]
+            assert list((await first).instances["parcel"]) == ["P-1"]  # it has waited
+
+    virtually(story())
+
+
+def test_stopping_ends_the_reading_that_events_by_a_key_share() -> None:
+    async def story() -> None:
+        one = waiting({"parcel": CountedStore()}, 30)
+        await one.start()
+        for number in range(50):
+            await one.handle(Ordered(f"P-{number}", ["c-1"]))
+        asked = [asyncio.ensure_future(one.handle(Blocked("c-1"))) for _ in range(3)]
+        await asyncio.sleep(0.1)  # of the 0.5 s that the reading takes
+        await one.stop()
+        told = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(each).__name__ for each in told] == ["RunnerStoppedError"] * 3
 
     virtually(story())
 

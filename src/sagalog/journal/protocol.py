@@ -18,6 +18,7 @@ LAST_MOMENT = datetime(9999, 12, 29, tzinfo=UTC)
 MAX_TERM_BYTES = 1024
 MAX_TERMS = 32  # of one id
 MAX_ID_BYTES = 1024  # of a persistence id in UTF-8, so that an id that one journal takes is taken by all
+_IDS_AT_ONCE = 10_000  # a journal may have to list all of them for each page
 
 
 class PersistentRepr(msgspec.Struct, frozen=True):
@@ -339,7 +340,29 @@ class CountsCommits(Protocol):
 async def all_ids(journal: Journal, prefix: str, *, deleted: bool = False) -> AsyncIterator[str]:
     """Yield every live id (with `deleted` every tombstone) that starts so, page by page."""
     after = ""
-    while page := await journal.ids_by_prefix(prefix, after=after, deleted=deleted):
+    while page := await journal.ids_by_prefix(prefix, after=after, limit=_IDS_AT_ONCE, deleted=deleted):
         for persistence_id in page:
             yield persistence_id
         after = page[-1]
+
+
+async def all_latest(journal: Journal, prefix: str, *, limit: int) -> AsyncIterator[PersistentRepr]:
+    """Yield the newest record of every live id that starts so; `limit` of them are looked up at a time."""
+    if isinstance(journal, ListsLatest):
+        after = ""
+        while page := await journal.latest_by_prefix(prefix, after=after, limit=limit):
+            for message in page:
+                yield message
+            after = page[-1].persistence_id
+        return
+    group: list[str] = []
+    async for persistence_id in all_ids(journal, prefix):
+        group.append(persistence_id)
+        if len(group) == limit:
+            for one in await journal.latest_messages(group):
+                if one is not None:
+                    yield one
+            group = []
+    for one in await journal.latest_messages(group) if group else ():
+        if one is not None:
+            yield one

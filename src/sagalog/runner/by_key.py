@@ -30,7 +30,7 @@ from .cache import InstanceCache
 from .context import check_no_circle
 from .engine import Engine
 from .failures import not_handled
-from .finding import by_index, holders, holders_in_transaction
+from .finding import by_index, holders, holders_in_transaction, in_pages
 from .holder_watch import HolderWatch
 from .instance import Instance
 from .settings import NoInstance
@@ -117,7 +117,7 @@ class KeyedDelivery:
         outcomes: dict[str, Outcome] = {}
         errors: list[tuple[str, BaseException]] = []
         try:
-            async for page in _pages(to, within):
+            async for page in self._holders(to, within):
                 if self._engine.stopping.is_set():
                     errors.append(("", not_handled()))
                     break
@@ -139,6 +139,24 @@ class KeyedDelivery:
             took = sum(one is not Outcome.NO_INSTANCE for one in outcomes.values())
             raise _raised(errors, to, type(message.event).__name__, took, within=within is not None)
         return outcomes
+
+    async def _holders(self, to: ByKey, within: Any) -> AsyncIterator[list[str]]:
+        """Yield the ids of those that may hold the key. Each says by itself, in its step, whether it does."""
+        runtime = to.cache.runtime
+        if to.unique and runtime.reservations is not None:
+            reservations = runtime.reservations if within is None else runtime.reservations.within(within)
+            holder = await reservations.holder_of((to.name, to.text))
+            if holder is not None:
+                yield [holder]
+            return
+        if within is not None:
+            found = holders_in_transaction(runtime, to.name, to.text, within)
+        elif to.by_lookup:
+            found = holders(runtime, to.name, to.text)
+        else:
+            found = in_pages(await self._watch(to).holders((to.name, to.text)))
+        async for page in found:
+            yield page
 
     @staticmethod
     async def _page(
@@ -170,22 +188,6 @@ def _awaited(caller: Instance | None, cache: InstanceCache, page: list[str], wha
         for instance in wanted:
             left.remove(instance)
         caller.awaits = tuple(left)
-
-
-async def _pages(to: ByKey, within: Any) -> AsyncIterator[list[str]]:
-    """Yield the ids of those that may hold the key. Each says by itself, in its step, whether it does."""
-    runtime = to.cache.runtime
-    if to.unique and runtime.reservations is not None:
-        reservations = runtime.reservations if within is None else runtime.reservations.within(within)
-        holder = await reservations.holder_of((to.name, to.text))
-        if holder is not None:
-            yield [holder]
-        return
-    found = holders(runtime, to.name, to.text)
-    if within is not None:
-        found = holders_in_transaction(runtime, to.name, to.text, within)
-    async for page in found:
-        yield page
 
 
 def together(outcomes: dict[str, Outcome]) -> Outcome:

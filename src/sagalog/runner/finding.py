@@ -19,7 +19,7 @@ from ..decision.record import SagaRecord, Status, decode_record
 from ..definition.indexing import Index, matches
 from ..definition.keys import key_text, no_key
 from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError
-from ..journal.protocol import FindsByTerms, FindsInTransactions, latest_page
+from ..journal.protocol import FindsByTerms, FindsInTransactions, all_latest
 from ..journal.store import JournalSagaStateStore
 from .arguments import check_text
 from .ended import RecordReader, SagaOutcome
@@ -195,6 +195,12 @@ async def holders(runtime: SagaRuntime, name: str, text: str) -> AsyncIterator[l
         yield page
 
 
+async def in_pages(correlation_ids: list[str]) -> AsyncIterator[list[str]]:
+    """Yield ids some at a time, as `holders` does."""
+    for start in range(0, len(correlation_ids), _PAGE):
+        yield correlation_ids[start : start + _PAGE]
+
+
 async def holders_in_transaction(
     runtime: SagaRuntime, name: str, text: str, connection: Any
 ) -> AsyncIterator[list[str]]:
@@ -240,11 +246,8 @@ async def candidates(runtime: SagaRuntime, terms: list[str]) -> AsyncIterator[tu
             for message in page:
                 yield parts_of(message.persistence_id)[1], message.sequence_nr, message.payload
     elif isinstance(store, JournalSagaStateStore):
-        after = ""
-        while page := await latest_page(store.journal, runtime.prefix, after=after, limit=_PAGE):
-            for message in page:
-                yield parts_of(message.persistence_id)[1], message.sequence_nr, message.payload
-            after = page[-1].persistence_id
+        async for message in all_latest(store.journal, runtime.prefix, limit=_PAGE):
+            yield parts_of(message.persistence_id)[1], message.sequence_nr, message.payload
     else:
         async for some in _in_groups(store.keys()):
             for key, saved in zip(some, await asyncio.gather(*map(runtime.load, some)), strict=True):
