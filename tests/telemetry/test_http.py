@@ -92,16 +92,51 @@ async def silent_ones(address: Address, count: int, half: bytes) -> list[asyncio
 @pytest.mark.parametrize(
     "half", [b"", b"GET /fine HTTP/1.1\r\n", b"POST /fine HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nhalf"]
 )
-async def test_connections_that_send_nothing_whole_never_keep_a_probe_out(half: bytes) -> None:
-    async with HttpServer(ANYWHERE, ROUTES) as server:
-        writers = await silent_ones(server.address, 2 * connections.MAX_WAITING, half)
+async def test_connections_that_send_nothing_whole_never_keep_a_probe_out(
+    half: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = HttpServer(ANYWHERE, ROUTES)
+    monkeypatch.setattr(server, "_connection", connections.patient_connections(most_waiting=128))
+    async with server:
+        writers = await silent_ones(server.address, 256, half)
         for _ in range(5):
             assert (await ask(server.address, "/fine", timeout_seconds=2)).status == 200
             writers += await silent_ones(server.address, 20, half)
         assert server._state is not None
-        assert len(server._state.connections) <= connections.MAX_WAITING + 1
+        assert len(server._state.connections) <= 128 + 1
         for writer in writers:
             writer.close()
+
+
+async def test_a_crowd_that_is_silent_is_held_and_probes_are_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    if 0 <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] < 5000:
+        pytest.skip("this process may not open enough files")
+    server = HttpServer(ANYWHERE, ROUTES)
+    monkeypatch.setattr(server, "_connection", connections.patient_connections(request_seconds=600))
+    async with server:
+        writers = await silent_ones(server.address, 2000, b"")
+        assert (await ask(server.address, "/fine", timeout_seconds=20)).status == 200
+        assert server._state is not None
+        assert len(server._state.connections) >= 2000
+        for writer in writers:
+            writer.close()
+
+
+async def test_who_comes_while_the_event_loop_is_busy_finds_a_place_to_wait() -> None:
+    crowd = 3 * connections.BACKLOG
+    if int(Path("/proc/sys/net/core/somaxconn").read_text()) <= crowd if Path("/proc/sys").exists() else True:
+        pytest.skip("this system has no such queue")
+    async with HttpServer(ANYWHERE, ROUTES) as server:
+        came = []
+        for _ in range(crowd):  # without the loop: nobody accepts them
+            came.append(socket.create_connection((server.address.host, server.address.port), timeout=20))
+            came[-1].sendall(b"GET /fine HTTP/1.1\r\nHost: x\r\n\r\n")
+        for one in came:
+            one.setblocking(False)
+            answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(one, 100), 20)
+            assert answer.split()[1] == b"200"
+            one.close()
 
 
 @pytest.mark.parametrize("trickle", [b"", b"X"])

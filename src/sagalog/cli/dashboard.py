@@ -66,7 +66,7 @@ def dashboard_(
     """
     from ..dashboard import dashboard_app
     from ..dashboard.access import LOOPBACK
-    from ..telemetry.connections import BACKLOG, patient_connections
+    from ..telemetry.connections import BACKLOG, open_more_files, patient_connections
 
     try:
         import uvicorn
@@ -92,6 +92,7 @@ def dashboard_(
         app = dashboard_app(url, token=token, open_reading=open_reading, hosts=names, masks=masks, runner=runner)
     except DefinitionError as error:
         raise click.UsageError(str(error)) from error
+    open_more_files()
     listening = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"

@@ -35,6 +35,13 @@ def graceful_server(base: type[Any], config: Any, stopping: Callable[[], None]) 
         should_exit: bool
         force_exit: bool
 
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            from ..telemetry.connections import queue_crowds
+
+            await super().startup(sockets=sockets)
+            if self.started:
+                queue_crowds(sockets or ())
+
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             loop = asyncio.get_running_loop()

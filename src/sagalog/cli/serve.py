@@ -61,7 +61,7 @@ def serve_(
     try:
         import uvicorn
 
-        from ..telemetry.connections import BACKLOG, connections_for_bodies
+        from ..telemetry.connections import BACKLOG, connections_for_bodies, open_more_files
         from ..web.serving import ServedRunner
         from ..web.tokens import new_token, read_tokens, token_of
     except ModuleNotFoundError as error:
@@ -84,6 +84,7 @@ def serve_(
         app = ServedRunner(runner, tokens, max_body_bytes=max_body, most_in_flight=max_in_flight)
     except DefinitionError as error:
         raise click.UsageError(clean(str(error))) from error
+    open_more_files()
     listening = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     if host not in _LOOPBACK:

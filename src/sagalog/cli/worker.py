@@ -74,6 +74,7 @@ async def work(runner: SagaRunner, where: Address | None) -> int:
     """Run a worker in this process until it is told to stop; return its exit code."""
     if where is None:
         return await _run(runner)
+    _expect_crowds()
     runner = with_metrics(runner)
     async with probes(runner, where) as server:  # before the runner starts: a slow start is told from a dead worker
         if not where.path:
@@ -85,12 +86,19 @@ async def supervise(command: list[str], environment: dict[str, str], processes: 
     """Run workers as processes of their own, each with this command, until this one is told to stop."""
     if where is None:
         return await _Supervisor([command] * processes, environment).run()
+    _expect_crowds()
     with tempfile.TemporaryDirectory(prefix="sagalog-") as folder:  # for its owner only
         sockets = [Address(path=str(Path(folder) / str(number))) for number in range(1, processes + 1)]
         commands = [[*command, "--http", str(socket)] for socket in sockets]
         async with HttpServer(where, probes_of_all(sockets)) as server:
             click.echo(f"{processes} workers answer at http://{server.address}/ready", err=True)
             return await _Supervisor(commands, environment).run()
+
+
+def _expect_crowds() -> None:
+    from ..telemetry.connections import open_more_files  # needs the extra that probes need
+
+    open_more_files()
 
 
 async def _run(runner: SagaRunner) -> int:

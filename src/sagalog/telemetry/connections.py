@@ -1,13 +1,17 @@
 """HTTP connections that cannot be used up: who is silent is hung up on, and at a bound the one silent longest goes first.
 
 uvicorn speaks HTTP. What it leaves open is for how long somebody may take to send a request, and how many may: its own
-limit turns newcomers away, so that a few silent connections keep every probe out. Here newcomers always get in.
+limit turns newcomers away, so that a few silent connections keep every probe out. Here newcomers always get in, and half
+of the files that the process may open can be connections without a request yet.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import os
+import socket
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from ..errors import MissingExtraError
 
@@ -19,40 +23,72 @@ except ImportError as _error:
 BACKLOG = 64  # connections accepted in one go: more could use up this process's files before any is hung up on
 REQUEST_SECONDS = 5.0  # to send a whole request, and between two of them
 STALLED_SECONDS = 10.0  # of an answer that nobody takes
-MAX_WAITING = 128  # connections that have not sent their request yet
+ACCEPT_QUEUE = 4096  # connections that the system makes meanwhile; who finds it full sends anew, seconds later
 
-_MOST_WAITING = 10_000  # of a server for crowds
+_LEAST_WAITING = 128
+_MOST_WAITING = 10_000
+
+
+class Listening(Protocol):
+    """A socket that listens: the server's, or one that was given to it."""
+
+    def fileno(self) -> int: ...
 
 
 def connections_for_bodies(*, request_seconds: float = REQUEST_SECONDS) -> type[H11Protocol]:
-    """Return the connections of a server whose app bounds by itself how long bodies take, and how many there are at once.
-
-    It is made for crowds: half of the files that this process may open can be connections without a request yet.
-    """
-    return patient_connections(most_waiting=_half_of_files(), request_seconds=request_seconds, with_body=False)
+    """Return the connections of a server whose app bounds by itself how long bodies take, and how many there are."""
+    return patient_connections(request_seconds=request_seconds, with_body=False)
 
 
-def _half_of_files() -> int:
+def half_of_files() -> int:
+    """Return how many connections may wait for their request: half of the files that this process may open."""
     try:
         import resource
     except ImportError:  # not on Windows
-        return MAX_WAITING
+        return _LEAST_WAITING
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_WAITING if limit == resource.RLIM_INFINITY else max(MAX_WAITING, min(limit // 2, _MOST_WAITING))
+    return _MOST_WAITING if limit == resource.RLIM_INFINITY else max(_LEAST_WAITING, min(limit // 2, _MOST_WAITING))
+
+
+def open_more_files() -> None:
+    """Let this process open as many files as it may, up to what a crowd takes: many systems begin with 1,024."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_WAITING if most == resource.RLIM_INFINITY else min(most, 2 * _MOST_WAITING)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        except (OSError, ValueError):  # macOS says that there is no bound, and has one
+            return
+
+
+def queue_crowds(listening: Iterable[Listening]) -> None:
+    """Let more connections wait to be accepted than asyncio accepts in one go, which is one number to it.
+
+    A connection that finds no place there gets one when it sends anew, by then in a hurry: of a crowd that comes again
+    and again, the others are hung up on before it has sent its request a second time.
+    """
+    for one in listening:
+        with socket.socket(fileno=os.dup(one.fileno())) as same:
+            same.listen(ACCEPT_QUEUE)
 
 
 def patient_connections(
     *,
-    most_waiting: int = MAX_WAITING,
+    most_waiting: int | None = None,
     request_seconds: float = REQUEST_SECONDS,
     stalled_seconds: float = STALLED_SECONDS,
     with_body: bool = True,
 ) -> type[H11Protocol]:
-    """Return the connections of one server, for uvicorn's `http=`; they share one bound.
+    """Return the connections of one server, for uvicorn's `http=`. They share a bound: `most_waiting`, or `half_of_files`.
 
     `with_body`: a request has come when its body has, too; else with its head, and the app bounds how long its body takes.
     """
     waiting: dict[Any, asyncio.TimerHandle] = {}  # the one that waits longest is the first
+    bound = half_of_files() if most_waiting is None else most_waiting
 
     class PatientConnection(H11Protocol):
         _stalled: asyncio.TimerHandle | None = None
@@ -89,7 +125,7 @@ def patient_connections(
 
         def _wait(self) -> None:
             waiting[self] = self.loop.call_later(request_seconds, self._hang_up)
-            if len(waiting) > most_waiting:
+            if len(waiting) > bound:
                 next(iter(waiting))._hang_up()
 
         def _wait_no_longer(self) -> None:

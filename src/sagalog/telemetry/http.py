@@ -80,7 +80,7 @@ class HttpServer:
         from uvicorn import Config
         from uvicorn.server import ServerState
 
-        from .connections import BACKLOG
+        from .connections import BACKLOG, queue_crowds
 
         address, loop = self.address, asyncio.get_running_loop()
         config = Config(
@@ -108,6 +108,7 @@ class HttpServer:
         except (OSError, UnicodeError) as error:  # UnicodeError: a name that no resolver takes
             reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
             raise DefinitionError(f"cannot listen at {address}: {reason}. Choose another address.") from error
+        queue_crowds(self._server.sockets)
         return self
 
     async def __aexit__(self, *_: object) -> None:
