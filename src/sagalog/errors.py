@@ -161,6 +161,9 @@ class TooManyKeptError(SagalogError):
 class InstanceFullError(SagalogError):
     """What waits in the instance and what the event adds are over `max_payload_bytes` together. Nothing was stored.
 
+    Where all that waits is written again with each step (`history=0`, a store of four methods), an event that would be held
+    or kept has room up to an eighth of that.
+
     What waits: the events that a parked instance holds, those that are kept for their moment, and the commands that were
     not accepted yet. Once some of them are gone, the event finds room; it is not too large by itself.
     """

@@ -39,7 +39,8 @@ async def test_what_a_full_parked_instance_refuses_is_handled_after_its_repair(b
             await runner.handle(Asked("a", TEXT), message_id=f"note-{refused}")
         error = raised.value
         assert not isinstance(error, PayloadTooLargeError)
-        assert (error.saga, error.correlation_id, error.event_type, error.limit_bytes) == ("order", "a", "Asked", LIMIT)
+        assert (error.saga, error.correlation_id, error.event_type) == ("order", "a", "Asked")
+        assert error.limit_bytes == (LIMIT if bench.journal is not None else LIMIT // 8)
         await runner.skip("order", "a")
         await runner.settle()
         assert (await runner.handle(Asked("a", TEXT), message_id=f"note-{refused}")).handled

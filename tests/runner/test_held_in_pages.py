@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, closing
@@ -27,6 +28,7 @@ from sagalog import (
     open_journal,
     starts,
 )
+from sagalog.decision.pages import size_of
 from sagalog.decision.record import decode_record
 from sagalog.decision.repair import retry
 from sagalog.journal.pages import made_whole
@@ -206,6 +208,40 @@ async def test_a_store_of_four_methods_gets_all_in_each_record() -> None:
         await park(runner)
         await hold(runner, range(60))
     assert [one.id for one in (await bench.record("a")).held] == ids(60)
+
+
+@pytest.mark.parametrize("kind", ["store", "sqlite"])
+async def test_where_all_of_it_is_in_each_record_an_eighth_of_the_limit_may_wait(kind: str, tmp_path: Path) -> None:
+    async with SqliteJournal(tmp_path / "orders.db", history=0) as journal:
+        bench = Bench(None if kind == "store" else journal)
+        async with bench.runner(max_payload_bytes=40_000) as runner:
+            await park(runner)
+            told = await asyncio.gather(
+                *(runner.handle(Noted("a", text(number)), message_id=f"note-{number}") for number in range(40)),
+                return_exceptions=True,
+            )
+            errors = [one for one in told if isinstance(one, BaseException)]
+            assert {type(one) for one in errors} == {InstanceFullError}
+            assert "over the limit of 5,000" in str(errors[0])
+            held = (await bench.record("a")).held
+            assert [one.id for one in held] == ids(40 - len(errors))
+            assert 4_500 < size_of(held) <= 5_000
+            await runner.skip("order", "a")
+            await runner.settle()
+            for number in range(40):
+                receipt = await runner.handle(Noted("a", text(number)), message_id=f"note-{number}")
+                assert receipt.duplicate == (number < 40 - len(errors))
+        assert await notes(bench) == [text(number) for number in range(40)]
+
+
+async def test_one_event_always_has_room_to_be_held_where_all_of_it_is_in_each_record() -> None:
+    bench = Bench(None)
+    async with bench.runner(max_payload_bytes=40_000) as runner:
+        OrderSaga.fail_times = 9
+        await runner.handle(Placed("a"))
+        assert (await runner.handle(Failing("a", "x" * 6_000))).held
+        with pytest.raises(InstanceFullError):
+            await hold(runner, range(1))
 
 
 async def test_a_worker_that_keeps_no_history_beside_one_that_does_loses_nothing(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
 from .instance import NONE, Instance
 from .load import ids_of
-from .too_large import may_exceed
+from .too_large import check_room, may_exceed
 from .turn import Turn
 
 MAX_LOST = 20  # writes in a row on one version; from then on it is asked why
@@ -128,6 +128,8 @@ def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | 
     else:
         payload = encode_record(record)
         size = len(payload)
+        if record.held or record.kept:
+            check_room(turn, record)
     if size > runtime.most_bytes and not may_exceed(turn, record, size):
         raise runtime.too_large(size)
     write = Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)

@@ -15,6 +15,7 @@ from ..errors import InstanceFullError, PayloadTooLargeError
 from .envelope import Maintenance
 from .turn import Turn
 
+_WRITTEN_WHOLE = 8  # such a part of the limit may wait where all of it is written with each step
 _OVER = 2  # times the limit: for records that must be stored, or what makes them too large would never go
 
 
@@ -36,6 +37,25 @@ def may_exceed(turn: Turn, record: SagaRecord, size: int) -> bool:
     if decided[0].maintenance is Maintenance.WAKE and park is None:
         return False  # it handles a message like any other
     return message is None or (park is not None and park[1] is message and message.kind != "event")
+
+
+def check_room(turn: Turn, record: SagaRecord) -> None:
+    """Raise PayloadTooLargeError for an event that would wait behind so many others that writing them is out of proportion.
+
+    That is asked where no earlier record has what waits, so that all of it is written again with each event that comes.
+    What was accepted before, timers and what parks the instance are stored all the same, and one event has room always.
+    """
+    runtime, before = turn.instance.runtime, turn.instance.record
+    most = runtime.most_bytes // _WRITTEN_WHOLE
+    if before is None or not (before.held or before.kept) or not _takes_more(turn, record):
+        return
+    waiting = size_of(record.held) + size_of(record.kept)
+    if waiting <= most:
+        return
+    decided = [envelope for envelope in turn.decided if not envelope.over]
+    waits = [one for one in decided if one.decided is Outcome.HELD or one.decided is Outcome.KEPT]
+    if any(one.message is not None and one.message.kind == "event" and one.park is None for one in waits):
+        raise PayloadTooLargeError(f"what waits in an instance of saga {runtime.name!r}", waiting, most)
 
 
 def as_told(
