@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
-from sagalog.cli.group import COMMANDS
+from sagalog.cli.group import COMMANDS, sagalog
 
 from ..servers.nats import Nats
 from .test_readme import ROOT, run, run_program
@@ -136,11 +138,32 @@ def test_a_page_says_what_to_install_for_its_programs(page: Path) -> None:
                 assert re.search(rf"\b({needed})\b", said), f"{used} needs pip install {needed}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_on_a_page_exists(page: Path) -> None:
-    shell = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", page.read_text(), re.S))
-    for command in re.findall(r"^(?:\$ )?sagalog (\w+) ", shell, re.M):
-        assert command in COMMANDS
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT / "docs").as_posix())
+def test_every_command_on_a_page_exists_and_takes_what_it_is_given(page: Path) -> None:
+    text = page.read_text()
+    shell = "\n".join(re.findall(r"```(?:sh|console)\n(.*?)```", text, re.S))
+    typed = re.findall(r"^(?:\$ )?sagalog (\w.*)", shell, re.M)
+    named = re.findall(r"`sagalog ([a-z][^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+    for line in [*typed, *named]:
+        line = re.sub(r" (#|>|\||&).*", "", line)
+        name, *words = shlex.split(line)
+        assert name in COMMANDS, line
+        command = sagalog.get_command(click.Context(sagalog), name)
+        assert command is not None
+        options = {name: one for one in command.params for name in [*one.opts, *one.secondary_opts]}
+        given = iter(words)
+        positional = []
+        for word in given:
+            option = word.partition("=")[0]
+            if not word.startswith("--"):
+                positional.append(word)
+            elif option != "--help":
+                assert option in options, f"sagalog {name} has no {option}: {line}"
+                if not getattr(options[option], "is_flag", False) and "=" not in word:
+                    next(given, None)
+        arguments = [one for one in command.params if isinstance(one, click.Argument)]
+        most = 99 if any(one.nargs < 0 for one in arguments) else len(arguments)
+        assert len(positional) <= most, f"sagalog {name} takes {most} words: {line}"
 
 
 def test_the_tests_on_the_testing_page_pass_and_fail_as_shown(tmp_path: Path) -> None:
