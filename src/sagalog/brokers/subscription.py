@@ -12,7 +12,7 @@ from .reading import Decoder
 
 
 class Policy(StrEnum):
-    """What becomes of a message that leads to no step. Each is counted."""
+    """What happens to a message that leads to no step. Each is counted."""
 
     DEAD_LETTER = "dead-letter"  # it goes to the dead letters with the reason, and the next one is handled
     IGNORE = "ignore"  # it is accepted, and the next one is handled

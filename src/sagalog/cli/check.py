@@ -27,12 +27,11 @@ _EXAMPLES = 3
 @journal_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: counts, and every instance that would park.")
 def check_(target: str, url: str, as_json: bool) -> None:
-    """Read every live saga of a journal with this code, and say which it could not go on with.
+    """Read every live instance of a journal with this code, and list those that it could not go on with.
 
-    Does each state still decode, each timer, pending command, undo command, held and kept event? Has each a handler? Does
-    the saga still have each phase? Warned of are a phase that no handler is seen to enter, and an activity that will be
-    passed over where others have begun. What older code stored is upcast as a worker would. Nothing is changed. Exit code
-    1 if an instance would park.
+    It decodes each state, timer, pending command, undo command, held and kept event, and looks for their handlers and
+    phases. It warns of a phase that no handler seems to enter, and of an activity that would be passed over because later
+    ones have begun. Data of older code is upcast. Nothing is changed. Exit code 1 if an instance would be parked.
 
     \b
     Examples:

@@ -35,10 +35,10 @@ _SKEW = timedelta(seconds=1)
 @code_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 def doctor_(url: str, quick: bool, strict: bool, code: str | None, as_json: bool) -> None:
-    """Look after a journal: can it be reached, is it durable, do the clocks agree, is due work taken, what is parked?
+    """Check a journal: can it be reached, is it durable, do the clocks agree, is due work taken, what is parked?
 
-    One line for each: ok, warn or fail, and what to do. Nothing is changed. Exit code 1 if anything fails (with --strict:
-    or warns). The URL may come from SAGALOG_JOURNAL.
+    Prints ok, warn or fail for each, and what to do. Changes nothing. Exit code 1 if a line says fail (with --strict: or
+    warn). The URL may come from SAGALOG_JOURNAL.
 
     \b
     Examples:

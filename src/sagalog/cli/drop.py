@@ -24,13 +24,12 @@ from .show import the_one
 @click.option("--saga", help="Which saga, where several have this id.")
 @repair_options
 def drop_(correlation_id: str, command_id: str | None, saga: str | None, url: str, wish: Wish) -> None:
-    """Do not deliver one command that waits, and go on with what is behind it: for one whose handler hangs, say.
+    """Remove one command that waits, for example because its handler hangs, and go on with those behind it.
 
-    COMMAND is its number as `show` tells it (such as 3/0), or its full id; a timer can be named so, too, and a message that
-    is kept for its moment by its id. The command may have been carried out all the same: how to undo it stays known, and
-    `cancel` undoes it.
+    COMMAND is its number in `show` (such as 3/0), or its full id. A timer is named in the same way, and a kept message by
+    its id. The command may have been carried out: its undo command stays on the stack, and `cancel` sends it.
 
-    Without COMMAND: end an instance whose record cannot be read. The record as it was is kept in a file here.
+    Without COMMAND: end an instance whose record cannot be read. The record is saved to a file in this folder.
 
     \b
     Examples:

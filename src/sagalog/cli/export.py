@@ -30,8 +30,8 @@ from .text import clean, json_line
 def export_(file: str, url: str, saga: str | None, latest: bool, force: bool, as_json: bool) -> None:
     """Write all instances, finished ones too, with their history, to FILE (.gz: compressed, -: standard output).
 
-    One JSON object a line, with checksums; `sagalog import` reads it into any journal. Payloads are in it: keep it as
-    safe as the journal. Stop the workers first if nothing may be missing: what moves meanwhile is exported as it is then.
+    One JSON object a line, with checksums; `sagalog import` reads it into any journal. It contains the payloads:
+    keep it as safe as the journal. Stop the workers first; an instance that moves meanwhile is exported as it is then.
 
     \b
     Examples:

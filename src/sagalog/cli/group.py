@@ -11,34 +11,34 @@ from ..errors import SagalogError
 from .text import clean
 
 COMMANDS = {
-    "cancel": "End instances, with what they did undone or as they stand.",
-    "check": "Say which sagas of a journal this code could not go on with.",
-    "dashboard": "Serve all sagas of a journal in a browser, live, with repairs.",
-    "dead-letters": "Look at messages that no saga could take; mend them and put them back.",
+    "cancel": "End instances, with their work undone or as they stand.",
+    "check": "List the instances that this code could not go on with.",
+    "dashboard": "Show and repair all sagas of a journal in a browser, live.",
+    "dead-letters": "Show messages that no saga could take; correct them and put them back.",
     "demo": "Watch a few hundred orders survive a kill -9.",
     "diagram": "Draw a saga: its events, commands, timers, compensations and ends.",
-    "doctor": "Say whether a journal is well: reachable, durable, on time, nothing left undone.",
-    "drop": "Take one command that hangs out of an outbox.",
+    "doctor": "Check a journal: reachable, durable, on time, nothing left undone.",
+    "drop": "Remove one command that hangs from an outbox.",
     "edit": "Change the state of one instance in an editor, checked by its saga.",
     "export": "Write a journal's instances to a file of JSON lines.",
-    "health": "Ask a worker or a journal how it is: for the probes of containers.",
+    "health": "Check a worker or a journal: for the probes of containers.",
     "history": "Show every kept step of one instance.",
-    "import": "Bring exported instances into a journal, checked.",
+    "import": "Import exported instances into a journal, with checks.",
     "list": "List the instances in a journal.",
-    "migrate": "Make the tables of a journal in a server, or migrate them.",
-    "pause": "Let no command of a type leave any more, on any worker.",
-    "purge": "Forget finished instances that are old enough.",
-    "reindex": "Put instances into the index of their saga that were stored before it had one.",
-    "resend": "Send a command again that was sent before.",
-    "resume": "Let commands of a type leave again that were paused.",
+    "migrate": "Create or migrate the tables or the stream of a journal.",
+    "pause": "Stop the delivery of commands of a type, on all workers.",
+    "purge": "Remove finished instances that are old enough.",
+    "reindex": "Index instances that were stored before their saga had an index.",
+    "resend": "Send an earlier command again, under the same id.",
+    "resume": "Resume the delivery of commands of a paused type.",
     "retry": "Let parked instances try again.",
-    "run": "Feed events from a file through a runner.",
-    "send": "Send one event, from the command line.",
-    "serve": "Answer over HTTP: take events, tell how instances stand and how they end.",
+    "run": "Feed events from a file to a runner.",
+    "send": "Send one event.",
+    "serve": "Serve a runner over HTTP: take events, answer how instances stand and end.",
     "show": "Show one instance: state, timers, outbox, held events.",
     "simulate": "Attack a saga with crashes, races and lost answers, in virtual time.",
-    "skip": "Drop what parks an instance, and go on.",
-    "stats": "Count what is live, parked, overdue and undelivered, saga by saga.",
+    "skip": "Drop what parked an instance, and go on.",
+    "stats": "Count live, parked, overdue and undelivered work for each saga.",
     "worker": "Run one or more workers for due work, timers and commands.",
 }
 _MODULES = {"import": "importing", "dead-letters": "dead_letters"}  # which no module can be named
@@ -77,7 +77,7 @@ def sagalog() -> None:
     \b
     Exit codes:
       0    done
-      1    something failed, or what was asked for is not there; the message says what
+      1    something failed or does not exist; the message says what
       2    the command line is wrong
       130  stopped by Ctrl-C (143: by SIGTERM); what was accepted is stored, run it again to go on
     """

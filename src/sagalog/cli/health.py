@@ -42,9 +42,9 @@ def health_(
     behind_seconds: float,
     as_json: bool,
 ) -> None:
-    """Ask how a worker is that was started with `--http`, or whether anybody looks after what is due in a journal.
+    """Check a worker that was started with `--http`, or whether any worker takes the due work of a journal.
 
-    Exit code 0: well; 1: not, and the output says why; 2: the command line is wrong.
+    Exit code 0: healthy; 1: not healthy, and the output says why; 2: the command line is wrong.
 
     \b
     Examples:

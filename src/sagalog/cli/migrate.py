@@ -13,9 +13,9 @@ from .journals import journal_option
 @click.command("migrate")
 @journal_option
 def migrate_(url: str) -> None:
-    """Make the tables of a journal, or bring them to this version. Doing it twice is nothing.
+    """Create the tables or the stream of a journal, or migrate them to this version.
 
-    Needs a user that may create tables; the workers need only to read and write them.
+    Calling it again has no effect. It needs a user that may create tables; workers only read and write them.
 
     \b
     Examples:

@@ -21,10 +21,10 @@ from .text import clean, json_line
 @click.option("--by", default=login, show_default="your login name", help="Who pauses it.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each type.")
 def pause_(command: str | None, url: str, note: str, by: str, as_json: bool) -> None:
-    """Let no command of a TYPE leave any more, on all workers of a journal, until `sagalog resume TYPE`.
+    """Stop the delivery of commands of a TYPE, on all workers of a journal, until `sagalog resume TYPE`.
 
-    Workers hold to it within a second or so, and after a restart. An attempt that has begun is not cut off. Sagas go on:
-    what they send waits in its outbox, counts no attempt, and can be dropped. Without TYPE: say what is paused.
+    Workers stop within a second or so, and stay stopped after a restart. An attempt that has begun is not cut off. Sagas
+    go on: their commands wait in the outbox, count no attempt, and can be dropped. Without TYPE: show what is paused.
 
     \b
     Examples:

@@ -30,10 +30,10 @@ _AT_ONCE = 64
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def purge_(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Forget finished instances: records, history, and which messages they had handled; and keys that nobody holds.
+    """Remove finished instances, with their history and their message ids; and keys that nobody holds.
 
-    Workers do so by themselves when the retention ends. Whoever sends an old message again afterwards starts the saga
-    anew, so keep them for as long as that can happen. Live instances are never touched, nor one that starts meanwhile.
+    Workers do the same when the retention ends. An old message that is sent again afterwards starts the saga again, so keep
+    instances for as long as that can happen. Live instances are never touched, nor one that starts meanwhile.
 
     \b
     Examples:

@@ -18,10 +18,10 @@ from .selection import Selection
 @click.option("--saga", help="Which saga, where several have this id.")
 @repair_options
 def resend_(correlation_id: str, command_id: str, saga: str | None, url: str, wish: Wish) -> None:
-    """Send a command again that was accepted before, under the same id: a receiver that has seen it knows.
+    """Send an accepted command again under the same id, so that a receiver that has seen it recognises it.
 
-    COMMAND is its number as `history` shows it (such as 3/0), or its full id. Works for finished instances too, as long
-    as their history is kept.
+    COMMAND is its number in `history` (such as 3/0), or its full id. This works for finished instances, too, as long as
+    their history is kept.
 
     \b
     Examples:

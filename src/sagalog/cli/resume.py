@@ -17,9 +17,9 @@ from .text import clean, json_line
 @journal_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def resume_(command: str, url: str, as_json: bool) -> None:
-    """Let commands of a TYPE leave again that `sagalog pause` holds back.
+    """Resume the delivery of commands of a TYPE after `sagalog pause`.
 
-    What has waited leaves within a second or so, under its ids, and within a minute where the worker that had it has died.
+    Waiting commands leave within a second or so, under their ids; those of a worker that has died, within a minute.
 
     \b
     Example:

@@ -16,9 +16,9 @@ from .selection import Selection, selecting
 @selecting
 @repair_options
 def retry_(ids: tuple[str, ...], url: str, selection: Selection, wish: Wish) -> None:
-    """Let parked instances try again what they could not do, then what was held since, in the order it came.
+    """Let parked instances try again what failed, then handle what was held since, in the order in which it came.
 
-    Also delivers a stuck command again, and takes up a failed compensation. A running worker does the rest.
+    It also delivers a stuck command again, and resumes a failed compensation. A running worker does the rest.
 
     \b
     Examples:

@@ -69,7 +69,7 @@ class SetTimer(msgspec.Struct, frozen=True):
 
 
 class CancelTimer(msgspec.Struct, frozen=True):
-    """Forget the timer of this name; also wins over one that is due and not yet handled. No such timer: nothing."""
+    """Cancel the timer of this name, also one that is due but not yet handled. No such timer: nothing."""
 
     name: str
 
@@ -94,7 +94,7 @@ class Complete(msgspec.Struct, frozen=True):
 
 
 class Enter(msgspec.Struct, frozen=True):
-    """Go on to another phase: what `@on_leave` and `@on_enter` declare acts in this step, and kept events are handled.
+    """Enter another phase: `@on_leave` and `@on_enter` methods run in this step, and kept events are handled.
 
     Both act on the state as the handler has left it. Entering the phase that the saga is in has no effect.
     """
@@ -151,7 +151,7 @@ class StartChild(msgspec.Struct, frozen=True):
 
 
 class AddKey(msgspec.Struct, frozen=True):
-    """Let this instance be reached by a key of its class, too, until it removes it or its life ends.
+    """Let events reach this instance by a value of a key, until it gives the value up or its life ends.
 
     An instance may hold several values of a key, up to 16 of all its keys. Adding one that it holds has no effect.
     """
@@ -161,7 +161,7 @@ class AddKey(msgspec.Struct, frozen=True):
 
 
 class RemoveKey(msgspec.Struct, frozen=True):
-    """Let this instance be reached by that value of a key no more; None: by none of the key. Unknown: no effect."""
+    """Give up a value of a key; None: all values of the key. Removing an unknown value has no effect."""
 
     key: str
     value: str | int | UUID | None = None

@@ -19,7 +19,7 @@ HOOKS = "__sagalog_activity__"  # on a function: what it is to which activity
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """What an activity, or its undo, may know about this call; it is the method's third parameter.
+    """One call of an activity or its undo: the third parameter of the method.
 
     `id` is the same however often it is called: the receiver's key against duplicates. `attempt` counts from 1, in this
     worker. `of`: for an undo, the `id` under which the activity was called that it takes back, also where nobody knows

@@ -59,7 +59,7 @@ class OnChild:
 
 
 def on_child(saga: type | str) -> OnChild:
-    """Hear of the end of children of that saga: the method takes (self, state, ended), and the context if it likes.
+    """Call the method when a child of that saga has ended: it takes (self, state, ended), and the context if it wants it.
 
     It runs once for each child, in the life that started it, while that runs: how the child ended is a `ChildEnded`.
     `saga` is the class, or its name where that is not defined yet: the saga's own, or one that names this one.

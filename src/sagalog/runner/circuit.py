@@ -19,7 +19,7 @@ from .arguments import check_whole
 
 
 class Circuit(msgspec.Struct, frozen=True):
-    """When commands of a type stop to leave because their receiver is away, and how often it is asked since.
+    """When to hold back commands of a type because their receiver is away, and how often to try again.
 
     It opens after `failures` failed attempts in a row, of whatever commands of the type: those that would be tried again,
     a timeout included. An acceptance or a refusal is an answer, and begins the row anew. While it is open no attempt is

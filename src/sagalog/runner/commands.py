@@ -56,7 +56,7 @@ DEFAULT_POLICY = CommandPolicy()
 
 
 class CommandContext(msgspec.Struct, frozen=True, gc=False):
-    """What a command handler may know about the delivery; take it as the handler's second parameter.
+    """One delivery to a command handler, which takes it as its second parameter.
 
     `id` is the same at every delivery: the receiver's key against duplicates. `attempt` counts from 1, in this worker.
     """

@@ -27,7 +27,7 @@ BEHIND_LEASES = 6  # what nobody has claimed for that long has been neglected
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner found out about itself. `reasons` say what is wrong; there are some unless it is live and ready.
+    """The health of a runner. `reasons` say what is wrong; there are some unless it is live and ready.
 
     They also name instances that this worker cannot read, and commands that wait because they are paused or their receiver
     is away. Those do not make it unready, because the others go on.

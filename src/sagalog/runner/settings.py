@@ -16,7 +16,7 @@ from .arguments import check_duration, check_type, check_whole
 
 
 class NoInstance(StrEnum):
-    """What becomes of an event that may not start a saga and finds no live instance."""
+    """What happens to an event that may not start a saga and finds no live instance."""
 
     IGNORE = "ignore"  # it is counted, and `handle` returns
     RAISE = "raise"  # `handle` raises NoInstanceError
@@ -51,10 +51,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=
 
 
 class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=True):
-    """Bounds and delays of a runner."""
+    """Limits and delays of a runner."""
 
     lease: timedelta = timedelta(seconds=5)  # undelivered commands of a silent worker are taken over after this
-    # How long a finished instance's message ids stay known, and its command ids are not used again.
+    # How long a finished instance's message ids stay known, and its command ids are not reused.
     retention: timedelta = timedelta(days=7)
     max_payload_bytes: int = 1024 * 1024  # of one event, and of one stored record
     max_in_flight: int = 4096  # events at work at once; `handle` waits beyond that
@@ -65,7 +65,7 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaul
     cache_size: int = 20_000  # idle instances of a saga kept in memory, at most
     cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory they take several times as much
     due_poll: timedelta = timedelta(seconds=1)  # how often other workers' due work is looked for
-    # How often it is looked what others ended, while somebody waits for an outcome.
+    # How often ends in other workers are looked for, while somebody waits for an outcome.
     outcome_poll: timedelta = timedelta(milliseconds=100)
     stop_timeout: timedelta = timedelta(seconds=30)  # how long a graceful stop waits for command handlers
     no_instance: NoInstance | str = NoInstance.IGNORE

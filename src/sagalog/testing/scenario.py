@@ -30,7 +30,7 @@ _MAX_TIMERS = 1_000
 
 
 class Scenario(Generic[S]):
-    """What happens to one instance of a saga, and what it does about it.
+    """Drives one instance of a saga in a test, without an event loop.
 
         scenario = Scenario(OrderSaga)
         scenario.given(OrderPlaced("A-1", 120))

@@ -27,12 +27,12 @@ Secrets = str | bytes | Iterable[str | bytes]
 
 
 class SignatureError(SagalogError):
-    """A webhook is not signed, not by a secret that is known here, or not in time. Nothing was stored."""
+    """A webhook is not signed, is signed with an unknown secret, or is too old. Nothing was stored."""
 
 
 @runtime_checkable
 class Signature(Protocol):
-    """Checks that a request comes from who shares a secret with us. `id_header`: a header that it signs, too; or empty."""
+    """Checks that the sender of a request knows the shared secret. `id_header`: a header that it signs, too; or empty."""
 
     id_header: str
 
