@@ -102,6 +102,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         return
     server = Postgres(tmp_path_factory.mktemp("postgres"))
     server.start()
+    server.wait_until_ready()
     yield server.url
     server.stop()
 

@@ -38,9 +38,18 @@ async def test_a_full_stream_refuses_and_goes_on_when_there_is_room(url: str, js
     async with open_journal(url) as journal:
         with pytest.raises(JournalUnavailableError, match="is full .*give JetStream more room"):
             for number in range(1, 100):
-                await journal.write_messages([record("p", number, b"x" * 1000)])
+                await journal.write_messages([record("p", number, b"x" * 1000, tags=("t",))])
         highest = await journal.highest_sequence_nr("p")
         assert 5 < highest < 20
+        # What is there can be listed, and so be looked at, exported and purged.
+        assert await journal.ids_by_prefix("p", limit=9) == ["p"]
+        assert await journal.ids_by_prefix("q", limit=9) == []
+        tagged = [one async for one in journal.events_by_tag("t", 0)]
+        assert [one.sequence_nr for _, one in tagged] == list(range(1, highest + 1))
+        assert [one async for one in journal.events_by_tag("t", tagged[-1][0])] == []
+        assert [(one.name, one.level) for one in await journal.examine() if one.level == "fail"] == [
+            ("writable", "fail")
+        ]
         config.max_bytes = -1
         await js.update_stream(config)
         await write(journal, "p", highest + 1)

@@ -36,9 +36,11 @@ async def test_connections_from_while_the_server_was_read_only_are_replaced(
             for work in (late.write_messages([record("q", 1)]), late.purge([("p", 1)])):
                 with pytest.raises(JournalUnavailableError, match="it is read-only"):
                     await work
+            assert ("writable", "fail") in {(one.name, one.level) for one in await late.examine()}
             assert kinds(await late.write_batch([record("q", 1)])) == ["JournalUnavailableError"]
             await admin.execute("SET default_transaction_read_only = off")
             await admin.execute(f"ALTER DATABASE {database} RESET default_transaction_read_only")
+            assert all(one.level == "ok" for one in await late.examine())  # whatever the pool still has from then
             assert kinds(await late.write_batch([record("q", 1)])) == [None]
             await write(late, "q", 2)
             await late.delete_messages_to("q", 1)
@@ -163,3 +165,14 @@ async def test_the_view_is_json_whatever_the_texts_hold(journal: PostgresJournal
     assert found["nul"] == "��x"
     assert len(found) == 7
     assert [found[key] for key in ("nan", "bytes", "nul\\000")] == [None] * 3
+
+
+async def test_statements_that_the_server_cancels_are_not_blamed_on_the_address(
+    postgres_schema: str, admin: Any
+) -> None:
+    async with open_journal(f"{postgres_schema}&statement_timeout=200&connect_seconds=0.5") as journal:
+        await write(journal, "p", 1)
+        async with admin.transaction():
+            await admin.execute(f"LOCK TABLE {schema_of(postgres_schema)}.instance IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(JournalUnavailableError, match="raise the statement_timeout of this user"):
+                await journal.latest_message("p")

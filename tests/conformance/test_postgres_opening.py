@@ -99,6 +99,20 @@ async def test_a_newer_schema_is_refused_and_an_older_one_is_migrated(postgres_s
             await open_journal(bare(postgres_schema)).open()
 
 
+async def test_tables_that_do_not_say_their_version_are_told(postgres_schema: str, admin: Any) -> None:
+    await migrate_journal(postgres_schema)
+    await admin.execute(f"DELETE FROM {schema_of(postgres_schema)}.sagalog_version")
+    for work in (open_journal(bare(postgres_schema)).open(), migrate_journal(postgres_schema)):
+        with pytest.raises(JournalFormatError, match="does not say its version"):
+            await work
+
+
+@pytest.mark.parametrize("name", ["select", "pg_mine"])
+async def test_a_name_that_postgresql_keeps_for_itself_is_refused(postgres_schema: str, name: str) -> None:
+    with pytest.raises(DefinitionError, match=f"takes no schema of the name '{name}': choose another one"):
+        await migrate_journal(postgres_schema.replace(schema_of(postgres_schema), name))
+
+
 async def test_many_that_migrate_at_once_make_one_schema(postgres_schema: str) -> None:
     said = await asyncio.gather(*(migrate_journal(postgres_schema) for _ in range(8)))
     assert sorted("made" in one for one in said) == [False] * 7 + [True]
@@ -151,3 +165,25 @@ def test_a_missing_extra_is_told_with_the_command_that_installs_it(package: str,
     extra = {"asyncpg": "postgres", "nats": "nats"}[package]
     assert f"MissingExtraError: a journal at {url.partition(':')[0]}:// needs the package {package}" in done.stderr
     assert f"pip install 'sagalog[{extra}]'" in done.stderr
+
+
+async def test_what_a_user_may_not_write_is_told_by_examine(postgres_schema: str, admin: Any) -> None:
+    """One who may write nothing is there to look; one who may write some of it is a worker whose steps are refused."""
+    schema = schema_of(postgres_schema)
+    async with open_journal(postgres_schema) as journal:
+        assert [one.level for one in await journal.examine()] == ["ok", "ok"]  # type: ignore[attr-defined]
+    await admin.execute(f"DROP ROLE IF EXISTS looker_{schema}")
+    await admin.execute(f"CREATE ROLE looker_{schema} LOGIN")
+    try:
+        await admin.execute(f"GRANT USAGE ON SCHEMA {schema} TO looker_{schema}")
+        await admin.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO looker_{schema}")
+        async with open_journal(bare(postgres_schema).replace("tester@", f"looker_{schema}@")) as looker:
+            assert "this user may only read" in (await looker.examine())[-1].text  # type: ignore[attr-defined]
+            assert all(one.level == "ok" for one in await looker.examine())  # type: ignore[attr-defined]
+            await admin.execute(f"GRANT INSERT, UPDATE, DELETE ON {schema}.instance TO looker_{schema}")
+            await admin.execute(f"GRANT UPDATE, DELETE ON {schema}.record TO looker_{schema}")
+            (told,) = [one for one in await looker.examine() if one.level == "fail"]  # type: ignore[attr-defined]
+            assert told.name == "writable"
+            assert "lacks the right to INSERT on record" in told.text
+    finally:
+        await admin.execute(f"DROP OWNED BY looker_{schema}; DROP ROLE looker_{schema}")

@@ -71,6 +71,14 @@ class Postgres:
             )
         wait_for_port(self.port, self._process, self._log)
 
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        """Wait until it takes connections: before, who connects is told that it is starting up."""
+        deadline = time.monotonic() + seconds
+        while "ready" not in (self._data / "postmaster.pid").read_text():
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL does not get ready:\n{self._log.read_text()}")
+            time.sleep(0.02)
+
     def postmaster(self) -> int:
         """Return the process id of the server itself."""
         return int((self._data / "postmaster.pid").read_text().split()[0])

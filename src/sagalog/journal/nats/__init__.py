@@ -108,7 +108,8 @@ class NatsJournal:
         self._publisher = Publisher(self._connection, self._requests)
         self._due = DueEntries(self._requests, self._publisher)
         self._writer = NatsWriter(self._requests, self._publisher, self._due)
-        self._listing = NatsListing(self._requests, Consumers(self._connection, self._requests, self._publisher))
+        self._consumers = Consumers(self._connection, self._requests, self._publisher)
+        self._listing = NatsListing(self._requests, self._consumers)
         self._ready = False
         self._opening = asyncio.Lock()
 
@@ -181,7 +182,12 @@ class NatsJournal:
 
     async def examine(self) -> list[Finding]:
         await self.open()
-        return await self._stream.examine()
+        findings = await self._stream.examine()
+        try:
+            await self._consumers.touch()
+        except SagalogError as error:
+            findings.append(Finding("writable", "fail", f"writes are refused: {error}", "see what it says"))
+        return findings
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         await self.open()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from math import inf
+from typing import Any
 from uuid import uuid4
 
 import msgspec
@@ -15,7 +16,7 @@ from ...waiting import Attempts, Waiting
 from .connection import Connection
 from .messages import EXPECTED_STREAM
 from .publishing import Publisher
-from .refusals import Rejected
+from .refusals import Rejected, takes_no_more
 from .requests import Requests
 
 _FETCH = 500
@@ -24,6 +25,14 @@ _BEHIND_SECONDS = 1.0  # that a consumer may wait for what was acknowledged befo
 
 class _BehindError(Exception):
     """A replica had not yet stored what was acknowledged before a reading began."""
+
+
+class _Mark(msgspec.Struct):
+    """What a reading goes up to: what to read, the place of the mark in the stream, and its subject, if it is ours."""
+
+    subjects: list[str]
+    place: int  # 0: there is nothing to read
+    own: str | None
 
 
 class Consumers:
@@ -41,13 +50,14 @@ class Consumers:
         the reading began, and had the mark later than that, may have given what it had not purged yet: it is read again.
         """
         attempts = Attempts(Waiting(most=0.1, seconds=self._connection.patience))
-        async with self._marked() as mark:
-            while True:
+        async with self._marked(subjects) as mark:
+            while mark.place:
                 try:
-                    async with aclosing(self._consume([*subjects, mark], None, until=mark)) as messages:
-                        return [message async for message in messages if message.subject != mark]
+                    async with aclosing(self._consume(mark.subjects, None, until=mark.place)) as messages:
+                        return [message async for message in messages if message.subject != mark.own]
                 except _BehindError:
                     await self._again(attempts)
+        return []
 
     async def read_after(self, subjects: Sequence[str], after: int) -> AsyncIterator[Msg]:
         """Yield every whole message behind that stream sequence that matches, in stored order.
@@ -55,12 +65,12 @@ class Consumers:
         What was acknowledged before the call is among them, and perhaps what came later.
         """
         attempts = Attempts(Waiting(most=0.1, seconds=self._connection.patience))
-        async with self._marked() as mark:
-            while True:
+        async with self._marked(subjects) as mark:
+            while after < mark.place:
                 try:
-                    async with aclosing(self._consume([*subjects, mark], after, until=mark)) as messages:
+                    async with aclosing(self._consume(mark.subjects, after, until=mark.place)) as messages:
                         async for message in messages:
-                            if message.subject != mark:
+                            if message.subject != mark.own:
                                 yield message
                             after = message.metadata.sequence.stream
                     return
@@ -72,26 +82,44 @@ class Consumers:
             raise self._connection.away("reading broke off: its replicas are behind") from None
 
     @asynccontextmanager
-    async def _marked(self) -> AsyncIterator[str]:
+    async def _marked(self, subjects: Sequence[str]) -> AsyncIterator[_Mark]:
         """Store a mark, and remove it afterwards.
 
-        What is read from may be a replica that is behind: with the mark, all that came before it is there.
+        What is read from may be a replica that is behind: with the mark, all that came before it is there. A stream that
+        takes no more, because it is full or sealed, has to be read all the same: there the newest of what is wanted is
+        the mark. Only of what was purged behind it a replica may not know yet.
         """
-        mark = self._requests.subjects.mark(uuid4().hex)
-        (answer,) = await self._publisher.publish((mark, b"", {EXPECTED_STREAM: self._requests.stream}))
+        own, answer = await self._store_mark()
+        if isinstance(answer, Rejected):
+            if not takes_no_more(answer):
+                raise self._requests.refused(answer)
+            newest = [await self._requests.last_of(one) for one in subjects]
+            yield _Mark(list(subjects), max((one.sequence for one in newest if one is not None), default=0), None)
+            return
+        try:
+            yield _Mark([*subjects, own], answer["seq"], own)
+        finally:
+            await self._requests.purge(own, answer["seq"])
+
+    async def _store_mark(self) -> tuple[str, dict[str, Any] | Rejected]:
+        """Return the subject of a new mark, and what the stream says to it."""
+        own = self._requests.subjects.mark(uuid4().hex)
+        (answer,) = await self._publisher.publish((own, b"", {EXPECTED_STREAM: self._requests.stream}))
+        return own, answer
+
+    async def touch(self) -> None:
+        """Store what nobody needs, and remove it. Raises what says why the stream refuses it."""
+        own, answer = await self._store_mark()
         if isinstance(answer, Rejected):
             raise self._requests.refused(answer)
-        try:
-            yield mark
-        finally:
-            await self._requests.purge(mark, answer["seq"])
+        await self._requests.purge(own, answer["seq"])
 
     def stored_after(self, subjects: Sequence[str], after: int) -> AsyncGenerator[Msg]:
         """Yield the messages behind that stream sequence that the replica which answers has now, in stored order."""
         return self._consume(subjects, after, until=None)
 
-    async def _consume(self, subjects: Sequence[str], after: int | None, *, until: str | None) -> AsyncGenerator[Msg]:
-        """Yield messages until none is pending and one of the subject `until` was among them.
+    async def _consume(self, subjects: Sequence[str], after: int | None, *, until: int | None) -> AsyncGenerator[Msg]:
+        """Yield messages until none is pending and the one at the place `until` was among them.
 
         Raises _BehindError if that one does not come for a while, or was not there when the reading began and the newest of
         each subject are asked for.
@@ -141,7 +169,7 @@ class Consumers:
                     continue
                 asked -= 1
                 pending = message.metadata.num_pending
-                if message.subject == until:
+                if until is not None and message.metadata.sequence.stream >= until:
                     if there <= 0:
                         raise _BehindError
                     until = None

@@ -14,6 +14,7 @@ NO_JETSTREAM = (10039, 10076)
 DENIED = -1
 _NO_STREAM = 10059
 _FULL = (10047, 10077, 10122, 10023)
+_SEALED = 10109
 
 
 class Rejected(Exception):  # noqa: N818
@@ -26,6 +27,11 @@ class Rejected(Exception):  # noqa: N818
 
 
 NOBODY_ANSWERS = Rejected(NO_RESPONDERS, "JetStream does not answer: is it on, and has the cluster a leader?")
+
+
+def takes_no_more(error: Rejected) -> bool:
+    """Say whether a stream can be read only, because it is full or sealed."""
+    return error.code in _FULL or error.code == _SEALED
 
 
 def refused(error: Rejected, where: str, stream: str) -> JournalUnavailableError | JournalFormatError:
@@ -42,5 +48,10 @@ def refused(error: Rejected, where: str, stream: str) -> JournalUnavailableError
     if error.code in _FULL:
         return JournalUnavailableError(
             f"{where}: the stream {stream!r} is full ({error.description}): give JetStream more room. Nothing was stored."
+        )
+    if error.code == _SEALED:
+        return JournalUnavailableError(
+            f"{where}: the stream {stream!r} is sealed, which cannot be undone: export it into another one. Nothing was "
+            "stored."
         )
     return JournalUnavailableError(f"{where}: {error.description} ({error.code}). Nothing was stored.")

@@ -19,6 +19,7 @@ from ..urls import split_server_url
 from .callers import wait_or_undo, write_or_undo
 from .connections import Connections
 from .due import DueIds
+from .examining import findings_of
 from .failures import translate
 from .listing import PostgresListing
 from .lookups import Lookups
@@ -148,17 +149,7 @@ class PostgresJournal:
         return now
 
     async def examine(self) -> list[Finding]:
-        names = ("fsync", "full_page_writes", "synchronous_commit")
-        rows = await self._connections.read(
-            "SELECT name, setting, current_setting('server_version') FROM pg_settings WHERE name = ANY($1)", list(names)
-        )
-        off = sorted(row[0] for row in rows if row[1] == "off")
-        where = f"PostgreSQL {rows[0][2]}" if rows else "PostgreSQL"
-        schema = Finding("schema", "ok", f"{self.schema}, version {len(MIGRATIONS)}, as this code has it")
-        if off:
-            text = f"{where} with {', '.join(off)} off: what is committed may be lost when the server's machine fails"
-            return [Finding("durable", "fail", text, f"set {', '.join(f'{name} = on' for name in off)}"), schema]
-        return [Finding("durable", "ok", f"{where}, {', '.join(names)} on: durable when a call returns"), schema]
+        return await findings_of(self._connections, self.schema)
 
     async def write_messages(self, messages: Sequence[PersistentRepr], *, atomic: bool = False) -> None:
         if not self._connections.checked:

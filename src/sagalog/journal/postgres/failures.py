@@ -22,6 +22,7 @@ _REMEDIES: list[tuple[type[Exception], str]] = [
     (asyncpg.DiskFullError, "the disk is full: free some space"),
     (asyncpg.TooManyConnectionsError, "all connections are taken: raise max_connections, or use a pooler"),
     (asyncpg.ReadOnlySQLTransactionError, "it is read-only, a replica perhaps: connect to the primary"),
+    (asyncpg.LockNotAvailableError, "it does not get a lock within lock_timeout: end the transaction that holds it"),
     (asyncpg.InvalidSQLStatementNameError, "a pooler loses prepared statements: open the journal with ?pooler=true"),
     (asyncpg.DuplicatePreparedStatementError, "a pooler mixes prepared statements: open the journal with ?pooler=true"),
     (asyncpg.TargetServerAttributeNotMatched, "none of its servers is as target_session_attrs asks"),
@@ -145,6 +146,10 @@ def _translated(error: Exception, where: str, *, sent: bool, end: str) -> Sagalo
         return JournalUnavailableError(f"{where}: {wrong}.{end}")
     if isinstance(error, TimeoutError):
         return JournalUnavailableError(f"{where} does not answer in time ({name}): check that it runs.{end}")
+    if isinstance(error, asyncpg.QueryCanceledError):
+        return JournalUnavailableError(
+            f"{where} cancels statements ({name}): raise the statement_timeout of this user, database or server.{end}"
+        )
     if isinstance(error, PASSING):
         return JournalUnavailableError(
             f"{where} cannot be reached ({name}): check that it runs, and the host and port.{end}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import asyncpg
+
 from ...errors import DefinitionError, JournalFormatError
 
 OLDEST_SERVER = 13
@@ -135,7 +137,12 @@ async def _version(connection: Any, schema: str, where: str) -> int:
                 f"{where}: schema {schema!r} has tables of another program; it was not touched. Choose another schema."
             )
         return 0
-    version: int = await connection.fetchval(f"SELECT version FROM {schema}.sagalog_version")
+    version: int | None = await connection.fetchval(f"SELECT version FROM {schema}.sagalog_version")
+    if version is None:
+        raise JournalFormatError(
+            f"{where}: schema {schema!r} does not say its version, for its table sagalog_version is empty: restore that "
+            "row from a backup"
+        )
     if version > len(MIGRATIONS):
         raise JournalFormatError(
             f"{where}: schema {schema!r} has version {version}, this code knows up to {len(MIGRATIONS)}; it was not "
@@ -151,7 +158,10 @@ async def migrate(connection: Any, schema: str, where: str) -> int:
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", f"sagalog migrate {schema}")
         before = await _version(connection, schema, where)
         if before == 0:
-            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            try:
+                await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            except (asyncpg.PostgresSyntaxError, asyncpg.ReservedNameError) as error:
+                raise DefinitionError(f"{where} takes no schema of the name {schema!r}: choose another one") from error
             await connection.execute(f"CREATE TABLE {schema}.sagalog_version (version int NOT NULL)")
             await connection.execute(f"INSERT INTO {schema}.sagalog_version VALUES (0)")
         for script in MIGRATIONS[before:]:
