@@ -30,6 +30,7 @@ class Outside:
         self.again = 0
         self.shipped: set[str] = set()
         self.released: set[str] = set()
+        self.ended: set[str] = set()  # orders whose last command is answered: others may still be on their way
         self.closed = asyncio.Event()
 
     async def listen(self) -> None:
@@ -64,19 +65,19 @@ class Outside:
             await asyncio.sleep(0.02)
 
     async def answer(self, message: AbstractIncomingMessage) -> None:
-        command_id = str(message.headers["cloudEvents:id"])
-        queue = message.routing_key or ""
+        command_id, kind = str(message.headers["cloudEvents:id"]), str(message.headers["cloudEvents:type"])
+        queue, command = message.routing_key or "", json.loads(message.body)
         if command_id in self.answers:  # our answer may be lost
             self.again += 1
         else:
-            self.answers[command_id] = self.carry_out(
-                str(message.headers["cloudEvents:type"]), json.loads(message.body)
-            )
+            self.answers[command_id] = self.carry_out(kind, command)
         answer = self.answers[command_id]
         if answer is not None:
             await self.tell(answer[0], command_id, f"/{queue}", answer[1])
         await message.ack()
-        if len(self.shipped) + len(self.released) == self.count:
+        if kind in ("ShipOrder", "ReleaseStock"):
+            self.ended.add(command["order_id"])
+        if len(self.ended) == self.count:
             self.closed.set()
 
     def carry_out(self, kind: str, command: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
