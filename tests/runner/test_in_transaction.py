@@ -63,6 +63,45 @@ async def test_commands_leave_after_the_commit_and_not_before(postgres: Bench, c
     assert await connection.fetchval("SELECT count(*) FROM orders") == 1
 
 
+def watching() -> int:
+    """Return how many tasks wait for the end of a transaction."""
+    return sum("_look_when_ended" in repr(task.get_coro()) for task in asyncio.all_tasks())
+
+
+async def test_one_task_waits_for_the_end_of_a_transaction_however_many_events_are_in_it(
+    postgres: Bench, connection: Any
+) -> None:
+    async with postgres.runner() as runner:
+        async with connection.transaction():
+            for number in range(40):
+                await runner.handle(Placed(f"o{number % 20}"), connection=connection)
+                assert watching() == 1
+        await eventually(lambda: len(ids(postgres)) == 40, seconds=30)
+        await runner.settle()
+        assert not watching()
+
+
+@pytest.mark.parametrize("commits", [True, False])
+async def test_the_end_of_a_transaction_is_seen_though_the_next_one_is_open_on_its_connection(
+    postgres: Bench, connection: Any, *, commits: bool
+) -> None:
+    async with postgres.runner(lease=timedelta(seconds=60)) as runner:
+        first = connection.transaction()
+        await first.start()
+        for name in ("a", "b", "c"):
+            await runner.handle(Placed(name), connection=connection)
+        await (first.commit() if commits else first.rollback())  # and nobody looks before the next one has begun
+        second = connection.transaction()
+        await second.start()
+        await runner.handle(Placed("d"), connection=connection)
+        if commits:
+            await eventually(lambda: len(ids(postgres)) == 3, seconds=30)
+            assert not any("::d/" in command_id for command_id in ids(postgres))
+        await second.commit()
+        await eventually(lambda: len(ids(postgres)) == (4 if commits else 1), seconds=30)
+        await eventually(lambda: not watching())
+
+
 async def test_after_a_rollback_nothing_is_there_and_the_event_is_new_again(postgres: Bench, connection: Any) -> None:
     async with postgres.runner() as runner:
         transaction = connection.transaction()

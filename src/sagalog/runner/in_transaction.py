@@ -11,6 +11,7 @@ first, they become due after the lease, like those of any dead worker.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 from functools import partial
 
@@ -22,6 +23,7 @@ from ..journal.protocol import WaitsForWriters
 from ..waiting import Attempts, Waiting
 from .commit import Write, write_of
 from .decide import decide, decide_slowly
+from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .instance import Instance, Unanswered
@@ -137,38 +139,103 @@ async def _write(turn: Turn, write: Write, connection: CallersConnection) -> Non
     turn.reporter.written(write.version, write.record, None)
 
 
+class OpenTransaction:
+    """A transaction of a caller and the steps in it so far. One task waits for its end, however many they are."""
+
+    __slots__ = ("connection", "more", "steps")
+
+    def __init__(self, connection: CallersConnection) -> None:
+        self.connection = connection
+        self.steps: dict[Instance, list[Unanswered]] = {}
+        self.more = asyncio.Event()
+
+    def add(self, instance: Instance, step: Unanswered) -> None:
+        """Wait for the end of one more step."""
+        self.steps.setdefault(instance, []).append(step)
+        self.more.set()
+
+    def forget(self, instance: Instance, steps: list[Unanswered]) -> None:
+        """Wait no more for these steps of an instance."""
+        gone = {id(step) for step in steps}
+        instance.in_transaction = tuple(step for step in instance.in_transaction if id(step) not in gone)
+        self.steps[instance] = [step for step in self.steps[instance] if id(step) not in gone]
+        if not self.steps[instance]:
+            del self.steps[instance]
+
+
 def _await_end(instance: Instance, connection: CallersConnection, write: Write) -> None:
     """Remember what was written until the caller's transaction has ended."""
     fresh = write.fresh
-    for earlier in instance.in_transaction:  # of the same transaction
-        if earlier.version == write.version - 1:
+    for earlier in reversed(instance.in_transaction):
+        if earlier.version == write.version - 1:  # of the same transaction
             fresh |= earlier.fresh
-    entry = Unanswered(write.version, write.payload, fresh, write.lease_end)
-    instance.in_transaction = (*instance.in_transaction, entry)
-    instance.runtime.engine.spawn(_look_when_ended(instance, connection, entry))
-
-
-async def _look_when_ended(instance: Instance, connection: CallersConnection, entry: Unanswered) -> None:
-    """Wait until the caller's transaction has ended, then read what is stored and deliver its commands."""
+            break
+    step = Unanswered(write.version, write.payload, fresh, write.lease_end)
+    instance.in_transaction = (*instance.in_transaction, step)
     engine = instance.runtime.engine
-    # Drivers do not say when a transaction ends, so we ask. After a lease, its commands are due anyway.
+    opened = engine.transactions.get(id(connection.driver))
+    if opened is None or not opened.connection.is_open():
+        opened = engine.transactions[id(connection.driver)] = OpenTransaction(connection)
+        engine.spawn(_look_when_ended(engine, opened))
+    opened.add(instance, step)
+
+
+async def _look_when_ended(engine: Engine, opened: OpenTransaction) -> None:
+    """Wait until the caller's transaction has ended, then read what is stored and deliver its commands."""
+    # Drivers do not say when a transaction ends, so we ask. A lease after its last step, its commands are due anyway.
     looks = Attempts(Waiting(first=0.002, factor=1.5, most=0.05, seconds=engine.seconds.lease), clock=engine.loop.time)
     read_at = engine.loop.time() + _READ_SECONDS
     try:
-        while connection.is_open() and not engine.stopping.is_set() and await looks.wait():
+        while opened.connection.is_open() and not engine.stopping.is_set() and (pause := looks.failed()) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await opened.more.wait()
+                    opened.more.clear()
+                    looks.reset()
             # A connection of a pool may be in somebody else's transaction by now, so what is stored is looked at, too.
             if engine.loop.time() >= read_at:
-                await _read(instance)  # which says nothing unless it is there
-                if instance.version >= entry.version:
+                await _look_at_stored(opened)
+                if not opened.steps:
                     return
                 read_at = engine.loop.time() + _READ_SECONDS
-        journal = instance.runtime.journal
-        if isinstance(journal, WaitsForWriters):
-            with suppress(JournalUnavailableError):  # then its commands wait for the lease
-                await journal.after_writers()
+        for journal in {instance.runtime.journal: None for instance in opened.steps}:
+            if isinstance(journal, WaitsForWriters):
+                with suppress(JournalUnavailableError):  # then its commands wait for the lease
+                    await journal.after_writers()
+    except BaseException:
+        for instance in list(opened.steps):
+            opened.forget(instance, opened.steps[instance])
+        raise
+    finally:
+        if engine.transactions.get(id(opened.connection.driver)) is opened:
+            del engine.transactions[id(opened.connection.driver)]
+    for instance in opened.steps:
+        engine.spawn(_read_at_the_end(opened, instance))
+
+
+async def _look_at_stored(opened: OpenTransaction) -> None:
+    """Forget the steps that are stored: the transaction in which they were has ended.
+
+    Of one transaction all are stored, or none. The first and the last are of one, unless the next one was begun on the
+    connection before we noticed the end.
+    """
+    instances = list(opened.steps)
+    for instance in {instances[0]: None, instances[-1]: None}:
+        await _read(instance)
+        if instance.version >= opened.steps[instance][0].version:
+            break
+    else:
+        return
+    await asyncio.gather(*(_read(instance) for instance in instances))
+    for instance in instances:
+        opened.forget(instance, [step for step in opened.steps[instance] if instance.version >= step.version])
+
+
+async def _read_at_the_end(opened: OpenTransaction, instance: Instance) -> None:
+    try:
         await _read(instance)
     finally:
-        instance.in_transaction = tuple(other for other in instance.in_transaction if other is not entry)
+        opened.forget(instance, opened.steps[instance])
 
 
 async def _read(instance: Instance) -> None:
