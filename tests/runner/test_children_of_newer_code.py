@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from sagalog import InMemoryJournal, RetryPolicy, SagaRunner
-from sagalog.decision.record import SagaRecord, Status, decode_record, encode_record
+from sagalog.decision.record import Held, SagaRecord, Status, decode_record, encode_record
+from sagalog.definition.codec import Typed
 
 from ..families import Delivered, Ordered, OrderSaga, ParcelSaga, Withdrawn
 from .conftest import Bench
@@ -25,6 +26,14 @@ def newer_record(payload: bytes) -> bytes:
 def newer_state(payload: bytes) -> bytes:
     record = decode_record(payload)
     record.state_version = 9
+    return encode_record(record)
+
+
+def newer_held(payload: bytes) -> bytes:
+    """Let it hold a message of newer code, which is to be replayed: it was repaired."""
+    record = decode_record(payload)
+    name = "Withdrawn" if record.children else "Delivered"
+    record.held = (Held("w", Typed(name, msgspec.Raw(b'{"of":"newer code"}'), 9)),)
     return encode_record(record)
 
 
@@ -48,7 +57,7 @@ def worker(bench: Bench) -> SagaRunner:
     return bench.runner(sagas=sagas, dispatch=lambda command: None, dispatch_retry=TWICE, max_takeovers=2)
 
 
-@pytest.mark.parametrize("newer", [newer_record, newer_state])
+@pytest.mark.parametrize("newer", [newer_record, newer_state, newer_held])
 async def test_an_end_is_left_to_a_worker_that_can_read_the_parent(newer: Any) -> None:
     journal = InMemoryJournal()
     bench = Bench(journal)
@@ -94,7 +103,7 @@ async def test_another_worker_that_can_read_the_parent_takes_the_end_over_within
             assert (await record(journal, "saga::order::a")).children == {}
 
 
-@pytest.mark.parametrize("newer", [newer_record, newer_state])
+@pytest.mark.parametrize("newer", [newer_record, newer_state, newer_held])
 async def test_a_child_that_cannot_be_read_is_asked_to_end_by_a_worker_that_can(newer: Any) -> None:
     journal = InMemoryJournal()
     bench = Bench(journal)

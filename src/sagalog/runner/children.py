@@ -79,8 +79,8 @@ class Children:
         self._engine = engine
         self._caches = caches
         self._moment = moment
-        # Instances that this worker's code could not read when something was delivered to them, and why.
-        self._unreadable: dict[str, str] = {}
+        # Instances that this worker's code could not read when something was delivered to them: why, and what was read.
+        self._unreadable: dict[str, tuple[str, tuple[int, int]]] = {}
         self._reading: set[str] = set()  # those of them that are looked at again just now
 
     def handler_of(self, instance: Instance, entry: Command) -> ChildDelivery:
@@ -117,12 +117,12 @@ class Children:
         """
         parent = parent_in(entry.to) if entry.family == "tell" else None
         for persistence_id in (instance.persistence_id, entry.to if parent is None else parent.persistence_id):
-            if (why := self._unreadable.get(persistence_id)) is None:
+            if (known := self._unreadable.get(persistence_id)) is None:
                 continue
             if persistence_id not in self._reading:
                 self._reading.add(persistence_id)
                 self._engine.spawn(self._read(persistence_id))
-            raise SagaParkedError(*parts_of(persistence_id), why)
+            raise SagaParkedError(*parts_of(persistence_id), known[0])
 
     async def _read(self, persistence_id: str) -> None:
         try:
@@ -132,6 +132,9 @@ class Children:
                 record = cache.runtime.reader.record(correlation_id, saved.payload, deleted=saved.tombstone)
                 if record is not None:
                     cache.runtime.reader.state(correlation_id, record)
+                    tried = self._unreadable[persistence_id][1]
+                    if (record.owes_replay or record.kept) and (saved.epoch, saved.version) == tried:
+                        return  # so it is a message in it that this code cannot read
             self._unreadable.pop(persistence_id, None)
             cache.instance(correlation_id).read_again()
         except SagalogError as error:  # still so, or nobody knows; it is looked at again
@@ -148,7 +151,7 @@ class Children:
         try:
             await to.submit(envelope)
         except SagaParkedError as error:
-            self._unreadable[to.persistence_id] = error.reason
+            self._unreadable[to.persistence_id] = error.reason, (to.epoch, to.version)
             raise
 
     async def _start(self, parent: Instance, entry: Command, child: Instance, event: Any) -> None:
