@@ -303,7 +303,7 @@ class OrderSaga(Saga[Order]):
         yield Run("invoice")
 
     @on(Again, key="id")
-    def again(self, state: Order, event: Again) -> Action:
+    def once_more(self, state: Order, event: Again) -> Action:
         return Run(OrderSaga.invoice)
 
     @on(Closed, key="id")

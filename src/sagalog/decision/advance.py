@@ -261,7 +261,7 @@ def _run(draft: Draft, message: Message, record: SagaRecord, state: Any) -> Outc
         call = saga.refused_in if message.kind == "refused" else saga.handle_in
         result = call(state, event, context)
     else:
-        result = saga.refused(state, event) if message.kind == "refused" else saga.handle(state, event)
+        result = saga.refused_in(state, event, None) if message.kind == "refused" else saga.handle(state, event)
     actions = actions_of(result, saga)
     if (saga.has_joins or record.gathers) and record.status is _RUNNING:
         return _run_joins(draft, message, record, state, actions, context or context_of(draft, message, record))

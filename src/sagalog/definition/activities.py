@@ -59,7 +59,7 @@ class Opens(Protocol):
     def probe_cap(self) -> timedelta: ...
 
 
-_OTHER_MARKS = ("__sagalog_routes__", "__sagalog_refused__", "__sagalog_join__", "__sagalog_children__")
+OTHER_MARKS = ("__sagalog_routes__", "__sagalog_refused__", "__sagalog_join__", "__sagalog_children__")
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,7 +90,7 @@ class Activity(Generic[H, S]):
         _check_function(function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
             raise DefinitionError(f"activity {function.__name__}() yields; it returns its result, and sends nothing")
-        if any(hasattr(function, mark) for mark in _OTHER_MARKS):
+        if any(hasattr(function, mark) for mark in OTHER_MARKS):
             raise DefinitionError(
                 f"{function.__name__}() is an activity, and handles no event: take @activity or @on away"
             )

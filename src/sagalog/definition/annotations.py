@@ -83,9 +83,11 @@ def wants_event(function: Any, parameter: str) -> bool:
 
 
 def check_of_one(what: str, function: Any, takes: str) -> None:
-    """Raise DefinitionError for a function that is async, or cannot be called with one argument: what it `takes`."""
+    """Raise DefinitionError for a function that is async, yields, or cannot be called with what it `takes` alone."""
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(f"{what} is a plain function of {takes}, and may not be async")
+    if inspect.isgeneratorfunction(function):
+        raise DefinitionError(f"{what} is a plain function of {takes}, and may not yield")
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of some builtins

@@ -15,7 +15,7 @@ import msgspec
 
 from ..durations import remedy
 from ..errors import DefinitionError
-from .activities import HOOKS, Activity, Options
+from .activities import HOOKS, OTHER_MARKS, Activity, Options
 from .annotations import check_annotations, check_of_one
 from .codec import Typed
 from .fields import NO_RESULT, field_of, result_of
@@ -148,7 +148,7 @@ class ActivityTable:
 
     def _check(self, step: DefinedActivity, activity: Activity[Any, Any], state: Any, saga: type) -> None:
         name, options = f"{self.saga}.{step.name}", step.options
-        _check_parameters(name, activity.function, 3, "(self, state, call)")
+        check_parameters(name, activity.function, 3, "(self, state, call)")
         check_annotations(self.saga, activity.function, state, None)
         if options.when is not None and not callable(options.when):
             raise DefinitionError(f"{name}: when= is a function of the state, not a {type(options.when).__name__}")
@@ -215,6 +215,8 @@ class ActivityTable:
                     raise DefinitionError(
                         f"{here}, and {self.saga} has no activity {activity.name}: define it, or drop this"
                     )
+                if any(hasattr(function, mark) for mark in OTHER_MARKS):
+                    raise DefinitionError(f"{here}, and handles no event or refusal beside that: make two methods")
                 if what in step.methods:
                     raise DefinitionError(f"{here}, and so is {step.methods[what]}(); keep one")
                 if what == "undo" and step.final:
@@ -222,8 +224,12 @@ class ActivityTable:
                         f"{here}, but {activity.name} comes after a pivot, and is never undone: drop it, or move the pivot"
                     )
                 takes = {"undo": "(self, state, call)", "then": "(self, state)", "failed": "(self, state, reason)"}
-                _check_parameters(f"{self.saga}.{attribute}", function, takes[what].count(",") + 1, takes[what])
+                check_parameters(f"{self.saga}.{attribute}", function, takes[what].count(",") + 1, takes[what])
                 check_annotations(self.saga, function, state, None)
+                if what == "undo" and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
+                    raise DefinitionError(
+                        f"{here}, and yields, so nothing of it would run: it calls the outside itself"
+                    )
                 if what != "undo" and step.options.until is not None and _is_async(function):
                     raise DefinitionError(
                         f"{here}, which ends by an event; it runs in the step of that event, behind its handler: make it a "
@@ -355,7 +361,8 @@ def _check_pivots(saga: str, steps: Mapping[str, DefinedActivity]) -> None:
             )
 
 
-def _check_parameters(what: str, function: Any, count: int, takes: str) -> None:
+def check_parameters(what: str, function: Any, count: int, takes: str) -> None:
+    """Raise DefinitionError for a method that cannot be called with `count` arguments, those that it `takes`."""
     parameters = list(inspect.signature(function).parameters.values())
     positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     required = [one for one in parameters if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]

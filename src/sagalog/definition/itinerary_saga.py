@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import DefinitionError
 from .fields import hints_of
+from .itinerary import check_parameters
 from .routes import Actions, CorrelationKey, Handles, Route
 from .saga import Saga
 from .storable import type_name
@@ -46,6 +48,10 @@ class ItinerarySaga(Saga[S]):
                 f"{cls.__name__}: {type_name(cls.state_type())} has no field for the {event.__name__} that starts it: add "
                 f"one (`request: {event.__name__} | None = None`), or override begin(state, event)"
             )
+        check_parameters(f"{cls.__name__}.begin", cls.begin, 3, "(self, state, event)")
+        check_parameters(f"{cls.__name__}.result", cls.result, 2, "(self, state)")
+        if any(asks(cls.result) for asks in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)):
+            raise DefinitionError(f"{cls.__name__}.result() is a plain method, which may neither be async nor yield")
         handles: Handles[Any] = Handles(event, key, starts=True, while_compensating=False, again="ignore")
         return (handles.route("begin"),)
 

@@ -20,7 +20,7 @@ from .itinerary import ActivityTable, activity_table
 from .joins import Join, joins_of
 from .keys import Key, key_table
 from .legs import Legs, legs_of
-from .methods import methods_of
+from .methods import check_roles, methods_of
 from .phase_table import PhaseTable, phase_table
 from .reach import declared
 from .routes import Route, merged
@@ -49,6 +49,7 @@ class Made(msgspec.Struct, frozen=True):
 def made_of(cls: Any, state: type | None, saga: Any) -> Made:
     """Return the tables of a saga class with that state type. Raises DefinitionError. `saga`: the base of all sagas."""
     own_handle = cls.handle is not saga.handle
+    check_roles(cls)
     several, refusals, contextual, acting = methods_of(cls, state, saga)
     for route in cls.implied_routes():
         several.setdefault(route.event, [route])

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import types
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
 
 from ..errors import DefinitionError
+from .activities import HOOKS, Activity
 from .annotations import check_acting, check_annotations, takes_context
 from .routes import Route
+
+_MARKS = frozenset(
+    {HOOKS, *(f"__sagalog_{what}__" for what in ["routes", "refused", "children", "enters", "leaves", "join", "leg"])}
+)
+_WRAPPERS = {staticmethod: "staticmethod", classmethod: "classmethod", property: "property"}
+_OWN_WAYS = frozenset(
+    [
+        "correlation_id",
+        "handle",
+        "refused",
+        "encode_state",
+        "decode_state",
+        "initial_state",
+        "phase_of",
+        "begin",
+        "result",
+    ]
+)
 
 
 class Methods(NamedTuple):
@@ -44,6 +65,47 @@ def methods_of(cls: type, state: Any, saga: type) -> Methods:
             if check_acting(cls.__name__, function, state):
                 found.contextual.add(attribute)
     return found
+
+
+def check_roles(cls: type) -> None:
+    """Raise DefinitionError for a decorated method that would not be called, or hides what is called of every saga."""
+    bases = [base for base in cls.__mro__ if base is not object]
+    ours = {name for base in bases if _is_ours(base) for name in vars(base)}
+    for base in bases:
+        if _is_ours(base):
+            continue
+        for name, value in _methods_in(base):
+            here = f"{cls.__name__}.{name}()"
+            wrapped = getattr(value, "__func__", getattr(value, "fget", None))
+            if type(value) in _WRAPPERS and _has_role(wrapped):
+                raise DefinitionError(
+                    f"{here} is decorated for Sagalog within a {_WRAPPERS[type(value)]}, and would not be called: leave "
+                    f"@{_WRAPPERS[type(value)]} out"
+                )
+            decorated = _has_role(value)
+            if name in ours and (decorated or name not in _OWN_WAYS) and not hasattr(value, "__sagalog_refused__"):
+                raise DefinitionError(f"{here} hides what every saga has under that name: give the method another name")
+            if not decorated:
+                continue
+            now = inspect.getattr_static(cls, name)
+            if now is not None and type(now) not in _WRAPPERS and not _has_role(now):
+                raise DefinitionError(
+                    f"{here} overrides a decorated method of {base.__name__} and is not decorated, so it would not be "
+                    f"called: decorate it as well; or leave both out by `{name} = None`"
+                )
+
+
+def _methods_in(base: type) -> Iterator[tuple[str, Any]]:
+    kinds = (types.FunctionType, Activity, *_WRAPPERS)
+    return ((name, value) for name, value in vars(base).items() if isinstance(value, kinds) and name[:2] != "__")
+
+
+def _is_ours(base: type) -> bool:
+    return base.__module__.partition(".")[0] in ("sagalog", "typing")
+
+
+def _has_role(value: Any) -> bool:
+    return isinstance(value, Activity) or not _MARKS.isdisjoint(getattr(value, "__dict__", ()))
 
 
 def _takes_step(function: Any, saga: type) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from enum import Enum
+from types import MethodType
 from typing import Any
 
 from ..errors import DefinitionError
+from .annotations import check_of_one
 from .phases import POLICIES
 from .routes import Route
 
@@ -139,6 +141,7 @@ def phase_table(cls: Any, routes: tuple[Route, ...], acting: list[str]) -> Phase
         if what:
             raise DefinitionError(f"{name} has no phases, so {what} says nothing: give it phases = an Enum of them")
         return None
+    check_of_one(f"{name}.phase_of()", MethodType(cls.phase_of, cls), "the state")
     table = PhaseTable(name, cls.phases, cls.initial_phase)
     for route in routes:
         table.add(route.event, route.method, route.during, route.elsewhere, dict(route.policies))

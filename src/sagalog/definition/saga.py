@@ -92,6 +92,7 @@ class Saga(Generic[S]):
     __all_routes: ClassVar[tuple[Route, ...]] = ()
     __routes: ClassVar[dict[type, Route]] = {}  # one for each event: the one that starts the saga, or the first
     __refusals: ClassVar[dict[type, str]] = {}
+    __own_refused: ClassVar[bool] = False  # it overrides `refused`, which is more than a handler of that name
     __legs: ClassVar[dict[str, Legs]] = {}
     __children: ClassVar[dict[str, str]] = {}  # methods that hear of the end of children, by the name of their saga
     __joins: ClassVar[tuple[Join, ...]] = ()
@@ -111,6 +112,7 @@ class Saga(Generic[S]):
         cls.has_joins = bool(made.joins)
         cls.__all_routes, cls.__routes = made.all_routes, made.routes
         cls.__refusals, cls.__legs, cls.__children, cls.__joins = made.refusals, made.legs, made.children, made.joins
+        cls.__own_refused = cls.refused is not Saga.refused and "refused" not in made.refusals.values()
         cls.__contextual = made.contextual
         cls.__takes_context = bool(made.contextual) or made.phase_table is not None
         cls.__state_version = 1 if cls.__state is None else schema_of(cls.__state).version
@@ -254,10 +256,10 @@ class Saga(Generic[S]):
         method = self.__refusals.get(type(refused.command))
         return self.__call(method, state, refused, None) if method else Compensate()
 
-    def refused_in(self, state: S, refused: Refused[Any], context: StepContext) -> Actions:
+    def refused_in(self, state: S, refused: Refused[Any], context: StepContext | None) -> Actions:
         """Decide as `refused` does, and give `context` to a handler that takes it. The engine calls this."""
         cls = type(self)
-        if cls.refused is not Saga.refused:
+        if self.__own_refused:
             override: Any = self.refused
             return override(state, refused, context) if "refused" in cls.__contextual else override(state, refused)  # type: ignore[no-any-return]
         method = self.__refusals.get(type(refused.command))

@@ -106,6 +106,8 @@ def sequence_of(event: type, given: str | Sequence | None, stored_as: str) -> Se
     if not isinstance(made, Sequence):
         raise DefinitionError(f"{what} takes the name of the attribute that holds the number, or a Sequence(...)")
     for name, attribute in (("field", made.field), ("sender", made.sender)):
+        if not isinstance(attribute, str) and (name == "field" or attribute is not None):
+            raise DefinitionError(f"{what}: its {name} is the name of an attribute, not a {type(attribute).__name__}")
         if attribute is not None and attribute not in attributes(event):
             have = ", ".join(sorted(attributes(event))) or "none"
             raise DefinitionError(

@@ -5,7 +5,7 @@ deliver, beside ─► attempt ─► [activities] ─► the method ─► an e
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Generator, Iterable
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -87,6 +87,9 @@ class ActivityHandler(CommandHandler):
         return self._told(await answer)
 
     def _told(self, result: Any) -> Any:
+        if isinstance(result, (Generator, AsyncGenerator)):
+            what = f"{type(self._saga).__name__}.{self.function.__name__}()"
+            raise DefinitionError(f"{what} returned a generator, of which nothing has run: it calls the outside itself")
         if not self._with_result:
             return None
         return self._step.done(result) if self._step.done.__struct_fields__ else self._step.done()  # type: ignore[attr-defined]

@@ -84,12 +84,21 @@ def sagas_of(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
     for saga in made:
         if not isinstance(saga, Saga):
             raise DefinitionError(f"sagas= takes Saga classes or instances, not a {type(saga).__name__}")
+        _check_made(saga)
         if saga.name in names:
             raise DefinitionError(f"two sagas are named {saga.name!r}; a name belongs to one saga")
         names.add(saga.name)
     if not made:
         raise DefinitionError("a runner needs at least one saga: sagas=[OrderSaga]")
     return made
+
+
+def _check_made(saga: Saga[Any]) -> None:
+    cls = type(saga)
+    if not isinstance(getattr(saga, "name", None), str):
+        raise DefinitionError(f"{cls.__name__} has no name, which is stored with every instance: give it a name = ...")
+    if cls.state_type() is None and cls.initial_state is Saga.initial_state:
+        raise DefinitionError(f"{cls.__name__} does not name its state type: class {cls.__name__}(Saga[YourState])")
 
 
 def _made(saga: Any) -> Any:

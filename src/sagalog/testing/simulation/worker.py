@@ -195,7 +195,7 @@ def _raising(saga: Saga[Any], run: Situation) -> Saga[Any]:
         _raise(run, saga.name, event)
         return saga.handle_in(state, event, context)
 
-    def refused_in(state: Any, event: Any, context: StepContext) -> Any:
+    def refused_in(state: Any, event: Any, context: StepContext | None) -> Any:
         _raise(run, saga.name, event.command)
         return saga.refused_in(state, event, context)
 
