@@ -53,7 +53,7 @@ async def test_what_is_written_after_the_file_was_opened_twice_is_seen_by_others
 
 
 async def test_no_code_of_ours_opens_the_file_but_through_sqlite(tmp_path: Path) -> None:
-    """What the interpreter opens by itself, it reports; sqlite3 opens in C and does not."""
+    """What the interpreter opens by itself, it reports; sqlite3 opens in C and does not. The log has no locks to lose."""
     path = tmp_path / "journal.db"
     async with SqliteJournal(path) as journal:
         await write(journal, "p", 1)
@@ -69,7 +69,7 @@ async def test_no_code_of_ours_opens_the_file_but_through_sqlite(tmp_path: Path)
             await write(other, "p", 2)
             await other.examine()
         watching.clear()
-        assert opened == []
+        assert set(opened) <= {f"{path}-wal"}
 
 
 async def test_a_new_file_and_its_log_are_the_owner_s_alone(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from .callers import Statements, between, newest, run, store, with_term
 from .committer import Committer, NoCommitter
 from .due import due, move, postpone
 from .examining import findings_of, findings_of_names
-from .file import OpenedFile, check_not_inherited
+from .file import OpenedFile, check_may_read, check_not_inherited
 from .listing import (
     PAGE,
     found_by,
@@ -144,7 +144,7 @@ class SqliteJournal:
             if self.read_only
             else Committer(writer, self._file, quick_seconds=quick_seconds)
         )
-        reader = Reader(opened[-1], self._file)
+        reader = Reader(opened[-1], self._file, reopen=partial(connection, write=False) if self.read_only else None)
         self._reader: ConnectionThread[Read] = ConnectionThread("sagalog-reader", reader.serve, reader.close, 256)
 
     @classmethod
@@ -154,8 +154,8 @@ class SqliteJournal:
         Raises JournalUnavailableError also where the file is not there; it is not made.
         """
         path = rest.partition("?")[0][1:]
-        if path and not os.path.exists(path):
-            raise JournalUnavailableError(f"{path} does not exist; nothing was made. Is the journal's URL right?")
+        if path:
+            check_may_read(path)
         try:
             return cls.from_url(rest)
         except JournalUnavailableError as error:

@@ -2,8 +2,8 @@
 
 A database file must be opened and closed by SQLite alone. POSIX locks belong to the process: when it closes any
 descriptor of a file, it loses all its locks on that file, and the next process that comes takes itself for the only
-one (https://www.sqlite.org/howtocorrupt.html, section 2.2). What is done here goes by names only (stat, chmod), or
-happens before the file has content.
+one (https://www.sqlite.org/howtocorrupt.html, section 2.2). What is done here goes by names only (stat, chmod), happens
+before the file has content, or reads the log: SQLite locks the file and the log's index, never the log.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from ...errors import JournalFormatError, JournalUnavailableError
 
 _Identity = tuple[int, int] | None  # device and inode; None: not there
 
+MAX_LOG_BYTES = 2 * 8000 * 4120  # a log that has been longer is cut off when it is begun anew
+_HEADER_BYTES = 32
+_NO_SALT = bytes(8)
 CHECK_SECONDS = 0.05  # a look takes three calls of the system, some microseconds
 OPENING = threading.Lock()  # held while a file is made or opened, so that a new one is not opened too early
 _open: dict[tuple[int, int], int] = {}  # how many journals of this process have the file open
@@ -47,10 +50,13 @@ def _identity(path: str) -> _Identity:
 def make_private(path: str) -> None:
     """Make an empty file that its owner alone may read and write, unless there is one; SQLite's others inherit that.
 
-    Nobody has locks on a file that is just being made, so it may be closed.
+    Nobody has locks on a file that is just being made, so it may be closed. A link that leads to no file yet would be no
+    new file, and SQLite would make what it leads to for everybody.
     """
     with suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
+        os.close(
+            os.open(os.path.realpath(path), os.O_CREAT | os.O_EXCL | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600)
+        )
 
 
 def check_kind(path: str) -> bool:
@@ -66,6 +72,49 @@ def check_kind(path: str) -> bool:
     return found.st_size > 0
 
 
+def check_may_write(path: str) -> None:
+    """Refuse a file that this user may not write, before SQLite makes a log and its index beside it.
+
+    They would belong to this user, stay there, and keep out whoever the file belongs to.
+    """
+    effective = os.access in os.supports_effective_ids
+    if os.path.exists(path) and not os.access(path, os.W_OK, effective_ids=effective):
+        raise JournalUnavailableError(
+            f"{path} is read-only for this user: allow writing, or use another path. Nothing was stored."
+        ) from PermissionError()
+
+
+def check_may_read(path: str) -> None:
+    """Refuse a file that is not there, or that this user may not read."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise JournalUnavailableError(f"{path} does not exist; nothing was made. Is the journal's URL right?") from None
+    except OSError as error:
+        raise JournalUnavailableError(f"{path} cannot be reached by this user ({error.strerror})") from error
+    if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise JournalUnavailableError(f"{path} may not be read by this user: give it the right to")
+
+
+def stamp(path: str) -> tuple[int, ...]:
+    """Return what changes when a file that nobody writes to is written, or somebody begins to: then it has a log."""
+    if has_log(path):
+        return ()
+    try:
+        found = os.stat(path)
+    except OSError:
+        return (0,)
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def has_log(path: str) -> bool:
+    """Say whether a write-ahead log with content is beside the file."""
+    try:
+        return os.stat(f"{os.path.realpath(path)}-wal").st_size > 0
+    except FileNotFoundError:
+        return False
+
+
 def check_not_inherited(path: str) -> None:
     """Refuse a file that the parent process had open when it forked this one.
 
@@ -78,6 +127,41 @@ def check_not_inherited(path: str) -> None:
         )
 
 
+class _Log:
+    """The write-ahead log, as it grows. SQLite takes no lock on it, so it may be read and closed.
+
+    It begins with a header, whose salt changes whenever the log is written from its start again, because all of it has
+    been copied into the file. With that, SQLite cuts it to MAX_LOG_BYTES, or to nothing. Whoever empties it to get room on
+    a full disk takes away steps that were acknowledged; SQLite does not notice, and writes on behind the hole, where
+    nobody finds it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.size: int
+        self.size, self._salt = self._look()
+
+    def _look(self) -> tuple[int, bytes]:
+        try:
+            log = os.open(self._path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        except OSError:
+            return 0, b""
+        try:
+            header = os.read(log, _HEADER_BYTES)
+            return os.fstat(log).st_size, header[16:24]
+        finally:
+            os.close(log)
+
+    def was_cut(self) -> bool:
+        """Say whether it lost what was in it since it was looked at last."""
+        (size, salt), before, known = self._look(), self.size, self._salt
+        self.size = size
+        if not size:
+            return False  # by a checkpoint of another program, perhaps: what is written next tells
+        self._salt = salt
+        return salt == _NO_SALT or (salt == known and size < min(before, MAX_LOG_BYTES))
+
+
 class OpenedFile:
     """The file of a journal, its log and the log's index, as they were when they were opened."""
 
@@ -88,6 +172,9 @@ class OpenedFile:
         self._names = (path, real + "-wal", real + "-shm")
         self._identities = tuple(map(_identity, self._names))
         self._lost = ""
+        self._log = _Log(self._names[1])
+        self._empty = not self._size()
+        self._contents_at = 0.0
         self._looked_at = time.monotonic()
         self._closed = False
         mine = self._identities[0]
@@ -138,7 +225,22 @@ class OpenedFile:
                 if now != then:
                     self._lost = f"{name} was {'removed or renamed' if now is None else 'replaced'} while it was open"
                     break
+            else:
+                if self._looked_at >= self._contents_at:
+                    self._lost = self._cut()
         return self._lost
+
+    def _cut(self) -> str:
+        """Say what was cut off under us. Asked now and then only, for it takes as long as all the rest."""
+        if not self._empty and not self._size():
+            return f"{self.path} was emptied while it was open"
+        if self._identities[1] is not None:
+            if self._log.was_cut():
+                return f"{self._names[1]} was cut off while it was open"
+            if not self._log.size:
+                return ""  # asked again behind the next write, which tells
+        self._contents_at = self._looked_at + CHECK_SECONDS
+        return ""
 
     def check_there(self) -> None:
         """Raise JournalUnavailableError if the file or its log was removed or replaced, until CHECK_SECONDS ago."""
@@ -148,6 +250,12 @@ class OpenedFile:
                 f"{lost}: nothing that is written from now on would be found again, so nothing is. Restart this process "
                 "once the file is in its place. Nothing was stored."
             )
+
+    def _size(self) -> int:
+        try:
+            return os.stat(self.path).st_size
+        except OSError:
+            return 0
 
     @property
     def links(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from ...errors import JournalFormatError
-from .file import OpenedFile
+from .file import OpenedFile, stamp
 from .rows import ITS_NEWEST, NEWEST, NEWEST_COLUMNS, NEWEST_NUMBER, THERE
 from .schema import ERRORS, translate
 from .threads import Job
@@ -36,9 +36,14 @@ _decoder = msgspec.json.Decoder(list[tuple[int, int, str, str, str, int, str, in
 class Reader:
     """The connection that reads."""
 
-    def __init__(self, connection: sqlite3.Connection, file: OpenedFile) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, file: OpenedFile, *, reopen: Callable[[], sqlite3.Connection] | None
+    ) -> None:
+        """`reopen`: connects anew to a file that can only be read, and may be read without locks (see stamp)."""
         self._connection = connection
         self._file = file
+        self._reopen = reopen
+        self._stamp = stamp(file.path)
 
     def close(self) -> None:
         self._connection.close()
@@ -46,6 +51,9 @@ class Reader:
     def serve(self, jobs: list[Job[Read]]) -> None:
         """Carry out a batch of reads, each for itself; the result of a lookup is a row of COLUMNS or None."""
         self._file.check_there()  # what is raised, all jobs are told
+        if self._reopen is not None and self._stamp != (now := stamp(self._file.path)):
+            self._connection.close()
+            self._connection, self._stamp = self._reopen(), now
         ids: dict[str, None] = {}
         for job in jobs:
             if isinstance(job.work, str):

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
 from ...waiting import Attempts, Waiting
 from . import layout
-from .file import OPENING, check_kind, check_not_inherited, make_private
+from .file import OPENING, check_kind, check_may_write, check_not_inherited, has_log, make_private
 
 APPLICATION_ID = 0x53414741  # "SAGA", in the file's header
 
@@ -80,18 +80,10 @@ def connect_read_only(path: str, *, write: bool) -> sqlite3.Connection:
     """Open a connection to a file that cannot be written, or whose folder cannot. Never to write."""
     assert not write
     # Without a log nobody writes to the file, and nothing has to be made beside it: it may be read as it stands.
-    mode = "mode=ro" if _has_log(path) else "mode=ro&immutable=1"
+    mode = "mode=ro" if has_log(path) else "mode=ro&immutable=1"
     connection = sqlite3.connect(uri(path, mode), uri=True, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only=ON")
     return connection
-
-
-def _has_log(path: str) -> bool:
-    """Say whether a write-ahead log with content is beside the file."""
-    try:
-        return os.stat(f"{os.path.realpath(path)}-wal").st_size > 0
-    except FileNotFoundError:
-        return False
 
 
 def is_read_only(error: JournalUnavailableError) -> bool:
@@ -108,9 +100,10 @@ def prepare(path: str, *, busy_seconds: float, beside: bool = False) -> None:
     """
     if "\0" in path:
         raise DefinitionError(f"a path cannot hold a zero character: {path!r}")
-    if not Path(path).parent.is_dir():
+    if not os.path.isdir(Path(path).parent):
         raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
     check_not_inherited(path)
+    check_may_write(path)
     attempts = Attempts(Waiting(first=0.01, most=0.03, seconds=busy_seconds))
     while True:
         try:
@@ -163,13 +156,13 @@ def _refuse_untouched(path: str) -> None:
     locks tells them apart. So does it for a file that looks damaged and has a log: another process may be copying the
     log into it, or was killed while it did. The header then counts pages that only the log has.
     """
-    had_log = _has_log(path)  # the last to close it removes its log once that is copied
+    had_log = has_log(path)  # the last to close it removes its log once that is copied
     connection = sqlite3.connect(uri(path, "mode=ro&immutable=1"), uri=True, isolation_level=None)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname == "SQLITE_CORRUPT" and (had_log or _has_log(path)):
+        if error.sqlite_errorname == "SQLITE_CORRUPT" and (had_log or has_log(path)):
             return
         raise
     finally:

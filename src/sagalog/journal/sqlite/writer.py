@@ -19,7 +19,7 @@ import msgspec
 from ...errors import OutcomeUnknownError, SagalogError, SequenceOutOfOrder
 from ...logs import about, log
 from ..protocol import CommitCounts, PersistentRepr
-from .file import OpenedFile
+from .file import MAX_LOG_BYTES, OpenedFile
 from .rows import ITS_NEWEST
 from .schema import is_busy, translate
 from .threads import Job
@@ -56,7 +56,6 @@ MAX_ROWS = _SIZES[-1]
 LOG_PAGES = 8000  # some 32 MB, then a checkpoint
 
 _LOG_BYTES = LOG_PAGES * 4120
-_MAX_LOG_BYTES = 2 * _LOG_BYTES  # a log that has been longer is cut off when it is begun anew
 _MAX_LABELS = 4096  # known by heart
 
 _INCOMING = """INSERT INTO incoming SELECT column1, column2, column3, column4, column5, column6, column7,
@@ -156,7 +155,7 @@ class SqliteWriter:
         self._checkpointed_at = connection.total_changes
         self._pages_a_change = 2.0  # in the log; a guess until the first checkpoint tells
         connection.execute("PRAGMA temp_store=MEMORY")
-        connection.execute(f"PRAGMA journal_size_limit={_MAX_LOG_BYTES}")
+        connection.execute(f"PRAGMA journal_size_limit={MAX_LOG_BYTES}")
         for statement in _TRIGGERS:
             connection.execute(statement)
         connection.execute("PRAGMA busy_timeout=0")  # who has time to wait for a lock says so
