@@ -8,10 +8,13 @@ import json
 import os
 import re
 import signal
+import socket
 import sqlite3
 import subprocess
+import threading
 import time
 import urllib.request
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -174,3 +177,19 @@ def test_a_journal_that_refuses_writes_is_not_ready(sagalog: Sagalog, tmp_path: 
     told = json.loads(done.stdout)
     assert (done.returncode, told["ready"]) == (1, False)
     assert told["reasons"][0].startswith("writable: writes are refused")
+
+
+@pytest.mark.parametrize("speaks", ["a:b:c", ""])
+def test_what_is_no_address_or_does_not_speak_http_is_told(sagalog: Sagalog, speaks: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.settimeout(30)
+
+        def answer() -> None:
+            with suppress(TimeoutError, OSError), other.accept()[0] as connection:
+                connection.sendall(b"INFO {}\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        done = sagalog("health", speaks or f"127.0.0.1:{other.getsockname()[1]}", "--timeout", "30")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "does not speak HTTP, or is no address" in done.stdout

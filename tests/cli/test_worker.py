@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from sagalog.cli.worker import _Supervisor
+
+from ..servers.processes import eventually
 from .conftest import ROOT, Sagalog, line
 
 TICKING = """
@@ -186,3 +191,36 @@ def test_migrate_makes_what_is_missing_and_open_asks_for_it(
     assert sagalog("list", "--journal", url).returncode == 0
     assert "nothing to do" in sagalog("migrate", "--journal", "sqlite:///any.db").stdout
     assert not (tmp_path / "any.db").exists()
+
+
+async def test_a_worker_that_does_not_stop_is_killed_after_a_while(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is frozen hears no SIGTERM, and its supervisor would wait for it for ever."""
+    deaf = (
+        "import pathlib, signal, time\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
+        "time.sleep(1000)"
+    )
+    supervisor = _Supervisor([[sys.executable, "-c", deaf]], dict(os.environ), 0.1)
+    running = asyncio.ensure_future(supervisor.run())
+    await eventually((tmp_path / "up").exists)
+    (process,) = supervisor._running
+    supervisor._stop()
+    assert await asyncio.wait_for(running, 60) == 1
+    assert process.returncode == -signal.SIGKILL
+    assert f"worker {process.pid} has not stopped within 0.1 s, and is killed" in capsys.readouterr().err
+
+
+def test_a_worker_that_waits_for_its_journal_tells_how_it_is_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "ticking.py").write_text(TICKING)
+    nowhere = "postgresql://127.0.0.1:1/x?connect_seconds=100"
+    with worker(tmp_path, "ticking:runner", "--journal", nowhere, "--http", "127.0.0.1:0") as waiting:
+        assert waiting.stderr is not None
+        address = waiting.stderr.readline().split()[-1].replace("/ready", "/live")
+        with urllib.request.urlopen(address, timeout=30) as answer:
+            assert answer.status == 200
+        waiting.send_signal(signal.SIGUSR1)
+        assert json.loads(waiting.stderr.readline())["pid"] == waiting.pid
+        assert waiting.poll() is None

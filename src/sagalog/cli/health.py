@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import sys
 import urllib.error
 import urllib.request
@@ -101,10 +102,12 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
     except urllib.error.HTTPError as refused:
         body = refused.read(_MAX_ANSWER)
         return False, body if refused.code == 503 else _unwell(f"{url} answers {refused.code}")
-    except (urllib.error.URLError, OSError, ValueError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, TimeoutError):
             return False, _unwell(f"{url} does not answer within {timeout_seconds:g} s")
+        if isinstance(reason, http.client.HTTPException):
+            return False, _unwell(f"{url} does not speak HTTP, or is no address ({type(reason).__name__})")
         return False, _unwell(f"{url}: {reason}")
 
 

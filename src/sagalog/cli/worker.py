@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from ..errors import DefinitionError
-from ..runner import SagaRunner
+from ..runner import RunnerSettings, SagaRunner
 from ..telemetry.fleet import probes_of_all
 from ..telemetry.http import Address, HttpServer
 from ..telemetry.probes import probes, with_metrics
@@ -28,6 +28,7 @@ from .tied import TIE, end_with_supervisor
 
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 _MAX_PAUSE = 30.0
+_STOP_SECONDS = 30.0  # beyond `stop_timeout`: for a journal that is slow
 
 
 @click.command("worker")
@@ -67,7 +68,7 @@ def worker_(target: str, url: str | None, processes: int, address: str | None) -
         raise click.UsageError("a journal in memory belongs to one process: name another with --journal")
     environment = {**os.environ, **({"SAGALOG_JOURNAL": url} if url else {})}  # not an argument: it may hold a password
     command = [sys.executable, "-m", "sagalog", "worker", target]
-    sys.exit(asyncio.run(supervise(command, environment, processes, where)))
+    sys.exit(asyncio.run(supervise(command, environment, processes, where, runner.settings)))
 
 
 async def work(runner: SagaRunner, where: Address | None) -> int:
@@ -82,17 +83,23 @@ async def work(runner: SagaRunner, where: Address | None) -> int:
         return await _run(runner)
 
 
-async def supervise(command: list[str], environment: dict[str, str], processes: int, where: Address | None) -> int:
-    """Run workers as processes of their own, each with this command, until this one is told to stop."""
+async def supervise(
+    command: list[str], environment: dict[str, str], processes: int, where: Address | None, settings: RunnerSettings
+) -> int:
+    """Run workers as processes of their own, each with this command, until this one is told to stop.
+
+    One that has not stopped long after `stop_timeout`, because it is frozen, say, is killed.
+    """
+    patience = settings.stop_timeout.total_seconds() + _STOP_SECONDS
     if where is None:
-        return await _Supervisor([command] * processes, environment).run()
+        return await _Supervisor([command] * processes, environment, patience).run()
     _expect_crowds()
     with tempfile.TemporaryDirectory(prefix="sagalog-") as folder:  # for its owner only
         sockets = [Address(path=str(Path(folder) / str(number))) for number in range(1, processes + 1)]
         commands = [[*command, "--http", str(socket)] for socket in sockets]
         async with HttpServer(where, probes_of_all(sockets)) as server:
             click.echo(f"{processes} workers answer at http://{server.address}/ready", err=True)
-            return await _Supervisor(commands, environment).run()
+            return await _Supervisor(commands, environment, patience).run()
 
 
 def _expect_crowds() -> None:
@@ -118,8 +125,8 @@ async def _run(runner: SagaRunner) -> int:
             fields["sources"] = {one.name: msgspec.structs.asdict(one.counts) for one in sources}
         click.echo(msgspec.json.encode(fields), err=True)
 
+    loop.add_signal_handler(signal.SIGUSR1, tell)  # also while the journal is waited for: it must not end the process
     async with runner:
-        loop.add_signal_handler(signal.SIGUSR1, tell)
         for number in _STOPS:  # from the line below on it stops gracefully; `serve` hears them itself
             loop.add_signal_handler(number, stopping.set)
         click.echo(f"worker {os.getpid()} runs: {clean(names)}", err=True)
@@ -137,8 +144,9 @@ async def _run(runner: SagaRunner) -> int:
 class _Supervisor:
     """Keeps a worker running for each command: one that ends is started again, after a pause that grows while they fail."""
 
-    def __init__(self, commands: list[list[str]], environment: dict[str, str]) -> None:
+    def __init__(self, commands: list[list[str]], environment: dict[str, str], patience: float) -> None:
         self._commands = commands
+        self._patience = patience
         # Its other end closes with this process, however it ends.
         self._tie, self._held = os.pipe()
         self._environment = {**environment, TIE: str(self._tie)}
@@ -155,8 +163,20 @@ class _Supervisor:
         return 1 if self._broken else 0
 
     def _stop(self) -> None:
+        if not self._stopping.is_set():
+            asyncio.get_running_loop().call_later(self._patience, self._kill)
         self._stopping.set()
         self._send(signal.SIGTERM)
+
+    def _kill(self) -> None:
+        for process in self._running:
+            self._broken = True
+            click.echo(
+                f"worker {process.pid} has not stopped within {self._patience:g} s, and is killed; another takes over what "
+                "it had begun",
+                err=True,
+            )
+        self._send(signal.SIGKILL)
 
     def _send(self, number: signal.Signals) -> None:
         for process in self._running:

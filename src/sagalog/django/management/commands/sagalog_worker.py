@@ -49,7 +49,7 @@ class WorkerCommand(_Base):
                 code = asyncio.run(work(used, where))
             else:
                 command = [sys.executable, "-m", "django", "sagalog_worker"]
-                code = asyncio.run(supervise(command, dict(os.environ), processes, where))
+                code = asyncio.run(supervise(command, dict(os.environ), processes, where, used.settings))
         except SagalogError as error:
             raise CommandError(f"{type(error).__name__}: {error}") from error
         if code:
