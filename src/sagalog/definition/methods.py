@@ -23,6 +23,7 @@ _OWN_WAYS = frozenset(
         "correlation_id",
         "handle",
         "refused",
+        "child_ended",
         "encode_state",
         "decode_state",
         "initial_state",
