@@ -82,6 +82,23 @@ class Note:
 
 
 @dataclass
+class Remind:
+    id: str
+    number: int
+
+
+@dataclass
+class Reminded:
+    id: str
+    number: int
+
+
+@dataclass
+class Silence:
+    id: str
+
+
+@dataclass
 class Story:
     told: list[str] = field(default_factory=list)
 
@@ -110,7 +127,21 @@ class Order(Saga[Story]):
     @on(Overdue, key="id")
     def overdue(self, state: Story, event: Overdue, context: StepContext) -> Any:
         self.tell(state, "overdue", context)
-        return SetTimer("late", Overdue(event.id), after=timedelta(hours=7))
+        return [
+            Send(Remind(event.id, len(state.told))),
+            SetTimer("late", Overdue(event.id), after=timedelta(hours=7)),
+            SetTimer("later", Silence(event.id), after=timedelta(hours=len(state.told) % 3)),
+        ]
+
+    @on(Reminded, key="id")
+    def reminded(self, state: Story, event: Reminded, context: StepContext) -> Any:
+        self.tell(state, f"reminded of {event.number}", context)
+        return Send(Note(event.id, "x" if event.number % 5 == 4 else f"reminded {event.number}"))
+
+    @on(Silence, key="id")
+    def silence(self, state: Story, event: Silence, context: StepContext) -> Any:
+        self.tell(state, "silence", context)
+        return [Send(Note(event.id, "silence")), Compensate()] if len(state.told) > 20 else None
 
     @on(Cancelled, key="id")
     def cancelled(self, state: Story, event: Cancelled, context: StepContext) -> Any:
@@ -166,6 +197,8 @@ def runner_of(journal: Journal, chance: random.Random) -> SagaRunner:
             await asyncio.sleep(0)
         if isinstance(command, Note) and command.text == "x":
             raise CommandRefused("no")
+        if isinstance(command, Remind):
+            return Reminded(command.id, command.number)
         return Reserved(command.id) if isinstance(command, Reserve) else None
 
     return SagaRunner(
@@ -242,3 +275,33 @@ async def test_a_second_run_over_a_file_changes_nothing(tmp_path: Path) -> None:
         await run(journal, log, chance)
         assert await history(journal) == first
         assert {key: await journal.highest_sequence_nr(key) for key in first} == numbers
+
+
+async def test_a_log_that_ends_before_1970_fires_no_timer_behind_its_end() -> None:
+    at = datetime(1890, 1, 1, tzinfo=UTC)
+    async with runner_of(InMemoryJournal(), random.Random(1)) as runner:
+        await runner.handle(Placed("o"), message_id="m0", at=at)
+        await runner.handle(Noted("o", "end"), message_id="m1", at=at + timedelta(hours=10))
+        await runner.settle()
+        told = (await runner.state(Order, "o")).told
+    assert told[-1] == "noted end 1890-01-01T10:00:00+00:00"
+    assert "overdue 1890-01-01T05:00:00+00:00" in told
+
+
+@pytest.mark.parametrize("seed", [1, 5])  # one event at work at a time, or many
+async def test_a_line_without_a_time_comes_at_that_of_the_lines_before_it(seed: int, tmp_path: Path) -> None:
+    lines = [
+        Incoming(Placed("o"), "m0", START),
+        Incoming(Noted("o", "without"), "m1"),
+        Incoming(Noted("o", "with"), "m2", START + timedelta(hours=1)),
+    ]
+    async with open_journal(f"sqlite:///{tmp_path}/a.db") as journal:
+        for _ in range(2):
+            async with runner_of(journal, random.Random(seed)) as runner:
+                await runner.handle_many(lines)
+                await runner.settle()
+                told = (await runner.state(Order, "o")).told
+            assert [line for line in told if line.startswith("noted")] == [
+                "noted without 2030-01-01T00:00:00+00:00",
+                "noted with 2030-01-01T01:00:00+00:00",
+            ]

@@ -124,6 +124,9 @@ class ManualClock:
                 future.set_result(None)
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class EventClock(ManualClock):
     """Time that follows the events: each `handle(event, at=...)` moves it on.
 
@@ -136,8 +139,19 @@ class EventClock(ManualClock):
     So the same log, in the order of its times, gives the same history, whatever the speed, also where it is fed again,
     as a whole or in part, or a run was killed. Each event needs a message id of its own, and command handlers that
     answer the same, for the instance that asked. For that, nothing is forgotten in event time: no retention ends, an
-    event that is passed over is remembered, and one that is older than the life it meets is not for it.
+    event that is passed over is remembered, and one that is older than the life it meets is not for it. An event
+    without `at` comes at the time that the events before it have moved the clock to.
+
+    It begins at `start`, or else with its first event, wherever that lies; until then it shows 1970.
     """
 
-    def __init__(self, start: datetime = datetime(1970, 1, 1, tzinfo=UTC)) -> None:
-        super().__init__(start)
+    def __init__(self, start: datetime | None = None) -> None:
+        super().__init__(_EPOCH if start is None else start)
+        self._begun = start is not None
+
+    def advance_to(self, moment: datetime) -> None:
+        """Move on to the time of an event; one that is older than the newest changes nothing."""
+        if not self._begun:
+            check_moment("the moment that a clock is moved to", moment)
+            self._now, self._begun = min(self._now, moment), True
+        super().advance_to(moment)

@@ -174,7 +174,7 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
             return wake(turn)
         if envelope.maintenance is not Maintenance.CLAIM:
             return None
-        return fire(turn, turn.instance.runtime.engine.now(), envelope.most_timers)
+        return fire(turn, envelope.until, envelope.most_timers)
     if message.at is not None:
         return step_in_event_time(turn, envelope, message, message.at)
     return take(turn, envelope, message)

@@ -46,6 +46,7 @@ class DueLoop:
         self._next: datetime | None = None
         self.scanned_at: float = engine.loop.time()  # when the journal last answered a scan, in the loop's time
         self.trouble: str = ""  # why the last scan failed
+        self.handed_out: int = 0  # claims of instances
         self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in caches}
         self._complained = ("", "", 0.0)
         self._full = False  # the loop has to be woken when there is room again
@@ -207,6 +208,7 @@ class DueLoop:
         assert claim.future is not None
         claim.future.add_done_callback(lambda _: self._claimed(cache, instance, claim))
         instance.poke(claim)
+        self.handed_out += 1
 
     def _claimed(self, cache: InstanceCache, instance: Instance, claim: Envelope) -> None:
         runtime, correlation_id, error = cache.runtime, instance.correlation_id, claim.error

@@ -25,13 +25,14 @@ _MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must
 _MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does not fit into a record
 
 
-def fire(turn: Turn, until: datetime, most: float | None = None) -> Awaitable[None] | None:
-    """Fire the timers due at `until` or before, earliest first, including those that are set meanwhile.
+def fire(turn: Turn, until: datetime | None, most: float) -> Awaitable[None] | None:
+    """Fire the timers due at `until` (None: now) or before, earliest first, including those that are set meanwhile.
 
-    With `most`, at most that many fire, for at most some milliseconds. The others fire in a turn that is asked for here,
-    once: what another claim finds due meanwhile is left to that turn, so that claims do not pile up.
+    At most `most` fire, for at most some milliseconds. The others fire in a turn that is asked for here, once: what another
+    claim finds due meanwhile is left to that turn, so that claims do not pile up. In event time, those behind one that
+    sends a command wait for a claim after that command's answer.
     """
-    if most is not None and _claimed(turn):
+    if _claimed(turn):
         return None
     return _begun(_firing(turn, until, most))
 
@@ -57,30 +58,37 @@ async def _fire_slowly(firing: Iterator[Awaitable[Any]], first: Awaitable[Any]) 
         await more
 
 
-def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = inf) -> Iterator[Awaitable[Any]]:
+def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: float = inf) -> Iterator[Awaitable[Any]]:
     """Fire the timers; yield whatever has to be awaited."""
     instance, draft = turn.instance, turn.draft
-    time = instance.runtime.engine.loop.time
-    now = draft.now
+    engine = instance.runtime.engine
+    time = engine.loop.time
+    until = engine.now() if asked is None else asked
+    before = draft.now
     give_way_at = time() + STRETCH_SECONDS
     moment, at_once, fired = None, 0, 0
     while (message := _due(turn, until)) is not None:
+        if engine.event_time and most is not None and _undelivered(turn):
+            break
         if message.at != moment:
             moment, at_once = message.at, 0
         at_once += 1
         late = time() > give_way_at
         if at_once > _MAX_TIMERS or (most is not None and fired and (late or fired >= most)):
-            if not (instance.runtime.engine.stopping.is_set() or _claimed(turn)):  # then they are any worker's
-                instance.mailbox.append(Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf))
+            if not (engine.stopping.is_set() or _claimed(turn)):  # then they are any worker's
+                claim = Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf, until=asked)
+                instance.mailbox.append(claim)
             break
         if fired >= in_step:
-            draft.now = now
+            draft.now = max(before, draft.now)
             raise StepFull
         if late:
             yield asyncio.sleep(0)
             give_way_at = time() + STRETCH_SECONDS
         fired += 1
         turn.timer = message
+        if engine.event_time and message.at is not None:
+            draft.now = message.at
         outcome = advance(turn, message)
         if not isinstance(outcome, Outcome):
             yield outcome
@@ -88,15 +96,18 @@ def _firing(turn: Turn, until: datetime, most: float | None, in_step: float = in
             woken = wake(turn)
             if woken is not None:
                 yield woken
-    draft.now = now
+    draft.now = max(before, draft.now)
+
+
+def _undelivered(turn: Turn) -> bool:
+    """Say whether a command of the draft is still to be delivered by this worker."""
+    record = turn.draft.record
+    return record is not None and bool(record.outbox) and record.outbox[0] != turn.instance.declined
 
 
 def _due(turn: Turn, until: datetime) -> Message | None:
     event_time = turn.instance.runtime.engine.event_time
     try:
-        message = due_timer(turn.draft, until, since=_EVER if event_time else None)
+        return due_timer(turn.draft, until, since=_EVER if event_time else None)
     except CodecError as error:
         raise unreadable(turn.instance, str(error)) from error
-    if event_time and message is not None and message.at is not None:
-        turn.draft.now = message.at
-    return message

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 
 from .envelope import Envelope, Maintenance
 from .instance import Instance
@@ -51,6 +52,21 @@ async def catch_up(instance: Instance) -> None:
         await instance.submit(Envelope(maintenance=Maintenance.RECORD))
         await quiet(instance)
         instance.caught_up = True
+
+
+async def fire_before(instance: Instance, at: datetime) -> None:
+    """Fire the timers due at `at` or before, each after everything that the one before it has led to."""
+    while _may_fire(instance, at) and not instance.runtime.engine.stopping.is_set():
+        version = instance.version
+        await instance.submit(Envelope(maintenance=Maintenance.CLAIM, until=at))
+        await quiet(instance)
+        if instance.version == version:  # they cannot fire: it is parked, say
+            return
+
+
+def _may_fire(instance: Instance, at: datetime) -> bool:
+    record = instance.record
+    return record is not None and any(timer.due_at <= at for timer in record.timers.values())
 
 
 def tell_quiet(instance: Instance) -> None:

@@ -39,7 +39,7 @@ from .failures import ends_program, not_handled
 from .in_transaction import step_in_transaction
 from .instance import Instance
 from .places import Places
-from .quiet import catch_up, in_turn, quiet
+from .quiet import catch_up, fire_before, in_turn, quiet
 from .receipt import Receipt
 from .repair import Repaired
 from .settings import NoInstance
@@ -88,6 +88,8 @@ class Receiver:
         engine = self._engine
         engine.check_loop()
         targets = self._targets(event)
+        if at is None and engine.event_time and not in_command_handler.get() and running_handler.get() is None:
+            at = engine.now()  # a line of a log without a time of its own has that of the lines before it
         message = self._message(event, message_id, at)
         if trace:
             message.trace = trace
@@ -337,6 +339,7 @@ class Receiver:
         if message.at is not None and not message.answer and not in_command_handler.get():
             async with in_turn(instance):
                 await catch_up(instance)
+                await fire_before(instance, message.at)
                 outcome = await self._submitted(cache, instance, message, burst)
                 await quiet(instance)
                 return outcome

@@ -320,7 +320,8 @@ class SagaRunner:
         """Handle one event; return when every saga it is for has it durably.
 
         `message_id` is the sender's: a message handled before is a duplicate and changes nothing. Without one, each
-        call counts as a new message. `at` is the event's own time, for a runner on an EventClock.
+        call counts as a new message. `at` is the event's own time, for a runner on an EventClock; by default, that of
+        the newest one before it.
 
         `connection`: your own, to the database or file of the journal, with a transaction open: asyncpg's, psycopg's,
         sqlite3's or aiosqlite's, or SQLAlchemy's AsyncConnection or AsyncSession over one of them. The step then becomes

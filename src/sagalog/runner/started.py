@@ -121,10 +121,12 @@ class Started:
             now = engine.now()
             if engine.event_time:  # no lease runs out by itself here
                 now += engine.lease
+            before = self.due_loop.handed_out
             for cache in self.caches.values() if not engine.client else ():
                 await self.due_loop.scan(cache, now)
             await engine.wait_for_tasks()
-            busy = self._dispatcher.gates.moving
+            # In event time a claim fires no timer behind one that has sent a command, so another one has to look again.
+            busy = self._dispatcher.gates.moving or (engine.event_time and self.due_loop.handed_out > before)
             for cache in self.caches.values():
                 for instance in cache.active():
                     busy = busy or not instance.settled
