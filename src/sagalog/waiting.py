@@ -17,8 +17,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -100,3 +101,15 @@ class Attempts:
             return False
         time.sleep(pause)
         return True
+
+
+async def end_within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
+    """Await it for so long, then cancel it and raise TimeoutError, also where it swallows the cancellation."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+    finally:
+        task.cancel()
+    if not task.done():
+        raise TimeoutError
+    task.result()

@@ -52,12 +52,13 @@ class Accepting:
                 await self._source.accept([one.message for one in some])
             except Exception as error:
                 self._counts.broker_errors += 1
-                self._trouble.is_(error)
+                self._trouble.is_(error, "accepting")
                 self._done = [*some, *self._done]
                 self._some.set()
                 await attempts.wait()
                 continue
             attempts.reset()
+            self._trouble.is_over("accepting")
             self._counts.accepted += len(some)
             told(some)
             if not self._done:

@@ -5,6 +5,7 @@ Only attributes of CloudEvents and headers of ours are encoded; those of others 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
@@ -12,6 +13,7 @@ from ..errors import BrokerRefusedError
 
 _PLAIN = "".join(chr(c) for c in range(0x21, 0x7F) if chr(c) not in '%"')
 _ENCODED = ("ce-", "sagalog-")
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # a token of HTTP
 
 
 def encoded(value: str) -> str:
@@ -43,6 +45,8 @@ def to_ascii(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers for the broker. Raises BrokerRefusedError for one that cannot be sent."""
     found = {}
     for name, value in headers.items():
+        if not _NAME.fullmatch(name):
+            raise BrokerRefusedError(f"this broker takes no header of the name {name!r}: a token of HTTP only")
         if name.lower().startswith(_ENCODED):
             found[name] = encoded(value)
         elif not (value.isascii() and value.isprintable() and value.strip() == value):

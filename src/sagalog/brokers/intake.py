@@ -19,13 +19,14 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ..errors import BrokerError, SagalogError
+from ..errors import BrokerRefusedError, SagalogError
 from ..logs import about, log, trace_of
-from ..waiting import Attempts
+from ..waiting import Attempts, Waiting, end_within
 from .accepting import Accepting
 from .counts import SourceCounts, SourceGauges
 from .in_order import PAUSES, Arrival, InOrder, TakesEvents, pause
-from .message import Backlog, SourceMessage
+from .looking import Looking
+from .message import SourceMessage
 from .protocol import Source
 from .reading import MessageReader, UnreadableError, UntakenError
 from .subscription import Policy, Subscription
@@ -34,7 +35,10 @@ from .trouble import SourceTrouble
 RECEIVE_WAIT = timedelta(
     milliseconds=500
 )  # so long an empty source is waited for in one go, and so long a stop may have to wait
-BACKLOG_SECONDS = 5.0
+_RECEIVE_SECONDS = 3.0  # so long the last `receive` is waited for at a stop: a broker may hang
+_LEAST_SECONDS = 1.0  # of each part of a stop, when its time is up
+_REJECTED_AT_ONCE = 64
+_REFUSED = Waiting(first=1.0, most=30.0)  # between attempts at what helps only when an operator does something
 
 
 class Intake:
@@ -44,7 +48,6 @@ class Intake:
         self.subscription = subscription
         self.source: Source = subscription.source
         self.counts: SourceCounts = SourceCounts()
-        self.backlog: Backlog = Backlog()
         self.stopped: str = ""
         self.trouble: SourceTrouble = SourceTrouble(self.source.name)
         self._reader = reader
@@ -57,13 +60,16 @@ class Intake:
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._accepting = Accepting(self.source, self.trouble, self.counts, self._closing)
+        self._looking = Looking(self.source, self.trouble, self.counts, self._closing)
+        self._rejecting = asyncio.Semaphore(_REJECTED_AT_ONCE)
+        self._not_rejected: set[Arrival] = set()  # for which the broker has taken no dead letter yet
         self._loops: list[asyncio.Task[Any]] = []
 
     def start(self) -> None:
         """Begin to read. A broker that is away is waited for."""
         loop = asyncio.get_running_loop()
         self._loops = [loop.create_task(self._receive_all()), loop.create_task(self._accepting.run(self._told))]
-        self._loops.append(loop.create_task(self._look_at_backlog()))
+        self._loops.append(loop.create_task(self._looking.run()))
         if (every := self.source.keep_every) is not None:
             self._loops.append(loop.create_task(self._keep_all(every.total_seconds())))
 
@@ -73,7 +79,7 @@ class Intake:
             self.source.name,
             self.counts,
             len(self._under_way),
-            self.backlog.messages,
+            self._looking.backlog.messages,
             self.trouble.seconds_since(self._oldest()),
             self.stopped,
             self.trouble.text,
@@ -82,36 +88,42 @@ class Intake:
 
     def _oldest(self) -> datetime | None:
         """Return since when the oldest message waits. The broker gives old ones first, so that one is here."""
-        if self.backlog.oldest_at is not None:
-            return self.backlog.oldest_at
+        if self._looking.backlog.oldest_at is not None:
+            return self._looking.backlog.oldest_at
         return min((at for one in list(self._under_way) if (at := one.message.published_at) is not None), default=None)
 
     async def drain(self, seconds: float) -> None:
         """Receive no more, and let what is under way end, for so long at most. What waits for another try is given back."""
+        left = _Left(seconds)
         self._stopping.set()
         self._freed.set()
         if self._loops:
-            await asyncio.wait([self._loops[0]], timeout=RECEIVE_WAIT.total_seconds() + seconds)
+            receiving = self._loops[0]
+            await asyncio.wait([receiving], timeout=min(_RECEIVE_SECONDS, seconds + RECEIVE_WAIT.total_seconds()))
+            receiving.cancel()  # what it would have received comes again
         if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=seconds)
+            await asyncio.wait(list(self._tasks), timeout=left.seconds)
 
     async def close(self, seconds: float) -> None:
-        """Tell the broker what was accepted, give the rest back, disconnect. The runner has stopped: nothing is handled."""
+        """Tell the broker what was accepted, give the rest back, disconnect. The runner has stopped: nothing is handled.
+
+        Takes little longer than `seconds`. A broker that hangs then gives what it has to somebody after a while.
+        """
+        left = _Left(seconds)
         if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=seconds)
-        await self._accepting.flush(seconds)
+            await asyncio.wait(list(self._tasks), timeout=left.seconds)
+        await self._accepting.flush(left.seconds)
         self._closing.set()  # a client may swallow a cancellation, so each loop also looks whether it should end
         for task in (*self._loops, *self._tasks):
             task.cancel()
         if left_to_end := [*self._loops, *self._tasks]:
-            await asyncio.wait(left_to_end, timeout=seconds)
+            await asyncio.wait(left_to_end, timeout=left.seconds)
         try:
-            async with asyncio.timeout(seconds):
-                if left := [one.message for one in self._under_way if not one.done]:
-                    await self.source.give_back(left, timedelta(0))
-        except (BrokerError, TimeoutError) as error:  # the broker gives it to somebody after a while
-            self.trouble.is_(error)
-        await self.source.close()
+            if unfinished := [one.message for one in self._under_way if not one.done]:
+                await end_within(left.seconds, self.source.give_back(unfinished, timedelta(0)))
+        except Exception as error:
+            self.trouble.is_(error, "giving back")
+        await end_within(left.seconds, self.source.close())
         self._loops = []
 
     async def _receive_all(self) -> None:
@@ -122,19 +134,19 @@ class Intake:
                 if not opened:
                     await self.source.open()
                     opened = True
-                    self.trouble.is_over()
+                    self.trouble.is_over("reading")
                 free = self.subscription.prefetch - len(self._under_way)
                 if free <= 0:
                     self._freed.clear()
                     await self._freed.wait()
                     continue
                 messages = await self.source.receive(free, RECEIVE_WAIT)
-                self.trouble.is_over()
+                self.trouble.is_over("reading")
                 attempts.reset()
             except Exception as error:
                 opened = False
                 self.counts.broker_errors += 1
-                self.trouble.is_(error)
+                self.trouble.is_(error, "reading")
                 await pause(attempts, self._stopping)
                 continue
             for message in messages:
@@ -191,20 +203,29 @@ class Intake:
             self._freed.set()
 
     async def _reject(self, arrival: Arrival, reason: str) -> None:
-        attempts = Attempts(PAUSES)
+        """Put it among the dead letters. Where the broker refuses that, it stays where it is, and health tells of it."""
+        position = arrival.message.position
+        attempts, refusals = Attempts(PAUSES), Attempts(_REFUSED)
         while not self._stopping.is_set():
             try:
-                await self.source.reject(arrival.message, reason)
+                async with self._rejecting:
+                    await self.source.reject(arrival.message, reason)
             except Exception as error:
                 self.counts.broker_errors += 1
-                self.trouble.is_(error)
-                await pause(attempts, self._stopping)
+                self._not_rejected.add(arrival)
+                if isinstance(error, BrokerRefusedError):
+                    error = BrokerRefusedError(f"message {position} cannot be put among the dead letters: {error}")
+                self.trouble.is_(error, "dead letters")
+                await pause(refusals if isinstance(error, BrokerRefusedError) else attempts, self._stopping)
             else:
                 self.counts.dead_letters += 1
+                self._not_rejected.discard(arrival)
+                if not self._not_rejected:
+                    self.trouble.is_over("dead letters")
                 log.warning(
                     "source %s: message %s is among the dead letters: %s",
                     self.source.name,
-                    arrival.message.position,
+                    position,
                     reason,
                     extra=about(),
                 )
@@ -226,13 +247,6 @@ class Intake:
         while await self._goes_on_after(seconds):
             await self._quietly(lambda: self.source.keep([one.message for one in self._under_way]))
 
-    async def _look_at_backlog(self) -> None:
-        seconds = RECEIVE_WAIT.total_seconds()
-        while await self._goes_on_after(seconds):
-            await self._quietly(self._ask_backlog)
-            if self.backlog.messages is not None or self.trouble.text:
-                seconds = BACKLOG_SECONDS  # till then the source was not open
-
     async def _goes_on_after(self, seconds: float) -> bool:
         try:
             await asyncio.wait_for(self._closing.wait(), seconds)
@@ -240,12 +254,20 @@ class Intake:
             return True
         return False
 
-    async def _ask_backlog(self) -> None:
-        self.backlog = await self.source.backlog()
-
     async def _quietly(self, call: Callable[[], Awaitable[None]]) -> None:
         try:
             await call()
         except Exception as error:  # `receive` tells of it
             self.counts.broker_errors += 1
             log.debug("source %s: %s", self.source.name, type(error).__name__, extra=about())
+
+
+class _Left:
+    """How many of so many seconds are left; never less than a second, so that each part of a stop gets its chance."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = asyncio.get_running_loop().time() + seconds
+
+    @property
+    def seconds(self) -> float:
+        return max(_LEAST_SECONDS, self._until - asyncio.get_running_loop().time())

@@ -10,31 +10,39 @@ from ..logs import about, log
 
 
 class SourceTrouble:
-    """The trouble of one source; `text` is empty while there is none."""
+    """The troubles of one source: one thing may fail while others go well. `text` is of the oldest."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self.text: str = ""
-        self._since = 0.0
+        self._begun: dict[str, tuple[float, str]] = {}  # what is asked -> since when it fails, and how
+
+    @property
+    def text(self) -> str:
+        """What goes wrong; empty while nothing does."""
+        return min(self._begun.values(), default=(0.0, ""))[1]
 
     @property
     def seconds(self) -> float:
         """How long it lasts."""
-        return time.monotonic() - self._since if self.text else 0.0
+        return time.monotonic() - min(self._begun.values())[0] if self._begun else 0.0
 
-    def is_(self, error: BaseException) -> None:
-        """Note what the broker, or its source, has raised."""
+    def has(self, what: str) -> bool:
+        """The broker does not answer to that at present."""
+        return what in self._begun
+
+    def is_(self, error: BaseException, what: str, since: float | None = None) -> None:
+        """Note what the broker, or its source, has raised; `since`: when it was asked, by the monotonic clock."""
         said = str(error) if isinstance(error, SagalogError) else f"it raised {type(error).__name__}"
-        if not self.text:
-            self._since = time.monotonic()
+        if what not in self._begun:
             log.warning("source %s: %s; it is tried again", self._name, said, extra=about())
-        self.text = said
+        begun, _ = self._begun.get(what, (time.monotonic() if since is None else since, ""))
+        self._begun[what] = (begun, said)
 
-    def is_over(self) -> None:
-        """Note that the broker answers."""
-        if self.text:
-            log.warning("source %s: it goes on, after %.1f s", self._name, self.seconds, extra=about())
-            self.text = ""
+    def is_over(self, what: str) -> None:
+        """Note that the broker answers to that."""
+        if found := self._begun.pop(what, None):
+            lasted = time.monotonic() - found[0]
+            log.warning("source %s: it goes on with %s, after %.1f s", self._name, what, lasted, extra=about())
 
     @staticmethod
     def seconds_since(at: datetime | None) -> float | None:

@@ -17,6 +17,7 @@ import msgspec
 
 from ..definition.saga import Saga
 from ..logs import about, log
+from ..waiting import end_within
 from .commands import CommandContext, CommandHandlers
 from .envelope import Burst
 from .gauges import Gauges
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..brokers.subscription import Subscription
 
 TROUBLE_SECONDS = 10.0  # of a source, until its worker is not ready
+CLOSE_SECONDS = 5.0  # at least, for telling the brokers what was accepted, however long the phases took to stop
 
 
 class _Hooked:
@@ -59,6 +61,7 @@ class Attached:
         self._intakes: list[Intake] = []
         self._hooked = _Hooked()
         self._receiver: Receiver | None = None
+        self._draining_since = 0.0
         if sources == () and sinks == {}:
             return
         from ..brokers.publication import publications_of
@@ -118,13 +121,19 @@ class Attached:
 
     async def drain(self, seconds: float) -> None:
         """Read no more, and let what is under way end, for so long at most."""
+        self._draining_since = asyncio.get_running_loop().time()
         await asyncio.gather(*(intake.drain(seconds) for intake in self._intakes))
 
     async def close(self, seconds: float) -> None:
-        """Disconnect, once the phases have stopped."""
+        """Disconnect, once the phases have stopped, when little more than `seconds` have passed since the drain began.
+
+        Also where a broker hangs.
+        """
+        seconds = max(CLOSE_SECONDS, seconds - (asyncio.get_running_loop().time() - self._draining_since))
         closing = [intake.close(seconds) for intake in self._intakes]
         sinks = {id(one.sink): one.sink for one in self._publications.values()}.values()
-        failed = await asyncio.gather(*closing, *(sink.close() for sink in sinks), return_exceptions=True)
+        closing += [end_within(seconds, sink.close()) for sink in sinks]
+        failed = await asyncio.gather(*closing, return_exceptions=True)
         for error in failed:
             if isinstance(error, BaseException):
                 log.error("stopping: a source or sink did not close: %s", type(error).__name__, extra=about())

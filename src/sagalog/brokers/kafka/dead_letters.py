@@ -14,14 +14,19 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from ...errors import BrokerUnavailableError
 from ..headers import text_of
 from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .sink import KafkaProducer
 
 _TOPIC = "sagalog-topic"
+_MOST_BYTES = "max.message.bytes"
+_NO_LIMIT = 2**31 - 1
+_MORE_BYTES = 1 << 20  # that a dead letter may take beside its message: reason, position, a second header for the key
 
 
 class KafkaDeadLetters(ABC):
@@ -31,8 +36,10 @@ class KafkaDeadLetters(ABC):
         self._servers = servers
         self._topics = topics
         self._letters = letters
-        self._producer = KafkaProducer(servers)
+        # What the source's topic has taken its dead letters take, too: the client's own limit may be lower.
+        self._producer = KafkaProducer(servers, {"max_request_size": _NO_LIMIT})
         self._made = False
+        self._making = asyncio.Lock()
 
     @abstractmethod
     async def accept(self, messages: Sequence[SourceMessage]) -> None:
@@ -43,19 +50,28 @@ class KafkaDeadLetters(ABC):
         ours = {**letter_headers(message, reason), _TOPIC: message.token.topic}
         if message.key:
             ours[KEY] = message.key
-        await self._producer.send(self._letters, message.body, message.id, ours)
+        try:
+            await self._producer.send(self._letters, message.body, message.id, ours)
+        except BrokerUnavailableError:
+            self._made = False  # perhaps somebody has deleted it
+            raise
         await self.accept([message])
 
     async def _make_letters(self) -> None:
-        if self._made:
-            return
+        async with self._making:  # of many that are rejected at once
+            if not self._made:
+                await self._make_topic()
+            self._made = True
+
+    async def _make_topic(self) -> None:
         with self._servers.answers(f"making topic {self._letters}"):
             admin = AIOKafkaAdminClient(**self._servers.options)
             try:
                 await admin.start()
                 (source,) = await admin.describe_topics([self._topics[0]])
                 copies = max((len(one["replicas"]) for one in source["partitions"]), default=1)
-                topic = NewTopic(self._letters, 1, copies, topic_configs={"cleanup.policy": "compact"})
+                largest = await self._largest(admin)
+                topic = NewTopic(self._letters, 1, copies, topic_configs={"cleanup.policy": "compact", **largest})
                 answer = await admin.create_topics([topic])
                 for one in answer.topic_errors:
                     error = for_code(one[1])
@@ -65,7 +81,20 @@ class KafkaDeadLetters(ABC):
                 pass
             finally:
                 await admin.close()
-        self._made = True
+
+    async def _largest(self, admin: AIOKafkaAdminClient) -> dict[str, str]:
+        """Return the setting by which the dead letters take whatever the topics take; none where that is not told."""
+        found = 0
+        asked = [ConfigResource(ConfigResourceType.TOPIC, one) for one in self._topics]
+        try:
+            answers = await admin.describe_configs(asked)
+        except KafkaError:  # an old broker, or one that lets us not ask: it takes what it takes by default
+            return {}
+        for answer in answers:
+            for resource in answer.resources:
+                settings = {setting[0]: setting[1] for setting in resource[4]}
+                found = max(found, int(settings.get(_MOST_BYTES) or 0))
+        return {_MOST_BYTES: str(found + _MORE_BYTES)} if found else {}
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         await self._make_letters()

@@ -209,6 +209,7 @@ class KafkaSource(KafkaDeadLetters):
         if consumer is None:
             return Backlog()
         with self._servers.answers("asking about the partitions"):
+            self._look_for_topics(consumer)
             assigned = list(consumer.assignment())
             ends = await consumer.end_offsets(assigned)
             begins = await consumer.beginning_offsets(assigned)
@@ -218,6 +219,12 @@ class KafkaSource(KafkaDeadLetters):
                 self._look_for_deleted(partition, done, begins[partition])
                 waiting += max(0, ends[partition] - max(done or 0, begins[partition]))
         return Backlog(waiting)
+
+    def _look_for_topics(self, consumer: AIOKafkaConsumer) -> None:
+        """A consumer of a topic that is not there waits for it without a word."""
+        missing = [one for one in self._topics if not consumer.partitions_for_topic(one)]
+        if missing:
+            raise BrokerUnavailableError(f"{self._servers.where} has no topic {', '.join(missing)}: make it")
 
     def _look_for_deleted(self, partition: TopicPartition, done: int | None, begin: int) -> None:
         if done is not None and done < begin and partition not in self._told:

@@ -19,6 +19,9 @@ from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
 from ..arguments import LONGEST
 
+_HEADERS_BYTES = len(b"NATS/1.0\r\n\r\n")
+_HEADER_BYTES = len(b": \r\n")
+
 
 class NatsConnection:
     """One connection; `url` may name several servers, `nats://a:4222,b:4222`. `options` are those of `nats.connect`."""
@@ -50,6 +53,18 @@ class NatsConnection:
     async def jetstream(self) -> JetStreamContext:
         """Return JetStream, connected."""
         return (await self.client()).jetstream(timeout=self.answer_seconds)
+
+    async def publish(self, subject: str, body: bytes, headers: Mapping[str, str]) -> None:
+        """Publish to a stream, and return when it is stored. Raises what the client raises, and BrokerRefusedError."""
+        client = await self.client()
+        size = len(body) + _HEADERS_BYTES
+        size += sum(len(name.encode()) + len(value.encode()) + _HEADER_BYTES for name, value in headers.items())
+        if size > client.max_payload:
+            # The client counts the body only, and the server would close the connection at each attempt.
+            raise BrokerRefusedError(
+                f"{self.where}: body and headers take {size:,} bytes, more than its max_payload of {client.max_payload:,}"
+            )
+        await client.jetstream(timeout=self.answer_seconds).publish(subject, body, headers=dict(headers))
 
     async def _connect(self) -> Client:
         client = Client()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -10,6 +11,7 @@ import nats.js.errors
 from nats.js import JetStreamContext
 from nats.js.api import StreamConfig
 
+from ...errors import BrokerRefusedError
 from ..headers import encoded, from_ascii, to_ascii
 from ..message import (
     KEY,
@@ -36,10 +38,15 @@ class NatsDeadLetters(ABC):
         self._letters = letters
         self._letter_subject = f"{letters}.{durable}"
         self._made = False
+        self._making = asyncio.Lock()
 
     async def _make_letters(self, jetstream: JetStreamContext) -> None:
-        if self._made:
-            return
+        async with self._making:  # of many that are rejected at once
+            if not self._made:
+                await self._make_stream(jetstream)
+            self._made = True
+
+    async def _make_stream(self, jetstream: JetStreamContext) -> None:
         source = await jetstream.stream_info(self._stream)
         try:
             await jetstream.stream_info(self._letters)
@@ -49,7 +56,6 @@ class NatsDeadLetters(ABC):
                     name=self._letters, subjects=[f"{self._letters}.>"], num_replicas=source.config.num_replicas
                 )
             )
-        self._made = True
 
     async def reject(self, message: SourceMessage, reason: str) -> None:
         jetstream = await self._connection.jetstream()
@@ -57,7 +63,11 @@ class NatsDeadLetters(ABC):
         headers = {**_sendable(ours), _ONCE: encoded(f"{self._durable} {message.id}")}
         with self._connection.answers("a dead letter"):
             await self._make_letters(jetstream)
-            await jetstream.publish(self._letter_subject, message.body, headers=headers)
+            try:
+                await self._connection.publish(self._letter_subject, message.body, headers)
+            except nats.js.errors.NoStreamResponseError:
+                self._made = False  # somebody has deleted it
+                raise
         await self.accept([message])
 
     @abstractmethod
@@ -88,15 +98,14 @@ class NatsDeadLetters(ABC):
     async def put_back(
         self, letter: DeadLetter, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        jetstream = await self._connection.jetstream()
         subject = letter.headers[_SUBJECT]
         kept = back_headers(letter.headers if headers is None else headers, letter.headers)
         kept.pop(_SUBJECT, None)
         with self._connection.answers("putting a dead letter back"):
-            await jetstream.publish(
+            await self._connection.publish(
                 subject,
                 letter.body if body is None else body,
-                headers={**_sendable(kept), _ONCE: encoded(f"{self._letter_subject} {letter.id}")},
+                {**_sendable(kept), _ONCE: encoded(f"{self._letter_subject} {letter.id}")},
             )
         await self.drop(letter)
 
@@ -116,5 +125,8 @@ def _sendable(headers: Mapping[str, str]) -> dict[str, str]:
     for name, value in headers.items():
         if name.lower().startswith("nats-"):
             continue
-        found.update(to_ascii({name: value}))
+        try:
+            found.update(to_ascii({name: value}))
+        except BrokerRefusedError:
+            continue
     return found

@@ -50,10 +50,9 @@ class NatsSink:
         headers = {**to_ascii(message.headers), "Nats-Msg-Id": encoded(message.id)}
         if message.key:
             headers.update(to_ascii({KEY: message.key}))
-        jetstream = await self._connection.jetstream()
         with self._connection.answers("a message"):
             try:
-                await jetstream.publish(subject, message.body, headers=headers)
+                await self._connection.publish(subject, message.body, headers)
             except (nats.js.errors.NoStreamResponseError, nats.errors.NoRespondersError):
                 # Perhaps for a while only: while a cluster elects a leader, nobody answers either.
                 raise BrokerUnavailableError(

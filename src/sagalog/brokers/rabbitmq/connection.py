@@ -15,13 +15,19 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelPreconditionFailed, DeliveryError
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import (
+    AuthenticationError,
+    ChannelAccessRefused,
+    ChannelLockedResource,
+    ProbableAuthenticationError,
+)
 from yarl import URL
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
 from ..headers import bytes_of, text_of
 
 ANSWER_SECONDS = 10.0
+_HEADER_FRAME_BYTES = 8 + 14  # of a frame itself, and of a content header beside the properties
 _CONTENT_TYPE = "content-type"
 _OURS, _THEIRS = "ce-", "cloudEvents:"
 
@@ -68,12 +74,25 @@ class RabbitConnection:
         with self.answers("opening a channel"):
             return await self._connection.channel(on_return_raises=True)
 
+    async def publish(self, message: aio_pika.Message, routing_key: str, exchange: str = "") -> None:
+        """Return when the broker has confirmed it. Raises what the client raises, and BrokerRefusedError."""
+        channel = await self.channel()
+        client = await channel.get_underlay_channel()
+        most = client.connection.connection_tune.frame_max
+        if most and len(message.properties.marshal()) + _HEADER_FRAME_BYTES > most:
+            # The broker would close the connection, for all that is on its way there, at each attempt.
+            raise BrokerRefusedError(f"{self.where}: the headers take more than its frame_max of {most:,} bytes")
+        there = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
+        await there.publish(message, routing_key, mandatory=True, timeout=ANSWER_SECONDS)
+
     @contextmanager
     def answers(self, what: str) -> Iterator[None]:
         """Turn what the client raises into our errors; `what` was asked, named without values."""
         try:
             yield
-        except (ChannelPreconditionFailed, ChannelAccessRefused) as error:
+        except (AuthenticationError, ProbableAuthenticationError):
+            raise BrokerRefusedError(f"{self.where} refuses {what}: check user, password and virtual host") from None
+        except (ChannelPreconditionFailed, ChannelAccessRefused, ChannelLockedResource) as error:
             raise BrokerRefusedError(f"{self.where} refuses {what}: {type(error).__name__}") from None
         except DeliveryError:
             raise BrokerUnavailableError(

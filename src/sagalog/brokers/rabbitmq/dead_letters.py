@@ -12,9 +12,10 @@ from hashlib import sha256
 from typing import Any
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import PublishError
 
 from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
-from .connection import ANSWER_SECONDS, RabbitConnection, headers_of, message_of
+from .connection import RabbitConnection, headers_of, message_of
 
 _MOST = 10_000  # dead letters that are looked at
 _NO_LIMIT = 1_000_000  # of deliveries: the broker would drop a message after 20 by itself, since version 4
@@ -42,12 +43,19 @@ class RabbitDeadLetters(ABC):
         """Say that they are done with; the source does."""
 
     async def _publish(self, queue: str, body: bytes, headers: Mapping[str, str], message_id: str) -> None:
-        channel = await self._connection.channel()
         sent = {name: value for name, value in headers.items() if not name.startswith("x-")}
         with self._connection.answers("a message of the dead letters"):
-            await channel.default_exchange.publish(
-                message_of(body, sent, message_id), queue, mandatory=True, timeout=ANSWER_SECONDS
-            )
+            try:
+                await self._connection.publish(message_of(body, sent, message_id), queue)
+            except PublishError:
+                if queue != self._letters:
+                    raise
+                channel = await self._connection.another()  # somebody has deleted the queue
+                try:
+                    await self._make_letters(channel)
+                finally:
+                    await channel.close()
+                await self._connection.publish(message_of(body, sent, message_id), queue)
 
     async def _all(self, channel: AbstractChannel) -> list[AbstractIncomingMessage]:
         queue = await self._make_letters(channel)

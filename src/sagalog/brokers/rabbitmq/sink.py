@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import DefinitionError
 from ..message import KEY, SinkMessage
-from .connection import ANSWER_SECONDS, RabbitConnection, message_of
+from .connection import RabbitConnection, message_of
 
 
 class RabbitSink:
@@ -44,12 +44,8 @@ class RabbitSink:
     async def send(self, message: SinkMessage) -> None:
         key = self._routing_key(message) if callable(self._routing_key) else self._routing_key
         headers = {**message.headers, KEY: message.key} if message.key else message.headers
-        channel = await self._connection.channel()
         with self._connection.answers("a message"):
-            exchange = await channel.get_exchange(self._exchange, ensure=False) if self._exchange else None
-            await (exchange or channel.default_exchange).publish(
-                message_of(message.body, headers, message.id), key, mandatory=True, timeout=ANSWER_SECONDS
-            )
+            await self._connection.publish(message_of(message.body, headers, message.id), key, self._exchange)
 
     async def close(self) -> None:
         await self._connection.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotF
 
 from ...errors import BrokerUnavailableError, DefinitionError
 from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
-from .connection import RabbitConnection, headers_of
+from .connection import ANSWER_SECONDS, RabbitConnection, headers_of
 from .dead_letters import _NO_LIMIT, RabbitDeadLetters
 
 
@@ -48,6 +48,7 @@ class RabbitSource(RabbitDeadLetters):
         self._name = name or f"rabbitmq:{queue}"
         self._channel: AbstractChannel | None = None
         self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._reads: Callable[[], bool] = lambda: True
         self._given_back: list[AbstractIncomingMessage] = []
         self._held: set[int] = (
             set()
@@ -74,7 +75,9 @@ class RabbitSource(RabbitDeadLetters):
             await channel.set_qos(prefetch_count=self._prefetch)
             channel.close_callbacks.add(lambda *_: arrived.put_nowait(None), weak=False)
             queue = await channel.get_queue(self._queue_name, ensure=False)
-            await queue.consume(arrived.put)
+            tag = await queue.consume(arrived.put)
+            client: Any = await channel.get_underlay_channel()
+            self._reads = lambda: tag in client.consumers
         self._channel, self._arrived = channel, arrived
         self._held = set()
         self._given_back = []
@@ -102,14 +105,7 @@ class RabbitSource(RabbitDeadLetters):
                 await channel.close()
 
     async def close(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None and not channel.is_closed:
-            try:
-                await (
-                    channel.close()
-                )  # after the acknowledgements that are on their way; the rest goes back to the queue
-            except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
-                pass
+        await self._stop_reading()  # after the acknowledgements that are on their way
         await self._connection.close()
 
     async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
@@ -121,16 +117,29 @@ class RabbitSource(RabbitDeadLetters):
         try:
             one = await asyncio.wait_for(self._arrived.get(), wait.total_seconds())
         except TimeoutError:
-            return found
+            if self._reads():
+                return found
+            one = None  # the broker has ended the reading: the queue was deleted, and the channel stays open
         while one is not None:
             found.append(self._message(one))
             if len(found) == most or self._arrived.empty():
                 return found
             one = self._arrived.get_nowait()
-        self._channel = None
+        await self._stop_reading()
         if found:  # they come again, and are known
             return found
-        raise BrokerUnavailableError(f"{self._connection.where}: the connection is lost")
+        raise BrokerUnavailableError(
+            f"{self._connection.where} ends the reading of queue {self._queue_name}: its connection is lost, or the queue"
+        )
+
+    async def _stop_reading(self) -> None:
+        """Close the channel, so that the queue gets back what it gave to it. The next `receive` opens another one."""
+        channel, self._channel = self._channel, None
+        if channel is not None and not channel.is_closed:
+            try:
+                await asyncio.wait_for(channel.close(), ANSWER_SECONDS)
+            except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
+                return
 
     def _message(self, one: AbstractIncomingMessage) -> SourceMessage:
         headers = headers_of(one)

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
     DataError,
@@ -42,6 +44,8 @@ class RedisConnection:
         self._options = {
             "socket_connect_timeout": 2,
             "socket_timeout": ANSWER_SECONDS,
+            "max_connections": 50,
+            "timeout": ANSWER_SECONDS,  # so long one of them is waited for: a burst is no trouble of the server
             "protocol": 2,
             **(options or {}),
         }
@@ -53,7 +57,7 @@ class RedisConnection:
         """The client; it connects by itself, again and again."""
         if self._client is None:
             try:
-                self._client = Redis.from_url(self._url, **self._options)
+                self._client = Redis.from_pool(BlockingConnectionPool.from_url(self._url, **self._options))
             except ValueError as error:
                 raise DefinitionError(f"the client takes no such URL: {type(error).__name__}") from None
         return self._client
@@ -71,6 +75,8 @@ class RedisConnection:
                 raise BrokerUnavailableError(f"{self.where} cannot do it now ({what}): {said}") from None
             hint = ": check user and rights" if isinstance(error, NoPermissionError) else ""
             raise BrokerRefusedError(f"{self.where} refuses {what}: {said or type(error).__name__}{hint}") from None
+        except (AuthenticationError, AuthorizationError):
+            raise BrokerRefusedError(f"{self.where} refuses {what}: check user and password") from None
         except (RedisError, OSError, TimeoutError) as error:
             raise BrokerUnavailableError(
                 f"{self.where} has not answered to {what} ({type(error).__name__}): check that it runs, and its URL"

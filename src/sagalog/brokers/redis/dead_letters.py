@@ -9,6 +9,14 @@ from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_hea
 from .connection import RedisConnection, fields, parts
 
 _PAGE = 100
+_MOST_ARGUMENTS = 4000  # that a script can pass on
+
+# Atomic: rejected again because the answer was lost, it is one letter still.
+_REJECT = """
+if #redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[2], ARGV[2], 1) == 0 then return 0 end
+redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3))
+return redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+"""
 
 
 class RedisDeadLetters:
@@ -21,9 +29,16 @@ class RedisDeadLetters:
         self._letters = letters
 
     async def reject(self, message: SourceMessage, reason: str) -> None:
+        entry = fields(message.body, letter_headers(message, reason))
+        given = [part for field in entry.items() for part in field]
         with self._connection.answers("a dead letter"):
-            await self._connection.client.xadd(self._letters, fields(message.body, letter_headers(message, reason)))
-            await self._connection.client.xack(self._stream, self._group, message.token)
+            if len(given) > _MOST_ARGUMENTS:
+                await self._connection.client.xadd(self._letters, entry)
+                await self._connection.client.xack(self._stream, self._group, message.token)
+            else:
+                await self._connection.client.eval(
+                    _REJECT, 2, self._stream, self._letters, self._group, message.token, *given
+                )
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
         after = "-"
