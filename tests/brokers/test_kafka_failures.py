@@ -1,0 +1,177 @@
+"""Kafka's brokers fail, one of several at a time: nothing is lost, no step twice, one id for each command.
+
+On the mock cluster of librdkafka, because a real one fails only when it likes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from sagalog import InMemoryJournal, SagaRunner
+from sagalog.brokers import looking
+from sagalog.brokers.kafka import KafkaSink, KafkaSource
+
+from ..servers import mock_kafka
+from ..servers.mock_kafka import MockKafka
+from ..servers.processes import eventually
+from .shop import Counted, Ship, event, shipped
+from .worker import SETTINGS
+
+INSIDE, OUTSIDE, GROUP = "inside", "outside", "workers"
+PARTITIONS = 3
+ORDERS = 6
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[MockKafka]:
+    monkeypatch.setattr(looking, "_SECONDS", 0.2)
+    made = MockKafka()
+    made.topic(INSIDE, PARTITIONS)
+    made.topic(OUTSIDE, PARTITIONS)
+    yield made
+    made.stop()
+
+
+def source(cluster: MockKafka) -> KafkaSource:
+    return KafkaSource(
+        cluster.servers,
+        topic=INSIDE,
+        group=GROUP,
+        session_timeout=timedelta(seconds=1),
+        revoke_timeout=timedelta(seconds=1),
+        options={"retry_backoff_ms": 20},
+    )
+
+
+@asynccontextmanager
+async def working(cluster: MockKafka, journal: InMemoryJournal) -> AsyncIterator[SagaRunner]:
+    sink = KafkaSink(cluster.servers, topic=OUTSIDE, options={"retry_backoff_ms": 20, "request_timeout_ms": 3000})
+    runner = SagaRunner(journal, sagas=[Counted], sources=[source(cluster)], sinks={Ship: sink}, settings=SETTINGS)
+    async with runner:
+        yield runner
+
+
+async def load(cluster: MockKafka, numbers: range) -> None:
+    sink = KafkaSink(cluster.servers, topic=INSIDE)
+    for number in numbers:
+        await asyncio.gather(*(sink.send(event(f"o-{order}", number)) for order in range(ORDERS)))
+    await sink.close()
+
+
+async def commands(cluster: MockKafka, count: int) -> dict[str, tuple[str, int]]:
+    """Return what stands outside, by command id, once there are so many ids."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=cluster.servers, enable_auto_commit=False)
+    await consumer.start()
+    partitions = [TopicPartition(OUTSIDE, n) for n in range(PARTITIONS)]
+    consumer.assign(partitions)
+    await consumer.seek_to_beginning(*partitions)
+    found: dict[str, tuple[str, int]] = {}
+
+    async def all_there() -> bool:
+        for some in (await consumer.getmany(timeout_ms=100)).values():
+            for one in some:
+                headers = {name.replace("ce_", "ce-"): value.decode() for name, value in one.headers}
+                command_id, order, number = shipped(one.value, headers)
+                assert found.setdefault(command_id, (order, number)) == (order, number)
+        return len(found) >= count
+
+    await eventually(all_there, 60)
+    await consumer.stop()
+    return found
+
+
+async def judge(cluster: MockKafka, runner: SagaRunner, numbers: int) -> None:
+    """See that each event is one step, in order, with one command of one id, and that the group is through."""
+    found = await commands(cluster, ORDERS * numbers)
+    assert sorted(found.values()) == sorted((f"o-{order}", n) for order in range(ORDERS) for n in range(numbers))
+    for order in range(ORDERS):
+        assert (await runner.state(Counted, f"o-{order}")).log == list(range(numbers))
+
+    async def through() -> bool:
+        (gauges,) = runner.gauges().sources
+        return (gauges.under_way, gauges.lag, gauges.trouble) == (0, 0, "")
+
+    await eventually(through, 60)
+
+
+# What a broker answers for a while, by kind of request; the last of them, that it closes the connection.
+ANSWERS = {
+    mock_kafka.PRODUCE: [
+        mock_kafka.NOT_LEADER,
+        mock_kafka.NOT_ENOUGH_REPLICAS,
+        mock_kafka.NOT_ENOUGH_REPLICAS_AFTER_APPEND,  # it is written all the same
+        mock_kafka.REQUEST_TIMED_OUT,
+        mock_kafka.DISCONNECTED,
+    ],
+    mock_kafka.FETCH: [mock_kafka.NOT_LEADER, mock_kafka.DISCONNECTED],
+    mock_kafka.OFFSET_COMMIT: [
+        mock_kafka.NOT_COORDINATOR,
+        mock_kafka.COORDINATOR_LOADING,
+        mock_kafka.ILLEGAL_GENERATION,
+        mock_kafka.UNKNOWN_MEMBER,
+        mock_kafka.REBALANCE_IN_PROGRESS,
+        mock_kafka.DISCONNECTED,
+    ],
+    mock_kafka.HEARTBEAT: [mock_kafka.UNKNOWN_MEMBER, mock_kafka.COORDINATOR_NOT_AVAILABLE, mock_kafka.DISCONNECTED],
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+async def test_what_a_broker_answers_for_a_while_loses_and_doubles_nothing(cluster: MockKafka, kind: int) -> None:
+    async with working(cluster, InMemoryJournal()) as runner:
+        for number, error in enumerate(ANSWERS[kind]):
+            cluster.fail(kind, error, error)
+            await load(cluster, range(number, number + 1))
+            await eventually(lambda number=number: runner.counters.handled >= ORDERS * (number + 1), 60)
+        await judge(cluster, runner, len(ANSWERS[kind]))
+
+
+async def test_a_coordinator_that_moves_under_load_loses_and_doubles_nothing(cluster: MockKafka) -> None:
+    async with working(cluster, InMemoryJournal()) as runner:
+        for number in range(6):
+            cluster.coordinate(GROUP, 1 + number % 3)
+            await load(cluster, range(number, number + 1))
+        await judge(cluster, runner, 6)
+
+
+async def test_leaders_that_change_under_load_lose_and_double_nothing(cluster: MockKafka) -> None:
+    async with working(cluster, InMemoryJournal()) as runner:
+        for number in range(6):
+            for topic in (INSIDE, OUTSIDE):
+                for partition in range(PARTITIONS):
+                    cluster.lead(topic, partition, 1 + (number + partition) % 3)
+            await load(cluster, range(number, number + 1))
+        await judge(cluster, runner, 6)
+
+
+async def test_brokers_that_go_down_one_after_the_other_lose_and_double_nothing(cluster: MockKafka) -> None:
+    cluster.coordinate(GROUP, 1)
+    async with working(cluster, InMemoryJournal()) as runner:
+        for number in range(3):
+            down, left = number + 1, 1 + (number + 1) % 3
+            await load(cluster, range(number, number + 1))
+            for topic in (INSIDE, OUTSIDE):
+                for partition in range(PARTITIONS):
+                    cluster.lead(topic, partition, left)
+            cluster.coordinate(GROUP, left)
+            cluster.down(down)
+            await eventually(lambda number=number: runner.counters.handled >= ORDERS * (number + 1), 60)
+            cluster.up(down)
+        await judge(cluster, runner, 3)
+
+
+async def test_a_partition_without_a_leader_waits_and_holds_up_no_other(cluster: MockKafka) -> None:
+    async with working(cluster, InMemoryJournal()) as runner:
+        await load(cluster, range(1))
+        await judge(cluster, runner, 1)
+        cluster.lead(OUTSIDE, 0, -1)
+        await load(cluster, range(1, 2))
+        await eventually(lambda: runner.counters.handled == 2 * ORDERS, 60)
+        cluster.lead(OUTSIDE, 0, 2)
+        await judge(cluster, runner, 2)
