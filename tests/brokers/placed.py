@@ -26,7 +26,8 @@ class Place:
         self.into = NatsSink(self.url, subject=f"{self.inside}.sent")
 
     def source(self, durable: str = "workers", **settings: Any) -> NatsSource:
-        return NatsSource(self.url, stream=self.inside, durable=durable, ack_wait=timedelta(seconds=1), **settings)
+        settings = {"ack_wait": timedelta(seconds=1), **settings}
+        return NatsSource(self.url, stream=self.inside, durable=durable, **settings)
 
     def sink(self) -> NatsSink:
         return NatsSink(self.url, subject=f"{self.outside}.ship")
