@@ -9,6 +9,7 @@ import pytest
 from msgspec import structs
 
 from sagalog import CodecError, InMemoryJournal, Journal, JournalUnavailableError, PersistentRepr, SqliteJournal
+from sagalog.journal.protocol import FIRST_MOMENT, LAST_MOMENT
 from sagalog.operating.transfer import Brought, Totals, bring, export_lines, read_export
 
 from ..orders import Closed, Failing, Noted, OrderSaga, Placed
@@ -107,6 +108,25 @@ async def test_only_the_newest_records_can_be_moved(shared: Bench) -> None:
         assert await bring(shared.journal, instance) is Brought.IMPORTED
     newest = {key: messages[-1] for key, messages in (await everything(source.journal, shared.journal)).items()}
     assert await everything(shared.journal) == {key: [message] for key, message in newest.items()}
+
+
+@pytest.mark.parametrize(
+    "due_at", [FIRST_MOMENT, datetime(1969, 12, 31, tzinfo=UTC), datetime(9500, 1, 1, tzinfo=UTC), LAST_MOMENT]
+)
+async def test_what_is_due_at_any_moment_that_journals_carry_can_be_moved(shared: Bench, due_at: datetime) -> None:
+    source, early = Bench(InMemoryJournal()), InMemoryJournal()
+    async with source.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.settle()
+    assert source.journal is not None
+    assert shared.journal is not None
+    for number, message in enumerate((await everything(source.journal))["saga::order::a"], 1):
+        await early.write_messages([structs.replace(message, sequence_nr=number, due_at=due_at)])
+    (instance,) = read_export(await exported(early))
+    assert await bring(shared.journal, instance) is Brought.IMPORTED
+    newest = await shared.journal.latest_message("saga::order::a")
+    assert newest is not None
+    assert newest.due_at == due_at
 
 
 @pytest.mark.parametrize("writes", [0, 1, 2, 3])

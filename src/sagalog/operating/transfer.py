@@ -32,7 +32,7 @@ from ..decision.record import decode_record, encode_record
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
 from ..journal.pages import made_whole, named_by, page_bytes_of
-from ..journal.protocol import MAX_ID_BYTES, all_ids
+from ..journal.protocol import FIRST_MOMENT, LAST_MOMENT, MAX_ID_BYTES, all_ids
 from ..journal.reservations import Reservations
 from .apply import RETENTION
 
@@ -304,10 +304,7 @@ def _odd(at: datetime | None) -> bool:
     """Say whether a moment is one that not every journal can carry."""
     if at is None:
         return False
-    try:
-        return at.utcoffset() is None or not 1970 <= at.astimezone(UTC).year <= 9000
-    except (OverflowError, ValueError):
-        return True
+    return at.utcoffset() is None or not FIRST_MOMENT <= at <= LAST_MOMENT
 
 
 async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: bool = False) -> Brought:
