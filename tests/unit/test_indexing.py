@@ -115,6 +115,10 @@ def test_each_type_has_a_text_that_tells_its_values_apart() -> None:
         assert table.text("made", name, getattr(FULL, name)) == table.texts(FULL, "")[name]
     assert table.text("made", "at", datetime(2030, 1, 1, tzinfo=UTC)) == table.texts(FULL, "")["at"]
     assert table.text("made", "day", None) is None
+    east = timezone(timedelta(hours=14))
+    assert (
+        table.text("made", "at", datetime(1, 1, 1, tzinfo=east)) == "0001-01-01T00:00:00+14:00"
+    )  # UTC has no such day
 
 
 @pytest.mark.parametrize(

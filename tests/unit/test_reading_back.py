@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import math
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, NamedTuple, TypedDict
@@ -252,6 +252,9 @@ class AtMoment:
     value: datetime
 
 
+EAST, WEST = timezone(timedelta(hours=14)), timezone(-timedelta(hours=12))
+
+
 @dataclass
 class Amount:
     value: Decimal
@@ -267,6 +270,12 @@ def test_what_equality_passes_over_is_not_stored(value: Any, made: Any) -> None:
     """`fold` has no place in JSON, and a naive moment without it is another hour; a signalling NaN cannot be compared."""
     with pytest.raises(CodecError):
         made(value)
+
+
+@pytest.mark.parametrize("moment", [datetime(1, 1, 1, tzinfo=EAST), datetime.max.replace(tzinfo=WEST)], ids=str)
+def test_a_moment_that_utc_has_no_date_for_is_stored(moment: datetime) -> None:
+    _, back = round_trip(AtMoment(moment))
+    assert back.value.isoformat() == moment.isoformat()
 
 
 def test_what_is_folded_and_knows_its_zone_is_stored() -> None:

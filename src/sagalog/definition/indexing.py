@@ -139,7 +139,10 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, datetime):
-        return (value.astimezone(UTC) if value.tzinfo is not None else value).isoformat()
+        try:
+            return (value.astimezone(UTC) if value.tzinfo is not None else value).isoformat()
+        except OverflowError:  # in the year 1 or 9999, where UTC has no date for it
+            return value.isoformat()
     if isinstance(value, date):
         return value.isoformat()
     return as_term(str(value))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Any
@@ -168,11 +168,12 @@ def _same_kinds(value: Any, back: Any) -> bool:
 
 def _of_atoms(value: Any, back: Any, *, plain: bool) -> str | None:
     if isinstance(value, datetime) and isinstance(back, datetime):
-        # Two moments of different zones are never equal in Python while clocks are set back: compare them in UTC.
+        # Two moments of different zones are never equal in Python while clocks are set back, and one of the year 1 or 9999
+        # may lie outside of the calendar in UTC: look at what lies between them.
         aware = value.tzinfo is not None
         if aware is not (back.tzinfo is not None):
             return _comes_back(value, back)
-        same = value.astimezone(UTC) == back.astimezone(UTC) if aware else value == back and value.fold == back.fold
+        same = not (value - back) if aware else value == back and value.fold == back.fold
         return None if same else " comes back changed"
     if isinstance(value, time) and isinstance(back, time) and value.fold != back.fold:
         return " comes back changed"  # equality passes over it
