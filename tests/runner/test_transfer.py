@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,6 +153,19 @@ async def test_an_import_that_dies_goes_on_where_it_stopped(writes: int, monkeyp
     assert await bring(target, instance) is Brought.IMPORTED
     (kept,) = (await everything(target)).values()
     assert [m.payload for m in kept] == [m.payload for m in instance]
+
+
+async def test_two_that_import_the_same_at_once_help_each_other(shared: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Bench(InMemoryJournal())
+    await some_orders(source)
+    assert source.journal is not None
+    assert shared.journal is not None
+    instances = list(read_export(await exported(source.journal)))
+    monkeypatch.setattr("sagalog.operating.transfer._CHUNK_RECORDS", 1)
+    for instance in (instances[0][2:], *instances[1:]):  # of the first, the history is cut
+        brought = await asyncio.gather(*(bring(shared.journal, instance) for _ in range(3)))
+        assert set(brought) <= {Brought.IMPORTED, Brought.THERE}
+    assert await bring(shared.journal, instances[1]) is Brought.THERE
 
 
 async def test_nothing_is_overwritten(shared: Bench) -> None:

@@ -14,14 +14,18 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from ..errors import CodecError, KeyTakenError
-from ..journal import open_journal
+from ..journal import Journal, PersistentRepr, open_journal
 from ..operating.transfer import Brought, bring, read_export
 from .journals import journal_option
 from .progress import Counting
 from .text import clean, json_line, line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+
+Instance = list[PersistentRepr]  # the records of one
+_AT_ONCE = 64
+_BYTES_AT_ONCE = 16 * 1024 * 1024
 
 
 @click.command("import")
@@ -56,20 +60,16 @@ async def _import(file: str, url: str, skip_existing: bool, dry_run: bool, as_js
         await journal.open()
         with Counting("instances") as counting, _opened(file) as lines:
             try:
-                for instance in read_export(lines):
-                    taken = ""
-                    try:
-                        brought = await bring(journal, instance, dry_run=dry_run)
-                    except KeyTakenError as error:
-                        brought, taken = Brought.DIFFERS, str(error)
-                    counts[brought] += 1
-                    records += len(instance) if brought is Brought.IMPORTED else 0
-                    counting.update(counts.total())
-                    if brought is Brought.DIFFERS and not skip_existing:
-                        click.echo(
-                            f"{line(instance[0].persistence_id)}: {line(taken or 'something else is stored there')}",
-                            err=True,
-                        )
+                for group in _groups(read_export(lines)):
+                    for instance, brought, taken in await _brought(journal, group, dry_run=dry_run):
+                        counts[brought] += 1
+                        records += len(instance) if brought is Brought.IMPORTED else 0
+                        counting.update(counts.total())
+                        if brought is Brought.DIFFERS and not skip_existing:
+                            click.echo(
+                                f"{line(instance[0].persistence_id)}: {line(taken or 'something else is stored there')}",
+                                err=True,
+                            )
             except CodecError as error:
                 broken = str(error)
             except (OSError, EOFError, zlib.error) as error:  # a compressed file that is damaged or cut off
@@ -82,6 +82,42 @@ async def _import(file: str, url: str, skip_existing: bool, dry_run: bool, as_js
             clean(f"{file}: {broken}. What is counted above is {'right' if dry_run else 'imported'}.")
         )
     return 1 if counts[Brought.DIFFERS] and not skip_existing else 0
+
+
+def _groups(instances: Iterable[Instance]) -> Iterator[list[Instance]]:
+    """Yield instances, some at a time: those share commits. What was read before an error comes before that error."""
+    group: dict[str, Instance] = {}
+    weight = 0
+    broken: Exception | None = None
+    try:
+        for instance in instances:
+            name, size = instance[0].persistence_id, sum(len(record.payload) for record in instance)
+            if name in group or len(group) == _AT_ONCE or weight + size > _BYTES_AT_ONCE:
+                yield list(group.values())
+                group, weight = {}, 0
+            group[name] = instance
+            weight += size
+    except (CodecError, OSError, EOFError, zlib.error) as error:
+        broken = error
+    yield list(group.values())
+    if broken is not None:
+        raise broken
+
+
+async def _brought(journal: Journal, group: list[Instance], *, dry_run: bool) -> list[tuple[Instance, Brought, str]]:
+    """Bring a group at once; say of each what became of it, and which key is taken. Raises what the journal raises."""
+    answers = await asyncio.gather(
+        *(bring(journal, instance, dry_run=dry_run) for instance in group), return_exceptions=True
+    )
+    told: list[tuple[Instance, Brought, str]] = []
+    for instance, answer in zip(group, answers, strict=True):
+        if isinstance(answer, KeyTakenError):
+            told.append((instance, Brought.DIFFERS, str(answer)))
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            told.append((instance, answer, ""))
+    return told
 
 
 def _print(counts: Counter[Brought], records: int, dry_run: bool, as_json: bool, broken: str) -> None:

@@ -34,10 +34,12 @@ from ..journal import Journal, PersistentRepr
 from ..journal.pages import made_whole, named_by, page_bytes_of
 from ..journal.protocol import FIRST_MOMENT, LAST_MOMENT, MAX_ID_BYTES, all_ids
 from ..journal.reservations import Reservations
+from ..waiting import Attempts, Waiting
 from .apply import RETENTION
 
 VERSION = 1
 GAP_MANIFEST = "saga-import-gap"
+_BESIDE = Waiting(attempts=20, most=0.2)
 _CHUNK_RECORDS = 200
 _CHUNK_BYTES = 256 * 1024  # well below what one message of any journal may hold
 _MAX_LINE = 64 * 1024 * 1024  # bytes: base64 of the largest record that a journal takes, with room
@@ -314,7 +316,19 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
     with `dry_run`, which stores nothing.
     If this process dies in between, the same call goes on where it stopped. Nothing of an instance is due before its
     newest record is there. `due_at` is kept for that one only: no other counts.
+
+    Two that import the same file at once help each other: what the other one has stored is there.
     """
+    attempts = Attempts(_BESIDE)
+    while True:
+        try:
+            return await _bring(journal, records, dry_run=dry_run)
+        except SequenceOutOfOrder:  # somebody else writes this id
+            if not await attempts.wait():
+                return Brought.DIFFERS
+
+
+async def _bring(journal: Journal, records: list[PersistentRepr], *, dry_run: bool) -> Brought:
     persistence_id, first, last = records[0].persistence_id, records[0].sequence_nr, records[-1].sequence_nr
     wanted = {one.sequence_nr: msgspec.structs.replace(one, due_at=None) for one in records}
     wanted[last] = msgspec.structs.replace(_newest(records, journal), terms=_terms(records[-1]))
@@ -332,11 +346,8 @@ async def bring(journal: Journal, records: list[PersistentRepr], *, dry_run: boo
         return Brought.IMPORTED
     numbers = range(highest + 1, last + 1)
     missing = (wanted[number] if number >= first else _gap(persistence_id, number) for number in numbers)
-    try:
-        for chunk in _chunks(missing):
-            await journal.write_messages(chunk)
-    except SequenceOutOfOrder:  # somebody else writes this id
-        return Brought.DIFFERS
+    for chunk in _chunks(missing):
+        await journal.write_messages(chunk)
     if first > 1:
         await journal.delete_messages_to(persistence_id, first - 1)
     stored = await journal.latest_message(persistence_id)
