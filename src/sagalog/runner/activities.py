@@ -5,8 +5,9 @@ deliver, beside ─► attempt ─► [activities] ─► the method ─► an e
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Generator, Iterable
+from collections.abc import Awaitable, Iterable
 from inspect import iscoroutinefunction
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
 from ..decision.record import Command, SagaRecord
@@ -16,6 +17,8 @@ from ..definition.itinerary import DefinedActivity
 from ..definition.saga import Saga
 from ..errors import DefinitionError
 from .commands import CommandContext, CommandHandler, CommandHandlers, CommandPolicy
+
+_GENERATORS = (GeneratorType, AsyncGeneratorType)
 
 
 class ActivityContext(CommandContext, frozen=True, gc=False, kw_only=True):
@@ -87,7 +90,7 @@ class ActivityHandler(CommandHandler):
         return self._told(await answer)
 
     def _told(self, result: Any) -> Any:
-        if isinstance(result, (Generator, AsyncGenerator)):
+        if type(result) in _GENERATORS:
             what = f"{type(self._saga).__name__}.{self.function.__name__}()"
             raise DefinitionError(f"{what} returned a generator, of which nothing has run: it calls the outside itself")
         if not self._with_result:
