@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from sagalog import PersistentRepr, SagaRecord, SqliteJournal, Status
 from sagalog.cli.group import sagalog as command
-from sagalog.decision.record import Audit, Command, Handled, Undo, encode_record
+from sagalog.decision.record import Audit, Command, Handled, Held, Undo, encode_record
 from sagalog.definition.codec import Typed
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -132,6 +132,13 @@ def test_where_steps_are_not_kept_history_says_so_and_does_not_guess() -> None:
     assert done.startswith("      steps 1 to 1 are not kept\n")
     assert told() == ["what it did is not known: the step before is not kept", "changed nothing that is kept"]
     assert [one["compared_with"] for one in as_json()] == [None, 2]
+
+
+def test_who_has_sent_an_event_by_hand_is_told() -> None:
+    held = Held("m2", Typed("Noted", msgspec.Raw(b"{}"), 1), by="ada")
+    write(record(1, handled=(Handled("m1", "Placed", by="grace\x1b[2J"),)), record(2, held=(held,)))
+    assert told() == ["Placed (m1), sent by grace\\x1b[2J", "held Noted (m2), sent by ada"]
+    assert as_json()[0]["handled"] == [{"id": "m1", "type": "Placed", "by": "grace\x1b[2J"}]
 
 
 def test_a_step_behind_one_that_cannot_be_read_is_compared_with_the_one_before() -> None:

@@ -13,6 +13,8 @@ from playwright.async_api import expect
 
 from sagalog import DefinitionError, EventClock, InMemoryJournal, SagaRunner
 from sagalog.dashboard import dashboard_app
+from sagalog.dashboard.access import OPERATOR
+from sagalog.operating.steps import steps
 
 from ..orders import OrderSaga, World
 from .conftest import EVIL, QUICK, TOKEN, board_of, browsing
@@ -80,6 +82,55 @@ async def test_the_same_form_sent_twice_changes_nothing_twice(
     before = versions(journal)
     assert "duplicate" in said(await sender.post("/send", data=form))
     assert versions(journal) == before
+
+
+async def sent_by(journal: InMemoryJournal, correlation_id: str) -> tuple[list[str], list[str]]:
+    """Who has sent what an instance has handled, and what came to be held, where that is known."""
+    records = [step.view.record async for step in steps(journal, "order", correlation_id)]
+    handled = [one.by for record in records if record is not None for one in record.handled if one.by]
+    held = {one.by: one.id for record in records if record is not None for one in record.held if one.by}
+    return handled, list(held)
+
+
+async def test_who_has_sent_it_stands_in_the_record_and_on_the_page(
+    sender: httpx.AsyncClient, journal: InMemoryJournal
+) -> None:
+    assert 'name="by"' in (await sender.get("/send")).text
+    answer = await send(sender, "Noted", '{"order_id": "running", "text": "x"}', by=" Ada <b> ")
+    assert 'value="Ada &lt;b&gt;"' in answer.text  # for the next one
+    assert await sent_by(journal, "running") == (["Ada <b>"], [])
+    assert "sent by Ada &lt;b&gt;" in (await sender.get("/instance?saga=order&id=running")).text
+
+
+async def test_who_has_sent_what_is_held_stands_in_the_record_until_it_is_handled_and_after(
+    sender: httpx.AsyncClient, journal: InMemoryJournal
+) -> None:
+    assert "held" in said(await send(sender, "Noted", '{"order_id": "parked", "text": "x"}', by="ada"))
+    assert await sent_by(journal, "parked") == ([], ["ada"])
+    assert "sent by ada" in said(await sender.get("/instance?saga=order&id=parked"))
+    async with SagaRunner(journal, sagas=[OrderSaga], dispatch=World(), settings=QUICK) as worker:
+        await worker.skip(OrderSaga, "parked")
+        await worker.settle()
+    assert await sent_by(journal, "parked") == (["ada"], ["ada"])
+
+
+async def test_who_is_known_to_have_signed_in_is_asked_for_no_name_and_cannot_give_another(
+    journal: InMemoryJournal,
+) -> None:
+    board = board_of(journal, runner=runner_of())
+    async with browsing(board, signed_in=True) as known:
+
+        async def signed_in_elsewhere(scope: Any, receive: Any, send: Any) -> None:
+            await board({**scope, OPERATOR: "grace"}, receive, send)
+
+        transport = httpx.ASGITransport(signed_in_elsewhere)
+        browser = httpx.AsyncClient(transport=transport, base_url=known.base_url, cookies=known.cookies)
+        for page in ("/send", "/repair?saga=order&id=parked&action=skip", "/commands"):
+            shown = await browser.get(page)
+            assert 'name="by"' not in shown.text
+            assert "Your name, grace , is kept" in said(shown)
+        await send(browser, "Noted", '{"order_id": "running", "text": "x"}', by="somebody else")
+    assert await sent_by(journal, "running") == (["grace"], [])
 
 
 WRONG = {

@@ -95,10 +95,12 @@ forged = browser.post("/admin/sagas/repair", form, content_type="application/x-w
 print(forged.status_code)
 form = browser.get("/admin/sagas/send").content.decode()
 fields = dict(re.findall(r'name="(form_token|message_id)" value="([^"]*)"', form.partition("<main")[2]))
-fields |= {"type": "Placed", "json": '{"order_id": "by hand"}'}
+fields |= {"type": "Placed", "json": '{"order_id": "by hand"}', "by": "somebody else"}
 encoded = {"content_type": "application/x-www-form-urlencoded"}
 sent = browser.post("/admin/sagas/send", urlencode(fields), **encoded)
 print(sent.status_code, sagas().outcome(ShopSaga, "by hand", timeout=timedelta(seconds=60)).status.value)
+shown = browser.get("/admin/sagas/instance", {"saga": "shop", "id": "by hand"}).content.decode()
+print("sent by ann" in shown, "somebody else" in shown)
 browser.login(username="bob", password="x")
 print(browser.post("/admin/sagas/send", urlencode(fields), **encoded).status_code)
 print(browser.get("/admin/sagas/").status_code, browser.post("/admin/sagas/repair", {}).status_code)
@@ -160,6 +162,7 @@ def test_a_shop_in_django_from_the_first_migration_to_the_worker(
                 "409",  # it has ended; who has no session is sent to sign in instead
                 "403",
                 "200 completed",
+                "True False",
                 "403",
                 "200 403",
             ]

@@ -60,6 +60,7 @@ def _fields(step: Step) -> dict[str, object]:
                 "type": handled.type,
                 **({"late": True} if handled.late else {}),
                 **({"how": handled.how} if handled.how else {}),
+                **({"by": handled.by} if handled.by else {}),
             }
             for handled in record.handled
         ]
@@ -124,9 +125,9 @@ def _lines(step: Step, parked: str) -> list[str]:
 def _what(step: Step) -> list[str]:
     record = step.view.record
     handled = [] if record is None else [_handled(step.view, one) for one in record.handled]
-    held = [f"held {line(one.event.type)} ({line(one.id)})" for one in step.held]
+    held = [f"held {line(one.event.type)} ({line(one.id)}){_sent(one.by)}" for one in step.held]
     missed = [f"passed over what timer {line(name)} missed" for name in step.passed_over]
-    kept = [f"keeps {line(one.event.type)} ({line(one.id)})" for one in step.kept]
+    kept = [f"keeps {line(one.event.type)} ({line(one.id)}){_sent(one.by)}" for one in step.kept]
     handled += [f"gather {line(name)} came to its end" for name in step.gathered]
     handled += [f"ran {line(name)}, for all have come" for name in step.joined]
     told = [*handled, *held, *kept, *missed, *(["repair"] if step.repairs else [])]
@@ -158,7 +159,11 @@ def _handled(view: SagaView, handled: Handled) -> str:
     if (entry := refused_entry(own, handled.id)) is not None:
         return f"{line(handled.type)} was refused ({line(entry)})"
     kept = ", which was kept" if handled.how == "kept" else ""
-    return f"{line(handled.type)}{kept} ({line(id_within(own, handled.id))})"
+    return f"{line(handled.type)}{kept} ({line(id_within(own, handled.id))}){_sent(handled.by)}"
+
+
+def _sent(by: str) -> str:
+    return f", sent by {line(by)}" if by else ""
 
 
 def _worker(writer: str) -> str:

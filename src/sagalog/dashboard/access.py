@@ -27,6 +27,9 @@ SESSION_SECONDS = 12 * 3600
 SHORTEST_TOKEN = 16
 MAX_FORM_BYTES = 64 * 1024
 FORM_SECONDS = 10.0  # to send one
+MOST_NOTED = 500  # characters of a note
+OPERATOR = "sagalog.operator"  # in the scope: who has signed in, where an app around the dashboard knows that
+_MOST_NAMED = 400  # characters of a name
 _PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -130,6 +133,17 @@ def began_here(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site", "same-origin")
     origin = request.headers.get("origin")
     return site == "same-origin" and (origin is None or origin.partition("://")[2] == request.headers.get("host"))
+
+
+def known_operator(request: Request) -> str:
+    """Return who has signed in to the app around the dashboard; empty where nobody has told it."""
+    known = request.scope.get(OPERATOR, "")
+    return known if isinstance(known, str) else ""
+
+
+def operator_of(request: Request, form: dict[str, str]) -> str:
+    """Return whose change it is: who is known to have signed in, and no name that was typed instead."""
+    return (known_operator(request) or form.get("by", "")).strip()[:_MOST_NAMED]
 
 
 async def read_form(request: Request) -> dict[str, str]:

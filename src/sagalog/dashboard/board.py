@@ -19,7 +19,7 @@ from ..definition.saga import Saga
 from ..errors import JournalUnavailableError
 from ..journal import Journal
 from ..operating.readable import Code
-from .access import Access
+from .access import Access, known_operator
 from .mask import Mask
 from .overview import Overview
 from .render import environment, link, live_address
@@ -133,6 +133,7 @@ class Board:
             "link": partial(link, request),
             "live": live_address(request) if page.live and page.status == 200 else "",
             "session": session,
+            "operator": known_operator(request),
             "form_token": self.access.form_token(session) if session is not None else "",
             "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
             "now": datetime.now(UTC),

@@ -9,10 +9,9 @@ from ..decision.controls import pausing, resuming
 from ..errors import RepairError
 from ..journal.controls import change_controls
 from ..journal.protocol import server_now
+from .access import MOST_NOTED, operator_of
 from .board import Board, Page
 from .render import link
-
-_MAX_NOTED = 500  # characters
 
 
 async def commands_page(board: Board, request: Request) -> Page:
@@ -28,7 +27,7 @@ def _page(board: Board, done: str = "", *, refused: str = "") -> Page:
         "waiting": sorted({entry.type for entry in overview.tally.undelivered.entries.values()}),
         "done": done,
         "refused": refused,
-        "most_noted": _MAX_NOTED,
+        "most_noted": MOST_NOTED,
     }
     return Page("commands.html", context, 409 if refused else 200, tab="commands")
 
@@ -37,10 +36,10 @@ async def commands_endpoint(board: Board, request: Request, form: dict[str, str]
     """Pause or resume a command type, as a form asks for."""
     journal = await board.journal()
     command, action = form.get("command", "").strip(), form.get("action", "")
-    note, by = form.get("note", "")[:_MAX_NOTED], form.get("by", "")[:_MAX_NOTED]
+    note, by = form.get("note", "")[:MOST_NOTED], operator_of(request, form)
     try:
         if action == "pause":
-            change = pausing(command, at=await server_now(journal), by=by[:400], note=note)
+            change = pausing(command, at=await server_now(journal), by=by, note=note)
         elif action == "resume":
             change = resuming(command)
         else:

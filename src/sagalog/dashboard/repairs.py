@@ -10,12 +10,10 @@ from ..errors import ConflictError, NoInstanceError, RepairError, SagaParkedErro
 from ..journal import Journal
 from ..operating.apply import Applied, apply, entry_named, resending
 from ..operating.inspect import SagaView
-from .access import read_form
+from .access import MOST_NOTED, operator_of, read_form
 from .board import Board, Page
 from .pages import not_found, standing, the_instance
 from .render import link, whole_number
-
-_MAX_NOTED = 500  # characters
 
 MEANINGS = {
     "retry": "Try again what failed, and go on with what has come since.",
@@ -71,7 +69,7 @@ async def _asked(board: Board, request: Request, action: str, command: str, *, r
         "meaning": MEANINGS.get(action, ""),
         "applied": applied,
         "refused": refused,
-        "most_noted": _MAX_NOTED,
+        "most_noted": MOST_NOTED,
     }
     return Page("repair.html", context, 409 if refused else 200, live=False)
 
@@ -83,7 +81,7 @@ async def repair_endpoint(board: Board, request: Request, form: dict[str, str]) 
     if view is None:
         return board.response(request, not_found(request))
     action, command, shown = form.get("action", ""), form.get("command", ""), whole_number(form.get("version", "")) or 0
-    note, by = form.get("note", "")[:_MAX_NOTED], form.get("by", "")[:_MAX_NOTED]
+    note, by = form.get("note", "")[:MOST_NOTED], operator_of(request, form)
     try:
         repair = await _repair(journal, view, action, command, note, by)
         applied = await apply(journal, view.saga, view.correlation_id, repair, expected_version=shown)

@@ -11,6 +11,7 @@ from ..errors import CodecError, DefinitionError, OutcomeUnknownError
 from ..journal import Journal
 from ..runner import Receipt, SagaRunner
 from ..runner.given import event_registry
+from ..runner.inside import handle_by_hand
 
 SEND_SECONDS = 30.0  # until one is told that nobody knows whether it is stored
 
@@ -36,12 +37,12 @@ class EventSender:
             raise CodecError(f"no saga takes {name!r}")
         return decode_given(fields.encode("utf-8", "surrogatepass"), kind)
 
-    async def send(self, journal: Journal, event: Any, message_id: str) -> Receipt:
-        """Handle an event durably. Raises what `SagaRunner.handle` raises."""
+    async def send(self, journal: Journal, event: Any, message_id: str, by: str) -> Receipt:
+        """Handle an event durably, with the name of who sends it in the record. Raises what `SagaRunner.handle` raises."""
         async with self.runner.using(journal=journal, client=True) as client:
             try:
                 async with asyncio.timeout(SEND_SECONDS):
-                    return await client.handle(event, message_id=message_id)
+                    return await handle_by_hand(client, event, message_id, by)
             except TimeoutError:
                 raise OutcomeUnknownError("the journal has not answered for a while") from None
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from ..errors import CodecError, JournalError, OutcomeUnknownError, SagalogError
 from ..logs import about, log
+from .access import operator_of
 from .board import Board, Page
 
 
@@ -28,13 +29,13 @@ async def send_endpoint(board: Board, request: Request, form: dict[str, str]) ->
     if sender is None:
         return board.response(request, _page(board, {}))
     form = {**form, "message_id": form.get("message_id", "").strip() or _new_id()}
-    kind, message_id = form.get("type", ""), form["message_id"]
+    kind, message_id, by = form.get("type", ""), form["message_id"], operator_of(request, form)
     try:
         event = sender.event(kind, form.get("json", ""))
     except CodecError as error:
         return board.response(request, _page(board, form, refused=str(error), status=422))
     try:
-        receipt = await sender.send(await board.journal(), event, message_id)
+        receipt = await sender.send(await board.journal(), event, message_id, by)
     except OutcomeUnknownError as error:
         why = f"{error}. It may be stored: send it again as it stands here, under the same id."
         return board.response(request, _page(board, form, unknown=why, status=503))
@@ -44,7 +45,7 @@ async def send_endpoint(board: Board, request: Request, form: dict[str, str]) ->
         return board.response(request, _page(board, form, refused=str(error), status=409))
     log.info("%s was sent from the dashboard as %s", kind, message_id, extra=about())
     return board.response(
-        request, _page(board, {"type": kind}, sent=(kind, message_id, sender.reached(event, receipt)))
+        request, _page(board, {"type": kind, "by": by}, sent=(kind, message_id, sender.reached(event, receipt)))
     )
 
 
@@ -58,6 +59,7 @@ def _page(
         "types": board.sender.types(),
         "chosen": form.get("type", ""),
         "json": form.get("json", ""),
+        "by": form.get("by", ""),
         "message_id": form.get("message_id", "") or _new_id(),
         "refused": refused,
         "unknown": unknown,

@@ -123,8 +123,9 @@ def finish(
     if not record.started_by and kind == "event":
         record.started_by = name
     handled = Handled(message.id, name)
-    if message.kept or message.was_kept:
-        handled = Handled(message.id, name, how="kept")
+    if message.kept or message.was_kept or message.sent_by:
+        how = "kept" if message.kept or message.was_kept else ""
+        handled = Handled(message.id, name, how=how, by=message.sent_by)
     if message.passed:
         _note_passed(draft, record, message, name)
     elif record.handled:
@@ -159,7 +160,7 @@ def _asked(draft: Draft, message: Message, record: SagaRecord, state: Any, resul
 def _note_passed(draft: Draft, record: SagaRecord, message: Message, name: str) -> None:
     """Note an answer that no handler has taken, once; a dropped leg is in the audit of its repair."""
     if message.kind == "event" and not any(one.id == message.id for one in record.handled):
-        draft.append(record, "handled", Handled(message.id, name, how="passed"))
+        draft.append(record, "handled", Handled(message.id, name, how="passed", by=message.sent_by))
 
 
 async def _reserved(

@@ -29,6 +29,7 @@ def held_of(saga: Saga[Any], message: Message, packed: Typed, life: int) -> Held
         sequence=sequence,
         number=number,
         gather=message.gather,
+        by=message.sent_by,
     )
 
 

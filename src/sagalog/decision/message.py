@@ -54,6 +54,7 @@ class Message(msgspec.Struct, gc=False, eq=False):
     was_kept: bool = False  # it was held, and kept before
     gather: Gathering | None = None  # it is the end of this gather, which its phase did not expect at once
     passed: bool = False  # no handler takes it: all that it means is that a command was answered, or a leg dropped
+    sent_by: str = ""  # the operator who sent it by hand
 
     def copied(self) -> Message:
         """Return this message with an event of its own, as it came, for another saga or another attempt."""
@@ -76,7 +77,7 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
     message = Message(
         held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace, life=held.life
     )
-    message.at, message.was_kept, message.gather = held.at, held.kept, held.gather
+    message.at, message.was_kept, message.gather, message.sent_by = held.at, held.kept, held.gather, held.by
     return message
 
 
@@ -84,5 +85,5 @@ def kept_message(kept: Held, registry: TypeRegistry) -> Message:
     """Return a kept message as it came. Raises CodecError if its type is not known any more, or not yet."""
     event = registry.unpack(kept.event)
     message = Message(kept.id, event, kept.kind, kept.name, at=kept.at, trace=kept.trace, life=kept.life, kept=True)
-    message.gather = kept.gather
+    message.gather, message.sent_by = kept.gather, kept.by
     return message

@@ -144,6 +144,7 @@ class Held(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froze
     sequence: str = ""  # in which its sender numbers it ...
     number: int = 0  # ... and its number there
     gather: Gathering | None = None  # whose end it is; see gather_ends.py
+    by: str = ""  # the operator who sent it
 
 
 class HeldPage(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -179,6 +180,7 @@ class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     late: bool = False  # an answer that came after its deadline, and was ignored
     how: str = ""  # "kept": it waited in the record; "ignored": a timer, or the end of a gather, that its phase did not
     # expect; "gap": a deadline; "passed": no handler takes it, but it answers a command, or ends an activity
+    by: str = ""  # the operator who sent it, where one did who is known
 
 
 class Ended(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):

@@ -21,6 +21,7 @@ from django.views.decorators.csrf import csrf_exempt
 
 from ..background import BackgroundLoop
 from ..dashboard import Dashboard, dashboard_app
+from ..dashboard.access import OPERATOR
 from ..errors import DefinitionError
 from ..runner.inside import journal_url_of
 from .settings import given, runner
@@ -120,6 +121,7 @@ def show_dashboard(request: HttpRequest, page: str) -> HttpResponse:
         "headers": [*headers, (b"host", request.get_host().encode()), (b"cookie", cookie.encode())],
         "client": (request.META.get("REMOTE_ADDR") or "127.0.0.1", 0),
         "server": (request.META.get("SERVER_NAME", ""), 0),
+        OPERATOR: request.user.get_username(),
     }
     status, answered, body = served.ask(scope, request.body)
     response = HttpResponse(body, status=status)

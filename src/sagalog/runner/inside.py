@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..decision.record import well_formed
 from .envelope import Burst
 from .receipt import Receipt
 from .runner import Reader, Report, SagaRunner
@@ -35,6 +36,15 @@ def reader_of(runner: SagaRunner) -> Reader | None:
 def reporter_of(runner: SagaRunner) -> Report | None:
     """Return what `sagalog run` prints the answer of at its end, by `SagaRunner.reports`."""
     return runner._reporter
+
+
+async def handle_by_hand(runner: SagaRunner, event: Any, message_id: str, by: str) -> Receipt:
+    """Handle an event that an operator sends as `SagaRunner.handle` does, with the name of the operator in the record."""
+    receiver = runner._receiver
+    if receiver is None:
+        return await runner.handle(event, message_id=message_id)  # which says why not
+    work = receiver.handle(event, message_id, None, sent_by=well_formed(by))
+    return await runner._hooks.receiving(type(event).__name__, work)
 
 
 async def handle_in_burst(runner: SagaRunner, event: Any, message_id: str, trace: str, burst: Burst) -> Receipt:

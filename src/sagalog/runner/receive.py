@@ -79,11 +79,18 @@ class Receiver:
         return taken + sum(places.taken for places in self._own_places.values()) if self._own_places else taken
 
     async def handle(
-        self, event: Any, message_id: str | None, at: datetime | None, trace: str = "", burst: Burst | None = None
+        self,
+        event: Any,
+        message_id: str | None,
+        at: datetime | None,
+        trace: str = "",
+        burst: Burst | None = None,
+        sent_by: str = "",
     ) -> Receipt:
         """Handle an event from outside: bounded, and refused once the runner stops. `trace`: what it brought along.
 
-        `burst`: with what it is to stay in order, instance by instance, also where the journal fails.
+        `burst`: with what it is to stay in order, instance by instance, also where the journal fails. `sent_by`: the
+        operator who sends it, for the record.
         """
         engine = self._engine
         engine.check_loop()
@@ -93,6 +100,8 @@ class Receiver:
         message = self._message(event, message_id, at)
         if trace:
             message.trace = trace
+        if sent_by:
+            message.sent_by = sent_by
         keyed = self._keyed(event) if self._with_keys else ()
         if running_handler.get() is not None and (caller := event_handler()) is not None:
             return await self._handle_for(caller, targets, message, keyed, burst)
