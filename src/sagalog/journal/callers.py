@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
 from typing import Any, Literal, TypeVar
 
-from ..errors import DefinitionError
+from ..errors import DefinitionError, JournalUnavailableError, SagalogError
 
 T = TypeVar("T")
 Family = Literal["asyncpg", "psycopg", "sqlite3", "aiosqlite"]
@@ -89,10 +89,13 @@ def callers_connection_of_thread(connection: Any, in_thread: InThread) -> Caller
     is_open: Callable[[], bool] | None = None
     driver = connection
     if family == "sqlalchemy":
-        if not hasattr(type(connection), "exec_driver_sql"):
-            connection = connection.connection()  # of a Session
-        connection.exec_driver_sql("SELECT 1")  # the transaction begins with the first statement
-        transaction, driver = connection.get_transaction(), connection.connection.driver_connection
+        try:
+            if not hasattr(type(connection), "exec_driver_sql"):
+                connection = connection.connection()  # of a Session
+            connection.exec_driver_sql("SELECT 1")  # the transaction begins with the first statement
+            transaction, driver = connection.get_transaction(), connection.connection.driver_connection
+        except Exception as error:
+            raise _unusable(error) from error
         is_open = None if transaction is None else lambda: bool(transaction.is_active)
     elif family == "django":
         wrapper = _django_wrapper(connection)
@@ -153,13 +156,19 @@ async def _of_sqlalchemy(connection: Any) -> CallersConnection:
     if not hasattr(type(connection), "get_raw_connection") and iscoroutinefunction(
         getattr(type(connection), "connection", None)
     ):
-        connection = await connection.connection()  # of an AsyncSession
+        try:
+            connection = await connection.connection()  # of an AsyncSession
+        except Exception as error:
+            raise _unusable(error) from error
     if not hasattr(type(connection), "get_raw_connection"):
         raise DefinitionError(
             f"{_TAKES}, not {_name(connection)}; from threads, use sagalog.blocking. Nothing was stored"
         )
-    await connection.exec_driver_sql("SELECT 1")  # the transaction begins with the first statement
-    driver = (await connection.get_raw_connection()).driver_connection
+    try:
+        await connection.exec_driver_sql("SELECT 1")  # the transaction begins with the first statement
+        driver = (await connection.get_raw_connection()).driver_connection
+    except Exception as error:
+        raise _unusable(error) from error
     found = _of_driver(driver, _family(driver))
     if found is None or not found.asynchronous:
         raise DefinitionError(f"{_TAKES}, not one over {_name(driver)}; nothing was stored")
@@ -169,7 +178,31 @@ async def _of_sqlalchemy(connection: Any) -> CallersConnection:
     return CallersConnection(driver, found.family, lambda: bool(transaction.is_active), asynchronous=True)
 
 
+def _unusable(error: Exception) -> SagalogError:
+    """Return the error of ours for a connection of SQLAlchemy that runs no statement."""
+    name = type(error).__name__
+    # Of a server that is away, a pool that is empty, a file that is locked: all of them go away.
+    passing = ("OperationalError", "TimeoutError")
+    if isinstance(error, OSError) or name in passing or getattr(error, "connection_invalidated", False):
+        return JournalUnavailableError(
+            f"connection= is lost, or cannot be made ({name}): begin the transaction anew; nothing was stored"
+        )
+    return DefinitionError(
+        f"connection= runs no statement as it stands ({name}): it is closed, or its transaction has failed before; "
+        "nothing was stored"
+    )
+
+
 def _of_driver(driver: Any, family: str) -> CallersConnection | None:
+    told = {
+        "asyncpg": "is_in_transaction",
+        "psycopg": "info",
+        "sqlite3": "in_transaction",
+        "aiosqlite": "in_transaction",
+    }
+    wrapped = family == "asyncpg" and hasattr(driver, told[family])  # and used like asyncpg's
+    if not wrapped and not hasattr(type(driver), told.get(family, "")):
+        return None  # a pool, or a cursor
     if family == "asyncpg":
         return CallersConnection(driver, "asyncpg", driver.is_in_transaction, asynchronous=True)
     if family == "psycopg":

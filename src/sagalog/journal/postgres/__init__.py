@@ -20,7 +20,7 @@ from .callers import wait_or_undo, write_or_undo
 from .connections import Connections
 from .due import DueIds
 from .examining import findings_of
-from .failures import translate
+from .failures import translate, translate_callers
 from .listing import PostgresListing
 from .lookups import Lookups
 from .rows import COLUMNS, record_of
@@ -191,7 +191,7 @@ class PostgresJournal:
         except asyncpg.SerializationError as error:
             raise SequenceOutOfOrder((message.persistence_id,)) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate(error, self._connections.where) from error
+            raise translate_callers(error, self._connections.where) from error
 
     async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as the caller's transaction sees it, its own writes included."""
@@ -199,7 +199,7 @@ class PostgresJournal:
             used = await self._same_database.usable(connection)
             row = await used.fetchrow(self._newest, [persistence_id.encode()])
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate(error, self._connections.where) from error
+            raise translate_callers(error, self._connections.where) from error
         return record_of(row) if row else None
 
     async def replay_in_transaction(
@@ -210,7 +210,7 @@ class PostgresJournal:
             used = await self._same_database.usable(connection)
             rows = await used.fetch(self._of_one, persistence_id.encode(), from_sequence_nr, to_sequence_nr)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate(error, self._connections.where) from error
+            raise translate_callers(error, self._connections.where) from error
         for row in rows:
             yield record_of(row)
 
@@ -222,7 +222,7 @@ class PostgresJournal:
             used = await self._same_database.usable(connection)
             rows = await used.fetch(self._with_term, [term], after.encode(), limit + 1)
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate(error, self._connections.where) from error
+            raise translate_callers(error, self._connections.where) from error
         found = [row[0].decode() for row in rows[:limit]]
         return found, found[-1] if len(rows) > limit else ""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -40,7 +41,7 @@ async def write_or_undo(connection: Any, statements: Statements, records: Sequen
     """
     if isinstance(connection, PsycopgConnection):
         return await write(connection.with_savepoint(), statements, records)
-    async with connection.transaction():
+    async with _savepoint(connection):
         return await write(connection, statements, records)
 
 
@@ -49,8 +50,22 @@ async def wait_or_undo(connection: Any, statement: str, message: PersistentRepr)
     if isinstance(connection, PsycopgConnection):
         await connection.with_savepoint().fetch(statement, message.persistence_id.encode())
         return
-    async with connection.transaction():
+    async with _savepoint(connection):
         await connection.fetch(statement, message.persistence_id.encode())
+
+
+@asynccontextmanager
+async def _savepoint(connection: Any) -> AsyncIterator[None]:
+    """What fails leaves the transaction as it was before. asyncpg's own refuse a transaction that a BEGIN began."""
+    await connection.execute("SAVEPOINT sagalog_step")
+    try:
+        yield
+    except BaseException:
+        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):  # lost, and the transaction with it
+            await connection.execute("ROLLBACK TO SAVEPOINT sagalog_step")
+            await connection.execute("RELEASE SAVEPOINT sagalog_step")
+        raise
+    await connection.execute("RELEASE SAVEPOINT sagalog_step")
 
 
 class PsycopgConnection:

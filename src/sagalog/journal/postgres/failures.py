@@ -128,6 +128,35 @@ def translate(error: Exception, where: str, *, sent: bool = False, reading: bool
     return translated
 
 
+_OF_CALLERS: list[tuple[type[Exception] | tuple[type[Exception], ...], str]] = [
+    (asyncpg.QueryCanceledError, "a statement was cancelled, by a statement_timeout of its session perhaps"),
+    (asyncpg.LockNotAvailableError, "another transaction holds the instance for longer than its lock_timeout"),
+    (asyncpg.ReadOnlySQLTransactionError, "its transaction may only read: begin it READ WRITE, on the primary"),
+    (
+        (*_ENDS, asyncpg.InterfaceError, OSError),
+        "it is lost, closed, or in use by another task: begin the transaction anew, on another one",
+    ),
+]
+
+
+def translate_callers(error: Exception, where: str) -> SagalogError:
+    """Return the error of ours for what came of a caller's connection: the journal's own may be well."""
+    translated: SagalogError | None = None
+    name = type(error).__name__
+    if isinstance(error, asyncpg.InFailedSQLTransactionError):  # for ever: nothing is done in it any more
+        translated = DefinitionError(
+            "the transaction on connection= has failed before, by a statement of yours: roll it back, and begin another; "
+            "nothing was stored"
+        )
+    for kind, what in _OF_CALLERS:
+        if translated is None and isinstance(error, kind):
+            translated = JournalUnavailableError(f"connection= to {where}: {what} ({name}). Nothing was stored.")
+    if translated is None:
+        return translate(error, where)
+    translated.__cause__ = error
+    return translated
+
+
 def _translated(error: Exception, where: str, *, sent: bool, end: str) -> SagalogError:
     # The server's own words are left out: its details quote rows.
     name = type(error).__name__

@@ -16,7 +16,7 @@ from ...errors import DefinitionError, JournalUnavailableError, OutcomeUnknownEr
 from ..callers import CallersConnection
 from .callers import as_asyncpg
 from .connections import Connections
-from .failures import translate
+from .failures import translate_callers
 
 TRY_LOCK = "SELECT pg_try_advisory_xact_lock($1)"
 
@@ -59,7 +59,7 @@ class SameDatabase:
         except OutcomeUnknownError as error:  # it has written nothing
             raise JournalUnavailableError(f"{self._connections.where} did not answer; nothing was stored") from error
         if isinstance(found, (asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
-            raise translate(found, self._connections.where) from found
+            raise translate_callers(found, self._connections.where) from found
         if isinstance(found, Exception):
             raise found
         if found[0]:
