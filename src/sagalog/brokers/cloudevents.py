@@ -11,12 +11,15 @@ import binascii
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 STRUCTURED = "application/cloudevents+json"
+_BATCH = "application/cloudevents-batch"
 _PREFIXES = ("ce-", "ce_", "cloudevents:", "cloudevents_")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_LEAP_SECOND = re.compile(r"(T\d\d:\d\d):60(?:\.\d+)?")
 _VERSION = re.compile(r"(?:^|[/:#=.\-_v])(\d{1,9})/?$")
 
 
@@ -50,7 +53,7 @@ class CloudEvent(msgspec.Struct, frozen=True):
 
 
 class StructuredEvent(msgspec.Struct, omit_defaults=True):
-    """Structured mode; extensions that we do not know are passed over."""
+    """Structured mode; extensions that we do not know are passed over. A trace that is none is no reason to refuse it."""
 
     specversion: str = ""
     id: str = ""
@@ -58,7 +61,7 @@ class StructuredEvent(msgspec.Struct, omit_defaults=True):
     type: str = ""
     subject: str | None = None
     dataschema: str | None = None
-    traceparent: str | None = None
+    traceparent: Any = None
     datacontenttype: str | None = None
     time: str | None = None
     data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
@@ -80,6 +83,8 @@ def read(body: bytes, headers: Mapping[str, str]) -> CloudEvent:
             attributes = {name[len(prefix) :]: value for name, value in named.items() if name.startswith(prefix)}
             attributes.setdefault("datacontenttype", content_type)
             return _from_binary(body, attributes, trace)
+    if content_type.lower().startswith(_BATCH):
+        raise NotCloudEventError("it is a batch of CloudEvents: send each of them as a message of its own")
     raise NotCloudEventError(
         f"it is no CloudEvent: its content type is not {STRUCTURED}, and it has no header ce-specversion"
     )
@@ -88,8 +93,12 @@ def read(body: bytes, headers: Mapping[str, str]) -> CloudEvent:
 def _from_structured(body: bytes, trace: str) -> CloudEvent:
     try:
         found = _structured.decode(body)
+    except msgspec.ValidationError as error:  # which names the attribute and the types, and quotes no values
+        raise NotCloudEventError(f"its body is no CloudEvent in JSON: {error}") from None
     except (msgspec.DecodeError, RecursionError):
         raise NotCloudEventError("its body is no CloudEvent in JSON") from None
+    if found.data_base64 is not None and found.data is not msgspec.UNSET:
+        raise NotCloudEventError("it has data as well as data_base64, and says not which of them it means")
     data = found.data if isinstance(found.data, msgspec.Raw) else msgspec.Raw(b"null")
     if found.data_base64 is not None:
         try:
@@ -105,7 +114,7 @@ def _from_structured(body: bytes, trace: str) -> CloudEvent:
             data=data,
             subject=found.subject or "",
             dataschema=found.dataschema or "",
-            traceparent=_trace(trace, found.traceparent or ""),
+            traceparent=_trace(trace, found.traceparent),
             datacontenttype=found.datacontenttype or "application/json",
             time=_moment(found.time or ""),
         ),
@@ -129,16 +138,17 @@ def _from_binary(body: bytes, attributes: Mapping[str, str], trace: str) -> Clou
     )
 
 
-def _trace(header: str, extension: str) -> str:
+def _trace(header: str, extension: Any) -> str:
     """Return the nearest cause: the header is of the last hop, the extension of where the event began."""
-    return next((one for one in (header, extension) if _TRACEPARENT.fullmatch(one)), "")
+    return next((one for one in (header, extension) if isinstance(one, str) and _TRACEPARENT.fullmatch(one)), "")
 
 
 def _moment(text: str) -> datetime | None:
     if not text:
         return None
     try:
-        found = datetime.fromisoformat(text)
+        # RFC 3339 allows lower case, and a second of 60 where a leap second was: datetime has none.
+        found = datetime.fromisoformat(_LEAP_SECOND.sub(r"\1:59.999999", text.upper()))
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
