@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 
 from ..errors import SagalogError
-from ..logs import about, log
+from ..logs import about, log, trace_of
 
 
 class SourceTrouble:
@@ -32,9 +32,11 @@ class SourceTrouble:
 
     def is_(self, error: BaseException, what: str, since: float | None = None) -> None:
         """Note what the broker, or its source, has raised; `since`: when it was asked, by the monotonic clock."""
-        said = str(error) if isinstance(error, SagalogError) else f"it raised {type(error).__name__}"
+        ours = isinstance(error, SagalogError)
+        said = str(error) if ours else f"{what} raised {type(error).__name__}; the log says where"
         if what not in self._begun:
-            log.warning("source %s: %s; it is tried again", self._name, said, extra=about())
+            trace = None if ours else trace_of(error)  # such as of options that the client does not know
+            log.warning("source %s: %s; it is tried again", self._name, said, exc_info=trace, extra=about())
         begun, _ = self._begun.get(what, (time.monotonic() if since is None else since, ""))
         self._begun[what] = (begun, said)
 

@@ -47,6 +47,15 @@ class KafkaServers:
         }
 
     @contextmanager
+    def takes_options(self) -> Iterator[None]:
+        """Turn what the client raises for `options=` into our error."""
+        try:
+            yield
+        except (TypeError, ValueError, AssertionError, ImportError) as error:
+            said = str(error).partition("argument ")[2] if isinstance(error, TypeError) else type(error).__name__
+            raise BrokerRefusedError(f"the client of {self.where} does not take these options: {said}") from None
+
+    @contextmanager
     def answers(self, what: str) -> Iterator[None]:
         """Turn what the client raises into our errors; `what` was asked, named without values."""
         try:

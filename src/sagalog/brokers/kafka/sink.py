@@ -37,7 +37,8 @@ class KafkaProducer:
     async def _start(self) -> AIOKafkaProducer:
         async with self._starting:
             if self._producer is None:
-                producer = AIOKafkaProducer(**self._options)
+                with self._servers.takes_options():
+                    producer = AIOKafkaProducer(**self._options)
                 try:
                     async with asyncio.timeout(ANSWER_SECONDS):
                         await producer.start()

@@ -87,17 +87,17 @@ class KafkaSource(KafkaDeadLetters):
     async def open(self) -> None:
         if self._consumer is not None:
             return
-        consumer = AIOKafkaConsumer(
-            **{
-                **self._servers.options,
-                "group_id": self._group,
-                "enable_auto_commit": False,
-                "auto_offset_reset": "earliest",
-                "session_timeout_ms": int(self._session_seconds * 1000),
-                "heartbeat_interval_ms": int(self._session_seconds * 300),
-                "rebalance_timeout_ms": int((self._revoke_seconds + self._session_seconds) * 1000),
-            }
-        )
+        settings = {
+            **self._servers.options,
+            "group_id": self._group,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "session_timeout_ms": int(self._session_seconds * 1000),
+            "heartbeat_interval_ms": int(self._session_seconds * 300),
+            "rebalance_timeout_ms": int((self._revoke_seconds + self._session_seconds) * 1000),
+        }
+        with self._servers.takes_options():
+            consumer = AIOKafkaConsumer(**settings)
         consumer.subscribe(self._topics, listener=_Listener(self))
         with self._servers.answers(f"joining group {self._group}"):
             try:

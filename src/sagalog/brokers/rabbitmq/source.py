@@ -15,6 +15,8 @@ from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, RabbitConnection, headers_of
 from .dead_letters import _NO_LIMIT, RabbitDeadLetters
 
+_LONGEST_NAME = 255  # bytes of a queue
+
 
 class RabbitSource(RabbitDeadLetters):
     """A queue, which is made as a durable quorum queue when it is not there.
@@ -38,11 +40,13 @@ class RabbitSource(RabbitDeadLetters):
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
-        if not isinstance(queue, str) or not queue:
-            raise DefinitionError(f"queue= is a name, not {queue!r}")
+        letters = dead_letters or f"{queue}.dead-letters"
+        for what, name_of in (("queue", queue), ("dead_letters", letters)):
+            if not isinstance(name_of, str) or not 0 < len(name_of.encode(errors="replace")) <= _LONGEST_NAME:
+                raise DefinitionError(f"{what}= is a name of at most {_LONGEST_NAME} bytes, not {name_of!r}")
         if type(prefetch) is not int or not 1 <= prefetch <= 65_535:
             raise DefinitionError(f"prefetch= is a whole number from 1 to 65,535, not {prefetch!r}")
-        super().__init__(RabbitConnection(url, options), queue, dead_letters or f"{queue}.dead-letters")
+        super().__init__(RabbitConnection(url, options), queue, letters)
         self._prefetch = prefetch
         self._single = single
         self._name = name or f"rabbitmq:{queue}"
