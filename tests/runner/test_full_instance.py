@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sagalog import InstanceFullError, PayloadTooLargeError, SagaRunner, SqliteJournal
+from sagalog import CommandRefused, InstanceFullError, PayloadTooLargeError, SagaRunner, SqliteJournal
 
 from .. import phased
 from ..orders import Asked, Failing, Note, Noted, OrderSaga, Placed
@@ -84,23 +85,39 @@ async def test_an_event_that_finds_too_many_undelivered_commands_may_come_again(
         assert (await runner.handle(Noted("a", "y" * 60), message_id=f"n-{number}")).handled
 
 
-async def test_a_replay_that_has_no_room_for_more_commands_goes_on_with_the_next_retry(quick: Bench) -> None:
-    async with quick.runner(max_payload_bytes=LIMIT) as runner:
+@pytest.mark.parametrize("ends", ["accepted", "taken over", "refused"])
+async def test_a_replay_that_has_no_room_for_more_commands_goes_on_when_they_are_gone(quick: Bench, ends: str) -> None:
+    away = asyncio.Event()
+
+    async def dispatch(command: Any) -> None:
+        if isinstance(command, Note) and not away.is_set():
+            await away.wait()
+            if ends == "refused":
+                raise CommandRefused("no")
+
+    texts = [f"{number} {'x' * 200}" for number in range(6)]
+    async with quick.runner(dispatch=dispatch, max_payload_bytes=LIMIT, stop_timeout=timedelta(0)) as runner:
         OrderSaga.fail_times = 9
         await runner.handle(Placed("a"), message_id="placed")
         assert (await runner.handle(Failing("a"), message_id="failing")).held
-        texts = [f"{number} {'x' * 200}" for number in range(6)]
         for text in texts:
             assert (await runner.handle(Noted("a", text))).held
-        repaired, retries = await runner.skip("order", "a"), 0
-        while repaired.parked:
-            assert "`retry` goes on when they are accepted" in repaired.parked
-            assert repaired.replayed
+        repaired = await runner.skip("order", "a")
+        assert "it goes on when they are accepted" in repaired.parked
+        assert repaired.replayed + repaired.held == 6
+        assert 0 < repaired.replayed < 6
+        assert (await runner.handle(Noted("a", "behind"))).held
+        if ends != "taken over":
+            away.set()
             await runner.settle()
-            repaired, retries = await runner.retry("order", "a"), retries + 1
-        await runner.settle()
-    assert retries
-    assert [line for line in await quick.log("a") if "xxx" in line] == texts
+    if ends == "taken over":
+        away.set()
+        quick.advance(seconds=60)
+        async with quick.runner(max_payload_bytes=LIMIT) as other:
+            await other.settle()
+    record = await quick.record("a")
+    assert (record.parked, record.held, record.goes_on) == ("", (), False)
+    assert [line for line in await quick.log("a") if "xxx" in line or line == "behind"] == [*texts, "behind"]
 
 
 async def test_an_event_whose_own_command_or_state_is_too_large_is_to_blame_itself(quick: Bench) -> None:

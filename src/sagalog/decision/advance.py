@@ -205,7 +205,7 @@ def _refused_of_earlier(draft: Draft, record: SagaRecord, message: Message, comm
         again = msgspec.structs.replace(command, id=draft.next_id())
         record.outbox = tuple(again if c.id == command.id else c for c in record.outbox)
         record.parked = f"the compensation of an earlier incarnation failed: {command.command.type} was refused"
-        record.stuck = again.id
+        record.stuck, record.goes_on = again.id, False
     else:
         record.outbox = tuple(c for c in record.outbox if c.id != command.id)
         record.undo = tuple(u for u in record.undo if u.of != command.id)

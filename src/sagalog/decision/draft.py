@@ -326,9 +326,15 @@ class Draft:
             f"command {first.command.type} was taken over {most} times from workers that died before it was accepted: its "
             "handler may end them; `retry` delivers it again, `skip` drops it"
         )
-        record.parked = record.parked or reason
-        record.stuck = first.id
+        self.stick(record, reason, first.id)
         return reason
+
+    def stick(self, record: SagaRecord, reason: str, entry: str) -> None:
+        """Park the instance because of a command that waits for an operator, and so all behind it."""
+        record.parked = record.parked if record.parked and not record.goes_on else reason
+        record.goes_on = False
+        record.stuck = record.stuck or entry  # the answers of several commands may be on their way
+        self.touch()
 
     def start(self, message_id: str = "") -> tuple[SagaRecord, Any]:
         """Return the record and state of a new incarnation, which that message begins.

@@ -217,6 +217,7 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
     timers: dict[str, Timer] = {}
     undo: tuple[Undo, ...] = ()
     parked: str = ""  # why an operator is needed
+    goes_on: bool = False  # none is: what it holds is replayed further once its commands are accepted, and leave room
     stuck: str = ""  # the outbox entry because of which it is parked; delivery waits there
     held: tuple[Held, ...] = ()
     held_in: tuple[HeldPage, ...] = ()  # as stored: where those are that come before `held`, oldest first; see pages.py
@@ -351,9 +352,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         A starting event that was held for the next incarnation waits until this one has ended. Of a record that is not
         whole, as stored, the first is not seen: it can only be such an event, because repairs store all in one record.
         """
+        if self.parked:
+            return self.goes_on and not (self.outbox or self.stuck)
         if self.held_in:
-            return not self.parked and self.status in FINAL
-        return bool(self.held) and not self.parked and (not self.held[0].waits or self.status in FINAL)
+            return self.status in FINAL
+        return bool(self.held) and (not self.held[0].waits or self.status in FINAL)
 
     @property
     def owes_waking(self) -> bool:

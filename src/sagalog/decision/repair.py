@@ -72,6 +72,7 @@ class Repair(msgspec.Struct, frozen=True):
         if activity := waiting_activity(after, self.entry):
             skip_waiting(after, activity, parts_of(own)[0])
         after.updated_at = now
+        after.goes_on = after.goes_on and bool(after.parked)
         date_end(after, record, now, own, next_id)
         if after.kept:  # whatever was changed, their moment may have come
             after.waking = True

@@ -87,6 +87,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
         last = kept.record
         record = copy.copy(last)
         record.status, record.parked, record.stuck, record.leased_until = Status.CANCELLED, "", "", None
+        record.goes_on = False
         record.inbox = (*last.inbox, *(held.id for held in last.held if held.kind == "event"))
         record.held, record.outbox, record.undo, record.timers, record.handled = (), (), (), {}, ()
         record.kept, record.waking = (), False

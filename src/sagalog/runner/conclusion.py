@@ -323,8 +323,6 @@ def _stick(entry: str, reason: str) -> Callable[[Draft, Reporter], Awaitable[Non
     async def park(draft: Draft, reporter: Reporter) -> None:
         record = draft.record
         if record is not None and any(command.id == entry for command in record.outbox):
-            record.parked = record.parked or reason
-            record.stuck = record.stuck or entry  # the answers of several commands may be on their way
-            draft.touch()
+            draft.stick(record, reason, entry)
 
     return park

@@ -35,10 +35,14 @@ _TOLD = (CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError) 
 
 
 class Replayed(msgspec.Struct, frozen=True):
-    """How many held messages were replayed, and why the instance is parked again with the others; empty if it is not."""
+    """How many held messages were replayed, and why the instance is parked again with the others; empty if it is not.
+
+    `goes_on`: it needs no operator, but room in its record.
+    """
 
     count: int = 0
     parked: str = ""
+    goes_on: bool = False
 
 
 NOTHING = Replayed()
@@ -68,6 +72,7 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
 
 async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, checked: bool) -> Replayed:
     record = draft.touch()
+    record.parked, record.goes_on = "", False
     held = deque(record.held)
     record.held, draft.replaying = (
         (),
@@ -110,7 +115,6 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                     # It begins the next incarnation, and this one has not ended yet. It was accepted, so it waits.
                     record.held = (msgspec.structs.replace(first, waits=True), *held)
                     return Replayed(replayed)
-                replayed += 1
                 passed = outcome not in (Outcome.HANDLED, Outcome.KEPT) and first.kind == "event"
                 if passed and not _ignored_late(record, first):
                     draft.remember(record, first.id)
@@ -118,6 +122,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                         _tell_ignored(instance, draft, first, outcome)
             if checked:
                 instance.runtime.check_size(draft.frozen() or record)
+            replayed += first is not None
         except UnreadableStateError as error:
             raise unreadable(instance, str(error)) from error
         except BaseException as error:
@@ -135,27 +140,35 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 draft.record = before
                 draft.fired, draft.started, draft.woken = counted
             reporter.taken_back(culprit.id)
-            reason = _why(culprit, error, draft.record)
+            reason = _no_room(culprit, error, draft.record)
+            goes_on = bool(reason)
+            reason = reason or f"replaying {culprit.event.type} failed: {_told(error)}"
             if first is None:
                 assert draft.record is not None
                 draft.record.held = tuple(held)
                 park_kept(draft, reason, message)
             else:
                 park_again(draft, reason, (first, *held))
-            return Replayed(replayed, reason)
+            assert draft.record is not None
+            draft.record.goes_on = goes_on
+            return Replayed(replayed, reason, goes_on)
 
 
-def _why(culprit: Held, error: BaseException, record: SagaRecord | None) -> str:
-    """Return why the instance is parked again; `record`: as it was before the message."""
-    name = culprit.event.type
-    if isinstance(error, PayloadTooLargeError) and record is not None and record.owes_delivery:
-        size, limit = error.size_bytes, error.limit_bytes
-        if size - size_of(record.outbox) <= limit:
-            return (
-                f"replaying {name} waits: with the commands that are not accepted yet, the record would take {size:,} "
-                f"bytes, over the limit of {limit:,}; `retry` goes on when they are accepted"
-            )
-    return f"replaying {name} failed: {error if isinstance(error, _TOLD) else described(error)}"
+def _no_room(culprit: Held, error: BaseException, record: SagaRecord | None) -> str:
+    """Say that a message has to wait until commands are accepted; empty if it is to blame. `record`: before the message."""
+    if not isinstance(error, PayloadTooLargeError) or record is None or not record.owes_delivery:
+        return ""
+    size, limit = error.size_bytes, error.limit_bytes
+    if size - size_of(record.outbox) > limit:
+        return ""
+    return (
+        f"replaying {culprit.event.type} waits: with the commands that are not accepted yet, the record would take "
+        f"{size:,} bytes, over the limit of {limit:,}; it goes on when they are accepted"
+    )
+
+
+def _told(error: BaseException) -> str:
+    return str(error) if isinstance(error, _TOLD) else described(error)
 
 
 def _ignored_late(record: SagaRecord, held: Held) -> bool:
@@ -196,5 +209,5 @@ def tell_let_go(instance: Instance, kept: Held, outcome: Outcome) -> None:
 
 def tell_parked(instance: Instance, replayed: Replayed) -> None:
     """Count and log that the instance is parked again, once that is saved."""
-    if replayed.parked:
+    if replayed.parked and not replayed.goes_on:
         instance.tell_parked(replayed.parked, "is parked again")

@@ -211,9 +211,15 @@ def _go_on(turn: Turn) -> Pause | None:
     pause = None if turn.failure is None else _after_failure(turn)
     if turn.at < len(turn.batch):
         turn.instance.put_back(turn.batch[turn.at :])
-    elif wakes(turn) and not turn.instance.mailbox:
+    elif (wakes(turn) or _goes_on(turn)) and not turn.instance.mailbox:
         turn.instance.mailbox.append(Envelope(maintenance=Maintenance.WAKE))
     return pause
+
+
+def _goes_on(turn: Turn) -> bool:
+    """Say whether the last command was refused that took the room of a replay: it can go on."""
+    record = turn.draft.record
+    return record is not None and record.goes_on and record.owes_replay
 
 
 def _after_failure(turn: Turn) -> Pause | None:
