@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from sagalog import Compensate, Complete
 from sagalog.decision import finish
 from sagalog.decision.draft import Draft
+from sagalog.decision.inbox import each
 from sagalog.errors import ConflictError, OutcomeUnknownError
 from sagalog.runner import due, fire, load, queue, replay, settle
 from sagalog.runner import round as rounds
@@ -26,6 +28,7 @@ from sagalog.runner.runtime import SagaRuntime
 from sagalog.testing.simulation import World
 
 from ..orders import Closed, Noted, Placed
+from .errand_world import Errands
 from .planting import Mutants
 from .shop_world import Shop
 
@@ -229,6 +232,20 @@ def a_new_life_is_taken_for_the_cached_one(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(rounds, "write_all", write_all)
     patch.setattr(turn_phase, "_may_be_of_a_forgotten_life", lambda instance, now: False)
+
+
+@mutant.of(Errands)
+def the_answer_of_a_new_life_is_taken_for_that_of_a_forgotten_one(patch: pytest.MonkeyPatch) -> None:
+    real = Draft.knows
+
+    def without_life(message_id: str) -> str:
+        return re.sub("@[0-9]+/", "/", message_id)
+
+    def knows(self: Any, message_id: str, kind: str = "event") -> bool:
+        known = [] if self.record is None else [without_life(one) for one in each(self.record.inbox)]
+        return real(self, message_id, kind) or ("@" in message_id and without_life(message_id) in known)
+
+    patch.setattr(Draft, "knows", knows)
 
 
 @mutant
