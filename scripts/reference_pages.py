@@ -98,8 +98,9 @@ def settings() -> str:
     for field in fields(RunnerSettings):
         meaning = said.get(field.name) or SAID[field.name]
         out.append(f"| `{field.name}` | {shown(getattr(RunnerSettings(), field.name))} | {meaning} |")
-    out += ["", "## RetryPolicy", "", inspect.getdoc(RetryPolicy) or "", "", "| setting | default |", "| --- | --- |"]
-    out += [f"| `{field.name}` | {shown(field.default)} |" for field in fields(RetryPolicy)]
+    out += ["", "## RetryPolicy", "", inspect.getdoc(RetryPolicy) or "", ""]
+    out += ["| setting | default | meaning |", "| --- | --- | --- |"]
+    out += [f"| `{one.name}` | {shown(one.default)} | {SAID[one.name]} |" for one in fields(RetryPolicy)]
     out += ["", "## Class attributes of a saga", "", "| attribute | default | meaning |", "| --- | --- | --- |"]
     for name, meaning in OF_A_SAGA.items():
         out.append(f"| `{name}` | {shown(vars(Saga)[name]) if name in vars(Saga) else 'required'} | {meaning} |")
@@ -113,7 +114,10 @@ SAID = {  # where the code has no docstring
     "sagalog.journal.MAX_SEQUENCE_NR": "The highest sequence number that a journal keeps.",
     "sagalog.testing.simulation.FAULTS": "The names of all faults that a simulation injects.",
     "sagalog.testing.simulation.ESSENTIAL": "The faults that every simulation should have met.",
-    "no_instance": "what becomes of an event that finds no instance and may not start one: `ignore`, `raise` or `wait`",
+    "attempts": "all tries, with the first one; none: without end",
+    "base": "the longest wait before the second try",
+    "cap": "the longest wait before any try",
+    "no_instance": "what happens to an event that finds no instance and may not start one: `ignore`, `raise` or `wait`",
     "no_instance_wait": "with `wait`: how long such an event waits for a starting event",
     "handler_retry": "how often a saga's handler that raises is tried again, before the instance is parked",
     "dispatch_retry": "how often a command that was not accepted is delivered again, unless its type has its own policy",
@@ -121,11 +125,11 @@ SAID = {  # where the code has no docstring
 OF_A_SAGA = {
     "name": "stored with every instance; must not change",
     "messages": "types in stored data that the handlers do not name themselves: types, unions of types, modules",
-    "remembered_messages": "how many message ids a living instance knows, at most",
-    "remembered_for": "how long a living instance knows a message id",
+    "remembered_messages": "how many message ids a live instance remembers, at most",
+    "remembered_for": "how long a live instance remembers a message id",
     "phases": "an Enum of the states that the saga goes through: [phases](../phases.md)",
     "initial_phase": "the phase of a new instance; by default the first",
-    "unexpected": "what becomes of an event that the phase does not expect: `raise`, `ignore` or `keep`",
+    "unexpected": "what happens to an event that the phase does not expect: `raise`, `ignore` or `keep`",
     "most_kept": "how many events may wait in one record for their moment",
     "index": "fields of the state by which `runner.find` finds live instances: [asking](../asking.md)",
     "keys": "texts besides the correlation id by which events reach instances",
@@ -145,7 +149,10 @@ JOURNALS = [
     "",
     "| variable | meaning |",
     "| --- | --- |",
-    "| `SAGALOG_JOURNAL` | the journal of a command that is given none; keeps a password out of the list of processes |",
+    "| `SAGALOG_JOURNAL` | the journal of a command without `--journal`; keeps a password out of the list of processes |",
+    "| `SAGALOG_CODE` | the runner whose code `list`, `show`, `stats` and `doctor` read states and messages with |",
+    "| `SAGALOG_TOKEN` | a token of `sagalog serve` that allows everything |",
+    "| `SAGALOG_DASHBOARD_TOKEN` | the token of `sagalog dashboard` |",
 ]
 
 

@@ -107,6 +107,13 @@ def test_each_setting_has_a_line_and_so_has_each_attribute_of_a_saga() -> None:
         assert name.startswith("_") or f"| `{name}` |" in text, f"scripts/reference_pages.py explains no {name}"
 
 
+def test_each_variable_of_the_environment_has_a_line() -> None:
+    text = (REFERENCE / "settings.md").read_text()
+    read = {name for file in (ROOT / "src").rglob("*.py") for name in re.findall(r"SAGALOG_[A-Z_]+", file.read_text())}
+    for name in read - {"SAGALOG_SUPERVISOR"}:  # between the processes of one worker
+        assert re.search(rf"^\| `{name}` \| \S", text, re.M), name
+
+
 def test_each_command_has_a_section() -> None:
     assert set(re.findall(r"^## ([\w-]+)", (REFERENCE / "command-line.md").read_text(), re.M)) == set(COMMANDS)
 

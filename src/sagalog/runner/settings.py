@@ -56,15 +56,15 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaul
     lease: timedelta = timedelta(seconds=5)  # undelivered commands of a silent worker are taken over after this
     # How long a finished instance's message ids stay known, and its command ids are not reused.
     retention: timedelta = timedelta(days=7)
-    max_payload_bytes: int = 1024 * 1024  # of one event, and of one stored record
-    max_in_flight: int = 4096  # events at work at once; `handle` waits beyond that
+    max_payload_bytes: int = 1024 * 1024  # the largest event, and the largest stored record
+    max_in_flight: int = 4096  # events at work at the same time; beyond that, `handle` waits
     max_batch: int = 256  # messages of one instance that share one save
-    max_dispatch: int = 256  # commands of one type on their way at once
-    max_takeovers: int = 10  # of one command from workers that died at it; then its instance is parked
-    command_timeout: timedelta | None = timedelta(minutes=5)  # of one attempt at a command (None: without end)
-    cache_size: int = 20_000  # idle instances of a saga kept in memory, at most
-    cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory they take several times as much
-    due_poll: timedelta = timedelta(seconds=1)  # how often other workers' due work is looked for
+    max_dispatch: int = 256  # commands of one type that are delivered at the same time
+    max_takeovers: int = 10  # workers that die at one command before its instance is parked
+    command_timeout: timedelta | None = timedelta(minutes=5)  # the longest attempt at a command; None: no limit
+    cache_size: int = 20_000  # idle instances of each saga that stay in memory, at most
+    cache_bytes: int = 64 * 1024 * 1024  # of their records, as stored; in memory, these take several times as much
+    due_poll: timedelta = timedelta(seconds=1)  # how often due work of other workers is looked for
     # How often ends in other workers are looked for, while somebody waits for an outcome.
     outcome_poll: timedelta = timedelta(milliseconds=100)
     stop_timeout: timedelta = timedelta(seconds=30)  # how long a graceful stop waits for command handlers
