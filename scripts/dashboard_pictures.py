@@ -44,8 +44,9 @@ async def main(folder: Path, only: list[str], whole: bool) -> None:
         await asyncio.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
     if not only or {"overview", "overview-dark", "overview-phone", "saga"}.intersection(only):
-        async with httpx.AsyncClient() as client:
-            while "Counted at" not in (await client.get(f"http://127.0.0.1:{port}/login")).text:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
+            await client.post("/login", data={"token": TOKEN})
+            while "Counted at" not in (await client.get("/")).text:
                 await asyncio.sleep(0.1)
         await go_on(journal, 20)
     async with async_playwright() as playwright:
