@@ -11,7 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sagalog import DefinitionError, Saga, SetTimer, starts
@@ -67,9 +67,7 @@ def test_a_rule_for_every_hour_comes_each_hour_that_passes() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    rule=st.sampled_from(
-        ["30 2 * * *", "*/20 1-3 * * *", "0,30 2 * * *", "15 * * * *", "0 0 * * SUN", "59 23 L * *", "* * * * *"]
-    ),
+    rule=st.sampled_from(["0,30 2 * * *", "0 0 * * SUN", "59 23 L * *", "15 1-3 * * *", "5/20 0,2 * * *"]),
     zone=st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "America/Havana", "UTC"]),
     start=st.datetimes(datetime(2026, 1, 1), datetime(2031, 1, 1)),
 )
@@ -85,6 +83,71 @@ def test_found_one_by_one_the_moments_are_those_of_one_run_of_the_library(
         found.append(moment)
     assert found == sorted(set(found)), "never twice, never back"
     assert found == list(dict.fromkeys(plain))[: len(found)]
+
+
+CHANGES = [  # of clocks, in UTC: by an hour and by half of one, at full hours and between them, over midnight, by a day
+    ("Europe/Berlin", datetime(2030, 3, 31, 1)),
+    ("Europe/Berlin", datetime(2030, 10, 27, 1)),
+    ("Australia/Lord_Howe", datetime(2026, 4, 4, 15)),
+    ("Australia/Lord_Howe", datetime(2026, 10, 3, 15, 30)),
+    ("Pacific/Chatham", datetime(2026, 4, 4, 14)),
+    ("Pacific/Chatham", datetime(2026, 9, 26, 14)),
+    ("America/Nuuk", datetime(2026, 3, 29, 1)),
+    ("America/Havana", datetime(2026, 3, 8, 5)),
+    ("America/Havana", datetime(2026, 11, 1, 5)),
+    ("Asia/Beirut", datetime(2026, 3, 28, 22)),
+    ("America/Goose_Bay", datetime(2007, 3, 11, 3, 31)),
+    ("Asia/Pyongyang", datetime(2018, 5, 4, 15)),
+    ("Pacific/Apia", datetime(2011, 12, 30, 10)),
+]
+MINUTES = {"*": range(60), "*/15": range(0, 60, 15), "*/7": range(0, 60, 7), "*/45": range(0, 60, 45), "30": (30,)}
+HOURS = {"*": range(24), "*/2": range(0, 24, 2), "0-3": range(4), "1,2": (1, 2), "23": (23,)}
+WEEKDAYS = {"*": range(8), "0": (0,), "1-5": range(1, 6), "*/2": (0, 2, 4, 6)}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    change=st.sampled_from(CHANGES),
+    minute=st.sampled_from(list(MINUTES)),
+    hour=st.sampled_from(list(HOURS)),
+    weekday=st.sampled_from(list(WEEKDAYS)),
+    minutes_before=st.integers(-90, 30 * 60),
+)
+def test_a_rule_that_follows_what_passes_comes_whenever_the_clocks_show_one_of_its_times(
+    change: tuple[str, datetime], minute: str, hour: str, weekday: str, minutes_before: int
+) -> None:
+    assume(minute.startswith("*") or hour.startswith("*"))
+    zone, begin = change[0], change[1].replace(tzinfo=UTC) - timedelta(minutes=minutes_before)
+    clocks = ZoneInfo(zone)
+    shown = (
+        (moment, moment.astimezone(clocks)) for n in range(1, 40 * 60) for moment in [begin + n * timedelta(minutes=1)]
+    )
+    times = [
+        moment
+        for moment, local in shown
+        if local.minute in MINUTES[minute] and local.hour in HOURS[hour] and local.isoweekday() % 7 in WEEKDAYS[weekday]
+    ]
+    moment, found = begin, []
+    for _ in times[:60]:
+        moment = next_after(Rule(cron=f"{minute} {hour} * * {weekday}", zone=zone), moment)  # type: ignore[assignment]
+        found.append(moment)
+    assert found == times[:60]
+
+
+@pytest.mark.parametrize(
+    ("rule", "zone", "before", "shown"),
+    [
+        ("*/45 */2 * * *", "Pacific/Chatham", datetime(2026, 4, 4, 13, 50), "2026-04-05T02:45:00+12:45"),
+        ("*/15 */2 * * *", "Asia/Pyongyang", datetime(2018, 5, 4, 14, 30), "2018-05-05T00:00:00+09:00"),
+        ("* */2 * * 7", "Asia/Beirut", datetime(2026, 3, 28, 21), "2026-03-29T02:00:00+03:00"),
+        ("*/30 1,2 * * *", "America/Goose_Bay", datetime(2007, 3, 11, 3), "2007-03-11T01:30:00-03:00"),
+        ("*/5 * 29 2 *", "Europe/Berlin", datetime(2096, 3, 1), "2104-02-29T00:00:00+01:00"),
+    ],
+)
+def test_it_misses_no_time_and_makes_none_up_where_clocks_are_changed_within_an_hour_or_at_midnight(
+    rule: str, zone: str, before: datetime, shown: str
+) -> None:
+    assert comes(Rule(cron=rule, zone=zone), before.replace(tzinfo=UTC), 1) == [shown]
 
 
 def test_every_counts_from_its_own_moments_so_it_does_not_drift() -> None:

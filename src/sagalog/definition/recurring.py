@@ -6,6 +6,7 @@ are then. Cron rules mean what they mean to Debian's cron, over both changes of 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta, tzinfo
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias, get_args
@@ -18,6 +19,7 @@ SHORTEST = timedelta(seconds=1)  # each firing is a durable step
 LATE = timedelta(minutes=1)  # from then on a firing counts as missed: longer than a takeover takes
 _LAST = datetime(9998, 12, 31, tzinfo=UTC)
 _MAX_RULE = 200  # characters
+_CHANGE = timedelta(hours=27)  # more than clocks are ever changed by
 
 
 class RuleError(ValueError):
@@ -131,15 +133,25 @@ def _shown(local: datetime, zone: tzinfo) -> datetime:
     before, behind = (local.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
     if before <= behind:  # the clocks show it
         return behind if local.fold else before
-    low, high = behind, before  # the clocks jump in between
-    offset = low.astimezone(zone).utcoffset()
+    return _change_between(behind, before, zone)
+
+
+def _change_between(low: datetime, high: datetime, zone: tzinfo) -> datetime:
+    """Return when the clocks, which are changed once between two moments, have been changed."""
+    offset = _offset(low, zone)
     while high - low > timedelta(seconds=1):
         middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
-        if middle.astimezone(zone).utcoffset() == offset:
+        if _offset(middle, zone) == offset:
             low = middle
         else:
             high = middle
     return high.replace(microsecond=0)
+
+
+def _offset(moment: datetime, zone: tzinfo) -> timedelta:
+    offset = moment.astimezone(zone).utcoffset()
+    assert offset is not None
+    return offset
 
 
 def _next_by_cron(rule: str, moment: datetime) -> datetime | None:
@@ -153,6 +165,8 @@ def _next_by_cron(rule: str, moment: datetime) -> datetime | None:
             f"has no cron rule of five fields (minute, hour, day of month, month, day of week): {rule[:60]!r}"
         )
     try:
+        if moment.tzinfo is not UTC and any(field.startswith("*") for field in rule.split()[:2]):
+            return _next_that_passes(rule, moment.astimezone(UTC), moment.tzinfo, CronSim)
         for found in CronSim(rule, moment):
             utc = found.astimezone(UTC)
             # Within the hour that the clocks show twice, a fixed time is found in the first one, which may have passed.
@@ -161,3 +175,26 @@ def _next_by_cron(rule: str, moment: datetime) -> datetime | None:
     except (CronSimError, ValueError) as error:
         raise RuleError(f"has a bad cron rule {rule[:60]!r}: {str(error)[:60].lower()}") from None
     return None
+
+
+def _next_that_passes(rule: str, moment: datetime, zone: Any, cron: type[Iterator[datetime]]) -> datetime | None:
+    """Return the first moment after `moment`, in UTC, at which the clocks show a time of the rule, also once more.
+
+    The library is asked on clocks that nobody changes. With a zone it misses times where the clocks are changed within an
+    hour, or over midnight, and may give one that they do not show.
+    """
+    behind, offset = moment, _offset(moment, zone)
+    while True:
+        local = next(cron(rule, (behind + offset).replace(tzinfo=None)), None)  # type: ignore[call-arg]
+        if local is None:
+            return None
+        found = local.replace(tzinfo=UTC) - offset
+        until = min(found, behind + _CHANGE)
+        if _offset(until, zone) != offset:  # before that the clocks are changed, and show something else
+            change = _change_between(behind, until, zone)
+            behind, offset = change - timedelta(seconds=1), _offset(change, zone)
+        elif until == found:
+            return found
+        else:  # until a day before it the clocks show no time of the rule, however they are changed meanwhile
+            behind = max(until, local.replace(tzinfo=UTC) - 2 * _CHANGE)
+            offset = _offset(behind, zone)
