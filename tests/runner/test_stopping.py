@@ -230,6 +230,33 @@ def test_a_signal_stops_a_served_runner_gracefully(tmp_path: Path, number: int) 
         assert service.wait(10) == 0
 
 
+async def test_whoever_heard_a_signal_before_a_runner_was_served_hears_it_afterwards() -> None:
+    def mine(*_: Any) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        async with SagaRunner("memory://", sagas=[OrderSaga], dispatch=print) as runner:
+            serving = asyncio.create_task(runner.serve())
+            while signal.getsignal(signal.SIGTERM) is mine:
+                await asyncio.sleep(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            await serving
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+async def test_a_signal_that_the_loop_heard_before_does_what_it_does_by_default_afterwards() -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lambda: None)
+    async with SagaRunner("memory://", sagas=[OrderSaga], dispatch=print) as runner:
+        serving = asyncio.create_task(runner.serve())
+        await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # and not swallowed by a loop that knows it no more
+
+
 def test_what_is_put_together_wrongly_is_told_when_it_is_put_together() -> None:
     class Other(Saga[OrderState]):
         name = "order"

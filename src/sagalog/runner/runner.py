@@ -275,7 +275,8 @@ class SagaRunner:
     async def serve(self) -> None:
         """Run until SIGTERM, SIGINT or `stop()`, then stop gracefully. Call it inside `async with`.
 
-        Signals are heard by the main thread only, and not on Windows; elsewhere `stop()` ends it, or a cancellation.
+        Signals are heard by the main thread only, and not on Windows; elsewhere `stop()` ends it, or a cancellation. From
+        the first signal on, another one does what it did before this call: by default, SIGTERM ends the process at once.
         """
         await asked_to_stop(self._running().engine.stopping)
         await self.stop()
