@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import collections
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -19,6 +19,7 @@ import pytest
 from sagalog import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError, Saga, starts
 from sagalog.definition.codec import TypeRegistry, check_event, encode_readable, round_trip
 from sagalog.definition.storable import check_storable
+from sagalog.testing import Scenario
 
 
 @dataclass
@@ -282,3 +283,72 @@ def test_what_is_folded_and_knows_its_zone_is_stored() -> None:
     moment = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))
     _, back = round_trip(AtMoment(moment))
     assert back.value.timestamp() == moment.timestamp()
+
+
+T = TypeVar("T")
+
+
+@dataclass
+class Box(Generic[T]):
+    content: T | None = None
+
+
+@dataclass
+class Shelf:
+    boxes: list[Box[int]] = field(default_factory=list)
+
+
+@dataclass
+class Filled:
+    key: str
+    box: Box[int]
+
+
+class BoxSaga(Saga[Box[int]]):
+    name = "box"
+
+    @starts(Filled, key="key")
+    def filled(self, state: Box[int], event: Filled) -> None:
+        state.content = event.box.content
+
+
+def test_a_generic_value_that_was_made_with_its_parameters_is_the_same_as_one_made_without() -> None:
+    assert round_trip(Shelf([Box[int](3)]))[1] == Shelf([Box(3)])
+    assert Scenario(BoxSaga).when(Filled("a", Box[int](3))).state == Box(3)
+    with pytest.raises(CodecError, match=r"Shelf\.boxes\[\]\.more is no field"):
+        odd = Box[int](3)
+        odd.more = 7  # type: ignore[attr-defined]
+        round_trip(Shelf([odd]))
+
+
+class Strict(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+    n: int = 0
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def double(self) -> int:
+        return self.n * 2
+
+
+class Open(Strict):
+    model_config = pydantic.ConfigDict(extra="allow")
+    inner: list[Strict] = []
+
+
+@pytest.mark.parametrize("model", [Strict(n=3), Open(n=3, inner=[Strict(n=4)], more=5)])  # type: ignore[call-arg]
+def test_what_a_pydantic_model_computes_of_its_fields_is_not_stored_as_one_of_them(model: Strict) -> None:
+    data, back = round_trip(model)
+    assert b"double" not in data
+    assert back == model
+    assert (back.double, back.model_extra) == (6, model.model_extra)
+
+
+def test_a_field_for_the_constructor_only_is_refused_with_a_remedy_that_mends_it() -> None:
+    @dataclass
+    class Made:
+        n: int
+        seed: InitVar[int] = 0
+
+    with pytest.raises(DefinitionError, match="InitVar.*make it a field, or take it out of the constructor"):
+        check_storable(Made, "the state")

@@ -33,7 +33,8 @@ class Typed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, froz
 def _encode_foreign(value: Any) -> Any:
     dump = getattr(value, "model_dump", None)  # pydantic
     if callable(dump):
-        return dump(mode="json", warnings=False)  # a warning would show the value
+        # A warning would show the value. What is computed from the fields is no field, and may be refused when it is read.
+        return dump(mode="json", round_trip=True, warnings=False)
     raise NotImplementedError(f"values of type {type(value).__name__} have no JSON form")
 
 

@@ -116,6 +116,8 @@ def _of_records(record: _Record, value: Any, back: Any) -> str | None:
 
 
 def _is_lost(name: str, value: Any, back: Any) -> bool:
+    if name == "__orig_class__":  # typing's own note of how it was made: `Box[int](3)` is what `Box(3)` is
+        return False
     # What __post_init__ makes of the fields is there on both sides. A lock or the like has no equality to ask for.
     one, other = value.__dict__[name], back.__dict__.get(name, _is_lost)
     return type(one) is not type(other) or (_has_equality(one) and bool(one != other))

@@ -74,7 +74,9 @@ def type_name(cls: Any) -> str:
 def _union(cls: Any, what: str, error: Exception) -> str:
     path = _deepest(cls, type_name(cls), set()) or type_name(cls)
     remedy = "use one type there"
-    if "dataclass" in str(error) or "Struct" in str(error) or "dict-like" in str(error):
+    if "InitVar" in str(error):
+        remedy = "make it a field, or take it out of the constructor"
+    elif "dataclass" in str(error) or "Struct" in str(error) or "dict-like" in str(error):
         remedy = "make them msgspec Structs with tag=True, which stores which of them it is"
     elif "str-like" in str(error):
         remedy = "declare one of them; text and a date are both a text in JSON"
