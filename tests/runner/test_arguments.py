@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import fields
 
 from sagalog import (
+    CommandContext,
     DefinitionError,
     EventClock,
     InvalidEventError,
@@ -20,7 +21,7 @@ from sagalog import (
 )
 from sagalog.testing.simulation import World
 
-from ..orders import OrderSaga, OrderState, Paid, Placed
+from ..orders import Closed, OrderSaga, OrderState, Paid, Placed, Release, Reserve, Ship
 from .conftest import Bench
 
 NAN, INF = float("nan"), float("inf")
@@ -126,3 +127,43 @@ async def test_what_the_calls_of_a_runner_take_is_checked_before_anything_is_sto
             with pytest.raises(DefinitionError, match="takes a function"):
                 register(5)  # type: ignore[arg-type]
         assert (await runner.handle(Paid("a"))).handled
+
+
+async def _keyword_only(command: Any, *, context: Any) -> None: ...
+
+
+async def _keyword_of_its_own(command: Any, context: Any, *, rate: float) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [_keyword_only, _keyword_of_its_own])
+def test_a_command_handler_that_needs_a_keyword_is_refused_when_it_is_given(handler: Any) -> None:
+    with pytest.raises(DefinitionError, match=r"must take \(command\) or \(command, context\)"):
+        SagaRunner("memory://", sagas=[OrderSaga], dispatch=handler)
+
+
+async def test_a_command_handler_is_given_its_context_also_where_that_has_a_default() -> None:
+    given: list[Any] = []
+
+    async def reserve(command: Reserve, context: Any = None) -> None:
+        given.append(context)
+
+    async def ship(command: Ship, about: CommandContext | None = None) -> None:
+        given.append(about)
+
+    async def others(command: Any, attempts: int = 3) -> None:
+        given.append(attempts)
+
+    async with SagaRunner(
+        "memory://", sagas=[OrderSaga], dispatch={Reserve: reserve, Ship: ship, Release: others}
+    ) as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Closed("a"))
+        await runner.handle(Placed("b"))
+        await runner.cancel(OrderSaga, "b")
+        await runner.settle()
+    assert [getattr(one, "id", one) for one in given] == [
+        "saga::order::a/1/0",
+        "saga::order::a/2/0",
+        "saga::order::b/1/0",
+        3,
+    ]

@@ -59,6 +59,7 @@ class CommandContext(msgspec.Struct, frozen=True, gc=False):
     """One delivery to a command handler, which takes it as its second parameter.
 
     `id` is the same at every delivery: the receiver's key against duplicates. `attempt` counts from 1, in this worker.
+    A second parameter with a default is a setting of the handler's own, unless its name or its type says that it is this.
     """
 
     id: str
@@ -87,11 +88,11 @@ class CommandHandler:
             parameters = {}.values()
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         required = [p for p in positional if p.default is p.empty]
-        if len(required) > 2 or (
-            parameters and not positional and not any(p.kind is p.VAR_POSITIONAL for p in parameters)
-        ):
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        several = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        if len(required) > 2 or keywords or (parameters and not positional and not several):
             raise DefinitionError(f"the handler of {name} must take (command) or (command, context)")
-        self.takes_context: bool = len(required) == 2
+        self.takes_context: bool = len(required) == 2 or (len(positional) > 1 and _is_context(positional[1]))
         self.function = function
         asynchronous = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
         call = getattr(function, "__call__", None)  # noqa: B004  (an object with an async __call__)
@@ -100,6 +101,11 @@ class CommandHandler:
     def __call__(self, command: Any, context: CommandContext | None) -> Any:
         """Call it. `context` is needed where `takes_context` says so."""
         return self.function(command, context) if self.takes_context else self.function(command)
+
+
+def _is_context(second: inspect.Parameter) -> bool:
+    """Say whether a parameter with a default is the context, and no setting of the handler's own."""
+    return second.name == "context" or "CommandContext" in str(second.annotation)
 
 
 class CommandHandlers:
