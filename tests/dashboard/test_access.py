@@ -264,6 +264,9 @@ def test_settings_that_would_open_a_door_are_refused() -> None:
         Access("short")
     with pytest.raises(DefinitionError, match="needs the names of its hosts"):
         Access(TOKEN, open_reading=True)
+    for wrong in ("secret", b"secret", None, 7, [7]):  # letter by letter, "secret" hides fields that nobody has
+        with pytest.raises(DefinitionError, match="masks are"):
+            dashboard_app("memory://", token=TOKEN, masks=wrong)
     with pytest.raises(DefinitionError, match="a mask is"):
         dashboard_app("memory://", token=TOKEN, masks=["card..number"])
 

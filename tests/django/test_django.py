@@ -185,6 +185,7 @@ from sagalog.django import settings as ours
 from sagalog.django.checks import check_settings
 for given in (None, {}, {"RUNNER": "shop.sagas"}, {"RUNNER": "shop.sgas:runner"}, {"RUNNER": "shop.sagas:ship"},
               {"RUNNER": "shop.sagas:runner", "CLENT": 1}, {"RUNNER": "shop.sagas:runner", "TIMEOUT": 30},
+              {"RUNNER": "shop.sagas:runner", "DASHBOARD_MASKS": "card"},
               {"RUNNER": "shop.sagas:runner"}):
     settings.SAGALOG = given
     ours.runner.cache_clear()
@@ -194,7 +195,7 @@ for given in (None, {}, {"RUNNER": "shop.sagas"}, {"RUNNER": "shop.sgas:runner"}
     done = run(tmp_path, "-c", code)
     assert done.returncode == 0, done.stderr
     ids = [line.partition(" ")[0] for line in done.stdout.splitlines()]
-    assert ids == [f"sagalog.{one}" for one in ("E001", "E002", "E002", "E002", "E002", "E001", "E001", "W001")]
+    assert ids == [f"sagalog.{one}" for one in ("E001", "E002", "E002", "E002", "E002", "E001", "E001", "E001", "W001")]
     assert "shop.sgas cannot be imported" in done.stdout
     assert "has no setting CLENT; it has RUNNER" in done.stdout
     worker = run(tmp_path, "manage.py", "sagalog_worker")

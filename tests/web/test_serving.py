@@ -280,3 +280,32 @@ async def test_tokens_come_from_a_file_and_are_checked(tmp_path: Any) -> None:
     assert [known.wait_seconds(limited) for _ in range(3)] == [0.0, 0.0, 0.5]
     now[0] = 0.5
     assert known.wait_seconds(limited) == 0.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"types": "PaymentReceived"},  # any part of the text would be a type that is allowed
+        {"types": [7]},
+        {"scopes": "events:write"},
+        {"scopes": ("events:write", "all")},
+        {"scopes": ()},
+        {"per_second": "5"},
+        {"per_second": True},
+        {"per_second": float("nan")},
+        {"name": 7},
+        {"sha256": 7},
+    ],
+)
+async def test_a_token_that_allows_something_else_than_was_meant_is_refused_when_it_is_made(
+    wrong: dict[str, Any],
+) -> None:
+    with pytest.raises(DefinitionError, match="token"):
+        BearerToken(**{"name": "t", "sha256": digest_of(WRITER), **wrong})
+
+
+async def test_a_slash_too_many_leads_nowhere(client: httpx.AsyncClient) -> None:
+    """A redirect would name the host and the scheme that the request has told, and a token would go there."""
+    for method, path in (("GET", "/live/"), ("POST", "/events/"), ("GET", "/instances/shop")):
+        answer = await client.request(method, path)
+        assert (answer.status_code, answer.headers.get("location")) == (404, None)

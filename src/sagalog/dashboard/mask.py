@@ -37,7 +37,11 @@ class Mask:
     """
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
+        if isinstance(patterns, (str, bytes)) or not isinstance(patterns, Iterable):
+            raise DefinitionError(f"masks are several names of fields: masks=[...], not a {type(patterns).__name__}")
         self.patterns: tuple[str, ...] = tuple(patterns)
+        if not all(isinstance(pattern, str) for pattern in self.patterns):
+            raise DefinitionError("masks are names of fields, each of them a text")
         self._parts = [pattern.lower().split(".") for pattern in self.patterns]
         for pattern, parts in zip(self.patterns, self._parts, strict=True):
             if not all(parts):

@@ -35,6 +35,9 @@ def given() -> Mapping[str, Any]:
         raise DefinitionError(f"SAGALOG has no setting {', '.join(unknown)}; it has {', '.join(KNOWN)}")
     if not isinstance(found.get("CLIENT", True), bool):
         raise DefinitionError("CLIENT of SAGALOG is True or False")
+    masks = found.get("DASHBOARD_MASKS", ())
+    if not isinstance(masks, (tuple, list, set, frozenset)) or not all(isinstance(one, str) for one in masks):
+        raise DefinitionError('DASHBOARD_MASKS of SAGALOG are several names of fields: ["password", "card.*"]')
     seconds_of("TIMEOUT of SAGALOG", found.get("TIMEOUT", _TIMEOUT))
     return found
 

@@ -94,6 +94,8 @@ class ServedRunner:
             lifespan=lifespan(runner),
         )
         app.add_exception_handler(HTTPException, _refused)
+        # Starlette leads /events/ to /events, at the host and by the scheme that the request names: with the token.
+        app.router.redirect_slashes = False
         self._app = app
 
     def __repr__(self) -> str:

@@ -46,14 +46,22 @@ class BearerToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return f"<BearerToken {self.name!r}, {', '.join(self.scopes)}>"
 
     def __post_init__(self) -> None:
-        if not self.name or not self.name.isprintable():
-            raise ValueError("a token has a name")
-        if not _DIGEST.fullmatch(self.sha256):
-            raise ValueError(f"sha256 of token {self.name!r} is 64 hexadecimal digits in lower case")
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            raise DefinitionError("a token has a name")
+        if not isinstance(self.sha256, str) or not _DIGEST.fullmatch(self.sha256):
+            raise DefinitionError(f"sha256 of token {self.name!r} is 64 hexadecimal digits in lower case")
+        for field in ("scopes", "types"):  # within one text, any part of it would be found
+            if not _are_texts(getattr(self, field)):
+                raise DefinitionError(f"{field} of token {self.name!r} are several texts: {field}=(...,)")
         if not self.scopes or not set(self.scopes) <= set(SCOPES):
-            raise ValueError(f"scopes of token {self.name!r} are some of {', '.join(SCOPES)}")
-        if not 0 <= self.per_second < 1_000_000:
-            raise ValueError(f"per_second of token {self.name!r} is a number that is not negative")
+            raise DefinitionError(f"scopes of token {self.name!r} are some of {', '.join(SCOPES)}")
+        given = self.per_second
+        if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < 1_000_000:
+            raise DefinitionError(f"per_second of token {self.name!r} is a number that is not negative")
+
+
+def _are_texts(given: object) -> bool:
+    return isinstance(given, (tuple, list, set, frozenset)) and all(isinstance(one, str) for one in given)
 
 
 class _TokenFile(msgspec.Struct, forbid_unknown_fields=True):
