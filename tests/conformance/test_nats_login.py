@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from sagalog import DefinitionError, JournalUnavailableError, open_journal
+from sagalog import BrokerUnavailableError, DefinitionError, JournalUnavailableError, open_journal
+from sagalog.brokers.nats.connection import NatsConnection
 from sagalog.conformance.records import record, replay, write
 from sagalog.journal.nats import NatsJournal
 from sagalog.journal.nats.login import Files, Login
@@ -158,3 +163,57 @@ def test_several_servers_are_all_kept() -> None:
     assert login.servers == ["nats://a", "nats://b:5", "nats://[::1]:6"]
     assert Login("tls://a,b", Files()).servers == ["tls://a", "tls://b"]
     assert Login("nats://a,tls://b", Files()).place == "a,b"
+
+
+@contextmanager
+def server_without_tls() -> Iterator[tuple[str, bytearray]]:
+    """A server that greets in the clear, and hears what is said to it; or somebody on the way, who passes for it."""
+    heard = bytearray()
+    info = {"server_id": "x", "version": "2.10.0", "headers": True, "max_payload": 1_048_576, "auth_required": True}
+    info["nonce"] = "nonce"
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                with listener.accept()[0] as connection, suppress(OSError):
+                    heard.extend(b"somebody came: ")
+                    connection.sendall(b"INFO " + json.dumps(info).encode() + b" \r\n")
+                    heard.extend(connection.recv(4096))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}", heard
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.mark.parametrize("url", ["tls://shop:secret@{}?x", "nats://shop:secret@{}?tls=true"])
+async def test_who_asks_for_tls_tells_no_secret_to_a_server_that_has_none(url: str) -> None:
+    with server_without_tls() as (host, heard):
+        journal = open_journal(
+            f"{url.format(host).removesuffix('?x')}{'&' if 'tls=' in url else '?'}connect_seconds=30"
+        )
+        with pytest.raises(JournalUnavailableError, match="do not agree on TLS"):
+            await journal.open()
+        await journal.close()
+        assert heard
+        assert b"secret" not in heard
+
+
+async def test_a_source_that_asks_for_tls_tells_no_secret_to_a_server_that_has_none() -> None:
+    with server_without_tls() as (host, heard):
+        connection = NatsConnection(f"tls://shop:secret@{host}", None, timedelta(seconds=1), timedelta(seconds=1))
+        with pytest.raises(BrokerUnavailableError):
+            await connection.client()
+        assert heard
+        assert b"secret" not in heard
+
+
+@pytest.mark.parametrize("setting", ["nkey", "credentials"])
+@pytest.mark.parametrize("text", ["", "x", "SUAXX", "-----BEGIN USER NKEY SEED-----\nx\n", "\x00\xff", "ü" * 99])
+async def test_a_file_that_is_no_key_is_an_error_of_ours(tmp_path: Path, setting: str, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with server_without_tls() as (host, _):
+        journal = open_journal(f"nats://{host}?{setting}={tmp_path}/file&connect_seconds=0.2")
+        with pytest.raises((DefinitionError, JournalUnavailableError)):
+            await journal.open()
+        await journal.close()

@@ -17,6 +17,7 @@ from nats.js import JetStreamContext
 
 from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ...nats_tls import TlsClient
 from ..arguments import LONGEST
 
 _HEADERS_BYTES = len(b"NATS/1.0\r\n\r\n")
@@ -67,7 +68,7 @@ class NatsConnection:
         await client.jetstream(timeout=self.answer_seconds).publish(subject, body, headers=dict(headers))
 
     async def _connect(self) -> Client:
-        client = Client()
+        client = TlsClient()
 
         async def failed(_: Exception) -> None:
             """Whoever calls is told."""

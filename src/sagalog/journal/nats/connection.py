@@ -10,6 +10,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError
+from ...nats_tls import TlsClient
 from ..owner import Owner
 from .answers import Inbox
 from .login import Login
@@ -63,7 +64,7 @@ class Connection:
         )
 
     async def _connect(self) -> Client:
-        client = Client()
+        client = TlsClient()
         options = self._login.options(client)
         refused = asyncio.Event()
         untrusted: list[str] = []
@@ -108,8 +109,10 @@ class Connection:
                 connecting.cancel()
                 raise TimeoutError
             connecting.result()
-        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-            await client.close()
+        except Exception as error:
+            of_network = isinstance(error, (nats.errors.Error, OSError, TimeoutError))
+            if of_network or client.is_connecting:  # else it read a file that is none, and had not begun
+                await client.close()
             if untrusted or isinstance(error, ssl.SSLError):
                 why = untrusted[0] if untrusted else type(error).__name__
                 raise JournalUnavailableError(
@@ -121,7 +124,7 @@ class Connection:
                     f"{self.where}: user, password or token are wrong, or the credentials or nkey file: check the URL. "
                     "Nothing was stored."
                 ) from None
-            if isinstance(error, ValueError):
+            if not of_network:
                 raise DefinitionError(
                     f"the client takes no such URL, credentials or nkey file: {type(error).__name__}"
                 ) from None
