@@ -286,6 +286,39 @@ async def test_a_message_that_was_delivered_too_often_is_not_tried(place: Place)
     assert reason == "it was delivered 4 times, and no worker came to its end"
 
 
+async def test_what_was_delivered_beside_it_is_tried_alone_instead(place: Place) -> None:
+    working = 0
+
+    class Alone(Saga[State]):
+        name = "alone"
+
+        @starts(Added, key="order")
+        async def added(self, state: State, event: Added) -> None:
+            nonlocal working
+            working += 1
+            await asyncio.sleep(0)
+            assert working == 1
+            working -= 1
+
+    for n in range(5):
+        await place.into.send(event(f"o-{n}", n))
+    source = place.source(ack_wait=timedelta(minutes=5))
+    await source.open()
+    for _ in range(3):  # as many workers that have died with all of them
+        held: list[SourceMessage] = []
+        while len(held) < 5:
+            held += await source.receive(5, timedelta(seconds=1))
+        await source.give_back(held, timedelta(0))
+    await source.close()
+    subscription = Subscription(place.source(ack_wait=timedelta(minutes=5)), most_deliveries=3)
+    async with SagaRunner("memory://", sagas=[Alone], sources=[subscription]) as runner:
+        await eventually(lambda: counts(runner).dead_letters + counts(runner).accepted == 5)
+        assert runner.counters.handler_errors == 0
+    assert [reason for _, reason in await place.letters()] == [
+        "it was delivered 4 times, and no worker came to its end"
+    ]
+
+
 async def test_health_and_gauges_tell_of_the_source(place: Place) -> None:
     async with running(place) as runner:
         await eventually(lambda: runner.gauges().sources[0].lag == 0)

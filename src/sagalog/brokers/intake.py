@@ -30,6 +30,7 @@ from .message import SourceMessage
 from .protocol import Source
 from .reading import MessageReader, UnreadableError, UntakenError
 from .subscription import Policy, Subscription
+from .suspects import Suspects
 from .trouble import SourceTrouble
 
 RECEIVE_WAIT = timedelta(
@@ -56,6 +57,12 @@ class Intake:
         self._lanes = InOrder(
             runner, self.counts, self._stopping, self._spawn, handled=self._accept, declined=self._declined
         )
+        self._suspects = Suspects(
+            subscription.most_deliveries,
+            self._stopping,
+            self._take,
+            lambda arrival, reason: self._spawn(self._reject(arrival, reason)),
+        )
         self._under_way: dict[Arrival, None] = {}
         self._freed = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -69,7 +76,7 @@ class Intake:
         """Begin to read. A broker that is away is waited for."""
         loop = asyncio.get_running_loop()
         self._loops = [loop.create_task(self._receive_all()), loop.create_task(self._accepting.run(self._told))]
-        self._loops.append(loop.create_task(self._looking.run()))
+        self._loops += [loop.create_task(self._looking.run()), loop.create_task(self._suspects.run())]
         if (every := self.source.keep_every) is not None:
             self._loops.append(loop.create_task(self._keep_all(every.total_seconds())))
 
@@ -159,13 +166,14 @@ class Intake:
         self._under_way[arrival] = None
         if self.stopped:
             return
-        most = self.subscription.most_deliveries
-        if most is not None and message.deliveries > most:
-            reason = f"it was delivered {message.deliveries} times, and no worker came to its end"
-            self._spawn(self._reject(arrival, reason))
-            return
+        if not self._suspects.is_one(arrival):
+            self._take(arrival)
+        else:
+            self._suspects.put(arrival)
+
+    def _take(self, arrival: Arrival) -> None:
         try:
-            arrival.decoded = self._reader.read(message)
+            arrival.decoded = self._reader.read(arrival.message)
             self._lanes.put(arrival)
         except UnreadableError as error:
             self._no_step(arrival, self.subscription.unreadable, str(error))
@@ -241,6 +249,7 @@ class Intake:
         """The broker was told of these: their places are free."""
         for arrival in arrivals:
             self._under_way.pop(arrival, None)
+            self._suspects.ended(arrival)
         self._freed.set()
 
     async def _keep_all(self, seconds: float) -> None:

@@ -27,8 +27,9 @@ class Subscription:
     reads the messages instead, for another envelope.
 
     `unreadable`: what becomes of a message that no event can be made of. `untaken`: of an event that no saga takes, or
-    that is refused for good. `prefetch`: how many messages are at work at once. `most_deliveries`: a message that was
-    delivered more often goes to the dead letters untried, because it may be what kills its worker; None: never.
+    that is refused for good. `prefetch`: how many messages are at work at once. `most_deliveries`: a message
+    that was delivered so often is tried alone, and one that comes again after that goes to the dead letters untried,
+    because it is what kills its worker; None: never.
     """
 
     source: Source
