@@ -91,6 +91,7 @@ class Instance:
         "lost",
         "lost_on",
         "mailbox",
+        "may_land",
         "next_attempt_at",
         "one_by_one",
         "owned",
@@ -150,6 +151,9 @@ class Instance:
         self.size: int = 0  # of the cached record, in bytes as it is stored, with all that it holds
         self.unknown: Unanswered | None = None  # a write without an answer: read back first
         self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
+        self.may_land: tuple[
+            Unanswered, ...
+        ] = ()  # writes without an answer that were not there when they were read back
         # Deliveries. We own the outbox entries that we saved, and those that we claimed after their lease had ended. Until
         # then, all others belong to the worker that saved them.
         self.owned: frozenset[str] = NONE
@@ -205,6 +209,7 @@ class Instance:
             or self.answered
             or self.beside
             or self.in_transaction
+            or self.may_land
             or self.in_line
             or self.unknown is not None
         )

@@ -188,7 +188,7 @@ def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None
         instance.written = 0
     outbox = ids_of(record)
     unknown, instance.unknown = instance.unknown, None
-    for maybe in (*instance.in_transaction, *([unknown] if unknown is not None else ())):
+    for maybe in (*instance.in_transaction, *instance.may_land, *([unknown] if unknown is not None else ())):
         if saved is not None and (saved.version, saved.payload) == (maybe.version, maybe.payload):
             instance.owned |= maybe.fresh  # the write had landed
             instance.lease_end = maybe.lease_end

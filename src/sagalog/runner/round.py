@@ -24,7 +24,7 @@ from .due import DueLoop
 from .engine import STRETCH_SECONDS, Engine
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, not_handled, passes_through
-from .instance import Instance
+from .instance import Instance, Unanswered
 from .load import Loader
 from .queue import Queue
 from .settle import Pause, abandon, give_up, settle, tell
@@ -293,6 +293,12 @@ class Rounds:
             else:
                 self._settle(write.turn, write, unknown)
 
+    def _look_for(self, write: Write) -> None:
+        """Let the commands leave of a write that lands although nobody waits for it."""
+        from .landing import look_for  # it is seldom needed
+
+        look_for(write.turn.instance, Unanswered(write.version, write.payload, write.fresh, write.lease_end))
+
     def _settle(self, turn: Turn, write: Write | None, error: BaseException | None) -> None:
         instance = turn.instance
         if write is not None:
@@ -302,6 +308,8 @@ class Rounds:
         except Exception as raised:  # a bug here must not let anybody wait for ever
             give_up(turn, raised)
             pause = None
+        if write is not None and write.fresh and isinstance(error, OutcomeUnknownError):
+            self._look_for(write)
         if (instance.attempt is not None or instance.beside is not None) and error is None and not turn.stale:
             self._dispatcher.cut(instance, turn.draft.record)
         if write is not None and error is None and write.due_at is not None:

@@ -330,6 +330,9 @@ class SagaRunner:
         raises is raised here at once, without retry or parking. Another event for the same instance, in SQLite for any,
         waits until the transaction has ended: do not wait for one inside of it.
 
+        If the task that calls it is cancelled, the event may be handled all the same: send it again under the same message
+        id, or look.
+
         `trace`: the traceparent that came with the event, for hooks; a span that is open around this call comes before it.
 
         Raises:
