@@ -166,8 +166,8 @@ def activity(
 def activity(function: Any = None, /, **options: Any) -> Any:
     """Make a method an activity: a call to the outside, carried out at least once, always under the same `call.id`.
 
-    It takes (self, state, call), may be async, runs outside of the step, in any worker that has the saga, and gets the
-    state as it is stored then; what it changes there is lost. What it returns is checked, and stored in the state's field
+    It takes (self, state, call), is async unless it never waits, runs outside of the step, in any worker that has the
+    saga, and gets the state as it is stored then; what it changes there is lost. What it returns is checked, and stored in the state's field
     of the activity's name, in the step that records that it is done. `CommandRefused` means no for ever; any other error
     is tried again as `retry` says (default: `dispatch_retry` of the runner, without end).
 

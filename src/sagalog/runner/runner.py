@@ -66,9 +66,9 @@ class SagaRunner:
 
     `journal` is a URL (opened at start, closed at stop), a Journal, one saga's own SagaStateStore, or a mapping from
     saga names to such stores. `dispatch` is a function for all commands, or a mapping from command types to functions;
-    `command` registers more. A command handler takes `(command)` or `(command, context)`, may be async, and returns
-    None or events; CommandRefused means no for ever, any other error means later. `hooks` are told what it does, for
-    metrics and traces. `sources` are read, and `sinks` take the commands of a type; see `sagalog.brokers`.
+    `command` registers more. A command handler takes `(command)` or `(command, context)`, is async unless it never waits,
+    and returns None or events; CommandRefused means no for ever, any other error means later. `hooks` are told what it
+    does, for metrics and traces. `sources` are read, and `sinks` take the commands of a type; see `sagalog.brokers`.
     `lifespan(runner)` gives an asynchronous context manager: what it yields is open while the runner runs, as
     `runner.resources` and `context.resources`.
 
