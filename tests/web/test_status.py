@@ -20,6 +20,7 @@ from starlette.routing import Mount, Route
 
 from sagalog import DefinitionError, SagaRunner
 from sagalog.web import StatusEndpoint, Webhook, WithLifespan, lifespan
+from sagalog.web.status import wants_stream
 
 from .served import served
 from .shop import Charge, OrderPlaced, PaymentReceived, ShopSaga, charge
@@ -42,6 +43,27 @@ async def events(client: httpx.AsyncClient, path: str, **headers: str) -> AsyncI
                 number = value
             elif field == "data":
                 yield name, number, json.loads(value)
+
+
+@pytest.mark.parametrize(
+    ("accept", "streams"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream", True),
+        ("application/json, text/event-stream", True),
+        ("text/event-stream;q=0.2", True),
+        ("text/event-stream;q=0", False),
+        ("text/event-stream; q=0.5, application/json", False),
+        ("text/event-stream;q=nan", False),
+        ("text/event-streams", False),
+        ("application/json", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+async def test_a_stream_is_for_who_asks_for_one_and_does_not_like_json_better(accept: str, streams: bool) -> None:
+    request = Request({"type": "http", "headers": [(b"accept", accept.encode())]})
+    assert wants_stream(request) is streams
 
 
 async def test_a_stream_tells_each_step_and_the_end_and_is_not_asked_for_again() -> None:

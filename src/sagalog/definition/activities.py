@@ -167,9 +167,9 @@ def activity(function: Any = None, /, **options: Any) -> Any:
     """Make a method an activity: a call to the outside, carried out at least once, always under the same `call.id`.
 
     It takes (self, state, call), is async unless it never waits, runs outside of the step, in any worker that has the
-    saga, and gets the state as it is stored then; what it changes there is lost. What it returns is checked, and stored in the state's field
-    of the activity's name, in the step that records that it is done. `CommandRefused` means no for ever; any other error
-    is tried again as `retry` says (default: `dispatch_retry` of the runner, without end).
+    saga, and gets the state as it is stored then; what it changes there is lost. What it returns is checked, and stored
+    in the state's field of the activity's name, in the step that records that it is done. `CommandRefused` means no for
+    ever; any other error is tried again as `retry` says (default: `dispatch_retry` of the runner, without end).
 
     `after`: activities, or their names, that have to end before; in an ItinerarySaga, without it: the one defined before;
     (): none. In any other saga, one without `after` begins by `Run(name)`. `when`: of the state, whether it is needed.

@@ -34,7 +34,7 @@ from .lifespans import lifespan
 from .openapi import RECEIPT_SCHEMA, STATUS_SCHEMA, responses
 from .openapi import schema_of as shown_schema
 from .problems import Problem, ProblemError, problem_of, refuse
-from .status import StatusEndpoint, json_response, quoted
+from .status import StatusEndpoint, json_response, quoted, wants_stream
 from .stopping import stopping_of
 from .tokens import READ_ENDS, READ_INSTANCES, WRITE_EVENTS, BearerToken, KnownTokens
 from .webhook import wait_seconds
@@ -217,7 +217,7 @@ class ServedRunner:
         if status is None:
             raise refuse(404, f"there is no such saga; there is {', '.join(sorted(self._statuses))}")
         seconds = wait_seconds(", ".join(request.headers.getlist("prefer")), self._most_wait_seconds, unsaid=0.0)
-        if seconds and "text/event-stream" not in request.headers.get("accept", ""):
+        if seconds and not wants_stream(request):
             await status.wait(request.path_params["id"], timedelta(seconds=seconds))
         return await status.respond(request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from inspect import isawaitable
@@ -27,6 +28,18 @@ S = TypeVar("S")
 Allow = Callable[[Request, str], bool | Awaitable[bool]]
 
 _HEARTBEAT_SECONDS = 15.0
+_WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?", re.ASCII)
+
+
+def wants_stream(request: Request) -> bool:
+    """Say whether a request accepts a stream of events, and does not like JSON better (RFC 9110, 12.5.1)."""
+    accepted = {"text/event-stream": 0.0, "application/json": 0.0}
+    for one in ",".join(request.headers.getlist("accept")).lower().split(","):
+        kind, *parameters = (part.strip() for part in one.split(";"))
+        if kind in accepted:
+            weight = next((part[2:] for part in parameters if part.startswith("q=")), "1")
+            accepted[kind] = float(weight) if _WEIGHT.fullmatch(weight) else 0.0
+    return accepted["text/event-stream"] > 0 and accepted["text/event-stream"] >= accepted["application/json"]
 
 
 class StatusEndpoint(Generic[S]):
@@ -90,7 +103,7 @@ class StatusEndpoint(Generic[S]):
             if not (await allowed if isawaitable(allowed) else allowed):
                 raise NoInstanceError(self._saga.name, correlation_id, "", NO_SUCH)
         instance = await self._instance(correlation_id)
-        if "text/event-stream" not in request.headers.get("accept", "") or request.method == "HEAD":
+        if request.method == "HEAD" or not wants_stream(request):
             return json_response(self.shown(instance))
         told = request.headers.get("last-event-id", "")
         if instance.outcome is not None and told == f"{instance.incarnation}/end":
