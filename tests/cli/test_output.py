@@ -80,6 +80,7 @@ def test_a_full_disk_is_one_line(filled: Path, full: Path, arguments: str) -> No
     assert done.returncode == 1, done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "No space left on device" in done.stderr
+    assert ("full cannot be written" in done.stderr) == arguments.startswith("export full")
     assert full.is_symlink(), "replaced: had it been the device itself, the machine would have lost it"
 
 

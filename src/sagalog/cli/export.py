@@ -85,11 +85,16 @@ def _opened(file: str, part: Path | None) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()  # what cannot be written is told before the totals are
         return
-    with ExitStack() as stack:
-        try:
+    try:
+        with ExitStack() as stack:
             opened = os.open(file, os.O_WRONLY) if part is None else _private(part)
             plain = stack.enter_context(os.fdopen(opened, "wb"))
-        except OSError as error:
-            raise click.ClickException(clean(f"{part or file} cannot be written: {error.strerror}")) from error
-        out: Any = stack.enter_context(gzip.GzipFile(fileobj=plain, mode="wb")) if file.endswith(".gz") else plain
-        yield out
+            out: Any = stack.enter_context(gzip.GzipFile(fileobj=plain, mode="wb")) if file.endswith(".gz") else plain
+            yield out
+            if out is not plain:
+                out.close()
+            plain.flush()
+            if part is not None:
+                os.fsync(plain.fileno())  # who has exported may delete the journal
+    except OSError as error:
+        raise click.ClickException(clean(f"{part or file} cannot be written: {error.strerror}")) from error

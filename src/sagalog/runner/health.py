@@ -115,7 +115,10 @@ async def failing(journal: Journal | None, timeout_seconds: float) -> tuple[str,
                 if one.level == "fail" and one.name != "durable"
             )
     except TimeoutError:
-        return (f"the journal has not examined itself within {timeout_seconds:g} s",)
+        return (
+            f"the journal has not said within {timeout_seconds:g} s whether it takes what is written: it is slow, or "
+            "another program holds its lock",
+        )
     except SagalogError as error:
         return (f"the journal cannot examine itself: {error}",)
     except Exception as error:  # of somebody else's journal; its message may hold anything
