@@ -282,7 +282,9 @@ class Phase(Enum):
     SEALED = 2
 
 
-def test_a_numbered_event_that_waits_for_a_phase_lets_those_behind_it_wait_and_one_that_is_ignored_does_not() -> None:
+def phased(unexpected: Any, sequence: Any = "n") -> type[Saga[State]]:
+    """Return a saga that takes numbered events while it is sealed."""
+
     class Phased(Base, Saga[State]):
         name = "phased"
         phases = Phase
@@ -291,48 +293,28 @@ def test_a_numbered_event_that_waits_for_a_phase_lets_those_behind_it_wait_and_o
         def begun(self, state: State, event: Calibrated) -> Any:
             return Enter(Phase.SEALED) if event.n else None
 
-        @on(Measured, key="meter", sequence="n", during=Phase.SEALED, unexpected="keep")
+        @on(Measured, key="meter", sequence=sequence, during=Phase.SEALED, unexpected=unexpected)
         def measured(self, state: State, event: Measured) -> None:
             state.seen.append(event.n)
 
-    scenario = Scenario(Phased).given(Calibrated("m", 0), Measured("m", 2), Measured("m", 1))
+    return Phased
+
+
+def test_a_numbered_event_that_waits_for_a_phase_lets_those_behind_it_wait_and_one_that_is_ignored_does_not() -> None:
+    scenario = Scenario(phased("keep")).given(Calibrated("m", 0), Measured("m", 2), Measured("m", 1))
     scenario.then(kept=[Measured("m", 2), Measured("m", 1)])
     scenario.when(Measured("m", 1)).then(kept=[Measured("m", 2), Measured("m", 1)])
     scenario.given(Calibrated("m", 1)).then(kept=[])
     assert seen(scenario) == [1, 2]
-
-    class Ignoring(Base, Saga[State]):
-        name = "ignoring"
-        phases = Phase
-
-        @starts(Calibrated, key="meter")
-        def begun(self, state: State, event: Calibrated) -> Any:
-            return Enter(Phase.SEALED) if event.n else None
-
-        @on(Measured, key="meter", sequence="n", during=Phase.SEALED, unexpected="ignore")
-        def measured(self, state: State, event: Measured) -> None:
-            state.seen.append(event.n)
-
-    scenario = Scenario(Ignoring).given(Calibrated("m", 0), Measured("m", 1), Calibrated("m", 1), Measured("m", 2))
-    assert seen(scenario) == [2]
+    events = (Calibrated("m", 0), Measured("m", 1), Calibrated("m", 1), Measured("m", 2))
+    assert seen(Scenario(phased("ignore")).given(*events)) == [2]
 
 
 def test_of_a_sequence_that_begins_with_whatever_comes_first_a_phase_that_keeps_some_hands_them_on_in_their_order() -> (
     None
 ):
-    class Phased(Base, Saga[State]):
-        name = "phased"
-        phases = Phase
-
-        @starts(Calibrated, key="meter")
-        def begun(self, state: State, event: Calibrated) -> Any:
-            return Enter(Phase.SEALED) if event.n else None
-
-        @on(Measured, key="meter", sequence=Sequence("n", first=None), during=Phase.SEALED, unexpected="keep")
-        def measured(self, state: State, event: Measured) -> None:
-            state.seen.append(event.n)
-
-    scenario = Scenario(Phased).given(Calibrated("m", 0), Measured("m", 7), Measured("m", 6), Calibrated("m", 1))
+    made = phased("keep", Sequence("n", first=None))
+    scenario = Scenario(made).given(Calibrated("m", 0), Measured("m", 7), Measured("m", 6), Calibrated("m", 1))
     assert seen(scenario) == [6, 7]
     for n in (6, 7):
         scenario.when(Measured("m", n), message_id=f"again {n}").then(kept=[])

@@ -93,15 +93,7 @@ def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | 
     record, runtime = draft.record, instance.runtime
     if record is None:
         return None
-    claim = renew = False
-    if turn.maintenance:  # acceptances are recorded with a step or on request, but not because of a duplicate
-        draft.changed = draft.changed or turn.to_record
-        owes = record.owes_delivery
-        renew = owes and Maintenance.RENEW in turn.maintenance
-        claim = owes and (Maintenance.CLAIM in turn.maintenance or Maintenance.TAKE_OVER in turn.maintenance)
-        claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
-        if Maintenance.BEGIN in turn.maintenance and record.outbox and record.outbox[0].id == record.taken:
-            record.begun = draft.changed = True
+    claim, renew = _maintained(turn, record, declines) if turn.maintenance else (False, False)
     if not (draft.changed or claim or renew):
         return None
     parked = ""
@@ -121,9 +113,29 @@ def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | 
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
-    encoded = None
+    payload, encoded = _encoded(turn, record)
+    write = Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
+    write.encoded = encoded
+    return write
+
+
+def _maintained(turn: Turn, record: SagaRecord, declines: Says) -> tuple[bool, bool]:
+    """Return whether a turn that was asked for maintenance claims the outbox, and whether it renews its lease."""
+    instance, draft, asked = turn.instance, turn.draft, turn.maintenance
+    draft.changed = draft.changed or turn.to_record  # acceptances: not because of a duplicate
+    owes = record.owes_delivery
+    claim = owes and (Maintenance.CLAIM in asked or Maintenance.TAKE_OVER in asked)
+    claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
+    if Maintenance.BEGIN in asked and record.outbox and record.outbox[0].id == record.taken:
+        record.begun = draft.changed = True
+    return claim, owes and Maintenance.RENEW in asked
+
+
+def _encoded(turn: Turn, record: SagaRecord) -> tuple[bytes, Encoded | None]:
+    """Return what is to be stored, and where its messages are. Raises PayloadTooLargeError."""
+    runtime, encoded = turn.instance.runtime, None
     if (record.held or record.kept) and runtime.page_bytes:
-        encoded = runtime.encode_in_pages(record, _stored_messages(instance))
+        encoded = runtime.encode_in_pages(record, _stored_messages(turn.instance))
         payload, size = encoded.payload, encoded.size
     else:
         payload = encode_record(record)
@@ -132,9 +144,7 @@ def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | 
             check_room(turn, record)
     if size > runtime.most_bytes and not may_exceed(turn, record, size):
         raise runtime.too_large(size)
-    write = Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
-    write.encoded = encoded
-    return write
+    return payload, encoded
 
 
 def _stored_messages(instance: Instance) -> StoredMessages:

@@ -74,10 +74,8 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
     record = draft.touch()
     record.parked, record.goes_on = "", False
     held = deque(record.held)
-    record.held, draft.replaying = (
-        (),
-        tuple(held),
-    )  # so that each is looked up among the consumed ids, not among the held
+    record.held = ()  # so that each is looked up among the consumed ids, not among the held
+    draft.replaying = tuple(held)
     record.waking = bool(record.kept)
     cancelled = cancellations()
     time, replayed = instance.runtime.engine.loop.time, 0
@@ -107,19 +105,12 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
             if kept is not None:
                 tell_let_go(instance, kept, outcome)
             elif first is not None:
-                if (
-                    outcome is Outcome.NO_INSTANCE
-                    and record.status not in FINAL
-                    and draft.saga.may_start(message.event)
-                ):
+                live = record.status not in FINAL
+                if live and outcome is Outcome.NO_INSTANCE and draft.saga.may_start(message.event):
                     # It begins the next incarnation, and this one has not ended yet. It was accepted, so it waits.
                     record.held = (msgspec.structs.replace(first, waits=True), *held)
                     return Replayed(replayed)
-                passed = outcome not in (Outcome.HANDLED, Outcome.KEPT) and first.kind == "event"
-                if passed and not _ignored_late(record, first):
-                    draft.remember(record, first.id)
-                    if outcome is not Outcome.DUPLICATE:
-                        _tell_ignored(instance, draft, first, outcome)
+                _note_passed_over(instance, draft, first, outcome)
             if checked:
                 instance.runtime.check_size(draft.frozen() or record)
             replayed += first is not None
@@ -140,18 +131,21 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 draft.record = before
                 draft.fired, draft.started, draft.woken = counted
             reporter.taken_back(culprit.id)
-            reason = _no_room(culprit, error, draft.record)
-            goes_on = bool(reason)
-            reason = reason or f"replaying {culprit.event.type} failed: {_told(error)}"
-            if first is None:
-                assert draft.record is not None
-                draft.record.held = tuple(held)
-                park_kept(draft, reason, message)
-            else:
-                park_again(draft, reason, (first, *held))
-            assert draft.record is not None
-            draft.record.goes_on = goes_on
-            return Replayed(replayed, reason, goes_on)
+            no_room = _no_room(culprit, error, draft.record)
+            reason = no_room or f"replaying {culprit.event.type} failed: {_told(error)}"
+            _park_again(draft, reason, message if first is None else first, tuple(held), goes_on=bool(no_room))
+            return Replayed(replayed, reason, bool(no_room))
+
+
+def _park_again(draft: Draft, reason: str, culprit: Message | Held, behind: tuple[Held, ...], *, goes_on: bool) -> None:
+    """Park the instance with what was to be replayed next, which was kept (a Message) or held, and the rest behind it."""
+    assert draft.record is not None
+    if isinstance(culprit, Held):
+        park_again(draft, reason, (culprit, *behind))
+    else:
+        draft.record.held = behind
+        park_kept(draft, reason, culprit)
+    draft.record.goes_on = goes_on
 
 
 def _no_room(culprit: Held, error: BaseException, record: SagaRecord | None) -> str:
@@ -169,6 +163,16 @@ def _no_room(culprit: Held, error: BaseException, record: SagaRecord | None) -> 
 
 def _told(error: BaseException) -> str:
     return str(error) if isinstance(error, _TOLD) else described(error)
+
+
+def _note_passed_over(instance: Instance, draft: Draft, held: Held, outcome: Outcome) -> None:
+    """Remember a held event that was not handled after all, and tell of it, unless it was known or came late."""
+    record = draft.touch()
+    if outcome in (Outcome.HANDLED, Outcome.KEPT) or held.kind != "event" or _ignored_late(record, held):
+        return
+    draft.remember(record, held.id)
+    if outcome is not Outcome.DUPLICATE:
+        _tell_ignored(instance, draft, held, outcome)
 
 
 def _ignored_late(record: SagaRecord, held: Held) -> bool:

@@ -119,28 +119,10 @@ def begin(instance: Instance, now: datetime) -> Turn:
     """Take what waits, up to `max_batch`, and begin a draft."""
     runtime = instance.runtime
     engine = runtime.engine
-    mailbox = instance.mailbox
     unseen, alone = not instance.loaded, instance.one_by_one > 0
     if unseen:
         instance.record, instance.version, instance.epoch = None, 0, 0
-    if instance.one_by_one:
-        instance.one_by_one -= 1
-        batch = mailbox[:1]
-        del mailbox[:1]
-    elif len(mailbox) <= engine.settings.max_batch:
-        batch, instance.mailbox = mailbox, []
-    else:
-        batch = mailbox[: engine.settings.max_batch]
-        del mailbox[: engine.settings.max_batch]
-    if (
-        instance.fresh and batch[0].seen
-    ):  # what has come since the read must not be passed over because of what was read
-        late = next(
-            (at for at, envelope in enumerate(batch) if envelope.message is not None and not envelope.seen), None
-        )
-        if late is not None:
-            instance.mailbox[:0] = batch[late:]
-            del batch[late:]
+    batch = _taken_from_mailbox(instance, engine.settings.max_batch)
     if instance.fresh and instance.waiting and instance.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
         batch[:0] = wait_no_longer(instance)
@@ -164,21 +146,50 @@ def begin(instance: Instance, now: datetime) -> Turn:
         draft.accept(instance.accepted)
     record = draft.record
     if record is not None and record.waking and record.owes_waking and batch[0].maintenance is not Maintenance.WAKE:
-        # A worker died, a handler failed, or it was repaired: kept messages come before everything that came since.
-        if engine.stopping.is_set():  # it is another worker's then, or a failing message would be tried for ever
-            for envelope in batch:
-                if envelope.message is not None and not envelope.over:
-                    envelope.fail(not_handled())
-        elif alone:
-            instance.mailbox[:0] = batch
-            instance.one_by_one += 1
-            batch = [Envelope(maintenance=Maintenance.WAKE)]
-        else:
-            batch.insert(0, Envelope(maintenance=Maintenance.WAKE))
+        batch = _woken_first(instance, batch, alone=alone)
     reporter = engine.hooks.reporter(runtime.name, instance.correlation_id, unseen=unseen)
     turn = Turn(instance, batch, draft, reporter, unseen=unseen)
     turn.alone = alone
     return turn
+
+
+def _taken_from_mailbox(instance: Instance, most: int) -> list[Envelope]:
+    mailbox = instance.mailbox
+    if instance.one_by_one:
+        instance.one_by_one -= 1
+        most = 1
+    if len(mailbox) <= most:
+        batch, instance.mailbox = mailbox, []
+    else:
+        batch = mailbox[:most]
+        del mailbox[:most]
+    if instance.fresh and batch[0].seen:
+        # What has come since the read must not be passed over because of what was read.
+        late = next(
+            (at for at, envelope in enumerate(batch) if envelope.message is not None and not envelope.seen), None
+        )
+        if late is not None:
+            instance.mailbox[:0] = batch[late:]
+            del batch[late:]
+    return batch
+
+
+def _woken_first(instance: Instance, batch: list[Envelope], *, alone: bool) -> list[Envelope]:
+    """Return a batch in which kept messages come before everything that came since.
+
+    A worker died, a handler failed, or the instance was repaired.
+    """
+    if instance.runtime.engine.stopping.is_set():  # another worker's then, or a failing one would be tried for ever
+        for envelope in batch:
+            if envelope.message is not None and not envelope.over:
+                envelope.fail(not_handled())
+    elif alone:
+        instance.mailbox[:0] = batch
+        instance.one_by_one += 1
+        return [Envelope(maintenance=Maintenance.WAKE)]
+    else:
+        batch.insert(0, Envelope(maintenance=Maintenance.WAKE))
+    return batch
 
 
 def advance(turn: Turn, message: Message) -> Outcome | Awaitable[Outcome]:
