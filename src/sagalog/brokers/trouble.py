@@ -35,8 +35,13 @@ class SourceTrouble:
         ours = isinstance(error, SagalogError)
         said = str(error) if ours else f"{what} raised {type(error).__name__}; the log says where"
         if what not in self._begun:
-            trace = None if ours else trace_of(error)  # such as of options that the client does not know
-            log.warning("source %s: %s; it is tried again", self._name, said, exc_info=trace, extra=about())
+            log.warning(
+                "source %s: %s; it is tried again",
+                self._name,
+                said,
+                exc_info=trace_of(error) if not ours else None,  # such as of options that the client does not know
+                extra=about(),
+            )
         begun, _ = self._begun.get(what, (time.monotonic() if since is None else since, ""))
         self._begun[what] = (begun, said)
 
