@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -122,6 +122,65 @@ async def test_a_policy_says_what_becomes_of_a_message_that_cannot_be_read(place
 
 async def logged_anywhere(runner: SagaRunner) -> None:
     await eventually(lambda: counts(runner).accepted == 2)
+
+
+@pytest.mark.parametrize(
+    ("decoded", "reason"),
+    [
+        (asyncio.CancelledError(), "the decoder raised CancelledError"),
+        (StopIteration(), "the decoder raised StopIteration"),
+        (Decoded(Added("a", 2), id=17), "the decoder returned a Decoded whose id or trace is no text"),  # type: ignore[arg-type]
+        (Decoded(Added("a", 2), trace=17), "the decoder returned a Decoded whose id or trace is no text"),  # type: ignore[arg-type]
+        (
+            Decoded(Added("a", 2), at=datetime(2026, 1, 1)),  # noqa: DTZ001
+            "the decoder returned a Decoded whose at is no datetime with a timezone",
+        ),
+        (
+            Decoded(Added("key raises", 2)),
+            "saga 'keyed': correlation_id raised ZeroDivisionError for Added; nothing was stored",
+        ),
+    ],
+)
+async def test_whatever_a_decoder_does_the_next_message_is_read(place: Place, decoded: Any, reason: str) -> None:
+    class Keyed(Saga[State]):
+        name = "keyed"
+
+        @starts(Added, key="order")
+        def added(self, state: State, event: Added) -> None:
+            state.log.append(event.number)
+
+        def correlation_id(self, event: Any) -> str:
+            return str(1 / 0) if event.order == "key raises" else str(event.order)
+
+    def decode(message: SourceMessage) -> Decoded:
+        if message.body == b"good":
+            return Decoded(Added("a", 1))
+        if isinstance(decoded, BaseException):
+            raise decoded
+        assert isinstance(decoded, Decoded)
+        return decoded
+
+    await place.into.send(SinkMessage(b"bad", ""))
+    await place.into.send(SinkMessage(b"good", ""))
+    source = Subscription(place.source(), decode=decode)
+    async with SagaRunner("memory://", sagas=[Keyed], sources=[source]) as runner:
+        await eventually(lambda: counts(runner).dead_letters == counts(runner).accepted == 1)
+        assert (await runner.state(Keyed, "a")).log == [1]
+    assert [told for _, told in await place.letters()] == [reason]
+
+
+async def test_a_source_whose_reading_ends_by_itself_says_so(place: Place) -> None:
+    class Fatal(BaseException):
+        pass
+
+    def decode(message: SourceMessage) -> Decoded:
+        raise Fatal
+
+    await place.into.send(SinkMessage(b"x", ""))
+    async with running(place, Subscription(place.source(), decode=decode)) as runner:
+        await eventually(lambda: runner.gauges().sources[0].stopped)
+        (reason,) = (await runner.health()).reasons
+    assert reason.endswith("has stopped at a fault that ended its reading: Fatal")
 
 
 async def test_an_event_that_is_for_no_instance_meets_the_policy_for_it(place: Place) -> None:

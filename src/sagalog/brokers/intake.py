@@ -79,6 +79,8 @@ class Intake:
         self._loops += [loop.create_task(self._looking.run()), loop.create_task(self._suspects.run())]
         if (every := self.source.keep_every) is not None:
             self._loops.append(loop.create_task(self._keep_all(every.total_seconds())))
+        for task in self._loops:
+            task.add_done_callback(self._loop_ended)
 
     def gauges(self) -> SourceGauges:
         """Return how this source is doing."""
@@ -179,6 +181,9 @@ class Intake:
             self._no_step(arrival, self.subscription.unreadable, str(error))
         except (UntakenError, SagalogError) as error:
             self._declined(arrival, str(error))
+        except Exception as error:  # of the user's code, such as a function that gives the key
+            self._failed("a message", error)
+            self._no_step(arrival, self.subscription.unreadable, f"reading it raised {type(error).__name__}")
 
     def _declined(self, arrival: Arrival, reason: str) -> None:
         self._no_step(arrival, self.subscription.untaken, reason)
@@ -191,13 +196,23 @@ class Intake:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error(
-                "source %s: a task failed: %s",
-                self.source.name,
-                type(error).__name__,
-                exc_info=trace_of(error),
-                extra=about(),
+            self._failed("a task", error)
+
+    def _failed(self, what: str, error: BaseException) -> None:
+        name = type(error).__name__
+        log.error("source %s: %s failed: %s", self.source.name, what, name, exc_info=trace_of(error), extra=about())
+
+    def _loop_ended(self, task: asyncio.Task[Any]) -> None:
+        """Stop for all to see where a loop has ended by itself: a source that reads no more looks like one that is idle."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed("a loop", error)
+        if not (self._stopping.is_set() or self.stopped):
+            self.stopped = (
+                f"a fault that ended its reading: {'a cancellation' if error is None else type(error).__name__}"
             )
+            log.critical("source %s stops at %s", self.source.name, self.stopped, extra=about())
+            self._freed.set()
 
     def _no_step(self, arrival: Arrival, policy: Policy | str, reason: str) -> None:
         if policy == Policy.IGNORE:

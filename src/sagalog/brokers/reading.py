@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -71,13 +72,17 @@ class MessageReader:
     def _decoded(self, message: SourceMessage, decode: Decoder) -> Decoded:
         try:
             found = decode(message)
-        except Exception as error:
+        except (Exception, CancelledError) as error:  # nobody cancels a function that does not wait
             told = f": {error}" if isinstance(error, SagalogError) else ""  # others may quote what they read
             raise UnreadableError(f"the decoder raised {type(error).__name__}{told}") from error
         if found is None:
             raise UntakenError("the decoder says that it is for nobody here")
         if not isinstance(found, Decoded):
             raise UnreadableError(f"the decoder returned a {type(found).__name__}, not Decoded or None")
+        if not isinstance(found.id, str) or not isinstance(found.trace, str):
+            raise UnreadableError("the decoder returned a Decoded whose id or trace is no text")
+        if found.at is not None and (not isinstance(found.at, datetime) or found.at.tzinfo is None):
+            raise UnreadableError("the decoder returned a Decoded whose at is no datetime with a timezone")
         return found
 
     def _cloud_event(self, message: SourceMessage) -> Decoded:
