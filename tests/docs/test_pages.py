@@ -166,6 +166,7 @@ def test_every_command_on_a_page_exists_and_takes_what_it_is_given(page: Path) -
         assert len(positional) <= most, f"sagalog {name} takes {most} words: {line}"
 
 
+@pytest.mark.timeout(300)
 def test_the_tests_on_the_testing_page_pass_and_fail_as_shown(tmp_path: Path) -> None:
     late = (
         "\n\ndef test_late():\n    order = Scenario(OrderSaga).given(OrderPlaced('A-1'))\n"
@@ -187,6 +188,7 @@ def test_the_operating_pages_show_what_their_commands_print() -> None:
     )
 
 
+@pytest.mark.timeout(300)
 def test_the_bug_on_the_testing_page_is_found_as_shown_and_told_again_by_its_last_line(tmp_path: Path) -> None:
     _write_the_testing_page(tmp_path)
     (shown,) = blocks("testing.md", "console")

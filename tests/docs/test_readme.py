@@ -25,7 +25,7 @@ def normalised(text: str) -> str:
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **environment}
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **environment}
     )
 
 
