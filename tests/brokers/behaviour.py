@@ -32,6 +32,7 @@ ROOT = Path(__file__).parents[2]
 ORDERS = 6
 
 
+@pytest.mark.timeout(300)  # processes and servers are started several times
 class BrokerBehaviour:
     """Subclass it with the kind, and two places: `inside`, where events come in, and `outside`, where commands go."""
 
@@ -85,7 +86,7 @@ class BrokerBehaviour:
             return set(ids) >= wanted
 
         try:
-            await eventually(all_there, 40)
+            await eventually(all_there, 90)
         except AssertionError:
             raise AssertionError(f"lost: {sorted(wanted - set(ids))}") from None
         finally:

@@ -24,7 +24,7 @@ def source_of(kind: str, url: str, name: str) -> Source:
     if kind == "kafka":
         from sagalog.brokers.kafka import KafkaSource
 
-        return KafkaSource(url, topic=name, group="loans", session_timeout=timedelta(seconds=3))
+        return KafkaSource(url, topic=name, group="loans", session_timeout=timedelta(seconds=6))
     from sagalog.brokers.rabbitmq import RabbitSource
 
     return RabbitSource(url, queue=name, single=True)

@@ -67,7 +67,7 @@ def end(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTER
         process.wait(30)
 
 
-async def eventually(check: object, seconds: float = 20) -> None:
+async def eventually(check: object, seconds: float = 60) -> None:
     """Return as soon as `check()` (may be async) is true. Raises AssertionError when time is up."""
     deadline = time.monotonic() + seconds
     while True:
