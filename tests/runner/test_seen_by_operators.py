@@ -13,8 +13,9 @@ from sagalog import InMemoryJournal, NoInstanceError, RunnerSettings, SagaRunner
 from sagalog.decision.record import Command, decode_record, encode_record
 from sagalog.decision.repair import drop
 from sagalog.definition.codec import Typed
-from sagalog.journal.protocol import Finding
+from sagalog.journal.protocol import Finding, ListsLatest, all_latest
 from sagalog.operating.apply import apply
+from sagalog.operating.inspect import instances
 
 from ..orders import Noted, OrderSaga, Paid, Placed, Release, Reserve
 from .test_drop import QUICK, Hangs, record_of
@@ -128,3 +129,32 @@ async def test_the_runner_drops_a_command() -> None:
         done = await runner.drop("order", "a", "1/0", note="gone", by="ada")
         assert done.effects[0].startswith("drops Reserve (1/0)")
         await world.until(world.cut, "Reserve")
+
+
+class Listing:
+    """A journal that cannot give the newest records of a page in one go, and counts how often it lists its ids."""
+
+    def __init__(self, journal: InMemoryJournal) -> None:
+        self._journal = journal
+        self.listings = 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("latest_by_prefix", "latest_by_terms"):
+            raise AttributeError(name)
+        return getattr(self._journal, name)
+
+    async def ids_by_prefix(self, *given: Any, **named: Any) -> list[str]:
+        self.listings += 1
+        return await self._journal.ids_by_prefix(*given, **named)
+
+
+async def test_looking_at_all_instances_lists_their_ids_once_where_each_page_costs_a_list_of_all() -> None:
+    journal: Any = Listing(InMemoryJournal())
+    assert not isinstance(journal, ListsLatest)
+    async with SagaRunner(journal._journal, sagas=[OrderSaga], dispatch=lambda command: None) as runner:
+        await runner.handle_many(Placed(str(number)) for number in range(300))
+    assert len({view.correlation_id async for view in instances(journal)}) == 300
+    assert journal.listings == 2  # and that nothing comes behind them
+    newest = [message.persistence_id async for message in all_latest(journal, "saga::order::", limit=64)]
+    assert len(newest) == len(set(newest)) == 300
+    assert journal.listings == 4

@@ -346,23 +346,30 @@ async def all_ids(journal: Journal, prefix: str, *, deleted: bool = False) -> As
         after = page[-1]
 
 
-async def all_latest(journal: Journal, prefix: str, *, limit: int) -> AsyncIterator[PersistentRepr]:
-    """Yield the newest record of every live id that starts so; `limit` of them are looked up at a time."""
+async def all_latest(
+    journal: Journal, prefix: str, *, limit: int, deleted: bool = False
+) -> AsyncIterator[PersistentRepr]:
+    """Yield the newest record of every id that `all_ids` yields; `limit` of them are looked up at a time."""
     if isinstance(journal, ListsLatest):
         after = ""
-        while page := await journal.latest_by_prefix(prefix, after=after, limit=limit):
+        while page := await journal.latest_by_prefix(prefix, after=after, limit=limit, deleted=deleted):
             for message in page:
                 yield message
             after = page[-1].persistence_id
         return
+    async for group in in_groups(all_ids(journal, prefix, deleted=deleted), limit):
+        for one in await journal.latest_messages(group):
+            if one is not None:
+                yield one
+
+
+async def in_groups(ids: AsyncIterator[str], size: int) -> AsyncIterator[list[str]]:
+    """Yield ids so many at a time."""
     group: list[str] = []
-    async for persistence_id in all_ids(journal, prefix):
-        group.append(persistence_id)
-        if len(group) == limit:
-            for one in await journal.latest_messages(group):
-                if one is not None:
-                    yield one
+    async for one in ids:
+        group.append(one)
+        if len(group) == size:
+            yield group
             group = []
-    for one in await journal.latest_messages(group) if group else ():
-        if one is not None:
-            yield one
+    if group:
+        yield group

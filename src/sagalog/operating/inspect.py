@@ -14,7 +14,7 @@ from ..decision.record import SagaRecord
 from ..definition.indexing import Index
 from ..errors import CodecError, DefinitionError, JournalFormatError, SagalogError
 from ..journal import Journal
-from ..journal.protocol import FindsByTerms, ListsLatest
+from ..journal.protocol import FindsByTerms, ListsLatest, all_ids, in_groups
 from .found_by import found_by
 from .json_diff import ABSENT, Change, changes
 from .view import OVERDUE_AFTER, SagaView, history, view_of, whole_view
@@ -71,28 +71,33 @@ async def _found(journal: Journal, saga: str, where: Index) -> AsyncIterator[Sag
 
 
 async def _pages(journal: Journal, prefix: str, *, deleted: bool) -> AsyncIterator[list[SagaView]]:
+    if not isinstance(journal, ListsLatest):
+        async for ids in in_groups(all_ids(journal, prefix, deleted=deleted), _AT_ONCE):
+            yield await _views(journal, ids)
+        return
     after = ""
     while True:
-        if isinstance(journal, ListsLatest):
-            try:
-                page = await journal.latest_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
-            except DefinitionError:  # a mistake of the caller's, which no row can be blamed for
-                raise
-            except _DAMAGED:  # one of them: look at each by itself
-                pass
-            else:
-                if not page:
-                    return
-                after = page[-1].persistence_id
-                ours = [message for message in page if saga_ids.instance_of(message.persistence_id)]
-                yield [await whole_view(journal, message) for message in ours]
-                continue
-        ids = await journal.ids_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
-        if not ids:
-            return
-        after = ids[-1]
-        found = await asyncio.gather(*(_view(journal, one) for one in ids if saga_ids.instance_of(one)))
-        yield [view for view in found if view is not None]
+        try:
+            page = await journal.latest_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
+        except DefinitionError:  # a mistake of the caller's, which no row can be blamed for
+            raise
+        except _DAMAGED:  # one of them: look at each by itself
+            ids = await journal.ids_by_prefix(prefix, after=after, limit=_AT_ONCE, deleted=deleted)
+            if not ids:
+                return
+            after = ids[-1]
+            yield await _views(journal, ids)
+        else:
+            if not page:
+                return
+            after = page[-1].persistence_id
+            ours = [message for message in page if saga_ids.instance_of(message.persistence_id)]
+            yield [await whole_view(journal, message) for message in ours]
+
+
+async def _views(journal: Journal, persistence_ids: list[str]) -> list[SagaView]:
+    found = await asyncio.gather(*(_view(journal, one) for one in persistence_ids if saga_ids.instance_of(one)))
+    return [view for view in found if view is not None]
 
 
 async def _view(journal: Journal, persistence_id: str) -> SagaView | None:

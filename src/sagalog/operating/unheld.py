@@ -13,7 +13,7 @@ from ..decision.ids import BY_KEY, reservations_of
 from ..decision.reservation import Standing, decode_reservation
 from ..errors import CodecError
 from ..journal import Journal, PersistentRepr
-from ..journal.protocol import latest_page
+from ..journal.protocol import all_latest
 from ..journal.reservations import Reservations
 from .apply import RETENTION
 
@@ -33,16 +33,13 @@ async def unheld(
     least = {Standing.FREE: older_than, Standing.PENDING: max(older_than, _ON_ITS_WAY)}
     prefix = BY_KEY if saga is None else reservations_of(saga)
     for deleted in (True, False):  # one that is forgotten meanwhile could be listed once more as deleted
-        after = ""
-        while page := await latest_page(journal, prefix, after=after, limit=_AT_ONCE, deleted=deleted):
-            after = page[-1].persistence_id
-            for found in page:
-                name = found.persistence_id.removeprefix(BY_KEY).partition("::")[0]
-                if name not in of:
-                    of[name] = Reservations(journal, name, lambda: now, monotonic, RETENTION)
-                worth = await of[name].worth(found)
-                if worth in least and now - _made_at(found, now) >= least[worth]:
-                    yield of[name], found
+        async for found in all_latest(journal, prefix, limit=_AT_ONCE, deleted=deleted):
+            name = found.persistence_id.removeprefix(BY_KEY).partition("::")[0]
+            if name not in of:
+                of[name] = Reservations(journal, name, lambda: now, monotonic, RETENTION)
+            worth = await of[name].worth(found)
+            if worth in least and now - _made_at(found, now) >= least[worth]:
+                yield of[name], found
 
 
 def _made_at(found: PersistentRepr, now: datetime) -> datetime:

@@ -19,7 +19,7 @@ from ..decision.record import SagaRecord, Status, decode_record
 from ..definition.indexing import Index, matches
 from ..definition.keys import key_text, no_key
 from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError
-from ..journal.protocol import FindsByTerms, FindsInTransactions, all_latest
+from ..journal.protocol import FindsByTerms, FindsInTransactions, all_latest, in_groups
 from ..journal.store import JournalSagaStateStore
 from .arguments import check_text
 from .ended import RecordReader, SagaOutcome
@@ -249,18 +249,7 @@ async def candidates(runtime: SagaRuntime, terms: list[str]) -> AsyncIterator[tu
         async for message in all_latest(store.journal, runtime.prefix, limit=_PAGE):
             yield parts_of(message.persistence_id)[1], message.sequence_nr, message.payload
     else:
-        async for some in _in_groups(store.keys()):
+        async for some in in_groups(store.keys(), _AT_ONCE):
             for key, saved in zip(some, await asyncio.gather(*map(runtime.load, some)), strict=True):
                 if saved is not None and not saved.tombstone:
                     yield key, saved.version, saved.payload
-
-
-async def _in_groups(keys: AsyncIterator[str]) -> AsyncIterator[list[str]]:
-    group: list[str] = []
-    async for key in keys:
-        group.append(key)
-        if len(group) == _AT_ONCE:
-            yield group
-            group = []
-    if group:
-        yield group
