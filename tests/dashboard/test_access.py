@@ -12,7 +12,7 @@ import pytest
 
 from sagalog import DefinitionError, InMemoryJournal
 from sagalog.dashboard import dashboard_app
-from sagalog.dashboard.access import Access
+from sagalog.dashboard.access import MAX_FORM_BYTES, Access
 
 from .conftest import TOKEN, board_of, browsing
 
@@ -106,7 +106,8 @@ async def test_a_change_needs_a_form_that_is_posted(
 
 
 async def test_a_form_without_end_is_not_read(operator: httpx.AsyncClient) -> None:
-    assert (await operator.post("/repair", data={"note": "x" * 100_000})).status_code == 413
+    large = await operator.post("/repair", data={"note": "x" * 100_000})
+    assert (large.status_code, f"over {MAX_FORM_BYTES // 1024} KiB" in large.text) == (413, True)
     assert (await operator.post("/repair", data={str(n): "x" for n in range(50)})).status_code == 400
 
 

@@ -30,6 +30,7 @@ FORM_SECONDS = 10.0  # to send one
 MOST_NOTED = 500  # characters of a note
 OPERATOR = "sagalog.operator"  # in the scope: who has signed in, where an app around the dashboard knows that
 _MOST_NAMED = 400  # characters of a name
+_TOO_LARGE = "The form is over 64 KiB, and nothing was changed; `sagalog send` takes an event that is so large"
 _PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -156,7 +157,7 @@ async def read_form(request: Request) -> dict[str, str]:
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > MAX_FORM_BYTES:
-                    raise HTTPException(413, "The form is too large")
+                    raise HTTPException(413, _TOO_LARGE)
     except TimeoutError:
         raise HTTPException(408, "The form took too long to arrive") from None
     try:
