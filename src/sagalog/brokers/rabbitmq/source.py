@@ -109,8 +109,10 @@ class RabbitSource(RabbitDeadLetters):
                 await channel.close()
 
     async def close(self) -> None:
-        await self._stop_reading()  # after the acknowledgements that are on their way
-        await self._connection.close()
+        try:
+            await self._stop_reading()  # after the acknowledgements that are on their way
+        finally:  # also where a broker that hangs was waited for too long
+            await self._connection.close()
 
     async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
         if self._channel is None:
