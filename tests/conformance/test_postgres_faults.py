@@ -33,7 +33,7 @@ async def test_connections_from_while_the_server_was_read_only_are_replaced(
     await write(journal, "p", 1)
     try:
         await admin.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
-        async with open_journal(postgres_schema.replace("&migrate=true", "&connect_seconds=0.5")) as late:
+        async with open_journal(postgres_schema.replace("&migrate=true", "&connect_seconds=3")) as late:
             for work in (late.write_messages([record("q", 1)]), late.purge([("p", 1)])):
                 with pytest.raises(JournalUnavailableError, match="it is read-only"):
                     await work
