@@ -169,17 +169,24 @@ def test_whatever_happens_what_is_read_is_what_plain_lists_hold(
                         assert lookups.held.has(current.held, name, "event")
                     else:
                         kept_now.append(new)
-                        assert not lookups.kept.has(current.kept, name, "event")
-                        current = record(*current.held, kept=(*current.kept, new))
-                        assert lookups.kept.has(current.kept, name, "event")
+                        current = record(*current.held, kept=current.kept)
+                        kept = lookups.kept_by(current)
+                        assert not kept.has(name, "event")
+                        kept.add(new)
+                        assert kept.has(name, "event")
+                        lookups.freeze(current)
                     shelf.save(current)
             case "drop":
                 del held_now[:count]
                 current = record(*current.held[count:], kept=current.kept)
                 shelf.save(current)
             case "wake":  # whose moment has come, wherever it stands
+                woken = kept_now[count : 2 * count]
                 del kept_now[count : 2 * count]
-                current = record(*current.held, kept=(*current.kept[:count], *current.kept[2 * count :]))
+                current = record(*current.held, kept=current.kept)
+                for one in woken:
+                    lookups.kept_by(current).take(one.id, one.kind)
+                lookups.freeze(current)
                 shelf.save(current)
             case "replay":
                 held_now.clear()
@@ -196,15 +203,19 @@ def test_whatever_happens_what_is_read_is_what_plain_lists_hold(
             case "again":  # a step that leaves them as they are
                 shelf.save(current)
             case "lose":  # a draft that is not stored: the next one begins on the record before it
-                lost = record(*current.held, held("lost"), kept=(*current.kept, held("lost")))
+                lost = record(*current.held, held("lost"), kept=current.kept)
                 lookups.held.has(lost.held, "lost", "event")
-                lookups.kept.has(lost.kept, "lost", "event")
+                lookups.kept_by(lost).add(held("lost"))
+                lookups.freeze(lost)
                 encode_in_pages(lost, shelf.stored, page_bytes, history)
             case "reload":
                 current = shelf.load()
         assert (list(current.held), list(current.kept)) == (held_now, kept_now)
     found = shelf.load()
     assert (list(found.held), list(found.kept)) == (held_now, kept_now)
-    for lookup, messages in ((lookups.held, current.held), (lookups.kept, current.kept)):
-        assert all(lookup.has(messages, one.id, "event") for one in messages)
-        assert not lookup.has(messages, "lost", "event")
+    assert all(lookups.held.has(current.held, one.id, "event") for one in current.held)
+    assert not lookups.held.has(current.held, "lost", "event")
+    kept = lookups.kept_by(current)
+    assert list(kept) == kept_now
+    assert all(kept.has(one.id, "event") for one in kept_now)
+    assert not kept.has("lost", "event")
