@@ -181,6 +181,15 @@ class FindingIds:
         assert list(await five.move_due(moves)) == [False, True, False]
         assert await five.due_ids("", NOW) == [("end", NOW)]
 
+    async def test_what_was_claimed_of_a_purged_id_says_nothing_of_its_next_life(self, journal: Journal) -> None:
+        await journal.write_batch([record("p", 1, deleted=True, due_at=NOW)])
+        soon = NOW + timedelta(seconds=1)
+        assert await journal.claim_due("", NOW, soon) == [("p", NOW)]
+        await journal.purge([("p", 1)])
+        await journal.write_batch([record("p", 1)])
+        assert await journal.due_ids("", soon) == []
+        assert await journal.claim_due("", soon, soon + timedelta(seconds=1)) == []
+
     @may(Capability.TAGS)
     async def test_offsets_of_a_tag_do_not_move_when_others_are_purged(self, journal: Journal) -> None:
         for key in ("a", "b", "c"):

@@ -157,11 +157,12 @@ class DueEntries:
             candidates.append(subjects.due(newest.head.due_at, newest.persistence_id, newest.head.nr))
         for candidate in candidates:
             entry = subjects.due_entry(candidate) if candidate is not None else None
-            if entry is not None and self._says(entry, newest) and await self._requests.last_of(entry.subject):
+            if entry is not None and self._says(entry, newest) and await self._follows(entry, newest, listed=False):
                 return [entry]
         listed = await self._requests.subjects_of(subjects.due_of(newest.persistence_id))
         found = [subjects.due_entry(one) for one in sorted(listed)]
-        return [one for one in found if one is not None and self._says(one, newest)]
+        saying = [one for one in found if one is not None and self._says(one, newest)]
+        return [one for one in saying if await self._follows(one, newest)]
 
     def _hold(self, persistence_id: str, subject: str) -> None:
         self._held[persistence_id] = subject
@@ -321,7 +322,7 @@ class DueEntries:
             if group.newest is None or group.newest.head.nr < entry.nr:
                 if await self._given_up(entry):
                     group.outdated.append(entry)
-            elif self._says(entry, group.newest):
+            elif self._says(entry, group.newest) and await self._follows(entry, group.newest):
                 at = entry.due_at if entry.claimed else group.newest.head.due_at
                 if at is not None and at <= before:
                     group.valid.append((entry, at))
@@ -337,6 +338,19 @@ class DueEntries:
         if entry.claimed or due_at is None:
             return entry.claimed
         return entry.subject == self._requests.subjects.due(due_at, entry.persistence_id, entry.nr)
+
+    async def _follows(self, entry: DueEntry, newest: Stored, *, listed: bool = True) -> bool:
+        """Say whether an entry is there, and no claim of a life before: of a purged record that had the same number.
+
+        Such a claim lies before the newest record in the stream. So does one of a record that was stored again behind it,
+        because part of what its id has was hidden. `listed`: it was there just now.
+        """
+        if listed and not (entry.claimed and newest.head.hidden_to == 0):
+            return True
+        one = await self._requests.last_of(entry.subject)
+        if one is None:
+            return False
+        return not entry.claimed or newest.head.hidden_to > 0 or one.sequence > newest.sequence
 
     async def _given_up(self, entry: DueEntry) -> bool:
         """Say whether the record of an entry will never come."""
