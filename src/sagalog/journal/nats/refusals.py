@@ -11,6 +11,7 @@ NO_RESPONDERS = 503
 BUSY = (NO_RESPONDERS, 429)  # "too many requests": nothing was done
 PASSING = (NO_RESPONDERS, 10167)  # certainly not stored, and another time it is
 NO_JETSTREAM = (10039, 10076)
+NO_PEERS = 10005  # fewer servers than replicas are known, perhaps only for now
 DENIED = -1
 _NO_STREAM = 10059
 _FULL = (10002, 10023, 10028, 10047, 10077, 10122)

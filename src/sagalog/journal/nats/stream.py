@@ -6,12 +6,14 @@ from typing import Any
 
 from ...errors import JournalFormatError, JournalUnavailableError
 from ...logs import about, log
+from ...waiting import Attempts, Waiting
 from ..protocol import Finding
 from .connection import Connection
-from .refusals import Rejected
+from .refusals import NO_PEERS, Rejected
 from .requests import Requests
 
 FORMAT = "1"
+_PLACING = Waiting(first=0.1, most=0.5, seconds=5)  # while servers of a cluster have not heard of each other
 
 
 class Stream:
@@ -47,14 +49,22 @@ class Stream:
         except Rejected as error:
             if not isinstance(self._requests.refused(error), JournalFormatError):
                 raise self._requests.refused(error) from None
-            try:
-                await self._requests.ask(f"STREAM.CREATE.{self._requests.stream}", **self._config)
-            except Rejected as failed:
-                raise self._not_made(failed) from None
+            await self._create()
             await self.check()
             return True
         await self.check()
         return False
+
+    async def _create(self) -> None:
+        attempts = Attempts(_PLACING)
+        while True:
+            try:
+                await self._requests.ask(f"STREAM.CREATE.{self._requests.stream}", **self._config)
+            except Rejected as failed:
+                if failed.code != NO_PEERS or not await attempts.wait():
+                    raise self._not_made(failed) from None
+            else:
+                return
 
     def _not_made(self, error: Rejected) -> JournalUnavailableError:
         return JournalUnavailableError(
