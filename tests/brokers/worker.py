@@ -31,6 +31,7 @@ POINTS = (
 SETTINGS = RunnerSettings(
     lease=timedelta(milliseconds=500),
     due_poll=timedelta(milliseconds=100),
+    max_takeovers=1000,  # so short a lease runs out on a busy machine, and nobody has died
     dispatch_retry=RetryPolicy(base=timedelta(milliseconds=10), cap=timedelta(milliseconds=200)),
 )
 
