@@ -72,10 +72,12 @@ def test_a_step_within_a_transaction_does_what_the_page_says(postgres_schema: st
 def test_events_come_from_a_broker_as_the_page_says(tmp_path: Path) -> None:
     server = Nats(tmp_path / "nats", servers=1)
     server.start()
-    code = [one for one in blocks("brokers.md", "python") if "BrokerConformance" not in one]
-    for shown, expected in zip(code, blocks("brokers.md", "text"), strict=True):
-        assert printed(tmp_path, shown, NATS_URL=server.url) == expected
-    server.stop()
+    try:
+        code = [one for one in blocks("brokers.md", "python") if "BrokerConformance" not in one]
+        for shown, expected in zip(code, blocks("brokers.md", "text"), strict=True):
+            assert printed(tmp_path, shown, NATS_URL=server.url) == expected
+    finally:
+        server.stop()
 
 
 def test_a_second_start_is_declined_as_the_page_says(tmp_path: Path) -> None:
