@@ -145,9 +145,9 @@ class OpenTransaction:
     __slots__ = ("connection", "more", "steps")
 
     def __init__(self, connection: CallersConnection) -> None:
-        self.connection = connection
+        self.connection: CallersConnection = connection
         self.steps: dict[Instance, list[Unanswered]] = {}
-        self.more = asyncio.Event()
+        self.more: asyncio.Event = asyncio.Event()
 
     def add(self, instance: Instance, step: Unanswered) -> None:
         """Wait for the end of one more step."""
