@@ -103,6 +103,15 @@ class Attempts:
         return True
 
 
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event for so long at most, and say whether it is set."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True
+
+
 async def end_within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
     """Await it for so long, then cancel it and raise TimeoutError, also where it swallows the cancellation."""
     task = asyncio.get_running_loop().create_task(work)

@@ -26,7 +26,7 @@ from ..errors import (
     SagaParkedError,
     TooManyKeptError,
 )
-from ..waiting import Attempts, Waiting
+from ..waiting import Attempts, Waiting, is_set_within
 from .counts import SourceCounts
 from .message import SourceMessage
 from .reading import Decoded
@@ -169,7 +169,4 @@ async def pause(attempts: Attempts, stopping: asyncio.Event) -> None:
     """Wait before another attempt, or until the source stops."""
     seconds = attempts.failed()
     assert seconds is not None  # without end
-    try:
-        await asyncio.wait_for(stopping.wait(), seconds)
-    except TimeoutError:
-        return
+    await is_set_within(stopping, seconds)

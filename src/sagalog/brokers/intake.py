@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import BrokerRefusedError, SagalogError
 from ..logs import about, log, trace_of
-from ..waiting import Attempts, Waiting, end_within
+from ..waiting import Attempts, Waiting, end_within, is_set_within
 from .accepting import Accepting
 from .counts import SourceCounts, SourceGauges
 from .in_order import PAUSES, Arrival, InOrder, TakesEvents, pause
@@ -268,15 +268,8 @@ class Intake:
         self._freed.set()
 
     async def _keep_all(self, seconds: float) -> None:
-        while await self._goes_on_after(seconds):
+        while not await is_set_within(self._closing, seconds):
             await self._quietly(lambda: self.source.keep([one.message for one in self._under_way]))
-
-    async def _goes_on_after(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return True
-        return False
 
     async def _quietly(self, call: Callable[[], Awaitable[None]]) -> None:
         try:

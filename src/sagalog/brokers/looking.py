@@ -9,6 +9,7 @@ import time
 
 from ..errors import BrokerRefusedError, BrokerUnavailableError
 from ..logs import about, log
+from ..waiting import is_set_within
 from .counts import SourceCounts
 from .message import Backlog
 from .protocol import Source
@@ -31,17 +32,10 @@ class Looking:
     async def run(self) -> None:
         """Ask until closed and cancelled."""
         seconds = _FIRST_SECONDS
-        while not await self._closing_within(seconds):
+        while not await is_set_within(self._closing, seconds):
             await self._ask()
             if self.backlog.messages is not None or self._trouble.text:
                 seconds = _SECONDS
-
-    async def _closing_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._closing.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
 
     async def _ask(self) -> None:
         """Ask once. A client that lets its caller wait for ever is asked nothing else meanwhile."""

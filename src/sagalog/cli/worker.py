@@ -21,7 +21,7 @@ from ..runner import RunnerSettings, SagaRunner
 from ..telemetry.fleet import probes_of_all
 from ..telemetry.http import Address, HttpServer
 from ..telemetry.probes import probes, with_metrics
-from ..waiting import Attempts, Waiting
+from ..waiting import Attempts, Waiting, is_set_within
 from .targets import load_runner
 from .text import clean
 from .tied import TIE, end_with_supervisor
@@ -207,7 +207,4 @@ class _Supervisor:
             pause = attempts.failed()
             assert pause is not None  # without end
             click.echo(f"worker {process.pid} ended with {code}; another starts in {pause:.1f} s", err=True)
-            try:
-                await asyncio.wait_for(self._stopping.wait(), pause)
-            except TimeoutError:
-                continue
+            await is_set_within(self._stopping, pause)

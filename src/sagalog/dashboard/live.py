@@ -5,7 +5,6 @@ The stream of a page asks for what the page asked for, renders the same parts ag
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from ..errors import SagalogError
+from ..waiting import is_set_within
 from .board import Board, Page
 
 Build = Callable[[Board, Request], Awaitable[Page]]
@@ -64,9 +64,6 @@ async def _events(board: Board, request: Request, build: Build) -> AsyncIterator
                 spoken = time.monotonic()
             # A page that takes long to find is looked for less often.
             pause = max(_LOOK_SECONDS, min(_MAX_PAUSE, 20 * (time.monotonic() - asked)))
-            try:
-                await asyncio.wait_for(board.stopping.wait(), pause)
-            except TimeoutError:
-                continue
+            await is_set_within(board.stopping, pause)
     finally:
         board.streams -= 1

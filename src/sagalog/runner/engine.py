@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import DefinitionError
 from ..logs import about, log, trace_of
+from ..waiting import is_set_within
 from .awaited import Awaited
 from .clock import Clock, EventClock
 from .counters import Counters
@@ -207,8 +208,5 @@ class Engine:
 
     async def back_off(self, seconds: float) -> None:
         """Wait before another attempt. Raises RunnerStoppedError as soon as the runner stops."""
-        try:
-            await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            return
-        raise not_handled()
+        if await is_set_within(self.stopping, seconds):
+            raise not_handled()

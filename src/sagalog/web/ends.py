@@ -18,6 +18,7 @@ from ..errors import CodecError, SagalogError
 from ..journal import PersistentRepr
 from ..journal.protocol import Followable
 from ..runner import SagaRunner
+from ..waiting import is_set_within
 from .problems import problem_of, refuse
 from .status import event_text
 from .stopping import stopping_of
@@ -92,10 +93,7 @@ class EndStreams:
                     spoken = loop.time()
                     yield b": still here\n\n"
                 if len(records) < _PAGE:
-                    try:
-                        await asyncio.wait_for(stopping.wait(), _LOOK_SECONDS)
-                    except TimeoutError:
-                        continue
+                    await is_set_within(stopping, _LOOK_SECONDS)
         finally:
             self._open -= 1
 

@@ -11,6 +11,7 @@ from nats.aio.client import Client
 
 from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError
 from ...nats_tls import TlsClient
+from ...waiting import is_set_within
 from ..owner import Owner
 from .answers import Inbox
 from .login import Login
@@ -50,11 +51,8 @@ class Connection:
             async with self._opening:
                 if self._client is None:
                     self._client = await self._connect()
-        if not self._client.is_connected:
-            try:
-                await asyncio.wait_for(self._connected.wait(), self.patience)
-            except TimeoutError:
-                raise self.away("the connection is lost") from None
+        if not self._client.is_connected and not await is_set_within(self._connected, self.patience):
+            raise self.away("the connection is lost")
         return self._client
 
     def away(self, why: str) -> JournalUnavailableError:
