@@ -40,17 +40,9 @@ def reporter_of(runner: SagaRunner) -> Report | None:
 
 async def handle_by_hand(runner: SagaRunner, event: Any, message_id: str, by: str) -> Receipt:
     """Handle an event that an operator sends as `SagaRunner.handle` does, with the name of the operator in the record."""
-    receiver = runner._receiver
-    if receiver is None:
-        return await runner.handle(event, message_id=message_id)  # which says why not
-    work = receiver.handle(event, message_id, None, sent_by=well_formed(by))
-    return await runner._hooks.receiving(type(event).__name__, work)
+    return await runner._received(event, message_id, sent_by=well_formed(by))
 
 
 async def handle_in_burst(runner: SagaRunner, event: Any, message_id: str, trace: str, burst: Burst) -> Receipt:
     """Handle an event as `SagaRunner.handle` does; where the journal fails one of a burst, none behind it is stored."""
-    receiver, hooks = runner._receiver, runner._hooks
-    if receiver is None:
-        return await runner.handle(event, message_id=message_id)  # which says why not
-    given = trace if trace and not hooks.caller() else ""
-    return await hooks.receiving(type(event).__name__, receiver.handle(event, message_id, None, given, burst))
+    return await runner._received(event, message_id, trace=trace, burst=burst)

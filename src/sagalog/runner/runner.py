@@ -340,14 +340,27 @@ class SagaRunner:
                 NoInstanceError, SagaParkedError, RunnerStoppedError, JournalUnavailableError say why.
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
-        receiver = self._receiver or _NotStarted
-        if connection is not None:
-            if at is not None or trace:
-                raise DefinitionError(f"{'at=' if at is not None else 'trace='} and connection= do not go together")
-            work = receiver.handle_in_transaction(event, message_id, connection)
-        else:
-            work = receiver.handle(event, message_id, at, trace if trace and not self._hooks.caller() else "")
+        if connection is None:
+            return await self._received(event, message_id, at, trace=trace)
+        if at is not None or trace:
+            raise DefinitionError(f"{'at=' if at is not None else 'trace='} and connection= do not go together")
+        work = (self._receiver or _NotStarted).handle_in_transaction(event, message_id, connection)
         return await self._hooks.receiving(type(event).__name__, work)
+
+    def _received(
+        self,
+        event: Any,
+        message_id: str | None,
+        at: datetime | None = None,
+        *,
+        trace: str = "",
+        burst: Burst | None = None,
+        sent_by: str = "",
+    ) -> Awaitable[Receipt]:
+        """Hand an event to the phases, and tell the hooks how long its sender waits; see Receiver.handle."""
+        given = trace if trace and not self._hooks.caller() else ""
+        work = (self._receiver or _NotStarted).handle(event, message_id, at, given, burst, sent_by)
+        return self._hooks.receiving(type(event).__name__, work)
 
     async def handle_many(self, events: Iterable[Incoming | Any] | AsyncIterable[Incoming | Any]) -> list[Receipt]:
         """Handle many events, given as Incoming or plain; those of one instance in the order given.
@@ -368,11 +381,10 @@ class SagaRunner:
                 f"handle_many takes an iterable of events, not a {type(events).__name__}; nothing was stored"
             )
 
-        burst, receiver = Burst(), self._receiver or _NotStarted
+        burst = Burst()
 
         def handle(incoming: Incoming) -> Awaitable[Receipt]:
-            work = receiver.handle(incoming.event, incoming.message_id, incoming.at, "", burst)
-            return self._hooks.receiving(type(incoming.event).__name__, work)
+            return self._received(incoming.event, incoming.message_id, incoming.at, burst=burst)
 
         return await handle_all(handle, events, self.settings.max_in_flight)
 
