@@ -272,9 +272,7 @@ def due_moments(instance: Instance, record: SagaRecord, now: datetime) -> tuple[
     """Return when the lease on the outbox ends, and when the instance next needs attention."""
     lease_end = _lease_end(instance, record, now)
     due = record.next_timer_at
-    if (record.waking and record.owes_waking) or (
-        record.goes_on and record.owes_replay
-    ):  # our next turn goes on with it, or another worker if we die
+    if (record.waking or record.goes_on) and record.owes_turn:  # ours goes on with it, or another worker if we die
         waking = now + instance.runtime.engine.lease
         due = waking if due is None else min(due, waking)
     return lease_end, due if lease_end is None else lease_end if due is None else min(due, lease_end)

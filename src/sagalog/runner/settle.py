@@ -44,7 +44,6 @@ from .load import ids_of, unreadable
 from .replay import tell_parked
 from .too_large import as_told
 from .turn import Turn
-from .wake import wakes
 
 _HANDLED = Outcome.HANDLED
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one of them wins
@@ -211,15 +210,9 @@ def _go_on(turn: Turn) -> Pause | None:
     pause = None if turn.failure is None else _after_failure(turn)
     if turn.at < len(turn.batch):
         turn.instance.put_back(turn.batch[turn.at :])
-    elif (wakes(turn) or _goes_on(turn)) and not turn.instance.mailbox:
+    elif (record := turn.draft.record) is not None and record.owes_turn and not turn.instance.mailbox:
         turn.instance.mailbox.append(Envelope(maintenance=Maintenance.WAKE))
     return pause
-
-
-def _goes_on(turn: Turn) -> bool:
-    """Say whether the last command was refused that took the room of a replay: it can go on."""
-    record = turn.draft.record
-    return record is not None and record.goes_on and record.owes_replay
 
 
 def _after_failure(turn: Turn) -> Pause | None:
