@@ -25,6 +25,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from sagalog.brokers import Sink, SinkMessage
 
 from ..examples.test_loans import ROOT, expected
+from ..examples.test_loans_shared import reported
 from ..servers.kafka import Kafka
 from ..servers.processes import eventually
 from ..servers.rabbitmq import RabbitMQ
@@ -108,13 +109,7 @@ async def printed(kind: str, server: Any, log: Path, journal: str, told: Callabl
     else:
         await all_acknowledged(server, place)
     told("all of them are accepted")
-    for worker in workers[1:]:
-        assert worker.stdin is not None
-        worker.stdin.close()
-    assert [await worker.wait() for worker in workers[1:]] == [0] * (WORKERS - 1)
-    said, _ = await workers[0].communicate(f"end {max(json.loads(line)['at'] for line in lines)}\n".encode())
-    assert workers[0].returncode == 0
-    return said.decode().strip()
+    return await reported(workers, lines)
 
 
 def main(log: Path, *wanted: str) -> int:

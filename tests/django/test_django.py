@@ -175,16 +175,22 @@ def test_a_shop_in_django_from_the_first_migration_to_the_worker(
             worker.communicate()
 
 
-def test_the_first_request_of_all_may_be_within_a_transaction(tmp_path: Path) -> None:
-    """The view inserts a row before it sends the event, so the file's lock is taken: `migrate` has made the tables."""
-    journal = f"sqlite:///{tmp_path}/shop.db?beside=true"
-    write_project(tmp_path, {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.db"}, journal)
-    code = """
+MIGRATED = """
 import django
 django.setup()
 from django.core.management import call_command
 call_command("makemigrations", "shop", verbosity=0)
 call_command("migrate", verbosity=0)
+"""
+
+
+def test_the_first_request_of_all_may_be_within_a_transaction(tmp_path: Path) -> None:
+    """The view inserts a row before it sends the event, so the file's lock is taken: `migrate` has made the tables."""
+    journal = f"sqlite:///{tmp_path}/shop.db?beside=true"
+    write_project(tmp_path, {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.db"}, journal)
+    code = (
+        MIGRATED
+        + """
 call_command("migrate", verbosity=0)
 from django.db import connection
 from django.test import Client
@@ -192,6 +198,7 @@ tables = set(connection.introspection.table_names())
 connection.close()
 print({"instance", "record"} <= tables, Client().post("/orders/a").json())
 """
+    )
     done = run(tmp_path, "-c", code)
     assert (done.returncode, done.stdout) == (0, "True {'duplicate': False}\n"), done.stderr
 
@@ -199,15 +206,13 @@ print({"instance", "record"} <= tables, Client().post("/orders/a").json())
 def test_a_file_that_is_not_the_journals_gets_no_tables_of_it(tmp_path: Path) -> None:
     journal = f"sqlite:///{tmp_path}/sagas.db"
     write_project(tmp_path, {"ENGINE": "django.db.backends.sqlite3", "NAME": "shop.db"}, journal)
-    code = """
-import django
-django.setup()
-from django.core.management import call_command
-call_command("makemigrations", "shop", verbosity=0)
-call_command("migrate", verbosity=0)
+    code = (
+        MIGRATED
+        + """
 from django.db import connection
 print("record" in connection.introspection.table_names())
 """
+    )
     done = run(tmp_path, "-c", code)
     assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
     assert not (tmp_path / "sagas.db").exists()

@@ -10,6 +10,7 @@ import random
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections import defaultdict, deque
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,15 @@ async def run_shared(url: str, log: Path) -> str:
     for task in listening:
         task.cancel()
     await asyncio.gather(*listening, return_exceptions=True)
+    return await reported(workers, lines)
+
+
+async def reported(workers: Sequence[Process], lines: Sequence[str | bytes]) -> str:
+    """Return what the first worker reports at the end of the log, once the others have stopped."""
     for worker in workers[1:]:
         assert worker.stdin is not None
         worker.stdin.close()
-    assert [await worker.wait() for worker in workers[1:]] == [0] * (WORKERS - 1)
+    assert [await worker.wait() for worker in workers[1:]] == [0] * (len(workers) - 1)
     said, _ = await workers[0].communicate(f"end {max(json.loads(line)['at'] for line in lines)}\n".encode())
     assert workers[0].returncode == 0
     return said.decode().strip()

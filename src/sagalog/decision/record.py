@@ -364,6 +364,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         return self.waking and not self.parked
 
     @property
+    def owes(self) -> bool:
+        """There is something to do now: a delivery, the replay of what it holds, or a look at what it keeps."""
+        return self.owes_delivery or self.owes_replay or self.owes_waking
+
+    @property
     def owes_turn(self) -> bool:
         """Its next turn is not asked for by anybody: a kept message may have its moment, or a replay has found room."""
         return self.owes_waking or (self.goes_on and self.owes_replay)

@@ -153,5 +153,4 @@ def _reservations(journal: Journal, old: StoredRecord, retention: timedelta) -> 
 
 def _due(record: SagaRecord) -> datetime | None:
     """Return now, where there is something to do; else when the next timer is due."""
-    owes = record.owes_replay or record.owes_delivery or record.owes_waking
-    return record.updated_at if owes else record.next_timer_at
+    return record.updated_at if record.owes else record.next_timer_at

@@ -55,8 +55,7 @@ async def _search_once(
         except CodecError as error:
             runtime.unreadable[key] = str(error)
             continue
-        owes = record.owes_delivery or record.owes_waking or record.owes_replay
-        due_at = engine.now() if owes else record.next_timer_at
+        due_at = engine.now() if record.owes else record.next_timer_at
         if due_at is None and record.finished:
             due_at = record.updated_at + engine.retention
         if due_at is not None:

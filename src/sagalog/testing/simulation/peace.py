@@ -50,8 +50,7 @@ class Peace:
         """Return the instances that have something to do, and when (seconds of virtual time)."""
         found: dict[str, float] = {}
         for persistence_id, record in self._run.ledger.readable():
-            owes = record.owes_delivery or record.owes_waking or record.owes_replay
-            if owes or persistence_id in self._operator.busy:
+            if record.owes or persistence_id in self._operator.busy:
                 found[persistence_id] = 0.0
             elif record.timers and not record.parked:
                 found[persistence_id] = _next_timer(record)

@@ -109,12 +109,11 @@ class Trouble:
         run = self._run
         same = msgspec.structs.replace(record, handled=())
         now = EPOCH + timedelta(seconds=asyncio.get_running_loop().time())
-        owes = record.owes_delivery or record.owes_waking or record.owes_replay
         message = msgspec.structs.replace(
             newer,
             sequence_nr=newer.sequence_nr + 1,
             payload=encode_record(same),
-            due_at=now if owes else record.next_timer_at,
+            due_at=now if record.owes else record.next_timer_at,
         )
         try:
             at_once(run.ledger.write_messages([message]))
