@@ -20,7 +20,7 @@ from .callers import wait_or_undo, write_or_undo
 from .connections import Connections
 from .due import DueIds
 from .examining import findings_of
-from .failures import translate, translate_callers
+from .failures import on_callers_connection, translate
 from .listing import PostgresListing
 from .lookups import Lookups
 from .rows import COLUMNS, record_of
@@ -176,41 +176,36 @@ class PostgresJournal:
         else's open transaction holds the id, when that has ended.
         """
         records, losers = in_sequence([storable(message)])
-        try:
-            used = await self._same_database.usable(connection)
-            if losers:
-                raise SequenceOutOfOrder((message.persistence_id,))
-            if await write_or_undo(used, self._statements, records):
-                await wait_or_undo(used, self._wait_first if message.sequence_nr == 1 else self._wait_next, message)
-                raise SequenceOutOfOrder((message.persistence_id,))
-        except asyncpg.DeadlockDetectedError as error:
-            raise JournalUnavailableError(
-                f"{message.persistence_id!r}: this transaction and another wait for each other: roll it back, and try "
-                "again; nothing was stored"
-            ) from error
-        except asyncpg.SerializationError as error:
-            raise SequenceOutOfOrder((message.persistence_id,)) from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate_callers(error, self._connections.where) from error
+        with on_callers_connection(self._connections.where):
+            try:
+                used = await self._same_database.usable(connection)
+                if losers:
+                    raise SequenceOutOfOrder((message.persistence_id,))
+                if await write_or_undo(used, self._statements, records):
+                    await wait_or_undo(used, self._wait_first if message.sequence_nr == 1 else self._wait_next, message)
+                    raise SequenceOutOfOrder((message.persistence_id,))
+            except asyncpg.DeadlockDetectedError as error:
+                raise JournalUnavailableError(
+                    f"{message.persistence_id!r}: this transaction and another wait for each other: roll it back, and try "
+                    "again; nothing was stored"
+                ) from error
+            except asyncpg.SerializationError as error:
+                raise SequenceOutOfOrder((message.persistence_id,)) from error
 
     async def latest_in_transaction(self, connection: Any, persistence_id: str) -> PersistentRepr | None:
         """Return the newest record as the caller's transaction sees it, its own writes included."""
-        try:
+        with on_callers_connection(self._connections.where):
             used = await self._same_database.usable(connection)
             row = await used.fetchrow(self._newest, [persistence_id.encode()])
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate_callers(error, self._connections.where) from error
         return record_of(row) if row else None
 
     async def replay_in_transaction(
         self, connection: Any, persistence_id: str, from_sequence_nr: int, to_sequence_nr: int
     ) -> AsyncIterator[PersistentRepr]:
         """Yield the records that are kept, bounds inclusive, as the caller's transaction sees them."""
-        try:
+        with on_callers_connection(self._connections.where):
             used = await self._same_database.usable(connection)
             rows = await used.fetch(self._of_one, persistence_id.encode(), from_sequence_nr, to_sequence_nr)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate_callers(error, self._connections.where) from error
         for row in rows:
             yield record_of(row)
 
@@ -218,11 +213,9 @@ class PostgresJournal:
         self, connection: Any, term: str, *, after: str = "", limit: int = 1000
     ) -> tuple[list[str], str]:
         """Return live ids with a term as the caller's transaction sees it, and the place to go on from."""
-        try:
+        with on_callers_connection(self._connections.where):
             used = await self._same_database.usable(connection)
             rows = await used.fetch(self._with_term, [term], after.encode(), limit + 1)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            raise translate_callers(error, self._connections.where) from error
         found = [row[0].decode() for row in rows[:limit]]
         return found, found[-1] if len(rows) > limit else ""
 

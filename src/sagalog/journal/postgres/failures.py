@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import asyncpg
 
@@ -155,6 +157,15 @@ def translate_callers(error: Exception, where: str) -> SagalogError:
         return translate(error, where)
     translated.__cause__ = error
     return translated
+
+
+@contextmanager
+def on_callers_connection(where: str) -> Iterator[None]:
+    """Tell what a caller's connection raises as `translate_callers` does."""
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise translate_callers(error, where) from error
 
 
 def _translated(error: Exception, where: str, *, sent: bool, end: str) -> SagalogError:
