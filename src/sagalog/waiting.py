@@ -18,6 +18,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,23 @@ elapsed: Callable[[], float] = (
 )
 
 _NO_TIME = 1e-6  # seconds: what is left of a sum of pauses may be too little to move a clock that only the pauses move
+
+
+class CountedTime:
+    """A time that a server has told, counted on by seconds that nobody can set, as this machine's clock may be.
+
+    `at_seconds`: when it was told, by `elapsed`; None: just now.
+    """
+
+    __slots__ = ("_told", "at_seconds")
+
+    def __init__(self, told: datetime, at_seconds: float | None = None) -> None:
+        self._told = told
+        self.at_seconds: float = elapsed() if at_seconds is None else at_seconds
+
+    def now(self) -> datetime:
+        """Return the server's time."""
+        return self._told + timedelta(seconds=elapsed() - self.at_seconds)
 
 
 class Waiting(msgspec.Struct, frozen=True):

@@ -50,7 +50,8 @@ async def test_it_does_not_follow_this_machines_clock_when_that_is_set(monkeypat
     await clock.synchronize()
     before = clock.now()
     sleeps = asyncio.ensure_future(clock.sleep_until(before + timedelta(hours=1)))
-    monkeypatch.setattr("sagalog.runner.clock.datetime", SetForward)
+    for module in ("sagalog.runner.clock", "sagalog.waiting"):
+        monkeypatch.setattr(f"{module}.datetime", SetForward)
     assert clock.now() - before < timedelta(hours=1)
     late = asyncio.ensure_future(clock.sleep_until(before + timedelta(hours=1)))
     done, _ = await asyncio.wait([sleeps, late], timeout=0.05)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from ..errors import DefinitionError
 from ..journal.protocol import TellsTime
-from ..waiting import elapsed
+from ..waiting import CountedTime, elapsed
 from .arguments import check_duration, check_moment
 
 
@@ -52,12 +52,11 @@ class ServerClock(SystemClock):
 
     def __init__(self, server: TellsTime) -> None:
         self._server = server
-        self._told = datetime.now(UTC)
-        self._measured = elapsed()  # when the server told that
+        self._time = CountedTime(datetime.now(UTC))  # until the server has told its own
         self._synchronized = False
 
     def now(self) -> datetime:
-        return self._told + timedelta(seconds=elapsed() - self._measured)
+        return self._time.now()
 
     async def sleep_until(self, moment: datetime) -> None:
         while (left := (moment - self.now()).total_seconds()) > 0:
@@ -68,7 +67,7 @@ class ServerClock(SystemClock):
 
         It is known to half a round trip, so of some the shortest counts: the first may have opened a connection.
         """
-        if self._synchronized and elapsed() - self._measured < every_seconds:
+        if self._synchronized and elapsed() - self._time.at_seconds < every_seconds:
             return
         shortest = math.inf
         for _ in range(_ROUND_TRIPS):
@@ -79,7 +78,7 @@ class ServerClock(SystemClock):
                 shortest, best, measured = took, told, before + took / 2
             if took <= _SHORT_SECONDS:
                 break
-        self._told, self._measured, self._synchronized = best, measured, True
+        self._time, self._synchronized = CountedTime(best, measured), True
 
 
 class ManualClock:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -11,7 +11,7 @@ import nats.errors
 from nats.aio.msg import Msg
 
 from ...errors import JournalFormatError, JournalUnavailableError
-from ...waiting import Attempts, Waiting, elapsed
+from ...waiting import Attempts, CountedTime, Waiting
 from .connection import Connection
 from .messages import Stored, head_of, header_in
 from .refusals import BUSY, NO_JETSTREAM, NO_MESSAGE, NOBODY_ANSWERS, Rejected, refused
@@ -38,8 +38,7 @@ class Requests:
         self._connection = connection
         self.stream = stream
         self.subjects: Subjects = Subjects(stream)
-        self._told = datetime.now(UTC)  # by the server, once it has answered
-        self._told_at = elapsed()
+        self._time = CountedTime(datetime.now(UTC))  # until the server has answered
 
     async def ask(self, action: str, **request: Any) -> dict[str, Any]:
         """Send a request that may be repeated to the API; return its answer. Raises Rejected, JournalUnavailableError."""
@@ -126,12 +125,12 @@ class Requests:
         except Rejected as error:
             raise self.refused(error) from None
         if "ts" in info:
-            self._told, self._told_at = msgspec.convert(info["ts"], datetime), elapsed()
+            self._time = CountedTime(msgspec.convert(info["ts"], datetime))
         return info
 
     def now(self) -> datetime:
         """Return the server's time, counted on from its last answer: this machine's clock may be set."""
-        return self._told + timedelta(seconds=elapsed() - self._told_at)
+        return self._time.now()
 
     def refused(self, error: Rejected) -> JournalUnavailableError | JournalFormatError:
         """Return our error for an answer that says no; nothing was stored."""
