@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
-from sagalog import EventClock, InMemoryJournal, RunnerSettings, SagaRunner, Status
+from sagalog import (
+    Action,
+    EventClock,
+    InMemoryJournal,
+    ManualClock,
+    RunnerSettings,
+    Saga,
+    SagaRunner,
+    SetTimer,
+    Status,
+    StepContext,
+    on,
+    starts,
+)
+from sagalog.decision.record import decode_record
 
 from ..orders import Asked, Closed, Noted, OrderSaga, Paid, Placed, World
 from .conftest import Bench
@@ -145,3 +163,48 @@ async def test_in_event_time_a_second_run_over_the_same_events_changes_nothing()
             await runner.settle()
             logs.append((await bench.log("a"), list(world.names)))
     assert logs[0] == logs[1]
+
+
+class RunningOn(ManualClock):
+    """Each look at it takes a second, as on a machine that is busy with other work."""
+
+    def now(self) -> datetime:
+        self.advance(timedelta(seconds=1))
+        return super().now()
+
+
+@dataclass
+class Rung:
+    order_id: str
+
+
+@dataclass
+class Heard:
+    times: list[tuple[datetime, datetime]] = field(default_factory=list)
+
+
+class AlarmSaga(Saga[Heard]):
+    name = "alarm"
+
+    @starts(Placed, key="order_id")
+    def placed(self, heard: Heard, event: Placed) -> Iterator[Action]:
+        for n in range(100):
+            yield SetTimer(f"alarm {n}", Rung(event.order_id), after=timedelta(seconds=n / 5))
+
+    @on(Rung, key="order_id")
+    def rung(self, heard: Heard, event: Rung, context: StepContext) -> None:
+        assert context.message_at is not None
+        heard.times.append((context.message_at, context.now))
+
+
+async def test_a_timer_that_falls_due_while_its_turn_begins_sees_no_time_before_its_own() -> None:
+    journal = InMemoryJournal()
+    async with SagaRunner(journal, sagas=[AlarmSaga], clock=RunningOn()) as runner:
+        await runner.handle(Placed("a"))
+        async with asyncio.timeout(30):
+            while len((await runner.state(AlarmSaga, "a")).times) < 100:
+                await runner.settle()
+        times = (await runner.state(AlarmSaga, "a")).times
+    assert [at for at, now in times if now < at] == []
+    steps = [decode_record(step.payload) async for step in journal.replay_messages("saga::alarm::a", 1, 10_000)]
+    assert all(before.updated_at <= after.updated_at for before, after in pairwise(steps))
