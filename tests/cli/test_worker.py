@@ -213,6 +213,43 @@ async def test_a_worker_that_does_not_stop_is_killed_after_a_while(
     assert f"worker {process.pid} has not stopped within 0.1 s, and is killed" in capsys.readouterr().err
 
 
+async def test_a_worker_that_a_second_signal_ends_is_told_and_not_called_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopping = (
+        "import pathlib, signal, time\n"
+        f"folder = pathlib.Path({str(tmp_path)!r})\n"
+        "def stop(*_):\n"
+        "    signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "    (folder / 'stopping').touch()\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "(folder / 'up').touch()\n"
+        "while True:\n"
+        "    time.sleep(1000)"
+    )
+    supervisor = _Supervisor([[sys.executable, "-c", stopping]], dict(os.environ), 1000)
+    running = asyncio.ensure_future(supervisor.run())
+    await eventually((tmp_path / "up").exists)
+    (process,) = supervisor._running
+    supervisor._stop()
+    await eventually((tmp_path / "stopping").exists)
+    supervisor._stop()
+    assert await asyncio.wait_for(running, 60) == 1
+    assert f"worker {process.pid} ended with -15 before it had stopped" in capsys.readouterr().err
+
+
+async def test_a_worker_that_is_told_to_stop_before_it_has_begun_has_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = f"import pathlib, time; pathlib.Path({str(tmp_path / 'up')!r}).touch(); time.sleep(1000)"
+    supervisor = _Supervisor([[sys.executable, "-c", waiting]], dict(os.environ), 1000)
+    running = asyncio.ensure_future(supervisor.run())
+    await eventually((tmp_path / "up").exists)
+    supervisor._stop()
+    assert await asyncio.wait_for(running, 60) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_worker_that_waits_for_its_journal_tells_how_it_is_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "ticking.py").write_text(TICKING)
     nowhere = "postgresql://127.0.0.1:1/x?connect_seconds=100"

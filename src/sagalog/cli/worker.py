@@ -152,6 +152,7 @@ class _Supervisor:
         self._environment = {**environment, TIE: str(self._tie)}
         self._running: set[Process] = set()
         self._stopping = asyncio.Event()
+        self._asked = 0  # times that it was told to stop
         self._broken = False
 
     async def run(self) -> int:
@@ -166,6 +167,7 @@ class _Supervisor:
         if not self._stopping.is_set():
             asyncio.get_running_loop().call_later(self._patience, self._kill)
         self._stopping.set()
+        self._asked += 1
         self._send(signal.SIGTERM)
 
     def _kill(self) -> None:
@@ -183,6 +185,15 @@ class _Supervisor:
             if process.returncode is None:
                 process.send_signal(number)
 
+    def _stopped(self, process: Process, code: int) -> None:
+        not_begun = code == -signal.SIGTERM and self._asked == 1  # it was still waiting for its journal
+        if code and not not_begun and not self._broken:
+            self._broken = True
+            click.echo(
+                f"worker {process.pid} ended with {code} before it had stopped; another takes over what it had begun",
+                err=True,
+            )
+
     async def _keep(self, command: list[str]) -> None:
         attempts = Attempts(Waiting(first=0.2, most=_MAX_PAUSE))
         while not self._stopping.is_set():
@@ -197,6 +208,7 @@ class _Supervisor:
             code = await process.wait()
             self._running.discard(process)
             if self._stopping.is_set():
+                self._stopped(process, code)
                 return
             if code in (1, 2) and time.monotonic() - started < 3:  # it said why: another start would fail the same way
                 self._broken = True
