@@ -19,8 +19,8 @@ help: ## list the targets
 demo: .venv/demo ## watch a few hundred orders survive a kill -9 (20 seconds)
 	@$(BIN)/sagalog demo $(ARGS)
 
-test: .venv/test ## run all tests, in two processes; ARGS="-k timer" chooses
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: .venv/test ## run all tests, in three processes; ARGS="-k timer" chooses
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 check: .venv/check docs ## lint, types, walls between layers, the site, what a step costs, and the wheel in an empty environment
 	$(BIN)/ruff check .
