@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import timedelta
 from typing import Any
 
@@ -27,7 +26,7 @@ def seconds_of(name: str, value: Any, *, zero: bool = False, most: timedelta = L
 
 def remedy(name: str, value: Any) -> str:
     """Return how such an argument is written, in seconds: `lease=timedelta(seconds=5)`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= LONGEST.total_seconds()
     return f"{name.partition(' ')[0].rstrip('=')}=timedelta(seconds={value if number else 5})"
 
 

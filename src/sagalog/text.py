@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+_LONG_NUMBER = 10**20
+_LONG_TEXT = 100
+
 
 def clean(text: str) -> str:
     r"""Return `text` with control and other unprintable characters written as \x1b, \u202e and so on."""
@@ -15,6 +18,20 @@ def clean(text: str) -> str:
 def line(text: str) -> str:
     """Return `text` cleaned, on one line."""
     return clean(text).replace("\n", "\\n")
+
+
+def given(value: object) -> str:
+    """Say in an error what was given as a setting: a number or a short text as it is, of anything else only the type.
+
+    Python writes no whole number of over 4,300 digits, and an object's own words may be long, secret, or an error.
+    """
+    if value is None or isinstance(value, (bool, float)):
+        return str(value)
+    if isinstance(value, int):
+        return str(value) if abs(value) < _LONG_NUMBER else "a number of over 20 digits"
+    if isinstance(value, str) and len(value) <= _LONG_TEXT:
+        return repr(value)
+    return f"a {type(value).__name__}"
 
 
 def moment(at: datetime | None) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +15,34 @@ import pytest
 import sagalog
 import sagalog.conformance
 import sagalog.testing
-from sagalog import DefinitionError, RetryPolicy, RunnerSettings, SagalogError
+from sagalog import (
+    Call,
+    Circuit,
+    DefinitionError,
+    ItinerarySaga,
+    RetryPolicy,
+    RunnerSettings,
+    SagalogError,
+    SagaRunner,
+    activity,
+)
+from sagalog.blocking import BlockingRunner
+from sagalog.brokers import Subscription
+from sagalog.brokers.kafka import KafkaSource
+from sagalog.brokers.nats import NatsSource
+from sagalog.brokers.rabbitmq import RabbitSource
+from sagalog.brokers.redis import RedisSink, RedisSource
+from sagalog.web import (
+    AwaitOutcome,
+    BearerToken,
+    HmacSignature,
+    ServedRunner,
+    SignedWebhook,
+    StatusEndpoint,
+    Webhook,
+)
+
+from ..orders import OrderSaga, Placed
 
 ODD: dict[str, Any] = {
     "none": None,
@@ -99,6 +128,91 @@ def test_a_setting_that_can_never_be_right_is_refused_by_its_name(
 ) -> None:
     with pytest.raises(DefinitionError, match=name):
         kind(**{name: ODD[odd]})
+
+
+class Unsayable:
+    """No words of its own, and nothing to compare it with."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("it is shown")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("it is compared")
+
+    __hash__ = None  # type: ignore[assignment]
+    __lt__ = __le__ = __gt__ = __ge__ = __eq__
+
+
+def handler(**policy: Any) -> Any:
+    return SagaRunner("memory://", sagas=[OrderSaga]).command(Placed, **policy)(print)
+
+
+def activity_of(**policy: Any) -> Any:
+    @dataclass
+    class State:
+        request: Placed
+
+    class Trip(ItinerarySaga[State]):
+        name = "trip"
+        starts_with, key = Placed, "order_id"
+
+        @activity(**policy)
+        async def flight(self, state: State, call: Call) -> None: ...
+
+    return Trip
+
+
+def subscription(**given: Any) -> Any:
+    return Subscription(NatsSource("nats://x", stream="s", durable="d"), **given)
+
+
+def endpoint(kind: Any, *more: Any, **fixed: Any) -> Callable[..., Any]:
+    return lambda **given: kind(SagaRunner("memory://", sagas=[OrderSaga]), *more, **fixed, **given)
+
+
+TOKEN = BearerToken("t", "0" * 64)
+SECRET = b"a secret of some length"
+NUMBERS: list[tuple[Callable[..., Any], str]] = [
+    *((handler, name) for name in ("places", "rate", "shared_rate", "timeout", "retry", "circuit")),
+    *((activity_of, name) for name in ("places", "rate", "shared_rate", "timeout", "within", "retry", "circuit")),
+    *((RunnerSettings, name) for name in inspect.signature(RunnerSettings).parameters),
+    *((RetryPolicy, name) for name in ("attempts", "base", "cap")),
+    *((Circuit, name) for name in ("failures", "probe_after", "probe_cap")),
+    *((subscription, name) for name in ("prefetch", "most_deliveries", "unreadable", "untaken", "types", "decode")),
+    (lambda **given: BearerToken("t", "0" * 64, **given), "per_second"),
+    *(
+        (endpoint(Webhook, Placed, signature=None), name)
+        for name in ("max_body_bytes", "body_timeout", "handle_timeout", "outcome")
+    ),
+    *((endpoint(StatusEndpoint, OrderSaga), name) for name in ("look_every", "stream_timeout", "max_streams")),
+    *(
+        (endpoint(ServedRunner, [TOKEN]), name)
+        for name in ("max_body_bytes", "body_timeout", "handle_timeout", "most_in_flight", "max_wait")
+    ),
+    (lambda **given: AwaitOutcome(OrderSaga, status="/{id}", **given), "wait"),
+    (lambda **given: HmacSignature(SECRET, header="x", **given), "tolerance"),
+    (lambda **given: SignedWebhook("https://x", SECRET, **given), "timeout"),
+    (endpoint(BlockingRunner), "timeout"),
+    *((partial(NatsSource, "nats://x", stream="s", durable="d"), name) for name in ("ack_wait", "answer_timeout")),
+    *((partial(KafkaSource, "x", topic="t", group="g"), name) for name in ("session_timeout", "revoke_timeout")),
+    (partial(RabbitSource, "amqp://x", queue="q"), "prefetch"),
+    (partial(RedisSource, "redis://x", stream="s", group="g"), "claim_after"),
+    (partial(RedisSink, "redis://x", stream="s"), "most"),
+]
+
+
+@pytest.mark.parametrize(
+    "odd", [10**400, -(10**400), 10**5000, -(10**5000), math.nan, Unsayable()], ids=lambda odd: type(odd).__name__
+)
+def test_a_number_that_no_limit_can_be_is_taken_or_refused_by_its_name(odd: Any) -> None:
+    for make, name in NUMBERS:
+        try:
+            make(**{name: odd})
+        except DefinitionError as error:
+            assert name in str(error)
+            assert len(str(error)) < 500
+        else:
+            assert odd in (10**400, 10**5000), f"{name} takes it"  # as many as that are never reached
 
 
 REFUSED = [

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ..errors import DefinitionError
+from ..text import given
 from .protocol import Source
 from .reading import Decoder
 
@@ -47,17 +48,17 @@ class Subscription:
                 f"a source has the methods of sagalog.brokers.Source (open, receive, accept, ...), {shown} has not"
             )
         for name in ("unreadable", "untaken"):
-            try:
-                object.__setattr__(self, name, Policy(getattr(self, name)))
-            except ValueError:
-                raise DefinitionError(
-                    f"{name}= of a subscription is one of {', '.join(Policy)}, not {getattr(self, name)!r}"
-                ) from None
+            policy = getattr(self, name)
+            if not isinstance(policy, str) or policy not in tuple(Policy):
+                raise DefinitionError(f"{name}= of a subscription is one of {', '.join(Policy)}, not {given(policy)}")
+            object.__setattr__(self, name, Policy(policy))
         if type(self.prefetch) is not int or self.prefetch < 1:
-            raise DefinitionError(f"prefetch= of a subscription is a whole number of at least 1, not {self.prefetch!r}")
+            raise DefinitionError(
+                f"prefetch= of a subscription is a whole number of at least 1, not {given(self.prefetch)}"
+            )
         most = self.most_deliveries
         if most is not None and (type(most) is not int or most < 1):
-            raise DefinitionError(f"most_deliveries= is a whole number of at least 1, or None, not {most!r}")
+            raise DefinitionError(f"most_deliveries= is a whole number of at least 1, or None, not {given(most)}")
         if self.decode is not None and not callable(self.decode):
             raise DefinitionError(f"decode= takes a function, not a {type(self.decode).__name__}")
         if not isinstance(self.types, Mapping) or not all(isinstance(one, type) for one in self.types.values()):

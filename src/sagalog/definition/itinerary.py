@@ -15,6 +15,7 @@ import msgspec
 
 from ..durations import remedy
 from ..errors import DefinitionError
+from ..text import given
 from .activities import HOOKS, OTHER_MARKS, Activity, Options
 from .annotations import check_annotations, check_of_one
 from .codec import Typed
@@ -157,7 +158,7 @@ class ActivityTable:
         if options.retry is not None and not callable(getattr(options.retry, "wait_seconds", None)):
             raise DefinitionError(f"{name}: retry= is a RetryPolicy, not a {type(options.retry).__name__}")
         if options.places is not None and (type(options.places) is not int or options.places < 1):
-            raise DefinitionError(f"{name}: places= is a whole number of at least 1, not {options.places!r}")
+            raise DefinitionError(f"{name}: places= is a whole number of at least 1, not {given(options.places)}")
         for what in _RATES:
             if getattr(options, what) is not None:
                 check_rate(f"{name}: {what}=", getattr(options, what), of="an activity", each="calls")
@@ -167,7 +168,8 @@ class ActivityTable:
         for what in _SPANS:
             span = getattr(options, what)
             if span is not None and (not isinstance(span, timedelta) or span <= timedelta()):
-                raise DefinitionError(f"{name}: {what}= is a timedelta above zero, not {span!r}: {remedy(what, span)}")
+                shown = span if isinstance(span, timedelta) else given(span)
+                raise DefinitionError(f"{name}: {what}= is a timedelta above zero, not {shown}: {remedy(what, span)}")
         for what in _FLAGS:
             if type(getattr(options, what)) is not bool:
                 raise DefinitionError(f"{name}: {what}= is True or False, not {getattr(options, what)!r}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..errors import DefinitionError
+from ..text import given
 
 MAX_RATE = 1e6  # a second
 MIN_RATE = 1e-5  # about one a day
@@ -15,7 +15,7 @@ def check_rate(name: str, value: Any, *, of: str = "a command", each: str = "com
     """Raise DefinitionError unless `value` is a number of commands a second that can be kept to."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise DefinitionError(f"{name} of {of} is a number of {each} a second, not a {type(value).__name__}")
-    if math.isnan(value) or not MIN_RATE <= value <= MAX_RATE:
+    if not MIN_RATE <= value <= MAX_RATE:  # nan, too, is not; and no number is made a float, which may be too large
         raise DefinitionError(
-            f"{name} of {of} is from {MIN_RATE:g} (about one a day) to {MAX_RATE:,.0f} a second, not {value!r}"
+            f"{name} of {of} is from {MIN_RATE:g} (about one a day) to {MAX_RATE:,.0f} a second, not {given(value)}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..durations import remedy
 from ..errors import DefinitionError, SagalogError
+from ..text import given
 
 MAX_RETENTION = timedelta(days=365_000)
 LAST_YEAR = 8998  # of an event's own time: with the longest retention added, it can still be stored
@@ -17,7 +18,7 @@ def check_whole(name: str, value: Any, *, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise DefinitionError(f"{name} must be a whole number (int), not {_shown(value)}")
     if value < least:
-        raise DefinitionError(f"{name} must be {_at_least(least)}, and is {value}")
+        raise DefinitionError(f"{name} must be {_at_least(least)}, and is {given(value)}")
 
 
 def check_duration(name: str, value: Any) -> None:

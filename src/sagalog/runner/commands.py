@@ -12,6 +12,7 @@ import msgspec
 from ..definition.rates import check_rate
 from ..durations import seconds_of
 from ..errors import DefinitionError
+from ..text import given
 from .circuit import Circuit
 from .settings import RetryPolicy
 
@@ -38,7 +39,7 @@ class CommandPolicy(msgspec.Struct, frozen=True):
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):
             raise DefinitionError(f"retry= of a command is a RetryPolicy, not a {type(self.retry).__name__}")
         if self.places is not None and (type(self.places) is not int or self.places < 1):
-            raise DefinitionError(f"places= of a command is a whole number of at least 1, not {self.places!r}")
+            raise DefinitionError(f"places= of a command is a whole number of at least 1, not {given(self.places)}")
         if self.rate is not None:
             check_rate("rate=", self.rate)
         if self.shared_rate is not None:

@@ -11,6 +11,7 @@ import msgspec
 
 from ..durations import seconds_of
 from ..errors import DefinitionError
+from ..text import given
 from ..waiting import Waiting
 from .arguments import check_duration, check_type, check_whole
 
@@ -37,7 +38,7 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaults=
     def __post_init__(self) -> None:
         if self.attempts is not None:
             if type(self.attempts) is int and self.attempts < 1:
-                raise DefinitionError(f"attempts: a retry policy needs at least 1 attempt, not {self.attempts}")
+                raise DefinitionError(f"attempts: a retry policy needs at least 1 attempt, not {given(self.attempts)}")
             check_whole("attempts of a RetryPolicy", self.attempts, least=1)
         seconds_of("base of a RetryPolicy", self.base, zero=True)
         seconds_of("cap of a RetryPolicy", self.cap, zero=True)
@@ -88,9 +89,12 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaul
         for name in ("handler_retry", "dispatch_retry"):
             check_type(name, getattr(self, name), RetryPolicy, "a RetryPolicy")
         try:
-            msgspec.structs.force_setattr(self, "no_instance", NoInstance(self.no_instance))
-        except (ValueError, TypeError):
-            raise DefinitionError(f"no_instance is one of {', '.join(NoInstance)}, not {self.no_instance!r}") from None
+            named = self.no_instance if isinstance(self.no_instance, str) else ""
+            msgspec.structs.force_setattr(self, "no_instance", NoInstance(named))
+        except ValueError:
+            raise DefinitionError(
+                f"no_instance is one of {', '.join(NoInstance)}, not {given(self.no_instance)}"
+            ) from None
 
 
 class InSeconds(msgspec.Struct, frozen=True):

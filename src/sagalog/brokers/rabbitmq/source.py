@@ -11,6 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
 
 from ...errors import BrokerUnavailableError, DefinitionError
+from ...text import given
 from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, RabbitConnection, headers_of
 from .dead_letters import _NO_LIMIT, RabbitDeadLetters
@@ -45,7 +46,7 @@ class RabbitSource(RabbitDeadLetters):
             if not isinstance(name_of, str) or not 0 < len(name_of.encode(errors="replace")) <= _LONGEST_NAME:
                 raise DefinitionError(f"{what}= is a name of at most {_LONGEST_NAME} bytes, not {name_of!r}")
         if type(prefetch) is not int or not 1 <= prefetch <= 65_535:
-            raise DefinitionError(f"prefetch= is a whole number from 1 to 65,535, not {prefetch!r}")
+            raise DefinitionError(f"prefetch= is a whole number from 1 to 65,535, not {given(prefetch)}")
         super().__init__(RabbitConnection(url, options), queue, letters)
         self._prefetch = prefetch
         self._single = single

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import BrokerUnavailableError, DefinitionError
+from ...text import given
 from ..message import KEY, SinkMessage
 from .connection import ANSWER_SECONDS, RedisConnection, fields
 
 _AT_ONCE = 512
+_MOST = 2**63 - 1  # the largest number of Redis
 
 
 class RedisSink:
@@ -32,8 +34,8 @@ class RedisSink:
     ) -> None:
         if not callable(stream) and (not isinstance(stream, str) or not stream):
             raise DefinitionError("stream= is the name of a stream, or a function of the message")
-        if most is not None and (type(most) is not int or most < 1):
-            raise DefinitionError(f"most= is a whole number of at least 1, or None, not {most!r}")
+        if most is not None and (type(most) is not int or not 1 <= most <= _MOST):
+            raise DefinitionError(f"most= is a whole number from 1 to {_MOST:,}, or None, not {given(most)}")
         self._connection = RedisConnection(url, options)
         self._stream = stream
         self._most = most
