@@ -450,6 +450,13 @@ def test_two_event_classes_of_one_name_have_to_be_told_apart() -> None:
     SagaRunner("memory://", sagas=[Counted, Another], sources=[Subscription(source, types={"Added": cls})])
 
 
+def test_a_class_that_no_saga_takes_is_no_type_of_a_message() -> None:
+    source = NatsSource("nats://localhost", stream="s", durable="d")
+    for cls in (int, dict, State):
+        with pytest.raises(DefinitionError, match=f"reads 'x' as {cls.__name__}, and no saga of its runner takes"):
+            SagaRunner("memory://", sagas=[Counted], sources=[Subscription(source, types={"x": cls})])
+
+
 async def test_metrics_tell_of_sources(place: Place) -> None:
     hook = PrometheusHook(CollectorRegistry())
 

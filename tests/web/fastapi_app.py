@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, Header, HTTPException
 from pydantic import BaseModel
 
-from sagalog import SagaRunner
+from sagalog import Saga, SagaRunner, starts
 from sagalog.web import StatusEndpoint, Webhook, lifespan, problem_handlers
 from sagalog.web.fastapi import add_status, add_webhook
 
@@ -32,12 +32,24 @@ class Rich:
     address: Address
 
 
+@dataclass
+class Riches:
+    pass
+
+
+class RichSaga(Saga[Riches]):
+    name = "rich"
+
+    @starts(Rich, key="order_id")
+    def rich(self, state: Riches, event: Rich) -> None: ...
+
+
 def signed_in(x_user: Annotated[str, Header()] = "") -> None:
     if x_user != "ann":
         raise HTTPException(401)
 
 
-runner = SagaRunner("memory://", sagas=[ShopSaga], dispatch={Charge: charge})
+runner = SagaRunner("memory://", sagas=[ShopSaga, RichSaga], dispatch={Charge: charge})
 app = FastAPI(lifespan=lifespan(runner), exception_handlers=problem_handlers())
 add_webhook(
     app,

@@ -158,6 +158,25 @@ async def test_who_may_not_or_asks_for_nothing_is_told_so(
 
 
 @pytest.mark.parametrize(
+    "name", ["authorization", "content-type", "ce-specversion", "ce-id", "ce-source", "ce-type", "ce-subject"]
+)
+async def test_a_header_of_one_value_that_comes_twice_is_refused(client: httpx.AsyncClient, name: str) -> None:
+    headers = {
+        **bearer(ALL),
+        "content-type": "application/json",
+        "ce-specversion": "1.0",
+        "ce-id": "2",
+        "ce-source": "/t",
+        "ce-type": "OrderPlaced",
+        "ce-subject": "T",
+    }
+    twice = [*headers.items(), (name, headers[name])]
+    answer = await client.post("/events", content=b'{"order_id": "T"}', headers=twice)
+    assert (answer.status_code, answer.json()["detail"].partition(";")[0]) == (400, f"the header {name} comes twice")
+    assert (await client.get("/instances/shop/T", headers=bearer(ALL))).status_code == 404
+
+
+@pytest.mark.parametrize(
     ("more", "status", "says"),
     [
         ({"specversion": "2.0"}, 400, "specversion"),
@@ -272,6 +291,12 @@ async def test_tokens_come_from_a_file_and_are_checked(tmp_path: Any) -> None:
         read_tokens(str(tmp_path / "nowhere"))
     with pytest.raises(DefinitionError, match="one name"):
         KnownTokens([token, token])
+    other = BearerToken("other", token.sha256, ("ends:read",))
+    with pytest.raises(DefinitionError, match="have one digest, and nothing says which of their rights"):
+        KnownTokens([token, other])
+    for odd in (token, "secret", ["secret"], 7):
+        with pytest.raises(DefinitionError, match="BearerToken"):
+            KnownTokens(odd)  # type: ignore[arg-type]
     with pytest.raises(DefinitionError, match="at least 16"):
         token_of("short")
     now = [0.0]

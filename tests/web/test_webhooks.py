@@ -21,6 +21,7 @@ from sagalog import DefinitionError, NoInstance, NoInstanceError, RunnerSettings
 from sagalog.web import (
     AwaitOutcome,
     HmacSignature,
+    Posted,
     ServedRunner,
     StandardWebhooks,
     StatusEndpoint,
@@ -156,6 +157,85 @@ async def test_a_bad_request_is_told_what_is_wrong_with_it(
     problem = answer.json()
     assert (problem["type"], problem["status"]) == ("about:blank", status)
     assert says in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/orders", "idempotency-key"),
+        ("/orders", "content-type"),
+        ("/standard", "webhook-id"),
+        ("/standard", "webhook-timestamp"),
+    ],
+)
+async def test_a_header_of_one_value_that_comes_twice_is_refused(
+    client: httpx.AsyncClient, path: str, name: str
+) -> None:
+    body = b'{"order_id": "twice"}'
+    headers = {
+        "content-type": "application/json",
+        "idempotency-key": "k",
+        **StandardWebhooks(STANDARD).headers("m", body),
+    }
+    for value in (headers[name], "another"):
+        answer = await client.post(path, content=body, headers=[*headers.items(), (name, value)])
+        assert answer.status_code in (400, 401), answer.text
+    assert (await client.get("/orders/twice")).status_code == 404
+
+
+class Misread(Exception):
+    """Of a function of the application."""
+
+
+def itself(*_: Any) -> Any:
+    raise asyncio.CancelledError
+
+
+def of_what_is_not_there(posted: Posted) -> OrderPlaced:
+    return OrderPlaced(posted.json["metadata"]["order"], 1)
+
+
+def of_what_is_no_number(posted: Posted) -> OrderPlaced:
+    return OrderPlaced(posted.json["order"], int(posted.json["amount"]))
+
+
+async def by_mistake(posted: Posted) -> OrderPlaced:
+    raise Misread(posted.json["order"])
+
+
+@pytest.mark.parametrize(
+    ("function", "status", "says"),
+    [
+        (of_what_is_not_there, 422, "no event can be made of the body (KeyError)"),
+        (of_what_is_no_number, 422, "no event can be made of the body (ValueError)"),
+        (by_mistake, 500, "the log says more"),
+        (itself, 500, "the log says more"),
+    ],
+)
+async def test_what_a_function_of_the_application_raises_is_answered_and_logged_with_its_place(
+    function: Any, status: int, says: str, runner: SagaRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    webhook = Webhook(runner, function, signature=None, message_id=None)
+    transport = httpx.ASGITransport(Starlette(routes=[Route("/", webhook, methods=["POST"])]))
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        answer = await client.post("/", json={"order": "hidden one", "amount": "hidden too"})
+        assert (answer.status_code, says in answer.json()["detail"]) == (status, True), answer.text
+        broken = await client.post("/", content=b"{", headers={"content-type": "application/json"})
+        assert broken.status_code == (500 if function is itself else 400)
+    assert f"in {function.__name__}" in caplog.text
+    assert "hidden" not in caplog.text + answer.text
+
+
+async def test_functions_that_give_an_id_or_a_permission_are_answered_alike(runner: SagaRunner) -> None:
+    webhook = Webhook(runner, OrderPlaced, signature=None, message_id=itself)
+    routes = [
+        Route("/", webhook, methods=["POST"]),
+        Route("/{id}", StatusEndpoint(runner, ShopSaga, allow=itself)),
+    ]
+    transport = httpx.ASGITransport(Starlette(routes=routes))
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        assert (await client.post("/", json={"order_id": "A"})).status_code == 500
+        assert (await client.get("/A")).status_code == 500
 
 
 async def test_another_method_is_told_which_one_there_is(client: httpx.AsyncClient) -> None:
@@ -299,13 +379,18 @@ async def test_an_id_that_is_not_signed_is_refused_when_the_webhook_is_made() ->
         ({"outcome": ShopSaga}, "outcome= must be an AwaitOutcome"),
         ({"unknown": "drop"}, "unknown= is 'refuse' or 'ignore'"),
         ({"body_timeout": 10}, "body_timeout"),
+        (
+            {"events": {"paid": PaymentReceived, "number": int}},
+            "reads 'number' as int, and no saga of its runner takes",
+        ),
+        ({"events": Charge}, "reads 'Charge' as Charge, and no saga of its runner takes"),
     ],
 )
 async def test_an_argument_that_could_not_work_is_refused_when_the_webhook_is_made(
     wrong: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(DefinitionError, match=says):
-        Webhook(new_runner(), PaymentReceived, signature=None, **wrong)
+        Webhook(new_runner(), **{"events": PaymentReceived, "signature": None, **wrong})
 
 
 async def test_so_is_one_of_a_status_endpoint_and_of_a_served_runner() -> None:

@@ -20,7 +20,7 @@ _BATCH = "application/cloudevents-batch"
 _PREFIXES = ("ce-", "ce_", "cloudevents:", "cloudevents_")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _LEAP_SECOND = re.compile(r"(T\d\d:\d\d):60(?:\.\d+)?")
-_VERSION = re.compile(r"(?:^|[/:#=.\-_v])(\d{1,9})/?$")
+_VERSION = re.compile(r"(?:^|[/:#=.\-_v])([0-9]{1,9})/?$")
 
 
 class NotCloudEventError(ValueError):

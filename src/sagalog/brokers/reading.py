@@ -10,7 +10,7 @@ from hashlib import sha256
 from typing import Any
 
 from ..definition import codec
-from ..definition.saga import Saga
+from ..definition.saga import Saga, check_taken
 from ..definition.schema import schema_of
 from ..errors import CodecError, DefinitionError, SagalogError
 from . import cloudevents
@@ -114,8 +114,10 @@ def _bounded(given: str) -> str:
 def types_of(sagas: Iterable[Saga[Any]], given: Mapping[str, type]) -> dict[str, type]:
     """Return the event classes of these sagas by their stored names, and `given` beside them.
 
-    Raises DefinitionError where two classes have one name, and none of them is given under it.
+    Raises DefinitionError where two classes have one name, and none of them is given under it, or no saga takes one.
     """
+    sagas = list(sagas)
+    check_taken(sagas, given, "types= of a Subscription")
     found: dict[str, type] = {}
     for saga in sagas:
         for cls in type(saga).event_types():

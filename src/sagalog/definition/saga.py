@@ -6,7 +6,7 @@ and `on_refused` fill in the first two; a class may override all of them directl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from enum import Enum
 from typing import Any, ClassVar, Generic, TypeVar
@@ -440,3 +440,19 @@ class Saga(Generic[S]):
         if cls.index:
             cls.index_table()
         return registry_of(cls, cls.__state, (*cls.__routes, *cls.__refusals), instance, Saga)
+
+
+def may_take(saga: type[Saga[Any]], event: type) -> bool:
+    """Say whether events of this class may be for a saga: a handler takes them, or `correlation_id` of its own decides."""
+    return event in saga.event_types() or saga.correlation_id is not Saga.correlation_id
+
+
+def check_taken(sagas: Iterable[Saga[Any]], types: Mapping[str, type], what: str) -> None:
+    """Raise DefinitionError if `what` names a class, under whichever name, whose events are for none of the sagas."""
+    known = [type(saga) for saga in sagas]
+    for name, event in types.items():
+        if not any(may_take(saga, event) for saga in known):
+            raise DefinitionError(
+                f"{what} reads {name!r} as {event.__name__}, and no saga of its runner takes events of that class: give "
+                f"the class of an event that one of them handles ({', '.join(saga.name for saga in known)})"
+            )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from ..definition.saga import Saga
+from ..definition.saga import may_take
 from ..errors import InvalidEventError, SagalogError
 from .by_key import ByKey
 from .cache import InstanceCache
@@ -70,12 +70,7 @@ class Addresses:
         return found
 
     def _asked(self, event: type) -> tuple[InstanceCache, ...]:
-        return tuple(
-            cache
-            for cache in self._caches
-            if event in cache.runtime.saga.event_types()
-            or type(cache.runtime.saga).correlation_id is not Saga.correlation_id
-        )
+        return tuple(cache for cache in self._caches if may_take(type(cache.runtime.saga), event))
 
 
 def check_unicode(text: str, what: str) -> None:

@@ -16,6 +16,7 @@ from .problems import ProblemError, refuse
 
 # Who is answered within a body may see a broken connection instead, so a little too much is read, and dropped.
 _DRAIN_BYTES = 256 * 1024
+_ONCE = frozenset({"authorization", "content-type", "idempotency-key"})
 _ESCAPED = re.compile(r"\\(.)")
 
 
@@ -56,11 +57,28 @@ def check_content_type(headers: Mapping[str, str]) -> None:
         )
 
 
+def headers_of(request: Request, *, once: str = "") -> dict[str, str]:
+    """Return the headers, those that come several times as one list (RFC 9110, 5.3).
+
+    Refuses a second one of those that hold one value, `once` among them: it may have been smuggled in, and nothing says
+    which of both counts.
+    """
+    found: dict[str, str] = {}
+    for name, value in request.headers.items():
+        if name not in found:
+            found[name] = value
+        elif name in _ONCE or name == once or name.startswith("ce-"):
+            raise refuse(400, f"the header {name} comes twice; nothing was stored")
+        else:
+            found[name] += f", {value}"
+    return found
+
+
 def attributes_of(request: Request) -> dict[str, str]:
     """Return the headers but for the token, the attributes of a CloudEvent decoded as its HTTP binding says (3.1.3.2)."""
     return {
         name: _decoded(value) if name.startswith("ce-") else value
-        for name, value in request.headers.items()
+        for name, value in headers_of(request).items()
         if name != "authorization"
     }
 
@@ -77,7 +95,7 @@ def _decoded(value: str) -> str:
 async def read_body(request: Request, *, most_bytes: int, seconds: float) -> bytes:
     """Return the body. Refuses one of over `most_bytes`, and one that takes over `seconds` to arrive."""
     told = request.headers.get("content-length", "")
-    if told.isascii() and told.isdigit() and int(told) > most_bytes + _DRAIN_BYTES:
+    if told.isascii() and told.isdigit() and (len(told) > 18 or int(told) > most_bytes + _DRAIN_BYTES):
         raise _too_large(most_bytes)  # before any of it is read
     body, size = bytearray(), 0
     try:

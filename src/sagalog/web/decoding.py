@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from inspect import isawaitable
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +10,7 @@ import msgspec
 from ..definition import codec
 from ..errors import CodecError, DefinitionError
 from .bodies import Posted
+from .functions import event_of
 from .problems import refuse
 
 Decode = Callable[[Posted], Any | Awaitable[Any]]
@@ -60,8 +60,7 @@ class EventDecoder:
     async def event(self, posted: Posted) -> Any:
         """Return the event, or UNKNOWN where it is to be ignored. Raises ProblemError for what is none."""
         if self._decode is not None:
-            made = self._decode(posted)
-            made = await made if isawaitable(made) else made
+            made = await event_of(self._decode, posted)
             return UNKNOWN if made is None else made
         kind = next(iter(self.types.values()))
         if self._named:

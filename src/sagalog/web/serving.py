@@ -120,7 +120,10 @@ class ServedRunner:
         return endpoint
 
     def _allowed(self, request: Request, scope: str) -> BearerToken:
-        token = self._tokens.of(request.headers.get("authorization", ""))
+        given = request.headers.getlist("authorization")
+        if len(given) > 1:
+            raise refuse(400, "the header authorization comes twice")
+        token = self._tokens.of("".join(given))
         if token is None:
             raise refuse(401, "a token is needed: Authorization: Bearer ...", headers={"www-authenticate": "Bearer"})
         if scope not in token.scopes:

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from inspect import isawaitable
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -21,6 +20,7 @@ from ..durations import seconds_of
 from ..errors import DefinitionError, NoInstanceError, OutcomeGoneError, OutcomeTimeoutError, SagalogError
 from ..runner import SagaInstance, SagaOutcome, SagaRunner
 from ..runner.arguments import check_whole
+from .functions import call
 from .problems import problem_of, refuse
 from .stopping import stopping_of
 
@@ -28,18 +28,21 @@ S = TypeVar("S")
 Allow = Callable[[Request, str], bool | Awaitable[bool]]
 
 _HEARTBEAT_SECONDS = 15.0
+_STREAM = "text/event-stream"
+_JSON = ("application/json", "application/*", "*/*")
 _WEIGHT = re.compile(r"[01](\.[0-9]{0,3})?", re.ASCII)
 
 
 def wants_stream(request: Request) -> bool:
     """Say whether a request accepts a stream of events, and does not like JSON better (RFC 9110, 12.5.1)."""
-    accepted = {"text/event-stream": 0.0, "application/json": 0.0}
+    accepted = dict.fromkeys((_STREAM, *_JSON), -1.0)
     for one in ",".join(request.headers.getlist("accept")).lower().split(","):
         kind, *parameters = (part.strip() for part in one.split(";"))
         if kind in accepted:
             weight = next((part[2:] for part in parameters if part.startswith("q=")), "1")
             accepted[kind] = float(weight) if _WEIGHT.fullmatch(weight) else 0.0
-    return accepted["text/event-stream"] > 0 and accepted["text/event-stream"] >= accepted["application/json"]
+    json = next((accepted[kind] for kind in _JSON if accepted[kind] >= 0), 0.0)  # the closest name counts
+    return accepted[_STREAM] > 0 and accepted[_STREAM] >= json
 
 
 class StatusEndpoint(Generic[S]):
@@ -98,10 +101,8 @@ class StatusEndpoint(Generic[S]):
         if request.method not in ("GET", "HEAD"):
             raise refuse(405, "only GET", headers={"allow": "GET, HEAD"})
         correlation_id = id_in(request)
-        if self._allow is not None:
-            allowed = self._allow(request, correlation_id)
-            if not (await allowed if isawaitable(allowed) else allowed):
-                raise NoInstanceError(self._saga.name, correlation_id, "", NO_SUCH)
+        if self._allow is not None and not await call(self._allow, request, correlation_id):
+            raise NoInstanceError(self._saga.name, correlation_id, "", NO_SUCH)
         instance = await self._instance(correlation_id)
         if request.method == "HEAD" or not wants_stream(request):
             return json_response(self.shown(instance))

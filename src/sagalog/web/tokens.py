@@ -24,6 +24,7 @@ from pathlib import Path
 import msgspec
 
 from ..errors import DefinitionError
+from ..runner.arguments import check_type
 
 WRITE_EVENTS = "events:write"
 READ_INSTANCES = "instances:read"
@@ -105,12 +106,23 @@ class KnownTokens:
     """Finds the token of a request, and counts its requests."""
 
     def __init__(self, tokens: Iterable[BearerToken], *, clock: Callable[[], float] = time.monotonic) -> None:
+        if isinstance(tokens, BearerToken) or not isinstance(tokens, Iterable):
+            raise DefinitionError(f"tokens are a list of BearerToken, not a {type(tokens).__name__}")
         self._tokens = list(tokens)
+        for one in self._tokens:
+            check_type("each of the tokens", one, BearerToken, "a BearerToken")
         if not self._tokens:
             raise DefinitionError("a server needs a token at least: without one, everybody could send events")
         names = [token.name for token in self._tokens]
         if len(set(names)) < len(names):
             raise DefinitionError("two tokens have one name")
+        by_digest: dict[str, BearerToken] = {}
+        for one in self._tokens:
+            if (other := by_digest.setdefault(one.sha256, one)) is not one:
+                raise DefinitionError(
+                    f"tokens {other.name!r} and {one.name!r} have one digest, and nothing says which of their rights it "
+                    "has: remove one of them"
+                )
         self._clock = clock
         self._left = {token.name: (max(1.0, token.per_second), clock()) for token in self._tokens}
 

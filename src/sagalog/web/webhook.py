@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from ..definition.saga import Saga
+from ..definition.saga import Saga, check_taken
 from ..durations import seconds_of
 from ..errors import DefinitionError
 from ..runner import Receipt, SagaRunner
 from ..runner.arguments import check_text, check_type, check_whole
-from .bodies import Posted, check_content_type, read_body
+from .bodies import Posted, check_content_type, headers_of, read_body
 from .decoding import UNKNOWN, EventDecoder, Events
+from .functions import call
 from .problems import problem_of, refuse
 from .signatures import Signature
 from .status import as_json, json_response, quoted
@@ -116,6 +117,7 @@ class Webhook:
             check_type("outcome=", outcome, AwaitOutcome, "an AwaitOutcome(OrderSaga, status='/orders/{id}')")
         self._runner = runner
         self.decoder: EventDecoder = EventDecoder(events, type_at=type_at, data_at=data_at, unknown=unknown)
+        check_taken(runner.sagas, self.decoder.types, "a Webhook")
         self._signature = signature
         self.message_id = message_id
         self._source = source
@@ -143,7 +145,7 @@ class Webhook:
         """Return the answer to a request. Raises ProblemError, and what `SagaRunner.handle` raises."""
         if request.method != "POST":
             raise refuse(405, "only POST", headers={"allow": "POST"})
-        headers = _joined(request)
+        headers = headers_of(request, once=self.message_id if isinstance(self.message_id, str) else "")
         check_content_type(headers)
         body = await read_body(request, most_bytes=self._max_body_bytes, seconds=self._body_seconds)
         if self._signature is not None:
@@ -152,7 +154,7 @@ class Webhook:
         event = await self.decoder.event(posted)
         if event is UNKNOWN:
             return json_response({"ignored": True, "outcomes": {}})
-        receipt = await self._handle(event, self._id_of(posted))
+        receipt = await self._handle(event, await self._id_of(posted))
         if self.outcome is None or self._saga is None:
             return _received(receipt)
         correlation_id = self._saga.correlation_id(event)
@@ -162,7 +164,7 @@ class Webhook:
         seconds = wait_seconds(headers.get("prefer", ""), most, unsaid=most)
         return await self._ended(receipt, correlation_id, seconds)
 
-    def _id_of(self, posted: Posted) -> str | None:
+    async def _id_of(self, posted: Posted) -> str | None:
         if self.message_id is None:
             return None
         if isinstance(self.message_id, str):
@@ -173,7 +175,7 @@ class Webhook:
         else:
             name = "the id of the message"
             try:
-                given = self.message_id(posted)
+                given = await call(self.message_id, posted)
             except (KeyError, TypeError, IndexError, AttributeError):
                 given = None
         if not isinstance(given, str) or not given:
@@ -222,14 +224,6 @@ def _saga_of(runner: SagaRunner, saga: type[Saga[Any]]) -> Saga[Any]:
     raise DefinitionError(
         "AwaitOutcome takes one of the sagas of the runner: AwaitOutcome(OrderSaga, status='/orders/{id}')"
     )
-
-
-def _joined(request: Request) -> dict[str, str]:
-    """Return the headers. One that comes twice cannot be told from one that was smuggled in, unless it may come twice."""
-    found: dict[str, str] = {}
-    for name, value in request.headers.items():
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
 
 
 def _told(receipt: Receipt) -> dict[str, Any]:
