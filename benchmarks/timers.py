@@ -20,7 +20,8 @@ from pathlib import Path
 import msgspec
 
 from sagalog import Action, CommandContext, Complete, Saga, SagaRunner, Send, SetTimer, on, open_journal, starts
-from sagalog.decision.record import SagaRecord, Timer, decode_record, encode_record
+from sagalog.decision.entries import Timer
+from sagalog.decision.record import SagaRecord, decode_record, encode_record
 
 from .live import fill, template
 from .report import Case, Column, Figures, percentile, run_child

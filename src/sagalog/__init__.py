@@ -18,8 +18,9 @@ Open to users is what these modules name in their `__all__`; everything else may
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from .decision.entries import Status
 from .decision.message import Outcome
-from .decision.record import SagaRecord, Status
+from .decision.record import SagaRecord
 from .definition.actions import (
     Action,
     AddKey,

@@ -23,7 +23,8 @@ from click.testing import CliRunner, Result
 
 from sagalog import InMemoryJournal, PersistentRepr, SagaRecord, SqliteJournal, Status
 from sagalog.cli.group import sagalog as command
-from sagalog.decision.record import Audit, Command, Handled, Held, Timer, Undo, encode_record
+from sagalog.decision.entries import Audit, Command, Handled, Held, Timer, Undo
+from sagalog.decision.record import encode_record
 from sagalog.definition.codec import Typed
 from sagalog.operating.inspect import find, instances
 

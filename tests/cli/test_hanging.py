@@ -15,7 +15,8 @@ from click.testing import CliRunner, Result
 
 from sagalog import InMemoryJournal, Journal, PersistentRepr, SagaRecord, SqliteJournal, Status
 from sagalog.cli.group import sagalog as command
-from sagalog.decision.record import Command, Undo, decode_record, encode_record
+from sagalog.decision.entries import Command, Undo
+from sagalog.decision.record import decode_record, encode_record
 from sagalog.definition.codec import Typed
 from sagalog.operating.inspect import view_of
 from sagalog.operating.outbox import oldest_pending, pending

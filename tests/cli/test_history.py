@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 from sagalog import PersistentRepr, SagaRecord, SqliteJournal, Status
 from sagalog.cli.group import sagalog as command
-from sagalog.decision.record import Audit, Command, Handled, Held, Undo, encode_record
+from sagalog.decision.entries import Audit, Command, Handled, Held, Undo
+from sagalog.decision.record import encode_record
 from sagalog.definition.codec import Typed
 
 NOW = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)

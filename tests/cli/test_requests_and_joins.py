@@ -11,8 +11,9 @@ from msgspec import Raw
 
 from sagalog import ManualClock, SagaRunner
 from sagalog.cli.group import sagalog as command
+from sagalog.decision.entries import Request
 from sagalog.decision.gathering import Gathering
-from sagalog.decision.record import Request, SagaRecord
+from sagalog.decision.record import SagaRecord
 from sagalog.definition.codec import Typed
 from sagalog.operating.inspect import SagaView
 from sagalog.operating.readable import Code

@@ -15,7 +15,8 @@ from sagalog.dashboard import tally as tally_module
 from sagalog.dashboard.overview import Overview
 from sagalog.dashboard.shown import ShownJournal
 from sagalog.dashboard.tally import Tally
-from sagalog.decision.record import FINAL, FORMAT, Command, Handled, Timer, encode_record
+from sagalog.decision.entries import FINAL, Command, Handled, Timer
+from sagalog.decision.record import FORMAT, encode_record
 from sagalog.definition.codec import Typed
 from sagalog.journal import Journal
 from sagalog.operating.inspect import instances

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from sagalog import InMemoryJournal, PersistentRepr, SagaRunner
-from sagalog.decision.record import Command, encode_record
+from sagalog.decision.entries import Command
+from sagalog.decision.record import encode_record
 from sagalog.definition.codec import Typed
 from sagalog.operating.inspect import find
 

@@ -12,7 +12,8 @@ from sagalog import (
     Outcome,
     SagaRunner,
 )
-from sagalog.decision.record import FINAL, SagaRecord, decode_record
+from sagalog.decision.entries import FINAL
+from sagalog.decision.record import SagaRecord, decode_record
 from sagalog.journal import reservations
 from sagalog.waiting import Waiting
 

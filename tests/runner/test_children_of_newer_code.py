@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from sagalog import InMemoryJournal, RetryPolicy, SagaRunner
-from sagalog.decision.record import Held, SagaRecord, Status, decode_record, encode_record
+from sagalog.decision.entries import Held, Status
+from sagalog.decision.record import SagaRecord, decode_record, encode_record
 from sagalog.definition.codec import Typed
 
 from ..families import Delivered, Ordered, OrderSaga, ParcelSaga, Withdrawn

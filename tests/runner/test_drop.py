@@ -19,7 +19,8 @@ from sagalog import (
     Status,
     open_journal,
 )
-from sagalog.decision.record import Held, SagaRecord, Timer, Undo, decode_record, encode_record
+from sagalog.decision.entries import Held, Timer, Undo
+from sagalog.decision.record import SagaRecord, decode_record, encode_record
 from sagalog.decision.repair import Repair, cancel, drop, skip
 from sagalog.definition.codec import Typed
 from sagalog.operating.apply import Applied, apply

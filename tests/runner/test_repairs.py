@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from sagalog import JournalSagaStateStore, Status
-from sagalog.decision.record import Held, encode_record
+from sagalog.decision.entries import Held
+from sagalog.decision.record import encode_record
 from sagalog.decision.repair import cancel, edit, retry, skip
 from sagalog.definition.codec import Typed, encode
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from sagalog import InMemoryJournal, NoInstanceError, RunnerSettings, SagaRunner
-from sagalog.decision.record import Command, decode_record, encode_record
+from sagalog.decision.entries import Command
+from sagalog.decision.record import decode_record, encode_record
 from sagalog.decision.repair import drop
 from sagalog.definition.codec import Typed
 from sagalog.journal.protocol import Finding, ListsLatest, all_latest

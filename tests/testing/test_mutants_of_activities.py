@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from sagalog.decision import dropping, finish, itinerary
-from sagalog.decision.record import Stage
+from sagalog.decision.entries import Stage
 from sagalog.runner.activities import ActivityHandler
 from sagalog.runner.conclusion import Conclusions
 from sagalog.runner.instance import Instance

@@ -13,8 +13,8 @@ from sagalog.decision import advance as advance_phase
 from sagalog.decision import draft as draft_phase
 from sagalog.decision import dropped_legs, dropping, gather_ends, gathers, joins, requested, timers
 from sagalog.decision.draft import Draft
+from sagalog.decision.entries import Joined
 from sagalog.decision.gathering import Gathering
-from sagalog.decision.record import Joined
 from sagalog.journal.memory import InMemoryJournal
 from sagalog.runner import commit
 from sagalog.runner.answers import Answers

@@ -16,9 +16,9 @@ import pytest
 from sagalog import Outcome, Saga, Send, SetTimer, on, schema, starts, upcast
 from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
+from sagalog.decision.entries import Held
 from sagalog.decision.message import Message, unhold
 from sagalog.decision.parking import park
-from sagalog.decision.record import Held
 from sagalog.decision.state import UnreadableStateError, decode_state
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

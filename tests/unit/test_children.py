@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from sagalog import ChildEnded, Complete, DefinitionError, Saga, Send, StartChild, on, on_child, starts
+from sagalog.decision.entries import Command
 from sagalog.decision.ids import ParentId, end_id, parent_in, sender_id, start_id
-from sagalog.decision.record import Command, SagaRecord, decode_record, encode_record
+from sagalog.decision.record import SagaRecord, decode_record, encode_record
 from sagalog.testing import Scenario
 
 from ..families import Closed, Delivered, Ordered, OrderSaga, ParcelSaga, ShipParcel

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagalog import Compensate, DefinitionError, Enter, Refused, Saga, Send, on, on_enter, starts, when_all
-from sagalog.decision.record import Joined, decode_record, encode_record
+from sagalog.decision.entries import Joined
+from sagalog.decision.record import decode_record, encode_record
 from sagalog.operating.inspect import SagaView
 from sagalog.operating.readable import Code
 from sagalog.testing import Scenario

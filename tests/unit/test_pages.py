@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sagalog import CodecError, SagaRecord, Status
+from sagalog.decision.entries import Held
 from sagalog.decision.lookup import MessageLookups
 from sagalog.decision.pages import NO_MESSAGES, StoredMessages, as_stored, encode_in_pages, left_of, whole
-from sagalog.decision.record import FORMAT, Held, decode_record, encode_record
+from sagalog.decision.record import FORMAT, decode_record, encode_record
 from sagalog.definition.codec import Typed
 from sagalog.journal.pages import named_by
 

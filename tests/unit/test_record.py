@@ -12,19 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sagalog import CodecError, SagaRecord, Status
+from sagalog.decision.entries import Audit, Command, Handled, Held, Timer, Undo
 from sagalog.decision.message import refusal
-from sagalog.decision.record import (
-    Audit,
-    Command,
-    Handled,
-    Held,
-    Timer,
-    Undo,
-    decode_record,
-    embed_state,
-    encode_record,
-    well_formed,
-)
+from sagalog.decision.record import decode_record, embed_state, encode_record, well_formed
 from sagalog.definition.codec import Typed
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -15,7 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sagalog import DefinitionError, Saga, SetTimer, starts
-from sagalog.decision.record import Timer, decode_record
+from sagalog.decision.entries import Timer
+from sagalog.decision.record import decode_record
 from sagalog.definition.recurring import LATE, Rule, following, local_moment, next_after
 from sagalog.testing import Scenario
 

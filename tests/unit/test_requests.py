@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sagalog import Compensate, Complete, DefinitionError, Saga, Send, SetTimer, starts
-from sagalog.decision.record import Request, SagaRecord, decode_record, encode_record
+from sagalog.decision.entries import Request
+from sagalog.decision.record import SagaRecord, decode_record, encode_record
 from sagalog.decision.requests import overdue
 from sagalog.testing import Scenario
 

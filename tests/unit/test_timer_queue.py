@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from sagalog import Status
-from sagalog.decision.record import FORMAT, SagaRecord, Timer
+from sagalog.decision.entries import Timer
+from sagalog.decision.record import FORMAT, SagaRecord
 from sagalog.decision.timer_queue import TimerQueue
 from sagalog.definition.codec import Typed
 

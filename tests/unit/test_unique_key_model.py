@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sagalog import ConflictError, InMemoryJournal, KeyTakenError, OutcomeUnknownError, PersistentRepr
+from sagalog.decision.entries import Status
 from sagalog.decision.ids import instance_of
-from sagalog.decision.record import FORMAT, SagaRecord, Status, decode_record, encode_record
+from sagalog.decision.record import FORMAT, SagaRecord, decode_record, encode_record
 from sagalog.decision.reservation import Standing
 from sagalog.journal import reservations
 from sagalog.journal.reservations import NotReservedError, Reservations

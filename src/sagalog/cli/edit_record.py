@@ -8,7 +8,8 @@ import sys
 import click
 import msgspec
 
-from ..decision.record import FORMAT, SagaRecord, Status, decode_record, encode_record
+from ..decision.entries import Status
+from ..decision.record import FORMAT, SagaRecord, decode_record, encode_record
 from ..errors import CodecError, ConflictError, KeyTakenError
 from ..journal import Journal
 from ..journal.protocol import server_now

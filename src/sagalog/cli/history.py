@@ -6,8 +6,8 @@ import asyncio
 
 import click
 
+from ..decision.entries import Handled
 from ..decision.ids import id_within, persistence_id, refused_entry
-from ..decision.record import Handled
 from ..definition.results import result_type
 from ..operating.inspect import ABSENT, SagaView
 from ..operating.steps import Step, steps

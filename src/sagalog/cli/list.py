@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..decision.record import FINAL
+from ..decision.entries import FINAL
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, instances
 from ..operating.outbox import LONG, Pending, oldest_pending

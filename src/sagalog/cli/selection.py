@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from ..decision.record import FINAL, Status
+from ..decision.entries import FINAL, Status
 from ..definition.indexing import as_term
 from ..operating.inspect import SagaView
 from .durations import Duration

@@ -9,8 +9,8 @@ from datetime import timedelta
 
 import msgspec
 
+from ..decision.entries import FINAL
 from ..decision.ids import refused_entry
-from ..decision.record import FINAL
 from ..operating.inspect import SagaView
 from .tally import name_of
 

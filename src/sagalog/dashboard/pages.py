@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from ..decision.entries import FINAL, Audit, Status
 from ..decision.ids import parts_of, persistence_id
-from ..decision.record import FINAL, Audit, SagaRecord, Status
+from ..decision.record import SagaRecord
 from ..errors import InvalidEventError
 from ..journal import Journal
 from ..operating.family import family

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 
+from ..decision.entries import Audit, Command, Handled, Held, Timer
 from ..decision.ids import sent_in
 from ..decision.keys import ByKey
-from ..decision.record import Audit, Command, Handled, Held, SagaRecord, Timer
+from ..decision.record import SagaRecord
 from ..definition.codec import Typed
 from ..definition.results import result_type
 from ..journal import Journal

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from ..decision.entries import FINAL, Status
 from ..decision.ids import persistence_id
-from ..decision.record import FINAL, Status
 from ..operating.inspect import SagaView
 
 MAX_WATCHED = 10_000

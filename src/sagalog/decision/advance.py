@@ -17,6 +17,7 @@ from .checked import actions_of
 from .children import child_entry, is_awaited, settle_child
 from .compensation import compensate_earlier, end_compensation
 from .draft import Draft
+from .entries import FINAL, Command, Handled, Status, Undo
 from .finish import finish
 from .gathers import leg_of
 from .ids import DROPPED, GAP, entry_of, parent_in
@@ -27,7 +28,7 @@ from .message import Message, Outcome
 from .parking import park
 from .passing import lead_on, passed_over
 from .phases import entered
-from .record import FINAL, Command, Handled, SagaRecord, Status, Undo
+from .record import SagaRecord
 from .requested import ignore_late
 from .requests import request_answered_by, settled
 from .sequences import known_number

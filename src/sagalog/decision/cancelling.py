@@ -5,7 +5,8 @@ from __future__ import annotations
 from .children import NextId, live_children, stops
 from .compensation import compensate, forget_earlier, send_undo, stop_activities, undo_of
 from .dropping import drop_commands, drop_held, drop_kept
-from .record import FINAL, UNDER_WAY, Command, SagaRecord, Status
+from .entries import FINAL, UNDER_WAY, Command, Status
+from .record import SagaRecord
 from .repair_words import child_named, command_named, listed, sends
 
 

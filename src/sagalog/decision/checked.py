@@ -26,12 +26,13 @@ from ..definition.codec import Typed, TypeRegistry
 from ..definition.results import pack_result
 from ..definition.saga import Saga
 from ..errors import DefinitionError
+from .entries import Status
 from .gathering import GatherStep, planned, step_of
 from .itinerary import Proceed
 from .keys import checked_key
 from .moments import after, timer_due
 from .planned_child import PlannedChild, check_room, planned_child
-from .record import SagaRecord, Status
+from .record import SagaRecord
 from .requests import asked
 
 Planned = Action | GatherStep | Proceed

@@ -18,9 +18,10 @@ from ..definition.children import ChildEnded, ChildOutcome
 from ..definition.codec import Typed, TypeRegistry
 from ..definition.results import unpack_result
 from ..errors import CodecError
+from .entries import FINAL, Child, Command, Family
 from .ids import ParentId, end_id, parent_in, parts_of, persistence_id, start_id
 from .planned_child import PlannedChild
-from .record import FINAL, Child, Command, Family, SagaRecord, microseconds
+from .record import SagaRecord, microseconds
 
 NextId = Callable[[], str]  # the id of the next command of a step: `<sequence nr>/<index>`
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from ..definition.codec import Typed
 from .children import live_children, stops, untell_parent
-from .record import UNDER_WAY, Command, Held, SagaRecord, Stage, Status, Undo
+from .entries import UNDER_WAY, Command, Held, Stage, Status, Undo
+from .record import SagaRecord
 
 _COMPENSATING = Status.COMPENSATING  # looked up once: Python 3.11 finds a member of an enum by a call
 

@@ -17,6 +17,7 @@ from ..definition.saga import Saga
 from .children import untell_parent
 from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
+from .entries import FINAL, Held, Status, Timer
 from .ids import FAMILY, entry_id, entry_of, parent_in
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .itinerary import mark_undone
@@ -24,14 +25,7 @@ from .keeping import held_of
 from .keys import ByKey
 from .lookup import KeptMessages, MessageLookups
 from .message import Message, Outcome
-from .record import (
-    FINAL,
-    FORMAT,
-    Held,
-    SagaRecord,
-    Status,
-    Timer,
-)
+from .record import FORMAT, SagaRecord
 from .sequences import carry_on, pass_number, place_of, sequence_of
 from .timer_queue import TimerQueue
 

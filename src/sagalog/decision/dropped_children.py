@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from .children import ChildTold, NextId, child_entry, failed_to_start, settle_child, started_as
 from .compensation import end_compensation
+from .entries import Held, Status
 from .ids import end_id
-from .record import Held, SagaRecord, Status
+from .record import SagaRecord
 
 
 def fail_dropped(before: SagaRecord, record: SagaRecord, next_id: NextId, own: str) -> None:

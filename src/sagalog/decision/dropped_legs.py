@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from .children import child_entry
+from .entries import Held
 from .ids import DROPPED, GATHER
-from .record import Held, SagaRecord
+from .record import SagaRecord
 
 
 def refuse_answer(record: SagaRecord, answer: Held) -> str:

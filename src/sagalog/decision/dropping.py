@@ -11,8 +11,9 @@ import msgspec
 from ..definition.codec import Typed
 from .children import child_entry, settle_child
 from .dropped_legs import let_gathers_go, refuse_answer, refuse_leg
+from .entries import Command, Held, Stage
 from .ids import ACTIVITY, DROPPED, FAMILY
-from .record import Command, Held, SagaRecord, Stage
+from .record import SagaRecord
 from .repair_words import NAMED, command_named
 from .sequences import leave_hole
 

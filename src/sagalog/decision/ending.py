@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from .children import NextId, tell_parent
-from .record import ENDS, FINAL, Ended, SagaRecord
+from .entries import ENDS, FINAL, Ended
+from .record import SagaRecord
 
 MAX_CARRIED = 4096  # bytes of a result: more would weigh on every step of the next incarnation
 

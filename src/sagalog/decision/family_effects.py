@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .entries import Command, Status
 from .ids import parent_in, parts_of
-from .record import Command, SagaRecord, Status
+from .record import SagaRecord
 
 
 def dropped_effect(record: SagaRecord, command: Command) -> list[str]:

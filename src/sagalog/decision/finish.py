@@ -32,6 +32,7 @@ from ..errors import DefinitionError
 from .checked import Planned, actions_of, plan_of
 from .children import begin_child, child_entry, settle_child
 from .draft import Draft
+from .entries import Command, Handled, Request, Stage, Status, Timer, Undo
 from .gather_ends import meet
 from .gathering import GatherStep, PlannedGather
 from .ids import ANSWER, GAP
@@ -41,7 +42,7 @@ from .message import Message, Outcome
 from .moments import SCHEDULED
 from .phases import entered
 from .planned_child import PlannedChild
-from .record import Command, Handled, Request, SagaRecord, Stage, Status, Timer, Undo, embed_state
+from .record import SagaRecord, embed_state
 from .requested import settle_request
 from .requests import Asked
 from .sequences import skip_missing

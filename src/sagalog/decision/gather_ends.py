@@ -15,9 +15,10 @@ from typing import Any
 from ..definition.actions import Enter
 from ..definition.saga import Saga
 from .draft import Draft
+from .entries import Handled, Held
 from .gathering import GatherEnd
 from .ids import GATHER, command_id
-from .record import Handled, Held, SagaRecord, well_formed
+from .record import SagaRecord, well_formed
 
 
 def may_wait(saga: Saga[Any], event: Any, phase: Enum, actions: list[Any]) -> bool:

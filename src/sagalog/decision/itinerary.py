@@ -22,10 +22,11 @@ from ..definition.actions import Compensate, Complete, Run
 from ..definition.codec import Typed
 from ..definition.itinerary import ActivityTable, DefinedActivity
 from ..errors import DefinitionError
+from .entries import UNDER_WAY, Stage, Status, Undo
 from .ids import ACTIVITY
 from .message import Message
 from .moments import after
-from .record import UNDER_WAY, SagaRecord, Stage, Status, Undo
+from .record import SagaRecord
 
 Asked = Callable[[Any, list[Any]], list[Any]]
 _ENDED = frozenset({"done", "skipped", "left", "undone"})

@@ -18,11 +18,12 @@ from ..definition.joins import Join
 from ..definition.schema import schema_of
 from .checked import actions_of
 from .draft import Draft
+from .entries import Joined
 from .finish import finish
 from .gathers import follow
 from .message import Message, Outcome
 from .phases import entered
-from .record import Joined, SagaRecord
+from .record import SagaRecord
 
 
 def finish_with_joins(

@@ -8,8 +8,9 @@ import msgspec
 
 from ..definition.codec import Typed
 from ..definition.saga import Saga
+from .entries import Held
 from .message import Message
-from .record import Held, SagaRecord
+from .record import SagaRecord
 from .sequences import place_of
 
 

@@ -18,12 +18,13 @@ from typing import Any
 from ..definition.saga import Saga
 from ..errors import TooManyKeptError, UnexpectedEventError
 from .draft import Draft
+from .entries import FINAL, Audit, Handled, Held, Status, Timer
 from .ids import GAP, parts_of
 from .keeping import all_kept, held_of
 from .message import Message, Outcome
 from .moments import LAST_MOMENT
 from .phases import phase_of
-from .record import FINAL, Audit, Handled, Held, SagaRecord, Status, Timer, embed_state, well_formed
+from .record import SagaRecord, embed_state, well_formed
 from .requested import settle_request
 from .sequences import DEADLINE, gap_in, leave_hole, next_number, place_of, sequence_of, skip_missing
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from .record import Held, SagaRecord
+from .entries import Held
+from .record import SagaRecord
 
 FEW = 64  # so many are looked through one by one
 

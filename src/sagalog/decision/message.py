@@ -12,9 +12,10 @@ from ..definition import codec
 from ..definition.actions import Refused
 from ..definition.codec import TypeRegistry
 from .children import unpack_told
+from .entries import Held, Kind, Timer
 from .gathering import Gathering
 from .ids import refusal_id, refused_command
-from .record import Held, Kind, Timer, well_formed
+from .record import well_formed
 
 
 class Outcome(Enum):

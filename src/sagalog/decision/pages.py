@@ -24,7 +24,8 @@ from itertools import chain
 import msgspec
 
 from ..errors import CodecError
-from .record import Command, Held, HeldPage, SagaRecord, encode_record
+from .entries import Command, Held, HeldPage
+from .record import SagaRecord, encode_record
 
 _encoder = msgspec.json.Encoder()
 _NAME = len(b',"held":[]')  # or "kept"

@@ -8,8 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from .draft import Draft
+from .entries import FINAL, Held
 from .message import Message
-from .record import FINAL, Held, SagaRecord, embed_state, well_formed
+from .record import SagaRecord, embed_state, well_formed
 
 
 def park(draft: Draft, reason: str, message: Message) -> None:

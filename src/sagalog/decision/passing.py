@@ -14,11 +14,12 @@ from collections.abc import Awaitable
 import msgspec
 
 from .draft import Draft
+from .entries import Status
 from .gathers import leg_of
 from .ids import GATHER, answered_entry
 from .joins import finish_with_joins
 from .message import Message, Outcome
-from .record import SagaRecord, Status
+from .record import SagaRecord
 from .state import decode_state
 from .step_context import context_of
 

@@ -25,9 +25,10 @@ from .compensation import end_compensation, forget_earlier
 from .dropped_children import awaits, fail_awaited, fail_dropped
 from .dropping import SKIPPED, drop_commands, drop_held, drop_kept, skip_waiting, waiting_activity
 from .ending import date_end
+from .entries import FINAL, Audit, Command, Status
 from .family_effects import dropped_effect, resent_effect
 from .ids import ACTIVITY, DROPPED, FAMILY, GAP, parts_of
-from .record import FINAL, Audit, Command, SagaRecord, Status, embed_state
+from .record import SagaRecord, embed_state
 from .repair_words import child_named, command_named, listed
 from .sequences import skip_missing
 

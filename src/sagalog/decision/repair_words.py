@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .record import Child, Command
+from .entries import Child, Command
 
 NAMED = 5  # so many are named in a sentence
 

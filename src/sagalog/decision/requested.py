@@ -6,9 +6,10 @@ finish, advance ─► [requested] ─► draft
 from __future__ import annotations
 
 from .draft import Draft
+from .entries import Handled, Request
 from .ids import ANSWER, entry_of
 from .message import Message
-from .record import Handled, Request, SagaRecord
+from .record import SagaRecord
 from .requests import overdue, request_answered_by, settled
 
 

@@ -17,10 +17,11 @@ from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
 from ..errors import DefinitionError
+from .entries import Request
 from .ids import ANSWER, answered_entry
 from .message import Message
 from .moments import after
-from .record import Request, SagaRecord
+from .record import SagaRecord
 
 _MAX_OVERDUE = 1000  # of one instance: beyond, the oldest are forgotten, and their answers handled as usual
 

@@ -19,9 +19,10 @@ from enum import Enum
 import msgspec
 
 from ..errors import CodecError
+from .entries import FINAL
 from .ids import reservations_of
 from .keys import ByKey
-from .record import FINAL, decode_record
+from .record import decode_record
 
 FORMAT = 1
 MANIFEST = "saga-key"

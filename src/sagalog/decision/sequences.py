@@ -15,10 +15,11 @@ import msgspec
 from ..definition.codec import Typed
 from ..definition.saga import Saga
 from ..definition.sequences import Gap, Sequence
+from .entries import Held
 from .ids import GAP, parts_of
 from .lookup import KeptMessages
 from .message import Message, Outcome
-from .record import Held, SagaRecord
+from .record import SagaRecord
 
 _MAX_SKIPPED = 100  # gaps whose numbers are told apart from duplicates
 DEADLINE = Typed("gap", msgspec.Raw(b"null"))  # what the timer of a gap brings: its event is made when it fires

@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 from datetime import datetime
 
-from .record import SagaRecord, Timer
+from .entries import Timer
+from .record import SagaRecord
 
 
 class TimerQueue:

@@ -14,7 +14,8 @@ from datetime import datetime, timedelta
 from itertools import count
 
 from ..decision import ids
-from ..decision.record import Audit, Command, SagaRecord, decode_record, encode_record
+from ..decision.entries import Audit, Command
+from ..decision.record import SagaRecord, decode_record, encode_record
 from ..decision.repair import Repair, resend
 from ..errors import (
     CodecError,

@@ -6,7 +6,8 @@ import msgspec
 
 from ..decision import ids
 from ..decision.children import ended_silently, is_life, live_children, started_as
-from ..decision.record import FINAL, Child, SagaRecord
+from ..decision.entries import FINAL, Child
+from ..decision.record import SagaRecord
 from ..journal import Journal
 from .inspect import SagaView, find
 

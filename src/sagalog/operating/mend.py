@@ -15,9 +15,10 @@ import msgspec
 
 from ..decision import ids
 from ..decision.children import tell_parent
+from ..decision.entries import FINAL, Audit, Status
 from ..decision.inbox import count_of
 from ..decision.keys import ByKey, pairs
-from ..decision.record import FINAL, FORMAT, Audit, SagaRecord, Status, decode_record, encode_record
+from ..decision.record import FORMAT, SagaRecord, decode_record, encode_record
 from ..errors import NoInstanceError
 from ..journal import Journal
 from ..journal.protocol import server_now

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 import msgspec
 
 from ..decision import ids
-from ..decision.record import Command, SagaRecord
+from ..decision.entries import Command
+from ..decision.record import SagaRecord
 from ..journal import Journal
 from .inspect import SagaView, view_of
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ..decision.entries import UNDER_WAY, Command, Status
 from ..decision.ids import GAP, parent_in, parts_of
 from ..decision.message import unhold
 from ..decision.phases import unknown_phase
-from ..decision.record import UNDER_WAY, Command, SagaRecord, Status
+from ..decision.record import SagaRecord
 from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.recurring import RuleError, check_rule

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from ..decision.record import FINAL
+from ..decision.entries import FINAL
 from ..journal import Journal
 from ..journal.protocol import server_now
 from .inspect import SagaView, instances

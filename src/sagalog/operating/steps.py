@@ -8,8 +8,9 @@ from datetime import datetime
 import msgspec
 
 from ..decision import ids
+from ..decision.entries import Audit, Command, Held
 from ..decision.keys import ByKey
-from ..decision.record import Audit, Command, Held, SagaRecord
+from ..decision.record import SagaRecord
 from ..definition.codec import Typed
 from ..definition.recurring import LATE
 from ..journal import Journal

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from ..decision import ids as saga_ids
+from ..decision.entries import Status
 from ..decision.pages import left_of, whole
-from ..decision.record import SagaRecord, Status, decode_record
+from ..decision.record import SagaRecord, decode_record
 from ..errors import CodecError
 from ..journal import Journal, PersistentRepr
 from ..journal.pages import is_same, named_by, records_at

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from ..decision.record import FINAL, Status
+from ..decision.entries import FINAL, Status
 from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .instance import Instance

@@ -10,7 +10,8 @@ from inspect import iscoroutinefunction
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any
 
-from ..decision.record import Command, SagaRecord
+from ..decision.entries import Command
+from ..decision.record import SagaRecord
 from ..decision.state import decode_state
 from ..definition.activities import Call
 from ..definition.itinerary import DefinedActivity

@@ -16,8 +16,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
+from ..decision.entries import Command
 from ..decision.ids import command_id, reply_id
-from ..decision.record import Command
 from ..errors import (
     CodecError,
     DefinitionError,

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterable, Awaitable
 from types import CoroutineType
 from typing import Any
 
+from ..decision.entries import Command
 from ..decision.ids import command_id as id_of
-from ..decision.record import Command, SagaRecord
+from ..decision.record import SagaRecord
 from ..errors import (
     CodecError,
     DefinitionError,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeAlias
 
-from ..decision.record import Command
+from ..decision.entries import Command
 from .attempt import CommandAttempts, Handler
 from .conclusion import Conclusions
 from .engine import Engine

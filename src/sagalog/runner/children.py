@@ -19,9 +19,9 @@ import msgspec
 
 from ..decision.children import ChildTold, ended_silently, failed_to_start, start_of, tells_of, told_of, unpack_told
 from ..decision.draft import Draft
+from ..decision.entries import FINAL, Audit, Command, Status
 from ..decision.ids import command_id, end_id, parent_in, parts_of
 from ..decision.message import Message, Outcome
-from ..decision.record import FINAL, Audit, Command, Status
 from ..decision.repair import cancel
 from ..definition import codec
 from ..definition.codec import TypeRegistry, full_name

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from ..decision.entries import Command
 from ..decision.pages import NO_MESSAGES, Encoded, StoredMessages
-from ..decision.record import Command, SagaRecord, encode_record
+from ..decision.record import SagaRecord, encode_record
 from ..errors import (
     ConflictError,
     JournalUnavailableError,

@@ -13,9 +13,10 @@ from datetime import timedelta
 from typing import Any
 
 from ..decision.draft import Draft
+from ..decision.entries import Command
 from ..decision.ids import command_id as id_of
 from ..decision.message import Outcome, refusal
-from ..decision.record import Command, well_formed
+from ..decision.record import well_formed
 from ..definition.itinerary import DefinedActivity
 from ..errors import (
     CodecError,

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Awaitable, Mapping
 from typing import Any, TypeAlias
 
-from ..decision.record import Command, SagaRecord
+from ..decision.entries import Command
+from ..decision.record import SagaRecord
 from ..errors import CodecError, DefinitionError, SagalogError, SagaParkedError
 from ..journal import Journal
 from .acceptances import Acceptances

@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ..decision.record import ENDS, SagaRecord, Status, decode_record
+from ..decision.entries import ENDS, Status
+from ..decision.record import SagaRecord, decode_record
 from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.results import unpack_result

@@ -13,9 +13,10 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from ..decision.entries import Status
 from ..decision.ids import key_term, parts_of, term_of
 from ..decision.keys import ByKey
-from ..decision.record import SagaRecord, Status, decode_record
+from ..decision.record import SagaRecord, decode_record
 from ..definition.indexing import Index, matches
 from ..definition.keys import key_text, no_key
 from ..errors import CodecError, DefinitionError, InvalidEventError, NoInstanceError

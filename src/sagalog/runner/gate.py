@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ..decision.controls import CommandPause
-from ..decision.record import Command
+from ..decision.entries import Command
 from .circuit import CircuitState
 from .commands import CommandPolicy
 from .instance import Instance

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..decision.controls import CommandPause, Controls, reasons_of
-from ..decision.record import Command
+from ..decision.entries import Command
 from ..errors import BrokerError, SagalogError
 from ..journal import Journal
 from ..logs import about, log

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, G
 from inspect import isgenerator
 from typing import Any, TypeVar
 
-from ..decision.record import Command
+from ..decision.entries import Command
 from .commands import CommandContext, CommandHandler, CommandPolicy
 from .hook_calls import HookCalls
 from .hooks import Delivery

@@ -13,9 +13,10 @@ from typing import Protocol
 
 import msgspec
 
+from ..decision.entries import Command
 from ..decision.lookup import MessageLookups
 from ..decision.pages import NO_MESSAGES, StoredMessages
-from ..decision.record import Command, SagaRecord
+from ..decision.record import SagaRecord
 from ..logs import about, log
 from .engine import has_begun
 from .envelope import Envelope

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ..decision.record import Command
+from ..decision.entries import Command
 from ..errors import JournalUnavailableError
 from ..journal import Journal
 from ..journal.protocol import MovedDue

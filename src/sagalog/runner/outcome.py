@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from ..decision.answer import answer_to
+from ..decision.entries import FINAL
 from ..decision.message import Message, Outcome
-from ..decision.record import FINAL, SagaRecord
+from ..decision.record import SagaRecord
 from ..errors import NoInstanceError
 from .envelope import Envelope
 from .failures import not_handled

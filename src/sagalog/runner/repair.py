@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from ..decision.draft import Draft
-from ..decision.record import Status
+from ..decision.entries import Status
 from ..decision.repair import Repair
 from ..errors import NoInstanceError
 from .cache import InstanceCache

@@ -15,11 +15,12 @@ from collections import deque
 import msgspec
 
 from ..decision.draft import Draft
+from ..decision.entries import FINAL, Audit, Held
 from ..decision.kept import next_kept, park_kept
 from ..decision.message import Message, Outcome, kept_message, unhold
 from ..decision.pages import size_of
 from ..decision.parking import park_again
-from ..decision.record import FINAL, Audit, Held, SagaRecord
+from ..decision.record import SagaRecord
 from ..decision.state import UnreadableStateError
 from ..errors import CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError
 from ..journal.reservations import NotReservedError

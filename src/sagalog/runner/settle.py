@@ -16,9 +16,9 @@ import random
 
 import msgspec
 
+from ..decision.entries import FINAL
 from ..decision.message import Outcome
 from ..decision.pages import NO_MESSAGES, StoredMessages
-from ..decision.record import FINAL
 from ..errors import (
     CodecError,
     ConflictError,

@@ -13,9 +13,9 @@ from collections.abc import Coroutine
 from datetime import datetime
 from typing import Any, TypeVar
 
+from ..decision.entries import Command
 from ..decision.ids import command_id as id_of
 from ..decision.ids import persistence_id
-from ..decision.record import Command
 from .commands import CommandContext, CommandHandler
 from .hook_calls import HookCalls
 from .hooked_handler import HookedHandler

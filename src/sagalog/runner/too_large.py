@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..decision.entries import Command, Held
 from ..decision.ids import answered_entry
 from ..decision.message import Message, Outcome
 from ..decision.pages import size_of
-from ..decision.record import Command, Held, SagaRecord
+from ..decision.record import SagaRecord
 from ..errors import InstanceFullError, PayloadTooLargeError
 from .envelope import Maintenance
 from .turn import Turn

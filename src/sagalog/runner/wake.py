@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Awaitable
 
 from ..decision.draft import Draft
+from ..decision.entries import Held
 from ..decision.kept import next_kept
 from ..decision.message import Message, Outcome, kept_message
-from ..decision.record import Held
 from ..decision.state import UnreadableStateError
 from ..errors import CodecError
 from .envelope import Envelope, Maintenance

@@ -14,11 +14,12 @@ from ..decision.advance import advance
 from ..decision.answer import answer_to
 from ..decision.children import ChildTold, started_as
 from ..decision.draft import Draft
+from ..decision.entries import FINAL, Command
 from ..decision.ids import command_id, end_id, parts_of, persistence_id, reply_id
 from ..decision.kept import next_kept
 from ..decision.keys import ByKey
 from ..decision.message import Message, Outcome, kept_message, refusal
-from ..decision.record import FINAL, Command, SagaRecord, decode_record, encode_record
+from ..decision.record import SagaRecord, decode_record, encode_record
 from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError, KeyTakenError

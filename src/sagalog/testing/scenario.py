@@ -9,11 +9,12 @@ from typing import Any, Generic, Self, TypeVar
 from uuid import UUID
 
 from ..decision.children import ChildTold, live_children
+from ..decision.entries import Joined, Status
 from ..decision.ids import ACTIVITY, ANSWER, GAP
 from ..decision.keys import checked_key
 from ..decision.message import Message
 from ..decision.phases import phase_of
-from ..decision.record import Joined, SagaRecord, Status
+from ..decision.record import SagaRecord
 from ..decision.timers import due_timer
 from ..definition.actions import AddKey
 from ..definition.children import ChildOutcome

@@ -12,8 +12,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from ..decision.entries import ENDS
 from ..decision.ids import FAMILY, parts_of
-from ..decision.record import ENDS, decode_record
+from ..decision.record import decode_record
 from ..errors import CodecError, SagalogError
 from ..journal import PersistentRepr
 from ..journal.protocol import Followable

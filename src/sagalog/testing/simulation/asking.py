@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
+from ...decision.entries import ENDS, Status
 from ...decision.ids import parts_of, persistence_id
-from ...decision.record import ENDS, SagaRecord, Status
+from ...decision.record import SagaRecord
 from ...definition.results import unpack_result
 from ...definition.saga import Saga
 from ...errors import CodecError, NoInstanceError, OutcomeGoneError, OutcomeTimeoutError, RunnerStoppedError

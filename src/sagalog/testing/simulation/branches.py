@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from ...decision.entries import FINAL, Status
 from ...decision.ids import is_refusal, parts_of
-from ...decision.record import FINAL, SagaRecord, Status
+from ...decision.record import SagaRecord
 from ...definition.saga import Saga
 from .ledger import Ledger
 

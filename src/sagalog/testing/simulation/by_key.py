@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ...decision import ids
+from ...decision.entries import FINAL
 from ...decision.inbox import each
 from ...decision.keys import ByKey, pairs
-from ...decision.record import FINAL
 from ...decision.reservation import decode_reservation
 from .ledger import Landed, Ledger
 from .outside import SentEvent

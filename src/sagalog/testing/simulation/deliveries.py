@@ -6,9 +6,10 @@ from collections import Counter
 from itertools import pairwise
 from typing import Any
 
+from ...decision.entries import Command, Status
 from ...decision.ids import persistence_id, refusal_id, reply_id
 from ...decision.inbox import each
-from ...decision.record import Command, SagaRecord, Status
+from ...decision.record import SagaRecord
 from .clock import EPOCH
 from .families import has_left
 from .ledger import Landed

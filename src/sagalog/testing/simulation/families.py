@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import msgspec
 
 from ...decision.children import is_life, start_of
+from ...decision.entries import FINAL, Command, Status
 from ...decision.ids import end_id, parent_in
-from ...decision.record import FINAL, Command, SagaRecord, Status
+from ...decision.record import SagaRecord
 from .ledger import Landed
 from .situation import Situation
 

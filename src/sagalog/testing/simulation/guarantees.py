@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import Any
 
 from ...decision.children import live_children
+from ...decision.entries import FINAL, Status, Timer
 from ...decision.ids import is_refusal, parts_of
 from ...decision.inbox import each
-from ...decision.record import FINAL, SagaRecord, Status, Timer
+from ...decision.record import SagaRecord
 from ...definition.recurring import LATE
 from .ledger import Landed
 from .outside import Outside, SentEvent

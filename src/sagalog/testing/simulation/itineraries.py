@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...decision.record import SagaRecord, Stage, Status
+from ...decision.entries import Stage, Status
+from ...decision.record import SagaRecord
 from ...definition.itinerary import ActivityTable
 
 _ENDED = frozenset({"done", "skipped", "left", "undone"})

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from ...decision.entries import Status
 from ...decision.ids import parts_of
-from ...decision.record import Status
 from ...errors import SagalogError
 from .crew import Crew
 from .situation import Situation

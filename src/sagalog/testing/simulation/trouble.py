@@ -7,7 +7,8 @@ from datetime import timedelta
 
 import msgspec
 
-from ...decision.record import FINAL, SagaRecord, encode_record
+from ...decision.entries import FINAL
+from ...decision.record import SagaRecord, encode_record
 from ...errors import ConflictError
 from ...journal import PersistentRepr
 from .chance import WORKER_FAULTS

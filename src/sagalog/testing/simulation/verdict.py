@@ -10,10 +10,11 @@ from itertools import pairwise
 from typing import Any
 
 from ...decision import ids
+from ...decision.entries import FINAL, Status
 from ...decision.ids import GAP
 from ...decision.inbox import each
 from ...decision.phases import phase_of
-from ...decision.record import FINAL, SagaRecord, Status
+from ...decision.record import SagaRecord
 from ...decision.sequences import gap_in, sequence_of
 from ...definition.saga import Saga
 from ...runner import NoInstance
