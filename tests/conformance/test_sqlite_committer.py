@@ -164,7 +164,10 @@ def test_loops_of_several_threads_share_a_journal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_a_journal_that_another_loop_closes_answers_whoever_was_about_to_commit(tmp_path: Path, busy: bool) -> None:
+def test_a_journal_that_another_loop_closes_answers_whoever_was_about_to_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    monkeypatch.setattr("sagalog.journal.sqlite.file.CHECK_SECONDS", 0.0)  # it looks for the log, which SQLite removed
     journal = SqliteJournal(tmp_path / "journal.db", on_loop=timedelta(milliseconds=60_000))
 
     async def writes() -> None:
@@ -180,4 +183,4 @@ def test_a_journal_that_another_loop_closes_answers_whoever_was_about_to_commit(
         with pytest.raises(JournalUnavailableError, match=r"losed.*othing was stored"):
             await job.future
 
-    asyncio.run(asyncio.wait_for(writes(), 20))
+    asyncio.run(asyncio.wait_for(writes(), 40))

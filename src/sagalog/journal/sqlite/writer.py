@@ -16,7 +16,7 @@ from functools import lru_cache
 
 import msgspec
 
-from ...errors import OutcomeUnknownError, SagalogError, SequenceOutOfOrder
+from ...errors import JournalUnavailableError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
 from ...logs import about, log
 from ..protocol import CommitCounts, PersistentRepr
 from .file import MAX_LOG_BYTES, OpenedFile
@@ -147,6 +147,7 @@ class SqliteWriter:
         self._busy_ms = int(busy_seconds * 1000)
         self._file = file
         self._path = file.path
+        self._closed = False
         self._labels: dict[Label, int] = {}
         # A process that was killed has left its log behind, and the next ones may not live until it is their turn.
         self._log_was_long = file.log_bytes > _LOG_BYTES
@@ -161,6 +162,7 @@ class SqliteWriter:
         connection.execute("PRAGMA busy_timeout=0")  # who has time to wait for a lock says so
 
     def close(self) -> None:
+        self._closed = True
         self._connection.close()
 
     def serve(self, jobs: list[Job[Work]], *, patient: bool = False) -> bool:
@@ -185,6 +187,8 @@ class SqliteWriter:
             whole = None
         committing, begun = False, time.perf_counter()
         try:
+            if self._closed:  # then its log is gone because SQLite has removed it
+                raise JournalUnavailableError("the journal is closed; nothing was stored")
             self._file.check_there()
             if patient:
                 connection.execute(f"PRAGMA busy_timeout={self._busy_ms}")
@@ -281,7 +285,7 @@ class SqliteWriter:
     def _roll_back(self) -> None:
         self._labels.clear()
         try:
-            if self._connection.in_transaction:
+            if not self._closed and self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error as error:  # SQLite rolled back by itself, or the next BEGIN will say what is wrong
             log.warning("%s: rolling back failed: %s", self._path, error, extra=about())
