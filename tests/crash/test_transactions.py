@@ -72,7 +72,7 @@ async def test_rows_and_step_survive_together_or_not_at_all(
         child.send_signal(signal.SIGKILL)
         await child.wait()
         if commits:
-            await eventually(lambda: world.seen, seconds=20)  # the lease is a minute
+            await eventually(lambda: world.seen, seconds=40)  # the lease is a minute
         (rows,) = await _execute(kind, place, "SELECT count(*) FROM shop_rows")
         assert rows[0] == int(commits)
         again = await worker.handle(Placed("a"), message_id="1")

@@ -70,7 +70,7 @@ async def browsing(
     """A client of the app, once its first count is done."""
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             await client.get("/login")
             while app._board.overview.counted_at is None:
                 await asyncio.sleep(0.01)

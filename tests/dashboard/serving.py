@@ -29,7 +29,7 @@ async def served(app: Dashboard) -> AsyncIterator[str]:
     """The address at which uvicorn serves the app."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
     serving = asyncio.create_task(server._serve())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not server.started:
             await asyncio.sleep(0.01)
     try:  # a test may end by skipping, where there is no Chromium

@@ -265,7 +265,7 @@ async def says(browser: httpx.AsyncClient, page: str, text: str, *, without: str
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not await holds():
             await asyncio.sleep(0.02)  # the app is called directly: nothing else would let the journal have its turn
 

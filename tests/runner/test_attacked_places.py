@@ -33,13 +33,13 @@ async def test_a_starting_event_finds_a_place_although_events_that_wait_for_it_h
     shared: Bench, places: int
 ) -> None:
     async with shared.runner(
-        no_instance="wait", no_instance_wait=timedelta(seconds=10), max_in_flight=places
+        no_instance="wait", no_instance_wait=timedelta(seconds=60), max_in_flight=places
     ) as runner:
         waiting = [asyncio.create_task(runner.handle(Paid("a"), message_id=f"m{n}")) for n in range(2 * places)]
         while runner.gauges().in_flight < places:
             await asyncio.sleep(0)
         starts = [runner.handle(Placed(key), message_id=f"s{key}") for key in "abcde"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             await asyncio.gather(*starts)
             receipts = await asyncio.gather(*waiting)
         assert [receipt.outcomes["order"] for receipt in receipts] == [Outcome.HANDLED] * len(waiting)
@@ -78,7 +78,7 @@ async def test_a_caller_that_withdraws_leaves_its_place_to_the_next_at_whatever_
                 await asyncio.sleep(0)
             calls[1].cancel()
             calls[2].cancel()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(40):
                 await asyncio.gather(*calls, return_exceptions=True)
             assert runner.gauges().in_flight == 0
             assert (await calls[3]).handled
@@ -91,7 +91,7 @@ async def test_who_waits_for_a_place_when_the_runner_stops_is_told_at_once() -> 
     calls = [asyncio.create_task(runner.handle(Placed(f"k{n}"))) for n in range(5)]
     await journal.asked.wait()
     stopping = asyncio.create_task(runner.stop())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         for call in calls[1:]:
             with pytest.raises(RunnerStoppedError):
                 await call

@@ -123,7 +123,7 @@ class Shop:
         return decode_record(saved.payload)
 
     async def until(self, true: Callable[[SagaRecord], bool]) -> SagaRecord:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             while not true(record := await self.record()):
                 await asyncio.sleep(0.005)
         return record
@@ -144,7 +144,7 @@ async def test_a_refusal_that_makes_the_record_too_large_parks_its_instance(grow
             await runner.handle(event)
         record = await shop.until(lambda record: bool(record.parked))
         assert "over the limit" in record.parked
-        await asyncio.wait_for(runner.settle(), 2)  # nothing goes round in circles
+        await asyncio.wait_for(runner.settle(), 40)  # nothing goes round in circles
         await runner.skip("growing", "a")
         await runner.settle()
         await shop.until(lambda record: not (record.parked or record.outbox or record.held))
@@ -236,7 +236,7 @@ async def test_a_command_whose_parking_no_journal_can_take_is_not_carried_out_ag
             return found
 
         journal.claim_due = counted  # type: ignore[method-assign]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while scans < 4:  # it has come up again as often
                 await asyncio.sleep(0.01)
     assert calls == 1

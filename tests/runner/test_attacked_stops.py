@@ -70,7 +70,7 @@ async def test_a_lone_caller_and_those_behind_it_are_told_when_the_journal_never
     await journal.asked.wait()
     others = [asyncio.create_task(runner.handle(Begun("a"), message_id=f"m{n}")) for n in range(behind)]
     await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         await runner.stop()
         with pytest.raises(OutcomeUnknownError):
             await lone
@@ -107,7 +107,7 @@ async def test_a_stop_leaves_a_handler_to_itself_that_takes_no_cancellation() ->
     await runner.start()
     await runner.handle(Begun("a"))
     await entered.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         await runner.stop()
     leave.set()
 
@@ -133,7 +133,7 @@ async def test_those_who_wait_for_a_saga_handler_that_takes_no_cancellation_are_
     await runner.start()
     calls = [asyncio.create_task(runner.handle(Begun("a"), message_id=f"m{n}")) for n in range(3)]
     await entered.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(40):
         await runner.stop()
         for call in calls:
             with pytest.raises(RunnerStoppedError):
@@ -159,7 +159,7 @@ async def test_a_handler_that_waits_for_the_stop_is_told_that_it_cannot() -> Non
     runner = SagaRunner(InMemoryJournal(), sagas=[WorkingSaga], dispatch=stopping, settings=SETTINGS)
     async with runner:
         await runner.handle(Begun("a"))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             await done.wait()
         assert "a handler cannot wait for it" in str(told[0])
         await runner.handle(Begun("b"))

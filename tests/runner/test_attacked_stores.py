@@ -119,7 +119,7 @@ async def test_the_look_for_due_work_goes_on_whatever_a_journal_raises(method: s
         journal.times = 3
         await journal.raised.wait()
         await runner.handle(Begun("a"))
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 40)
         assert (await runner.health()).live
 
 
@@ -161,7 +161,7 @@ async def test_what_an_earlier_process_left_is_found_although_the_first_look_thr
     store.error = error
     done = asyncio.Event()
     async with SagaRunner(store, sagas=[RingingSaga], dispatch=lambda command: done.set(), settings=SETTINGS):
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 40)
 
 
 class Landing(InMemoryJournal):

@@ -35,7 +35,7 @@ async def test_what_waits_goes_on_with_each_result_and_each_error_in_the_same_ta
         seen.append(await asyncio.gather(asyncio.sleep(0, "one"), asyncio.sleep(0, "two")))
         with suppress(KeyError):
             await fails()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             await asyncio.sleep(0)
         return [*seen, asyncio.current_task()]
 

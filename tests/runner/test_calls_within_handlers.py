@@ -90,7 +90,7 @@ async def test_an_event_handler_that_waits_for_its_own_instance_is_told_at_once(
         await runner.handle_many([Begun("a"), Begun("b")])
         event = Asks("a", "b" if how == "round" else "a", how)
         with pytest.raises(DefinitionError, match="neither could ever go on|a handler cannot call it"):
-            await asyncio.wait_for(runner.handle(event), 10)
+            await asyncio.wait_for(runner.handle(event), 40)
         assert (await runner.handle(Noted("a"))).handled
 
 
@@ -98,7 +98,7 @@ async def test_one_of_many_that_are_for_its_own_instance_is_told_at_once(bench: 
     async with bench.runner(sagas=[NestedSaga]) as runner:
         NestedSaga.runner = runner
         await runner.handle(Begun("a"))
-        assert (await asyncio.wait_for(runner.handle(Asks("a", "a", "many")), 10)).held  # an ExceptionGroup, retried
+        assert (await asyncio.wait_for(runner.handle(Asks("a", "a", "many")), 40)).held  # an ExceptionGroup, retried
 
 
 async def test_two_handlers_that_wait_for_each_others_instance_are_told(bench: Bench) -> None:
@@ -106,7 +106,7 @@ async def test_two_handlers_that_wait_for_each_others_instance_are_told(bench: B
         NestedSaga.runner, NestedSaga.together = runner, asyncio.Barrier(2)
         await runner.handle_many([Begun("a"), Begun("b")])
         crosswise = (runner.handle(Asks("a", "b", "crosswise")), runner.handle(Asks("b", "a", "crosswise")))
-        told = await asyncio.wait_for(asyncio.gather(*crosswise, return_exceptions=True), 10)
+        told = await asyncio.wait_for(asyncio.gather(*crosswise, return_exceptions=True), 40)
         assert sum(isinstance(one, DefinitionError) for one in told) == 1  # the other one is then free to go on
 
 
@@ -115,7 +115,7 @@ async def test_an_event_handler_may_wait_for_another_instance_however_many_do(be
         NestedSaga.runner = runner
         await runner.handle_many([Begun(f"{n}") for n in range(20)])
         asking = [runner.handle(Asks(f"{n}", f"{n + 10}")) for n in range(10)]
-        receipts = await asyncio.wait_for(asyncio.gather(*asking), 10)
+        receipts = await asyncio.wait_for(asyncio.gather(*asking), 40)
         assert all(receipt.handled for receipt in receipts)
 
 
@@ -124,7 +124,7 @@ async def test_what_a_handler_has_left_behind_may_call_for_its_instance(bench: B
         NestedSaga.runner = runner
         await runner.handle(Begun("a"))
         await runner.handle(Asks("a", "a", "left behind"))
-        await asyncio.wait_for(asyncio.gather(*NestedSaga.background), 10)
+        await asyncio.wait_for(asyncio.gather(*NestedSaga.background), 40)
         NestedSaga.background.clear()
 
 
@@ -138,7 +138,7 @@ async def test_command_handlers_that_call_handle_never_wait_for_room() -> None:
 
     runner = bench.runner(sagas=[NestedSaga], dispatch={Do: do}, max_in_flight=8, max_dispatch=4)
     async with runner:
-        await asyncio.wait_for(runner.handle_many([Begun(f"{n}") for n in range(200)]), 15)
-        await asyncio.wait_for(runner.settle(), 15)
+        await asyncio.wait_for(runner.handle_many([Begun(f"{n}") for n in range(200)]), 40)
+        await asyncio.wait_for(runner.settle(), 40)
         assert runner.counters.commands == 200
         assert runner.counters.handled == 400

@@ -73,7 +73,7 @@ async def test_a_command_whose_handler_cancels_its_task_is_tried_as_its_policy_s
     settings = RunnerSettings(dispatch_retry=THRICE)
     async with SagaRunner("memory://", sagas=[ShipSaga], dispatch=dispatch, settings=settings) as runner:
         await runner.handle(Begun("a"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while not (parked := (await runner.instance(ShipSaga, "a")).parked):
                 await asyncio.sleep(0.01)
     assert "CancelledError" in parked

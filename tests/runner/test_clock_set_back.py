@@ -40,7 +40,7 @@ async def test_a_dead_workers_commands_are_taken_over_although_its_clock_was_set
         await dead.handle(Placed("a"))
     delivered: list[Any] = []
     async with SagaRunner(url, sagas=[OrderSaga], dispatch=delivered.append, settings=settings):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while not delivered:
                 await asyncio.sleep(0.01)
     assert delivered[0] == Reserve("a")

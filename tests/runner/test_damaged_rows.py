@@ -160,5 +160,5 @@ async def test_a_journal_that_contradicts_itself_is_not_asked_without_end(event:
         await journal.write_messages([stored])
     async with SagaRunner(journal, sagas=[AlarmSaga]) as runner:
         with pytest.raises(SagaParkedError, match="contradicts itself"):
-            await asyncio.wait_for(runner.handle(event), 20)
+            await asyncio.wait_for(runner.handle(event), 40)
     assert journal.writes < 100

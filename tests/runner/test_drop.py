@@ -57,7 +57,7 @@ class Hangs:
         self.changed.set()
 
     async def until(self, where: list[str], *names: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while not set(names) <= set(where):
                 self.changed.clear()
                 await self.changed.wait()

@@ -57,7 +57,7 @@ async def test_commands_leave_after_the_commit_and_not_before(postgres: Bench, c
             assert await postgres.stored("a") is None  # to everybody else
             await asyncio.sleep(0.1)  # time enough to do it wrong
             assert postgres.world.seen == []
-        await eventually(lambda: len(postgres.world.seen) == 1, seconds=3)  # and not by the end of the lease
+        await eventually(lambda: len(postgres.world.seen) == 1, seconds=40)  # and not by the end of the lease
         assert (await runner.handle(Placed("a"), message_id="1")).duplicate
     assert ids(postgres) == ["saga::order::a/1/0"]
     assert await connection.fetchval("SELECT count(*) FROM orders") == 1
@@ -137,7 +137,7 @@ async def test_others_wait_until_the_transaction_has_ended(postgres: Bench, conn
             await runner.handle(Noted("a", "inside"), message_id="2", connection=connection)
             here = asyncio.ensure_future(runner.handle(Noted("a", "here"), message_id="3"))
             there = asyncio.ensure_future(other.handle(Noted("a", "there"), message_id="4"))
-            assert (await asyncio.wait_for(runner.handle(Placed("b")), 5)).handled  # other instances do not
+            assert (await asyncio.wait_for(runner.handle(Placed("b")), 40)).handled  # other instances do not
             await asyncio.sleep(0.1)
             assert not here.done()
             assert not there.done()

@@ -149,7 +149,7 @@ async def test_a_scan_that_failed_delays_no_timer_until_the_next_poll(
 
     monkeypatch.setattr(kind, name, once)
     async with SagaRunner(journal, sagas=[Bells], settings=hourly) as second:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while second.counters.timers == 0:
                 await asyncio.sleep(0.01)
     assert failed.is_set()

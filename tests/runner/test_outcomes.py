@@ -202,7 +202,7 @@ async def test_settling_does_not_wait_for_those_who_wait_for_an_end(memory: Benc
         await one.handle(Asked("T-1"))
         asked = asyncio.create_task(one.outcome(TripSaga, "T-1"))
         await waiting(one)
-        await asyncio.wait_for(one.settle(), 10)
+        await asyncio.wait_for(one.settle(), 40)
         asked.cancel()
 
 

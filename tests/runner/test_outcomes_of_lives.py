@@ -154,7 +154,7 @@ async def test_a_lookup_that_was_on_its_way_when_the_life_began_does_not_say_tha
         await waiting(one)
         (waiter,) = one._started.engine.awaited.by_id["saga::trip::T-1"]  # type: ignore[union-attr]
         monkeypatch.setattr(memory.journal, "latest_messages", late)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(40):
             await read.wait()
             monkeypatch.setattr(memory.journal, "latest_messages", real)
             await one.handle(Asked("T-1"))

@@ -193,7 +193,7 @@ async def test_it_is_retried_and_parked_like_any_error(
             asyncio.create_task(runner.handle(one))
             for one in (Begun("a"), Fine("a"), event("a"), Fine("a"), Begun("b"))
         ]
-        receipts = await asyncio.wait_for(asyncio.gather(*tasks), 10)
+        receipts = await asyncio.wait_for(asyncio.gather(*tasks), 40)
         assert [receipt.handled for receipt in receipts] == [True, True, False, False, True]
         assert receipts[2].held
         assert receipts[3].held
@@ -207,7 +207,7 @@ async def test_a_lone_caller_is_answered_after_a_retry(bench: Bench, error: type
     OddSaga.error, OddSaga.times = error, 1
     async with bench.runner(sagas=[OddSaga]) as runner:
         await runner.handle(Begun("a"))
-        assert (await asyncio.wait_for(runner.handle(Async("a")), 10)).handled
+        assert (await asyncio.wait_for(runner.handle(Async("a")), 40)).handled
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
@@ -220,7 +220,7 @@ async def test_out_of_a_timers_handler_it_does_not_end_the_look_for_due_work(
         await runner.handle(Begun("a"))
         await runner.handle(Timed("a", asynchronous))
         bench.advance(minutes=2)
-        await asyncio.wait_for(runner.settle(), 10)
+        await asyncio.wait_for(runner.settle(), 40)
         assert "3 times" in (await record_of(bench, runner, "a")).parked
         assert (await runner.health()).live
 
@@ -232,7 +232,7 @@ async def test_out_of_the_handler_of_a_refusal_it_parks(bench: Bench, error: typ
     async with bench.runner(sagas=[OddSaga]) as runner:
         await runner.handle(Begun("a"))
         await runner.handle(Asked("a"))
-        await asyncio.wait_for(runner.settle(), 10)
+        await asyncio.wait_for(runner.settle(), 40)
         assert "3 times" in (await record_of(bench, runner, "a")).parked
 
 
@@ -242,7 +242,7 @@ async def test_out_of_a_replay_it_parks_again(bench: Bench, error: type[BaseExce
     async with bench.runner(sagas=[OddSaga]) as runner:
         await runner.handle(Begun("a"))
         assert (await runner.handle(Async("a"))).held
-        repaired = await asyncio.wait_for(runner.retry("odd", "a"), 10)
+        repaired = await asyncio.wait_for(runner.retry("odd", "a"), 40)
         assert repaired.parked.startswith(f"replaying Async failed: {error.__name__}")
         OddSaga.times = 0
         assert (await runner.retry("odd", "a")).replayed == 1
@@ -265,7 +265,7 @@ async def test_out_of_decode_state_it_leaves_the_record_as_it_is(bench: Bench, e
         await runner.handle(Begun("a"))
         OddSaga.in_decode = error
         with pytest.raises(Exception, match=f"decode_state raised {error.__name__}"):
-            await asyncio.wait_for(runner.handle(Fine("a")), 10)
+            await asyncio.wait_for(runner.handle(Fine("a")), 40)
         OddSaga.in_decode = None
         assert (await runner.handle(Fine("a"))).handled
 
@@ -280,7 +280,7 @@ async def test_out_of_a_hook_it_changes_nothing(bench: Bench, error: type[BaseEx
             raise error
 
     async with bench.runner(sagas=[OddSaga]).using(hooks=[Odd()]) as runner:
-        assert (await asyncio.wait_for(runner.handle(Begun("a")), 10)).handled
+        assert (await asyncio.wait_for(runner.handle(Begun("a")), 40)).handled
 
 
 async def test_a_caller_that_is_cancelled_takes_its_event_back_and_the_others_go_on(bench: Bench) -> None:
@@ -304,9 +304,9 @@ async def test_a_handler_that_cancels_its_own_task_is_not_run_without_end(bench:
         odd = asyncio.create_task(runner.handle(SelfCancelled("a")))
         behind = asyncio.create_task(runner.handle(Fine("a")))
         OddSaga.times = 0
-        assert (await asyncio.wait_for(slow, 10)).handled
-        assert (await asyncio.wait_for(odd, 10)).held
-        assert (await asyncio.wait_for(behind, 10)).held
+        assert (await asyncio.wait_for(slow, 40)).handled
+        assert (await asyncio.wait_for(odd, 40)).held
+        assert (await asyncio.wait_for(behind, 40)).held
 
 
 def test_where_an_error_was_raised_is_told_without_reading_the_source(monkeypatch: pytest.MonkeyPatch) -> None:

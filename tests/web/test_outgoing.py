@@ -178,7 +178,7 @@ async def packing(timeout: float = 10.0, **settings: Any) -> AsyncIterator[tuple
 
 
 async def parked(runner: SagaRunner, correlation_id: str) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while not (why := (await runner.instance(PackSaga, correlation_id)).parked):
             await asyncio.sleep(0.01)
     return why

@@ -240,7 +240,7 @@ async def test_the_stream_of_ends_tells_each_and_goes_on_where_it_was_left(
         for order_id in ("E1", "poor E2"):
             await runner.handle(OrderPlaced(order_id, 3))
         await runner.handle(PaymentReceived("E1"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             while len(told) < 2:
                 line = await anext(lines)
                 if line.startswith("data: "):
@@ -250,7 +250,7 @@ async def test_the_stream_of_ends_tells_each_and_goes_on_where_it_was_left(
     assert {one["end"] for one in told} == {"shop/E1/1/completed", "shop/poor E2/1/completed"}
     async with client.stream("GET", "/ends", headers={**headers, "last-event-id": last}) as answer:
         again = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(40):
             async for line in answer.aiter_lines():
                 if line.startswith("data: "):
                     again.append(json.loads(line[6:])["end"])

@@ -271,7 +271,7 @@ async def test_a_stop_ends_streams_and_waits_and_loses_no_event(tmp_path: Path) 
             while (await client.get("/orders/B")).status_code == 404:
                 await asyncio.sleep(0.01)
             process.send_signal(signal.SIGTERM)
-            async with asyncio.timeout(10):  # neither of them holds it up
+            async with asyncio.timeout(40):  # neither of them holds it up
                 assert (await waiting).status_code == 202
                 async for _ in stream:
                     pass
