@@ -165,3 +165,32 @@ def test_a_closed_connection_of_sqlalchemy_is_told_to_a_thread(tmp_path: Path) -
         with Session(engine) as session, session.begin():
             assert sagas.handle(Placed("a"), connection=session).handled
         engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "standard_conforming_strings=off",
+        "bytea_output='escape'",
+        "DateStyle='German'",
+        "TimeZone='Pacific/Kiritimati'",
+        "IntervalStyle='iso_8601'",
+        "client_encoding='LATIN1'",
+        "search_path=''",
+        "array_nulls=off",
+    ],
+)
+async def test_whatever_the_session_is_set_to_an_event_finds_what_the_one_before_has_stored(
+    runner: SagaRunner, connection: Any, url: str, setting: str
+) -> None:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as other:
+        for name, used in (("a\\x41", connection), ("\\x42 é", other)):
+            for number, event in enumerate((Placed(name), Noted(name, "x"))):
+                await used.execute("BEGIN")
+                await used.execute(f"SET LOCAL {setting}")
+                assert (await runner.handle(event, message_id=f"{name} {number}", connection=used)).handled
+                again = await runner.handle(event, message_id=f"{name} {number}", connection=used)
+                assert again.duplicate
+                await used.execute("COMMIT")
+            assert (await runner.state(OrderSaga, name)).log == ["placed", "x"]
+            assert (await runner.instance(OrderSaga, name)).version == 2

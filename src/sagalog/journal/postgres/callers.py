@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,8 @@ from ...errors import DefinitionError
 from ..callers import CallersConnection
 from ..protocol import PersistentRepr
 from .statements import Statements, write
+
+_YEAR_2000 = datetime(2000, 1, 1, tzinfo=UTC)  # from which PostgreSQL counts moments
 
 
 def as_asyncpg(connection: Any) -> Any:
@@ -133,12 +136,46 @@ class PsycopgConnection:
 
 
 def _prepare(cursor: Any) -> None:
-    """Let a cursor give rows as asyncpg does, whatever the connection is set to."""
-    from psycopg.rows import tuple_row
-    from psycopg.types.string import TextLoader
+    """Let a cursor take values and give rows as asyncpg does, whatever the connection and its session are set to.
 
+    As text, a moment looks as DateStyle says, which psycopg reads in some styles only; and within a list psycopg writes
+    bytes by the rules of a literal, so that with standard_conforming_strings=off the server took an id for another one.
+    """
+    from psycopg.pq import Format
+    from psycopg.rows import tuple_row
+
+    hexadecimal, moment, json = _adapters()
     cursor.row_factory = tuple_row
-    cursor.adapters.register_loader("jsonb", TextLoader)
+    cursor.format = Format.BINARY
+    cursor.adapters.register_dumper(bytes, hexadecimal)
+    cursor.adapters.register_loader("timestamptz", moment)
+    cursor.adapters.register_loader("jsonb", json)
+
+
+@cache
+def _adapters() -> tuple[Any, Any, Any]:
+    from psycopg.adapt import Dumper, Loader
+    from psycopg.pq import Format
+
+    class Hexadecimal(Dumper):
+        oid = 17  # bytea
+
+        def dump(self, obj: Any) -> bytes:
+            return b"\\x" + bytes(obj).hex().encode()
+
+    class Moment(Loader):
+        format = Format.BINARY
+
+        def load(self, data: Any) -> datetime:
+            return _YEAR_2000 + timedelta(microseconds=int.from_bytes(data, "big", signed=True))
+
+    class Json(Loader):
+        format = Format.BINARY
+
+        def load(self, data: Any) -> str:
+            return bytes(data[1:]).decode()  # behind the version of the format
+
+    return Hexadecimal, Moment, Json
 
 
 @cache
