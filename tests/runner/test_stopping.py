@@ -257,6 +257,39 @@ async def test_a_signal_that_the_loop_heard_before_does_what_it_does_by_default_
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # and not swallowed by a loop that knows it no more
 
 
+async def test_runners_that_one_loop_serves_hear_a_signal_together_and_stay_when_another_has_stopped() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    runners = [SagaRunner("memory://", sagas=[OrderSaga], dispatch=print) for _ in range(4)]
+    async with runners[0], runners[1], runners[2], runners[3]:
+        serving = [asyncio.create_task(runner.serve()) for runner in runners]
+        while signal.getsignal(signal.SIGTERM) is before:
+            await asyncio.sleep(0)
+        await runners[0].stop()
+        await serving[0]
+        serving[3].cancel()
+        await asyncio.wait([serving[3]])
+        os.kill(os.getpid(), signal.SIGTERM)  # which would end the process if nobody heard it
+        await asyncio.gather(*serving[:3])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+async def test_who_begins_to_hear_a_signal_while_a_runner_is_served_goes_on_hearing_it() -> None:
+    def mine(*_: Any) -> None: ...
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        async with SagaRunner("memory://", sagas=[OrderSaga], dispatch=print) as runner:
+            serving = asyncio.create_task(runner.serve())
+            while signal.getsignal(signal.SIGTERM) is before:
+                await asyncio.sleep(0)
+            signal.signal(signal.SIGTERM, mine)
+            await runner.stop()
+            await serving
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_what_is_put_together_wrongly_is_told_when_it_is_put_together() -> None:
     class Other(Saga[OrderState]):
         name = "order"

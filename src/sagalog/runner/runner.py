@@ -277,6 +277,7 @@ class SagaRunner:
 
         Signals are heard by the main thread only, and not on Windows; elsewhere `stop()` ends it, or a cancellation. From
         the first signal on, another one does what it did before this call: by default, SIGTERM ends the process at once.
+        Several runners may be served by one loop: a signal stops all of them.
         """
         await asked_to_stop(self._running().engine.stopping)
         await self.stop()

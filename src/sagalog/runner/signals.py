@@ -5,29 +5,60 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import suppress
+from typing import Any
+from weakref import WeakKeyDictionary
 
 
 async def asked_to_stop(stopping: asyncio.Event) -> None:
     """Return at SIGTERM, at SIGINT, or when `stopping` is set, whichever comes first.
 
-    In a thread, and on a loop that knows no signals (Windows), only `stopping` ends it, or its cancellation. Whoever heard
-    them before hears them afterwards.
+    In a thread, and on a loop that knows no signals (Windows), only `stopping` ends it, or its cancellation. Runners that
+    are served by one loop hear a signal together. Whoever heard them before hears them when none is served any more.
     """
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
-    signals = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError, RuntimeError, ValueError):
-            before = signal.getsignal(number)
-            loop.add_signal_handler(number, asked.set)
-            signals.append((number, before, signal.getsignal(number)))
+    ears = _ears.get(loop) or _ears.setdefault(loop, _Ears(loop))
+    ears.asked.append(asked)
     waits = [loop.create_task(asked.wait()), loop.create_task(stopping.wait())]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for wait in waits:
             wait.cancel()
-        for number, before, ours in signals:
-            loop.remove_signal_handler(number)  # which leaves the default: for SIGINT, also in place of asyncio.run's
-            if before is not None and before is not ours:  # else a handler of the loop, which knows it no more
+        ears.asked.remove(asked)
+        if not ears.asked:
+            del _ears[loop]
+            ears.give_back()
+
+
+class _Ears:
+    """What hears the signals of a loop, for all runners that it serves."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.asked: list[asyncio.Event] = []
+        self._loop = loop
+        self._signals: list[tuple[int, Any, Any]] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with suppress(NotImplementedError, RuntimeError, ValueError):
+                before = signal.getsignal(number)
+                loop.add_signal_handler(number, self._hear)
+                self._signals.append((number, before, signal.getsignal(number)))
+
+    def _hear(self) -> None:
+        for asked in self.asked:
+            asked.set()
+
+    def give_back(self) -> None:
+        """Let whoever heard the signals before hear them again, unless somebody else has begun to hear them meanwhile."""
+        for number, before, ours in self._signals:
+            now = signal.getsignal(number)
+            self._loop.remove_signal_handler(
+                number
+            )  # which leaves the default: for SIGINT, also in place of asyncio.run's
+            if now is not ours:
+                signal.signal(number, now)
+            elif before is not None and before is not ours:  # else a handler of the loop, which knows it no more
                 signal.signal(number, before)
+
+
+_ears: WeakKeyDictionary[asyncio.AbstractEventLoop, _Ears] = WeakKeyDictionary()
