@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import timedelta
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,13 +10,27 @@ from xml.etree import ElementTree
 import pytest
 from click.testing import CliRunner, Result
 
-from sagalog import Compensate, Complete, Saga, Send, SetTimer, on, on_refused, schema, starts
+from sagalog import (
+    Call,
+    Compensate,
+    Complete,
+    ItinerarySaga,
+    Saga,
+    Send,
+    SetTimer,
+    activity,
+    on,
+    on_refused,
+    schema,
+    starts,
+)
 from sagalog.cli.group import sagalog as command
 from sagalog.diagram import mermaid, outline, svg
 
 from ..asking import AskSaga
 from ..gathering import GatherSaga
 from ..joining import JoinSaga
+from ..numbered import Meters
 from ..orders import Charge, Closed, Noted, OrderSaga, OrderState, Overdue, Placed, Refund, Release, Reserve
 
 
@@ -154,23 +168,62 @@ def test_what_cannot_be_drawn_is_told(target: str, code: int, message: str) -> N
     assert sys.modules.get("tests.nowhere") is None
 
 
+BERLIN, GRACE = "Europe/Berlin", timedelta(days=3)
+
+
 class Billing(Saga[OrderState]):
     name = "billing"
+    DAILY = "0 7 * * *"
 
     @starts(Placed, key="order_id")
     def placed(self, state: OrderState, event: Placed) -> Any:
-        yield SetTimer("monthly", Overdue(event.order_id), cron="0 9 1 * *", zone="Europe/Berlin")
+        yield SetTimer("monthly", Overdue(event.order_id), cron="0 9 1 * *", zone=BERLIN, missed="each")
         yield SetTimer("daily", Overdue(event.order_id), every=timedelta(days=1, hours=2))
+        yield SetTimer("morning", Overdue(event.order_id), cron=self.DAILY)
+        yield SetTimer("evening", Overdue(event.order_id), at=time(18, 30), zone="Asia/Tokyo")
+        yield SetTimer("payment", Overdue(event.order_id), every=GRACE)
+        yield SetTimer("theirs", Overdue(event.order_id), at=time(6), zone=event.order_id)
 
     @on(Overdue, key="order_id")
     def overdue(self, state: OrderState, event: Overdue) -> None: ...
 
 
-def test_a_recurring_timer_is_drawn_with_its_rule() -> None:
+def test_a_timer_is_drawn_with_its_rule_and_its_zone() -> None:
     placed = outline(Billing).reactions[0]
-    assert placed.recurs == {"monthly": "cron 0 9 1 * *", "daily": "every 1 day, 2 hours"}
+    assert placed.recurs == {
+        "monthly": "cron 0 9 1 * *, Europe/Berlin, missed each",
+        "daily": "every 1 day, 2 hours",
+        "morning": "cron 0 7 * * *",
+        "evening": "at 18:30, Asia/Tokyo",
+        "payment": "every 3 days",
+        "theirs": "at 06:00, in a zone",
+    }
     assert "sets, every 1 day, 2 hours" in mermaid(outline(Billing))
-    assert "timer monthly, cron 0 9 1 * *" in svg(outline(Billing))
+    assert "sets, at 18:30, Asia#47;Tokyo" in mermaid(outline(Billing))
+    assert "timer monthly, cron 0 9 1 * *, Europe/Berlin" in svg(outline(Billing))
+
+
+def test_a_numbered_event_is_drawn_with_its_numbers_and_its_gap() -> None:
+    drawn = mermaid(outline(Meters))
+    assert "Measured (numbered by n of each station, a gap of 0:10:00: lost)" in drawn
+    assert "Numbered (numbered by n, a gap of 0:10:00: park)" in drawn
+    assert "Measured (numbered by n of each station, a gap of 0:10:00: lost)" in svg(outline(Meters))
+
+
+class Approval(ItinerarySaga[OrderState]):
+    name = "approval"
+    starts_with, key = Placed, "order_id"
+
+    def begin(self, state: OrderState, event: Placed) -> None: ...
+
+    @activity(until=Noted, unless=Closed, within=timedelta(days=3), remind=timedelta(hours=12))
+    async def boss(self, state: OrderState, call: Call) -> None: ...
+
+
+def test_an_activity_that_waits_is_drawn_with_what_it_waits_for_and_its_reminder() -> None:
+    wanted = "boss (until Noted, unless Closed, within 3 days, reminds every 12:00:00)"
+    assert wanted in mermaid(outline(Approval))
+    assert wanted in svg(outline(Approval))
 
 
 def test_a_request_is_drawn_with_what_comes_otherwise() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .outline import Outline, Reaction
+from .reaction import Outline, Reaction
 
 _CLASSES = (
     "classDef event fill:#3b82f61f,stroke:#3b82f6",
@@ -23,11 +23,11 @@ class _Nodes:
         self.lines: list[str] = []
         self._ids: dict[tuple[str, str], str] = {}
 
-    def node(self, kind: str, name: str, shape: str = '["{}"]') -> str:
+    def node(self, kind: str, name: str, shape: str = '["{}"]', text: str = "") -> str:
         key = (kind, name)
         if key not in self._ids:
             self._ids[key] = f"{kind}{len(self._ids)}"
-            self.lines.append(f"    {self._ids[key]}{shape.format(_escaped(name))}:::{kind}")
+            self.lines.append(f"    {self._ids[key]}{shape.format(_escaped(text or name))}:::{kind}")
         return self._ids[key]
 
     def edge(self, start: str, arrow: str, end: str, label: str = "") -> None:
@@ -42,7 +42,7 @@ def mermaid(found: Outline) -> str:
     nodes = _Nodes()
     begin = nodes.node("last", "start", '(("{}"))')
     events = {
-        reaction.trigger: nodes.node("event", reaction.trigger)
+        reaction.trigger: nodes.node("event", reaction.trigger, text=reaction.noted)
         for reaction in found.reactions
         if not reaction.refusal and not reaction.activity
     }

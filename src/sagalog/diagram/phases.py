@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .outline import UNKNOWN_PHASE, Outline, Reaction
+from .reaction import UNKNOWN_PHASE, Outline, Reaction
 
 
 def state_diagram(found: Outline) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from html import escape
 
-from .outline import Outline, Reaction
+from .reaction import Outline, Reaction
 
 _ROW = 46
 _BOX = 32
