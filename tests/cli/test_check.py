@@ -289,3 +289,73 @@ def test_an_activity_that_was_moved_before_one_that_has_begun_is_warned_of(tmp_p
     assert "activity third will be passed over in 1, where what comes after it in this code has begun" in told.stdout
     same = sagalog("check", f"{tmp_path / 'before.py'}:runner", "--journal", url)
     assert "passed over" not in same.stdout
+
+
+CHANGED = """
+from dataclasses import dataclass, field
+from sagalog import ItinerarySaga, Saga, SagaRunner, Sequence, activity, on, starts
+
+@dataclass
+class Asked:
+    id: str
+
+@dataclass
+class Measured:
+    id: str
+    n: int
+
+@dataclass
+class Paid:
+    id: str
+
+@dataclass
+class State:
+    asked: Asked | None = None
+
+class TourSaga(ItinerarySaga[State]):
+    name = "tour"
+    starts_with, key = Asked, "id"
+
+    @activity
+    async def first(self, state, call) -> None: ...
+{undo}
+    @activity(until=Paid)
+    async def second(self, state, call) -> None: ...
+
+class MeterSaga(Saga[State]):
+    name = "meter"
+
+    @starts(Measured, key="id", sequence=Sequence("n"{name}))
+    def measured(self, state, event): ...
+
+def runner_on(url):
+    return SagaRunner(url, sagas=[TourSaga, MeterSaga])
+
+runner = runner_on("sqlite:///tours.db")
+"""
+
+
+def test_an_undo_that_is_added_and_a_sequence_that_is_renamed_are_warned_of(tmp_path: Path, sagalog: Sagalog) -> None:
+    url = f"sqlite:///{tmp_path / 'tours.db'}"
+    (tmp_path / "before.py").write_text(CHANGED.format(undo="", name=""))
+    undo = "\n    @first.undo\n    async def back(self, state, call) -> None: ...\n"
+    (tmp_path / "after.py").write_text(CHANGED.format(undo=undo, name=', name="readings"'))
+    begin = (
+        "import asyncio, before\n"
+        "async def main():\n"
+        f"    async with before.runner_on({url!r}) as runner:\n"
+        "        await runner.handle(before.Asked('1'))\n"
+        "        await runner.handle(before.Measured('1', 1))\n"
+        "        await runner.settle()\n"
+        "asyncio.run(main())\n"
+    )
+    subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, check=True, capture_output=True)
+    told = sagalog("check", f"{tmp_path / 'after.py'}:runner", "--journal", url)
+    assert told.returncode == 0, told.stdout
+    assert "activity first will not be undone in 1, where it was begun by code without an undo" in told.stdout
+    assert "meter: 1 have numbers of the sequence Measured, which this code does not have" in told.stdout
+    found = json.loads(sagalog("check", f"{tmp_path / 'after.py'}:runner", "--journal", url, "--json").stdout)
+    assert found["activities_without_undo"] == [{"saga": "tour", "activity": "first", "instances": 1}]
+    assert [(one["saga"], one["count"]) for one in found["sequences"]] == [("meter", 1)]
+    same = sagalog("check", f"{tmp_path / 'before.py'}:runner", "--journal", url)
+    assert "warning" not in same.stdout

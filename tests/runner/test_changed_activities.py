@@ -10,7 +10,7 @@ from typing import Any
 from sagalog import Call, ItinerarySaga, JournalSagaStateStore, SagaRunner, activity
 from sagalog.decision.record import decode_record
 from sagalog.operating.inspect import find
-from sagalog.operating.readable import Code
+from sagalog.operating.readable import Code, begun_without_undo
 
 from .conftest import Bench
 
@@ -175,3 +175,60 @@ async def test_a_call_is_left_to_code_in_which_it_is_one(quick: Bench) -> None:
         await pass_by(quick, running, MINUTE)
         assert CALLS == ["approval"]
         assert (await stage(quick))[0] == "done"
+
+
+def tour(*, undo: bool, pivot: bool = False) -> Any:
+    class Tour(ItinerarySaga[Request]):
+        name = "approval"
+        starts_with, key = Asked, "id"
+
+        @activity
+        async def first(self, request: Request, call: Call) -> None: ...
+
+        @activity(pivot=pivot)
+        async def second(self, request: Request, call: Call) -> None: ...
+
+        @activity(until=Closed)
+        async def third(self, request: Request, call: Call) -> None: ...
+
+        @activity
+        async def fourth(self, request: Request, call: Call) -> None: ...
+
+        if undo:
+
+            @first.undo
+            async def first_back(self, request: Request, call: Call) -> None: ...
+
+            @second.undo
+            async def second_back(self, request: Request, call: Call) -> None: ...
+
+        if undo and not pivot:
+
+            @third.undo
+            async def third_back(self, request: Request, call: Call) -> None: ...
+
+            @fourth.undo
+            async def fourth_back(self, request: Request, call: Call) -> None: ...
+
+    return Tour
+
+
+async def without_undo(bench: Bench, new: Any) -> list[str]:
+    assert bench.journal is not None
+    (view,) = await find(bench.journal, "A", "approval")
+    assert view.record is not None
+    return begun_without_undo(new(), view.record)
+
+
+async def test_check_tells_of_an_undo_that_is_newer_than_its_activity(quick: Bench) -> None:
+    await begun(quick, tour(undo=False))
+    assert await without_undo(quick, tour(undo=False)) == []
+    assert await without_undo(quick, tour(undo=True)) == ["first", "second", "third"]
+
+
+async def test_check_tells_of_no_undo_behind_a_pivot_or_begun_with_it(quick: Bench) -> None:
+    for begins in (tour(undo=False, pivot=True), tour(undo=True)):
+        await begun(quick, begins)
+        assert await without_undo(quick, tour(undo=True, pivot=True)) == []
+        async with quick.runner(sagas=[begins]) as running:
+            await running.cancel("approval", "A", compensate=False)

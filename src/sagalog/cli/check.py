@@ -11,7 +11,13 @@ import click
 
 from ..diagram import outline, unreached
 from ..operating.inspect import SagaView, instances
-from ..operating.readable import Code, otherwise_declared, passed_over
+from ..operating.readable import (
+    Code,
+    begun_without_undo,
+    numbered_otherwise,
+    otherwise_declared,
+    passed_over,
+)
 from ..runner import SagaRunner
 from ..runner.inside import has_handler
 from .journals import journal_option, reading
@@ -30,8 +36,9 @@ def check_(target: str, url: str, as_json: bool) -> None:
     """Read every live instance of a journal with this code, and list those that it could not go on with.
 
     It decodes each state, timer, pending command, undo command, held and kept event, and looks for their handlers and
-    phases. It warns of a phase that no handler seems to enter, and of an activity that would be passed over because later
-    ones have begun. Data of older code is upcast. Nothing is changed. Exit code 1 if an instance would be parked.
+    phases. It warns of a phase that no handler seems to enter; of an activity that would be passed over because later ones
+    have begun, or was begun without the undo that it has now; and of sequences that are numbered in another way. Data of
+    older code is upcast. Nothing is changed. Exit code 1 if an instance would be parked.
 
     \b
     Examples:
@@ -52,7 +59,9 @@ class _Check:
         self._sagas = {saga.name: saga for saga in runner.sagas}
         self._not_indexed: Counter[str] = Counter()
         self._passed_over: Counter[tuple[str, str]] = Counter()
+        self._without_undo: Counter[tuple[str, str]] = Counter()
         self._keys: Counter[tuple[str, str]] = Counter()  # that are held otherwise than they are declared
+        self._sequences: Counter[tuple[str, str]] = Counter()  # that are counted otherwise than they are declared
         self._found: dict[tuple[str, str], list[str]] = defaultdict(list)
 
     async def run(self, url: str, as_json: bool) -> int:
@@ -76,7 +85,9 @@ class _Check:
             self._not_indexed[view.saga] += 1
         if saga is not None and view.record is not None:
             self._passed_over.update((view.saga, name) for name in passed_over(saga, view.record))
+            self._without_undo.update((view.saga, name) for name in begun_without_undo(saga, view.record))
             self._keys.update((view.saga, key) for key in otherwise_declared(saga, view.record))
+            self._sequences.update((view.saga, what) for what in numbered_otherwise(saga, view.record))
         for reason in dict.fromkeys(one.text for one in self._code.reasons(view)):
             self._found[(view.saga, reason)].append(view.correlation_id)
 
@@ -91,6 +102,11 @@ class _Check:
                 f"warning  {line(saga)}: activity {line(name)} will be passed over in {count:,}, where what comes after it "
                 "in this code has begun already"
             )
+        for (saga, name), count in sorted(self._without_undo.items()):
+            click.echo(
+                f"warning  {line(saga)}: activity {line(name)} will not be undone in {count:,}, where it was begun by code "
+                "without an undo for it"
+            )
         for saga, count in sorted(self._not_indexed.items()):
             fields = ", ".join(self._sagas[saga].index)
             click.echo(
@@ -99,6 +115,8 @@ class _Check:
             )
         for (saga, key), count in sorted(self._keys.items()):
             click.echo(f"warning  {line(saga)}: {count:,} hold {line(key)}")
+        for (saga, what), count in sorted(self._sequences.items()):
+            click.echo(f"warning  {line(saga)}: {count:,} have {line(what)}")
         total, would_park = (
             self._read.total(),
             len({(saga, one) for (saga, _), ids in self._found.items() for one in ids}),
@@ -111,6 +129,13 @@ class _Check:
 
     def _print_json(self) -> None:
         held = [{"saga": saga, "key": key, "count": count} for (saga, key), count in sorted(self._keys.items())]
+        undone = [
+            {"saga": saga, "activity": name, "instances": count}
+            for (saga, name), count in sorted(self._without_undo.items())
+        ]
+        numbered = [
+            {"saga": saga, "sequence": what, "count": count} for (saga, what), count in sorted(self._sequences.items())
+        ]
         fields = {
             "read": dict(sorted(self._read.items())),
             "parked_already": self._parked,
@@ -120,7 +145,9 @@ class _Check:
                 for (saga, name), count in sorted(self._passed_over.items())
             ],
             "not_indexed": dict(sorted(self._not_indexed.items())),
+            **({"activities_without_undo": undone} if undone else {}),
             **({"keys": held} if held else {}),
+            **({"sequences": numbered} if numbered else {}),
             "would_park": [
                 {"saga": saga, "reason": reason, "ids": ids} for (saga, reason), ids in sorted(self._found.items())
             ],

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..decision.entries import UNDER_WAY, Command, Status
+from ..decision.entries import UNDER_WAY, Command, Held, Status
 from ..decision.ids import GAP, parent_in, parts_of
 from ..decision.message import unhold
 from ..decision.phases import unknown_phase
 from ..decision.record import SagaRecord
+from ..decision.sequences import sequence_of
 from ..decision.state import UnreadableStateError, decode_state
 from ..definition.codec import TypeRegistry
 from ..definition.recurring import RuleError, check_rule
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
-from ..errors import CodecError
+from ..errors import CodecError, InvalidEventError
 from .inspect import SagaView
 
 
@@ -50,6 +51,55 @@ def otherwise_declared(saga: Saga[Any], record: SagaRecord) -> list[str]:
         elif not key.unique and name in record.unique_keys:
             found.append(f"the key {name} from when it was unique: an event reaches them by it once they add it again")
     return found
+
+
+def numbered_otherwise(saga: Saga[Any], record: SagaRecord) -> list[str]:
+    """Return the sequences of an instance that this code lacks, or counts by another field: each with what follows."""
+    names = {one.sequence.name for one in saga.numberings.values()}
+    stored = dict.fromkeys(key.partition("/")[0] for key in record.sequences)
+    found = [
+        f"numbers of the sequence {name}, which this code does not have: what was handled before counts as new, and other "
+        f"numbers begin again; Sequence(..., name={name!r}) keeps them"
+        for name in stored
+        if name not in names
+    ]
+    registry = type(saga).registry(saga)
+    for held in (*record.kept, *record.held):
+        if held.sequence.partition("/")[0] in names and _number_of(saga, registry, held) not in (None, held.number):
+            found.append(
+                f"events that wait in the sequence {held.sequence.partition('/')[0]} under another number than this code "
+                "reads from them: they keep it, and those that come now count by this code's field"
+            )
+    return list(dict.fromkeys(found))
+
+
+def _number_of(saga: Saga[Any], registry: TypeRegistry, held: Held) -> int | None:
+    """Return the number that this code reads from an event; None where it cannot, or reads none."""
+    try:
+        event = registry.unpack(held.event)
+        numbering = saga.numberings.get(type(event))
+        return None if numbering is None else numbering.place(event)[1]
+    except (CodecError, InvalidEventError):
+        return None
+
+
+def begun_without_undo(saga: Saga[Any], record: SagaRecord) -> list[str]:
+    """Return the activities of an instance that this code could undo, and that were begun by code which could not."""
+    if saga.activities is None or record.status is not Status.RUNNING:
+        return []
+    if any(stage.pivot for stage in record.activities.values()):  # nothing is undone any more
+        return []
+    undoable = {undo.of for undo in record.undo}
+    steps = saga.activities.steps
+    return [
+        name
+        for name, stage in record.activities.items()
+        if stage.entry
+        and stage.status in ("done", *UNDER_WAY)
+        and stage.entry not in undoable
+        and (step := steps.get(name)) is not None
+        and step.undo is not None
+    ]
 
 
 class Code:
@@ -138,6 +188,13 @@ class Code:
                 continue
             if held.kind not in ("refused", "child") and not saga.handles_event(event):
                 yield Reason(f"{what} event: no handler takes {held.event.type}", unreadable=False)
+            elif what == "kept" and _waits_for_ever(saga, record, held, type(event)):
+                name = held.sequence.partition("/")[0]
+                yield Reason(
+                    f"kept event: {held.event.type} waits for those before it in the sequence {name}, which this code does "
+                    f"not have: give it that name again, Sequence(..., name={name!r})",
+                    unreadable=False,
+                )
 
     def _of_child(self, registry: TypeRegistry, command: Command) -> Iterator[Reason]:
         parent = parent_in(command.to)
@@ -153,6 +210,16 @@ class Code:
     def _handled(self, command: Any, what: str, entry: str) -> Iterator[Reason]:
         if not self._handles(type(command)):
             yield Reason(f"{what}: no command handler for {type(command).__name__}", entry, unreadable=False)
+
+
+def _waits_for_ever(saga: Saga[Any], record: SagaRecord, kept: Held, event: type) -> bool:
+    """Say whether a numbered event waits for numbers that this code counts in another sequence."""
+    return (
+        bool(kept.sequence)
+        and event in saga.numberings
+        and sequence_of(saga, kept.sequence) is None
+        and kept.number > record.sequences.get(kept.sequence, kept.number)
+    )
 
 
 def passed_over(saga: Saga[Any], record: SagaRecord) -> list[str]:
