@@ -164,8 +164,15 @@ def gap_passed(draft: Draft, record: SagaRecord, message: Message) -> Outcome | 
 
 
 def _early(saga: Saga[Any], record: SagaRecord, message: Message) -> bool:
-    key, number = place_of(saga, message)
-    if not key:
+    return _is_ahead(saga, record, type(message.event), *place_of(saga, message))
+
+
+def _is_ahead(saga: Saga[Any], record: SagaRecord, event: type, key: str, number: int) -> bool:
+    """Say whether numbers before this one are missing. Events that this code does not number wait for none.
+
+    Asked of what waits, and again when it is handled: two answers would let it go round for ever.
+    """
+    if not key or event not in saga.numberings:
         return False
     expected = next_number(saga, record, key)
     return expected is not None and number > expected
@@ -192,10 +199,8 @@ def _expected(draft: Draft, record: SagaRecord, one: Held, phase: Enum | None) -
         one.kind == "timer" or not draft.saga.accepts_type_while_compensating(event)
     ):
         return False
-    if one.sequence and event in draft.saga.numberings:
-        expected = next_number(draft.saga, record, one.sequence)
-        if expected is not None and one.number > expected:
-            return False
+    if _is_ahead(draft.saga, record, event, one.sequence, one.number):
+        return False
     table = draft.saga.phase_table
     return table is None or phase is None or table.expects(event, phase)
 

@@ -56,6 +56,9 @@ class Message(msgspec.Struct, gc=False, eq=False):
     gather: Gathering | None = None  # it is the end of this gather, which its phase did not expect at once
     passed: bool = False  # no handler takes it: all that it means is that a command was answered, or a leg dropped
     sent_by: str = ""  # the operator who sent it by hand
+    place: tuple[str, int] | None = (
+        None  # its sequence and number, as it was accepted: newer code may number it otherwise
+    )
 
     def copied(self) -> Message:
         """Return this message with an event of its own, as it came, for another saga or another attempt."""
@@ -79,6 +82,8 @@ def unhold(held: Held, registry: TypeRegistry) -> Message:
         held.id, event, held.kind, held.name, held.reason, replayed=True, trace=held.trace, life=held.life
     )
     message.at, message.was_kept, message.gather, message.sent_by = held.at, held.kept, held.gather, held.by
+    if held.sequence:
+        message.place = held.sequence, held.number
     return message
 
 
@@ -87,4 +92,5 @@ def kept_message(kept: Held, registry: TypeRegistry) -> Message:
     event = registry.unpack(kept.event)
     message = Message(kept.id, event, kept.kind, kept.name, at=kept.at, trace=kept.trace, life=kept.life, kept=True)
     message.gather, message.sent_by = kept.gather, kept.by
+    message.place = kept.sequence, kept.number
     return message

@@ -26,9 +26,14 @@ DEADLINE = Typed("gap", msgspec.Raw(b"null"))  # what the timer of a gap brings:
 
 
 def place_of(saga: Saga[Any], message: Message) -> tuple[str, int]:
-    """Return the sequence and the number of an event; no sequence for one that has none."""
+    """Return the sequence and the number of an event; no sequence for one that has none.
+
+    One that waits in the record, or was held there, has those under which it was accepted, whatever this code says of it.
+    """
     if message.kind != "event":
         return "", 0
+    if message.place is not None:
+        return message.place
     numbering = saga.numberings.get(type(message.event))
     return ("", 0) if numbering is None else numbering.place(message.event)
 
