@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from sagalog import JournalSagaStateStore, RetryPolicy, SagaParkedError, SagaRecord, SagaRunner, Status
+from sagalog import (
+    Compensate,
+    JournalSagaStateStore,
+    RetryPolicy,
+    SagaParkedError,
+    SagaRecord,
+    SagaRunner,
+    Status,
+    on,
+)
 from sagalog.decision.record import decode_record
 
 from ..trips import Trip, TripRequested, TripSaga, World, refused
@@ -114,6 +124,36 @@ async def test_a_refusal_stops_what_has_not_begun_while_another_still_runs(quick
     assert world.names[-2:] == ["cancel Ritz", "cancel LH 1"]  # the car was refused: there is nothing to take back
     assert "payment" not in world.names
     assert (await record(quick)).status is Status.COMPENSATED
+
+
+@dataclass
+class TripAborted:
+    trip_id: str
+
+
+class AbortedSaga(TripSaga):
+    name = "aborted"
+
+    @on(TripAborted, key="trip_id")
+    def aborted(self, trip: Trip, event: TripAborted) -> Compensate:
+        return Compensate()
+
+
+async def test_an_undo_finds_the_result_of_a_call_that_ran_when_its_saga_began_to_compensate(bench: Bench) -> None:
+    world = World(answers={"car": refused()})
+    hotel, car = world.gate("hotel"), world.gate("car")
+    async with runner(bench, world, AbortedSaga) as running:
+        await running.handle(TripRequested("T-1"))
+        await world.reached("hotel")
+        await world.reached("car")
+        await running.handle(TripAborted("T-1"))
+        assert (await record(bench, "aborted")).status is Status.COMPENSATING
+        hotel.set()
+        car.set()
+        ended = await running.outcome(AbortedSaga, "T-1", timeout=timedelta(seconds=30))
+    assert ended.status is Status.COMPENSATED
+    assert world.names[3:] == ["cancel Ritz", "cancel LH 1"]  # the car was refused: there is nothing to take back
+    assert ended.state.hotel == "Ritz"
 
 
 async def test_an_activity_whose_attempts_are_used_up_has_failed_and_is_undone_too(quick: Bench) -> None:

@@ -349,7 +349,15 @@ def test_a_saga_does_not_complete_while_an_activity_of_it_runs() -> None:
 
 def test_compensating_waits_for_what_runs_and_then_undoes_it() -> None:
     scenario = Scenario(OrderSaga).given(Begun("1"))
-    scenario.when(Rejected("1")).then(status="compensating", undone=[], activities={"invoice": "stopped"})
+    scenario.when(Rejected("1")).then(status="compensating", undone=[], activities={"invoice": "stopped"}, sent=[])
+    assert scenario.running == {"invoice"}
+    scenario.when_done("invoice", "R-1").then(
+        undone=["invoice"], status="compensated", state={"invoice": "R-1", "log": []}
+    )
+    for refused in (True, False):
+        scenario = Scenario(OrderSaga).given(Begun("1"), Rejected("1"))
+        scenario.when_failed("invoice", refused=refused)
+        scenario.then(undone=[] if refused else ["invoice"], status="compensated", state={"invoice": None})
 
 
 def test_run_of_an_unknown_activity_is_an_error() -> None:

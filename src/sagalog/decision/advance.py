@@ -16,6 +16,7 @@ from ..definition.saga import Saga
 from .checked import actions_of
 from .children import child_entry, is_awaited, settle_child
 from .compensation import compensate_earlier, end_compensation
+from .cut_off import ended_while_compensating
 from .draft import Draft
 from .entries import FINAL, Command, Handled, Status, Undo
 from .finish import finish
@@ -85,7 +86,8 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
         if record.requests and not message.kept and (passed := _came_late(draft, record, message)) is not None:
             return passed
         if record.status is not _RUNNING and not draft.saga.accepts_while_compensating(message.event):
-            return Outcome.NO_INSTANCE
+            late = ended_while_compensating(draft, record, message)
+            return _refused_too_late(draft, record, message, late) if isinstance(late, str) else late
         if record.kept and only_keeps(record) and not draft.saga.may_start(message.event):
             return Outcome.NO_INSTANCE
     elif record is None:
@@ -229,7 +231,8 @@ def _refused_too_late(draft: Draft, record: SagaRecord, message: Message, entry:
     record.outbox = tuple(c for c in record.outbox if c.id != entry and c.of != entry)
     record.undo = tuple(u for u in record.undo if u.of != entry)
     end_compensation(record, draft.next_id, draft.trace)
-    draft.append(record, "handled", Handled(message.id, type(message.event.command).__name__))
+    event = message.event.command if message.kind == "refused" else message.event
+    draft.append(record, "handled", Handled(message.id, type(event).__name__))
     draft.touch()
     return Outcome.HANDLED
 

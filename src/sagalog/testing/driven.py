@@ -175,16 +175,31 @@ class DrivenInstance:
         return None
 
     def running(self) -> dict[str, str]:
-        """Return the activities that are carried out, and the entries of their commands."""
-        stages = {} if self.record is None else self.record.activities
-        return {name: stage.entry for name, stage in stages.items() if stage.status == "running"}
+        """Return the activities that are carried out, and the entries of their commands.
+
+        Where a handler has compensated meanwhile, they run on, and what undoes them waits for their ends.
+        """
+        if self.record is None:
+            return {}
+        called = {command.id for command in self.record.outbox if not command.undo}
+        return {
+            name: stage.entry
+            for name, stage in self.record.activities.items()
+            if stage.status == "running" or (stage.status == "stopped" and stage.entry in called)
+        }
 
     def end(self, name: str, event: Any, what: str) -> None:
         """Let an activity that runs come to its end, with that event."""
         assert self.record is not None
         own = persistence_id(self.saga.name, str(self.correlation_id))
-        answer_id = reply_id(command_id(own, self.running()[name]), type(event).__name__, 0)
+        entry = self.running()[name]
+        answer_id = reply_id(command_id(own, entry), type(event).__name__, 0)
         self.step(Message(answer_id, event, answer=True, life=self.record.incarnation), what)
+        if any(command.id == entry for command in self.record.outbox):  # it compensates, and nothing follows from that
+            draft = self.draft()
+            draft.accept([entry])
+            self.save(draft)
+            self.deliver()
 
 
 def _advanced(draft: Draft, message: Message) -> Outcome:
