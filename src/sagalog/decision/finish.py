@@ -34,7 +34,7 @@ from .children import begin_child, child_entry, settle_child
 from .draft import Draft
 from .entries import Command, Handled, Request, Stage, Status, Timer, Undo
 from .gather_ends import meet
-from .gathering import GatherStep, PlannedGather
+from .gathering import GatherStep, PlannedGather, ends_in
 from .ids import ANSWER, GAP
 from .itinerary import Proceed, knows_by_progress, proceed, reordered
 from .keys import Held, claimed, held_after
@@ -109,6 +109,9 @@ def finish(
     record.state_version = saga.state_version()
     if record.requests and not (message.kept or message.was_kept):
         settle_request(draft, record, message)
+    if record.requests and record.gathers:
+        for event in ends_in(part[0] for part in plan):
+            settle_request(draft, record, Message("", event))
     if kind == "event":
         known = saga.activities is not None and knows_by_progress(draft, message)
         if not (known or (saga.numberings and not message.passed and draft.pass_number(record, message))):

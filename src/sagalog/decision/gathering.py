@@ -6,7 +6,7 @@ are. Ten thousand legs take some two kilobytes, whatever has come; their answers
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import msgspec
@@ -102,6 +102,15 @@ class GatherStep(msgspec.Struct, frozen=True):
     gathering: Gathering | None  # None: it is over
     sends: list[Any]
     end: GatherEnd | None = None  # that is not handled in this step, because its phase may not expect it
+    ended: Any = None  # the event of its end, if it is handled in this step
+
+
+def ends_in(actions: Iterable[Any]) -> list[Any]:
+    """Return the events that end gathers and are handled in a step of these actions, beside its message.
+
+    Each is an event like any other: a join may have it as a leg, an activity or a request may wait for it.
+    """
+    return [action.ended for action in actions if isinstance(action, GatherStep) and action.ended is not None]
 
 
 def step_of(

@@ -83,7 +83,7 @@ def _ended(
     if context.phase is not None and may_wait(draft.saga, event, context.phase, actions):
         actions.append(GatherStep(name, left, [], GatherEnd(event, stored, gathering)))
         return
-    actions.append(GatherStep(name, left, []))
+    actions.append(GatherStep(name, left, [], ended=event))
     told = msgspec.structs.replace(context, gathered=gathering.told())
     more = actions_of(draft.saga.handle_in(state, event, told), draft.saga)
     if isinstance(more, list):

@@ -23,6 +23,7 @@ from ..definition.codec import Typed
 from ..definition.itinerary import ActivityTable, DefinedActivity
 from ..errors import DefinitionError
 from .entries import UNDER_WAY, Stage, Status, Undo
+from .gathering import ends_in
 from .ids import ACTIVITY
 from .message import Message
 from .moments import after
@@ -82,6 +83,9 @@ def proceed(
         actions = [action for action in actions if not isinstance(action, Run)]
     step = _Itinerary(draft, table, record, state, actions, asked)
     step.note(message)
+    if record.gathers:
+        for event in ends_in(actions):
+            step.note_event(event)
     if wanted:
         step.want([_name(action) for action in wanted])
     ending: list[Any] = []
@@ -165,8 +169,13 @@ class _Itinerary:
                     self._failed(step, stage, step.too_long, refused=False)
             elif stage.status == "waiting" and step.options.remind is not None:
                 self._ask(step, event.number, step.options.remind)
-        elif kind in self._table.awaited and message.kind != "refused":
-            self._came(*self._table.awaited[kind], event)
+        elif message.kind != "refused":
+            self.note_event(event)
+
+    def note_event(self, event: Any) -> None:
+        """Note an event that an activity may wait for."""
+        if type(event) in self._table.awaited:
+            self._came(*self._table.awaited[type(event)], event)
 
     def want(self, names: list[str]) -> None:
         """Note which activities a handler asks for."""

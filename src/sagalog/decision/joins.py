@@ -20,6 +20,7 @@ from .checked import actions_of
 from .draft import Draft
 from .entries import Joined
 from .finish import finish
+from .gathering import ends_in
 from .gathers import follow
 from .message import Message, Outcome
 from .phases import entered
@@ -85,6 +86,8 @@ def _run(
 ) -> Iterator[Awaitable[list[Any]]]:
     """Run what is complete, and add what it asks for to `actions`; yield what has to be waited for."""
     saga = draft.saga
+    for event in ends_in(actions):
+        _count(saga.joins(), progress, schema_of(type(event)).name)
     for join in saga.joins():
         joined = progress.get(join.name)
         if joined is None or joined.done or not set(join.legs) <= set(joined.came):
@@ -104,6 +107,11 @@ def came(joins: tuple[Join, ...], record: SagaRecord, message: Message) -> dict[
     """Return the progress of the joins with this message counted, to be changed by whoever asks."""
     leg = "" if message.kind == "refused" or message.passed else schema_of(type(message.event)).name
     progress = dict(record.joins)
+    _count(joins, progress, leg)
+    return progress
+
+
+def _count(joins: tuple[Join, ...], progress: dict[str, Joined], leg: str) -> None:
     for join in joins:
         joined = progress.get(join.name)
         if joined is not None and joined.done:
@@ -112,4 +120,3 @@ def came(joins: tuple[Join, ...], record: SagaRecord, message: Message) -> dict[
             known = () if joined is None else joined.came
             legs = known if leg in known else (*known, leg)
             progress[join.name] = Joined(legs, tuple(one for one in join.legs if one not in legs))
-    return progress
