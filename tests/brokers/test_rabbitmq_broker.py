@@ -11,6 +11,7 @@ from pathlib import Path
 import aio_pika
 import pytest
 
+from sagalog import BrokerUnavailableError
 from sagalog.brokers import SinkMessage
 from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
 from sagalog.conformance import BrokerConformance, Capability
@@ -67,6 +68,16 @@ class TestRabbitBroker(BrokerConformance):
             while not letters:
                 letters = [one async for one in source.dead_letters()]
             assert [(one.body, one.reason) for one in letters] == [(b"x", "RabbitMQ gave it up: rejected")]
+
+
+async def test_a_virtual_host_that_is_not_there_is_named_with_the_remedy(one_rabbitmq: RabbitMQ) -> None:
+    url = f"{one_rabbitmq.url}no%2Fwhere"
+    source, sink = RabbitSource(url, queue="q"), RabbitSink(url, routing_key="q")
+    for attempt in (source.open(), sink.send(SinkMessage(b"x", "1"))):
+        with pytest.raises(BrokerUnavailableError, match=r"virtual host 'no/where': make it \(rabbitmqctl add_vhost"):
+            await attempt
+    await source.close()
+    await sink.close()
 
 
 class TestRabbitBehaviour(BrokerBehaviour):

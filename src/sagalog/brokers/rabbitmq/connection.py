@@ -19,6 +19,7 @@ from aiormq.exceptions import (
     AuthenticationError,
     ChannelAccessRefused,
     ChannelLockedResource,
+    InvalidFrameError,
     ProbableAuthenticationError,
 )
 from yarl import URL
@@ -48,6 +49,7 @@ class RabbitConnection:
         self._opening = asyncio.Lock()
         parts = URL(url)
         self.where: str = f"RabbitMQ {parts.host}:{parts.port or 5672}"
+        self._virtual_host: str = parts.path[1:].replace("%2F", "/") or "/"
 
     @property
     def lost(self) -> bool:
@@ -62,10 +64,20 @@ class RabbitConnection:
                     await self.close()
                     with self.answers("connecting"):
                         async with asyncio.timeout(ANSWER_SECONDS):
-                            self._connection = await aio_pika.connect(self._url, **self._options)
+                            self._connection = await self._connected()
                             self._channel = await self._connection.channel(on_return_raises=True)
         assert self._channel is not None
         return self._channel
+
+    async def _connected(self) -> AbstractConnection:
+        try:
+            connection: AbstractConnection = await aio_pika.connect(self._url, **self._options)
+        except InvalidFrameError:  # the broker ended the connection when it was asked for the virtual host
+            raise BrokerUnavailableError(
+                f"{self.where} does not let this user into virtual host {self._virtual_host!r}: make it (rabbitmqctl "
+                "add_vhost), give the user rights there (rabbitmqctl set_permissions), or name another one in the URL"
+            ) from None
+        return connection
 
     async def another(self) -> AbstractChannel:
         """Return a channel for one piece of work: what goes wrong there, or is not acknowledged there, is gone with it."""
