@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from ...errors import BrokerUnavailableError
 from ..headers import text_of
 from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
+from ..place import Place
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .sink import KafkaProducer
 
@@ -38,30 +39,23 @@ class KafkaDeadLetters(ABC):
         self._letters = letters
         # What the source's topic has taken its dead letters take, too: the client's own limit may be lower.
         self._producer = KafkaProducer(servers, {"max_request_size": _NO_LIMIT})
-        self._made = False
-        self._making = asyncio.Lock()
+        self._place = Place()
 
     @abstractmethod
     async def accept(self, messages: Sequence[SourceMessage]) -> None:
         """Say that they are done with; the source does."""
 
     async def reject(self, message: SourceMessage, reason: str) -> None:
-        await self._make_letters()
+        await self._place.made(self._make_topic)
         ours = {**letter_headers(message, reason), _TOPIC: message.token.topic}
         if message.key:
             ours[KEY] = message.key
         try:
             await self._producer.send(self._letters, message.body, message.id, ours)
         except BrokerUnavailableError:
-            self._made = False  # perhaps somebody has deleted it
+            self._place.lost()  # perhaps somebody has deleted it
             raise
         await self.accept([message])
-
-    async def _make_letters(self) -> None:
-        async with self._making:  # of many that are rejected at once
-            if not self._made:
-                await self._make_topic()
-            self._made = True
 
     async def _make_topic(self) -> None:
         with self._servers.answers(f"making topic {self._letters}"):
@@ -97,7 +91,7 @@ class KafkaDeadLetters(ABC):
         return {_MOST_BYTES: str(found + _MORE_BYTES)} if found else {}
 
     async def dead_letters(self) -> AsyncIterator[DeadLetter]:
-        await self._make_letters()
+        await self._place.made(self._make_topic)
         with self._servers.answers("reading dead letters"):
             letters = await self._read()
         for letter in letters:

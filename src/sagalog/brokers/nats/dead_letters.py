@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from ..message import (
     back_headers,
     letter_headers,
 )
+from ..place import Place
 from .connection import NatsConnection
 
 _SUBJECT = "sagalog-subject"  # which the message had
@@ -37,14 +37,7 @@ class NatsDeadLetters(ABC):
         self._durable = durable
         self._letters = letters
         self._letter_subject = f"{letters}.{durable}"
-        self._made = False
-        self._making = asyncio.Lock()
-
-    async def _make_letters(self, jetstream: JetStreamContext) -> None:
-        async with self._making:  # of many that are rejected at once
-            if not self._made:
-                await self._make_stream(jetstream)
-            self._made = True
+        self._place = Place()
 
     async def _make_stream(self, jetstream: JetStreamContext) -> None:
         source = await jetstream.stream_info(self._stream)
@@ -62,11 +55,11 @@ class NatsDeadLetters(ABC):
         ours = {**letter_headers(message, reason), _SUBJECT: message.token.subject}
         headers = {**_sendable(ours), _ONCE: encoded(f"{self._durable} {message.id}")}
         with self._connection.answers("a dead letter"):
-            await self._make_letters(jetstream)
+            await self._place.made(lambda: self._make_stream(jetstream))
             try:
                 await self._connection.publish(self._letter_subject, message.body, headers)
             except nats.js.errors.NoStreamResponseError:
-                self._made = False  # somebody has deleted it
+                self._place.lost()  # somebody has deleted it
                 raise
         await self.accept([message])
 
