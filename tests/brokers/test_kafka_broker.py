@@ -12,13 +12,19 @@ from pathlib import Path
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from sagalog import SagaRunner
+from sagalog.brokers import looking
 from sagalog.brokers.kafka import KafkaSink, KafkaSource
 from sagalog.conformance import BrokerConformance, Capability
 
 from ..servers.kafka import Kafka
 from ..servers.objects import Objects
+from ..servers.processes import eventually
 from ..servers.proxy import Proxy
+from . import kinds
 from .behaviour import BrokerBehaviour
+from .placed import counts, logged
+from .shop import Counted, Ship, event
 
 _names = count(1)
 
@@ -89,3 +95,39 @@ class TestKafkaBehaviour(BrokerBehaviour):
         await self.restarted(tmp_path, inside, outside, server.kill, server.start)
         server.stop()
         objects.close()
+
+
+async def test_a_topic_that_is_made_anew_is_read_from_its_beginning_and_told_of(
+    one_kafka: Kafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(looking, "_SECONDS", 0.2)
+    place = topic(one_kafka)
+    name = place.split()[1]
+    source, sink = kinds.source("kafka", place), kinds.sink("kafka", place)
+    admin = AIOKafkaAdminClient(bootstrap_servers=one_kafka.servers)
+    await admin.start()
+
+    async def make_anew() -> None:
+        await admin.delete_topics([name])
+        await admin.create_topics([NewTopic(name, 1, 1)])
+
+    async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
+        for number in range(1, 6):
+            await sink.send(event("a", number))
+        await eventually(lambda: counts(runner).accepted == 5, 60)
+        await make_anew()  # below the position of a source that is open
+        await sink.send(event("b", 1))
+        await logged(runner, "b", [1])
+        await eventually(lambda: counts(runner).accepted == 6, 60)
+        for number in range(2, 5):
+            await sink.send(event("b", number))
+        await logged(runner, "b", [1, 2, 3, 4])
+        await eventually(lambda: counts(runner).accepted == 9, 60)
+    assert "1, but group" in caplog.text
+    await make_anew()
+    await sink.send(event("c", 1))
+    source = kinds.source("kafka", place)
+    async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
+        await logged(runner, "c", [1])
+    await sink.close()
+    await admin.close()

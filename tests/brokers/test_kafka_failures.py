@@ -20,6 +20,7 @@ from sagalog.brokers.kafka import KafkaSink, KafkaSource
 from ..servers import mock_kafka
 from ..servers.mock_kafka import MockKafka
 from ..servers.processes import eventually
+from .placed import counts
 from .shop import Counted, Ship, event, shipped
 from .worker import SETTINGS
 
@@ -175,3 +176,19 @@ async def test_a_partition_without_a_leader_waits_and_holds_up_no_other(cluster:
         await eventually(lambda: runner.counters.handled == 2 * ORDERS, 60)
         cluster.lead(OUTSIDE, 0, 2)
         await judge(cluster, runner, 2)
+
+
+async def test_a_group_that_has_come_further_than_the_topic_goes_reads_it_from_its_beginning(
+    cluster: MockKafka,
+) -> None:
+    """As auto.offset.reset has it: this cluster refuses such a position, as Kafka does."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=cluster.servers, group_id=GROUP, enable_auto_commit=False)
+    await consumer.start()
+    partitions = [TopicPartition(INSIDE, number) for number in range(PARTITIONS)]
+    consumer.assign(partitions)
+    await consumer.commit(dict.fromkeys(partitions, 100))
+    await consumer.stop()
+    await load(cluster, range(1, 4))
+    async with working(cluster, InMemoryJournal()) as runner:
+        await eventually(lambda: counts(runner).accepted >= 3 * ORDERS, 60)
+        await eventually(lambda: runner.gauges().sources[0].lag == 0, 60)

@@ -70,6 +70,7 @@ class KafkaSource(KafkaDeadLetters):
         self._changed = asyncio.Event()
         self._receiving = False
         self._told: set[TopicPartition] = set()
+        self._anew: set[TopicPartition] = set()  # begun again, and nothing of them committed since
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -171,6 +172,7 @@ class KafkaSource(KafkaDeadLetters):
             except IllegalStateError:  # a partition went to another worker, which reads from the last commit on
                 return
         for partition, offset in moved.items():
+            self._anew.discard(partition)
             if partition in self._offsets:
                 self._offsets[partition].committed = offset
 
@@ -211,14 +213,44 @@ class KafkaSource(KafkaDeadLetters):
         with self._servers.answers("asking about the partitions"):
             self._look_for_topics(consumer)
             assigned = list(consumer.assignment())
-            ends = await consumer.end_offsets(assigned)
             begins = await consumer.beginning_offsets(assigned)
+            # What grows is asked for in this order: a partition that others write to never seems shorter than it is.
+            done = {one: await consumer.committed(one) for one in assigned}
+            async with asyncio.timeout(ANSWER_SECONDS):
+                reached = {one: await consumer.position(one) for one in assigned}
+            ends = await consumer.end_offsets(assigned)
             waiting = 0
             for partition in assigned:
-                done = await consumer.committed(partition)
-                self._look_for_deleted(partition, done, begins[partition])
-                waiting += max(0, ends[partition] - max(done or 0, begins[partition]))
+                begin, end, come_to = begins[partition], ends[partition], done[partition] or 0
+                self._look_for_deleted(partition, done[partition], begin)
+                if max(come_to, reached[partition]) > end:
+                    await self._begin_anew(consumer, partition, max(come_to, reached[partition]), end)
+                    come_to = begin
+                waiting += max(0, end - max(come_to, begin))
         return Backlog(waiting)
+
+    async def _begin_anew(self, consumer: AIOKafkaConsumer, partition: TopicPartition, come_to: int, end: int) -> None:
+        """Read from the beginning what ends before our position, as auto.offset.reset has it, also where no broker says so.
+
+        A broker that forgets with a topic what groups have committed, and refuses a position behind the end, leaves nothing
+        to do here.
+        """
+        if partition not in self._anew:
+            self._anew.add(partition)
+            log.error(
+                "source %s: topic %s, partition %d ends at offset %d, but group %s has come to %d: it was made anew, or "
+                "has lost messages; it is read from its beginning",
+                self._name,
+                partition.topic,
+                partition.partition,
+                end,
+                self._group,
+                come_to,
+                extra=about(),
+            )
+        if await consumer.position(partition) > end:
+            await consumer.seek_to_beginning(partition)
+            self._offsets.pop(partition, None)
 
     def _look_for_topics(self, consumer: AIOKafkaConsumer) -> None:
         """A consumer of a topic that is not there waits for it without a word."""
