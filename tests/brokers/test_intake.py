@@ -20,6 +20,7 @@ from sagalog import (
     JournalUnavailableError,
     PersistentRepr,
     RunnerSettings,
+    RunnerStoppedError,
     Saga,
     SagalogError,
     SagaRunner,
@@ -27,7 +28,9 @@ from sagalog import (
 )
 from sagalog.brokers import Decoded, Publication, SinkMessage, SourceMessage, Subscription
 from sagalog.brokers.nats import NatsSink, NatsSource
+from sagalog.runner import runner as runner_module
 from sagalog.runner.inside import has_handler
+from sagalog.runner.started import Started
 from sagalog.telemetry.otel import OpenTelemetryHook
 from sagalog.telemetry.prometheus import PrometheusHook
 
@@ -330,6 +333,66 @@ async def test_a_stop_finishes_what_is_under_way_and_gives_back_the_rest(place: 
 
         await eventually(all_there)
         assert counts(runner).received == 4
+
+
+async def test_a_dead_letter_that_takes_long_holds_up_nothing_that_the_runner_does_at_a_stop(place: Place) -> None:
+    begun, answers = asyncio.Event(), asyncio.Event()
+
+    class Slow(NatsSource):
+        async def reject(self, message: SourceMessage, reason: str) -> None:
+            begun.set()
+            await answers.wait()
+            await super().reject(message, reason)
+
+    source = Slow(place.url, stream=place.inside, durable="workers")
+    await place.into.send(SinkMessage(b"{", "no event"))
+    patient = RunnerSettings(stop_timeout=timedelta(minutes=5))
+    runner = SagaRunner("memory://", sagas=[Counted], dispatch={Ship: print}, sources=[source], settings=patient)
+    await runner.start()
+    await begun.wait()
+    stopping = asyncio.create_task(runner.stop())
+
+    async def takes_no_more() -> bool:
+        try:
+            return not await runner.handle(Added("a", 1), message_id="1")
+        except RunnerStoppedError:
+            return True
+
+    await eventually(takes_no_more, 40)
+    assert not stopping.done()
+    answers.set()
+    await stopping
+    assert len(await place.letters()) == 1
+
+
+async def test_sources_and_command_handlers_have_the_time_of_a_stop_together(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner_module, "LEAST_SECONDS", 0.1)
+    begun, given = asyncio.Event(), []
+    stop = Started.stop
+
+    class Endless(Saga[State]):
+        name = "endless"
+
+        @starts(Added, key="order")
+        async def added(self, state: State, event: Added) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+    async def stopped(started: Started, seconds: float) -> None:
+        given.append(seconds)
+        await stop(started, seconds)
+
+    monkeypatch.setattr(Started, "stop", stopped)
+    await place.into.send(event("a", 0))
+    short = RunnerSettings(stop_timeout=timedelta(seconds=0.3), lease=timedelta(seconds=0.2))
+    async with SagaRunner("memory://", sagas=[Endless], sources=[place.source()], settings=short):
+        await begun.wait()
+    async with SagaRunner("memory://", sagas=[Endless]):
+        pass
+    assert given[0] == 0.1  # the source has had the rest
+    assert given[1] > 1
 
 
 async def test_a_message_that_was_delivered_too_often_is_not_tried(place: Place) -> None:

@@ -55,17 +55,23 @@ class Intake:
         self._stopping = asyncio.Event()
         self._closing = asyncio.Event()
         self._lanes = InOrder(
-            runner, self.counts, self._stopping, self._spawn, handled=self._accept, declined=self._declined
+            runner,
+            self.counts,
+            self._stopping,
+            lambda serving: self._spawn(serving, self._handling),
+            handled=self._accept,
+            declined=self._declined,
         )
         self._suspects = Suspects(
             subscription.most_deliveries,
             self._stopping,
             self._take,
-            lambda arrival, reason: self._spawn(self._reject(arrival, reason)),
+            lambda arrival, reason: self._spawn(self._reject(arrival, reason), self._letters),
         )
         self._under_way: dict[Arrival, None] = {}
         self._freed = asyncio.Event()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._handling: set[asyncio.Task[Any]] = set()  # tasks that need the runner
+        self._letters: set[asyncio.Task[Any]] = set()  # tasks that need the broker alone
         self._accepting = Accepting(self.source, self.trouble, self.counts, self._closing)
         self._looking = Looking(self.source, self.trouble, self.counts, self._closing)
         self._rejecting = asyncio.Semaphore(_REJECTED_AT_ONCE)
@@ -102,7 +108,10 @@ class Intake:
         return min((at for one in list(self._under_way) if (at := one.message.published_at) is not None), default=None)
 
     async def drain(self, seconds: float) -> None:
-        """Receive no more, and let what is under way end, for so long at most. What waits for another try is given back."""
+        """Receive no more, and let what is handled end, for so long at most. What waits for another try is given back.
+
+        Dead letters are on their way until `close`: a broker that hangs with them holds up nothing that the runner does.
+        """
         left = _Left(seconds)
         self._stopping.set()
         self._freed.set()
@@ -110,8 +119,8 @@ class Intake:
             receiving = self._loops[0]
             await asyncio.wait([receiving], timeout=min(_RECEIVE_SECONDS, seconds + RECEIVE_WAIT.total_seconds()))
             receiving.cancel()  # what it would have received comes again
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=left.seconds)
+        if self._handling:
+            await asyncio.wait(list(self._handling), timeout=left.seconds)
 
     async def close(self, seconds: float) -> None:
         """Tell the broker what was accepted, give the rest back, disconnect. The runner has stopped: nothing is handled.
@@ -119,13 +128,14 @@ class Intake:
         Takes little longer than `seconds`. A broker that hangs then gives what it has to somebody after a while.
         """
         left = _Left(seconds)
-        if self._tasks:
-            await asyncio.wait(list(self._tasks), timeout=left.seconds)
+        if under_way := [*self._handling, *self._letters]:
+            await asyncio.wait(under_way, timeout=left.seconds)
         await self._accepting.flush(left.seconds)
         self._closing.set()  # a client may swallow a cancellation, so each loop also looks whether it should end
-        for task in (*self._loops, *self._tasks):
+        left_to_end = [*self._loops, *self._handling, *self._letters]
+        for task in left_to_end:
             task.cancel()
-        if left_to_end := [*self._loops, *self._tasks]:
+        if left_to_end:
             await asyncio.wait(left_to_end, timeout=left.seconds)
         try:
             if unfinished := [one.message for one in self._under_way if not one.done]:
@@ -188,13 +198,13 @@ class Intake:
     def _declined(self, arrival: Arrival, reason: str) -> None:
         self._no_step(arrival, self.subscription.untaken, reason)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[Any]]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        among.add(task)
+        task.add_done_callback(among.discard)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed("a task", error)
 
@@ -219,7 +229,7 @@ class Intake:
             self.counts.ignored += 1
             self._accept(arrival)
         elif policy == Policy.DEAD_LETTER:
-            self._spawn(self._reject(arrival, reason))
+            self._spawn(self._reject(arrival, reason), self._letters)
         elif not self.stopped:
             self.stopped = f"message {arrival.message.position}: {reason}"
             log.critical("source %s stops at %s", self.source.name, self.stopped, extra=about())

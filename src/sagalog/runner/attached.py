@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ..brokers.subscription import Subscription
 
 TROUBLE_SECONDS = 10.0  # of a source, until its worker is not ready
+LEAST_SECONDS = 1.0  # of a stop, for command handlers, however long the sources took
 CLOSE_SECONDS = 5.0  # at least, for telling the brokers what was accepted, however long the phases took to stop
 
 

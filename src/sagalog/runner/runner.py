@@ -17,7 +17,7 @@ from ..journal import Journal
 from .activities import register
 from .arguments import check_text, check_type
 from .asking import outcome_of, state_of
-from .attached import Attached
+from .attached import LEAST_SECONDS, Attached
 from .circuit import Circuit
 from .clock import Clock, SystemClock
 from .commands import CommandHandlers, CommandPolicy
@@ -253,9 +253,11 @@ class SagaRunner:
             return
         started.engine.check_loop()
         started.engine.check_not_of_ours("stop")
-        await self._attached.drain(started.engine.seconds.stop_timeout)
-        await started.stop()
-        await self._attached.close(started.engine.seconds.stop_timeout)
+        seconds, loop = started.engine.seconds.stop_timeout, started.engine.loop
+        until = loop.time() + seconds
+        await self._attached.drain(seconds)
+        await started.stop(min(seconds, max(LEAST_SECONDS, until - loop.time())))  # one bound for both
+        await self._attached.close(seconds)
         try:
             await self._resources.close()
         finally:

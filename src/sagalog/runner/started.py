@@ -72,8 +72,8 @@ class Started:
         engine.lasting = self.due
         self.due.add_done_callback(_due_loop_ended)
 
-    async def stop(self) -> None:
-        """Refuse new events, finish what is under way, record it; see `SagaRunner.stop`."""
+    async def stop(self, seconds: float) -> None:
+        """Refuse new events, finish what is under way in so many seconds, record it; see `SagaRunner.stop`."""
         engine = self.engine
         engine.stopping.set()
         self._dispatcher.stop()
@@ -84,7 +84,7 @@ class Started:
                 give_up_waiting(instance, stopped)
                 tell_quiet(instance)
         try:
-            async with asyncio.timeout(engine.seconds.stop_timeout):
+            async with asyncio.timeout(seconds):
                 await asyncio.wait([self.due])  # a failure was logged; stopping goes on
                 await self.receiver.drained()
                 await engine.wait_for_tasks()
