@@ -13,9 +13,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aio_pika
 import msgspec
 import nats
 import pytest
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker
 from faststream.nats import JStream, NatsBroker
@@ -26,6 +28,7 @@ from nats.js import JetStreamContext
 
 from ..servers.nats import Nats
 from ..servers.processes import eventually
+from ..servers.rabbitmq import RabbitMQ
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "faststream.md").read_text()
@@ -206,3 +209,94 @@ def test_the_defaults_are_those_of_the_page() -> None:
     for name, subscriber in brokers.items():
         named = said[name] or named
         assert subscriber.ack_policy.name == named, name
+
+
+RABBIT = """
+import asyncio
+import os
+from typing import Annotated
+
+from faststream import AckPolicy, Context, FastStream
+from faststream.rabbit import RabbitBroker, RabbitQueue
+
+from orders import OrderPlaced, ShipOrder, runner
+from sagalog import CommandContext
+
+broker = RabbitBroker(os.environ["RABBIT_URL"], logger=None)
+placed, shipping = (RabbitQueue(os.environ[name], durable=True) for name in ("PLACED", "SHIPPING"))
+
+
+@broker.subscriber(placed, ack_policy=AckPolicy.NACK_ON_ERROR)
+async def take(event: OrderPlaced, message_id: Annotated[str, Context("message.raw_message.message_id")]) -> None:
+    await runner.handle(event, message_id=message_id)
+
+
+@runner.command(ShipOrder)
+async def ship(command: ShipOrder, context: CommandContext) -> None:
+    await broker.publish(command, shipping, message_id=context.id, persist=True)
+
+
+async def main() -> None:
+    await broker.connect()
+    async with runner:
+        await FastStream(broker).run()
+
+
+asyncio.run(main())
+"""
+
+
+async def test_on_rabbitmq_nothing_is_lost_either_when_one_of_two_services_is_killed(
+    folder: Path, one_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {name: f"faststream-{name.lower()}-{os.getpid()}" for name in ("PLACED", "SHIPPING")}
+    for name, value in {**names, "RABBIT_URL": one_rabbitmq.url}.items():
+        monkeypatch.setenv(name, value)
+    (folder / "rabbit.py").write_text(RABBIT)
+    ids: dict[str, set[str]] = defaultdict(set)
+    enough = asyncio.Condition()
+
+    async def shipped(message: AbstractIncomingMessage) -> None:
+        ids[msgspec.json.decode(message.body)["order_id"]].add(message.message_id or "")
+        await message.ack()
+        async with enough:
+            enough.notify_all()
+
+    async def place(order: str) -> None:
+        body = msgspec.json.encode({"order_id": order})
+        for _ in range(2):
+            message = aio_pika.Message(
+                body, message_id=f"web-{order}", content_type="application/json", delivery_mode=2
+            )
+            await channel.default_exchange.publish(message, names["PLACED"])
+
+    async def wait_for(count: int) -> None:
+        async with asyncio.timeout(120), enough:
+            await enough.wait_for(lambda: len(ids) >= count)
+
+    async with await aio_pika.connect(one_rabbitmq.url) as connection:
+        channel = await connection.channel()
+        queues = {name: await channel.declare_queue(value, durable=True) for name, value in names.items()}
+        await queues["SHIPPING"].consume(shipped)
+        services = [await start(folder, "", "rabbit.py") for _ in range(2)]
+        try:
+            await while_it_runs(
+                services[0], eventually(lambda: has_consumers(channel, names["PLACED"], 2), seconds=120)
+            )
+            for number in range(ORDERS):
+                await place(f"A-{number}")
+            await while_it_runs(services[0], wait_for(KILLS[0]))
+            await stop(services[0])
+            await while_it_runs(services[1], wait_for(ORDERS))
+            await place("the last")  # behind all that came again
+            await while_it_runs(services[1], wait_for(ORDERS + 1))
+        finally:
+            for service in services:
+                await stop(service)
+    assert {order: len(found) for order, found in ids.items()} == dict.fromkeys(ids, 1)
+    assert len(ids) == ORDERS + 1
+
+
+async def has_consumers(channel: AbstractChannel, queue: str, count: int) -> bool:
+    found = await channel.declare_queue(queue, passive=True)
+    return (found.declaration_result.consumer_count or 0) >= count
