@@ -223,6 +223,17 @@ async def test_a_step_on_another_workers_instance_does_not_deliver_its_commands_
     assert second_world.names == ["Note"]
 
 
+async def test_commands_of_workers_that_step_an_instance_in_turn_do_not_wait_for_leases(shared: Bench) -> None:
+    lease = timedelta(seconds=100)  # an eighth of it is more than this test waits
+    async with shared.runner(lease=lease) as one, shared.runner(lease=lease) as two:
+        await one.handle(Placed("a"))
+        for n in range(6):
+            await (one, two)[n % 2].handle(Noted("a", str(n)))
+        async with asyncio.timeout(40):
+            await until(lambda: len(shared.world.seen) >= 7)
+    assert [command.text for _, command in shared.world.seen[1:]] == [str(n) for n in range(6)]
+
+
 async def test_a_worker_whose_lease_has_ended_does_not_deliver_what_it_still_remembers(shared: Bench) -> None:
     release = asyncio.Event()
     frozen_world = World()
