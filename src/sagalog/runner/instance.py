@@ -15,6 +15,7 @@ import msgspec
 
 from ..decision.entries import Command
 from ..decision.lookup import MessageLookups
+from ..decision.message import Outcome
 from ..decision.pages import NO_MESSAGES, StoredMessages
 from ..decision.record import SagaRecord
 from ..logs import about, log
@@ -51,12 +52,17 @@ class Cancellable(Protocol):
 
 
 class Unanswered(msgspec.Struct, frozen=True):
-    """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends."""
+    """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends.
+
+    `passed`: what was decided in its turn and is in no record, so that nobody finds it there; `handled`: ids of what is.
+    """
 
     version: int
     payload: bytes
     fresh: frozenset[str]
     lease_end: datetime | None
+    passed: tuple[tuple[Envelope, Outcome | BaseException], ...] = ()
+    handled: frozenset[str] = NONE
 
 
 class Instance:
@@ -249,6 +255,17 @@ class Instance:
             pause.cancel()
         self.pausing = None
         self.retry = self.next_attempt_at = None
+
+    def keep_to(self, unknown: Unanswered) -> None:
+        """Answer those that were passed over in a turn that was stored, as it was decided there.
+
+        Decided anew, they would come behind what was handled after them.
+        """
+        for envelope, decided in unknown.passed:
+            if not envelope.over:
+                self.runtime.engine.counters.ignored += isinstance(decided, Outcome)
+                envelope.decided = decided
+                envelope.finish()
 
     def read_begins(self) -> None:
         """Note that the record is read now: what is read may decide about everything that waits already."""

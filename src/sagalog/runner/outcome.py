@@ -20,7 +20,7 @@ from .turn import CacheTooOld, Turn, advance
 
 _HANDLED = Outcome.HANDLED
 _NO_INSTANCE = Outcome.NO_INSTANCE
-_PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED, Outcome.UNEXPECTED})
+PASSED_OVER = frozenset({Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.ALREADY_STARTED, Outcome.UNEXPECTED})
 
 
 def take(turn: Turn, envelope: Envelope, message: Message) -> Awaitable[None] | None:
@@ -47,7 +47,7 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
     then, so nobody else would find out that another worker has changed it since.
     """
     message = envelope.message
-    if outcome in _PASSED_OVER and message is not None and message.kind in ("event", "child"):
+    if outcome in PASSED_OVER and message is not None and message.kind in ("event", "child"):
         one_worker = turn.instance.runtime.engine.event_time and outcome is not _NO_INSTANCE
         if not (turn.fresh and envelope.seen) and not one_worker:
             raise CacheTooOld
@@ -57,7 +57,7 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
         no_instance(turn, envelope)
     else:
         raise CacheTooOld
-    if outcome in _PASSED_OVER:
+    if outcome in PASSED_OVER:
         _remember(turn, envelope)
     elif outcome is Outcome.HELD:
         _note_parking(turn, envelope)

@@ -41,6 +41,7 @@ from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
 from .instance import NONE, Instance, Unanswered
 from .load import ids_of, unreadable
+from .outcome import PASSED_OVER
 from .replay import tell_parked
 from .too_large import as_told
 from .turn import Turn
@@ -90,7 +91,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
             return None
         return _again(turn)
     if isinstance(error, OutcomeUnknownError) and write is not None:
-        instance.unknown = Unanswered(write.version, write.payload, write.fresh, write.lease_end)
+        instance.unknown = _unanswered(write)
         instance.lost += 1
         if instance.lost <= _MAX_UNKNOWN:
             return _again(turn)
@@ -99,6 +100,15 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
         return _too_large(turn, error)
     give_up(turn, error)
     return None
+
+
+def _unanswered(write: Write) -> Unanswered:
+    decided = [one for one in write.turn.decided if one.message is not None and not one.over]
+    passed = tuple(
+        (one, one.decided) for one in decided if one.decided in PASSED_OVER or isinstance(one.decided, BaseException)
+    )
+    handled = frozenset(one.message.id for one in decided if one.decided is _HANDLED and one.message is not None)
+    return Unanswered(write.version, write.payload, write.fresh, write.lease_end, passed, handled)
 
 
 def _contradicted(instance: Instance) -> bool:
