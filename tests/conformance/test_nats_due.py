@@ -64,11 +64,17 @@ async def test_what_was_due_long_ago_when_it_was_written_is_found_by_the_next_lo
             listing = one._requests.subjects_of
             listed = 0
 
-            async def late(wildcard: str, listing: Any = listing, at: datetime = long_ago, n: int = number) -> Any:
+            async def late(
+                wildcard: str,
+                listing: Any = listing,
+                at_once: datetime = now,
+                at: datetime = long_ago,
+                n: int = number,
+            ) -> Any:
                 nonlocal listed
                 found = await listing(wildcard)
                 listed += 1
-                if listed == len(Subjects("s").due_by(datetime.now(UTC), FAMILY)):
+                if listed == len(Subjects("s").due_by(at_once, FAMILY)):  # the last one
                     await two.write_messages([record(f"{FAMILY}{n}", 1, due_at=at)])
                 return found
 

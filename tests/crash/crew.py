@@ -48,7 +48,7 @@ class Crew:
         through = sum("done" in note for note in read_ledger(self._folder / "ledger"))
         ended = [self._zygote.wait(pid) for pid in self._pids]
         print(f"{dict(faults)}, {through} workers through before the last of them")
-        assert ended == [{"exit": 0}] * self.size, faults
+        assert ended == [{"exit": 0}] * self.size, (ended, faults)
         every_event_was_acknowledged(self._folder, self._orders)
         result = examine(self._folder, self._orders, frozen=True)
         assert result["completed"] + result["compensated"] == self._orders, (result, faults)

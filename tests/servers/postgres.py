@@ -21,6 +21,9 @@ def binaries() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+_STATUS_LINE = 7  # of postmaster.pid: starting, ready, stopping
+
+
 class Postgres:
     """One server. `url` is good for `open_journal`, and for asyncpg."""
 
@@ -70,6 +73,22 @@ class Postgres:
                 stderr=log,
             )
         wait_for_port(self.port, self._process, self._log)
+        self._wait_until_it_stays()
+
+    def _wait_until_it_stays(self) -> None:
+        """Return when it has its shared memory: it listens before, and ends if another still holds on to that.
+
+        From then on it says in its file how it is. Raises RuntimeError where it has ended.
+        """
+        assert self._process is not None
+        while True:
+            with suppress(OSError):
+                said = (self._data / "postmaster.pid").read_text().splitlines()
+                if len(said) > _STATUS_LINE and said[_STATUS_LINE].strip():
+                    return
+            if self._process.poll() is not None:
+                raise RuntimeError(f"PostgreSQL ended while it started:\n{self._log.read_text()}")
+            time.sleep(0.01)
 
     def wait_until_ready(self, seconds: float = 60) -> None:
         """Wait until it takes connections: before, who connects is told that it is starting up."""
