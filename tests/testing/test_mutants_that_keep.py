@@ -47,7 +47,7 @@ def what_is_kept_is_handled_newest_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(wake, "next_kept", next_kept)
 
 
-@mutant
+@mutant.of(Depot, first=790)
 def a_kept_message_is_not_known(patch: pytest.MonkeyPatch) -> None:
     real = Draft.knows
 
