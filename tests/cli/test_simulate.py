@@ -104,24 +104,39 @@ def test_what_cannot_be_simulated_is_told(sagalog: Sagalog, target: str, said: s
     assert said in re.sub(r"[\s│]+", " ", done.stderr)
 
 
+def test_the_processes_of_one_that_is_ended_end_without_a_word(tmp_path: Path) -> None:
+    run = endless(tmp_path, "2")
+    run.send_signal(signal.SIGTERM)
+    _, said = run.communicate(timeout=60)  # the pipe is closed when the last of them has ended
+    assert run.returncode == -signal.SIGTERM
+    assert said == ""
+
+
 @pytest.mark.parametrize("processes", ["1", "2"])
 def test_ctrl_c_says_what_was_done_so_far(tmp_path: Path, processes: str) -> None:
+    run = endless(tmp_path, processes)
+    run.send_signal(signal.SIGINT)
+    said, _ = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert re.search(r"[1-9]\d* seeds from 0, .*: nothing went wrong", said), said
+
+
+def endless(tmp_path: Path, processes: str) -> subprocess.Popen[str]:
+    """Return a simulation without an end, which has begun."""
     command = [sys.executable, "-m", "sagalog", "simulate", "worlds:Endless", "--seeds", "1000000"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
-    with subprocess.Popen(
+    run = subprocess.Popen(
         [*command, "--processes", processes],
         cwd=tmp_path,
         env=environment,
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         # Who starts the tests in the background has SIGINT ignored, and so would have all that they start.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as run:
-        begun = tmp_path / "begun"
-        while not begun.exists() or begun.stat().st_size < 60:
-            assert run.poll() is None
-            time.sleep(0.01)
-        run.send_signal(signal.SIGINT)
-        said, _ = run.communicate(timeout=60)
-    assert run.returncode == 130
-    assert re.search(r"[1-9]\d* seeds from 0, .*: nothing went wrong", said), said
+    )
+    begun = tmp_path / "begun"
+    while not begun.exists() or begun.stat().st_size < 60:
+        assert run.poll() is None
+        time.sleep(0.01)
+    return run

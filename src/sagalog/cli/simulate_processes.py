@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ..testing.simulation import Report, SimulationError, simulate
+from ..testing.simulation import Report, SimulationError, World, simulate
 from .simulate_target import load_world
 
 _AT_A_TIME = 10  # seeds
@@ -65,14 +66,21 @@ class Processes:
 
 def _work(target: str, name: str | None, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
-    try:
-        sagas, world = load_world(target, name)
+    with suppress(EOFError, ConnectionError):  # of the pipe: its parent has ended
+        try:
+            sagas, world = load_world(target, name)
+        except Exception as error:
+            pipe.send(_sendable(error))
+            return
         while True:
-            pipe.send(simulate(sagas, world, seeds=pipe.recv()))
-    except EOFError:
-        return
+            pipe.send(_told(sagas, world, pipe.recv()))
+
+
+def _told(sagas: list[Any], world: type[World], seeds: range) -> Report | Exception:
+    try:
+        return simulate(sagas, world, seeds=seeds)
     except Exception as error:
-        pipe.send(_sendable(error))
+        return _sendable(error)
 
 
 def _sendable(error: Exception) -> Exception:
