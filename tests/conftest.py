@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import hypothesis.core
 import nats
 import nats.js.errors
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import settings
 
 from sagalog import Saga
 
+from .seeds import SEED
 from .servers.nats import Nats
 from .servers.postgres import Postgres
 from .servers.proxy import Proxy
@@ -47,6 +49,8 @@ if os.environ.get("SAGALOG_TEST_LOOP") == "uvloop":
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--hypothesis-seed") is None:
+        hypothesis.core.global_force_seed = SEED
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # its standard error is that of the terminal
         config.stash[_watchdog] = Watchdog()

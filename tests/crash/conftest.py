@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 
 from sagalog.journal.sqlite.schema import prepare
 
+from ..seeds import SEED
 from ..servers.nats import Nats
 
 ROOT = Path(__file__).parents[2]
@@ -76,8 +76,8 @@ def zygote() -> Iterator[Zygote]:
 
 
 def first_seed() -> int:
-    """Return the seed of this run, drawn once."""
-    return int(os.environ.setdefault("SAGALOG_CRASH_SEED", str(random.randrange(10**6))))
+    """Return the seed of this run."""
+    return int(os.environ.setdefault("SAGALOG_CRASH_SEED", str(SEED)))
 
 
 def pytest_report_header() -> str:

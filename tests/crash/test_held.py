@@ -34,12 +34,13 @@ asyncio.run(main())
 """
 
 
-async def test_what_is_held_survives_the_death_of_each_worker_that_holds_it(tmp_path: Path) -> None:
+async def test_what_is_held_survives_the_death_of_each_worker_that_holds_it(tmp_path: Path, seed: int) -> None:
+    chance = random.Random(seed)
     url = f"sqlite:///{tmp_path / 'orders.db'}"
     await _park(url)
     told = -1  # the ledger: the last event that a worker was told to be accepted, outside of the journal
     for _ in range(KILLS):
-        told = await _hold_until_killed(url, told + 1, random.randrange(20, 80))
+        told = await _hold_until_killed(url, told + 1, chance.randrange(20, 80))
     async with open_journal(url) as journal:
         newest = await journal.latest_message("saga::order::a")
         assert newest is not None

@@ -19,6 +19,7 @@ from sagalog.testing.simulation.run import SimulatedRun
 from ..numbered import Meters
 from ..orders import Note, Noted, OrderSaga, OrderState, Overdue, Placed, Reserve, Reserved, Ship
 from ..phased import Orders
+from ..seeds import SEED
 from .clockwork import Clockwork
 from .crates import Crates, Dropped
 from .heap_world import Heaps, HeapSaga
@@ -30,7 +31,7 @@ from .questions import Questions
 from .shop_world import Shop
 from .waybill_world import Waybills
 
-FIRST = int(os.environ.get("SAGALOG_SIMULATION_SEED", random.randrange(10**6)))
+FIRST = int(os.environ.get("SAGALOG_SIMULATION_SEED", SEED))
 SEEDS = int(os.environ.get("SAGALOG_SIMULATION_SEEDS", "1000"))
 
 
