@@ -53,7 +53,7 @@ class BackgroundLoop:
         with self._lock:
             if self._over:
                 work.close()
-                raise RunnerStoppedError("it was stopped meanwhile; nothing was stored")
+                raise RunnerStoppedError("the runner was stopped in the meantime; nothing was stored")
             self._waited_for.add(result)
             self._loop.call_soon_threadsafe(begin, context=copy_context())
         result.add_done_callback(self._waited_for.discard)
@@ -84,7 +84,7 @@ class BackgroundLoop:
             loop.close()
             for result in list(self._waited_for):  # their tasks do not end though they were cancelled
                 if not result.done():
-                    result.set_exception(RunnerStoppedError("it was stopped meanwhile; it may be stored"))
+                    result.set_exception(RunnerStoppedError("the runner was stopped in the meantime; it may be stored"))
 
 
 def _copy(task: asyncio.Task[T], result: Future[T]) -> None:
@@ -93,7 +93,7 @@ def _copy(task: asyncio.Task[T], result: Future[T]) -> None:
             task.exception()  # nobody is left to be told
         return
     if task.cancelled():
-        result.set_exception(RunnerStoppedError("it was stopped meanwhile; it may be stored"))
+        result.set_exception(RunnerStoppedError("the runner was stopped in the meantime; it may be stored"))
     elif (error := task.exception()) is not None:
         result.set_exception(error)
     else:
@@ -110,7 +110,7 @@ class StatementsOfThread:
     async def run(self, function: Callable[[], Any]) -> Any:
         """Run a function in the thread that serves; return what it returns. Called by the event loop."""
         if self._over:
-            raise JournalUnavailableError("the caller does not wait for its transaction any more; nothing was stored")
+            raise JournalUnavailableError("the caller no longer waits for its transaction; nothing was stored")
         done: Future[Any] = Future()
         self._queue.put((function, done))
         return await asyncio.wrap_future(done)

@@ -38,8 +38,9 @@ Timeout = timedelta | None
 
 _FORKED = (
     "this BlockingRunner was started in process {}, and this is process {}, which was forked from it: its event loop did "
-    "not come along. Send no event before the fork, and each process starts its own with its first call. With gunicorn "
-    "--preload: nothing that is imported sends events; or call stop() before the fork. Nothing was stored"
+    "not come along. Send no event before the fork, and each process starts its own with its first call. With "
+    "gunicorn --preload, nothing that is imported may send "
+    "events; or call stop() before the fork. Nothing was stored"
 )
 
 
@@ -54,7 +55,7 @@ class BlockingRunner:
 
     def __init__(self, runner: SagaRunner, *, timeout: Timeout = timedelta(seconds=30)) -> None:
         if not isinstance(runner, SagaRunner):
-            raise DefinitionError(f"a BlockingRunner takes a SagaRunner, not a {type(runner).__name__}")
+            raise DefinitionError(f"a BlockingRunner takes a SagaRunner, not {type(runner).__name__}")
         _check_timeout(timeout)
         self._runner = runner
         self._timeout = timeout
@@ -233,8 +234,8 @@ class BlockingRunner:
             loop, runner = self._started()
         except JournalUnavailableError as error:
             raise JournalUnavailableError(
-                f"{error} If the transaction on connection= holds that lock, the journal's tables cannot be made within "
-                "it: call start() before the transaction."
+                f"{error} If the transaction on connection= holds that lock, the journal's tables cannot be created "
+                "within it: call start() before the transaction."
             ) from error
         statements = StatementsOfThread()
         callers = callers_connection_of_thread(connection, statements.run)
@@ -265,7 +266,7 @@ class BlockingRunner:
             if self._loop is not None:
                 return self._loop, self._runner
             if _ending.is_set():
-                raise RunnerStoppedError("this process ends; the event was not accepted and nothing was stored")
+                raise RunnerStoppedError("this process is ending; the event was not accepted and nothing was stored")
             loop = BackgroundLoop("sagalog-blocking")
             try:
                 loop.submit(self._runner.start()).result()
@@ -282,8 +283,8 @@ class BlockingRunner:
     def _check_thread(self) -> None:
         if self._loop is not None and self._loop.is_here:
             raise DefinitionError(
-                "a BlockingRunner was called from its own event loop, by a handler of the runner perhaps: it would wait "
-                "for itself. There, await the runner itself: await runner.handle(...)"
+                "a BlockingRunner was called from its own event loop, perhaps by a handler of the runner: it would "
+                "wait for itself. There, await the runner itself: await runner.handle(...)"
             )
 
 

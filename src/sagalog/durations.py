@@ -32,4 +32,4 @@ def remedy(name: str, value: Any) -> str:
 
 def _shown(value: Any) -> str:
     """Say what was given instead, without its value, which may be a secret."""
-    return str(value) if value is None or value is True or value is False else f"a {type(value).__name__}"
+    return str(value) if value is None or value is True or value is False else type(value).__name__

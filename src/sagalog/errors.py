@@ -89,7 +89,7 @@ class NoInstanceError(SagalogError):
     def __str__(self) -> str:
         why = self.why or "there is no live instance"
         if not self.correlation_id:  # it was to be reached by a key
-            return f"{self.event_type} for saga {self.saga!r}: {why}, and it may not start one. Nothing was stored."
+            return f"{self.event_type} for saga {self.saga!r}: {why}, and this event may not start one. Nothing was stored."
         if not self.event_type:
             return f"saga {self.saga!r}, id {self.correlation_id!r}: {why}"
         return (
@@ -112,8 +112,8 @@ class AlreadyStartedError(SagalogError):
 
     def __str__(self) -> str:
         return (
-            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: it is started already. Nothing was "
-            "stored."
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: the saga is already started. "
+            "Nothing was stored."
         )
 
 
@@ -133,8 +133,8 @@ class UnexpectedEventError(SagalogError):
 
     def __str__(self) -> str:
         return (
-            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: its phase is {self.phase}, and such an "
-            f"event is expected during {' and '.join(self.expected)} only. Nothing was stored."
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: its phase is {self.phase}, and "
+            f"this event is expected only during {' and '.join(self.expected)}. Nothing was stored."
         )
 
 
@@ -153,8 +153,8 @@ class TooManyKeptError(SagalogError):
 
     def __str__(self) -> str:
         return (
-            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: {self.most:,} events are kept there "
-            "already, and it would have to wait, too. Nothing was stored; send it again later."
+            f"{self.event_type} for saga {self.saga!r}, id {self.correlation_id!r}: {self.most:,} events are kept "
+            "there already, and this one would have to wait too. Nothing was stored; send it again later."
         )
 
 
@@ -216,7 +216,7 @@ class ConflictError(SagalogError):
 
     def __str__(self) -> str:
         return (
-            f"{self.persistence_id}: version {self.expected_version} was expected, another writer was first. "
+            f"{self.persistence_id}: version {self.expected_version} was expected, but another writer was first. "
             "Nothing was stored; load again and decide again."
         )
 
@@ -234,8 +234,8 @@ class SequenceOutOfOrder(ConflictError):  # noqa: N818  (named as in the contrac
 
     def __str__(self) -> str:
         return (
-            f"out of order: {', '.join(self.losers[:5])}{' ...' if len(self.losers) > 5 else ''}: the number "
-            "written is not the next one, another writer was first. Nothing of these ids was stored."
+            f"out of order: {', '.join(self.losers[:5])}{' ...' if len(self.losers) > 5 else ''}: the number written "
+            "is not the next one, because another writer was first. Nothing was stored for these ids."
         )
 
 
@@ -269,7 +269,7 @@ class NotAllReachedError(OutcomeUnknownError):
         return (
             f"{self.event_type} for saga {self.saga!r}, by its key {self.key!r}: {self.stored:,} "
             f"instance{'' if self.stored == 1 else 's'} stored it, {ids}{more} could not: "
-            f"{why}. Sent again under the same message id, it reaches the rest only."
+            f"{why}. Sent again under the same message id, it reaches only the rest."
         )
 
 
@@ -316,7 +316,7 @@ class OutcomeTimeoutError(SagalogError, TimeoutError):
 
     def __str__(self) -> str:
         return (
-            f"saga {self.saga!r}, id {self.correlation_id!r} has not ended within {self.seconds:g} s; when it was last "
+            f"saga {self.saga!r}, id {self.correlation_id!r} has not ended within {self.seconds:g} s; when last "
             f"seen, {self.seen}"
         )
 

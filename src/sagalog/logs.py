@@ -56,6 +56,6 @@ class WithheldError(Exception):
 
 def trace_of(error: BaseException) -> tuple[type[BaseException], BaseException, TracebackType | None]:
     """Return an error for `exc_info=`: where it was raised, without what it and its causes say, unless it is ours."""
-    said = str(error) if isinstance(error, SagalogError) else "its message is withheld, it may quote a payload"
+    said = str(error) if isinstance(error, SagalogError) else "its message is withheld, because it may quote a payload"
     shown = WithheldError(line(f"{type(error).__name__}: {said}"))
     return type(shown), shown, error.__traceback__

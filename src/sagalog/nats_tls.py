@@ -20,6 +20,6 @@ class TlsClient(Client):
         wanted = self.options.get("tls") is not None or (server is not None and server.uri.scheme == "tls")
         if wanted and initial_connection and not info.get("tls_required"):
             if not info.get("tls_available"):
-                raise Error("tls is asked for, and the server has none")
+                raise Error("TLS is asked for, but the server has none")
             info["tls_required"] = True  # it leaves that to its clients
         await super()._process_info(info, initial_connection)

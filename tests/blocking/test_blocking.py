@@ -181,7 +181,7 @@ def test_a_step_within_a_transaction_of_the_thread(sagas: BlockingRunner, path: 
     plain.execute("ROLLBACK")
     with pytest.raises(NoInstanceError):
         sagas.state(OrderSaga, "b")
-    with pytest.raises(DefinitionError, match="transaction open"):
+    with pytest.raises(DefinitionError, match="an open transaction:"):
         sagas.handle(Placed("b"), connection=plain)
     plain.close()
     engine = create_engine(f"sqlite:///{path}")

@@ -78,15 +78,15 @@ async def test_a_broker_that_hangs_is_told_of_and_no_stop_waits_for_it(
 
 async def test_options_that_the_client_of_kafka_does_not_know_are_named() -> None:
     source = KafkaSource("127.0.0.1:9", topic="t", group="g", options={"retry_backof_ms": 1})
-    with pytest.raises(BrokerRefusedError, match="does not take these options: 'retry_backof_ms'"):
+    with pytest.raises(BrokerRefusedError, match="does not accept these options: 'retry_backof_ms'"):
         await source.open()
     sink = KafkaSink("127.0.0.1:9", topic="t", options={"security_protocol": "SSL"})
-    with pytest.raises(BrokerRefusedError, match="does not take these options: ValueError"):
+    with pytest.raises(BrokerRefusedError, match="does not accept these options: ValueError"):
         await sink.send(event("a", 1))
 
 
 def test_a_queue_has_a_name_that_rabbitmq_can_have() -> None:
-    with pytest.raises(DefinitionError, match="queue= is a name of at most 255 bytes"):
+    with pytest.raises(DefinitionError, match="queue= must be a name of at most 255 bytes"):
         RabbitSource("amqp://localhost", queue="ü" * 128)
-    with pytest.raises(DefinitionError, match="dead_letters= is a name of at most 255 bytes"):
+    with pytest.raises(DefinitionError, match="dead_letters= must be a name of at most 255 bytes"):
         RabbitSource("amqp://localhost", queue="q" * 250)

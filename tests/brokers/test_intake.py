@@ -93,8 +93,8 @@ async def test_a_message_that_cannot_be_read_goes_to_the_dead_letters_and_the_ne
     assert len(reasons) == 5
     for part in (
         "stored JSON is not a valid Added",
-        "it is no CloudEvent",
-        "no saga of this runner takes events of type 'Unheard'",
+        "it is not a CloudEvent:",
+        "no saga of this runner handles events of type 'Unheard'",
         "schema version 3",
     ):
         assert any(part in reason for reason in reasons), reasons
@@ -132,11 +132,11 @@ async def logged_anywhere(runner: SagaRunner) -> None:
     [
         (asyncio.CancelledError(), "the decoder raised CancelledError"),
         (StopIteration(), "the decoder raised StopIteration"),
-        (Decoded(Added("a", 2), id=17), "the decoder returned a Decoded whose id or trace is no text"),  # type: ignore[arg-type]
-        (Decoded(Added("a", 2), trace=17), "the decoder returned a Decoded whose id or trace is no text"),  # type: ignore[arg-type]
+        (Decoded(Added("a", 2), id=17), "the decoder returned a Decoded whose id or trace is not a string"),  # type: ignore[arg-type]
+        (Decoded(Added("a", 2), trace=17), "the decoder returned a Decoded whose id or trace is not a string"),  # type: ignore[arg-type]
         (
             Decoded(Added("a", 2), at=datetime(2026, 1, 1)),  # noqa: DTZ001
-            "the decoder returned a Decoded whose at is no datetime with a timezone",
+            "the decoder returned a Decoded whose at is not a datetime with a time zone",
         ),
         (
             Decoded(Added("key raises", 2)),
@@ -405,7 +405,7 @@ async def test_a_message_that_was_delivered_too_often_is_not_tried(place: Place)
     async with running(place, Subscription(place.source(), most_deliveries=3)) as runner:
         await eventually(lambda: counts(runner).dead_letters == 1)
     ((_, reason),) = await place.letters()
-    assert reason == "it was delivered 4 times, and no worker came to its end"
+    assert reason == "it was delivered 4 times, and no worker finished it"
 
 
 async def test_what_was_delivered_beside_it_is_tried_alone_instead(place: Place) -> None:
@@ -436,9 +436,7 @@ async def test_what_was_delivered_beside_it_is_tried_alone_instead(place: Place)
     async with SagaRunner("memory://", sagas=[Alone], sources=[subscription]) as runner:
         await eventually(lambda: counts(runner).dead_letters + counts(runner).accepted == 5)
         assert runner.counters.handler_errors == 0
-    assert [reason for _, reason in await place.letters()] == [
-        "it was delivered 4 times, and no worker came to its end"
-    ]
+    assert [reason for _, reason in await place.letters()] == ["it was delivered 4 times, and no worker finished it"]
 
 
 async def test_health_and_gauges_tell_of_the_source(place: Place) -> None:
@@ -467,12 +465,12 @@ def test_what_is_no_source_or_sink_is_refused_when_the_runner_is_made() -> None:
 
     source = NatsSource("nats://localhost", stream="s", durable="d")
     for given, said in (
-        ({"sources": [object()]}, "has the methods of sagalog.brokers.Source"),
-        ({"sources": [NatsSource]}, "NatsSource has not"),
+        ({"sources": [object()]}, "needs the methods of sagalog.brokers.Source"),
+        ({"sources": [NatsSource]}, "which NatsSource lacks"),
         ({"sources": source}, "takes a list of sources"),
         ({"sources": [source, source]}, "two sources are named 'nats:s/d'"),
         ({"sinks": [object()]}, "takes a mapping"),
-        ({"sinks": {Ship: object()}}, "has the methods of sagalog.brokers.Sink"),
+        ({"sinks": {Ship: object()}}, "needs the methods of sagalog.brokers.Sink"),
         (
             {"sinks": {Ship: NatsSink("nats://localhost", subject="s")}, "dispatch": {Ship: print}},
             "two command handlers",

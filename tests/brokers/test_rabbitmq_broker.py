@@ -67,7 +67,7 @@ class TestRabbitBroker(BrokerConformance):
             letters = []
             while not letters:
                 letters = [one async for one in source.dead_letters()]
-            assert [(one.body, one.reason) for one in letters] == [(b"x", "RabbitMQ gave it up: rejected")]
+            assert [(one.body, one.reason) for one in letters] == [(b"x", "RabbitMQ gave up on it: rejected")]
 
 
 async def test_a_virtual_host_that_is_not_there_is_named_with_the_remedy(one_rabbitmq: RabbitMQ) -> None:

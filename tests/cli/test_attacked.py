@@ -263,6 +263,8 @@ def test_of_many_operators_at_once_one_repairs_and_the_others_are_told() -> None
     assert all(errors == "" for _, errors in told)
     assert sum("1 instance repaired" in text for text, _ in told) == 1
     others = [text for text, _ in told if "1 instance repaired" not in text]
-    assert all("somebody else was first" in text or "nothing: it is not parked" in text for text in others), others
+    assert all(
+        "another operator or worker was first" in text or "nothing: it is not parked" in text for text in others
+    ), others
     shown = json.loads(run("show", "a", as_json=True).stdout)
     assert len(shown["record"]["audit"]) == 1

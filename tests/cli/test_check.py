@@ -148,7 +148,7 @@ def journal(tmp_path: Path) -> str:
 def test_the_same_code_can_go_on_with_everything(sagalog: Sagalog, journal: str) -> None:
     done = sagalog("check", "shop:runner", "--journal", journal)
     assert done.returncode == 0, done.stdout
-    assert done.stdout == "5 live instances (5 of order): 5 could go on, 0 could not; 1 are parked already\n"
+    assert done.stdout == "5 live instances (5 of order): 5 could continue, 0 could not; 1 are parked already\n"
     assert done.stderr == ""
 
 
@@ -160,9 +160,9 @@ def test_what_a_newer_version_could_not_read_is_listed_by_reason(
     done = sagalog("check", "newer:newer", "--journal", journal)
     assert done.returncode == 1
     lines = done.stdout.splitlines()
-    assert lines[-1] == "5 live instances (5 of order): 0 could go on, 5 could not; 1 are parked already"
+    assert lines[-1] == "5 live instances (5 of order): 0 could continue, 5 could not; 1 are parked already"
     for reason in (
-        "5  order: state: OrderState is stored with schema version 1, this code knows version 2 and has no "
+        "5  order: state: OrderState is stored with schema version 1; this code knows version 2 and has no "
         "@upcast(OrderState, from_version=1) (o0, o1, o2, ...)",
         "timer payment: the message type 'Overdue' is unknown to this version of the code",
         "pending command: the message type 'Charge' is unknown to this version of the code (o0)",
@@ -183,7 +183,7 @@ def test_what_older_code_stored_and_upcasters_lead_from_can_go_on(
     (tmp_path / "upcasting.py").write_text(VERSIONS.replace("UPCASTERS", UPCASTERS.replace("AMOUNT", "1")))
     before = (tmp_path / "orders.db").read_bytes()
     done = sagalog("check", "upcasting:runner", "--journal", journal)
-    assert done.stdout == "5 live instances (5 of order): 5 could go on, 0 could not; 1 are parked already\n"
+    assert done.stdout == "5 live instances (5 of order): 5 could continue, 0 could not; 1 are parked already\n"
     assert done.returncode == 0
     assert (tmp_path / "orders.db").read_bytes() == before
 
@@ -198,11 +198,11 @@ def test_what_no_upcaster_leads_from_and_what_one_fails_on_are_listed_by_reason(
     for reason in (
         "1  order: pending command: Charge is stored with schema version 1: the upcaster from version 1 to 2 raised "
         "KeyError (o0)",
-        "1  order: held event: Failing is stored with schema version 1, this code knows version 2 and has no "
+        "1  order: held event: Failing is stored with schema version 1; this code knows version 2 and has no "
         "@upcast(Failing, from_version=1) (o1)",
     ):
         assert reason in done.stdout
-    assert "3 could go on, 2 could not" in done.stdout
+    assert "3 could continue, 2 could not" in done.stdout
 
 
 def test_commands_without_a_handler_and_sagas_that_are_not_run_are_listed(
@@ -286,9 +286,12 @@ def test_an_activity_that_was_moved_before_one_that_has_begun_is_warned_of(tmp_p
     subprocess.run([sys.executable, "-c", begin], cwd=tmp_path, check=True, capture_output=True)
     told = sagalog("check", f"{tmp_path / 'after.py'}:runner", "--journal", url)
     assert told.returncode == 0
-    assert "activity third will be passed over in 1, where what comes after it in this code has begun" in told.stdout
+    assert (
+        "activity third will be skipped in 1, in which what comes after it in this code has already begun"
+        in told.stdout
+    )
     same = sagalog("check", f"{tmp_path / 'before.py'}:runner", "--journal", url)
-    assert "passed over" not in same.stdout
+    assert "skipped" not in same.stdout
 
 
 CHANGED = """

@@ -144,15 +144,15 @@ def test_fields_are_masked_and_names_of_a_proxy_allowed(filled: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("--host", "0.0.0.0"), 2, "lets others in: give a token"),
-        (("--root-path", "sagas"), 2, "begins with a slash"),
+        (("--host", "0.0.0.0"), 2, "can be reached by others: set a token with"),
+        (("--root-path", "sagas"), 2, "must begin with a slash"),
         (("--open-reading", "--allowed-host", "x.example"), 2, "for this machine only"),
         (("--token", "short"), 2, "at least 16 characters"),
-        (("--mask", "a..b"), 2, "a mask is a field's name or a path"),
-        (("--journal", "sqlite:///nothing.db"), 1, "does not exist; nothing was made"),
+        (("--mask", "a..b"), 2, "a mask must be a field's name or a path"),
+        (("--journal", "sqlite:///nothing.db"), 1, "does not exist, and was not created."),
         (("--journal", "memory://"), 2, "belongs to one process"),
         (("--journal", "odd://x"), 1, "no journal for odd:// URLs"),
-        (("--host", "203.0.113.7", "--token", TOKEN), 1, "cannot be listened at"),
+        (("--host", "203.0.113.7", "--token", TOKEN), 1, "cannot be listened on:"),
     ],
 )
 def test_what_cannot_be_served_is_said_and_nothing_listens(

@@ -158,7 +158,7 @@ def test_the_command_prints_mermaid_json_or_writes_a_picture(tmp_path: Path) -> 
     [
         ("tests.orders", 2, "is not MODULE:SAGA, e.g."),
         ("tests.orders:Nothing", 2, "has no 'Nothing'; it has OrderSaga"),
-        ("tests.orders:World", 2, "is a type, not a Saga"),
+        ("tests.orders:World", 2, "is of type type, not Saga"),
         ("tests.nowhere:OrderSaga", 2, "importing tests.nowhere failed"),
     ],
 )

@@ -129,9 +129,9 @@ def test_a_journal_that_is_down_is_named(sagalog: Sagalog) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "name a worker (sagalog health 127.0.0.1:8080) or a journal"),
-        (("127.0.0.1:1", "--journal", "memory://"), "name a worker or a journal, not both"),
-        (("--journal", "memory://", "--live"), "--live is asked of a worker"),
+        ((), "give a worker (sagalog health 127.0.0.1:8080) or a journal"),
+        (("127.0.0.1:1", "--journal", "memory://"), "give a worker or a journal, not both"),
+        (("--journal", "memory://", "--live"), "--live asks a worker;"),
     ],
 )
 def test_a_question_that_makes_no_sense_is_refused(sagalog: Sagalog, arguments: tuple[str, ...], said: str) -> None:
@@ -149,7 +149,7 @@ def test_what_a_foreign_server_answers_cannot_harm_the_terminal(sagalog: Sagalog
 def test_an_address_that_is_none_or_taken_is_refused(sagalog: Sagalog, tmp_path: Path) -> None:
     done = sagalog("worker", "shop:runner", "--http", "8080")
     assert done.returncode == 2
-    assert "'8080' is no address to listen at: 127.0.0.1:8080" in done.stderr
+    assert "'8080' is not an address to listen on; write 127.0.0.1:8080" in done.stderr
     (tmp_path / "ticking.py").write_text(TICKING)
     with worker(tmp_path, "ticking:runner", "--http", "127.0.0.1:0") as first:
         where = address(first)
@@ -192,4 +192,4 @@ def test_what_is_no_address_or_does_not_speak_http_is_told(sagalog: Sagalog, spe
         thread.start()
         done = sagalog("health", speaks or f"127.0.0.1:{other.getsockname()[1]}", "--timeout", "30")
     assert (done.returncode, done.stderr) == (1, "")
-    assert "does not speak HTTP, or is no address" in done.stdout
+    assert "does not speak HTTP, or is not an address" in done.stdout

@@ -95,7 +95,7 @@ def test_an_acceptance_a_lease_and_a_step_that_changes_nothing_are_told_apart() 
         "Placed (m1)",
         "prolonged its worker's lease until 2026-01-31 12:01:00",
         "recorded what was accepted",
-        "changed nothing that is kept",
+        "changed nothing that is stored",
         "parked",
         "repair",
         "repair",
@@ -131,7 +131,7 @@ def test_where_steps_are_not_kept_history_says_so_and_does_not_guess() -> None:
     write(record(1, outbox=(RESERVE,)), record(2), record(3), hidden=1)
     done = CliRunner().invoke(command, ["history", "a", "--journal", "sqlite:///orders.db"]).stdout
     assert done.startswith("      steps 1 to 1 are not kept\n")
-    assert told() == ["what it did is not known: the step before is not kept", "changed nothing that is kept"]
+    assert told() == ["what it did is unknown: the step before is not kept", "changed nothing that is stored"]
     assert [one["compared_with"] for one in as_json()] == [None, 2]
 
 

@@ -53,7 +53,7 @@ def test_purge_forgets_finished_ones_and_asks_before() -> None:
 def test_what_is_exported_can_be_imported_elsewhere(name: str) -> None:
     done = run("export", name, *URL)
     assert re.fullmatch(r"4 instances, \d+ records exported\n", done.stdout), done.output
-    assert "is there already; --force" in run("export", name, *URL).stderr
+    assert "exists already; --force" in run("export", name, *URL).stderr
     assert run("export", name, "--force", "--json", *URL).exit_code == 0
     new = ("--journal", "sqlite:///new.db")
     dry = run("import", name, "--dry-run", *new)
@@ -62,7 +62,7 @@ def test_what_is_exported_can_be_imported_elsewhere(name: str) -> None:
     first = run("import", name, *new)
     assert first.exit_code == 0
     assert re.fullmatch(
-        r"4 instances, \d+ records imported; 0 there already, the same; 0 not touched, where .*\n", first.stdout
+        r"4 instances, \d+ records imported; 0 there already, unchanged; 0 left alone, because .*\n", first.stdout
     )
     assert run("import", name, *new).stdout.startswith("0 instances, 0 records imported; 4 there already")
     for look in (("list", "--all"), ("history", "parked"), ("show", "running", "--json")):
@@ -124,7 +124,7 @@ def test_the_doctor_finds_what_is_not_well() -> None:
         "commands": "ok",
         "receivers": "ok",
     }
-    assert "-> `sagalog list --status parked` says which, and why" in done.stdout
+    assert "-> `sagalog list --status parked` shows which, and why" in done.stdout
     assert run("doctor", "sqlite:///orders.db", "--strict").exit_code == 1
     assert run("doctor", "sqlite:///orders.db", "--strict", "--quick").exit_code == 0
     for row in run("doctor", "sqlite:///orders.db", "--json").stdout.splitlines():
@@ -152,9 +152,9 @@ def test_the_doctor_finds_work_that_nobody_takes() -> None:
         ("memory://", "fail  durable        in memory: nothing survives the process"),
         (
             "sqlite:///nowhere.db",
-            "fail  reachable      JournalUnavailableError: nowhere.db does not exist; nothing was made",
+            "fail  reachable      JournalUnavailableError: nowhere.db does not exist, and was not created",
         ),
-        ("oracle://x", "fail  reachable      DefinitionError: no journal for oracle://"),
+        ("oracle://x", "fail  reachable      DefinitionError: there is no journal for oracle://"),
         (
             "postgresql://nobody:secret@127.0.0.1:1/x?connect_seconds=0.2",
             "fail  reachable      JournalUnavailableError: PostgreSQL 127.0.0.1:1",

@@ -93,11 +93,11 @@ def test_check_tells_which_keys_are_held_otherwise_than_they_are_declared() -> N
         return otherwise_declared(saga(), decode_record(message.payload))
 
     assert told(journal, DeskSaga) == [
-        "the key seat from before it was unique: an event reaches them by it once they add it again",
-        "the key gone, which is declared no more: no event reaches them by it",
+        "the key seat from before it was unique: an event reaches them by it only once they add it again",
+        "the key gone, which is no longer declared: no event reaches them by it",
     ]
     assert told(strict, LooseDesks) == [
-        "the key seat from when it was unique: an event reaches them by it once they add it again"
+        "the key seat from when it was unique: an event reaches them by it only once they add it again"
     ]
     assert told(journal, LooseDesks) == told(strict, DeskSaga) == []
 
@@ -191,7 +191,7 @@ def test_a_dry_import_counts_the_instance_whose_unique_key_is_taken(tmp_path: Pa
         assert told.exit_code == 1
         assert "its key 'seat' is taken, the instance 'A' holds it" in told.output
         assert "0 instances, 0 records" in told.output
-        assert "; 1 not touched" in told.output
+        assert "; 1 left alone" in told.output
 
 
 def test_list_finds_by_a_key_as_by_a_field_of_the_index(tmp_path: Path) -> None:

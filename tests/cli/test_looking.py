@@ -134,7 +134,7 @@ def test_what_is_stored_cannot_control_the_terminal(sagalog: Sagalog, filled: Pa
 def test_an_unknown_id_fails_with_a_hint(sagalog: Sagalog, filled: Path) -> None:
     done = sagalog("show", "nobody", *URL)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "no instance of any saga has the id 'nobody': look with `sagalog list --all`" in done.stderr
+    assert "no instance of any saga has the id 'nobody': `sagalog list --all` shows those that are there" in done.stderr
 
 
 def test_an_id_of_two_sagas_must_say_which(sagalog: Sagalog, filled: Path) -> None:
@@ -148,7 +148,7 @@ def test_an_id_of_two_sagas_must_say_which(sagalog: Sagalog, filled: Path) -> No
     subprocess.run([sys.executable, "-c", code], cwd=filled.parent, check=True)
     done = sagalog("show", "running", *URL)
     assert done.returncode == 1
-    assert "name one with --saga (loan, order)" in done.stderr
+    assert "choose one with --saga (loan, order)" in done.stderr
     assert sagalog("show", "running", "--saga", "order", *URL).returncode == 0
     unreadable = sagalog("show", "running", "--saga", "loan", *URL)
     assert "why     the stored record is damaged: it is not JSON" in unreadable.stdout
@@ -158,7 +158,7 @@ def test_an_id_of_two_sagas_must_say_which(sagalog: Sagalog, filled: Path) -> No
 def test_looking_makes_no_file_and_changes_none(sagalog: Sagalog, tmp_path: Path, filled: Path) -> None:
     done = sagalog("list", "--journal", "sqlite:///nowhere.db")
     assert done.returncode == 1
-    assert "nowhere.db does not exist; nothing was made" in done.stderr
+    assert "nowhere.db does not exist, and was not created" in done.stderr
     assert not (tmp_path / "nowhere.db").exists()
     before = hashlib.sha256(filled.read_bytes()).digest()
     for command in (("list", "--all"), ("show", "running"), ("history", "running")):

@@ -89,7 +89,10 @@ def test_a_full_disk_is_one_line(filled: Path, full: Path, arguments: str) -> No
     [
         ("list --journal sqlite:///orders.db >&-", "Error: standard output is closed"),
         ("export - --journal sqlite:///orders.db >&-", "Error: standard output is closed"),
-        ("cancel running --journal sqlite:///orders.db <&-", "Error: there is no terminal to ask on: add --yes"),
+        (
+            "cancel running --journal sqlite:///orders.db <&-",
+            "Error: there is no terminal to ask for confirmation: add --yes",
+        ),
     ],
 )
 def test_a_closed_stream_is_one_line(filled: Path, command: str, said: str) -> None:

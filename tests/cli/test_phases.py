@@ -106,7 +106,7 @@ def test_the_phase_is_edited_and_a_kept_message_dropped(sagalog: Sagalog, phased
     both = sagalog(*target, "--phase", "PAID", "--from", "-", stdin="{}")
     assert both.exit_code == 2
     done = sagalog(*target, "--phase", "PAID", "--yes", "--note", "paid by phone")
-    assert "sets the phase PAID, where it was PLACED; nothing acts on that" in done.stdout
+    assert "sets the phase PAID, where it was PLACED; no handler runs" in done.stdout
     assert "saved as version" in done.stdout
     assert "phase   PAID" in sagalog("show", "new", "--journal", JOURNAL).stdout
     dropped = sagalog("drop", "new", "label new", "--journal", JOURNAL, "--yes")
@@ -144,7 +144,7 @@ def test_numbers_and_gaps_are_told(sagalog: Sagalog, tmp_path: Path) -> None:
     assert "why     Numbered 2 to 3 did not come within 0:10:00" in shown
     assert "Numbered 2 to 3 did not come" in sagalog("history", "m", "--journal", JOURNAL).stdout
     done = sagalog("skip", "m", "--journal", JOURNAL, "--yes")
-    assert "does not wait for what is missing of Numbered: goes on behind it" in done.stdout
+    assert "no longer waits for what is missing of Numbered: continues after it" in done.stdout
 
 
 def test_the_phases_are_drawn_with_what_each_expects_and_keeps(sagalog: Sagalog, phased: Path) -> None:

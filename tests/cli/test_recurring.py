@@ -41,7 +41,7 @@ def url(tmp_path: Path) -> str:
 
 def test_show_and_history_tell_its_rule_and_what_was_passed_over(url: str) -> None:
     assert ", every 1:00:00, missed: skip" in run("show", "a", "--journal", url)
-    assert "passed over what timer tick missed" in run("history", "a", "--journal", url)
+    assert "skipped what timer tick missed" in run("history", "a", "--journal", url)
 
 
 def test_check_names_a_rule_that_this_machine_cannot_follow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,7 +68,7 @@ def test_check_names_a_rule_that_this_machine_cannot_follow(tmp_path: Path, monk
     from sagalog.definition.recurring import check_rule
 
     check_rule.cache_clear()
-    assert "1 could go on" in run("check", "billing.py:runner", "--journal", "sqlite:///bills.db")
+    assert "1 could continue" in run("check", "billing.py:runner", "--journal", "sqlite:///bills.db")
     monkeypatch.setitem(sys.modules, "cronsim", None)
     check_rule.cache_clear()
     told = run("check", "billing.py:runner", "--journal", "sqlite:///bills.db")

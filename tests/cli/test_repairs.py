@@ -79,7 +79,7 @@ def test_retry_says_what_will_happen_and_leaves_the_replay_to_a_worker(here: Pat
     assert (repaired.parked, len(repaired.held)) == ("", 2)
     assert [(one.action, one.note, one.by) for one in repaired.audit] == [("retry", "it is fixed", "ada")]
     assert "retry by ada: it is fixed" in run("history", "parked").stdout
-    assert "a running worker replays what is held" in run("show", "parked").stdout
+    assert "a running worker replays soon what is held" in run("show", "parked").stdout
 
     async def work() -> None:
         async with SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch=lambda command: None) as runner:
@@ -94,7 +94,7 @@ def test_without_a_terminal_nothing_is_repaired_unless_asked_with_yes(here: Path
     before = record("parked")
     done = run(name, "parked")
     assert done.exit_code == 2
-    assert "there is no terminal to ask on: add --yes" in done.stderr
+    assert "there is no terminal to ask for confirmation: add --yes" in done.stderr
     dry = run(name, "parked", "--dry-run")
     assert dry.exit_code == 0
     assert "dry run: 1 instance would be repaired; nothing was changed" in dry.stdout
@@ -160,13 +160,13 @@ def test_several_ids_are_repaired_and_the_unknown_one_is_named(here: Path) -> No
         (("retry", "running", "--yes"), 0, "nothing: it is not parked, it is running"),
         (("retry", "nobody", "--yes"), 1, "no instance of any saga has the id 'nobody'"),
         (("retry", "finished", "--yes"), 1, "NoInstanceError"),
-        (("retry", "--yes"), 2, "which instances? Name their ids"),
+        (("retry", "--yes"), 2, "which instances? Give their ids,"),
         (("retry", "parked", "--status", "parked"), 2, "not both"),
         (("retry", "--status", "compensating", "--yes"), 0, "0 instances repaired"),
         (("resend", "running", "9/9", "--yes"), 1, "is not a command in the kept history"),
         (("resend", "nobody", "1/0", "--yes"), 1, "no instance of any saga"),
         (("edit", "shop:runner", "running"), 2, "there is no terminal for an editor"),
-        (("edit", "shop:not_a_runner", "running"), 2, "is a int, not a SagaRunner"),
+        (("edit", "shop:not_a_runner", "running"), 2, "is of type int, not SagaRunner"),
     ],
 )
 def test_what_cannot_be_repaired_is_told(here: Path, arguments: tuple[str, ...], code: int, message: str) -> None:

@@ -72,7 +72,7 @@ def test_show_and_history_tell_how_far_a_join_is_and_when_it_ran(tmp_path: Path)
     assert "join    ready: waits for Paid" in run("show", "a", "--journal", url)
     asyncio.run(handle(Paid("a")))
     assert "join    ready: has run" in run("show", "a", "--journal", url)
-    assert "ran ready, for all have come" in run("history", "a", "--journal", url)
+    assert "ran ready, now that all have come" in run("history", "a", "--journal", url)
 
 
 def test_show_and_history_tell_how_far_a_gather_is_and_when_it_ended(tmp_path: Path) -> None:
@@ -115,6 +115,6 @@ def test_history_tells_of_answers_that_no_handler_took_and_of_the_end_that_waits
 
     asyncio.run(fill())
     told = run("history", "a", "--journal", url)
-    assert "Unheard, which counts though no handler takes it (1/0/reply/Unheard/0)" in told
+    assert "Unheard, which counts although no handler takes it (1/0/reply/Unheard/0)" in told
     assert "gather loads came to its end, keeps KeptEnd (saga::waybill::a/2/0)" in told
     assert "kept    KeptEnd, message saga::waybill::a/2/0" in run("show", "a", "--journal", url)

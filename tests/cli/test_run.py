@@ -97,9 +97,9 @@ def test_a_line_may_be_of_an_older_version_and_without_one_is_of_version_1(sagal
     (tmp_path / "events.jsonl").write_text("\n".join(map(json.dumps, [new, old, *bad])))
     done = sagalog("run", "versions:runner", "--events", "events.jsonl", "--on-error", "skip")
     assert done.stderr.splitlines() == [
-        "line 3: Placed is stored with schema version 1, this code knows version 3 and has no @upcast(Placed, "
+        "line 3: Placed is stored with schema version 1; this code knows version 3 and has no @upcast(Placed, "
         'from_version=1) (a line without "version" is of version 1)',
-        "line 4: Placed is stored with schema version 4, this code knows version 3",
+        "line 4: Placed is stored with schema version 4; this code knows version 3",
     ]
     shown = json.loads(sagalog("show", "a", "--journal", "sqlite:///orders.db", "--json").stdout)
     assert shown["record"]["state"] == {"total": 11}
@@ -166,7 +166,7 @@ def test_a_runner_may_read_lines_of_its_own_and_report(sagalog: Sagalog, tmp_pat
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     done = sagalog("run", "shop.py:own", "--events", "events.jsonl", "--on-error", "skip")
     assert done.stdout.startswith("1 started\n3 lines in")
-    assert "line 3: the runner's reader does not understand it ('order' is missing)" in done.stderr
+    assert "line 3: the runner's reader cannot read it ('order' is missing)" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_a_runner_may_read_lines_of_its_own_and_report(sagalog: Sagalog, tmp_pat
         ("nowhere:runner", "importing nowhere failed: ModuleNotFoundError"),
         ("nowhere.py:runner", "there is no file nowhere.py"),
         ("shop:nothing", "has no 'nothing'; it has runner, own"),
-        ("shop:not_a_runner", "is a int, not a SagaRunner"),
+        ("shop:not_a_runner", "is of type int, not SagaRunner"),
     ],
 )
 def test_a_wrong_target_is_told(sagalog: Sagalog, tmp_path: Path, target: str, message: str) -> None:
@@ -217,7 +217,7 @@ def test_a_signal_stops_the_run_and_the_next_one_goes_on(
                 lambda: len(sagalog("list", "--json", "--journal", f"sqlite:///{journal}").stdout.split()) == sent
             )
         run.send_signal(number)
-        assert "Run the same command again to go on" in run.stderr.read()
+        assert "Run the same command again to continue." in run.stderr.read()
         assert run.wait(30) == code
     handled = figures(sagalog, *RUN, "events.jsonl")
     assert min(sent, 1) <= handled["duplicates"] <= sent

@@ -84,9 +84,9 @@ def test_a_stop_ends_open_streams(tmp_path: Path) -> None:
 def test_a_server_that_would_let_in_everybody_does_not_start(sagalog: Sagalog, tmp_path: Path) -> None:
     (tmp_path / "tokens.toml").write_text("[[token]]\nname = 'a'\nsha256 = 'x'\n")
     for arguments, environment, says in (
-        ((), {}, "give tokens"),
+        ((), {}, "pass tokens with"),
         ((), {"SAGALOG_TOKEN": "short"}, "at least 16"),
-        (("--tokens", "tokens.toml"), {}, "64 hexadecimal"),
+        (("--tokens", "tokens.toml"), {}, "64 lower-case hexadecimal"),
     ):
         done = sagalog("serve", "shop:runner", *arguments, **environment)
         assert done.returncode == 2

@@ -64,10 +64,10 @@ def test_a_seed_that_goes_wrong_is_told_and_told_again_by_its_number(sagalog: Sa
     assert done.returncode == 1, done.stderr
     assert done.stdout.startswith("it was cancelled \\x1b[2J")
     assert "faults that it takes: none" in done.stdout
-    command = done.stdout.splitlines()[-1].removeprefix("to tell it again: sagalog ")
+    command = done.stdout.splitlines()[-1].removeprefix("to run it again: sagalog ")
     again = sagalog(*command.split())
     assert again.returncode == 1
-    assert again.stdout.strip() == done.stdout.partition("\n\nto tell it again")[0]
+    assert again.stdout.strip() == done.stdout.partition("\n\nto run it again")[0]
 
 
 def test_one_seed_tells_its_story(sagalog: Sagalog) -> None:
@@ -91,7 +91,7 @@ def test_the_same_counts_on_one_process_and_on_two(sagalog: Sagalog) -> None:
     [
         ("worlds", "is not MODULE:SAGA or MODULE:WORLD"),
         ("worlds:Nowhere", "has the worlds Endless, Nothing, Shop, Wrong"),
-        ("worlds:Nothing", "does not say which sagas live in it"),
+        ("worlds:Nothing", "does not say which sagas it has:"),
         ("worlds:OrderSaga", "choose one with --world"),
         ("tests.orders:OrderSaga", "has no World"),
         ("worlds:World", "does not say"),

@@ -149,7 +149,7 @@ def test_a_state_that_the_code_cannot_read_is_edited_as_it_is_and_kept() -> None
     (Path("state.json")).write_text('{"total": 7, "log": ["mended"]}')
     done = run("edit", "mine.py:runner", "odd", "--from", "state.json", "--yes", "--note", "ticket 12")
     assert done.exit_code == 0, done.output
-    assert "this code cannot read the state as it is stored" in done.stderr
+    assert "this code cannot read the stored state:" in done.stderr
     assert json.loads(kept_file(done.stderr))["total"] == "seven"
     mended = record("odd")
     assert (json.loads(mended.state_bytes()), mended.state_version) == (
@@ -206,7 +206,7 @@ def test_a_command_that_no_code_can_read_is_dropped_and_what_is_behind_it_leaves
 def test_a_damaged_record_is_seen_and_ended_and_knows_the_messages_of_the_step_before(damage: bytes) -> None:
     write("odd", damage)
     assert {row.split()[2] for row in run("list").stdout.splitlines()[1:3]} == {"running", "unreadable"}
-    assert "`sagalog edit --record` mends it, `sagalog drop` ends it" in run("show", "odd").stdout
+    assert "`sagalog edit --record` corrects it, `sagalog drop` ends it" in run("show", "odd").stdout
     for wish in ("retry", "skip", "cancel"):
         told = run(wish, "odd", "--yes")
         assert told.exit_code == 1
@@ -263,7 +263,7 @@ def test_a_damaged_record_is_written_anew_in_an_editor_that_begins_with_the_newe
         Path.cwd(), "edit", "mine.py:runner", "odd", "--record", answers="y\ny\n", EDITOR=editor(Path.cwd(), twice)
     )
     assert code == 0, shown
-    assert "the record is not JSON: you see step" in shown
+    assert "the record is not JSON: step" in shown
     assert "it does not have the fields of a saga record; nothing was saved" in shown.replace(
         "the stored record is damaged: ", ""
     )

@@ -185,7 +185,7 @@ def test_migrate_makes_what_is_missing_and_open_asks_for_it(
     (tmp_path / "ticking.py").write_text(TICKING)
     refused = sagalog("list", "--journal", url)
     assert refused.returncode == 1
-    assert "make it with `sagalog migrate --journal URL`" in refused.stderr
+    assert "create it with `sagalog migrate --journal URL`," in refused.stderr
     assert "made at version 3" in sagalog("migrate", "--journal", url).stdout
     assert "at version 3 already" in sagalog("migrate", "--journal", url).stdout
     assert sagalog("list", "--journal", url).returncode == 0
@@ -210,7 +210,7 @@ async def test_a_worker_that_does_not_stop_is_killed_after_a_while(
     supervisor._stop()
     assert await asyncio.wait_for(running, 60) == 1
     assert process.returncode == -signal.SIGKILL
-    assert f"worker {process.pid} has not stopped within 0.1 s, and is killed" in capsys.readouterr().err
+    assert f"worker {process.pid} has not stopped within 0.1 s, so it is killed" in capsys.readouterr().err
 
 
 async def test_a_worker_that_a_second_signal_ends_is_told_and_not_called_stopped(

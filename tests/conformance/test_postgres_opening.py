@@ -91,7 +91,7 @@ async def test_a_newer_schema_is_refused_and_an_older_one_is_migrated(postgres_s
     assert "made at version" in await migrate_journal(postgres_schema)
     await admin.execute(f"UPDATE {schema}.sagalog_version SET version = 99")
     for work in (open_journal(postgres_schema).open(), migrate_journal(postgres_schema)):
-        with pytest.raises(JournalFormatError, match="version 99, this code knows up to"):
+        with pytest.raises(JournalFormatError, match="version 99; this code knows up to"):
             await work
     await admin.execute(f"UPDATE {schema}.sagalog_version SET version = {len(MIGRATIONS) - 1}")
     if len(MIGRATIONS) > 1:
@@ -109,7 +109,7 @@ async def test_tables_that_do_not_say_their_version_are_told(postgres_schema: st
 
 @pytest.mark.parametrize("name", ["select", "pg_mine"])
 async def test_a_name_that_postgresql_keeps_for_itself_is_refused(postgres_schema: str, name: str) -> None:
-    with pytest.raises(DefinitionError, match=f"takes no schema of the name '{name}': choose another one"):
+    with pytest.raises(DefinitionError, match=f"does not allow a schema named '{name}': choose another name"):
         await migrate_journal(postgres_schema.replace(schema_of(postgres_schema), name))
 
 
@@ -140,10 +140,10 @@ async def test_a_server_too_old_is_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgresql://x/y?schema=Robert'); DROP", "a schema's name is"),
+        ("postgresql://x/y?schema=Robert'); DROP", "a schema's name may have up to 63"),
         ("postgresql://x/y?migrate=perhaps", "migrate in a postgresql:// URL is true or false"),
         ("postgresql://x/y?connect_seconds=soon", "connect_seconds in a postgresql:// URL is a number"),
-        ("postgresql://x/y?history=-1", "history is"),
+        ("postgresql://x/y?history=-1", "history must be"),
     ],
 )
 def test_a_wrong_url_is_told(url: str, message: str) -> None:

@@ -57,7 +57,7 @@ def test_a_journal_of_a_newer_version_is_refused_and_not_touched(tmp_path: Path)
     connection.execute("PRAGMA user_version=4")
     connection.commit()
     connection.close()
-    refused(tmp_path / "journal.db", JournalFormatError, "schema version 4, this code knows version 3.*Upgrade")
+    refused(tmp_path / "journal.db", JournalFormatError, "schema version 4; this code knows version 3.*Upgrade")
 
 
 @pytest.mark.parametrize(
@@ -229,18 +229,18 @@ async def test_what_will_never_be_right_again_is_no_outage(tmp_path: Path, state
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("orders.db", "named by a URL"),
+        ("orders.db", "a journal needs a URL"),
         ("oracle://x", "no journal for oracle://.*memory, nats"),
         ("sqlite://orders.db", "sqlite:///relative.db"),
         ("sqlite:///", "sqlite:///relative.db"),
         ("sqlite:///a.db?colour=red", "unknown setting 'colour'"),
-        ("sqlite:///a.db?history=some", "history is"),
+        ("sqlite:///a.db?history=some", "history must be"),
         ("sqlite:///a.db?busy_seconds=long", "busy_seconds"),
         ("sqlite:///a.db?busy_seconds=nan", "busy_seconds"),
         ("sqlite:///a.db?busy_seconds=-1", "busy_seconds"),
         ("sqlite:///a.db?busy_seconds=1e300", "busy_seconds"),
         ("sqlite:///a.db?on_loop_ms=-1", "on_loop_ms"),
-        ("sqlite:///a.db?history=99999999999999999999", "history is"),
+        ("sqlite:///a.db?history=99999999999999999999", "history must be"),
         ("sqlite:///a%00.db".replace("%00", "\0"), "zero character"),
         ("memory://path", "takes no path"),
     ],

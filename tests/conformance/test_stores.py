@@ -75,7 +75,7 @@ async def test_records_in_the_journal_have_the_names_of_the_reference(journal: J
 
 @pytest.mark.parametrize("name", ["", "a::b", "a b", "é", "a\n"])
 def test_a_saga_name_that_could_mix_up_ids_is_refused(name: str) -> None:
-    with pytest.raises(DefinitionError, match="a saga name is"):
+    with pytest.raises(DefinitionError, match="a saga's name may have"):
         JournalSagaStateStore(InMemoryJournal(), name)
 
 

@@ -299,7 +299,7 @@ async def test_a_file_that_is_not_there_is_not_made_and_is_read_when_it_is(tmp_p
     file = tmp_path / "orders.db"
     app = board_of(f"sqlite:///{file}")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as browser:
-        assert "does not exist; nothing was made" in (await read(browser, "/instances", 503)).text
+        assert "does not exist, and was not created." in (await read(browser, "/instances", 503)).text
         assert not file.exists()
         async with open_journal(f"sqlite:///{file}") as journal:
             await fill(journal)

@@ -129,13 +129,13 @@ async def test_who_is_known_to_have_signed_in_is_asked_for_no_name_and_cannot_gi
             shown = await browser.get(page)
             assert 'name="by"' not in shown.text
             assert "Your name, grace , is kept" in said(shown)
-        await send(browser, "Noted", '{"order_id": "running", "text": "x"}', by="somebody else")
+        await send(browser, "Noted", '{"order_id": "running", "text": "x"}', by="another operator or worker")
     assert await sent_by(journal, "running") == (["grace"], [])
 
 
 WRONG = {
-    "no JSON": ("Placed", '{"order_id": ', "that is not JSON in UTF-8"),
-    "nested too deeply": ("Placed", "[" * 5000, "that is not JSON in UTF-8"),
+    "no JSON": ("Placed", '{"order_id": ', "it is not JSON in UTF-8"),
+    "nested too deeply": ("Placed", "[" * 5000, "it is not JSON in UTF-8"),
     "a field of another type": ("Placed", '{"order_id": "A", "total": "secret"}', "got `str` - at `$.total`"),
     "a field that is missing": ("Placed", '{"total": 1}', "missing required field `order_id`"),
     "another value altogether": ("Placed", "7", "that JSON is not a valid Placed: Expected `object`, got `int`"),
@@ -171,7 +171,7 @@ async def test_a_saga_that_declines_says_why(journal: InMemoryJournal) -> None:
     async with browsing(board_of(journal, runner=strict), signed_in=True) as browser:
         answer = await send(browser, "Noted", '{"order_id": "nobody"}')
         assert answer.status_code == 409
-        assert "there never was an instance" in said(answer)
+        assert "there never was such an instance," in said(answer)
 
 
 async def test_what_is_typed_is_escaped(sender: httpx.AsyncClient) -> None:

@@ -201,10 +201,10 @@ def test_the_bug_on_the_testing_page_is_found_as_shown_and_told_again_by_its_las
         page.write_text(page.read_text().replace(expected.strip(), found.stdout.strip()))
         expected = found.stdout
     assert (found.returncode, found.stdout.strip()) == (1, expected.strip())
-    again = expected.strip().rpartition("to tell it again: ")[2]
+    again = expected.strip().rpartition("to run it again: ")[2]
     told = run(tmp_path, sys.executable, "-m", *again.split())
     assert told.returncode == 1
-    assert expected.strip().partition("\n\nto tell it again")[0] in told.stdout
+    assert expected.strip().partition("\n\nto run it again")[0] in told.stdout
 
 
 def _write_the_testing_page(folder: Path, more: str = "") -> None:

@@ -89,7 +89,7 @@ async def test_an_event_handler_that_waits_for_its_own_instance_is_told_at_once(
         NestedSaga.runner = runner
         await runner.handle_many([Begun("a"), Begun("b")])
         event = Asks("a", "b" if how == "round" else "a", how)
-        with pytest.raises(DefinitionError, match="neither could ever go on|a handler cannot call it"):
+        with pytest.raises(DefinitionError, match="neither could ever continue.|a handler cannot call it"):
             await asyncio.wait_for(runner.handle(event), 40)
         assert (await runner.handle(Noted("a"))).handled
 

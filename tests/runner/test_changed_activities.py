@@ -146,7 +146,7 @@ async def test_what_waits_for_an_event_is_left_to_code_in_which_it_does(quick: B
     await begun(quick, waits)
     other = saga()
     assert await reasons(quick, other) == [
-        "activity approval waits for an event, and in this code it waits for none: name another"
+        "activity approval waits for an event, but in this code it does not: give the new one another name"
     ]
     CALLS.clear()
     async with quick.runner(sagas=[other]) as running:
@@ -164,7 +164,7 @@ async def test_a_call_is_left_to_code_in_which_it_is_one(quick: Bench) -> None:
     await begun(quick, saga(fail))
     other = saga(until=Approved)
     assert await reasons(quick, other) == [
-        "activity approval is carried out, and in this code it waits for an event: name another"
+        "activity approval is carried out, but in this code it waits for an event: give the new one another name"
     ]
     CALLS.clear()
     async with quick.runner(sagas=[other]) as running:

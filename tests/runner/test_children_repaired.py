@@ -129,7 +129,7 @@ async def test_a_parent_that_compensates_finds_out_how_a_child_ended_that_tells_
     (tell,) = (await family.record("parcel", "a-0")).outbox
     await repaired(family, "parcel", "a-0", drop(tell.id))
     assert await relatives(family) == [
-        "a-0 completed, and tells nobody: `drop` of 1/1 on the parent counts it as failed"
+        "a-0 completed, and has no parent to tell: `drop` of 1/1 on the parent counts it as failed"
     ]
     async with Family(family.bench.journal) as family:
         await family.happen(Withdrawn("a"))
@@ -154,11 +154,11 @@ async def test_a_parent_that_compensates_and_waits_for_a_child_that_tells_nobody
     assert (await family.record("order", "a")).status is Status.COMPENSATING
     effects = await repaired(family, "order", "a", drop("1/1") if repair == "drop" else cancel(compensate=True))
     assert effects[0] == (
-        "does not wait for its child parcel a-0 (1/1), which counts as failed; that one is left as it is"
+        "no longer waits for its child parcel a-0 (1/1), which counts as failed; that one is left as it is"
         if repair == "drop"
         else "asks its children again to compensate: parcel a-0"
     )
-    assert repair == "drop" or effects[-1] == "goes on with its compensation: sends Release, last in first out"
+    assert repair == "drop" or effects[-1] == "continues its compensation: sends Release, last in first out"
     async with Family(family.bench.journal) as family:
         await family.happen(ShipParcel("other"))
         assert (await family.record("order", "a")).status is Status.COMPENSATED
@@ -196,7 +196,7 @@ async def test_cancelling_a_compensating_parent_says_what_it_still_sends() -> No
     async with Family(sagas=[OrderSaga]) as family:
         await family.happen(Ordered("a", 1), Withdrawn("a"))
     effects = await repaired(family, "order", "a", cancel(compensate=True))
-    assert effects[-1] == "goes on with its compensation: sends Release, last in first out"
+    assert effects[-1] == "continues its compensation: sends Release, last in first out"
 
 
 async def test_dropping_and_resending_between_parent_and_child_say_what_follows() -> None:
@@ -213,10 +213,10 @@ async def test_dropping_and_resending_between_parent_and_child_say_what_follows(
         await family.happen(Delivered("a-0"))
     (tell,) = (await family.record("parcel", "a-0")).outbox
     (follows,) = (await repaired(family, "parcel", "a-0", drop(tell.id)))[1:]
-    assert follows == "leaves its parent order a untold of the end: `drop` of 1/1 there counts this one as failed"
+    assert follows == "does not tell its parent order a of the end: `drop` of 1/1 there counts this one as failed"
     async with Family(sagas=[OrderSaga]) as family:
         await family.happen(Ordered("a", 1), Withdrawn("a"))
     stop = next(one for one in (await family.record("order", "a")).outbox if one.family == "stop")
-    assert "counts its child parcel a-0 as failed, and leaves it as it is: it goes on" in (
+    assert "counts its child parcel a-0 as failed, and leaves it as it is: it continues" in (
         await repaired(family, "order", "a", drop(stop.id))
     )

@@ -57,7 +57,7 @@ def test_a_circuit_closes_with_the_first_answer_and_everything_leaves_that_has_w
             await asyncio.sleep(65)
             health = await runner.health()
             assert health.ready
-            assert "receiver is away" in health.reasons[0]
+            assert "receiver has been away" in health.reasons[0]
             assert [(one.name, one.circuit_open) for one in runner.gauges().commands] == [("ShipOrder", True)]
             receivers.away.clear()
             tried = len(receivers.left)

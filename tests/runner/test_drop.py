@@ -142,7 +142,7 @@ async def test_cancel_of_one_that_compensates_drops_what_is_in_the_way_of_its_un
         assert (await record_of(journal)).status is Status.COMPENSATING
         assert (await repair(journal, cancel(compensate=True))).effects == (
             "drops Reserve (1/0), which was not accepted; it may have been carried out",
-            "goes on with its compensation: sends Release, last in first out",
+            "continues its compensation: sends Release, last in first out",
         )
         await world.until(world.accepted, "Release")
 
@@ -225,7 +225,7 @@ async def test_cancel_leaves_what_an_earlier_life_still_delivers_and_says_that_i
         made = (await repair(journal, cancel(compensate=True))).effects
         assert made == (
             "drops Reserve (4/0), which was not accepted; it may have been carried out",
-            "waits for Charge (2/0) of an earlier incarnation: `drop` passes one that hangs",
+            "waits for Charge (2/0) of an earlier incarnation: `drop` skips one that hangs",
             "sends Release, last in first out",
         )
         await repair(journal, drop("2/0"))
@@ -280,7 +280,7 @@ async def test_skipping_the_event_that_was_to_start_an_instance_leaves_none() ->
     applied = await repair(journal, skip())
     assert applied.effects[:2] == (
         "drops the held Placed, message m1; it counts as consumed",
-        "ends the instance: what is dropped was to start it",
+        "ends the instance: the dropped message was to start it",
     )
     async with SagaRunner(journal, sagas=[OrderSaga], dispatch=lambda command: None, settings=QUICK) as runner:
         await runner.settle()

@@ -231,7 +231,7 @@ async def test_a_state_of_a_newer_version_is_left_to_newer_code(bench: Bench) ->
         await runner.settle()
     before = await bench.stored("a")
     async with bench.runner() as runner:
-        with pytest.raises(SagaParkedError, match="schema version 2, this code knows version 1"):
+        with pytest.raises(SagaParkedError, match="schema version 2; this code knows version 1"):
             await runner.handle(Noted("a"), message_id="2")
         assert (await runner.handle(Placed("a"), message_id="1")).duplicate
         assert await bench.stored("a") == before

@@ -86,10 +86,10 @@ async def test_a_holder_that_this_code_cannot_read_is_found_and_says_so(tmp_path
 async def test_what_cannot_be_a_key_is_an_error_at_once(bench: Bench) -> None:
     async with bench.runner(sagas=[GuestSaga]) as one:
         for wrong, said in (
-            ({"company": None}, "by its key 'company' as a str that is not empty, int or UUID, not as a NoneType"),
-            ({"company": ""}, "not as an empty text"),
-            ({"company": 1.5}, "not as a float"),
-            ({"company": True}, "not as a bool"),
+            ({"company": None}, "by its key 'company' as a str that is not empty, an int or a UUID, not as NoneType"),
+            ({"company": ""}, "not as an empty string"),
+            ({"company": 1.5}, "not as float"),
+            ({"company": True}, "not as bool"),
             ({"company": "\ud800"}, "lone surrogate"),
             ({"compny": "x"}, r"no index on 'compny' and no key of that name.*floor, badge.*company, badge, room"),
         ):

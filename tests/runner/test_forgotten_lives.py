@@ -106,7 +106,7 @@ async def stored(journal: Journal) -> SagaRecord:
 
 
 class Workers:
-    """One worker that falls asleep with a command in hand, and another that goes on without it."""
+    """One worker that falls asleep with a command in hand, and another that continues without it."""
 
     def __init__(self, journal: Journal, at_work: Callable[[Do], Any]) -> None:
         self.journal = journal

@@ -103,7 +103,7 @@ async def test_a_replay_that_has_no_room_for_more_commands_goes_on_when_they_are
         for text in texts:
             assert (await runner.handle(Noted("a", text))).held
         repaired = await runner.skip("order", "a")
-        assert "it goes on when they are accepted" in repaired.parked
+        assert "it continues when they are accepted" in repaired.parked
         assert repaired.replayed + repaired.held == 6
         assert 0 < repaired.replayed < 6
         assert (await runner.handle(Noted("a", "behind"))).held
@@ -178,7 +178,7 @@ async def test_an_answer_that_is_too_large_beside_the_command_that_it_answers_is
         await runner.handle(Placed("a"))
         await runner.handle(Noted("a", "x" * 600))
         await runner.settle()
-        assert "its answer, a Noted, cannot be taken" in (await quick.record("a")).parked
+        assert "its answer, a Noted, cannot be handled" in (await quick.record("a")).parked
     assert len(asked) == 1
 
 

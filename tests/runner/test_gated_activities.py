@@ -243,7 +243,11 @@ def test_the_circuit_of_an_activity_opens_and_one_call_at_a_time_asks_whether_it
             called = len(agency.of("flight"))
             assert called <= 30  # those that had left when it opened
             assert len(agency.of("hotel")) == 30
-            assert (await runner.health()).reasons[0].startswith("commands trip.flight wait, because their receiver is")
+            assert (
+                (await runner.health())
+                .reasons[0]
+                .startswith("commands trip.flight wait, because their receiver has been")
+            )
             await asyncio.sleep(59)
             assert len(agency.of("flight")) - called <= 6
             agency.does = lambda name: None
@@ -284,11 +288,11 @@ def test_the_undo_of_an_activity_has_the_same_policy_and_a_circuit_of_its_own() 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"rate": 0}, r"\w+\.flight: rate= of an activity is from"),
-        ({"rate": True}, "rate= of an activity is a number of calls a second, not a bool"),
-        ({"shared_rate": float("nan")}, "shared_rate= of an activity is from"),
-        ({"circuit": 5}, "circuit= is a Circuit, not a int"),
-        ({"circuit": Circuit}, "circuit= is a Circuit, not a "),
+        ({"rate": 0}, r"\w+\.flight: rate= of an activity must be from"),
+        ({"rate": True}, "rate= of an activity must be a number of calls a second, not bool"),
+        ({"shared_rate": float("nan")}, "shared_rate= of an activity must be from"),
+        ({"circuit": 5}, "circuit= must be a Circuit, not int"),
+        ({"circuit": Circuit}, "circuit= must be a Circuit, not StructMeta"),
     ],
 )
 def test_odd_rates_and_circuits_are_refused_when_the_class_is_made(options: Any, said: str) -> None:

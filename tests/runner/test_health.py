@@ -130,7 +130,7 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
         await asyncio.wait([runner._started.due])
         health = await runner.health()
         assert (health.live, health.ready) == (False, False)
-        assert health.reasons == ("the loop that looks for due work has ended: start this process anew",)
+        assert health.reasons == ("the loop that looks for due work has ended: restart this process",)
     assert await runner.health() == NOT_STARTED
     (record,) = caplog.records
     assert record.levelno == logging.CRITICAL

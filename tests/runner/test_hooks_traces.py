@@ -143,7 +143,8 @@ async def test_a_trace_that_is_not_short_plain_text_is_dropped_and_complained_ab
     assert saved is not None
     assert b"trace" not in saved.payload
     assert [r.getMessage() for r in caplog.records] == [
-        "hook Odd.handling gave a trace that is not up to 256 printable ASCII characters; said once, it goes on"
+        "hook Odd.handling returned a trace that is not up to 256 printable ASCII characters; further failures of it are "
+        "not logged"
     ]
 
 

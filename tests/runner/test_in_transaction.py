@@ -230,7 +230,7 @@ async def test_what_cannot_be_part_of_a_transaction_is_told_before_anything_is_s
     postgres: Bench, connection: Any, tmp_path: Any
 ) -> None:
     async with postgres.runner() as runner:
-        with pytest.raises(DefinitionError, match="with a transaction open"):
+        with pytest.raises(DefinitionError, match="with an open transaction:"):
             await runner.handle(Placed("a"), connection=connection)
         assert await postgres.stored("a") is None
     with pytest.raises(RunnerStoppedError):

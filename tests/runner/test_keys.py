@@ -193,7 +193,7 @@ async def test_of_a_damaged_holder_the_error_tells_that_the_others_have_stored_t
             assert isinstance(error.why, SagaParkedError)
             assert str(error) == (
                 "Blocked for saga 'parcel', by its key 'customer': 2 instances stored it, 'B' could not: saga 'parcel', "
-                f"id 'B' is parked: {error.why.reason}. Sent again under the same message id, it reaches the rest only."
+                f"id 'B' is parked: {error.why.reason}. Sent again under the same message id, it reaches only the rest."
             )
         assert [await log(one, name) for name in "AC"] == [["blocked"]] * 2
         assert error.__cause__ is error.why
@@ -271,7 +271,7 @@ async def test_one_event_goes_by_its_correlation_id_in_one_saga_and_by_a_key_in_
         with pytest.raises(NoInstanceError) as raised:
             await one.handle(Blocked("c"), message_id="m")
         assert raised.value.__notes__ == [
-            "saga audit has it; sent again under the same message id, it reaches the others only"
+            "saga audit has it; sent again under the same message id, it reaches only the others"
         ]
         await one.stop()
     async with runner(quick, sagas=[Audit, ParcelSaga]) as one:
@@ -452,7 +452,7 @@ async def test_odd_values_of_plain_and_unique_keys_end_alike(quick: Bench, key: 
         await one.settle()
         before = (await one.instance(Made, "A")).version
         saga.made = "\udc80"
-        with pytest.raises(DefinitionError, match="holds a lone surrogate"):
+        with pytest.raises(DefinitionError, match="contains a lone surrogate"):
             await one.handle(Moved("A", new=key))
         after = await one.instance(Made, "A")
         assert (after.version, after.parked) == (before, "")

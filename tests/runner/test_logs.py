@@ -100,7 +100,7 @@ async def test_what_goes_wrong_is_logged_with_saga_and_id_and_without_payloads(
     (background,) = [r for r in caplog.records if "background" in r.getMessage()]
     text = logging.Formatter("%(message)s").format(background)
     assert "in wrong" in text
-    assert "WithheldError: ValueError: its message is withheld, it may quote a payload" in text
+    assert "WithheldError: ValueError: its message is withheld, because it may quote a payload" in text
 
 
 def test_a_simulation_silences_the_logger_for_its_own_time_only(caplog: pytest.LogCaptureFixture) -> None:

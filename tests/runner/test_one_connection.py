@@ -165,7 +165,7 @@ async def test_a_step_whose_transaction_ended_meanwhile_stores_nothing(
             await Waiting.entered.wait()
             await execute(end)
             Waiting.go_on.set()
-            with pytest.raises(DefinitionError, match="has ended meanwhile"):
+            with pytest.raises(DefinitionError, match="has ended in the meantime;"):
                 await handling
             assert (await runner.handle(Placed("a"))).handled  # it is not there
     plain.close()

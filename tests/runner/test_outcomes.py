@@ -193,7 +193,7 @@ async def test_stopping_tells_those_who_wait(memory: Bench) -> None:
         asked = asyncio.create_task(one.outcome(TripSaga, "T-1"))
         await waiting(one)
         await one.stop()
-        with pytest.raises(RunnerStoppedError, match="the instance goes on with any worker"):
+        with pytest.raises(RunnerStoppedError, match="the instance continues on any other worker"):
             await asked
 
 

@@ -113,7 +113,7 @@ async def test_a_life_that_was_forgotten_and_begun_anew_is_not_taken_for_the_one
                 await other.handle(Booked("T-1", "B-2"))
         assert memory.journal.records_after == real
         for outcome in asked:
-            with pytest.raises(OutcomeGoneError, match="begun anew, before its end was seen"):
+            with pytest.raises(OutcomeGoneError, match="started again, before its end was seen"):
                 await outcome
 
 

@@ -219,13 +219,13 @@ async def test_the_phase_is_edited_from_outside_and_a_worker_handles_what_was_ke
         await one.settle()
         applied = await repaired(two, edit(None, phase="PAID", note="by hand"))
         assert applied.effects == (
-            "sets the phase PAID, where it was PLACED; nothing acts on that",
+            "sets the phase PAID, where it was PLACED; no handler runs",
             "handles, of 1 kept, what that phase expects",
         )
         await one.settle()
         assert await log(two) == ["placed", "in", "labelled a"]
         again = await repaired(two, edit(None, phase="PAID"))
-        assert again.effects == ("nothing: its phase is PAID already",)
+        assert again.effects == ("nothing: its phase is already PAID",)
 
 
 async def test_a_kept_event_is_dropped_by_its_id_and_all_are_when_the_instance_is_cancelled(two: Bench) -> None:
@@ -276,7 +276,7 @@ async def test_an_answer_that_the_phase_does_not_expect_parks_the_instance_that_
     async with runner(two, dispatch=answer) as one:
         await one.handle(Placed("o"))
         await one.settle()
-    assert "its answer, a Reviewed, cannot be taken: Reviewed for saga 'phased'" in (await record(two)).parked
+    assert "its answer, a Reviewed, cannot be handled: Reviewed for saga 'phased'" in (await record(two)).parked
 
 
 async def test_an_answer_for_which_there_is_no_room_waits_until_there_is(two: Bench) -> None:

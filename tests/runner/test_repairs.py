@@ -41,7 +41,7 @@ async def test_cancel_with_compensation_keeps_a_stuck_undo_and_goes_on(shared: B
     runner = await stick(shared, Refund, Placed("a"), Paid("a"), Cancelled("a"))
     try:
         applied = await apply(journal(shared), "order", "a", cancel(compensate=True))
-        assert applied.effects == ("goes on with its compensation: sends Refund, Release, last in first out",)
+        assert applied.effects == ("continues its compensation: sends Refund, Release, last in first out",)
         await runner.settle()
     finally:
         await runner.stop()
@@ -103,9 +103,9 @@ async def test_edit_replaces_the_state_and_leaves_the_rest(shared: Bench) -> Non
         await park(shared, runner, Noted("a", "1"))
         new = encode({"total": 2, "paid": True, "log": ["by hand"]})
         applied = await apply(journal(shared), "order", "a", edit(new, state_version=1))
-        assert applied.effects == ("replaces the state", "stays parked: retry it when the state is right")
+        assert applied.effects == ("replaces the state", "stays parked: retry it once the state is right")
         same = await apply(journal(shared), "order", "a", edit(new, state_version=1))
-        assert same.effects == ("nothing: the state is the same",)
+        assert same.effects == ("nothing: the state is unchanged",)
         await runner.retry("order", "a")
         await runner.settle()
     assert await shared.log("a") == ["by hand", "recovered", "1"]

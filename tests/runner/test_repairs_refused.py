@@ -28,7 +28,7 @@ async def test_a_note_that_is_no_unicode_is_refused_and_nothing_is_stored(shared
     async with shared.runner() as runner:
         await park(shared, runner)
     for repair in (retry(note="a\ud800"), skip(by="\udfff")):
-        with pytest.raises(CodecError, match="in audit, a text holds a lone surrogate"):
+        with pytest.raises(CodecError, match="in audit, a string contains a lone surrogate"):
             await apply(journal(shared), "order", "a", repair)
     record = await shared.record("a")
     assert record.parked
@@ -43,7 +43,7 @@ async def test_of_two_operators_at_once_one_repairs_and_the_other_is_told(shared
     )
     assert [applied.changes for applied in done].count(True) == 1
     told = {applied.effects for applied in done if not applied.changes}
-    assert told == {("nothing: it is repaired already; what it holds is replayed as soon as a worker takes it",)}
+    assert told == {("nothing: it is repaired already; what it holds is replayed as soon as a worker takes it over",)}
     record = await shared.record("a")
     assert [held.id for held in record.held] == ["h0", "h1"]
     assert len(record.audit) == 1

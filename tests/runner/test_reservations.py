@@ -119,7 +119,7 @@ async def test_a_journal_that_is_away_while_a_key_is_reserved_is_told_and_nothin
     journal = Watched(quick.journal)
     journal.before = lambda persistence_id: JournalUnavailableError("away") if persistence_id == RESERVATION else None
     async with runner(quick, journal) as one:
-        with pytest.raises(JournalUnavailableError, match="while a unique key was reserved; nothing of the step"):
+        with pytest.raises(JournalUnavailableError, match="while a unique key was being reserved; the step"):
             await one.handle(Booked("A", ["1"]))
         await one.handle(Booked("B"))
         await one.handle(Later("B", "1"))

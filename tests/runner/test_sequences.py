@@ -99,7 +99,7 @@ async def test_a_number_that_does_not_come_parks_and_the_repairs_go_on_without_i
         await one.settle()
         assert (await record(two)).parked.startswith("Numbered 2 did not come")
         done = await one.skip("numbered", "m")
-        assert done.effects[0] == "does not wait for what is missing of Numbered: goes on behind it"
+        assert done.effects[0] == "no longer waits for what is missing of Numbered: continues after it"
         assert await send(one, 2, 3) == [Outcome.IGNORED, Outcome.DUPLICATE]
     assert await log(two) == ["n1", "n3", "n4"]
 
@@ -119,7 +119,7 @@ async def test_a_deadline_that_the_code_has_no_more_parks_and_a_retry_waits_with
         two.advance(minutes=11)
         await one.settle()
         assert (await record(two)).parked == (
-            "Numbered 2 to 3 did not come in time: `skip` goes on without it, `retry` waits without end"
+            "Numbered 2 to 3 did not come in time: `skip` continues without it, `retry` waits without end"
         )
         await one.retry("numbered", "m")
         waiting = await record(two)
@@ -156,7 +156,7 @@ async def test_an_operator_drops_what_waits_and_its_number_is_not_waited_for_and
         await one.settle()
         assert await send(one, 2) == [Outcome.HANDLED]
         told = await _repaired(two, drop("gap/Numbered"))
-        assert told.effects == ("does not wait for what is missing of Numbered: goes on behind it",)
+        assert told.effects == ("no longer waits for what is missing of Numbered: continues after it",)
         await one.settle()
     assert await log(two) == ["n1", "n2", "n5"]
 

@@ -305,7 +305,7 @@ def test_what_is_put_together_wrongly_is_told_when_it_is_put_together() -> None:
         ("two sagas are named 'order'", lambda: SagaRunner("memory://", sagas=[OrderSaga, Other])),
         ("Saga classes or instances", lambda: SagaRunner("memory://", sagas=[OrderState()])),  # type: ignore[list-item]
         ("needs a journal", lambda: SagaRunner(7, sagas=[OrderSaga])),  # type: ignore[arg-type]
-        ("no store is given for saga order", lambda: SagaRunner({"x": store}, sagas=[OrderSaga])),
+        ("no store was given for saga order", lambda: SagaRunner({"x": store}, sagas=[OrderSaga])),
         (
             r"\(command\) or \(command, context\)",
             lambda: SagaRunner(store, sagas=[OrderSaga], dispatch=lambda a, b, c: 0),
@@ -313,7 +313,7 @@ def test_what_is_put_together_wrongly_is_told_when_it_is_put_together() -> None:
         ("not callable", lambda: SagaRunner(store, sagas=[OrderSaga], dispatch={Ship: 1})),  # type: ignore[dict-item]
         ("command type", lambda: SagaRunner(store, sagas=[OrderSaga], dispatch={"Ship": print})),  # type: ignore[dict-item]
         ("greater than 0", lambda: RunnerSettings(lease=timedelta(0))),
-        ("no_instance is one of", lambda: RunnerSettings(no_instance="whatever")),
+        ("no_instance must be one of", lambda: RunnerSettings(no_instance="whatever")),
         ("at least 1 attempt", lambda: RetryPolicy(attempts=0)),
     ]
     for message, make in wrong:

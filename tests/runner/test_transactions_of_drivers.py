@@ -209,10 +209,10 @@ async def test_what_cannot_hold_together_is_told_before_anything_is_stored(
         with engine.connect() as connection:
             for used, given, says in (
                 (runner, other, "another file"),
-                (runner, nothing_begun, "transaction open"),
+                (runner, nothing_begun, "an open transaction:"),
                 (runner, connection, "sagalog.blocking"),
                 (runner, "shop.db", "builtins.str"),
-                (on_server, automatic, "transaction open"),
+                (on_server, automatic, "an open transaction:"),
                 (on_server, synchronous, "sagalog.blocking"),
                 (on_server, sqlite3.connect(path), "in PostgreSQL"),
                 (in_memory, sqlite3.connect(path), "same database"),

@@ -199,7 +199,7 @@ def _changed(lines: list[bytes], number: int, **fields: Any) -> list[bytes]:
     ("damage", "message"),
     [
         (lambda lines: lines[1:], "line 1: this is not an export of sagas"),
-        (lambda lines: _changed(lines, 0, version=2), "has version 2, this code knows 1: upgrade"),
+        (lambda lines: _changed(lines, 0, version=2), "has version 2; this code knows 1: upgrade"),
         (lambda lines: [b"hello\n"], "line 1: this is not a line of an export"),
         (lambda lines: [], "ends after line 0"),
         (lambda lines: lines[:-1], "without its totals: it was cut off"),
@@ -207,7 +207,7 @@ def _changed(lines: list[bytes], number: int, **fields: Any) -> list[bytes]:
         (lambda lines: _changed(lines, 1, payload='{"total":1}'), "do not match their number and checksum"),
         (lambda lines: _changed(lines, 1, id="other::x"), "line 2: this is not a record of a saga"),
         (lambda lines: _changed(lines, 1, payload=None, base64="%"), "not base64"),
-        (lambda lines: [lines[0], lines[-1]], "the totals are not those of what came before"),
+        (lambda lines: [lines[0], lines[-1]], "the totals do not match what came before:"),
         (lambda lines: _changed(lines, 1, nr=10**15), "line 2: the record has number 1,000,000,000,000,000"),
         (lambda lines: _changed(lines, 1, nr=10**30), "line 2: the record has number"),
         (lambda lines: _changed(lines, 1, nr="1"), "line 2: this is not a line"),
@@ -215,13 +215,13 @@ def _changed(lines: list[bytes], number: int, **fields: Any) -> list[bytes]:
         (lambda lines: _changed(lines, 1, id="saga::a\n::x"), "line 2: this is not a record of a saga"),
         (lambda lines: _changed(lines, 1, id="saga::order::" + "x" * 2000), "line 2: this is not a record of a saga"),
         (lambda lines: _changed(lines, 1, due_at="9999-12-31T23:59:59-14:00"), "line 2: "),
-        (lambda lines: _changed(lines, 1, due_at="2030-01-01T00:00:00"), "line 2: its time to be due"),
+        (lambda lines: _changed(lines, 1, due_at="2030-01-01T00:00:00"), "line 2: its due time"),
         (lambda lines: _changed(lines, 1, tags=["x"] * 1000), "line 2: "),
         (lambda lines: _changed(lines, 1, manifest="x" * 10_000), "line 2: a manifest"),
         (lambda lines: _changed(lines, 1, manifest="saga-import-gap"), "line 2: this is not a record"),
         (lambda lines: [lines[0], b"[" * 2_000_000], "line 2: this is not a line"),
         (lambda lines: [lines[0], b'{"x":' * 200_000 + b"1" + b"}" * 200_000], "line 2: this is not a line"),
-        (lambda lines: [*lines, lines[1]], "there is more behind the totals"),
+        (lambda lines: [*lines, lines[1]], "there is more after the totals"),
     ],
 )
 async def test_a_damaged_export_is_refused_and_the_line_is_named(damage: Any, message: str) -> None:

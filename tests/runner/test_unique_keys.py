@@ -144,7 +144,7 @@ async def test_an_answer_that_wants_a_taken_key_parks_who_asked(quick: Bench) ->
         await one.handle(Ask("B", "1"))
         await one.settle()
         found = await record(quick, "B")
-        assert "its answer, a Take, cannot be taken" in found.parked
+        assert "its answer, a Take, cannot be handled" in found.parked
         assert "its key 'seat' is taken, the instance 'A' holds it" in found.parked
         await one.handle(Shut("A"))
         await one.retry("desk", "B")
@@ -161,9 +161,7 @@ async def test_a_handler_that_fails_after_it_asked_for_a_key_has_taken_none(quic
 
 async def test_a_store_of_four_methods_has_no_place_for_unique_keys() -> None:
     for source in (FourMethodStore(), {"desk": FourMethodStore()}):
-        with pytest.raises(
-            DefinitionError, match="unique key 'seat', and a FourMethodStore has no place to reserve it"
-        ):
+        with pytest.raises(DefinitionError, match="unique key 'seat', and a FourMethodStore cannot reserve it"):
             SagaRunner(source, sagas=[DeskSaga], dispatch=lambda command: None)
 
 
@@ -193,7 +191,7 @@ async def test_within_a_transaction_a_key_is_taken_when_it_commits(
         await one.handle(Booked("C", ["2"]), connection=connection)
         with pytest.raises(KeyTakenError, match="the instance 'C' holds it"):
             await one.handle(Take("A", "2"), connection=connection)
-        with pytest.raises(JournalUnavailableError, match="others are about to take its unique key"):
+        with pytest.raises(JournalUnavailableError, match="others keep trying to take its unique key;"):
             await one.handle(Take("B", "2"))  # nobody knows yet whether that transaction will commit
         await transaction.rollback()
         assert (await one.handle(Take("B", "1"))).handled

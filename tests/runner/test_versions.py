@@ -30,7 +30,7 @@ async def test_of_interleaved_events_each_is_handled_once_by_the_old_worker_or_b
                 try:
                     receipt = await worker.handle(Noted("a", str(n)), message_id=str(n))
                 except SagaParkedError as error:
-                    assert "State is stored with schema version 2, this code knows version 1" in str(error)
+                    assert "State is stored with schema version 2; this code knows version 1" in str(error)
                     refused += 1
                 else:
                     assert receipt.handled or receipt.duplicate

@@ -30,7 +30,7 @@ async def test_a_newer_held_event_survives_the_repair_by_an_old_worker(side: Sid
         assert (await old.handle(Noted("a", "older"), message_id="older")).held
         before = await side.stored()
         with pytest.raises(
-            SagaParkedError, match="held event: Remind is stored with schema version 2, this code knows"
+            SagaParkedError, match="held event: Remind is stored with schema version 2; this code knows"
         ):
             await old.skip("order", "a")
         assert await side.stored() == before

@@ -53,9 +53,9 @@ async def test_by_its_number_it_counts_as_skipped_and_the_others_go_on(bench: Be
         await running.handle(Asked("A"))
         await running.settle()
         told = await running.skip("approval", "A")
-        assert "`drop` with its number goes on without an activity that waits: approval (1/0)" in told.effects[0]
+        assert "`drop` with its number continues without an activity that waits: approval (1/0)" in told.effects[0]
         told = await running.drop("approval", "A", "1/0")
-        assert told.effects == ("does not wait for activity approval (1/0), which counts as skipped",)
+        assert told.effects == ("no longer waits for activity approval (1/0), which counts as skipped",)
         ended = await running.outcome(ApprovalSaga, "A", timeout=timedelta(seconds=30))
         assert (ended.status, ended.state.ship) == (Status.COMPLETED, "shipped")
     found = await record(bench)
@@ -71,7 +71,7 @@ async def test_dropping_its_deadline_says_what_that_means_and_its_event_still_en
         await running.settle()
         deadline = (await record(bench)).timers["activity/approval"].id
         (told,) = (await running.drop("approval", "A", deadline)).effects
-        assert told.endswith("the activity waits without end now: `drop 1/0` goes on without it")
+        assert told.endswith("the activity now waits without a deadline: `drop 1/0` continues without it")
         await running.handle(Approved("A"))
         await running.settle()
         assert (await running.state(ApprovalSaga, "A")).ship == "shipped"

@@ -91,24 +91,24 @@ def named(name: str) -> Any:
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
-    "a circle": (lambda: made(a=step(after="b"), b=step(after="a")), "in a circle: a -> b -> a; leave out one after="),
-    "itself": (lambda: made(a=step(after="a")), "in a circle: a -> a"),
+    "a cycle?": (lambda: made(a=step(after="b"), b=step(after="a")), "in a cycle: a -> b -> a; remove one after="),
+    "itself": (lambda: made(a=step(after="a")), "in a cycle: a -> a"),
     "an unknown name": (
         lambda: made(a=step(after="b")),
-        "after= names 'b', which is no activity of this saga; it has a",
+        "after= names 'b', which is not an activity of this saga; it has a",
     ),
-    "an odd after": (lambda: made(a=step(after=5)), "after= takes activities of this saga, or their names, not a int"),
+    "an odd after": (lambda: made(a=step(after=5)), "after= takes activities of this saga, or their names, not int"),
     "a result without a field": (
         lambda: made(a=returning(str)),
-        "returns a str, and Plan has no field 'a' for it: add `a: str | None = None`, or return nothing (-> None)",
+        "returns a str, and Plan has no field 'a' for it: add `a: str | None = None`, or return None (-> None)",
     ),
     "a result of another type": (
         lambda: made(number=returning(str)),
-        "returns str, and Plan.number is declared as int: declare one type in both",
+        "returns str, and Plan.number is declared as int: declare the same type in both",
     ),
     "an undo without an activity": (
         lambda: made(a=step(), back=undo_of(named("gone"))),
-        "back() is @gone.undo, and Bad has no activity gone: define it, or drop this",
+        "back() is @gone.undo, and Bad has no activity gone: define it, or remove this",
     ),
     "an undo and no activities": (
         lambda: made((Base,), back=undo_of(named("gone")), begun=starts(Begun, key="id")(lambda s, a, b: None)),
@@ -120,11 +120,11 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "an undo behind a pivot": (
         lambda: made(**with_undo()),
-        "back() is @last.undo, but last comes after a pivot, and is never undone: drop it, or move the pivot",
+        "back() is @last.undo, but last comes after a pivot, so it is never undone: remove it, or move the pivot",
     ),
     "two pivots beside each other": (
         lambda: made(a=step(after=(), pivot=True), b=step(after=(), pivot=True)),
-        "has two pivots on branches beside each other, a and b",
+        "has two pivots on parallel branches, a and b",
     ),
     "beside a pivot": (
         lambda: made(a=step(after=(), pivot=True), b=step(after=())),
@@ -142,34 +142,37 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "until of an event without a key": (
         lambda: made(a=step(until=Said)),
-        "Bad.a waits for Said: Said has no attribute 'id' to use as key (it has: other); give @activity(key=...)",
+        "Bad.a waits for Said: Said has no attribute 'id' to use as key (it has: other); pass @activity(key=...)",
     ),
-    "until something that is no event": (lambda: made(a=step(until=5)), "until= is an event class, not a int"),
+    "until something that is no event": (lambda: made(a=step(until=5)), "until= must be an event class, not int"),
     "until twice": (
         lambda: made(a=step(until=Said, key="other"), b=step(until=Said, key="other")),
         "a and b both wait for Said: give each an event of its own",
     ),
     "unless without until": (
         lambda: made(a=step(unless=Said)),
-        "unless= belongs to an activity that waits for an event",
+        "unless= is for an activity that waits for an event",
     ),
-    "a reminder without until": (lambda: made(a=step(remind=timedelta(1))), "remind= belongs to"),
+    "a reminder without until": (lambda: made(a=step(remind=timedelta(1))), "remind= is for"),
     "no activities": (lambda: made(), "Bad has no activities: decorate its methods with @activity"),
-    "no starting event": (lambda: made(starts_with=None, a=step()), "starts_with is the class of the event"),
-    "no key": (lambda: made(key=None, a=step()), "Bad.key says where Begun holds the correlation id"),
+    "no starting event": (lambda: made(starts_with=None, a=step()), "starts_with must be the class of the event"),
+    "no key": (
+        lambda: made(key=None, a=step()),
+        "Bad.key must be the name of Begun's attribute that holds the correlation id",
+    ),
     "no field for the starting event": (
         lambda: made(starts_with=Said, key="other", a=step()),
         "Plan has no field for the Said that starts it: add one (`request: Said | None = None`), or override begin",
     ),
-    "two parameters": (lambda: made(a=activity(takes_two)), "Bad.a() must take (self, state, call), and takes (self"),
-    "another state": (lambda: made(a=activity(takes_event)), "annotated to take a Begun as state, and gets a Plan"),
-    "a generator": (lambda: activity(yields), "yields() yields; it returns its result, and sends nothing"),
-    "no function": (lambda: activity(5), "@activity decorates a method that takes (self, state, call), not a int"),
-    "an odd when": (lambda: made(a=step(when=5)), "when= is a function of the state, not a int"),
-    "an odd retry": (lambda: made(a=step(retry=5)), "retry= is a RetryPolicy, not a int"),
-    "an odd timeout": (lambda: made(a=step(timeout=5)), "timeout= is a timedelta above zero, not 5"),
-    "odd places": (lambda: made(a=step(places=0)), "places= is a whole number of at least 1, not 0"),
-    "an odd flag": (lambda: made(a=step(optional=1)), "optional= is True or False, not 1"),
+    "two parameters": (lambda: made(a=activity(takes_two)), "Bad.a() must take (self, state, call), but takes (self"),
+    "another state": (lambda: made(a=activity(takes_event)), "annotated to take a Begun as state, but gets a Plan"),
+    "a generator": (lambda: activity(yields), "yields() yields; an activity returns its result and sends nothing"),
+    "no function": (lambda: activity(5), "@activity decorates a method that takes (self, state, call), not int"),
+    "an odd when": (lambda: made(a=step(when=5)), "when= must be a function of the state, not int"),
+    "an odd retry": (lambda: made(a=step(retry=5)), "retry= must be a RetryPolicy, not int"),
+    "an odd timeout": (lambda: made(a=step(timeout=5)), "timeout= must be a timedelta above zero, not 5"),
+    "odd places": (lambda: made(a=step(places=0)), "places= must be a whole number of at least 1, not 0"),
+    "an odd flag": (lambda: made(a=step(optional=1)), "optional= must be True or False, not 1"),
     "one activity twice": (
         lambda: made(a=(one := step(optional=True)), b=one),
         "is the activity b again: define each once",

@@ -67,13 +67,13 @@ class OwnId(Saga[State]):
     ("what", "told"),
     [
         ("event", "ParcelSaga is not started by that event: no @starts\\(Delivered\\)"),
-        ("name", "takes the class, and not its name: import it inside of the handler"),
+        ("name", "takes the class, not its name: import it inside the handler"),
         ("class", "StartChild takes a saga class and its starting event"),
         ("abstract", "that class has no name"),
         ("empty", "finding the id of the child raised InvalidEventError"),
-        ("none", "the event gives no id for the child"),
+        ("none", "the event has no id for the child"),
         ("raises", "finding the id of the child raised ValueError"),
-        ("after", "a StartChild after its end could never be heard of"),
+        ("after", "a StartChild comes after the saga's end, so the child's end could never be handled"),
     ],
 )
 def test_a_child_that_cannot_be_one_is_named_where_it_is_asked_for(what: str, told: str) -> None:
@@ -101,7 +101,7 @@ def test_on_child_takes_sagas_only() -> None:
 
 def test_two_methods_cannot_hear_of_the_same_children() -> None:
     with pytest.raises(
-        DefinitionError, match="hears of its children of saga 'parcel' twice: in first\\(\\) and in second"
+        DefinitionError, match="handles the end of its children of saga 'parcel' twice: in first\\(\\) and in second"
     ):
 
         class Twice(Saga[State]):
@@ -129,7 +129,7 @@ def test_a_method_that_hears_of_children_takes_a_state_and_an_end() -> None:
             @on_child(ParcelSaga)  # type: ignore[call-overload]
             def heard(self, ended: ChildEnded) -> None: ...
 
-    with pytest.raises(DefinitionError, match="annotated to take a Begun as event, and gets a ChildEnded"):
+    with pytest.raises(DefinitionError, match="annotated to take a Begun as event, but gets a ChildEnded"):
 
         class Other(Saga[State]):
             name = "other"

@@ -82,9 +82,7 @@ def test_a_number_is_refused_by_the_name_of_its_argument_and_with_the_remedy(
 ) -> None:
     with pytest.raises(DefinitionError) as told:
         make(2.5)
-    assert re.search(
-        rf"\b{name}\b.* must be a timedelta, not a float: {name}=timedelta\(seconds=2\.5\)", str(told.value)
-    )
+    assert re.search(rf"\b{name}\b.* must be a timedelta, not float: {name}=timedelta\(seconds=2\.5\)", str(told.value))
 
 
 def test_bounds_are_told_with_what_was_given() -> None:
@@ -94,7 +92,7 @@ def test_bounds_are_told_with_what_was_given() -> None:
         (timedelta(0), False, "lease must be greater than 0, and is 0:00:00"),
         (timedelta(-1), True, "lease must not be negative, and is -1 day"),
         (timedelta.max, False, r"lease must be at most 1,000,000,000 seconds \(11574 days"),
-        ("hunter2", False, r"lease must be a timedelta, not a str: lease=timedelta\(seconds=5\)"),
+        ("hunter2", False, r"lease must be a timedelta, not str: lease=timedelta\(seconds=5\)"),
     ):
         with pytest.raises(DefinitionError, match=f"^{words}"):
             seconds_of("lease", value, zero=zero)

@@ -174,7 +174,7 @@ def test_an_async_method_of_an_activity_that_ends_by_an_event_is_told_when_the_c
 @pytest.mark.parametrize("what", ["undo", "then", "failed"])
 def test_an_undo_without_an_activity_is_told_when_the_class_is_made(what: str) -> None:
     with pytest.raises(
-        DefinitionError, match=rf"^@activity.{what} says nothing of which activity: write @flight.{what}"
+        DefinitionError, match=rf"^@activity.{what} does not say for which activity: write @flight.{what}"
     ):
 
         class LostSaga(ItinerarySaga[Order]):

@@ -120,21 +120,21 @@ def test_ten_thousand_legs_stay_within_some_kilobytes() -> None:
 
 MANY = [Send(Ship("a", n)) for n in range(1001)]
 WRONG: list[tuple[Any, str]] = [
-    (Gather("", [Send(Ship("a", 1))], then=Begun("a", 1)), "a gather's name is a text"),
+    (Gather("", [Send(Ship("a", 1))], then=Begun("a", 1)), "a gather's name must be a string that is"),
     (Gather("g", [], then=Begun("a", 1)), "no legs, so no answer would ever end it"),
     (Gather("g", MANY, then=Begun("a", 1)), "not 1,001: give their number, and make them one by one"),
     (Gather("g", 5, then=Begun("a", 1)), "needs a method that makes its legs: decorate one with @leg\\('g'\\)"),
     (Gather("legs", 0, then=Begun("a", 1)), "no legs, so no answer would ever end it"),
     (Gather("legs", -1, then=Begun("a", 1)), "takes 1 to 100,000 legs, not -1"),
     (Gather("legs", 100_001, then=Begun("a", 1)), "not 100,001"),
-    (Gather("g", "many", then=Begun("a", 1)), "a list of Sends, or how many legs, not a str"),  # type: ignore[arg-type]
+    (Gather("g", "many", then=Begun("a", 1)), "a list of Sends, or how many legs, not str"),  # type: ignore[arg-type]
     (Gather("g", [Ship("a", 1)], then=Begun("a", 1)), "legs of Send\\(...\\) or StartChild\\(...\\), not of a Ship"),  # type: ignore[list-item]
-    (Gather("g", [Send(Ship("a", 1))], then=AllShipped("a")), "brings a AllShipped as then=, and no handler takes it"),
+    (Gather("g", [Send(Ship("a", 1))], then=AllShipped("a")), "has a AllShipped as then=, which no handler takes"),
     (Gather("g", [Send(Ship("a", 1))], then=Begun("a", 1), failed=AllShipped("a")), "AllShipped as failed="),
-    (Gather("g", [Send(Ship("a", 1), reply=Begun)], then=Begun("a", 1)), "no deadline of its own"),
+    (Gather("g", [Send(Ship("a", 1), reply=Begun)], then=Begun("a", 1)), "cannot have a deadline of its own;"),
     (Gather("g", [Send(Ship("a", 1))], then=Begun("a", 1), wait=1), "wait=True or False"),  # type: ignore[arg-type]
     ([Gather("g", [Send(Ship("a", 1))], then=Begun("a", 1))] * 2, "is under way already"),
-    ([Complete(), Gather("g", [Send(Ship("a", 1))], then=Begun("a", 1))], "a Gather after its end"),
+    ([Complete(), Gather("g", [Send(Ship("a", 1))], then=Begun("a", 1))], "a Gather comes after the saga's end"),
     (Gather("legs", 3, then=Begun("a", 1)), "makes a Send with undo="),
 ]
 

@@ -88,8 +88,8 @@ def test_where_there_is_no_room_to_keep_an_end_the_instance_is_parked() -> None:
     waybill = Scenario(NarrowSaga).answers(Load, lambda command: answered(command)).when(Begun("1"))
     assert len(waybill.kept) == 1
     assert parked(waybill) == (
-        "KeptEnd is the end of the gather 'second', and its phase is OPEN, which does not expect it (CLOSED does), and as "
-        "many messages are kept as most_kept says: `retry` keeps it until then, `skip` drops it"
+        "KeptEnd is the end of the gather 'second', and its phase is OPEN, which does not expect it (CLOSED does), and "
+        "most_kept messages are kept already: `retry` keeps it until then, `skip` drops it"
     )
 
 

@@ -93,11 +93,11 @@ async def happened(self: Any, state: State, event: Any) -> None: ...
         (
             fly,
             {"when": lambda self, state: True},
-            r"Trip.flight: when= takes the state alone, and takes \(self, state\)",
+            r"Trip.flight: when= takes only the state, but is written to take \(self, state\)",
         ),
-        (fly, {"when": lambda: True}, r"Trip.flight: when= takes the state alone, and takes \(\)"),
-        (happened, {}, r"happened\(\) is an activity, and handles no event: take @activity or @on away"),
-        (happened, {"timeout": timedelta(1)}, r"happened\(\) is an activity, and handles no event"),
+        (fly, {"when": lambda: True}, r"Trip.flight: when= takes only the state, but is written to take \(\)"),
+        (happened, {}, r"happened\(\) is an activity, which handles no event: remove @activity or @on"),
+        (happened, {"timeout": timedelta(1)}, r"happened\(\) is an activity, which handles no event"),
     ],
 )
 def test_of_activities(function: Any, options: dict[str, Any], said: str) -> None:
@@ -122,7 +122,7 @@ def test_of_what_handles_an_activity_by_its_method() -> None:
             return Run(self.flight)  # type: ignore[arg-type]
 
     with pytest.raises(
-        DefinitionError, match=r"Run takes an activity of the class, or its name: Run\('flight'\), not a method"
+        DefinitionError, match=r"Run takes an activity of the class, or its name: Run\('flight'\), not method"
     ):
         Scenario(Trip).when(Begun("1"))
 
@@ -189,7 +189,7 @@ def test_of_entering_that_wants_an_event() -> None:
 
 def test_of_phases_without_members() -> None:
     with pytest.raises(
-        DefinitionError, match=r"Empty.phases is an Enum with a member for each phase, and Nothing has none"
+        DefinitionError, match=r"Empty.phases must be an Enum with a member for each phase, but Nothing has none"
     ):
 
         class Empty(Saga[State]):
@@ -201,7 +201,7 @@ def test_of_phases_without_members() -> None:
 
 
 def test_of_children_without_their_saga() -> None:
-    with pytest.raises(DefinitionError, match=r"@on_child\(ParcelSaga\) names the saga of the children"):
+    with pytest.raises(DefinitionError, match=r"@on_child\(ParcelSaga\) names the saga whose children"):
 
         class Parent(Saga[State]):
             name = "parent"
@@ -225,20 +225,23 @@ class Child(Saga[State]):
     [
         (
             lambda: StartChild(Child, Begun),
-            r"StartChild\(Child, Begun\) takes the event, Begun\(...\), and not its class",
+            r"StartChild\(Child, Begun\) takes the event, Begun\(...\), not its class",
         ),
         (
             lambda: StartChild(State, Begun("1")),
             r"StartChild takes a saga class and its starting event, not State first",
         ),
-        (lambda: StartChild(Child, Begun("1"), undo=Called), r"Called is a class: give one of it, Called\(...\)"),
-        (lambda: Send(Called), r"Called is a class: give one of it, Called\(...\)"),
-        (lambda: SetTimer("t", Happened, after=timedelta(1)), r"Happened is a class: give one of it, Happened\(...\)"),
+        (lambda: StartChild(Child, Begun("1"), undo=Called), r"Called is a class: pass an instance, Called\(...\)"),
+        (lambda: Send(Called), r"Called is a class: pass an instance, Called\(...\)"),
+        (
+            lambda: SetTimer("t", Happened, after=timedelta(1)),
+            r"Happened is a class: pass an instance, Happened\(...\)",
+        ),
         (
             lambda: Gather("g", [Send(Called("1"))], then=Happened),
-            r"Gather\('g'\): Happened is a class: give one of it, Happened\(...\), as then=",
+            r"Gather\('g'\): Happened is a class: pass an instance, then=Happened\(...\)",
         ),
-        (lambda: AddKey(Key("customer"), "c"), r"AddKey takes the name of a key, AddKey\('customer', ...\), not a Key"),
+        (lambda: AddKey(Key("customer"), "c"), r"AddKey takes the name of a key, AddKey\('customer', ...\), not Key"),
     ],
 )
 def test_of_classes_in_the_place_of_their_values(make: Callable[[], Any], said: str) -> None:
@@ -264,14 +267,14 @@ def test_of_classes_in_the_place_of_their_values(make: Callable[[], Any], said: 
 @pytest.mark.parametrize(
     ("sequence", "said"),
     [
-        ("id", r"sequence= of Happened: Happened.id is a str, and numbers are whole ones: declare it as int"),
+        ("id", r"sequence= of Happened: Happened.id is a str, but sequence numbers are whole: declare it as int"),
         (
             Sequence("number", gap_within=timedelta(1), gap=gap_event),
             r"sequence= of Happened: gap= is a plain function of the Gap, and may not be async",
         ),
         (
             Sequence("number", gap_within=timedelta(1), gap=lambda: None),  # type: ignore[arg-type, misc]
-            r"sequence= of Happened: gap= takes the Gap alone, and takes \(\)",
+            r"sequence= of Happened: gap= takes only the Gap, but is written to take \(\)",
         ),
     ],
 )
@@ -297,5 +300,5 @@ def test_of_entering_a_name() -> None:
         def begun(self, state: State, event: Begun) -> Any:
             return Enter("SHUT")  # type: ignore[arg-type]
 
-    with pytest.raises(DefinitionError, match=r"a str is no phase of Named; its phases are Phase: OPEN, SHUT"):
+    with pytest.raises(DefinitionError, match=r"str is not a phase of Named; its phases are Phase: OPEN, SHUT"):
         Scenario(Named).when(Begun("1"))

@@ -124,15 +124,15 @@ def test_each_type_has_a_text_that_tells_its_values_apart() -> None:
 @pytest.mark.parametrize(
     ("index", "said"),
     [
-        ("customer", "is a tuple of names"),
-        (["customer"], "is a tuple of names"),
-        ((1,), "is a tuple of names"),
+        ("customer", "must be a tuple of field names,"),
+        (["customer"], "must be a tuple of field names,"),
+        ((1,), "must be a tuple of field names,"),
         (("customer", "customer"), "names each field once"),
         (tuple(f"f{n}" for n in range(17)), "at most 16"),
-        (("custmer",), "names 'custmer', which is no field of its state State: it has customer, number"),
-        (("shared",), "no field of its state"),
-        (("double",), "no field of its state"),
-        (("phase",), "no field of its state"),
+        (("custmer",), "names 'custmer', which is not a field of its state State: it has customer, number"),
+        (("shared",), "not a field of its state"),
+        (("double",), "not a field of its state"),
+        (("phase",), "not a field of its state"),
         (("ratio",), "ratio has to be a str, int, bool, Enum .* it is float"),
         (("lines",), r"it is list\[str\]"),
         (("either",), r"it is int \| str"),
@@ -158,7 +158,7 @@ def test_a_state_of_any_kind_may_have_an_index(state: Any) -> None:
 
 @pytest.mark.parametrize("state", [dict[str, int], dict])
 def test_a_state_without_fields_can_have_none(state: Any) -> None:
-    with pytest.raises(DefinitionError, match="which is no class with fields"):
+    with pytest.raises(DefinitionError, match="which is not a class with fields"):
         saga_of(state, ("customer",))
 
 
@@ -168,7 +168,7 @@ def test_a_type_that_is_not_known_yet_is_looked_at_when_the_saga_is_run() -> Non
         customer: Unknown = ""  # type: ignore[name-defined]  # noqa: F821
 
     made = saga_of(Forward, ("customer",))
-    with pytest.raises(DefinitionError, match=r"Made.index: an annotation of its state is not known"):
+    with pytest.raises(DefinitionError, match=r"Made.index: an annotation of its state cannot be resolved"):
         made.registry()
 
 
@@ -214,7 +214,7 @@ def test_a_value_of_another_type_than_declared_is_refused_and_nothing_changes() 
             state.customer = 7  # type: ignore[assignment]
 
     scenario = Scenario(Own)
-    with pytest.raises(CodecError, match="declared as str, and holds a int"):
+    with pytest.raises(CodecError, match="declared as str, but holds a int"):
         scenario.when(Started("1"))
     assert scenario.status is None
 

@@ -142,8 +142,8 @@ def test_check_tells_of_a_leg_that_was_added_and_of_a_join_that_is_gone() -> Non
     }
     reasons = [one.text for one in Code([Older()], lambda command: True).reasons(SagaView("join", "a", 1, record))]
     assert reasons == [
-        "when_all ready: this code waits for Paid too, and one that came before does not count",
-        "when_all gone: this code has no such join, so what it did when all came is not done",
+        "when_all ready: this code waits for Paid too, but one that came before does not count",
+        "when_all gone: this code has no such join, so nothing happens when all have come",
     ]
 
 
@@ -170,16 +170,16 @@ def fine(self: Any, state: Shipping) -> None: ...
 @pytest.mark.parametrize(
     ("make", "told"),
     [
-        (lambda: when_all(Paid), "two event types at least"),
+        (lambda: when_all(Paid), "two event types:"),
         (lambda: when_all(Paid, Paid), "names an event twice"),
         (lambda: when_all(Paid, "Reserved"), "takes event types, not 'Reserved'"),
         (lambda: when_all(Paid, Refused[Ship]), "takes event types"),
-        (lambda: when_all(Paid, Reserved, name=""), "a text as name="),
+        (lambda: when_all(Paid, Reserved, name=""), "name= as a string"),
         (lambda: when_all(Paid, Reserved)(5), "decorates a method"),
         (lambda: _with({"x": when_all(Paid, Reserved)(fine)}), "waits for Reserved, which Wrong does not handle"),
         (lambda: _with({"x": when_all(Paid, Ordered)(one_too_many)}), "must take \\(self, state\\) or"),
         (lambda: _with({"x": when_all(Paid, Ordered)(one_too_few)}), "must take \\(self, state\\) or"),
-        (lambda: _with({"x": when_all(Paid, Ordered)(other_state)}), "take a Ordered as state, and gets a Shipping"),
+        (lambda: _with({"x": when_all(Paid, Ordered)(other_state)}), "take a Ordered as state, but gets a Shipping"),
         (
             lambda: _with(
                 {

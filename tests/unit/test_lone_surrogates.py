@@ -83,23 +83,23 @@ def saga_of(*actions: Any, state: str = "") -> type[Saga[Note]]:
     ],
 )
 def test_what_a_handler_asks_for_names_type_and_field(actions: list[Any], what: str) -> None:
-    with pytest.raises(CodecError, match=f"^a {what} cannot be stored: in text, a text holds a lone surrogate"):
+    with pytest.raises(CodecError, match=f"^a {what} cannot be stored: in text, a string contains a lone surrogate"):
         Scenario(saga_of(*actions)).when(Begun("1"))
 
 
 @pytest.mark.parametrize("result", [BAD, [BAD], {BAD: 1}])
 def test_a_result(result: Any) -> None:
-    with pytest.raises(CodecError, match=r"^a (str|list|dict) cannot be stored: a text holds a lone surrogate"):
+    with pytest.raises(CodecError, match=r"^a (str|list|dict) cannot be stored: a string contains a lone surrogate"):
         Scenario(saga_of(Complete(result))).when(Begun("1"))
 
 
 def test_a_state() -> None:
-    with pytest.raises(CodecError, match="^a Note cannot be stored: in text, a text holds a lone surrogate"):
+    with pytest.raises(CodecError, match="^a Note cannot be stored: in text, a string contains a lone surrogate"):
         Scenario(saga_of(state=BAD)).when(Begun("1"))
 
 
 def test_an_event_from_outside() -> None:
-    with pytest.raises(InvalidEventError, match="in text, a text holds a lone surrogate"):
+    with pytest.raises(InvalidEventError, match="in text, a string contains a lone surrogate"):
         check_event(Begun("1", BAD), 1_000_000)
 
 

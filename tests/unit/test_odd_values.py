@@ -51,7 +51,7 @@ ODD: dict[str, Any] = {
     "negative": -1,
     "huge": 10**30,
     "text": "5",
-    "empty text": "",
+    "empty string": "",
     "surrogate": "\ud800",
     "float": 256.0,
     "bytes": b"x",
@@ -227,7 +227,7 @@ REFUSED = [
     (sagalog.testing.Scenario, {"saga": int}, "saga"),
     (sagalog.testing.Scenario, {"saga": None}, "saga"),
     (sagalog.InMemorySagaStateStore, {"saga_name": None}, "saga_name"),
-    (sagalog.InMemorySagaStateStore, {"saga_name": "a b"}, "saga name"),
+    (sagalog.InMemorySagaStateStore, {"saga_name": "a b"}, "saga's name"),
     (sagalog.JournalSagaStateStore, {"journal": None, "saga_name": "a"}, "journal"),
     (sagalog.JournalSagaStateStore, {"journal": object, "saga_name": "a"}, "journal"),
 ]

@@ -64,7 +64,9 @@ def test_one_type_of_event_has_a_handler_for_each_phase_and_the_context_says_whi
 
 def test_an_event_that_its_phase_does_not_expect_is_refused_by_an_error_that_says_when_it_is() -> None:
     scenario = started()
-    with pytest.raises(UnexpectedEventError, match="its phase is PLACED, and such an event is expected during SHIPPED"):
+    with pytest.raises(
+        UnexpectedEventError, match="its phase is PLACED, and this event is expected only during SHIPPED"
+    ):
         scenario.when(Reviewed("o"))
     assert log(scenario) == ["placed", "in"]
 
@@ -166,9 +168,9 @@ def test_phases_may_be_entered_one_after_the_other_in_one_step() -> None:
 @pytest.mark.parametrize(
     ("what", "told"),
     [
-        ("Enter('PAID')", "a str is no phase of Orders; its phases are Phase: PLACED, PAID, SHIPPED"),
-        ("Enter(Other.A)", "Other.A is no phase of Orders"),
-        ("[Complete(), Enter(Phase.PAID)]", "an Enter after its end"),
+        ("Enter('PAID')", "str is not a phase of Orders; its phases are Phase: PLACED, PAID, SHIPPED"),
+        ("Enter(Other.A)", "Other.A is not a phase of Orders"),
+        ("[Complete(), Enter(Phase.PAID)]", "an Enter comes after the saga's end;"),
     ],
 )
 def test_an_enter_that_makes_no_sense_is_an_error_and_changes_nothing(

@@ -73,12 +73,14 @@ def test_definitions_that_do_not_fit_together_are_refused() -> None:
         with pytest.raises(DefinitionError, match=told):
             make()
 
-    refused("Made.phases is an Enum with a member for each phase, not a tuple", lambda: saga(("NEW", "OLD")))
-    refused("Made.phases is an Enum", lambda: saga(Enum("Empty", [])))
-    refused("Made.initial_phase: Other.NEW is no phase of Made", lambda: saga(initial=Other.NEW))
-    refused("Other.NEW is no phase of Made; its phases are Phase: NEW, OLD", lambda: saga(a=handler(during=Other.NEW)))
-    refused("during= of Gone takes a phase", lambda: saga(a=handler(during="NEW")))
-    refused("during= of Gone takes phases, members of the saga's Enum, not a str", lambda: handler(during=("NEW",)))
+    refused("Made.phases must be an Enum with a member for each phase, not tuple", lambda: saga(("NEW", "OLD")))
+    refused("Made.phases must be an Enum", lambda: saga(Enum("Empty", [])))
+    refused("Made.initial_phase: Other.NEW is not a phase of Made", lambda: saga(initial=Other.NEW))
+    refused(
+        "Other.NEW is not a phase of Made; its phases are Phase: NEW, OLD", lambda: saga(a=handler(during=Other.NEW))
+    )
+    refused("during= of Gone takes one or more phases", lambda: saga(a=handler(during="NEW")))
+    refused("during= of Gone takes phases, members of the saga's Enum, not str", lambda: handler(during=("NEW",)))
     refused("during= of Gone names no phase", lambda: handler(during=()))
     refused("Made has no phases, so during= or unexpected= of a", lambda: saga(None, a=handler(during=Phase.NEW)))
     refused("Made has no phases, so a", lambda: saga(None, a=acting(on_enter(Phase.NEW))))
@@ -88,28 +90,28 @@ def test_definitions_that_do_not_fit_together_are_refused() -> None:
     refused("Made handles Gone twice", lambda: saga(a=handler(during=Phase.NEW), b=handler()))
     refused("Made handles Gone twice", lambda: saga(a=handler(), b=handler(during=Phase.NEW)))
     refused("Made handles Gone twice", lambda: saga(a=handler(), b=handler()))
-    refused('unexpected= of Gone is "raise", "ignore" or "keep"', lambda: handler(unexpected="drop"))
-    refused("unexpected= without during=", lambda: saga(a=handler(unexpected="keep")))
+    refused('unexpected= of Gone must be "raise", "ignore" or "keep"', lambda: handler(unexpected="drop"))
+    refused("unexpected= needs during=: without it, the event", lambda: saga(a=handler(unexpected="keep")))
     refused(
         r"unexpected= of Gone names NEW, where a\(\) expects it",
         lambda: saga(a=handler(during=Phase.NEW, unexpected={Phase.NEW: "keep"})),
     )
     keys = {"a": handler(during=Phase.NEW), "b": handler(during=Phase.OLD, key="other")}
-    refused("finds the key of Gone in two ways", lambda: saga(**keys))
+    refused("finds the correlation id of Gone in two ways", lambda: saga(**keys))
     keys = {"a": handler(during=Phase.NEW, key=first), "b": handler(during=Phase.OLD, key=lambda event: first(event))}
-    refused("finds the key of Gone in two ways", lambda: saga(**keys))
+    refused("finds the correlation id of Gone in two ways", lambda: saga(**keys))
     policies = {
         "a": handler(during=Phase.NEW, unexpected="keep"),
         "b": handler(during=Phase.OLD, unexpected="ignore"),
     }
-    refused("says another thing than the handler before", lambda: saga(**policies))
-    refused('Made.unexpected is "raise", "ignore" or "keep"', lambda: saga(unexpected="no"))
-    refused("Made.most_kept is a whole number, 1 or more", lambda: saga(most_kept=0))
+    refused("differs from that of the handler before", lambda: saga(**policies))
+    refused('Made.unexpected must be "raise", "ignore" or "keep"', lambda: saga(unexpected="no"))
+    refused("Made.most_kept must be a whole number, 1 or more", lambda: saga(most_kept=0))
     refused("names no phase", lambda: on_enter())
     refused(
         "Made has two @on_enter for NEW", lambda: saga(a=acting(on_enter(Phase.NEW)), b=acting(on_enter(Phase.NEW)))
     )
-    refused(r"@on_leave of Made.a\(\): Other.NEW is no phase", lambda: saga(a=acting(on_leave(Other.NEW))))
+    refused(r"@on_leave of Made.a\(\): Other.NEW is not a phase", lambda: saga(a=acting(on_leave(Other.NEW))))
 
     async def later(self: Any, state: State) -> None: ...
 
@@ -121,7 +123,7 @@ def test_definitions_that_do_not_fit_together_are_refused() -> None:
     def again(self: Any, state: State, event: Begun) -> None: ...
 
     elsewhere = starts(Begun, key="id", during=Phase.OLD)(again)
-    refused("starts the saga, which is in NEW then", lambda: saga(begun=elsewhere))
+    refused("starts the saga, which is then in NEW", lambda: saga(begun=elsewhere))
 
 
 def test_what_fits_together_is_made() -> None:
@@ -164,9 +166,9 @@ class Round(Ways):
 
 
 def test_leaving_a_phase_cannot_enter_one_and_a_circle_of_phases_is_told() -> None:
-    with pytest.raises(DefinitionError, match="leaving NEW enters a phase by itself"):
+    with pytest.raises(DefinitionError, match="leaving NEW enters another phase"):
         Scenario(Ways).given(Begun("i")).when(Gone("i"))
-    with pytest.raises(DefinitionError, match="one step enters more than 100 phases; do they go in a circle"):
+    with pytest.raises(DefinitionError, match="one step enters more than 100 phases; do they form a cycle"):
         Scenario(Round).given(Begun("i")).when(Gone("i"))
 
 

@@ -76,7 +76,7 @@ def with_more() -> State:
         (State(text=Decimal("1")), r"State\.text"),  # type: ignore[arg-type]
         (State(at="2030-01-01T00:00:00Z"), r"State\.at"),  # type: ignore[arg-type]
         (State(numbers=collections.Counter({1: 2})), r"State\.numbers"),
-        (with_more(), r"State\.more is no field, so it would be lost"),
+        (with_more(), r"State\.more is not a field, so it would be lost"),
         (Model.model_construct(n="hunter2"), r"Model"),
     ],
 )
@@ -315,7 +315,7 @@ class BoxSaga(Saga[Box[int]]):
 def test_a_generic_value_that_was_made_with_its_parameters_is_the_same_as_one_made_without() -> None:
     assert round_trip(Shelf([Box[int](3)]))[1] == Shelf([Box(3)])
     assert Scenario(BoxSaga).when(Filled("a", Box[int](3))).state == Box(3)
-    with pytest.raises(CodecError, match=r"Shelf\.boxes\[\]\.more is no field"):
+    with pytest.raises(CodecError, match=r"Shelf\.boxes\[\]\.more is not a field"):
         odd = Box[int](3)
         odd.more = 7  # type: ignore[attr-defined]
         round_trip(Shelf([odd]))
@@ -350,5 +350,5 @@ def test_a_field_for_the_constructor_only_is_refused_with_a_remedy_that_mends_it
         n: int
         seed: InitVar[int] = 0
 
-    with pytest.raises(DefinitionError, match="InitVar.*make it a field, or take it out of the constructor"):
+    with pytest.raises(DefinitionError, match="InitVar.*make it a field, or remove it from the constructor"):
         check_storable(Made, "the state")

@@ -84,7 +84,9 @@ def test_a_field_that_this_code_does_not_know_is_refused_wherever_it_stands() ->
     ]
     for place in places:
         place["priority"] = 3
-        with pytest.raises(CodecError, match="a field that this code does not know: a newer version wrote it"):
+        with pytest.raises(
+            CodecError, match="a field that this code does not know: either a newer version wrote it, so"
+        ):
             decode_record(json.dumps(document).encode())
         del place["priority"]
     assert encode_record(decode_record(json.dumps(document).encode())) == encode_record(full)
@@ -110,7 +112,7 @@ def test_a_record_with_a_changed_byte_is_decoded_or_refused(record: SagaRecord, 
     ("payload", "message"),
     [
         (b"[" * 100_000, "not JSON"),
-        (b'{"format": 2}', "format 2, this code knows up to 1"),
+        (b'{"format": 2}', "format 2; this code knows up to 1"),
         (b'{"format": 99, "status": "later"}', "format 99"),
         (b'{"format": 1, "status": "running"}', "does not have the fields"),
         (b"null", "does not have the fields"),
@@ -154,7 +156,7 @@ def test_json_state_is_readable_inside_the_record() -> None:
 )
 def test_a_text_that_is_no_unicode_is_refused_and_the_error_names_the_field(change: dict[str, Any], where: str) -> None:
     record = msgspec.structs.replace(SagaRecord(1, Status.RUNNING, msgspec.Raw(b"{}"), NOW, NOW), **change)
-    with pytest.raises(CodecError, match=rf"in {where}, a text holds a lone surrogate"):
+    with pytest.raises(CodecError, match=rf"in {where}, a string contains a lone surrogate,"):
         encode_record(record)
 
 

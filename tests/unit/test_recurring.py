@@ -210,27 +210,27 @@ class State:
 
 
 WRONG = [
-    (SetTimer("t", Begun("a"), every=timedelta(0)), "comes every second at most, and every= is 0:00:00"),
-    (SetTimer("t", Begun("a"), every=timedelta(seconds=-1)), "comes every second at most"),
-    (SetTimer("t", Begun("a"), every=timedelta(milliseconds=999)), "comes every second at most"),
-    (SetTimer("t", Begun("a"), every=5), "needs a timedelta as every=, not a int"),  # type: ignore[arg-type]
+    (SetTimer("t", Begun("a"), every=timedelta(0)), "fires at most once a second, but every= is 0:00:00"),
+    (SetTimer("t", Begun("a"), every=timedelta(seconds=-1)), "fires at most once a second, but"),
+    (SetTimer("t", Begun("a"), every=timedelta(milliseconds=999)), "fires at most once a second, but"),
+    (SetTimer("t", Begun("a"), every=5), "needs a timedelta as every=, not int"),  # type: ignore[arg-type]
     (SetTimer("t", Begun("a"), every=timedelta(days=1), cron="* * * * *"), "either every= or cron="),
     (SetTimer("t", Begun("a"), cron="61 * * * *"), "bad cron rule '61 \\* \\* \\* \\*': bad minute"),
     (SetTimer("t", Begun("a"), cron="0 0 30 2 *"), "bad cron rule"),
-    (SetTimer("t", Begun("a"), cron="* * * * * *"), "no cron rule of five fields"),
-    (SetTimer("t", Begun("a"), cron="1" * 5000 + " * * * *"), "no cron rule of five fields"),
-    (SetTimer("t", Begun("a"), cron=b"* * * * *"), "needs a text as cron="),  # type: ignore[arg-type]
-    (SetTimer("t", Begun("a"), cron="0 9 * * *", zone="Europe/Berln"), "a zone that is not known here: 'Europe/Berln'"),
-    (SetTimer("t", Begun("a"), cron="0 9 * * *", zone="../etc/passwd"), "not known here"),
-    (SetTimer("t", Begun("a"), cron="0 9 * * *", at=time(9)), "neither after= nor at= beside cron="),
-    (SetTimer("t", Begun("a"), every=timedelta(days=1), zone="Europe/Berlin"), "takes zone= beside cron= or at="),
-    (SetTimer("t", Begun("a"), after=timedelta(1), zone="Europe/Berlin"), "takes zone= beside at= or cron="),
-    (SetTimer("t", Begun("a"), after=timedelta(1), missed="once"), "takes missed= beside every= or cron="),
+    (SetTimer("t", Begun("a"), cron="* * * * * *"), "needs a cron rule of five fields"),
+    (SetTimer("t", Begun("a"), cron="1" * 5000 + " * * * *"), "needs a cron rule of five fields"),
+    (SetTimer("t", Begun("a"), cron=b"* * * * *"), "needs a string as cron=,"),  # type: ignore[arg-type]
+    (SetTimer("t", Begun("a"), cron="0 9 * * *", zone="Europe/Berln"), "an unknown time zone: 'Europe/Berln'"),
+    (SetTimer("t", Begun("a"), cron="0 9 * * *", zone="../etc/passwd"), "an unknown time zone:"),
+    (SetTimer("t", Begun("a"), cron="0 9 * * *", at=time(9)), "neither after= nor at= with cron=:"),
+    (SetTimer("t", Begun("a"), every=timedelta(days=1), zone="Europe/Berlin"), "takes zone= only with cron= or at=;"),
+    (SetTimer("t", Begun("a"), after=timedelta(1), zone="Europe/Berlin"), "takes zone= only with at= or cron="),
+    (SetTimer("t", Begun("a"), after=timedelta(1), missed="once"), "takes missed= only with every= or cron="),
     (SetTimer("t", Begun("a"), every=timedelta(1), missed="all"), '"each", "once" or "skip"'),  # type: ignore[arg-type]
-    (SetTimer("t", Begun("a"), at=datetime(2030, 1, 1)), "an aware datetime as at=, or zone= beside it"),
-    (SetTimer("t", Begun("a"), at=time(9)), "an aware datetime as at=, or zone= beside it"),
+    (SetTimer("t", Begun("a"), at=datetime(2030, 1, 1)), "an aware datetime as at=, or a zone= with it"),
+    (SetTimer("t", Begun("a"), at=time(9)), "an aware datetime as at=, or a zone= with it"),
     (SetTimer("t", Begun("a"), at=datetime(2030, 1, 1, tzinfo=UTC), zone="UTC"), "without a zone of its own"),
-    (SetTimer("t", Begun("a")), "either after= or at=; or every= or cron="),
+    (SetTimer("t", Begun("a")), "either after= or at=, or every= or cron="),
     (SetTimer("t", Begun("a"), at=datetime(1, 1, 1), zone="Asia/Tokyo"), "years 1 to 9998"),
 ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +21,7 @@ from sagalog import (
     InMemoryJournal,
     InMemorySagaStateStore,
     JournalSagaStateStore,
+    MissingExtraError,
     PersistentRepr,
     RetryPolicy,
     RunnerSettings,
@@ -33,9 +36,11 @@ from sagalog.brokers.kafka import KafkaSink, KafkaSource
 from sagalog.brokers.nats import NatsSink, NatsSource
 from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
 from sagalog.brokers.redis import RedisSink, RedisSource
+from sagalog.dashboard import dashboard_app
 from sagalog.telemetry.otel import OpenTelemetryHook
 from sagalog.telemetry.prometheus import PrometheusHook
-from sagalog.testing import Scenario
+from sagalog.testing import Scenario, VirtualRunner
+from sagalog.testing.simulation import World
 from sagalog.web import (
     AwaitOutcome,
     BearerToken,
@@ -47,6 +52,7 @@ from sagalog.web import (
     Webhook,
 )
 
+from ..docs.test_names import OPEN
 from ..orders import OrderSaga, Placed
 
 SECRET = "hunter2hunter2hunter2hunter2"
@@ -55,6 +61,10 @@ SECRET = "hunter2hunter2hunter2hunter2"
 @dataclass
 class Card:
     number: str = SECRET
+
+
+class Shop(World):
+    sagas = (OrderSaga,)
 
 
 def runner() -> SagaRunner:
@@ -106,6 +116,9 @@ def printed(folder: Path) -> list[Any]:
         AwaitOutcome(OrderSaga, status="/orders/{id}"),
         SignedWebhook(f"https://me:{SECRET}@host/hook?token={SECRET}", signature=signature),
         BearerToken("shop", "a" * 64),
+        dashboard_app(f"postgresql://me:{SECRET}@host/db", token=SECRET),
+        VirtualRunner("memory://", [OrderSaga], None, None),
+        Shop(),
     ]
 
 
@@ -117,6 +130,18 @@ def test_each_public_object_says_what_it_is_and_tells_no_payload_and_no_secret(t
         assert SECRET not in said, said
         assert "a" * 64 not in said, said
         assert len(said) < 300, said
+
+
+@pytest.mark.parametrize("module", [name for name in OPEN if name not in ("sagalog.mypy", "sagalog.conformance")])
+def test_each_public_class_has_a_repr_of_its_own(module: str) -> None:
+    try:
+        found = importlib.import_module(module)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
+    for name in found.__all__:
+        one = getattr(found, name)
+        if inspect.isclass(one) and not getattr(one, "_is_protocol", False):
+            assert one.__repr__ is not object.__repr__, f"{module}.{name} is printed as <... object at 0x...>"
 
 
 @pytest.mark.parametrize(

@@ -137,12 +137,15 @@ WRONG = [
     (Send(Ask("a"), reply_within=timedelta.max, otherwise=Wanted("a")), "years 1 to 9998"),
     (
         Send(Ask("a"), reply_within=MINUTE, otherwise=Silence("a")),
-        "brings a Silence otherwise, and no handler takes it",
+        "has a Silence as otherwise=, which no handler takes",
     ),
     (Send(Ask("a"), reply_within=MINUTE, otherwise=Wanted("a"), reply=Silence), "waits for a Silence as reply="),
     (Send(Ask("a"), reply_within=MINUTE, otherwise=Wanted("a"), reply="x"), "an event type as reply="),  # type: ignore[arg-type]
     (Send(Ask("a"), reply_within=MINUTE, otherwise=Wanted("a"), late="drop"), "late="),  # type: ignore[arg-type]
-    ([Complete(), Send(Ask("a"), reply_within=MINUTE, otherwise=Wanted("a"))], "after its end would outlive the saga"),
+    (
+        [Complete(), Send(Ask("a"), reply_within=MINUTE, otherwise=Wanted("a"))],
+        "after the saga's end and would outlive it",
+    ),
     (SetTimer("answer/1/0", Wanted("a"), after=MINUTE), "does not begin with schedule/ or answer/"),
 ]
 

@@ -124,7 +124,7 @@ def test_overriding_one_without_a_decorator_is_refused(base: type, name: str) ->
     with pytest.raises(DefinitionError, match=rf"Made.{name}\(\) overrides a decorated method of {base.__name__} and"):
         type("Made", (base,), {name: plain})
     mixin = type("Mixin", (), {name: plain})
-    with pytest.raises(DefinitionError, match="decorate it as well"):
+    with pytest.raises(DefinitionError, match="decorate it too,"):
         type("Made", (mixin, base), {})
 
 
@@ -142,7 +142,7 @@ def test_overriding_one_decorated_or_leaving_it_out_is_what_the_class_says() -> 
 @pytest.mark.parametrize("wrapper", [staticmethod, classmethod, property])
 @pytest.mark.parametrize(("base", "name"), [(Base, "noted"), (Trip, "flight"), (Trip, "cancel")])
 def test_one_within_a_wrapper_is_refused(base: Any, name: str, wrapper: Any) -> None:
-    with pytest.raises(DefinitionError, match=f"within a {wrapper.__name__}, and would not be called: leave"):
+    with pytest.raises(DefinitionError, match=f"within a {wrapper.__name__}, so it would not be called: remove"):
         type("Made", (base,), {"extra": wrapper(vars(base)[name])})
 
 
@@ -160,13 +160,13 @@ class Other:
 
 @pytest.mark.parametrize("name", ["again", "waits", "legs", "routes", "activities", "handle", "acts", "key_of"])
 def test_one_that_hides_what_every_saga_has_is_refused(name: str) -> None:
-    with pytest.raises(DefinitionError, match=rf"Made.{name}\(\) hides what every saga has .*another name"):
+    with pytest.raises(DefinitionError, match=rf"Made.{name}\(\) hides an attribute that every saga has.*another name"):
         _named(name, on(Other, key="id"))()
 
 
 @pytest.mark.parametrize("name", ["begin", "result", "awaited", "waits"])
 def test_an_activity_that_hides_what_every_itinerary_has_is_refused(name: str) -> None:
-    with pytest.raises(DefinitionError, match="hides what every saga has"):
+    with pytest.raises(DefinitionError, match="hides an attribute that every saga has:"):
         _named(name, activity, Trip)()
 
 
@@ -223,19 +223,19 @@ def _trip(**attributes: Any) -> Callable[[], Any]:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: _trip(cancel=Trip.flight.undo(yields))(), "yields, so nothing of it would run"),
-        (lambda: _trip(cancel=Trip.flight.undo(yields_later))(), "yields, so nothing of it would run"),
+        (lambda: _trip(cancel=Trip.flight.undo(yields))(), "yields, so it would never run:"),
+        (lambda: _trip(cancel=Trip.flight.undo(yields_later))(), "yields, so it would never run:"),
         (lambda: _trip(more=activity(when=lambda state: (yield))(one_call))(), "may not yield"),
         (
             lambda: _trip(more=on(Noted, key="id")(Trip.flight.undo(handles)))(),
-            "handles no event or refusal beside that",
+            "so it cannot also handle an event or a refusal: write",
         ),
         (_trip(begin=one_more), r"Made.begin\(\) must take \(self, state, event\)"),
         (_trip(result=one_more), r"Made.result\(\) must take \(self, state\)"),
-        (_trip(result=later), r"Made.result\(\) is a plain method, which may neither be async nor yield"),
+        (_trip(result=later), r"Made.result\(\) must be a plain method: it may neither be async nor yield"),
         (lambda: type("Made", (Base,), {"phase_of": later}), r"Made.phase_of\(\) is a plain function of the state"),
-        (lambda: on(Begun, key="id", sequence=Sequence([])), r"its field is the name of an attribute, not a list"),  # type: ignore[arg-type]
-        (lambda: on(Begun, key="id", sequence=Sequence("n", sender=7)), r"its sender is the name .* not a int"),  # type: ignore[arg-type]
+        (lambda: on(Begun, key="id", sequence=Sequence([])), r"its field must be the name of an attribute, not list"),  # type: ignore[arg-type]
+        (lambda: on(Begun, key="id", sequence=Sequence("n", sender=7)), r"its sender must be the name .* not int"),  # type: ignore[arg-type]
         (lambda: SagaRunner("memory://", sagas=[Saga]), "Saga has no name"),
         (lambda: SagaRunner("memory://", sagas=[Stateless]), r"does not name its state type: class Stateless\(Saga\["),
     ],
@@ -275,4 +275,4 @@ async def test_an_undo_that_hands_back_a_generator_is_not_taken_for_done() -> No
         await runner.settle()
         found = await runner.instance(Lazy, "A")
         assert found.status is Status.COMPENSATING
-        assert "lazy.flight.undo was not accepted, and another attempt does not help" in found.parked
+        assert "lazy.flight.undo was not accepted, and another attempt would not help" in found.parked

@@ -119,7 +119,7 @@ def test_decorators_refuse_what_is_no_type_or_no_key(bad: Any) -> None:
 
 
 def test_wrong_annotations_are_refused_when_the_class_is_made() -> None:
-    with pytest.raises(DefinitionError, match=r"placed\(\) is annotated to take a Paid as event, and gets a Placed"):
+    with pytest.raises(DefinitionError, match=r"placed\(\) is annotated to take a Paid as event, but gets a Placed"):
 
         class WrongEvent(Saga[State]):
             name = "bad"
@@ -127,7 +127,7 @@ def test_wrong_annotations_are_refused_when_the_class_is_made() -> None:
             @starts(Placed, key="order_id")
             def placed(self, state: State, event: Paid) -> None: ...  # type: ignore[arg-type]
 
-    with pytest.raises(DefinitionError, match=r"annotated to take a NeedsMore as state, and gets a State"):
+    with pytest.raises(DefinitionError, match=r"annotated to take a NeedsMore as state, but gets a State"):
 
         class WrongState(Saga[State]):
             name = "bad"

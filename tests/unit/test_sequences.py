@@ -190,7 +190,7 @@ def test_a_gap_that_lasts_parks_with_the_missing_number_and_the_repairs_say_what
     record = scenario._instance.record
     assert record is not None
     assert record.parked == (
-        "Measured 2 to 3 did not come within 0:01:00: `skip` goes on without it, `retry` waits as long again"
+        "Measured 2 to 3 did not come within 0:01:00: `skip` continues without it, `retry` waits as long again"
     )
     assert record.gap == "Measured"
     scenario.then(timers={})
@@ -210,7 +210,7 @@ def test_a_gap_may_be_skipped_and_what_comes_later_than_that_is_ignored() -> Non
     record = scenario._instance.record
     assert record is not None
     assert [(one.action, one.note) for one in record.audit] == [
-        ("gap", "Measured 2 to 3 did not come, and is not waited for any more")
+        ("gap", "Measured 2 to 3 did not come, and is no longer waited for")
     ]
     with pytest.raises(AssertionError, match=r"n=3, station='a'\)\n +ignored"):
         scenario.given(Measured("m", 3)).then(completed=True)
@@ -325,7 +325,7 @@ def test_of_a_sequence_that_begins_with_whatever_comes_first_a_phase_that_keeps_
 def test_a_wrong_number_is_refused_before_anything_is_stored() -> None:
     for wrong in (0, -1, 2**63, "1", 1.0, True, None):
         with pytest.raises(
-            InvalidEventError, match=r"Measured.n numbers the events of 'Measured': it is a whole number"
+            InvalidEventError, match=r"Measured.n numbers the events of 'Measured': it must be a whole number"
         ):
             Scenario(saga()).when(Measured("m", wrong))  # type: ignore[arg-type]
     with pytest.raises(InvalidEventError, match="Measured.station tells senders apart"):
@@ -340,16 +340,16 @@ def test_definitions_that_do_not_fit_together_are_refused() -> None:
     refused("takes the name of the attribute that holds the number", lambda: saga(7))
     refused("Measured has no attribute 'm' for its field", lambda: saga("m"))
     refused("Measured has no attribute 'x' for its sender", lambda: saga("n", sender="x"))
-    refused("first= is a whole number, 0 or more", lambda: saga("n", first=-1))
-    refused("gap_within= is a timedelta above zero", lambda: saga("n", gap_within=timedelta()))
-    refused("gap_within= is a timedelta above zero", lambda: saga("n", gap_within=timedelta.max))
-    refused('gap= is "park", "skip", or a function', lambda: saga("n", gap="drop", gap_within=MINUTE))
+    refused("first= must be a whole number, 0 or more,", lambda: saga("n", first=-1))
+    refused("gap_within= must be a timedelta above zero,", lambda: saga("n", gap_within=timedelta()))
+    refused("gap_within= must be a timedelta above zero,", lambda: saga("n", gap_within=timedelta.max))
+    refused('gap= must be "park", "skip", or a function', lambda: saga("n", gap="drop", gap_within=MINUTE))
     refused("gap= without gap_within=", lambda: saga("n", gap="skip"))
-    refused("restarts= is True or False", lambda: saga("n", restarts=1))
-    refused("its name is a text without '/'", lambda: saga("n", name="a/b"))
-    refused('again="ignore" of Measured would leave out numbers', lambda: _again())
+    refused("restarts= must be True or False", lambda: saga("n", restarts=1))
+    refused("its name must be a string without '/'", lambda: saga("n", name="a/b"))
+    refused('again="ignore" of Measured would skip numbers', lambda: _again())
     refused("do not give the same sequence=", lambda: _twice())
-    refused("share the sequence 'r', and differ in it", lambda: _shared())
+    refused("share the sequence 'r', but declare it differently", lambda: _shared())
 
 
 def _again() -> Any:

@@ -192,7 +192,7 @@ def test_the_type_that_started_a_life_is_known_after_its_first_event_was_held() 
 
 def test_a_scenario_raises_what_the_sender_would_be_told() -> None:
     told = Scenario(Orders).when(Imported("a"))
-    with pytest.raises(AlreadyStartedError, match="Imported for saga 'orders', id 'a': it is started already"):
+    with pytest.raises(AlreadyStartedError, match="Imported for saga 'orders', id 'a': the saga is already started"):
         told.when(Imported("a"))
     assert Scenario(Orders).when(Placed("a")).when(Placed("a")).state.seen == ["placed"]
 

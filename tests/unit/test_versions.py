@@ -60,8 +60,8 @@ def test_upcasters_lead_from_version_to_version_up_to_the_one_of_today(registry:
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        (stored(4, hunter2=1), "Order is stored with schema version 4, this code knows version 3"),
-        (stored(0, sum=1), r"schema version 0, this code knows version 3 and has no @upcast\(Order, from_version=0\)"),
+        (stored(4, hunter2=1), "Order is stored with schema version 4; this code knows version 3"),
+        (stored(0, sum=1), r"schema version 0; this code knows version 3 and has no @upcast\(Order, from_version=0\)"),
         (stored(1, sum="hunter2"), "version 1: the upcaster from version 1 to 2 raised ValueError"),
         (stored(1, hunter2=1), "version 1: the upcaster from version 1 to 2 raised KeyError"),
         (stored(2, total="hunter2"), "Order, upcast from version 2 to 3: stored JSON is not a valid Order"),
@@ -81,8 +81,8 @@ def test_what_cannot_be_upcast_names_type_and_versions_and_no_values(
     ("upcaster", "message"),
     [
         (lambda document: None, "the upcaster from version 1 to 2 returned no document"),
-        (lambda document: {"n": object()}, "what its upcasters return is not JSON"),
-        (lambda document: {"n": "\ud800"}, "what its upcasters return is not JSON"),
+        (lambda document: {"n": object()}, "its upcasters return something that is not JSON"),
+        (lambda document: {"n": "\ud800"}, "its upcasters return something that is not JSON"),
         (lambda document: [document], "upcast from version 1 to 2: stored JSON is not a valid Short"),
     ],
 )

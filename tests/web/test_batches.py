@@ -84,8 +84,8 @@ async def test_a_batch_is_stored_in_order_and_each_event_is_told_of(
     ("events", "token", "status", "says"),
     [
         ("no list", ALL, 400, "a list of CloudEvents"),
-        ([event("A", "1"), 5], ALL, 400, "event 2 of 2: its body is no CloudEvent"),
-        ([event("A", "1"), event("B", "2", data={"amount": 5})], ALL, 422, "event 2 of 2: its data is no valid"),
+        ([event("A", "1"), 5], ALL, 400, "event 2 of 2: its body is not a CloudEvent"),
+        ([event("A", "1"), event("B", "2", data={"amount": 5})], ALL, 422, "event 2 of 2: its data is not a valid"),
         ([event("A", "1", "PaymentReceived"), event("A", "2")], PAYER, 403, "event 2 of 2: this token does not allow"),
         ([event("A", str(number)) for number in range(6)], ALL, 413, "up to 5 events"),
     ],

@@ -143,9 +143,9 @@ async def test_attributes_in_headers_are_decoded(client: httpx.AsyncClient) -> N
         (ALL, "GET", "/instances/shop/nobody", 404, "no such instance"),
         (ALL, "GET", "/instances/nothing/A", 404, "there is shop"),
         (ALL, "GET", "/ends?saga=nothing", 404, "there is shop"),
-        (ALL, "GET", "/ends?after=x", 400, "not the id"),
+        (ALL, "GET", "/ends?after=x", 400, "not"),
         (ALL, "GET", "/nothing", 404, "openapi.json"),
-        (ALL, "GET", "/events", 405, "another method"),
+        (ALL, "GET", "/events", 405, "does not take that method"),
     ],
 )
 async def test_who_may_not_or_asks_for_nothing_is_told_so(
@@ -180,8 +180,8 @@ async def test_a_header_of_one_value_that_comes_twice_is_refused(client: httpx.A
     ("more", "status", "says"),
     [
         ({"specversion": "2.0"}, 400, "specversion"),
-        ({"id": ""}, 400, "without id"),
-        ({"type": "Nothing"}, 422, "takes events of type"),
+        ({"id": ""}, 400, "has no id"),
+        ({"type": "Nothing"}, 422, "handles events of type"),
         ({"data": {"amount": 1}}, 422, "missing required field `order_id`"),
         ({"data": {"order_id": "secret value", "amount": "much"}}, 422, "$.amount"),
         ({"datacontenttype": "text/xml"}, 400, "not JSON"),
@@ -279,20 +279,20 @@ async def test_tokens_come_from_a_file_and_are_checked(tmp_path: Any) -> None:
     for wrong, says in (
         ("", "no \\[\\[token"),
         ("[[token]]\nname = 'a'", "missing required field `sha256`"),
-        ("[[token]]\nname = 'a'\nsha256 = 'secret'", "64 hexadecimal"),
-        (entry.replace("events:write", "events:all"), "are some of"),
+        ("[[token]]\nname = 'a'\nsha256 = 'secret'", "64 lower-case hexadecimal"),
+        (entry.replace("events:write", "events:all"), "must be some of"),
         (entry + "extra = 1", "unknown field"),
-        ("[[token", "no such TOML"),
+        ("[[token", "not valid:"),
     ):
         file.write_text(wrong)
         with pytest.raises(DefinitionError, match=says):
             read_tokens(str(file))
     with pytest.raises(DefinitionError, match="cannot be read"):
         read_tokens(str(tmp_path / "nowhere"))
-    with pytest.raises(DefinitionError, match="one name"):
+    with pytest.raises(DefinitionError, match="the same name"):
         KnownTokens([token, token])
     other = BearerToken("other", token.sha256, ("ends:read",))
-    with pytest.raises(DefinitionError, match="have one digest, and nothing says which of their rights"):
+    with pytest.raises(DefinitionError, match="have the same digest, so it is not clear which of their rights"):
         KnownTokens([token, other])
     for odd in (token, "secret", ["secret"], 7):
         with pytest.raises(DefinitionError, match="BearerToken"):

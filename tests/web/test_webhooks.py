@@ -369,15 +369,15 @@ async def test_an_id_that_is_not_signed_is_refused_when_the_webhook_is_made() ->
     [
         (
             {"message_id": 7},
-            "message_id= is the name of a header, a function of the request, or None, and is of type int",
+            "message_id= must be the name of a header, a function of the request, or None, not int",
         ),
-        ({"source": None}, "source= must be a text"),
+        ({"source": None}, "source= must be a str"),
         ({"type_at": ""}, "type_at= must not be empty"),
-        ({"data_at": ["data"]}, "data_at= must be a text"),
+        ({"data_at": ["data"]}, "data_at= must be a str"),
         ({"max_body_bytes": 0}, "max_body_bytes= must be greater than 0"),
         ({"max_body_bytes": "1 MiB"}, "max_body_bytes= must be a whole number"),
         ({"outcome": ShopSaga}, "outcome= must be an AwaitOutcome"),
-        ({"unknown": "drop"}, "unknown= is 'refuse' or 'ignore'"),
+        ({"unknown": "drop"}, "unknown= must be 'refuse' or 'ignore',"),
         ({"body_timeout": 10}, "body_timeout"),
         (
             {"events": {"paid": PaymentReceived, "number": int}},
@@ -399,7 +399,7 @@ async def test_so_is_one_of_a_status_endpoint_and_of_a_served_runner() -> None:
     for wrong in ({"max_body_bytes": 0}, {"most_in_flight": None}):
         with pytest.raises(DefinitionError, match=f"{next(iter(wrong))}= must be"):
             ServedRunner(new_runner(), [], **wrong)  # type: ignore[arg-type]
-    with pytest.raises(DefinitionError, match="a SagaRunner, not a str"):
+    with pytest.raises(DefinitionError, match="a SagaRunner, not str"):
         ServedRunner("memory://", [])  # type: ignore[arg-type]
 
 

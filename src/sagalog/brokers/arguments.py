@@ -13,7 +13,7 @@ LONGEST = timedelta(days=1)
 def check_name(what: str, value: Any, *, also: str) -> None:
     """Raise DefinitionError unless it is a text of ASCII letters, digits and `also`."""
     if not isinstance(value, str) or not value or not value.isascii():
-        raise DefinitionError(f"{what}= is a name, not {value!r}")
+        raise DefinitionError(f"{what}= must be a name, not {value!r}")
     plain = value.translate({ord(c): None for c in also})
     if plain and not plain.isalnum():
-        raise DefinitionError(f"{what}= is letters, digits and any of {also!r}, not {value!r}")
+        raise DefinitionError(f"{what}= may have letters, digits and any of {also!r}, not {value!r}")

@@ -84,9 +84,9 @@ def read(body: bytes, headers: Mapping[str, str]) -> CloudEvent:
             attributes.setdefault("datacontenttype", content_type)
             return _from_binary(body, attributes, trace)
     if content_type.lower().startswith(_BATCH):
-        raise NotCloudEventError("it is a batch of CloudEvents: send each of them as a message of its own")
+        raise NotCloudEventError("it is a batch of CloudEvents: send each as a message of its own")
     raise NotCloudEventError(
-        f"it is no CloudEvent: its content type is not {STRUCTURED}, and it has no header ce-specversion"
+        f"it is not a CloudEvent: its content type is not {STRUCTURED}, and it has no header ce-specversion"
     )
 
 
@@ -94,11 +94,11 @@ def _from_structured(body: bytes, trace: str) -> CloudEvent:
     try:
         found = _structured.decode(body)
     except msgspec.ValidationError as error:  # which names the attribute and the types, and quotes no values
-        raise NotCloudEventError(f"its body is no CloudEvent in JSON: {error}") from None
+        raise NotCloudEventError(f"its body is not a CloudEvent in JSON: {error}") from None
     except (msgspec.DecodeError, RecursionError):
-        raise NotCloudEventError("its body is no CloudEvent in JSON") from None
+        raise NotCloudEventError("its body is not a CloudEvent in JSON") from None
     if found.data_base64 is not None and found.data is not msgspec.UNSET:
-        raise NotCloudEventError("it has data as well as data_base64, and says not which of them it means")
+        raise NotCloudEventError("it has both data and data_base64; a CloudEvent may have only one")
     data = found.data if isinstance(found.data, msgspec.Raw) else msgspec.Raw(b"null")
     if found.data_base64 is not None:
         try:
@@ -152,7 +152,7 @@ def _moment(text: str) -> datetime | None:
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
-        raise NotCloudEventError("its time is no moment with a zone, as RFC 3339 has it")
+        raise NotCloudEventError("its time is not an RFC 3339 timestamp with a time zone")
     return found
 
 
@@ -161,10 +161,10 @@ def _checked(specversion: str, event: CloudEvent) -> CloudEvent:
         raise NotCloudEventError("its CloudEvents specversion is not 1.0")
     for name in ("id", "source", "type"):
         if not getattr(event, name):
-            raise NotCloudEventError(f"it is a CloudEvent without {name}")
+            raise NotCloudEventError(f"the CloudEvent has no {name}")
     content = event.datacontenttype.partition(";")[0].strip().lower()
     if not (content.endswith(("/json", "+json"))):
-        raise NotCloudEventError("its datacontenttype is not JSON: a decoder of your own can read it (decode=)")
+        raise NotCloudEventError("its datacontenttype is not JSON: read it with a decoder of your own (decode=)")
     return event
 
 

@@ -46,13 +46,11 @@ def to_ascii(headers: Mapping[str, str]) -> dict[str, str]:
     found = {}
     for name, value in headers.items():
         if not _NAME.fullmatch(name):
-            raise BrokerRefusedError(f"this broker takes no header of the name {name!r}: a token of HTTP only")
+            raise BrokerRefusedError(f"this broker does not accept a header named {name!r}: a token of HTTP only")
         if name.lower().startswith(_ENCODED):
             found[name] = encoded(value)
         elif not (value.isascii() and value.isprintable() and value.strip() == value):
-            raise BrokerRefusedError(
-                f"the header {name!r} holds what this broker takes in no header: printable ASCII only"
-            )
+            raise BrokerRefusedError(f"the header {name!r} must hold printable ASCII only for this broker")
         else:
             found[name] = value
     return found

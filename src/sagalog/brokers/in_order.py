@@ -147,7 +147,7 @@ class InOrder:
                 self._declined(arrival, told)
             return
         if not taken.outcomes:
-            self._declined(arrival, f"no saga takes this {type(decoded.event).__name__}: it is for no instance")
+            self._declined(arrival, f"no saga takes this {type(decoded.event).__name__}, so it is for no instance")
             return
         self._counts.duplicates += taken.duplicate
         self._handled(arrival)

@@ -247,7 +247,7 @@ class Intake:
                 self.counts.broker_errors += 1
                 self._not_rejected.add(arrival)
                 if isinstance(error, BrokerRefusedError):
-                    error = BrokerRefusedError(f"message {position} cannot be put among the dead letters: {error}")
+                    error = BrokerRefusedError(f"message {position} cannot be moved to the dead letters: {error}")
                 self.trouble.is_(error, "dead letters")
                 await pause(refusals if isinstance(error, BrokerRefusedError) else attempts, self._stopping)
             else:
@@ -256,7 +256,7 @@ class Intake:
                 if not self._not_rejected:
                     self.trouble.is_over("dead letters")
                 log.warning(
-                    "source %s: message %s is among the dead letters: %s",
+                    "source %s: message %s went to the dead letters: %s",
                     self.source.name,
                     position,
                     reason,

@@ -70,7 +70,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """What lies before a source: how many messages are not accepted yet, and since when the oldest of them waits.
+    """The messages before a source: how many are not accepted yet, and since when the oldest has waited.
 
     None where the broker does not say.
     """

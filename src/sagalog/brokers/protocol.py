@@ -71,7 +71,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class KeepsDeadLetters(Protocol):
-    """A source whose dead letters can be looked at, mended and put back."""
+    """A source whose dead letters can be viewed, corrected and put back."""
 
     def dead_letters(self) -> AsyncIterator[DeadLetter]:
         """Yield the dead letters, oldest first."""

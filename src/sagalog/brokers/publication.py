@@ -55,11 +55,13 @@ class Publication:
     def __post_init__(self) -> None:
         if isinstance(self.sink, type) or not isinstance(self.sink, Sink):
             shown = self.sink.__name__ if isinstance(self.sink, type) else f"a {type(self.sink).__name__}"
-            raise DefinitionError(f"a sink has the methods of sagalog.brokers.Sink (send, close), {shown} has not")
+            raise DefinitionError(
+                f"a sink needs the methods of sagalog.brokers.Sink (send, close), which {shown} lacks"
+            )
         if self.mode not in ("binary", "structured"):
-            raise DefinitionError(f"mode= of a publication is binary or structured, not {self.mode!r}")
+            raise DefinitionError(f"mode= of a publication must be binary or structured, not {self.mode!r}")
         if self.encode is not None and not callable(self.encode):
-            raise DefinitionError(f"encode= takes a function, not a {type(self.encode).__name__}")
+            raise DefinitionError(f"encode= takes a function, not {type(self.encode).__name__}")
 
     def message(self, command: Any, sent: Sent, trace: str) -> SinkMessage:
         """Return the message of a command. Raises CodecError, DefinitionError, and what `encode` raises."""
@@ -88,7 +90,7 @@ class Publication:
 def publications_of(sinks: object) -> dict[type, Publication]:
     """Return what `sinks=` of a runner names. Raises DefinitionError."""
     if not isinstance(sinks, Mapping):
-        raise DefinitionError(f"sinks= takes a mapping from command types to sinks, not a {type(sinks).__name__}")
+        raise DefinitionError(f"sinks= takes a mapping from command types to sinks, not {type(sinks).__name__}")
     return {
         command: one
         if isinstance(one, Publication)

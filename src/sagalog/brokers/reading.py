@@ -64,8 +64,8 @@ class MessageReader:
         given = found.id or message.headers.get(MESSAGE_ID, "") or message.id
         if not given:
             raise UnreadableError(
-                "it brings no id, and this broker has none that stays the same at every delivery: let the sender give one "
-                "(CloudEvents id and source, or message_id), or decode= make one of what it holds"
+                "it has no id, and this broker has none that stays the same at every delivery: let the sender set one "
+                "(CloudEvents id and source, or message_id), or let decode= derive one from its content"
             )
         return Decoded(found.event, _bounded(given), found.trace, found.at or message.published_at)
 
@@ -76,13 +76,13 @@ class MessageReader:
             told = f": {error}" if isinstance(error, SagalogError) else ""  # others may quote what they read
             raise UnreadableError(f"the decoder raised {type(error).__name__}{told}") from error
         if found is None:
-            raise UntakenError("the decoder says that it is for nobody here")
+            raise UntakenError("the decoder says that it is for no saga here")
         if not isinstance(found, Decoded):
             raise UnreadableError(f"the decoder returned a {type(found).__name__}, not Decoded or None")
         if not isinstance(found.id, str) or not isinstance(found.trace, str):
-            raise UnreadableError("the decoder returned a Decoded whose id or trace is no text")
+            raise UnreadableError("the decoder returned a Decoded whose id or trace is not a string")
         if found.at is not None and (not isinstance(found.at, datetime) or found.at.tzinfo is None):
-            raise UnreadableError("the decoder returned a Decoded whose at is no datetime with a timezone")
+            raise UnreadableError("the decoder returned a Decoded whose at is not a datetime with a time zone")
         return found
 
     def _cloud_event(self, message: SourceMessage) -> Decoded:
@@ -92,7 +92,7 @@ class MessageReader:
             raise UnreadableError(str(error)) from None
         cls = self._types.get(event.type)
         if cls is None:
-            raise UntakenError(f"no saga of this runner takes events of type {event.type[:200]!r}")
+            raise UntakenError(f"no saga of this runner handles events of type {event.type[:200]!r}")
         try:
             value: Any
             if event.version == schema_of(cls).version:
@@ -124,7 +124,7 @@ def types_of(sagas: Iterable[Saga[Any]], given: Mapping[str, type]) -> dict[str,
             name = schema_of(cls).name
             if name not in given and found.setdefault(name, cls) is not cls:
                 raise DefinitionError(
-                    f"two event classes are called {name!r}: say which of them a message of that type is: "
+                    f"two event classes are called {name!r}: say which of them a message of that type means: "
                     f"Subscription(..., types={{{name!r}: ...}})"
                 )
     return {**found, **given}

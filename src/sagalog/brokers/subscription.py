@@ -45,22 +45,24 @@ class Subscription:
         if isinstance(self.source, type) or not isinstance(self.source, Source):
             shown = self.source.__name__ if isinstance(self.source, type) else f"a {type(self.source).__name__}"
             raise DefinitionError(
-                f"a source has the methods of sagalog.brokers.Source (open, receive, accept, ...), {shown} has not"
+                f"a source needs the methods of sagalog.brokers.Source (open, receive, accept, ...), which {shown} lacks"
             )
         for name in ("unreadable", "untaken"):
             policy = getattr(self, name)
             if not isinstance(policy, str) or policy not in tuple(Policy):
-                raise DefinitionError(f"{name}= of a subscription is one of {', '.join(Policy)}, not {given(policy)}")
+                raise DefinitionError(
+                    f"{name}= of a subscription must be one of {', '.join(Policy)}, not {given(policy)}"
+                )
             object.__setattr__(self, name, Policy(policy))
         if type(self.prefetch) is not int or self.prefetch < 1:
             raise DefinitionError(
-                f"prefetch= of a subscription is a whole number of at least 1, not {given(self.prefetch)}"
+                f"prefetch= of a subscription must be a whole number of at least 1, not {given(self.prefetch)}"
             )
         most = self.most_deliveries
         if most is not None and (type(most) is not int or most < 1):
-            raise DefinitionError(f"most_deliveries= is a whole number of at least 1, or None, not {given(most)}")
+            raise DefinitionError(f"most_deliveries= must be a whole number of at least 1, or None, not {given(most)}")
         if self.decode is not None and not callable(self.decode):
-            raise DefinitionError(f"decode= takes a function, not a {type(self.decode).__name__}")
+            raise DefinitionError(f"decode= takes a function, not {type(self.decode).__name__}")
         if not isinstance(self.types, Mapping) or not all(isinstance(one, type) for one in self.types.values()):
             raise DefinitionError("types= takes a mapping from the types of CloudEvents to event classes")
 
@@ -68,7 +70,7 @@ class Subscription:
 def subscriptions_of(sources: object) -> list[Subscription]:
     """Return what `sources=` of a runner names. Raises DefinitionError."""
     if isinstance(sources, (str, bytes, Mapping)) or not hasattr(sources, "__iter__"):
-        raise DefinitionError(f"sources= takes a list of sources, not a {type(sources).__name__}")
+        raise DefinitionError(f"sources= takes a list of sources, not {type(sources).__name__}")
     found = [one if isinstance(one, Subscription) else Subscription(one) for one in sources]
     names: set[str] = set()
     for one in found:

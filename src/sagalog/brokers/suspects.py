@@ -62,7 +62,7 @@ class Suspects:
         deliveries = arrival.message.deliveries
         if deliveries > self._most and not self._rejected:
             self._rejected = True
-            self._reject(arrival, f"it was delivered {deliveries} times, and no worker came to its end")
+            self._reject(arrival, f"it was delivered {deliveries} times, and no worker finished it")
             return
         self._current = arrival
         self._ended.clear()

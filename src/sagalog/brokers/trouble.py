@@ -49,7 +49,7 @@ class SourceTrouble:
         """Note that the broker answers to that."""
         if found := self._begun.pop(what, None):
             lasted = time.monotonic() - found[0]
-            log.warning("source %s: it goes on with %s, after %.1f s", self._name, what, lasted, extra=about())
+            log.warning("source %s: %s works again, after %.1f s", self._name, what, lasted, extra=about())
 
     @staticmethod
     def seconds_since(at: datetime | None) -> float | None:

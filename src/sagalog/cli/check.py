@@ -31,7 +31,9 @@ _EXAMPLES = 3
 @click.command("check")
 @click.argument("target", metavar="MODULE:RUNNER")
 @journal_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: counts, and every instance that would park.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: counts, and every instance that would park."
+)
 def check_(target: str, url: str, as_json: bool) -> None:
     """Read every live instance of a journal with this code, and list those that it could not go on with.
 
@@ -99,8 +101,8 @@ class _Check:
             click.echo(f"warning  {line(saga)}: no handler is seen to enter the phase {line(phase)}")
         for (saga, name), count in sorted(self._passed_over.items()):
             click.echo(
-                f"warning  {line(saga)}: activity {line(name)} will be passed over in {count:,}, where what comes after it "
-                "in this code has begun already"
+                f"warning  {line(saga)}: activity {line(name)} will be skipped in {count:,}, in which what comes "
+                "after it in this code has already begun"
             )
         for (saga, name), count in sorted(self._without_undo.items()):
             click.echo(
@@ -123,7 +125,7 @@ class _Check:
         )
         sagas = ", ".join(f"{count:,} of {line(saga)}" for saga, count in sorted(self._read.items()))
         click.echo(
-            f"{total:,} live instances{f' ({sagas})' if sagas else ''}: {total - would_park:,} could go on, "
+            f"{total:,} live instances{f' ({sagas})' if sagas else ''}: {total - would_park:,} could continue, "
             f"{would_park:,} could not; {self._parked:,} are parked already"
         )
 

@@ -23,20 +23,25 @@ if TYPE_CHECKING:
 
 @click.command("dashboard")
 @journal_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="0: any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="The port; 0 takes any free one."
+)
 @click.option(
     "--token",
     envvar="SAGALOG_DASHBOARD_TOKEN",
-    help="What one signs in with, at least 16 characters. Better from SAGALOG_DASHBOARD_TOKEN: others see arguments.",
+    help="The token to sign in with, at least 16 characters. SAGALOG_DASHBOARD_TOKEN is safer: other users can see "
+    "arguments.",
 )
 @click.option("--mask", "masks", multiple=True, metavar="FIELD", help="Hide a payload field, e.g. password or card.*")
 @click.option(
-    "--allowed-host", "hosts", multiple=True, metavar="NAME", help="A name that it is asked for by, behind a proxy."
+    "--allowed-host", "hosts", multiple=True, metavar="NAME", help="A host name that requests may use, behind a proxy."
 )
 @click.option("--open", "open_browser", is_flag=True, help="Open it in a browser.")
 @click.option(
-    "--open-reading", is_flag=True, help="Read without signing in, where neither others nor a proxy reach this machine."
+    "--open-reading",
+    is_flag=True,
+    help="Allow reading without signing in; only where neither others nor a proxy can reach this machine.",
 )
 @click.option("--runner", "target", metavar="MODULE:RUNNER", help="Send events to its sagas from a form.")
 @click.option("--root-path", default="", metavar="PATH", help="The path that a proxy serves it under, e.g. /sagas.")
@@ -75,12 +80,10 @@ def dashboard_(
             f"the dashboard needs the package {error.name}: pip install 'sagalog[dashboard]'"
         ) from error
     if root_path and (not root_path.startswith("/") or root_path.endswith("/") or not root_path.isprintable()):
-        raise click.UsageError("--root-path begins with a slash and does not end with one: /sagas")
+        raise click.UsageError("--root-path must begin with a slash and not end with one: /sagas")
     loopback = host in LOOPBACK
     if not loopback and token is None:
-        raise click.UsageError(
-            f"listening at {host} lets others in: give a token, by SAGALOG_DASHBOARD_TOKEN or --token"
-        )
+        raise click.UsageError(f"{host} can be reached by others: set a token with SAGALOG_DASHBOARD_TOKEN or --token")
     runner = None if target is None else load_runner(target)
     _check(url)
     given = token is not None
@@ -135,7 +138,9 @@ def _below(app: Dashboard, root_path: str) -> Any:
 def _check(url: str) -> None:
     """Refuse a journal that is named wrongly or is not there, before anything listens. A server may be down."""
     if url.startswith("memory://"):
-        raise click.UsageError("a journal in memory belongs to one process: mount dashboard_app in that one instead")
+        raise click.UsageError(
+            "a journal in memory belongs to one process: mount dashboard_app in that process instead"
+        )
     asyncio.run(_look(url))
 
 

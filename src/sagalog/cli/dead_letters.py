@@ -25,17 +25,13 @@ _SHOWN_BYTES = 65_536
 @click.command("dead-letters")
 @click.argument("target", metavar="MODULE:RUNNER")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@click.option("--source", "name", help="Which source of the runner, where it has several.")
+@click.option("--source", "name", help="Which source of the runner, if it has several.")
 @click.option("--all", "everything", is_flag=True, help="All of them, instead of IDs.")
-@click.option("--put-back", is_flag=True, help="Send them to their source again, under the ids that they had.")
-@click.option("--drop", is_flag=True, help="Take them away for good.")
-@click.option(
-    "--body", "path", metavar="FILE|-", help="With --put-back and one ID: this instead of its body, as mended."
-)
-@click.option(
-    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="With --put-back: this header, as mended."
-)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each, with headers and body.")
+@click.option("--put-back", is_flag=True, help="Send them to their source again, under the same ids.")
+@click.option("--drop", is_flag=True, help="Delete them for good.")
+@click.option("--body", "path", metavar="FILE|-", help="With --put-back and one ID: a file with the corrected body.")
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="With --put-back: a corrected header.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each, with headers and body.")
 def dead_letters_(
     target: str,
     ids: tuple[str, ...],
@@ -107,7 +103,7 @@ def _source(runner: SagaRunner, name: str | None) -> Any:
     if found is None:
         raise click.UsageError(f"no source {clean(str(name))!r}; the runner has {', '.join(map(clean, sources))}")
     if not isinstance(found, KeepsDeadLetters):
-        raise click.UsageError(f"source {clean(found.name)} keeps no dead letters that can be looked at")
+        raise click.UsageError(f"source {clean(found.name)} has no dead letters that can be shown")
     return found
 
 

@@ -21,8 +21,8 @@ _PLAN = dict[str, dict[str, Any]]
 
 @click.command("demo")
 @click.option("--orders", type=click.IntRange(min=8), default=300, show_default=True, help="How many.")
-@click.option("--keep", is_flag=True, help="Keep the files, and say how to look at them.")
-@click.option("--json", "as_json", is_flag=True, help="Only the figures, as one JSON object.")
+@click.option("--keep", is_flag=True, help="Keep the files, and print how to inspect them.")
+@click.option("--json", "as_json", is_flag=True, help="Print only the figures, as one JSON object.")
 def demo_(orders: int, keep: bool, as_json: bool) -> None:
     """Watch a few hundred orders survive a kill -9.
 

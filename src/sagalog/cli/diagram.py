@@ -15,8 +15,8 @@ from .text import clean, json_line
 @click.command("diagram")
 @click.argument("target", metavar="MODULE:SAGA")
 @click.option("--svg", "file", type=click.Path(dir_okay=False, path_type=Path), help="Write a picture to this file.")
-@click.option("--phases", is_flag=True, help="Its phases, as a Mermaid state diagram.")
-@click.option("--json", "as_json", is_flag=True, help="What was found, as one JSON object.")
+@click.option("--phases", is_flag=True, help="Draw its phases, as a Mermaid state diagram.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found, as one JSON object.")
 def diagram_(target: str, file: Path | None, phases: bool, as_json: bool) -> None:
     """Draw a saga: its events, commands, timers, compensations and ends. As Mermaid text, or as a picture.
 
@@ -31,7 +31,7 @@ def diagram_(target: str, file: Path | None, phases: bool, as_json: bool) -> Non
     """
     found = outline(load_saga(target))
     if found.unread:
-        click.echo(f"no source was found of {', '.join(found.unread)}: what they do is not shown", err=True)
+        click.echo(f"no source code was found for {', '.join(found.unread)}: what they do is not shown", err=True)
     if file is not None:
         try:
             file.write_text(svg(found), encoding="utf-8")

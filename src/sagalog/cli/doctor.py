@@ -30,10 +30,10 @@ _SKEW = timedelta(seconds=1)
 
 @click.command("doctor")
 @click.argument("url", metavar="URL", envvar="SAGALOG_JOURNAL")
-@click.option("--quick", is_flag=True, help="Do not read every record: no count of what is parked.")
+@click.option("--quick", is_flag=True, help="Do not read every record; parked instances are not counted.")
 @click.option("--strict", is_flag=True, help="Warnings count as failures.")
 @code_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def doctor_(url: str, quick: bool, strict: bool, code: str | None, as_json: bool) -> None:
     """Check a journal: can it be reached, is it durable, do the clocks agree, is due work taken, what is parked?
 
@@ -90,7 +90,7 @@ def _unexamined() -> Finding:
 async def _clock(journal: Journal) -> tuple[datetime, Finding]:
     before = datetime.now(UTC)
     if not isinstance(journal, TellsTime):
-        return before, Finding("clock", "ok", "this machine's: there is no server to differ from")
+        return before, Finding("clock", "ok", "this machine's clock; there is no server to compare with")
     told = await journal.server_time()
     after = datetime.now(UTC)
     skew = told - (before + (after - before) / 2)
@@ -99,7 +99,9 @@ async def _clock(journal: Journal) -> tuple[datetime, Finding]:
     )
     if abs(skew) <= _SKEW + (after - before):
         return told, Finding("clock", "ok", "this machine and the server agree")
-    return told, Finding("clock", "warn", text, "workers take the server's time; set this clock all the same (NTP)")
+    return told, Finding(
+        "clock", "warn", text, "workers use the server's time; synchronize this clock all the same (NTP)"
+    )
 
 
 async def _due(journal: Journal, now: datetime) -> Finding:
@@ -111,7 +113,7 @@ async def _due(journal: Journal, now: datetime) -> Finding:
         "due work",
         "fail",
         f"{count} waiting since up to {spoken(now - due[0][1])}",
-        "is a worker for these sagas running? `sagalog list --overdue` says which",
+        "is a worker for these sagas running? `sagalog list --overdue` shows which",
     )
 
 
@@ -119,7 +121,7 @@ async def _paused(journal: Journal, now: datetime) -> Finding:
     try:
         controls, _ = await read_controls(journal)
     except CodecError as error:
-        return Finding("commands", "fail", str(error), "workers hold to what they could read last")
+        return Finding("commands", "fail", str(error), "workers go by what they could read last")
     if not controls.paused:
         return Finding("commands", "ok", "none is paused")
     told = []
@@ -135,7 +137,7 @@ async def _away(journal: Journal, now: datetime) -> Finding:
     except CodecError as error:
         return Finding("receivers", "warn", str(error))
     if not opened:
-        return Finding("receivers", "ok", "no worker says that one is away")
+        return Finding("receivers", "ok", "no worker reports one as away")
     told = []
     for command in dict.fromkeys(one.command for one in opened):
         of = [one for one in opened if one.command == command]
@@ -155,12 +157,12 @@ async def _instances(journal: Journal, now: datetime, seen: Callable[[SagaView],
         Finding("instances", "ok", f"{live:,} live of {', '.join(line(one.saga) for one in figures) or 'no saga'}")
     ]
     for name, count, level, remedy in (
-        ("parked", sum(one.parked for one in figures), "warn", "`sagalog list --status parked` says which, and why"),
+        ("parked", sum(one.parked for one in figures), "warn", "`sagalog list --status parked` shows which, and why"),
         (
             "unreadable",
             sum(one.unreadable for one in figures),
             "fail",
-            "`sagalog list --status unreadable` says which, `show` what can be done",
+            "`sagalog list --status unreadable` shows which, `show` what you can do",
         ),
         (
             "uncompensated",
@@ -186,7 +188,7 @@ async def _instances(journal: Journal, now: datetime, seen: Callable[[SagaView],
                 "warn",
                 f"{name} has not been accepted for {spoken(now - oldest)}",
                 "its receiver does not accept it, its handler hangs, or no worker can read it: see the log of the "
-                "workers and `sagalog show`; `sagalog drop` passes it",
+                "workers and `sagalog show`; `sagalog drop` skips it",
             )
         )
     else:

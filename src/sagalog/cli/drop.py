@@ -21,7 +21,7 @@ from .show import the_one
 @click.command("drop")
 @click.argument("correlation_id", metavar="ID")
 @click.argument("command_id", metavar="[COMMAND]", required=False)
-@click.option("--saga", help="Which saga, where several have this id.")
+@click.option("--saga", help="Which saga, if several have this id.")
 @repair_options
 def drop_(correlation_id: str, command_id: str | None, saga: str | None, url: str, wish: Wish) -> None:
     """Remove one command that waits, for example because its handler hangs, and go on with those behind it.
@@ -52,7 +52,7 @@ async def _drop_instance(correlation_id: str, saga: str | None, url: str, wish: 
     async with reading(url) as journal:
         view = await the_one(journal, correlation_id, saga)
         if view.record is not None and not view.lost:
-            raise click.UsageError("which command? `show` has their numbers. To end the instance, `cancel` it")
+            raise click.UsageError("which command? `show` lists their numbers. To end the instance, `cancel` it")
         old = await stored(journal, view.saga, view.correlation_id)
         new = await ended(journal, old, note=wish.note, by=wish.by)
         await confirm_and_replace(journal, old, new, wish, "End it?")

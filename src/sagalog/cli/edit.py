@@ -30,10 +30,14 @@ from .text import change_lines, clean, json_line, line
 @click.command("edit")
 @click.argument("target", metavar="MODULE:RUNNER")
 @click.argument("correlation_id", metavar="ID")
-@click.option("--saga", help="Which saga, where several have this id.")
-@click.option("--from", "file", type=click.File("rb"), help="Take the new state from a file (- for stdin), no editor.")
-@click.option("--phase", metavar="NAME", help="Set the phase, and leave the state as it is; nothing acts on that.")
-@click.option("--record", "whole", is_flag=True, help="The whole record, not only the state: also one that is damaged.")
+@click.option("--saga", help="Which saga, if several have this id.")
+@click.option(
+    "--from", "file", type=click.File("rb"), help="Take the new state from a file (- for stdin) instead of an editor."
+)
+@click.option("--phase", metavar="NAME", help="Set the phase and leave the state as it is; no handler runs.")
+@click.option(
+    "--record", "whole", is_flag=True, help="Edit the whole record, even a damaged one, instead of the state."
+)
 @repair_options
 def edit_(
     target: str,
@@ -48,7 +52,7 @@ def edit_(
     """Open the state of one instance as JSON in $EDITOR, and save it if the saga's code can read it.
 
     It is saved against the version that was shown: if the instance moves on meanwhile, nothing is overwritten. A parked
-    instance stays parked: retry it when its state is right. With --record, the record as it was is kept in a file here.
+    instance stays parked: retry it when its state is right. With --record, the old record is kept in a file here.
 
     \b
     Examples:
@@ -61,13 +65,13 @@ def edit_(
     runner = load_runner(target)
     sagas = {one.name: one for one in runner.sagas}
     if phase is not None and (file is not None or whole):
-        raise click.UsageError("--phase sets the phase alone: change the state, or the record, in another edit")
+        raise click.UsageError("--phase sets only the phase: change the state, or the record, in another edit")
     if phase is not None:
         asyncio.run(_edit_phase(sagas, correlation_id, saga, phase, url, wish))
         return
     given = file.read() if file is not None else None
     if given is None and not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal for an editor: give the new state with --from FILE --yes")
+        raise click.UsageError("there is no terminal for an editor: pass the new state with --from FILE --yes")
     if whole:
         asyncio.run(
             _edit_record(Code(runner.sagas, partial(has_handler, runner)), correlation_id, saga, given, url, wish)
@@ -106,7 +110,7 @@ async def _edit(
                 _confirm(view)
             if not legible and view.record is not None:
                 kept = keep(bytes(view.record.state), view.saga, view.version)
-                click.echo(f"the state as it was is kept in {kept}", err=True)
+                click.echo(f"the old state is kept in {kept}", err=True)
             await apply(journal, view.saga, view.correlation_id, repair, expected_version=view.version)
         except ConflictError:
             raise click.ClickException(_moved_on(view, state, given)) from None
@@ -158,9 +162,9 @@ def _editable(sagas: dict[str, Saga[Any]], view: SagaView, *, edits: bool) -> tu
         why = clean(view.unreadable or "it is empty")
         raise click.ClickException(f"the record cannot be read: {why}; --record edits all of it")
     if view.finished:
-        raise click.ClickException("it has ended: its state is not used any more")
+        raise click.ClickException("it has ended: its state is no longer used")
     if view.record.state_is_base64 and edits:
-        raise click.ClickException("its saga does not keep its state as JSON: give the new one with --from FILE")
+        raise click.ClickException("its saga does not store its state as JSON: pass the new one with --from FILE")
     state = bytes(view.record.state)
     try:
         state = view.record.state_bytes()
@@ -170,7 +174,7 @@ def _editable(sagas: dict[str, Saga[Any]], view: SagaView, *, edits: bool) -> tu
     except CodecError as error:
         if view.record.state_version > saga.state_version():
             raise click.ClickException(f"this code cannot read the state: {clean(str(error))}") from error
-        click.echo(f"this code cannot read the state as it is stored: {clean(str(error))}", err=True)
+        click.echo(f"this code cannot read the stored state: {clean(str(error))}", err=True)
         return saga, state, False
     return saga, state, True
 
@@ -229,7 +233,7 @@ def _show(applied: Applied, wish: Wish) -> None:
 
 def _confirm(view: SagaView) -> None:
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on: add --yes to save, or --dry-run to look")
+        raise click.UsageError("there is no terminal to ask for confirmation: add --yes to save, or --dry-run to look")
     click.confirm(f"Save it over version {view.version}?", abort=True, err=True)
 
 

@@ -49,7 +49,9 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
         raise _taken(error) from None
     if not wish.dry_run and not wish.yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("there is no terminal to ask on: add --yes to save, or --dry-run to look")
+            raise click.UsageError(
+                "there is no terminal to ask for confirmation: add --yes to save, or --dry-run to look"
+            )
         click.confirm(question, abort=True, err=True)
     version, kept = old.view.version + 1, ""
     if not wish.dry_run:
@@ -77,7 +79,7 @@ async def confirm_and_replace(journal: Journal, old: StoredRecord, new: Replaced
     elif wish.dry_run:
         click.echo("dry run: nothing was changed")
     else:
-        click.echo(f"saved as version {version}; the record as it was is kept in {kept}")
+        click.echo(f"saved as version {version}; the old record is kept in {kept}")
 
 
 def _taken(error: KeyTakenError) -> click.ClickException:
@@ -87,16 +89,16 @@ def _taken(error: KeyTakenError) -> click.ClickException:
 async def _proposed(journal: Journal, old: StoredRecord) -> bytes:
     """Return what to begin with: the record itself if it is JSON, else the newest step that can be read, else a new one."""
     if old.view.lost and old.view.record is not None:
-        click.echo(f"{old.view.lost:,} of its messages are lost: you see it with the others", err=True)
+        click.echo(f"{old.view.lost:,} of its messages are lost: the others are shown", err=True)
         return msgspec.json.format(encode_record(old.view.record), indent=2)
     try:
         return msgspec.json.format(old.payload, indent=2)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         kept = await newest_readable(journal, old.view)
     if kept is not None and kept.record is not None:
-        click.echo(f"the record is not JSON: you see step {kept.version}, the newest that can be read", err=True)
+        click.echo(f"the record is not JSON: step {kept.version} is shown, the newest that can be read", err=True)
         return msgspec.json.format(encode_record(kept.record), indent=2)
-    click.echo("the record is not JSON, and no step of it can be read: you see an empty one", err=True)
+    click.echo("the record is not JSON, and no step of it can be read: an empty one is shown", err=True)
     now = await server_now(journal)
     return msgspec.json.format(
         encode_record(SagaRecord(FORMAT, Status.RUNNING, msgspec.Raw(b"{}"), started_at=now, updated_at=now)), indent=2

@@ -25,8 +25,8 @@ from .text import clean, json_line
 @journal_option
 @click.option("--saga", help="Only this saga.")
 @click.option("--latest", is_flag=True, help="Only the newest record of each instance, no history.")
-@click.option("--force", is_flag=True, help="Write over a file that is there.")
-@click.option("--json", "as_json", is_flag=True, help="The totals as one JSON object.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the totals as one JSON object.")
 def export_(file: str, url: str, saga: str | None, latest: bool, force: bool, as_json: bool) -> None:
     """Write all instances, finished ones too, with their history, to FILE (.gz: compressed, -: standard output).
 
@@ -45,7 +45,7 @@ async def _export(file: str, url: str, saga: str | None, latest: bool, force: bo
     totals = Totals()
     path = Path(file)
     if file != "-" and path.exists() and not force:
-        raise click.ClickException(clean(f"{file} is there already; --force writes over it"))
+        raise click.ClickException(clean(f"{file} exists already; --force overwrites it"))
     # A device or a pipe is written to. Replacing it, as a file is replaced, would take it away from the whole machine.
     part = None if file == "-" or (path.exists() and not path.is_file()) else _beside(path)
     try:

@@ -11,14 +11,14 @@ from ..errors import SagalogError
 from .text import clean
 
 COMMANDS = {
-    "cancel": "End instances, with their work undone or as they stand.",
-    "check": "List the instances that this code could not go on with.",
+    "cancel": "End instances; undo their work, or leave it as it stands.",
+    "check": "List the instances that this code could not continue.",
     "dashboard": "Show and repair all sagas of a journal in a browser, live.",
     "dead-letters": "Show messages that no saga could take; correct them and put them back.",
     "demo": "Watch a few hundred orders survive a kill -9.",
     "diagram": "Draw a saga: its events, commands, timers, compensations and ends.",
-    "doctor": "Check a journal: reachable, durable, on time, nothing left undone.",
-    "drop": "Remove one command that hangs from an outbox.",
+    "doctor": "Check a journal: is it reachable, durable and on time, and is nothing left undone?",
+    "drop": "Remove one hanging command from an outbox.",
     "edit": "Change the state of one instance in an editor, checked by its saga.",
     "export": "Write a journal's instances to a file of JSON lines.",
     "health": "Check a worker or a journal: for the probes of containers.",
@@ -34,10 +34,10 @@ COMMANDS = {
     "retry": "Let parked instances try again.",
     "run": "Feed events from a file to a runner.",
     "send": "Send one event.",
-    "serve": "Serve a runner over HTTP: take events, answer how instances stand and end.",
+    "serve": "Serve a runner over HTTP: take events, report the state and end of instances.",
     "show": "Show one instance: state, timers, outbox, held events.",
-    "simulate": "Attack a saga with crashes, races and lost answers, in virtual time.",
-    "skip": "Drop what parked an instance, and go on.",
+    "simulate": "Test a saga with crashes, races and lost answers, in virtual time.",
+    "skip": "Drop what parked an instance, and continue.",
     "stats": "Count live, parked, overdue and undelivered work for each saga.",
     "worker": "Run one or more workers for due work, timers and commands.",
 }
@@ -63,7 +63,7 @@ class _Lazy(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
-            click.echo("stopped; what was done so far is stored", err=True)
+            click.echo("stopped; everything done so far is stored", err=True)
             raise click.exceptions.Exit(130) from stopped
         except SagalogError as error:
             raise click.ClickException(clean(f"{type(error).__name__}: {error}")) from error

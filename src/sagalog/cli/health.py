@@ -22,7 +22,7 @@ from .text import clean
 @click.command("health")
 @click.argument("address", metavar="[HOST:PORT|URL]", required=False)
 @click.option("--journal", "url", envvar="SAGALOG_JOURNAL", help="Ask a journal instead of a worker.")
-@click.option("--live", is_flag=True, help="Only whether the worker is alive, not whether it is ready.")
+@click.option("--live", is_flag=True, help="Ask only whether the worker is alive, not whether it is ready.")
 @click.option("--timeout", "timeout_seconds", type=Seconds(0.1), default=5.0, show_default=True, help="In seconds.")
 @click.option(
     "--behind",
@@ -30,9 +30,9 @@ from .text import clean
     type=Seconds(0),
     default=30.0,
     show_default=True,
-    help="With --journal: due work may wait for so many seconds.",
+    help="With --journal: how many seconds due work may wait.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def health_(
     context: click.Context,
@@ -55,13 +55,13 @@ def health_(
     """
     by_hand = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     if address is not None and by_hand:
-        raise click.UsageError("name a worker or a journal, not both")
+        raise click.UsageError("give a worker or a journal, not both")
     if address is not None:
         well, body = _ask_worker(address, "/live" if live else "/ready", timeout_seconds)
     elif url is None:
-        raise click.UsageError("name a worker (sagalog health 127.0.0.1:8080) or a journal (--journal URL)")
+        raise click.UsageError("give a worker (sagalog health 127.0.0.1:8080) or a journal (--journal URL)")
     elif live:
-        raise click.UsageError("--live is asked of a worker: a journal does not tell")
+        raise click.UsageError("--live asks a worker; a journal cannot answer it")
     else:
         health = asyncio.run(_ask_journal(url, timeout_seconds, behind_seconds))
         well, body = health.ready, msgspec.json.encode(health)
@@ -107,7 +107,7 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
         if isinstance(reason, TimeoutError):
             return False, _unwell(f"{url} does not answer within {timeout_seconds:g} s")
         if isinstance(reason, http.client.HTTPException):
-            return False, _unwell(f"{url} does not speak HTTP, or is no address ({type(reason).__name__})")
+            return False, _unwell(f"{url} does not speak HTTP, or is not an address ({type(reason).__name__})")
         return False, _unwell(f"{url}: {reason}")
 
 

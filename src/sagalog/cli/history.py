@@ -19,8 +19,8 @@ from .text import change_lines, cut, json_line, line, moment
 @click.command("history")
 @click.argument("correlation_id", metavar="ID")
 @journal_option
-@click.option("--saga", help="Which saga, where several have this id.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a step.")
+@click.option("--saga", help="Which saga, if several have this id.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a step.")
 def history_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
     """Show every kept step of one instance: when, what it handled, what changed in the state, what it sent, who wrote it.
 
@@ -126,10 +126,10 @@ def _what(step: Step) -> list[str]:
     record = step.view.record
     handled = [] if record is None else [_handled(step.view, one) for one in record.handled]
     held = [f"held {line(one.event.type)} ({line(one.id)}){_sent(one.by)}" for one in step.held]
-    missed = [f"passed over what timer {line(name)} missed" for name in step.passed_over]
+    missed = [f"skipped what timer {line(name)} missed" for name in step.passed_over]
     kept = [f"keeps {line(one.event.type)} ({line(one.id)}){_sent(one.by)}" for one in step.kept]
     handled += [f"gather {line(name)} came to its end" for name in step.gathered]
-    handled += [f"ran {line(name)}, for all have come" for name in step.joined]
+    handled += [f"ran {line(name)}, now that all have come" for name in step.joined]
     told = [*handled, *held, *kept, *missed, *(["repair"] if step.repairs else [])]
     if told:
         return told
@@ -138,12 +138,14 @@ def _what(step: Step) -> list[str]:
     if step.lease is not None:
         return [f"prolonged its worker's lease until {moment(step.lease)}"]
     if step.alone:
-        return [f"began {line(step.alone)} by itself: workers died that had it in hand"]
+        return [f"began {line(step.alone)} by itself: workers that had it died"]
     if step.indexed:
         return ["was put into the index"]
     if step.before is None and step.view.version > 1:
-        return ["what it did is not known: the step before is not kept"]
-    return ["parked" if record is not None and record.parked and step.says_nothing else "changed nothing that is kept"]
+        return ["what it did is unknown: the step before is not kept"]
+    return [
+        "parked" if record is not None and record.parked and step.says_nothing else "changed nothing that is stored"
+    ]
 
 
 def _handled(view: SagaView, handled: Handled) -> str:
@@ -155,7 +157,7 @@ def _handled(view: SagaView, handled: Handled) -> str:
     if handled.how == "ignored":
         return f"ignored {line(handled.type)}, which its phase does not expect ({line(id_within(own, handled.id))})"
     if handled.how == "passed":
-        return f"{line(handled.type)}, which counts though no handler takes it ({line(id_within(own, handled.id))})"
+        return f"{line(handled.type)}, which counts although no handler takes it ({line(id_within(own, handled.id))})"
     if (entry := refused_entry(own, handled.id)) is not None:
         return f"{line(handled.type)} was refused ({line(entry)})"
     kept = ", which was kept" if handled.how == "kept" else ""

@@ -31,9 +31,9 @@ _BYTES_AT_ONCE = 16 * 1024 * 1024
 @click.command("import")
 @click.argument("file", metavar="FILE")
 @journal_option
-@click.option("--skip-existing", is_flag=True, help="Pass over ids under which something else is stored.")
+@click.option("--skip-existing", is_flag=True, help="Skip ids under which something else is stored.")
 @click.option("--dry-run", is_flag=True, help="Check the file and the journal, and write nothing.")
-@click.option("--json", "as_json", is_flag=True, help="The counts as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 def import_(file: str, url: str, skip_existing: bool, dry_run: bool, as_json: bool) -> None:
     """Bring the instances of an export into a journal: sequence numbers, command ids and message ids stay as they are.
 
@@ -73,7 +73,7 @@ async def _import(file: str, url: str, skip_existing: bool, dry_run: bool, as_js
             except CodecError as error:
                 broken = str(error)
             except (OSError, EOFError, zlib.error) as error:  # a compressed file that is damaged or cut off
-                broken = f"it cannot be read to its end: {error}"
+                broken = f"it cannot be read to the end: {error}"
     finally:
         await journal.close()
     _print(counts, records, dry_run, as_json, broken)
@@ -127,8 +127,8 @@ def _print(counts: Counter[Brought], records: int, dry_run: bool, as_json: bool,
         return
     click.echo(
         f"{'dry run: ' if dry_run else ''}{counts[Brought.IMPORTED]:,} instances, {records:,} records "
-        f"{'would be ' if dry_run else ''}imported; {counts[Brought.THERE]:,} there already, the same; "
-        f"{counts[Brought.DIFFERS]:,} not touched, where something else is stored"
+        f"{'would be ' if dry_run else ''}imported; {counts[Brought.THERE]:,} there already, unchanged; "
+        f"{counts[Brought.DIFFERS]:,} left alone, because something else is stored there"
     )
 
 

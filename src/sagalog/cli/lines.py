@@ -162,7 +162,7 @@ def _own(read: Reader) -> Callable[[int, bytes], Incoming | None]:
             raise LineError(number, str(error)) from error
         except Exception as error:
             what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else type(error).__name__
-            raise LineError(number, f"the runner's reader does not understand it ({what})") from error
+            raise LineError(number, f"the runner's reader cannot read it ({what})") from error
 
     return parse
 
@@ -182,7 +182,7 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
             raise LineError(number, f"no saga handles {fields.type!r}; known: {', '.join(registry.names())}")
         if fields.id is None and lines.from_stdin:
             raise LineError(
-                number, 'it has no "id"; from standard input each needs one, or a second run would repeat it'
+                number, 'it has no "id"; on standard input each event needs one, or a second run would repeat it'
             )
         try:
             event: object = registry.unpack(Typed(fields.type, fields.data, fields.version or 1))

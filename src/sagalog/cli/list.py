@@ -24,9 +24,9 @@ from .text import json_line, line, moment
 @journal_option
 @selecting
 @code_option
-@click.option("--all", "everything", is_flag=True, help="Finished ones too, as long as they are remembered.")
-@click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--all", "everything", is_flag=True, help="Include finished ones, as long as they are remembered.")
+@click.option("--limit", type=click.IntRange(min=1), help="List at most this many.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_(url: str, selection: Selection, code: str | None, everything: bool, limit: int | None, as_json: bool) -> None:
     """List the instances in a journal, streaming: live ones, or all.
 

@@ -22,7 +22,7 @@ def listen(host: str, port: int) -> socket.socket:
         listening.listen()  # from here on who comes waits, and is not turned away
     except OSError as error:
         listening.close()
-        raise click.ClickException(f"{host} port {port} cannot be listened at: {error.strerror}") from error
+        raise click.ClickException(f"{host} port {port} cannot be listened on: {error.strerror}") from error
     return listening
 
 

@@ -17,9 +17,9 @@ from .text import clean, json_line
 @click.command("pause")
 @click.argument("command", metavar="[TYPE]", required=False)
 @journal_option
-@click.option("--note", default="", help="Why, for those who wonder.")
+@click.option("--note", default="", help="Why, for anyone who asks.")
 @click.option("--by", default=login, show_default="your login name", help="Who pauses it.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object for each type.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each type.")
 def pause_(command: str | None, url: str, note: str, by: str, as_json: bool) -> None:
     """Stop the delivery of commands of a TYPE, on all workers of a journal, until `sagalog resume TYPE`.
 

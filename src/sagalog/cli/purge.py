@@ -24,11 +24,13 @@ _AT_ONCE = 64
 
 @click.command("purge")
 @journal_option
-@click.option("--older-than", type=Duration(), required=True, help="Those that ended longer ago, e.g. 30d.")
+@click.option(
+    "--older-than", type=Duration(), required=True, help="Only those that ended longer ago than this, e.g. 30d."
+)
 @click.option("--saga", help="Only this saga.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def purge_(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Remove finished instances, with their history and their message ids; and keys that nobody holds.
 
@@ -89,10 +91,12 @@ def _ask(found: int, keys_found: int, older_than: timedelta, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on: add --yes to purge, or --dry-run to count")
+        raise click.UsageError(
+            "there is no terminal to ask for confirmation: add --yes to purge, or --dry-run to count"
+        )
     click.confirm(
-        f"Forget {found:,} instances that ended more than {spoken(older_than)} ago, their history, and which messages "
-        f"they had handled{_and_keys(keys_found)}?",
+        f"Forget {found:,} instances that ended more than {spoken(older_than)} ago, their history, and the ids of "
+        f"the messages they handled{_and_keys(keys_found)}?",
         abort=True,
         err=True,
     )

@@ -24,9 +24,9 @@ _AT_ONCE = 64
 @click.argument("target", metavar="MODULE:RUNNER")
 @journal_option
 @click.option("--saga", help="Only this saga.")
-@click.option("--force", is_flag=True, help="Also what is in the index already, as far as its record says.")
-@click.option("--dry-run", is_flag=True, help="Only say what would happen.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--force", is_flag=True, help="Include instances that are in the index already, going by their record.")
+@click.option("--dry-run", is_flag=True, help="Only print what would happen.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def reindex_(target: str, url: str, saga: str | None, force: bool, dry_run: bool, as_json: bool) -> None:
     """Let live instances be found by all fields that the `index` of their saga names now.
 

@@ -72,11 +72,13 @@ def repair_options(command: F) -> F:
     wrapped.__doc__ = command.__doc__
     wrapped.__dict__.update(command.__dict__)
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="One JSON object for each instance."),
-        click.option("--by", default=login, show_default="your login name", help="Whose repair it is, for the record."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each instance."),
+        click.option(
+            "--by", default=login, show_default="your login name", help="Who makes the repair, for the record."
+        ),
         click.option("--note", default="", help="Why, for the record."),
         click.option("--yes", is_flag=True, help="Do not ask."),
-        click.option("--dry-run", is_flag=True, help="Only say what would happen."),
+        click.option("--dry-run", is_flag=True, help="Only print what would happen."),
         journal_option,
     ):
         wrapped = option(wrapped)
@@ -92,9 +94,9 @@ def repair_all(
     """
     others = Selection(selection.saga)
     if ids and selection != others:
-        raise click.UsageError("name ids, or select with options, not both (--saga goes with either)")
+        raise click.UsageError("give ids, or select with options, not both (--saga goes with either)")
     if not ids and not selection:
-        raise click.UsageError("which instances? Name their ids, or select them, e.g. with --status parked")
+        raise click.UsageError("which instances? Give their ids, or select them, e.g. with --status parked")
     sys.exit(asyncio.run(_Repairs(wish, make, as_shown=as_shown).run(url, ids, selection)))
 
 
@@ -106,7 +108,7 @@ class _Repairs:
     previews: list[_ShownInstance] = field(default_factory=list)  # what is to be repaired; a dry run only counts
     changing: int = 0
     done: int = 0
-    unchanged: int = 0  # somebody else was first
+    unchanged: int = 0  # another operator or worker was first
     failed: int = 0
 
     async def run(self, url: str, ids: tuple[str, ...], selection: Selection) -> int:
@@ -163,7 +165,9 @@ class _Repairs:
 
     def _confirm(self) -> None:
         if not sys.stdin.isatty():
-            raise click.UsageError("there is no terminal to ask on: add --yes to repair, or --dry-run to look")
+            raise click.UsageError(
+                "there is no terminal to ask for confirmation: add --yes to repair, or --dry-run to look"
+            )
         count = len(self.previews)
         what = self.previews[0].repair.action
         click.confirm(f"{what.capitalize()}: {count:,} {_instances(count)}?", abort=True, err=True)
@@ -210,7 +214,7 @@ class _Repairs:
             return
         failed = f", {self.failed:,} could not be" if self.failed else ""
         if self.unchanged:
-            failed += f", {self.unchanged:,} needed nothing any more: somebody else was first"
+            failed += f", {self.unchanged:,} needed nothing any more: another operator or worker was first"
         if self.wish.dry_run:
             count = self.changing
             click.echo(f"dry run: {count:,} {_instances(count)} would be repaired{failed}; nothing was changed")

@@ -15,7 +15,7 @@ from .selection import Selection
 @click.command("resend")
 @click.argument("correlation_id", metavar="ID")
 @click.argument("command_id", metavar="COMMAND")
-@click.option("--saga", help="Which saga, where several have this id.")
+@click.option("--saga", help="Which saga, if several have this id.")
 @repair_options
 def resend_(correlation_id: str, command_id: str, saga: str | None, url: str, wish: Wish) -> None:
     """Send an accepted command again under the same id, so that a receiver that has seen it recognises it.

@@ -15,7 +15,7 @@ from .text import clean, json_line
 @click.command("resume")
 @click.argument("command", metavar="TYPE")
 @journal_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def resume_(command: str, url: str, as_json: bool) -> None:
     """Resume the delivery of commands of a TYPE after `sagalog pause`.
 

@@ -25,20 +25,27 @@ from .text import clean
 @click.command("run")
 @click.argument("target", metavar="MODULE:RUNNER")
 @click.option(
-    "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. sqlite:///orders.db."
+    "--journal",
+    "url",
+    envvar="SAGALOG_JOURNAL",
+    help="Use this journal instead of the runner's, e.g. sqlite:///orders.db.",
 )
-@click.option("--events", "source", required=True, metavar="FILE|-", help="JSON Lines, also .gz; - is standard input.")
 @click.option(
-    "--clock", type=click.Choice(["system", "events"]), help="Instead of the runner's own. events: their `at`."
+    "--events", "source", required=True, metavar="FILE|-", help="A file of JSON Lines, or .gz; - is standard input."
+)
+@click.option(
+    "--clock",
+    type=click.Choice(["system", "events"]),
+    help="Which clock to use; `events` takes the time of each event's `at`.",
 )
 @click.option(
     "--on-error",
     type=click.Choice(["stop", "skip"]),
     default="stop",
     show_default=True,
-    help="What to do about a line that is not an event, or is refused.",
+    help="What to do with a line that is not an event, or is refused.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The summary as one JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object.")
 def run_(target: str, url: str | None, source: str, clock: str | None, on_error: str, as_json: bool) -> None:
     """Feed events from a file through a runner.
 
@@ -92,7 +99,7 @@ class _Feeding:
                 loop.remove_signal_handler(number)
         self._print(time.monotonic() - started, report)
         if self.stopped_by:
-            click.echo("stopped; what was accepted is stored. Run the same command again to go on.", err=True)
+            click.echo("stopped; what was accepted is stored. Run the same command again to continue.", err=True)
             return 128 + self.stopped_by
         return 1 if self.error_count and not self.skip else 0
 
@@ -149,7 +156,7 @@ class _Feeding:
         if self.error_count <= 20:
             click.echo(clean(str(error)), err=True)
         elif self.error_count == 21:
-            click.echo("more errors are only counted from here", err=True)
+            click.echo("further errors are only counted", err=True)
 
     async def _report(self) -> str | None:
         if (reporter := reporter_of(self.runner)) is None:

@@ -89,19 +89,19 @@ def selecting(command: F) -> F:
         click.option("--saga", help="Only this saga."),
         click.option("--status", type=click.Choice(STATUSES), help="Only these."),
         click.option("--phase", metavar="NAME", help="Only those in this phase."),
-        click.option("--why", metavar="TEXT", help="Only what is stuck for a reason that holds this text."),
-        click.option("--id-has", metavar="TEXT", help="Only ids that hold this text."),
+        click.option("--why", metavar="TEXT", help="Only those stuck for a reason that contains this text."),
+        click.option("--id-has", metavar="TEXT", help="Only ids that contain this text."),
         click.option(
             "--where",
             metavar="NAME=VALUE",
             multiple=True,
             callback=_wanted,
-            help="Only those with this field of their saga's index, or this key; a field's NAME alone: where it is None. "
+            help="Only those with this value in their saga's index, or with this key; NAME alone means None. "
             "May be repeated.",
         ),
-        click.option("--older-than", type=Duration(), help="Only those whose last step is longer ago, e.g. 2h."),
-        click.option("--newer-than", type=Duration(), help="Only those whose last step is not so long ago."),
-        click.option("--overdue", is_flag=True, help="Only what is due for some time, and no worker has taken it."),
+        click.option("--older-than", type=Duration(), help="Only those whose last step is older than this, e.g. 2h."),
+        click.option("--newer-than", type=Duration(), help="Only those whose last step is newer than this."),
+        click.option("--overdue", is_flag=True, help="Only what has been due for some time and no worker has taken."),
     )
     for option in reversed(options):
         wrapped = option(wrapped)

@@ -25,13 +25,18 @@ _PASSED_OVER = (Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.UNEXPECTED)
 @click.command("send")
 @click.argument("target", metavar="MODULE:RUNNER")
 @click.argument("event", metavar="EVENT")
-@click.option("--json", "data", required=True, metavar="JSON|-", help="Its fields; - reads them from standard input.")
-@click.option("--id", "message_id", help="The id of the message: sent again under it, the event changes nothing.")
 @click.option(
-    "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. postgresql://host/orders."
+    "--json", "data", required=True, metavar="JSON|-", help="The event's fields as JSON; - reads standard input."
+)
+@click.option("--id", "message_id", help="The message id; sending the event again under it changes nothing.")
+@click.option(
+    "--journal",
+    "url",
+    envvar="SAGALOG_JOURNAL",
+    help="Use this journal instead of the runner's, e.g. postgresql://host/orders.",
 )
 @click.option(
-    "--wait", "seconds", type=Seconds(0.001), metavar="SECONDS", help="Wait until its sagas have ended, a day at most."
+    "--wait", "seconds", type=Seconds(0.001), metavar="SECONDS", help="Wait until its sagas have ended, up to a day."
 )
 def send_(target: str, event: str, data: str, message_id: str | None, url: str | None, seconds: float | None) -> None:
     """Send one event, and print what became of it as one line of JSON.
@@ -46,7 +51,7 @@ def send_(target: str, event: str, data: str, message_id: str | None, url: str |
     """
     runner = load_runner(target)
     if url is None and runner.in_memory:
-        raise click.UsageError("a journal in memory belongs to one process: name another with --journal")
+        raise click.UsageError("a journal in memory belongs to one process: choose another with --journal")
     runner = runner.using(journal=url, client=True)
     text = sys.stdin.buffer.read() if data == "-" else data.encode("utf-8", "surrogateescape")
     made = _event(event_registry(runner.sagas), event, text)

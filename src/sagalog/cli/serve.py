@@ -17,13 +17,20 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 @click.command("serve")
 @click.argument("target", metavar="MODULE:RUNNER", required=False)
 @click.option(
-    "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. postgresql://host/orders."
+    "--journal",
+    "url",
+    envvar="SAGALOG_JOURNAL",
+    help="Use this journal instead of the runner's, e.g. postgresql://host/orders.",
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen at.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8766, show_default=True, help="0: any that is free.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8766, show_default=True, help="The port; 0 takes any free one."
+)
 @click.option("--tokens", "path", metavar="FILE", help="The tokens, in TOML: name, sha256, scopes, types, per_second.")
-@click.option("--new-token", "new_name", metavar="NAME", help="Print a new token and its entry for that file, and end.")
-@click.option("--work", is_flag=True, help="Be a worker, too: carry out commands, fire timers.")
+@click.option(
+    "--new-token", "new_name", metavar="NAME", help="Print a new token and its entry for that file, then exit."
+)
+@click.option("--work", is_flag=True, help="Also be a worker: carry out commands, fire timers.")
 @click.option(
     "--max-body", type=click.IntRange(1), default=256 * 1024, show_default=True, help="The largest event, in bytes."
 )
@@ -32,7 +39,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Events at work at once; beyond: 429.",
+    help="How many events may be handled at once; more get 429.",
 )
 def serve_(
     target: str | None,
@@ -69,16 +76,16 @@ def serve_(
     if new_name is not None:
         secret, entry = new_token(new_name)
         click.echo(entry, nl=False)
-        click.echo(f"the token, which is not kept: {secret}", err=True)
+        click.echo(f"the token, which is not stored: {secret}", err=True)
         return
     if target is None:
-        raise click.UsageError("name a runner: sagalog serve shop.sagas:runner")
+        raise click.UsageError("give a runner: sagalog serve shop.sagas:runner")
     try:
         tokens = [] if path is None else read_tokens(path)
         if given := os.environ.get("SAGALOG_TOKEN"):
             tokens.append(token_of(given, name="SAGALOG_TOKEN"))
         if not tokens:
-            raise click.UsageError("give tokens: --tokens FILE, or one in SAGALOG_TOKEN (make one with --new-token)")
+            raise click.UsageError("pass tokens with --tokens FILE, or one in SAGALOG_TOKEN (--new-token makes one)")
         runner = load_runner(target).using(journal=url)
         runner = runner.using(client=not work and not runner.in_memory, sources=work)
         app = ServedRunner(runner, tokens, max_body_bytes=max_body, most_in_flight=max_in_flight)
@@ -88,7 +95,7 @@ def serve_(
     listening = listen(host, port)
     shown = f"[{host}]" if ":" in host else host
     if host not in _LOOPBACK:
-        click.echo("tokens and events travel as they are: put a proxy with TLS in front of this", err=True)
+        click.echo("tokens and events travel unencrypted: put a proxy with TLS in front of this server", err=True)
     click.echo(clean(f"serving at http://{shown}:{listening.getsockname()[1]}/"), err=True)
     config = uvicorn.Config(
         app,

@@ -26,17 +26,20 @@ from .text import clean, json_line, line, moment
 _MAX_STATE = 4_000
 _MAX_SHOWN = 20
 _MEND = (
-    "newer code may read it; `sagalog edit --record` mends it, `sagalog drop` ends it; both keep what it was in a file"
+    "newer code may be able to read it; `sagalog edit --record` corrects it, `sagalog drop` ends it; both save "
+    "the old record in a file"
 )
-_MEND_STATE = "newer code may read it; `sagalog edit` mends it, `sagalog drop` takes a command or a timer out"
+_MEND_STATE = (
+    "newer code may be able to read it; `sagalog edit` corrects it, `sagalog drop` removes a command or a timer"
+)
 
 
 @click.command("show")
 @click.argument("correlation_id", metavar="ID")
 @journal_option
-@click.option("--saga", help="Which saga, where several have this id.")
+@click.option("--saga", help="Which saga, if several have this id.")
 @code_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def show_(correlation_id: str, url: str, saga: str | None, code: str | None, as_json: bool) -> None:
     """Show one instance: state, timers, outbox, undo stack, held events, repairs.
 
@@ -54,12 +57,12 @@ async def the_one(journal: Journal, correlation_id: str, saga: str | None) -> Sa
     if not found:
         where = f"of saga {saga!r}" if saga else "of any saga"
         raise click.ClickException(
-            clean(f"no instance {where} has the id {correlation_id!r}: look with `sagalog list --all`")
+            clean(f"no instance {where} has the id {correlation_id!r}: `sagalog list --all` shows those that are there")
         )
     if len(found) > 1:
         names = ", ".join(view.saga for view in found)
         raise click.ClickException(
-            clean(f"several sagas have the id {correlation_id!r}: name one with --saga ({names})")
+            clean(f"several sagas have the id {correlation_id!r}: choose one with --saga ({names})")
         )
     return found[0]
 
@@ -159,9 +162,9 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], relatives
     out.extend(f"number  {line(key)}: {number:,} comes next" for key, number in numbers[:_MAX_SHOWN])
     out.extend(_more("number", len(numbers)))
     if record.owes_waking:
-        out.append("        a running worker handles what is kept and expected now, as soon as it comes to it")
+        out.append("        a running worker handles soon what is kept and now expected")
     if record.owes_replay:
-        out.append("        a running worker replays what is held, as soon as it comes to it")
+        out.append("        a running worker replays soon what is held")
     consumed = count_of(record.inbox)
     out.append(f"inbox   {consumed} message{'' if consumed == 1 else 's'} consumed")
     for audit in record.audit:

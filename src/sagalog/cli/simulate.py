@@ -24,13 +24,17 @@ _UNTRIED = 3
 
 @click.command("simulate")
 @click.argument("target", metavar="MODULE:SAGA")
-@click.option("--world", "name", help="The World of that module to use, if it has several.")
-@click.option("--seeds", type=click.IntRange(1), default=1000, show_default=True, help="How many runs.")
-@click.option("--first-seed", default="0", show_default=True, help="A number, or `random`; it is printed.")
-@click.option("--seed", type=int, help="Run this one alone, and tell its story.")
-@click.option("--processes", type=click.IntRange(1), help="Instead of one for each core.")
-@click.option("--untried-ok", is_flag=True, help="Exit with 0 also if something was never tried.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: counts, what was never tried, what went wrong.")
+@click.option("--world", "name", help="Which World of the module to use, if it has several.")
+@click.option("--seeds", type=click.IntRange(1), default=1000, show_default=True, help="How many seeds to run.")
+@click.option(
+    "--first-seed", default="0", show_default=True, help="The first seed: a number, or `random`; it is printed."
+)
+@click.option("--seed", type=int, help="Run only this seed, and print what happened.")
+@click.option("--processes", type=click.IntRange(1), help="How many processes; by default, one for each core.")
+@click.option("--untried-ok", is_flag=True, help="Exit with 0 even if some fault was never tried.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object: counts, what was never tried, what went wrong."
+)
 def simulate_(
     target: str,
     name: str | None,
@@ -68,7 +72,7 @@ def simulate_(
     elif first_seed.isdecimal():
         first = int(first_seed)
     else:
-        raise click.BadParameter(f"--first-seed is a number or `random`, not {first_seed!r}")
+        raise click.BadParameter(f"--first-seed must be a number or `random`, not {first_seed!r}")
     again = f"sagalog simulate {target}{f' --world {name}' if name else ''} --seed "
     sys.exit(_Simulation(again, as_json, untried_ok).run(Processes(target, name, processes or _cores()), first, seeds))
 
@@ -127,7 +131,7 @@ class _Simulation:
         report = self._report
         if self._wrong is not None:
             click.echo(clean(str(self._wrong)))
-            click.echo(f"\nto tell it again: {self._again}{self._wrong.seed}")
+            click.echo(f"\nto run it again: {self._again}{self._wrong.seed}")
             return
         self._table("faults", report.faults)
         self._table("the runner", report.runner)

@@ -40,7 +40,7 @@ class Processes:
                 try:
                     told = ready.recv()
                 except EOFError:
-                    raise ChildProcessError("a process ended in the middle of its seeds: is memory short?") from None
+                    raise ChildProcessError("a process ended in the middle of its seeds: did memory run out?") from None
                 if isinstance(told, BaseException):
                     if isinstance(told, SimulationError):
                         return told

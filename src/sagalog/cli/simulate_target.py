@@ -20,9 +20,7 @@ def load_world(target: str, name: str | None) -> tuple[list[Any], type[World]]:
         raise click.BadParameter(f"{module.__name__} has no {attribute!r}; {_known(module)}")
     if isinstance(found, type) and issubclass(found, World):
         if not found.sagas:
-            raise click.BadParameter(
-                f"{attribute} does not say which sagas live in it: write sagas = (OrderSaga,) there"
-            )
+            raise click.BadParameter(f"{attribute} does not say which sagas it has: write sagas = (OrderSaga,) there")
         return list(found.sagas), found
     if not isinstance(found, Saga) and not (isinstance(found, type) and issubclass(found, Saga)):
         raise click.BadParameter(f"{target} is neither a saga nor a World; {_known(module)}")

@@ -22,7 +22,7 @@ from .text import json_line, line
 @journal_option
 @click.option("--saga", help="Only this saga.")
 @code_option
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a saga.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a saga.")
 def stats_(url: str, saga: str | None, code: str | None, as_json: bool) -> None:
     """Count what is live, parked, overdue and undelivered, saga by saga, and what happened in the last hour.
 

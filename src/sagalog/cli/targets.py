@@ -51,7 +51,7 @@ code_option: Callable[[Any], Any] = click.option(
     "--code",
     metavar="MODULE:RUNNER",
     envvar="SAGALOG_CODE",
-    help="Read states and messages with this code: what it cannot read is unreadable. Also from SAGALOG_CODE.",
+    help="Read states and messages with this code, and show what it cannot read as unreadable. Also from SAGALOG_CODE.",
 )
 
 
@@ -71,7 +71,7 @@ def _named(target: str, form: str, example: str, kind: str, wanted: Callable[[An
         hint = f"it has {', '.join(known)}" if known else f"it has no {kind}"
         raise click.BadParameter(f"{target.rpartition(':')[0]} has no {attribute!r}; {hint}")
     if not wanted(found):
-        raise click.BadParameter(f"{target} is a {type(found).__name__}, not a {kind}")
+        raise click.BadParameter(f"{target} is of type {type(found).__name__}, not {kind}")
     return found
 
 

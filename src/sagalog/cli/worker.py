@@ -34,14 +34,23 @@ _STOP_SECONDS = 30.0  # beyond `stop_timeout`: for a journal that is slow
 @click.command("worker")
 @click.argument("target", metavar="MODULE:RUNNER")
 @click.option(
-    "--journal", "url", envvar="SAGALOG_JOURNAL", help="Instead of the runner's own, e.g. postgresql://host/orders."
+    "--journal",
+    "url",
+    envvar="SAGALOG_JOURNAL",
+    help="Use this journal instead of the runner's, e.g. postgresql://host/orders.",
 )
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="Workers on this machine.")
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many worker processes to run on this machine.",
+)
 @click.option(
     "--http",
     "address",
     metavar="HOST:PORT",
-    help="Answer /live, /ready and /metrics there, for all processes together.",
+    help="Answer /live, /ready and /metrics at this address, for all processes together.",
 )
 def worker_(target: str, url: str | None, processes: int, address: str | None) -> None:
     """Run a worker: fire timers, deliver commands, take over what dead workers left.
@@ -65,7 +74,7 @@ def worker_(target: str, url: str | None, processes: int, address: str | None) -
         gc.set_threshold(50_000, 20, 50)  # this process does nothing else
         sys.exit(asyncio.run(work(runner, where)))
     if runner.in_memory:
-        raise click.UsageError("a journal in memory belongs to one process: name another with --journal")
+        raise click.UsageError("a journal in memory belongs to one process: choose another with --journal")
     environment = {**os.environ, **({"SAGALOG_JOURNAL": url} if url else {})}  # not an argument: it may hold a password
     command = [sys.executable, "-m", "sagalog", "worker", target]
     sys.exit(asyncio.run(supervise(command, environment, processes, where, runner.settings)))
@@ -174,7 +183,8 @@ class _Supervisor:
         for process in self._running:
             self._broken = True
             click.echo(
-                f"worker {process.pid} has not stopped within {self._patience:g} s, and is killed; another takes over what "
+                f"worker {process.pid} has not stopped within {self._patience:g} s, so it is killed; another one "
+                "takes over what "
                 "it had begun",
                 err=True,
             )

@@ -24,7 +24,7 @@ class Breaking:
 
     def breakable(self, place: Any) -> AbstractAsyncContextManager[tuple[Journal, Lose]]:
         """Return a context manager that gives a journal at `place` and a way to break it; for the capability BREAKABLE."""
-        raise NotImplementedError(f"{type(self).__name__}.breakable(place) has to give a journal and a way to break it")
+        raise NotImplementedError(f"{type(self).__name__}.breakable(place) must return a journal and a way to break it")
 
     @may(Capability.BREAKABLE)
     @pytest.mark.parametrize("lost", ["request", "answer"])
@@ -41,8 +41,8 @@ class Breaking:
                 assert newest is not None
                 assert isinstance(answer, (OutcomeUnknownError, JournalUnavailableError, type(None))), answer
                 if answer is None:
-                    assert newest.sequence_nr == 2, f"{key} was told stored, and is not"
+                    assert newest.sequence_nr == 2, f"{key} was acknowledged, but is not stored"
                 elif isinstance(answer, JournalUnavailableError):
-                    assert newest.sequence_nr == 1, f"{key} was told not stored, and is"
+                    assert newest.sequence_nr == 1, f"{key} was refused, but is stored"
             again = [record(key, newest.sequence_nr + 1) for key, newest in zip(keys, found, strict=True) if newest]
             assert list(await broken.write_batch(again)) == [None] * len(keys)

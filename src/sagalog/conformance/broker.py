@@ -37,11 +37,11 @@ class BrokerConformance(Capable):
 
     def source(self, place: Any) -> Source:
         """Return a source, each time a new one of the same group."""
-        raise NotImplementedError(f"{type(self).__name__}.source(place) has to return the source to be tested")
+        raise NotImplementedError(f"{type(self).__name__}.source(place) must return the source to be tested")
 
     def sink(self, place: Any) -> Sink:
         """Return a sink whose messages the source gets."""
-        raise NotImplementedError(f"{type(self).__name__}.sink(place) has to return the sink to be tested")
+        raise NotImplementedError(f"{type(self).__name__}.sink(place) must return the sink to be tested")
 
     async def leave(self, source: Source) -> None:
         """Make a source disappear as if its process was killed: it says nothing to the broker.

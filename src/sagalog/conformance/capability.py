@@ -15,18 +15,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Capability(Enum):
     """Name those that yours has; the tests of the others are skipped, and say so."""
 
-    REOPEN = "what was acknowledged is there when the place is opened again, also after a kill -9 of its process"
+    REOPEN = "what was acknowledged is there when the place is opened again, even after a kill -9 of its process"
     SHARED = "several journals may be open at the same place at once, in one process or in several"
-    ATOMIC = "several ids can be written all or nothing"
+    ATOMIC = "several ids can be written atomically"
     ORDERED = "ids are listed in the order of their code points"
     TAGS = "records can be found by tag, in the order they were written"
     TERMS = "live ids can be found by terms, which are written with their records"
     HISTORY = "every record of a live id is kept, and it says so by its attribute `page_bytes`"
     TRANSACTIONS = "a record can be written within the caller's own transaction"
     DELIVERIES = "a broker counts how often it has delivered a message"
-    GIVES_BACK = "a broker gives to another source what one has given back, after a delay that it is told"
+    GIVES_BACK = "a broker hands to another source what one has given back, after the delay asked for"
     ONCE = "a broker stores what is sent twice under one id once"
-    STAYING_IDS = "a broker has an id for each message, the same at every delivery, also where the sender gives none"
+    STAYING_IDS = "a broker has an id for each message, the same at every delivery, even if the sender sets none"
     BREAKABLE = "the tests can break its connection to the store: `breakable` says how"
 
 

@@ -39,7 +39,7 @@ class JournalConformance(Replaying, Writing, Batching, Fencing, FindingIds, Inde
     @classmethod
     def make(cls, place: Any) -> Journal:
         """Return a journal on what is kept at `place`. Called again for the same place to reopen it."""
-        raise NotImplementedError(f"{cls.__name__}.make(place) has to return the journal to be tested")
+        raise NotImplementedError(f"{cls.__name__}.make(place) must return the journal to be tested")
 
     @pytest_asyncio.fixture
     async def journal(self, place: Any) -> AsyncIterator[Journal]:

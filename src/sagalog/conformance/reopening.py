@@ -146,4 +146,4 @@ class Reopening:
 
     def connection(self, place: Any) -> Any:
         """Return a context manager that gives a connection to `place`; for the capability TRANSACTIONS."""
-        raise NotImplementedError(f"{type(self).__name__}.connection(place) has to give a connection")
+        raise NotImplementedError(f"{type(self).__name__}.connection(place) must return a connection")

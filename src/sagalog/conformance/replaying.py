@@ -48,7 +48,7 @@ class Replaying:
 
     @may(Capability.HISTORY)
     async def test_every_record_of_a_live_id_is_kept_and_found_by_its_number(self, journal: Journal) -> None:
-        assert page_bytes_of(journal) > 0, "what an instance holds is left in earlier records only where it says so"
+        assert page_bytes_of(journal) > 0, "held messages stay in earlier records only for a journal that allows it"
         for number in range(1, 41):
             await journal.write_batch([record("p", number, b"%d" % number), record(f"other {number}", 1)])
         for number in (1, 2, 16, 17, 18, 30, 39, 40):

@@ -25,7 +25,7 @@ class StoreConformance(Capable):
     @classmethod
     def make(cls, place: Any, saga_name: str) -> SagaStateStore:
         """Return the store of a saga's instances at `place`. Called for two sagas at one place, and to reopen them."""
-        raise NotImplementedError(f"{cls.__name__}.make(place, saga_name) has to return the store to be tested")
+        raise NotImplementedError(f"{cls.__name__}.make(place, saga_name) must return the store to be tested")
 
     @pytest_asyncio.fixture
     async def store(self, place: Any) -> AsyncIterator[SagaStateStore]:

@@ -30,7 +30,7 @@ FORM_SECONDS = 10.0  # to send one
 MOST_NOTED = 500  # characters of a note
 OPERATOR = "sagalog.operator"  # in the scope: who has signed in, where an app around the dashboard knows that
 _MOST_NAMED = 400  # characters of a name
-_TOO_LARGE = "The form is over 64 KiB, and nothing was changed; `sagalog send` takes an event that is so large"
+_TOO_LARGE = "The form is over 64 KiB, so nothing was changed; send a larger event with `sagalog send`"
 _PASSED_ON = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
@@ -53,13 +53,15 @@ class Access:
 
     def __init__(self, token: str, *, open_reading: bool = False, hosts: Collection[str] = ()) -> None:
         if not isinstance(token, str):
-            raise DefinitionError(f"a dashboard's token is a text, not a {type(token).__name__}")
+            raise DefinitionError(f"a dashboard's token must be a string, not {type(token).__name__}")
         if isinstance(hosts, str):
-            raise DefinitionError("hosts of a dashboard are several names: hosts=[name]")
+            raise DefinitionError("hosts= of a dashboard must be a list of names: hosts=[name]")
         if len(token) < SHORTEST_TOKEN:
-            raise DefinitionError(f"a dashboard's token has at least {SHORTEST_TOKEN} characters; make a longer one")
+            raise DefinitionError(f"a dashboard's token needs at least {SHORTEST_TOKEN} characters; use a longer one")
         if open_reading and not hosts:
-            raise DefinitionError("a dashboard that may be read without a token needs the names of its hosts")
+            raise DefinitionError(
+                "a dashboard that can be read without a token needs hosts=, the names that it may be reached by"
+            )
         self._token = token.encode("utf-8", "surrogatepass")
         self._key = hmac.digest(self._token, b"sagalog dashboard sessions", "sha256")
         self.open_reading = open_reading
@@ -103,14 +105,14 @@ class Access:
         return self._sign("form", session)
 
     def refusal(self, request: Request, form: dict[str, str]) -> str:
-        """Return why a change is refused, or an empty text."""
+        """Return why a change is refused, or an empty string."""
         session = self.session(request)
         if session is None:
             return "sign in first"
         if not began_here(request):
-            return "the request did not begin on a page of this dashboard"
+            return "the request did not come from a page of this dashboard"
         if not hmac.compare_digest(form.get("form_token", "").encode(), self.form_token(session).encode()):
-            return "the form is not of this session; load the page again"
+            return "the form belongs to another session; reload the page"
         return ""
 
     def _sign(self, purpose: str, text: str) -> str:
@@ -191,5 +193,5 @@ class Guard:
 
         app: ASGIApp | Response = self._app
         if not self._access.knows_host(Request(scope).headers.get("host", "")):
-            app = PlainTextResponse("This dashboard does not go by that name: see --allowed-host.\n", 421)
+            app = PlainTextResponse("This dashboard does not accept that host name: see --allowed-host.\n", 421)
         await app(scope, receive, guarded)

@@ -45,6 +45,9 @@ class Dashboard:
         app.add_exception_handler(Exception, _broken)
         self._app = Guard(app, board.access)
 
+    def __repr__(self) -> str:
+        return f"<Dashboard on {self._board.source!r}>"
+
     @property
     def access(self) -> Access:
         """Who may read and change."""
@@ -211,7 +214,7 @@ async def _login(request: Request) -> Response:
     if request.method == "GET":
         return board.response(request, _login_page(request.query_params.get("next", "")))
     if not began_here(request):
-        return _refusal(board, request, "the request did not begin on a page of this dashboard")
+        return _refusal(board, request, "the request did not come from a page of this dashboard")
     form = await read_form(request)
     session = board.access.begin(form.get("token", ""))
     if session is None:
@@ -259,7 +262,7 @@ def _refusal(board: Board, request: Request, why: str) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    text = "The journal does not answer. Nothing of it is lost by that: the sagas are where they were."
+    text = "The journal does not answer. Nothing is lost by that: the sagas are as they were."
     if isinstance(error, OutcomeUnknownError):
         text = "The journal did not answer, so it is not known whether the change was stored: look at the instance."
     context = {"heading": "The journal does not answer", "text": text, "why": str(error)}
@@ -278,5 +281,5 @@ async def _broken(request: Request, error: Exception) -> Response:
     if not ours:
         log.error("the dashboard failed on %s", request.url.path, exc_info=trace_of(error), extra=about())
     why = f"{type(error).__name__}: {error}" if ours else type(error).__name__
-    context = {"heading": "Something went wrong", "text": "The log of the dashboard says more.", "why": why}
+    context = {"heading": "Something went wrong", "text": "The dashboard's log says more.", "why": why}
     return _board(request).response(request, Page("error.html", context, 500, live=False))

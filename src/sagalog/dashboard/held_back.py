@@ -43,7 +43,7 @@ async def commands_endpoint(board: Board, request: Request, form: dict[str, str]
         elif action == "resume":
             change = resuming(command)
         else:
-            raise RepairError("there is nothing to be done but to pause and to resume")
+            raise RepairError("the only actions are pause and resume")
         await change_controls(journal, change)
     except RepairError as error:
         return board.response(request, _page(board, refused=str(error)))

@@ -38,14 +38,14 @@ class Mask:
 
     def __init__(self, patterns: Iterable[str] = ()) -> None:
         if isinstance(patterns, (str, bytes)) or not isinstance(patterns, Iterable):
-            raise DefinitionError(f"masks are several names of fields: masks=[...], not a {type(patterns).__name__}")
+            raise DefinitionError(f"masks= must be a list of field names: masks=[...], not {type(patterns).__name__}")
         self.patterns: tuple[str, ...] = tuple(patterns)
         if not all(isinstance(pattern, str) for pattern in self.patterns):
-            raise DefinitionError("masks are names of fields, each of them a text")
+            raise DefinitionError("masks= must be a list of field names, each a string")
         self._parts = [pattern.lower().split(".") for pattern in self.patterns]
         for pattern, parts in zip(self.patterns, self._parts, strict=True):
             if not all(parts):
-                raise DefinitionError(f"a mask is a field's name or a path such as card.number, not {pattern!r}")
+                raise DefinitionError(f"a mask must be a field's name or a path such as card.number, not {pattern!r}")
 
     def __bool__(self) -> bool:
         return bool(self._parts)

@@ -182,7 +182,7 @@ async def payload(board: Board, request: Request) -> tuple[str, int]:
         assert number is not None
         view = (await steps_between(journal, name_of(view), number, number)).get(number)
     if view is None:
-        return "There is no such instance, or that step of it is not kept.\n", 404
+        return "There is no such instance, or that step is no longer stored.\n", 404
     if view.record is None:
         return f"The record cannot be read: {view.unreadable or 'it is empty'}\n", 404
     record = view.record

@@ -91,7 +91,7 @@ def cut(text: str, most: int = MAX_SHOWN) -> tuple[str, int]:
 
 
 def environment() -> Environment:
-    """Return the templates. A name that a page does not have is an error, not an empty text."""
+    """Return the templates. A name that a page does not have is an error, not an empty string."""
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,

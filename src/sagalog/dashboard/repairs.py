@@ -16,12 +16,12 @@ from .pages import not_found, standing, the_instance
 from .render import link, whole_number
 
 MEANINGS = {
-    "retry": "Try again what failed, and go on with what has come since.",
-    "skip": "Drop what failed, and go on with what has come since.",
-    "drop": "Do not deliver this one, and go on with what is behind it. It may have been carried out.",
-    "cancel with compensation": "End it, and take back what was done, last in first out.",
-    "cancel": "End it as it stands. Nothing is taken back.",
-    "resend": "Send a command once more, under the same id. A receiver that knows the id does nothing.",
+    "retry": "Retry what failed, then continue with what has come since.",
+    "skip": "Drop what failed, then continue with what has come since.",
+    "drop": "Do not deliver this command, and continue with what is behind it. It may have been carried out.",
+    "cancel with compensation": "End it, and undo what was done, last in first out.",
+    "cancel": "End it as it stands. Nothing is undone.",
+    "resend": "Send a command again, under the same id. A receiver that knows the id does nothing.",
 }
 
 
@@ -87,8 +87,8 @@ async def repair_endpoint(board: Board, request: Request, form: dict[str, str]) 
         applied = await apply(journal, view.saga, view.correlation_id, repair, expected_version=shown)
     except ConflictError:
         why = (
-            f"It has moved on since you were asked: you saw step {shown:,}. Nothing was changed. Below is how it stands "
-            "now, and what the same repair would do."
+            f"It has moved on: you saw step {shown:,}. Nothing was changed. Below is its present state, "
+            "and what the same repair would do now."
         )
         return board.response(request, await _asked(board, request, action, command, refused=why))
     except (RepairError, NoInstanceError, SagaParkedError) as error:

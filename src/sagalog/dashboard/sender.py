@@ -21,7 +21,7 @@ class EventSender:
 
     def __init__(self, runner: SagaRunner, journal: Journal | str) -> None:
         if not isinstance(runner, SagaRunner):
-            raise DefinitionError(f"runner= of a dashboard takes a SagaRunner, not a {type(runner).__name__}")
+            raise DefinitionError(f"runner= of a dashboard takes a SagaRunner, not {type(runner).__name__}")
         runner.using(journal=journal, client=True)  # refuses now what could not be a client
         self.runner = runner
         self.registry: TypeRegistry = event_registry(runner.sagas)
@@ -47,7 +47,7 @@ class EventSender:
                 raise OutcomeUnknownError("the journal has not answered for a while") from None
 
     def reached(self, event: Any, receipt: Receipt) -> list[tuple[str, str, str]]:
-        """Return what became of it: saga, id (or an empty text), and the outcome in words."""
+        """Return what became of it: saga, id (or an empty string), and the outcome in words."""
         found = []
         for saga in self.runner.sagas:
             if saga.name not in receipt.outcomes:

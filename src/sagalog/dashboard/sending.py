@@ -37,7 +37,7 @@ async def send_endpoint(board: Board, request: Request, form: dict[str, str]) ->
     try:
         receipt = await sender.send(await board.journal(), event, message_id, by)
     except OutcomeUnknownError as error:
-        why = f"{error}. It may be stored: send it again as it stands here, under the same id."
+        why = f"{error}. It may be stored: send it again unchanged, under the same id."
         return board.response(request, _page(board, form, unknown=why, status=503))
     except JournalError as error:
         return board.response(request, _page(board, form, refused=str(error), status=503))
@@ -53,7 +53,10 @@ def _page(
     board: Board, form: dict[str, str], *, refused: str = "", unknown: str = "", sent: Any = None, status: int = 200
 ) -> Page:
     if board.sender is None:
-        text = "This dashboard knows no runner, so it has no events to send: sagalog dashboard --runner MODULE:RUNNER."
+        text = (
+            "This dashboard has no runner, so it cannot send events: start it with sagalog dashboard --runner "
+            "MODULE:RUNNER."
+        )
         return Page("error.html", {"heading": "There is no form", "text": text, "why": ""}, 404, live=False)
     context = {
         "types": board.sender.types(),

@@ -17,6 +17,9 @@ class ShownJournal:
         self._opening = asyncio.Lock()
         self._closed = False
 
+    def __repr__(self) -> str:  # of a URL only its scheme: it may hold a password
+        return self._url.partition(":")[0] if self._url is not None else repr(self._journal)
+
     async def journal(self) -> Journal:
         """Return the journal, open. Raises JournalError where it cannot be opened; the next call tries again."""
         if self._closed:

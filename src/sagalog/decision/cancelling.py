@@ -37,7 +37,7 @@ def cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
     ahead = [command for command in record.outbox if command.life != life]
     if ahead:
         effects.append(
-            f"waits for {listed(map(command_named, ahead))} of an earlier incarnation: `drop` passes one that hangs"
+            f"waits for {listed(map(command_named, ahead))} of an earlier incarnation: `drop` skips one that hangs"
         )
     if compensating:
         asked = {command.of for command in record.outbox if command.family in ("stop", "cancel")}
@@ -49,7 +49,7 @@ def cancel_compensating(record: SagaRecord, next_id: NextId) -> list[str]:
             )
         left = [c.command.type for c in record.outbox if c.undo and c.life == life and not c.family]
         left = left or [undo.command.type for undo in undo_of(record, life)]
-        effects.append(f"goes on with its compensation: {sends(left) if left else 'nothing is left to send'}")
+        effects.append(f"continues its compensation: {sends(left) if left else 'nothing is left to send'}")
     else:
         undo = undo_of(record, life)
         if record.status is Status.COMPENSATION_FAILED:
@@ -79,7 +79,7 @@ def cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
         effects += drop_commands(record, [c for c in record.outbox if c.id in under_way and not c.undo])
     if record.status not in FINAL and (children := live_children(record)):
         record.outbox = (*record.outbox, *stops(record, "cancel", next_id))
-        effects.append(f"cancels its children, as they stand: {listed(map(child_named, children.values()))}")
+        effects.append(f"cancels its children as they stand: {listed(map(child_named, children.values()))}")
     timers = [record.timer_title(name) for name, timer in record.timers.items() if timer.life == life]
     if timers:
         effects.append(f"drops the timers {listed(sorted(timers))}")
@@ -89,7 +89,7 @@ def cancel_as_it_stands(record: SagaRecord, next_id: NextId) -> list[str]:
         effects.append(f"does not undo what was done: {listed(u.command.type for u in undo)} not sent")
     if record.outbox:
         effects.append(
-            f"still delivers {listed(map(command_named, record.outbox))}: their step is saved; `drop` passes one that hangs"
+            f"still delivers {listed(map(command_named, record.outbox))}: their step is saved; `drop` skips one that hangs"
         )
     if record.status not in FINAL:
         record.status = Status.CANCELLED

@@ -94,7 +94,7 @@ def _all_of(result: Iterator[Any], saga: Saga[Any]) -> list[Any]:
             if isinstance(returned, Coroutine):
                 returned.close()
             raise DefinitionError(
-                f"a handler of saga {saga.name!r} yields, and returns a {type(returned).__name__}: make it async def"
+                f"a handler of saga {saga.name!r} yields and also returns a {type(returned).__name__}: make it async def"
             )
         actions.extend(last)
     return actions
@@ -126,7 +126,9 @@ def plan_of(
     for action in actions:
         if isinstance(action, Send):
             if ended and action.undo is not None:
-                raise DefinitionError(f"saga {saga.name!r}: Send(undo=...) after its end could never be undone")
+                raise DefinitionError(
+                    f"saga {saga.name!r}: Send(undo=...) comes after the saga's end, so it could never be undone"
+                )
             undo = registry.pack(action.undo) if action.undo is not None else None
             command = registry.pack(action.command)
             if action.reply_within is None and action.otherwise is None and action.reply is None:
@@ -134,18 +136,20 @@ def plan_of(
                 continue
             if ended:
                 raise DefinitionError(
-                    f"saga {saga.name!r}: a Send with reply_within= after its end would outlive the saga"
+                    f"saga {saga.name!r}: a Send with reply_within= comes after the saga's end and would outlive it"
                 )
             plan.append((action, asked(action, command, saga, registry, now), undo))
         elif isinstance(action, SetTimer):
             if ended:
-                raise DefinitionError(f"saga {saga.name!r}: a SetTimer after its end would outlive the saga")
+                raise DefinitionError(f"saga {saga.name!r}: a SetTimer comes after the saga's end and would outlive it")
             plan.append((action, (registry.pack(action.event), *timer_due(action, saga, now)), None))
         elif isinstance(action, Schedule):
             plan.append((action, (registry.pack(action.command), after(now, action.after, saga, "Schedule")), None))
         elif isinstance(action, (Compensate, Complete)):
             if ended:
-                raise DefinitionError(f"saga {saga.name!r}: one step ends it once, by Complete() or by Compensate()")
+                raise DefinitionError(
+                    f"saga {saga.name!r}: one step can end it only once, by Complete() or by Compensate()"
+                )
             ended = True
             chain: Any = None
             if isinstance(action, Complete):
@@ -161,12 +165,12 @@ def plan_of(
         elif isinstance(action, CancelTimer):
             if not isinstance(action.name, str):
                 raise DefinitionError(
-                    f"saga {saga.name!r}: CancelTimer takes the name of a timer, not a {type(action.name).__name__}"
+                    f"saga {saga.name!r}: CancelTimer takes the name of a timer, not {type(action.name).__name__}"
                 )
             plan.append((action, None, None))
         elif isinstance(action, (Gather, GatherStep)):
             if ended:
-                raise DefinitionError(f"saga {saga.name!r}: a Gather after its end would outlive the saga")
+                raise DefinitionError(f"saga {saga.name!r}: a Gather comes after the saga's end and would outlive it")
             step = step_of(action, saga, state, registry, under_way)
             under_way = {*under_way, step.name} - (set() if step.gathering else {step.name})
             legs = planned(step, saga, registry)
@@ -175,7 +179,10 @@ def plan_of(
             plan.append((action, legs, None))
         elif isinstance(action, StartChild):
             if ended:
-                raise DefinitionError(f"saga {saga.name!r}: a StartChild after its end could never be heard of")
+                raise DefinitionError(
+                    f"saga {saga.name!r}: a StartChild comes after the saga's end, so the child's end could never be "
+                    "handled"
+                )
             if record is not None and record.status is not Status.RUNNING:
                 raise DefinitionError(f"saga {saga.name!r}: StartChild while it is {record.status.value}")
             children += 1
@@ -184,15 +191,19 @@ def plan_of(
             plan.append((action, planned_child(action, saga, registry), undo))
         elif isinstance(action, Enter):
             if ended:
-                raise DefinitionError(f"saga {saga.name!r}: an Enter after its end; enter its last phase before that")
+                raise DefinitionError(
+                    f"saga {saga.name!r}: an Enter comes after the saga's end; enter the last phase before it"
+                )
             if saga.phase_table is None:
-                raise DefinitionError(f"saga {saga.name!r} has no phases to Enter: give it phases = an Enum of them")
+                raise DefinitionError(f"saga {saga.name!r} has no phases to Enter: declare phases = an Enum of them")
             plan.append((action, None, None))
         elif isinstance(action, Proceed):
             plan.append((action, None, None))
         elif isinstance(action, (AddKey, RemoveKey)):
             if ended and isinstance(action, AddKey):
-                raise DefinitionError(f"saga {saga.name!r}: an AddKey after its end, with which its keys end, too")
+                raise DefinitionError(
+                    f"saga {saga.name!r}: an AddKey comes after the saga's end, which gives up all its keys"
+                )
             plan.append((action, checked_key(action, saga.name, saga.key_table), None))
         elif isinstance(action, Run):
             raise DefinitionError(

@@ -54,7 +54,7 @@ def unpack_told(stored: Typed) -> ChildTold:
     try:
         return msgspec.json.decode(stored.data, type=ChildTold)
     except msgspec.DecodeError:
-        raise CodecError("what a child told of its end is damaged") from None
+        raise CodecError("what a child reported of its end is damaged") from None
 
 
 def begin_child(record: SagaRecord, entry: str, planned: PlannedChild, trace: str) -> Command:

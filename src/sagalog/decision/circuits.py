@@ -46,4 +46,4 @@ def decode_circuits(payload: bytes) -> Circuits:
     try:
         return msgspec.json.decode(payload, type=Circuits)
     except msgspec.MsgspecError as error:
-        raise CodecError(f"what is said about open circuits cannot be read: {error}") from None
+        raise CodecError(f"the record of open circuits cannot be read: {error}") from None

@@ -88,15 +88,15 @@ def resuming(command: str) -> Change:
 
 def _check(what: str, text: str, most: int, *, empty: bool = True) -> None:
     if not isinstance(text, str):
-        raise RepairError(f"{what} is a text, not a {type(text).__name__}; nothing was stored")
+        raise RepairError(f"{what} must be a string, not {type(text).__name__}; nothing was stored")
     if not text and not empty:
         raise RepairError(f"{what} is empty; nothing was stored")
     if len(text) > most:
-        raise RepairError(f"{what} has {len(text):,} characters, {most:,} at most can be kept; nothing was stored")
+        raise RepairError(f"{what} has {len(text):,} characters, and at most {most:,} can be kept; nothing was stored")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RepairError(f"{what} holds a lone surrogate, which is not valid Unicode; nothing was stored") from None
+        raise RepairError(f"{what} contains a lone surrogate, which is not valid Unicode; nothing was stored") from None
 
 
 def encode_controls(controls: Controls) -> bytes:
@@ -109,4 +109,4 @@ def decode_controls(payload: bytes) -> Controls:
     try:
         return msgspec.json.decode(payload, type=Controls)
     except msgspec.MsgspecError as error:
-        raise CodecError(f"what is said about the commands of this journal cannot be read: {error}") from None
+        raise CodecError(f"the record of what is paused in this journal cannot be read: {error}") from None

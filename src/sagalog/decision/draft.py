@@ -318,7 +318,7 @@ class Draft:
         record.taken, record.takeovers = "", 0  # after a repair it has all of them again
         reason = (
             f"command {first.command.type} was taken over {most} times from workers that died before it was accepted: its "
-            "handler may end them; `retry` delivers it again, `skip` drops it"
+            "handler may be killing them; `retry` delivers it again, `skip` drops it"
         )
         self.stick(record, reason, first.id)
         return reason

@@ -46,5 +46,5 @@ def fail_awaited(record: SagaRecord, entry: str, next_id: NextId, own: str) -> N
         end_compensation(record, next_id)
         return
     child = record.children[entry]
-    told = ChildTold(child.saga, child.id, "failed", None, "an operator waits for it no longer")
+    told = ChildTold(child.saga, child.id, "failed", None, "an operator no longer waits for it")
     record.held = (*record.held, Held(end_id(started_as(own, entry, child)), told.packed(), "child"))

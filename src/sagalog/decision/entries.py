@@ -19,7 +19,7 @@ Family = Literal["", "start", "stop", "cancel", "tell"]
 
 
 class Status(StrEnum):
-    """Where an instance stands. The last three are final, COMPENSATION_FAILED waits for an operator."""
+    """The status of an instance. The last three are final, COMPENSATION_FAILED waits for an operator."""
 
     RUNNING = "running"
     COMPENSATING = "compensating"

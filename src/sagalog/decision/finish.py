@@ -85,7 +85,9 @@ def finish(
             and not (status is _COMPLETED and kind == "refused")
             and any(isinstance(part[0], (Complete, Compensate)) for part in plan)
         ):
-            raise DefinitionError(f"saga {saga.name!r} compensates already: it can neither complete nor compensate now")
+            raise DefinitionError(
+                f"saga {saga.name!r} is already compensating: it can neither complete nor compensate now"
+            )
         payload = saga.pack_state(state)
         index = saga.index_table().texts(state, "") if saga.index else None
         keys = None

@@ -57,7 +57,7 @@ def meet(draft: Draft, record: SagaRecord, name: str, end: GatherEnd) -> None:
         return
     elsewhere = [member.name for member in table.phases_of(kind)]
     does = f"{' and '.join(elsewhere)} {'do' if len(elsewhere) > 1 else 'does'}"
-    why = ", and as many messages are kept as most_kept says" if policy == "keep" else ""
+    why = ", and most_kept messages are kept already" if policy == "keep" else ""
     record.held = (*record.held, one)
     record.parked = well_formed(
         f"{kind.__name__} is the end of the gather {name!r}, and its phase is {phase.name}, which does not expect it "

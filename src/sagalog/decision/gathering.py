@@ -121,9 +121,9 @@ def step_of(
         return action
     what = f"saga {saga.name!r}: Gather({action.name!r})"
     if not isinstance(action.name, str) or not action.name:
-        raise DefinitionError(f"saga {saga.name!r}: a gather's name is a text, not empty")
+        raise DefinitionError(f"saga {saga.name!r}: a gather's name must be a string that is not empty")
     if action.name in under_way:
-        raise DefinitionError(f"{what} is under way already: give another one another name")
+        raise DefinitionError(f"{what} is under way already: give this one another name")
     if not isinstance(action.wait, bool):
         raise DefinitionError(f"{what} takes wait=True or False")
     for name, event in (("then", action.then), ("failed", action.failed)):
@@ -131,13 +131,13 @@ def step_of(
             continue
         if isinstance(event, type):
             shown = event.__name__
-            raise DefinitionError(f"{what}: {shown} is a class: give one of it, {shown}(...), as {name}=")
+            raise DefinitionError(f"{what}: {shown} is a class: pass an instance, {name}={shown}(...)")
         if event is None or not saga.handles_event(event):
-            raise DefinitionError(f"{what} brings a {type(event).__name__} as {name}=, and no handler takes it")
+            raise DefinitionError(f"{what} has a {type(event).__name__} as {name}=, which no handler takes")
     failed = None if action.failed is None else registry.pack(action.failed)
     if action.legs in (0, [], ()):
         raise DefinitionError(
-            f"{what} has no legs, so no answer would ever end it: where there are none, do at once what then= leads to"
+            f"{what} has no legs, so no answer would ever end it: if there are none, do right away what then= leads to"
         )
     if isinstance(action.legs, int) and not isinstance(action.legs, bool):
         if not 1 <= action.legs <= MOST_LEGS:
@@ -147,7 +147,7 @@ def step_of(
         gathering = Gathering(action.legs, registry.pack(action.then), failed, action.wait)
         return GatherStep(action.name, gathering, more_legs(action.name, gathering, saga, state))
     if not isinstance(action.legs, (list, tuple)):
-        raise DefinitionError(f"{what} takes a list of Sends, or how many legs, not a {type(action.legs).__name__}")
+        raise DefinitionError(f"{what} takes a list of Sends, or how many legs, not {type(action.legs).__name__}")
     if len(action.legs) > MOST_LISTED:
         raise DefinitionError(
             f"{what} takes 1 to {MOST_LISTED:,} commands in one record, not {len(action.legs):,}: give their number, and "
@@ -173,8 +173,8 @@ def more_legs(name: str, gathering: Gathering, saga: Saga[Any], state: Any) -> l
         _check_leg(f"saga {saga.name!r}: {made.method}()", send)
         if send.undo is not None:
             raise DefinitionError(
-                f"saga {saga.name!r}: {made.method}() makes a {type(send).__name__} with undo=: that many cannot stand on "
-                "the undo stack; take them back by a gather of their own"
+                f"saga {saga.name!r}: {made.method}() makes a {type(send).__name__} with undo=: "
+                "the undo stack cannot hold that many; undo them by another gather"
             )
         sends.append(send)
     return sends
@@ -186,7 +186,7 @@ def _check_leg(what: str, send: Any) -> None:
     if not isinstance(send, Send):
         raise DefinitionError(f"{what} makes legs of Send(...) or StartChild(...), not of a {type(send).__name__}")
     if send.reply_within is not None or send.otherwise is not None or send.reply is not None:
-        raise DefinitionError(f"{what}: a leg has no deadline of its own; set a timer for the whole gather")
+        raise DefinitionError(f"{what}: a leg cannot have a deadline of its own; set a timer for the whole gather")
 
 
 def planned(step: GatherStep, saga: Saga[Any], registry: TypeRegistry) -> PlannedGather:

@@ -128,7 +128,7 @@ def _name(action: Run) -> str:
         return name
     called = getattr(action.activity, "__name__", "flight")
     raise DefinitionError(
-        f"Run takes an activity of the class, or its name: Run({called!r}), not a {type(action.activity).__name__}"
+        f"Run takes an activity of the class, or its name: Run({called!r}), not {type(action.activity).__name__}"
     )
 
 
@@ -214,8 +214,8 @@ class _Itinerary:
         running = [name for name, stage in self._stages.items() if stage.status == "running"]
         if running and not isinstance(ending, Compensate):
             raise DefinitionError(
-                f"saga {self._table.name!r}: Complete() while {', '.join(running)} is under way, which would be called "
-                "without its saga: complete it in @activity.then, or compensate"
+                f"saga {self._table.name!r}: Complete() while {', '.join(running)} is under way, which would then "
+                "run without its saga: complete it in @activity.then, or compensate"
             )
 
     def change(self) -> list[Proceed]:

@@ -152,14 +152,14 @@ def gap_passed(draft: Draft, record: SagaRecord, message: Message) -> Outcome | 
     draft.append(record, "handled", Handled(message.id, str(gap), how="gap"))
     if known.gap == "skip":
         skip_missing(record, key)
-        draft.append(record, "audit", Audit(draft.now, "gap", f"{gap} did not come, and is not waited for any more"))
+        draft.append(record, "audit", Audit(draft.now, "gap", f"{gap} did not come, and is no longer waited for"))
         return Outcome.HANDLED
     record.gap = key
     if known.gap_within is None:  # other code has set the deadline
         late, again = "in time", "waits without end"
     else:
         late, again = f"within {known.gap_within}", "waits as long again"
-    record.parked = well_formed(f"{gap} did not come {late}{why}: `skip` goes on without it, `retry` {again}")
+    record.parked = well_formed(f"{gap} did not come {late}{why}: `skip` continues without it, `retry` {again}")
     return Outcome.HANDLED
 
 

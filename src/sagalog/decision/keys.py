@@ -19,7 +19,7 @@ def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Ke
     if not isinstance(action.key, str):
         shown = repr(action.key.name) if isinstance(action.key, Key) else "'customer'"
         raise DefinitionError(
-            f"{what} takes the name of a key, {type(action).__name__}({shown}, ...), not a {type(action.key).__name__}"
+            f"{what} takes the name of a key, {type(action).__name__}({shown}, ...), not {type(action.key).__name__}"
         )
     if action.key not in declared:
         known = f"declared are {', '.join(declared)}" if declared else "it declares none"
@@ -31,7 +31,8 @@ def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Ke
     text = key_text(action.value)
     if text is None:
         raise DefinitionError(
-            f"{what}: the value of {action.key!r} is a str that is not empty, int or UUID, not {no_key(action.value)}"
+            f"{what}: the value of {action.key!r} must be a str that is not empty, an int or a UUID, not "
+            f"{no_key(action.value)}"
         )
     return action.key, text
 
@@ -63,7 +64,7 @@ def held_after(
     plain, unique_ones = ({name: texts for name, texts in some.items() if texts} for some in after)
     if sum(map(len, (*plain.values(), *unique_ones.values()))) > MAX_HELD:
         raise DefinitionError(
-            f"saga {saga!r}: an instance holds {MAX_HELD} values of its keys at most; remove one before another is added"
+            f"saga {saga!r}: an instance holds {MAX_HELD} key values at most; remove one before you add another"
         )
     return plain, unique_ones
 

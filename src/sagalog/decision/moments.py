@@ -25,17 +25,18 @@ def timer_due(action: SetTimer, saga: Saga[Any], now: datetime) -> tuple[datetim
     name = action.name
     if not isinstance(name, str) or not name or name.startswith(_OURS):
         raise DefinitionError(
-            f"saga {saga.name!r}: a timer's name is a text, not empty, that does not begin with {' or '.join(_OURS)}"
+            f"saga {saga.name!r}: a timer's name must be a string that is not empty and does not begin with "
+            f"{' or '.join(_OURS)}"
         )
     try:
         name.encode()
     except UnicodeEncodeError:
         raise DefinitionError(
-            f"saga {saga.name!r}: a timer's name holds a lone surrogate, which is not valid Unicode"
+            f"saga {saga.name!r}: a timer's name contains a lone surrogate, which is not valid Unicode"
         ) from None
     if not saga.handles_event(action.event):
         raise DefinitionError(
-            f"saga {saga.name!r}: SetTimer({name!r}) brings a {type(action.event).__name__}, and no handler takes it"
+            f"saga {saga.name!r}: SetTimer({name!r}) has a {type(action.event).__name__}, which no handler takes"
         )
     if action.every is not None or action.cron is not None or action.missed is not None:
         return _recurring(action, saga, now)
@@ -46,12 +47,12 @@ def _recurring(action: SetTimer, saga: Saga[Any], now: datetime) -> tuple[dateti
     what, begins = f"SetTimer({action.name!r})", action.after is not None or action.at is not None
     try:
         if action.every is None and action.cron is None:
-            raise RuleError("takes missed= beside every= or cron=")
+            raise RuleError("takes missed= only with every= or cron=")
         rule = rule_of(action.every, action.cron, action.zone, action.missed)
         if begins and action.cron is not None:
-            raise RuleError("takes neither after= nor at= beside cron=: the rule says when it comes")
+            raise RuleError("takes neither after= nor at= with cron=: the rule says when it fires")
         if action.zone is not None and action.cron is None and action.at is None:
-            raise RuleError("takes zone= beside cron= or at=; every= is the same span of time wherever it is")
+            raise RuleError("takes zone= only with cron= or at=; every= is the same span of time in every zone")
         first = None if begins else next_after(rule, now)
     except RuleError as error:
         raise DefinitionError(f"saga {saga.name!r}: {what} {error}") from None
@@ -66,11 +67,11 @@ def _first(action: SetTimer, saga: Saga[Any], now: datetime, zone: str | None) -
     name = action.name
     if (action.after is None) == (action.at is None):
         raise DefinitionError(
-            f"saga {saga.name!r}: SetTimer({name!r}) takes either after= or at=; or every= or cron=, to come again"
+            f"saga {saga.name!r}: SetTimer({name!r}) takes either after= or at=, or every= or cron= to recur"
         )
     if action.after is not None:
         if zone is not None:
-            raise DefinitionError(f"saga {saga.name!r}: SetTimer({name!r}) takes zone= beside at= or cron=")
+            raise DefinitionError(f"saga {saga.name!r}: SetTimer({name!r}) takes zone= only with at= or cron=")
         return after(now, action.after, saga, f"SetTimer({name!r})")
     if zone is not None:
         try:
@@ -81,7 +82,7 @@ def _first(action: SetTimer, saga: Saga[Any], now: datetime, zone: str | None) -
             raise _outside(saga, f"SetTimer({name!r})") from None
     if not isinstance(action.at, datetime) or action.at.utcoffset() is None:
         raise DefinitionError(
-            f"saga {saga.name!r}: SetTimer({name!r}) needs an aware datetime as at=, or zone= beside it"
+            f"saga {saga.name!r}: SetTimer({name!r}) needs an aware datetime as at=, or a zone= with it"
         )
     try:
         # Two moments of one zone are compared by their clock faces, which is wrong while clocks are changed.
@@ -94,7 +95,7 @@ def after(now: datetime, span: timedelta, saga: Saga[Any], what: str) -> datetim
     """Return now + `span`, in UTC. Raises DefinitionError, which says what asks for it."""
     if not isinstance(span, timedelta):
         raise DefinitionError(
-            f"saga {saga.name!r}: {what} needs a timedelta as after=, not a {type(span).__name__}: {remedy('after', span)}"
+            f"saga {saga.name!r}: {what} needs a timedelta as after=, not {type(span).__name__}: {remedy('after', span)}"
         )
     try:
         return _carried(now.astimezone(UTC) + span, saga, what)
@@ -110,5 +111,5 @@ def _carried(moment: datetime, saga: Saga[Any], what: str) -> datetime:
 
 def _outside(saga: Saga[Any], what: str) -> DefinitionError:
     return DefinitionError(
-        f"saga {saga.name!r}: {what} needs a moment in the years 1 to 9998, which every journal can carry"
+        f"saga {saga.name!r}: {what} needs a time in the years 1 to 9998, which every journal can store"
     )

@@ -82,12 +82,12 @@ def entered(
         count += 1
         if count > _MAX_PHASES:
             raise DefinitionError(
-                f"saga {saga.name!r}: one step enters more than {_MAX_PHASES} phases; do they go in a circle?"
+                f"saga {saga.name!r}: one step enters more than {_MAX_PHASES} phases; do they form a cycle?"
             )
         leaving = _acts(saga, phase, state, context, entering=False)
         if any(isinstance(one, Enter) for one in leaving):
             raise DefinitionError(
-                f"saga {saga.name!r}: leaving {phase.name} enters a phase by itself; that is for handlers and @on_enter"
+                f"saga {saga.name!r}: leaving {phase.name} enters another phase; only handlers and @on_enter may do that"
             )
         phase = action.phase
         out += [*leaving, action]
@@ -102,4 +102,6 @@ def _acts(saga: Saga[Any], phase: Enum, state: Any, context: StepContext, *, ent
     close = getattr(actions, "close", None)
     if close is not None:
         close()
-    raise DefinitionError(f"saga {saga.name!r}: what acts when {phase.name} is entered or left may not be async")
+    raise DefinitionError(
+        f"saga {saga.name!r}: a method that runs when {phase.name} is entered or left may not be async"
+    )

@@ -36,6 +36,6 @@ def check_room(saga: Saga[Any], live: int) -> None:
     """Raise DefinitionError where so many children are too many for the record of their parent."""
     if live > MOST_LIVE:
         raise DefinitionError(
-            f"saga {saga.name!r}: StartChild, and {MOST_LIVE:,} children have not ended yet: let a Gather start them some "
-            "at a time, from a method with @leg"
+            f"saga {saga.name!r}: StartChild, and {MOST_LIVE:,} children have not ended yet: let a Gather start them "
+            "a few at a time, from a method with @leg"
         )

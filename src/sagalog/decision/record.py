@@ -273,7 +273,10 @@ def _not_unicode(record: SagaRecord) -> str:
             _encoder.encode(getattr(record, name))
         except UnicodeEncodeError:
             wrong.append(name)
-    return f"the record cannot be stored: in {' and '.join(wrong)}, a text holds a lone surrogate, which is no Unicode"
+    return (
+        f"the record cannot be stored: in {' and '.join(wrong)}, a string contains a lone surrogate, which is not "
+        "valid Unicode"
+    )
 
 
 def decode_record(payload: bytes) -> SagaRecord:
@@ -299,10 +302,11 @@ def _why_not(payload: bytes, error: Exception) -> str:
         return _other_format(stored)
     if isinstance(error, msgspec.ValidationError) and "unknown field" in str(error):
         return (
-            "the record has a field that this code does not know: a newer version wrote it; upgrade, or it is damaged"
+            "the record has a field that this code does not know: either a newer version wrote it, so upgrade, or "
+            "it is damaged"
         )
     return "the stored record is damaged: it does not have the fields of a saga record"
 
 
 def _other_format(stored: int) -> str:
-    return f"the record has format {stored}, this code knows up to {FORMAT}: upgrade it"
+    return f"the record has format {stored}; this code knows up to {FORMAT}: upgrade sagalog"

@@ -106,16 +106,16 @@ def skip(*, note: str = "", by: str = "") -> Repair:
             record.undo = record.undo[:-1]
             effects += resume_compensation(record, next_id)
         elif record.gap:
-            effects.append(f"does not wait for what is missing of {record.gap}: goes on behind it")
+            effects.append(f"no longer waits for what is missing of {record.gap}: continues after it")
             skip_missing(record, record.gap)
         elif record.held[:1] and record.held[0].id.startswith(f"{FAMILY}{SKIPPED}"):
-            effects.append("goes on from the activity that was skipped before, which drops nothing more")
+            effects.append("continues from the activity that was skipped before, which drops nothing more")
         else:
             never_started = _never_started(record)
             effects += drop_held(record, record.held[:1])
             if never_started:
                 record.status = Status.CANCELLED
-                effects.append("ends the instance: what is dropped was to start it")
+                effects.append("ends the instance: the dropped message was to start it")
         return effects + _unpark(record)
 
     return Repair("skip", _not_parked, change, note, by)
@@ -141,7 +141,9 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
             return effects + (_unpark(record) if record.stuck == entry else [])
         if awaits(record, entry):
             child = child_named(record.children[entry])
-            return [f"does not wait for its child {child} ({entry}), which counts as failed; that one is left as it is"]
+            return [
+                f"no longer waits for its child {child} ({entry}), which counts as failed; that one is left as it is"
+            ]
         if passes := _passes_activity(record, entry):
             return passes
         for name, timer in record.timers.items():
@@ -151,11 +153,11 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
                 ends = "" if timer.rule is None else "; it does not come again"
                 stage = record.activities.get(name.removeprefix(ACTIVITY)) if name.startswith(ACTIVITY) else None
                 if stage is not None and stage.status == "waiting":
-                    ends += f"; the activity waits without end now: `drop {stage.entry}` goes on without it"
+                    ends += f"; the activity now waits without a deadline: `drop {stage.entry}` continues without it"
                 return [f"drops {what} {timer.event.type} ({entry}){ends}"]
         if entry.startswith(GAP) and any(one.sequence == entry.removeprefix(GAP) for one in record.kept):
             skip_missing(record, entry.removeprefix(GAP))
-            return [f"does not wait for what is missing of {entry.removeprefix(GAP)}: goes on behind it"]
+            return [f"no longer waits for what is missing of {entry.removeprefix(GAP)}: continues after it"]
         for kept in record.kept:
             if kept.id == entry or (kept.kind == "timer" and kept.id.endswith(f"/{entry}")):
                 return drop_kept(record, kept.id)
@@ -170,7 +172,7 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
 
 def _passes_activity(record: SagaRecord, entry: str) -> list[str]:
     activity = waiting_activity(record, entry)
-    return [f"does not wait for activity {activity} ({entry}), which counts as skipped"] if activity else []
+    return [f"no longer waits for activity {activity} ({entry}), which counts as skipped"] if activity else []
 
 
 def cancel(*, compensate: bool, note: str = "", by: str = "") -> Repair:
@@ -207,7 +209,7 @@ def edit(
     def needless(record: SagaRecord) -> str:
         if not same_state(record) or phase not in (None, record.phase):
             return _ended(record)
-        return "the state is the same" if phase is None else f"its phase is {phase} already"
+        return "the state is unchanged" if phase is None else f"its phase is already {phase}"
 
     def change(record: SagaRecord, next_id: NextId) -> list[str]:
         effects, what = [], "state" if phase is None else "phase"
@@ -215,7 +217,7 @@ def edit(
             record.state, record.state_is_base64, record.state_version = raw, wrapped, state_version
             effects.append("replaces the state")
         if phase is not None and phase != record.phase:
-            effects.append(f"sets the phase {phase}, where it was {record.phase or 'in none'}; nothing acts on that")
+            effects.append(f"sets the phase {phase}, where it was {record.phase or 'in none'}; no handler runs")
             record.phase = phase
             if record.index.get(PHASE, phase) != phase:
                 record.index = {**record.index, PHASE: phase}
@@ -223,7 +225,7 @@ def edit(
                 effects.append(f"handles, of {len(record.kept):,} kept, what that phase expects")
         if index is not None:
             record.index = index(record.phase)
-        return [*effects, *([f"stays parked: retry it when the {what} is right"] if record.parked else [])]
+        return [*effects, *([f"stays parked: retry it once the {what} is right"] if record.parked else [])]
 
     return Repair("edit", needless, change, note, by)
 
@@ -255,9 +257,9 @@ def _not_parked(record: SagaRecord) -> str:
     if record.parked or record.status is Status.COMPENSATION_FAILED:
         return ""
     if record.held:
-        return "it is repaired already; what it holds is replayed as soon as a worker takes it"
+        return "it is repaired already; what it holds is replayed as soon as a worker takes it over"
     waiting = [f"{name} ({stage.entry})" for name, stage in record.activities.items() if stage.status == "waiting"]
-    asks = f"; `drop` with its number goes on without an activity that waits: {listed(waiting)}" if waiting else ""
+    asks = f"; `drop` with its number continues without an activity that waits: {listed(waiting)}" if waiting else ""
     return f"it is not parked, it is {record.status.value}{_waits(record)}{asks}"
 
 

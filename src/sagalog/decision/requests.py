@@ -40,7 +40,8 @@ def asked(action: Send, command: Typed, saga: Saga[Any], registry: TypeRegistry,
     what = f"Send({type(action.command).__name__}, reply_within=...)"
     if action.reply_within is None or action.otherwise is None:
         raise DefinitionError(
-            f"saga {saga.name!r}: {what} takes reply_within= and otherwise= together: how long, and the event if none comes"
+            f"saga {saga.name!r}: {what} takes reply_within= and otherwise= together: how long to wait, and the "
+            "event if no answer comes"
         )
     if action.late not in ("handle", "ignore", "park"):
         raise DefinitionError(
@@ -48,10 +49,10 @@ def asked(action: Send, command: Typed, saga: Saga[Any], registry: TypeRegistry,
         )
     due_at = after(now, action.reply_within, saga, what)
     if due_at <= now:
-        raise DefinitionError(f"saga {saga.name!r}: {what} needs a time above zero, and it is {action.reply_within}")
+        raise DefinitionError(f"saga {saga.name!r}: {what} needs a time above zero, not {action.reply_within}")
     if not saga.handles_event(action.otherwise):
         raise DefinitionError(
-            f"saga {saga.name!r}: {what} brings a {type(action.otherwise).__name__} otherwise, and no handler takes it"
+            f"saga {saga.name!r}: {what} has a {type(action.otherwise).__name__} as otherwise=, which no handler takes"
         )
     reply = ""
     if action.reply is not None:
@@ -59,7 +60,7 @@ def asked(action: Send, command: Typed, saga: Saga[Any], registry: TypeRegistry,
             raise DefinitionError(f"saga {saga.name!r}: {what} takes an event type as reply=, not {action.reply!r}")
         if type(saga).handle is Saga.handle and action.reply not in saga.event_types():
             raise DefinitionError(
-                f"saga {saga.name!r}: {what} waits for a {action.reply.__name__} as reply=, and no handler takes it"
+                f"saga {saga.name!r}: {what} waits for a {action.reply.__name__} as reply=, which no handler takes"
             )
         reply = schema_of(action.reply).name
     return Asked(command, registry.pack(action.otherwise), due_at, reply)

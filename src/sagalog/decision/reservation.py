@@ -61,7 +61,7 @@ def decode_reservation(payload: bytes) -> Reservation:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise CodecError("the stored reservation of a key is damaged, or a newer version wrote it: upgrade") from None
     if found.format != FORMAT:
-        raise CodecError(f"the reservation of a key has format {found.format}, this code knows up to {FORMAT}: upgrade")
+        raise CodecError(f"the reservation of a key has format {found.format}; this code knows up to {FORMAT}: upgrade")
     return found
 
 

@@ -36,7 +36,7 @@ class Send(msgspec.Struct, frozen=True):
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """Send `command` at the first moment not before now + `after`. Survives restarts and completion.
+    """Send `command` later, not before now + `after`. Survives restarts and completion.
 
     Compensation cancels what is scheduled and not yet due.
     """
@@ -46,7 +46,7 @@ class Schedule(msgspec.Struct, frozen=True):
 
 
 class SetTimer(msgspec.Struct, frozen=True):
-    """Hand `event` to this saga's own handler once, not before now + `after` (or the moment `at`).
+    """Hand `event` to this saga's own handler once, not before now + `after` (or the time `at`).
 
     One timer a name: setting it again replaces it. Give `after` or `at` (aware), not both. With `zone`, `at` is what the
     clocks there show: a datetime without a zone of its own, or a time of day, which is the next one.
@@ -69,7 +69,7 @@ class SetTimer(msgspec.Struct, frozen=True):
 
 
 class CancelTimer(msgspec.Struct, frozen=True):
-    """Cancel the timer of this name, also one that is due but not yet handled. No such timer: nothing."""
+    """Cancel the timer with this name, even if it is due but not yet handled. No such timer: nothing."""
 
     name: str
 

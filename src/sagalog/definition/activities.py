@@ -89,10 +89,12 @@ class Activity(Generic[H, S]):
     def __init__(self, function: Callable[[H, S, Call], Any], options: Options) -> None:
         _check_function(function)
         if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-            raise DefinitionError(f"activity {function.__name__}() yields; it returns its result, and sends nothing")
+            raise DefinitionError(
+                f"activity {function.__name__}() yields; an activity returns its result and sends nothing"
+            )
         if any(hasattr(function, mark) for mark in OTHER_MARKS):
             raise DefinitionError(
-                f"{function.__name__}() is an activity, and handles no event: take @activity or @on away"
+                f"{function.__name__}() is an activity, which handles no event: remove @activity or @on"
             )
         self.function = function
         self.options = options
@@ -122,7 +124,7 @@ class Activity(Generic[H, S]):
 
     def _mark(self, what: str, function: Any) -> None:
         if not inspect.isfunction(function):
-            raise DefinitionError(f"@{self.name}.{what} decorates a method, not a {type(function).__name__}")
+            raise DefinitionError(f"@{self.name}.{what} decorates a method, not {type(function).__name__}")
         function.__dict__.setdefault(HOOKS, []).append((what, self))
 
 
@@ -178,7 +180,7 @@ def activity(function: Any = None, /, **options: Any) -> Any:
     together. `circuit`: when calls wait because their receiver is away. An undo has the same bounds, by itself.
 
     What has failed stops what has not begun; what runs comes to its end, and then all that was done is undone. With
-    `optional`, the saga goes on without it; with `parks`, it waits for an operator. `pivot`: once it is done, nothing is
+    `optional`, the saga continues without it; with `parks`, it waits for an operator. `pivot`: once it is done, nothing is
     undone any more, and what comes after is tried until it succeeds.
 
     `until`: it is done when such an event comes (failed, when an `unless` comes), found by `key` (default: the saga's);
@@ -201,7 +203,7 @@ def activity(function: Any = None, /, **options: Any) -> Any:
 def _belongs_to_one(what: str) -> Any:
     def refuse(function: Any) -> Any:
         raise DefinitionError(
-            f"@activity.{what} says nothing of which activity: write @flight.{what}, for the activity that is named flight"
+            f"@activity.{what} does not say for which activity: write @flight.{what} for the activity named flight"
         )
 
     return refuse
@@ -214,6 +216,6 @@ for _what in ("undo", "then", "failed"):
 def _check_function(function: Any) -> None:
     if not inspect.isfunction(function):
         raise DefinitionError(
-            f"@activity decorates a method that takes (self, state, call), not a {type(function).__name__}; its options "
+            f"@activity decorates a method that takes (self, state, call), not {type(function).__name__}; its options "
             "are given by name"
         )

@@ -95,7 +95,7 @@ def check_of_one(what: str, function: Any, takes: str) -> None:
     try:
         signature.bind(None)
     except TypeError:
-        raise DefinitionError(f"{what} takes {takes} alone, and takes {signature}") from None
+        raise DefinitionError(f"{what} takes only {takes}, but is written to take {signature}") from None
 
 
 def check_annotations(saga: str, function: Any, state: Any, event: type | None) -> None:
@@ -121,7 +121,7 @@ def check_annotations(saga: str, function: Any, state: Any, event: type | None) 
         real = get_origin(actual) or actual
         if isinstance(real, type) and plain is not types.UnionType and not issubclass(real, plain):
             raise DefinitionError(
-                f"{saga}.{function.__name__}() is annotated to take a {plain.__name__} as {what}, and gets a "
+                f"{saga}.{function.__name__}() is annotated to take a {plain.__name__} as {what}, but gets a "
                 f"{real.__name__}"
             )
 

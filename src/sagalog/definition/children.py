@@ -66,7 +66,7 @@ def on_child(saga: type | str) -> OnChild:
     """
     if inspect.isfunction(saga):
         raise DefinitionError(
-            f"@on_child(ParcelSaga) names the saga of the children that {saga.__name__}() hears of: give its class"
+            f"@on_child(ParcelSaga) names the saga whose children {saga.__name__}() handles the end of: pass its class"
         )
     return OnChild(saga)
 
@@ -83,7 +83,8 @@ def children_of(cls: type, saga: type, state: Any) -> dict[str, str]:
             name = _name_of(cls, child, saga)
             if name in found:
                 raise DefinitionError(
-                    f"{cls.__name__} hears of its children of saga {name!r} twice: in {found[name]}() and in {method}(); "
+                    f"{cls.__name__} handles the end of its children of saga {name!r} twice: in {found[name]}() and "
+                    f"in {method}(); "
                     "keep one"
                 )
             found[name] = method
@@ -117,13 +118,13 @@ def address_of(action: StartChild, parent: str, saga: type) -> tuple[str, str]:
     child, event = action.saga, action.event
     what = f"saga {parent!r}: StartChild"
     if isinstance(child, str):
-        raise DefinitionError(f"{what}({child!r}) takes the class, and not its name: import it inside of the handler")
+        raise DefinitionError(f"{what}({child!r}) takes the class, not its name: import it inside the handler")
     if not isinstance(child, type) or not issubclass(child, saga):
-        shown = child.__name__ if isinstance(child, type) else f"a {type(child).__name__}"
+        shown = child.__name__ if isinstance(child, type) else type(child).__name__
         raise DefinitionError(f"{what} takes a saga class and its starting event, not {shown} first")
     if isinstance(event, type):
         shown = event.__name__
-        raise DefinitionError(f"{what}({child.__name__}, {shown}) takes the event, {shown}(...), and not its class")
+        raise DefinitionError(f"{what}({child.__name__}, {shown}) takes the event, {shown}(...), not its class")
     name: Any = getattr(child, "name", None)
     if not isinstance(name, str):
         raise DefinitionError(f"{what}({child.__name__}, ...): that class has no name")
@@ -138,5 +139,5 @@ def address_of(action: StartChild, parent: str, saga: type) -> tuple[str, str]:
     except Exception as error:
         raise DefinitionError(f"{told}: finding the id of the child raised {type(error).__name__}: {error}") from error
     if not isinstance(correlation_id, str) or not correlation_id:
-        raise DefinitionError(f"{told}: the event gives no id for the child")
+        raise DefinitionError(f"{told}: the event has no id for the child")
     return name, correlation_id

@@ -76,8 +76,8 @@ def _not_unicode(value: Any) -> str:
             continue
     where = f"in {' and '.join(wrong)}, " if wrong else ""
     return (
-        f'{where}a text holds a lone surrogate, which is no Unicode; text.encode("utf-8", "replace").decode() makes one '
-        "that can be stored"
+        f'{where}a string contains a lone surrogate, which is not valid Unicode; text.encode("utf-8", "replace").decode() '
+        "makes a string that can be stored"
     )
 
 
@@ -97,7 +97,7 @@ def decode_given(data: bytes, cls: type[T]) -> T:
     try:
         msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise CodecError("that is not JSON in UTF-8") from None
+        raise CodecError("it is not JSON in UTF-8") from None
     try:
         return decode(data, cls)
     except CodecError as error:
@@ -137,14 +137,14 @@ def round_trip(value: Any, cls: Any = None) -> tuple[bytes, Any]:
             decoder = _decoders[kind] = msgspec.json.Decoder(kind, dec_hook=_decode_foreign)
         back = decoder.decode(data)
     except Exception as error:
-        raise CodecError(f"{_a(value)} cannot be stored, for it could not be read back: {_reason(error)}") from None
+        raise CodecError(f"{_a(value)} cannot be stored, because it could not be read back: {_reason(error)}") from None
     try:
         changed = difference(value, back, plain=_plain[kind] if kind in _plain else _note_plain(kind))
     except RecursionError:
         changed = " is nested too deep"
     if changed is not None:
         raise CodecError(
-            f"{_a(value)} cannot be stored, for it would not come back the same: {type_name(type(value))}{changed}"
+            f"{_a(value)} cannot be stored, because it would be different when read back: {type_name(type(value))}{changed}"
         )
     return data, back
 
@@ -283,7 +283,7 @@ class TypeRegistry:
 
     def _learn(self, cls: type, value: Any) -> tuple[str, int]:
         if isinstance(value, type):
-            raise DefinitionError(f"{value.__name__} is a class: give one of it, {value.__name__}(...)")
+            raise DefinitionError(f"{value.__name__} is a class: pass an instance, {value.__name__}(...)")
         name = full_name(cls)
         if self._reached.get(name) is not cls:
             raise DefinitionError(
@@ -304,7 +304,7 @@ class TypeRegistry:
         if cls is None:
             if stored.type in self._ambiguous:
                 raise CodecError(
-                    f"several message types are called {stored.type!r}: add the one that was stored to the saga's "
+                    f"several message types are called {stored.type!r}: add the stored one to the saga's "
                     "`messages = (...)`"
                 )
             raise CodecError(f"the message type {stored.type!r} is unknown to this version of the code")

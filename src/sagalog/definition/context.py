@@ -15,7 +15,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class StepContext(msgspec.Struct, frozen=True):
-    """The step at hand, for a handler that takes it as its third parameter: `def paid(self, state, event, context)`.
+    """The current step, for a handler that takes it as its third parameter: `def paid(self, state, event, context)`.
 
     `now` is aware and in UTC, and comes from the runner's clock: in tests and replays of old logs it is the time there.
     A handler that uses it instead of `datetime.now()` decides the same in each of them. A step that is tried again

@@ -59,13 +59,13 @@ def field_of(what: str, state: Any, name: str, result: Any, *, needed: bool) -> 
             return False
         raise DefinitionError(
             f"{what} returns a {type_name(result)}, and {type_name(state)} has no field {name!r} for it: add "
-            f"`{name}: {type_name(result)} | None = None`, or return nothing (-> None)"
+            f"`{name}: {type_name(result)} | None = None`, or return None (-> None)"
         )
     declared = fields[name]
     if not _takes(declared, result):
         raise DefinitionError(
             f"{what} returns {type_name(result)}, and {type_name(state)}.{name} is declared as {type_name(declared)}: "
-            "declare one type in both"
+            "declare the same type in both"
         )
     return True
 

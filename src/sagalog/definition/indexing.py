@@ -24,7 +24,7 @@ MAX_FIELDS = 16
 _LONGEST = 200  # characters of a text that stands for itself
 _HASHED = "sha256:"
 _KINDS = (str, int, bool, date, datetime, UUID)
-_ALLOWED = "a str, int, bool, Enum (of texts or numbers), date, datetime or UUID, or one of these or None"
+_ALLOWED = "a str, int, bool, Enum (of strings or numbers), date, datetime or UUID, or one of these or None"
 
 
 class IndexTable:
@@ -53,7 +53,7 @@ class IndexTable:
             value = getattr(state, name, None)
             if value is not None and not _is(value, kind):
                 raise CodecError(
-                    f"the state cannot be found by its {name}: it is declared as {kind.__name__}, and holds a "
+                    f"the state cannot be indexed by its {name}: it is declared as {kind.__name__}, but holds a "
                     f"{type(value).__name__}"
                 )
             found[name] = None if value is None else _text(value)
@@ -76,7 +76,7 @@ def index_table(name: str, fields: Any, state: Any, phases: type[Enum] | None) -
     Raises DefinitionError for what cannot be an index, naming the class `name`, the field and the remedy.
     """
     if not isinstance(fields, tuple) or not all(isinstance(one, str) for one in fields):
-        raise DefinitionError(f'{name}.index is a tuple of names of fields, such as index = ("customer_id",)')
+        raise DefinitionError(f'{name}.index must be a tuple of field names, such as index = ("customer_id",)')
     if len(set(fields)) < len(fields) or len(fields) > MAX_FIELDS:
         raise DefinitionError(f"{name}.index names each field once, and at most {MAX_FIELDS}")
     kinds: dict[str, type] = {}
@@ -87,8 +87,8 @@ def index_table(name: str, fields: Any, state: Any, phases: type[Enum] | None) -
                 continue
             of = getattr(state, "__name__", str(state))
             raise DefinitionError(
-                f"{name}.index names {field!r}, which is no field of its state {of}"
-                + (f": it has {', '.join(own)}" if own else ", which is no class with fields")
+                f"{name}.index names {field!r}, which is not a field of its state {of}"
+                + (f": it has {', '.join(own)}" if own else ", which is not a class with fields")
             )
         try:
             hint = typing.get_type_hints(state)[field]

@@ -121,13 +121,13 @@ class ActivityTable:
             what = f"{self.saga}.{step.name} waits for {event.__name__}"
             if key is None:
                 raise DefinitionError(
-                    f"{what}, and nothing says for which instance one is: give @activity(key=...), the name of the "
-                    "attribute of the event that holds the correlation id"
+                    f"{what}, and nothing says which instance it is for: pass @activity(key=...), the name of the "
+                    "event's attribute that holds the correlation id"
                 )
             try:
                 handles: Handles[Any] = Handles(event, key, starts=False, while_compensating=False)
             except DefinitionError as error:
-                raise DefinitionError(f"{what}: {error}; give @activity(key=...)") from None
+                raise DefinitionError(f"{what}: {error}; pass @activity(key=...)") from None
             found.append(handles.route("awaited"))
         return found
 
@@ -152,31 +152,33 @@ class ActivityTable:
         check_parameters(name, activity.function, 3, "(self, state, call)")
         check_annotations(self.saga, activity.function, state, None)
         if options.when is not None and not callable(options.when):
-            raise DefinitionError(f"{name}: when= is a function of the state, not a {type(options.when).__name__}")
+            raise DefinitionError(f"{name}: when= must be a function of the state, not {type(options.when).__name__}")
         if options.when is not None:
             check_of_one(f"{name}: when=", options.when, "the state")
         if options.retry is not None and not callable(getattr(options.retry, "wait_seconds", None)):
-            raise DefinitionError(f"{name}: retry= is a RetryPolicy, not a {type(options.retry).__name__}")
+            raise DefinitionError(f"{name}: retry= must be a RetryPolicy, not {type(options.retry).__name__}")
         if options.places is not None and (type(options.places) is not int or options.places < 1):
-            raise DefinitionError(f"{name}: places= is a whole number of at least 1, not {given(options.places)}")
+            raise DefinitionError(f"{name}: places= must be a whole number of at least 1, not {given(options.places)}")
         for what in _RATES:
             if getattr(options, what) is not None:
                 check_rate(f"{name}: {what}=", getattr(options, what), of="an activity", each="calls")
         circuit = options.circuit
         if circuit is not None and (isinstance(circuit, type) or not hasattr(circuit, "probe_after")):
-            raise DefinitionError(f"{name}: circuit= is a Circuit, not a {type(circuit).__name__}")
+            raise DefinitionError(f"{name}: circuit= must be a Circuit, not {type(circuit).__name__}")
         for what in _SPANS:
             span = getattr(options, what)
             if span is not None and (not isinstance(span, timedelta) or span <= timedelta()):
                 shown = span if isinstance(span, timedelta) else given(span)
-                raise DefinitionError(f"{name}: {what}= is a timedelta above zero, not {shown}: {remedy(what, span)}")
+                raise DefinitionError(
+                    f"{name}: {what}= must be a timedelta above zero, not {shown}: {remedy(what, span)}"
+                )
         for what in _FLAGS:
             if type(getattr(options, what)) is not bool:
-                raise DefinitionError(f"{name}: {what}= is True or False, not {getattr(options, what)!r}")
+                raise DefinitionError(f"{name}: {what}= must be True or False, not {getattr(options, what)!r}")
         if options.optional and options.parks:
-            raise DefinitionError(f"{name}: optional= goes on without it, parks= waits for an operator; keep one")
+            raise DefinitionError(f"{name}: optional= continues without it, parks= waits for an operator; keep one")
         if options.optional and options.pivot:
-            raise DefinitionError(f"{name}: a pivot decides that nothing is undone any more; it cannot be optional")
+            raise DefinitionError(f"{name}: after a pivot nothing is undone any more, so it cannot be optional")
         if step.never_fails and (options.within is not None or options.unless is not None):
             what = "within=" if options.within is not None else "unless="
             why = "it parks" if options.parks else "it comes after a pivot, and is tried until it succeeds"
@@ -188,16 +190,14 @@ class ActivityTable:
         if options.until is None:
             for what in ("unless", "key", "remind"):
                 if getattr(options, what) is not None:
-                    raise DefinitionError(
-                        f"{name}: {what}= belongs to an activity that waits for an event: give until="
-                    )
+                    raise DefinitionError(f"{name}: {what}= is for an activity that waits for an event: pass until=")
             return
         for event, refuses in ((options.until, False), (options.unless, True)):
             if event is None:
                 continue
             if not isinstance(event, type):
                 raise DefinitionError(
-                    f"{name}: {'unless' if refuses else 'until'}= is an event class, not a {type(event).__name__}"
+                    f"{name}: {'unless' if refuses else 'until'}= must be an event class, not {type(event).__name__}"
                 )
             check_storable(event, f"{self.saga}: the message type", final=False)
             if event in self.awaited:
@@ -215,26 +215,25 @@ class ActivityTable:
                 here = f"{self.saga}.{attribute}() is @{activity.name}.{what}"
                 if step is None:
                     raise DefinitionError(
-                        f"{here}, and {self.saga} has no activity {activity.name}: define it, or drop this"
+                        f"{here}, and {self.saga} has no activity {activity.name}: define it, or remove this"
                     )
                 if any(hasattr(function, mark) for mark in OTHER_MARKS):
-                    raise DefinitionError(f"{here}, and handles no event or refusal beside that: make two methods")
+                    raise DefinitionError(f"{here}, so it cannot also handle an event or a refusal: write two methods")
                 if what in step.methods:
                     raise DefinitionError(f"{here}, and so is {step.methods[what]}(); keep one")
                 if what == "undo" and step.final:
                     raise DefinitionError(
-                        f"{here}, but {activity.name} comes after a pivot, and is never undone: drop it, or move the pivot"
+                        f"{here}, but {activity.name} comes after a pivot, so it is never undone: remove it, or move "
+                        "the pivot"
                     )
                 takes = {"undo": "(self, state, call)", "then": "(self, state)", "failed": "(self, state, reason)"}
                 check_parameters(f"{self.saga}.{attribute}", function, takes[what].count(",") + 1, takes[what])
                 check_annotations(self.saga, function, state, None)
                 if what == "undo" and (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
-                    raise DefinitionError(
-                        f"{here}, and yields, so nothing of it would run: it calls the outside itself"
-                    )
+                    raise DefinitionError(f"{here}, and yields, so it would never run: let it make its call itself")
                 if what != "undo" and step.options.until is not None and _is_async(function):
                     raise DefinitionError(
-                        f"{here}, which ends by an event; it runs in the step of that event, behind its handler: make it a "
+                        f"{here}, which ends by an event; it runs in the step of that event, after its handler: make it a "
                         "plain method"
                     )
                 step.methods[what] = attribute
@@ -274,7 +273,7 @@ def activity_table(saga: type, name: Any, state: Any, *, automatic: bool) -> Act
         if hooks:
             raise DefinitionError(
                 f"{saga.__name__}.{attribute}() is @{hooks[0][1].name}.{hooks[0][0]}, and {saga.__name__} has no activity "
-                f"{hooks[0][1].name}: define it, or drop this"
+                f"{hooks[0][1].name}: define it, or remove this"
             )
     if automatic:
         raise DefinitionError(f"{saga.__name__} has no activities: decorate its methods with @activity")
@@ -311,9 +310,7 @@ def _order(
     def all_before(name: str, path: tuple[str, ...]) -> frozenset[str]:
         if name in path:
             circle = " -> ".join((*path[path.index(name) :], name))
-            raise DefinitionError(
-                f"{saga}: the activities wait for each other in a circle: {circle}; leave out one after="
-            )
+            raise DefinitionError(f"{saga}: the activities wait for each other in a cycle: {circle}; remove one after=")
         if name not in earlier:
             direct = steps[name].after or ()
             earlier[name] = frozenset(direct).union(*(all_before(one, (*path, name)) for one in direct))
@@ -329,14 +326,14 @@ def _names(what: str, given: Any, found: Mapping[str, Activity[Any, Any]]) -> tu
     several = (given,) if isinstance(given, (str, Activity)) or callable(given) else given
     if not isinstance(several, Iterable):
         raise DefinitionError(
-            f"{what}: after= takes activities of this saga, or their names, not a {type(given).__name__}"
+            f"{what}: after= takes activities of this saga, or their names, not {type(given).__name__}"
         )
     names = []
     for one in several:
         name = one if isinstance(one, str) else getattr(one, "name", getattr(one, "__name__", type(one).__name__))
         if name not in found:
             raise DefinitionError(
-                f"{what}: after= names {name!r}, which is no activity of this saga; it has {', '.join(found)}"
+                f"{what}: after= names {name!r}, which is not an activity of this saga; it has {', '.join(found)}"
             )
         names.append(name)
     return tuple(dict.fromkeys(names))
@@ -354,8 +351,8 @@ def _check_pivots(saga: str, steps: Mapping[str, DefinedActivity]) -> None:
                 continue
             if step.options.pivot is True:
                 raise DefinitionError(
-                    f"{saga} has two pivots on branches beside each other, {pivot.name} and {name}: one may be done when "
-                    "the other fails; let one come after the other"
+                    f"{saga} has two pivots on parallel branches, {pivot.name} and {name}: one may be done when the "
+                    "other fails; put one after the other"
                 )
             raise DefinitionError(
                 f"{saga}.{name} runs beside the pivot {pivot.name}, so it may fail when nothing can be undone any more: "
@@ -369,7 +366,7 @@ def check_parameters(what: str, function: Any, count: int, takes: str) -> None:
     positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     required = [one for one in parameters if one.default is one.empty and one.kind is not one.VAR_POSITIONAL]
     if len(positional) < count or len([one for one in required if one.kind is not one.VAR_KEYWORD]) > count:
-        raise DefinitionError(f"{what}() must take {takes}, and takes ({', '.join(str(one) for one in parameters)})")
+        raise DefinitionError(f"{what}() must take {takes}, but takes ({', '.join(str(one) for one in parameters)})")
 
 
 def _is_async(function: Any) -> bool:

@@ -36,11 +36,11 @@ class ItinerarySaga(Saga[S]):
             return ()
         event = getattr(cls, "starts_with", None)
         if not isinstance(event, type):
-            raise DefinitionError(f"{cls.__name__}.starts_with is the class of the event that starts it")
+            raise DefinitionError(f"{cls.__name__}.starts_with must be the class of the event that starts it")
         key = getattr(cls, "key", None)
         if key is None:
             raise DefinitionError(
-                f"{cls.__name__}.key says where {event.__name__} holds the correlation id: the name of its attribute"
+                f"{cls.__name__}.key must be the name of {event.__name__}'s attribute that holds the correlation id"
             )
         cls.__request = _field_for(cls.state_type(), event)
         if cls.begin is ItinerarySaga.begin and cls.__request is None:
@@ -51,7 +51,7 @@ class ItinerarySaga(Saga[S]):
         check_parameters(f"{cls.__name__}.begin", cls.begin, 3, "(self, state, event)")
         check_parameters(f"{cls.__name__}.result", cls.result, 2, "(self, state)")
         if any(asks(cls.result) for asks in (iscoroutinefunction, isgeneratorfunction, isasyncgenfunction)):
-            raise DefinitionError(f"{cls.__name__}.result() is a plain method, which may neither be async nor yield")
+            raise DefinitionError(f"{cls.__name__}.result() must be a plain method: it may neither be async nor yield")
         handles: Handles[Any] = Handles(event, key, starts=True, while_compensating=False, again="ignore")
         return (handles.route("begin"),)
 

@@ -44,12 +44,12 @@ class WhenAll:
         """Mark `function`. Raises DefinitionError for what is no plain method, or is marked already."""
         if not inspect.isfunction(function):
             raise DefinitionError(
-                f"@when_all decorates a method that takes (self, state), not a {type(function).__name__}"
+                f"@when_all decorates a method that takes (self, state), not {type(function).__name__}"
             )
         if hasattr(function, "__sagalog_join__"):
             raise DefinitionError(f"{function.__name__}() is decorated with @when_all twice: write two methods")
         if hasattr(function, "__sagalog_routes__") or hasattr(function, "__sagalog_refused__"):
-            raise DefinitionError(f"{function.__name__}() has no event of its own: take @when_all or @on away")
+            raise DefinitionError(f"{function.__name__}() has no event of its own: remove @when_all or @on")
         function.__dict__["__sagalog_join__"] = self
         return function
 
@@ -62,14 +62,14 @@ def when_all(*events: type, name: str | None = None) -> WhenAll:
     method's name if it is not given.
     """
     if len(events) < 2:
-        raise DefinitionError("@when_all takes two event types at least: @when_all(PaymentReceived, StockReserved)")
+        raise DefinitionError("@when_all takes at least two event types: @when_all(PaymentReceived, StockReserved)")
     for event in events:
         if not isinstance(event, type) or get_origin(event) is not None:
             raise DefinitionError(f"@when_all takes event types, not {event!r}")
     if len(set(events)) < len(events):
         raise DefinitionError("@when_all names an event twice: each counts once")
     if name is not None and (not isinstance(name, str) or not name):
-        raise DefinitionError("@when_all takes a text as name=, not empty")
+        raise DefinitionError("@when_all takes name= as a string that is not empty")
     return WhenAll(events, name)
 
 
@@ -120,7 +120,7 @@ def _takes_context(saga: str, function: Any, state: Any) -> bool:
         and not issubclass(state, declared)
     ):
         raise DefinitionError(
-            f"{saga}.{function.__name__}() is annotated to take a {declared.__name__} as state, and gets a "
+            f"{saga}.{function.__name__}() is annotated to take a {declared.__name__} as state, but gets a "
             f"{state.__name__}"
         )
     return len(plain) == 3

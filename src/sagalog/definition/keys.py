@@ -40,15 +40,15 @@ class Key(msgspec.Struct, frozen=True):
 def key_table(saga: str, declared: Any, routes: Iterable[Route]) -> Mapping[str, Key]:
     """Return the keys of a class by name. Raises DefinitionError, also for a handler whose `by` names none of them."""
     if not isinstance(declared, tuple) or not all(isinstance(one, Key) for one in declared):
-        raise DefinitionError(f'{saga}.keys is a tuple of keys, such as keys = (Key("customer"),)')
+        raise DefinitionError(f'{saga}.keys must be a tuple of keys, such as keys = (Key("customer"),)')
     table: dict[str, Key] = {}
     for key in declared:
         if not isinstance(key.name, str) or not _NAME.match(key.name):
             raise DefinitionError(
-                f"{saga}.keys: the name of a key is letters, digits and '_', up to 64, and not {key.name!r}"
+                f"{saga}.keys: a key's name must be 1 to 64 letters, digits and '_', not {key.name!r}"
             )
         if not isinstance(key.unique, bool):
-            raise DefinitionError(f"{saga}.keys: unique= of {key.name!r} is True or False")
+            raise DefinitionError(f"{saga}.keys: unique= of {key.name!r} must be True or False")
         if key.name in table:
             raise DefinitionError(f"{saga}.keys declares {key.name!r} twice; keep one")
         table[key.name] = key
@@ -65,7 +65,7 @@ def key_table(saga: str, declared: Any, routes: Iterable[Route]) -> Mapping[str,
 def key_text(value: Any) -> str | None:
     """Return what a value of a key is stored as; None for what cannot be one.
 
-    That is an empty text, one that holds a lone surrogate, or another type.
+    That is an empty string, one that holds a lone surrogate, or another type.
     """
     if isinstance(value, str):
         return as_term(str(value)) if value and not lone_surrogate(value) else None
@@ -82,8 +82,8 @@ def may_be_key(name: str, text: str) -> bool:
 def no_key(value: Any) -> str:
     """Return what to call a value that cannot be one of a key."""
     if lone_surrogate(value):
-        return "a text that holds a lone surrogate, which is not valid Unicode"
-    return "an empty text" if value == "" else f"a {type(value).__name__}"
+        return "a string that contains a lone surrogate, which is not valid Unicode"
+    return "an empty string" if value == "" else type(value).__name__
 
 
 def lone_surrogate(value: Any) -> bool:

@@ -58,7 +58,9 @@ def made_of(cls: Any, state: type | None, saga: Any) -> Made:
         for route in activities.routes(cls, several):
             several[route.event] = [route]
         if own_handle:
-            raise DefinitionError(f"{cls.__name__} overrides handle(), which its activities need: decorate handlers")
+            raise DefinitionError(
+                f"{cls.__name__} overrides handle(), which its activities need: decorate handlers instead"
+            )
     all_routes = tuple(route for routes in several.values() for route in routes)
     made = Made(
         all_routes=all_routes,
@@ -96,7 +98,7 @@ def _check_name(cls: Any) -> None:
     name = getattr(cls, "name", None)
     if not isinstance(name, str) or not SAGA_NAME.match(name):
         raise DefinitionError(
-            f"{cls.__name__}.name must be letters, digits, '_', '.' or '-', and is {name!r}: it is part of every "
+            f"{cls.__name__}.name may have letters, digits, '_', '.' and '-', but is {name!r}: it is part of every "
             "persistence id"
         )
 
@@ -104,9 +106,9 @@ def _check_name(cls: Any) -> None:
 def _check_remembered(cls: Any) -> None:
     most, window = cls.remembered_messages, cls.remembered_for
     if type(most) is not int or most < 1:
-        raise DefinitionError(f"{cls.__name__}.remembered_messages is a whole number, 1 or more")
+        raise DefinitionError(f"{cls.__name__}.remembered_messages must be a whole number, 1 or more")
     if not isinstance(window, timedelta) or window <= timedelta():
-        raise DefinitionError(f"{cls.__name__}.remembered_for is a timedelta above zero")
+        raise DefinitionError(f"{cls.__name__}.remembered_for must be a timedelta above zero")
 
 
 def has_own_codec(cls: Any, saga: Any) -> bool:

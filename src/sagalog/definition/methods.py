@@ -80,19 +80,19 @@ def check_roles(cls: type) -> None:
             wrapped = getattr(value, "__func__", getattr(value, "fget", None))
             if type(value) in _WRAPPERS and _has_role(wrapped):
                 raise DefinitionError(
-                    f"{here} is decorated for Sagalog within a {_WRAPPERS[type(value)]}, and would not be called: leave "
-                    f"@{_WRAPPERS[type(value)]} out"
+                    f"{here} is decorated for Sagalog within a {_WRAPPERS[type(value)]}, so it would not be called: remove "
+                    f"@{_WRAPPERS[type(value)]}"
                 )
             decorated = _has_role(value)
             if name in ours and (decorated or name not in _OWN_WAYS) and not hasattr(value, "__sagalog_refused__"):
-                raise DefinitionError(f"{here} hides what every saga has under that name: give the method another name")
+                raise DefinitionError(f"{here} hides an attribute that every saga has: give the method another name")
             if not decorated:
                 continue
             now = inspect.getattr_static(cls, name)
             if now is not None and type(now) not in _WRAPPERS and not _has_role(now):
                 raise DefinitionError(
-                    f"{here} overrides a decorated method of {base.__name__} and is not decorated, so it would not be "
-                    f"called: decorate it as well; or leave both out by `{name} = None`"
+                    f"{here} overrides a decorated method of {base.__name__} and is not decorated, so it would not "
+                    f"be called: decorate it too, or remove both with `{name} = None`"
                 )
 
 

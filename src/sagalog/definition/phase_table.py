@@ -19,10 +19,10 @@ class PhaseTable:
     def __init__(self, saga: str, phases: Any, initial: Any) -> None:
         if isinstance(phases, type) and issubclass(phases, Enum) and not phases.__members__:
             raise DefinitionError(
-                f"{saga}.phases is an Enum with a member for each phase, and {phases.__name__} has none"
+                f"{saga}.phases must be an Enum with a member for each phase, but {phases.__name__} has none"
             )
         if not isinstance(phases, type) or not issubclass(phases, Enum):
-            raise DefinitionError(f"{saga}.phases is an Enum with a member for each phase, not {_shown(phases)}")
+            raise DefinitionError(f"{saga}.phases must be an Enum with a member for each phase, not {_shown(phases)}")
         self.saga = saga
         self.phases = phases
         self.initial: Enum = next(iter(phases)) if initial is None else initial
@@ -39,7 +39,7 @@ class PhaseTable:
         if not isinstance(phase, self.phases):
             names = ", ".join(member.name for member in self.phases)
             raise DefinitionError(
-                f"{what}: {_shown(phase)} is no phase of {self.saga}; its phases are {self.phases.__name__}: {names}"
+                f"{what}: {_shown(phase)} is not a phase of {self.saga}; its phases are {self.phases.__name__}: {names}"
             )
 
     def add(
@@ -64,7 +64,9 @@ class PhaseTable:
                     "give each its during="
                 )
             if elsewhere or policies:
-                raise DefinitionError(f"{what}: unexpected= without during=, for it is expected during every phase")
+                raise DefinitionError(
+                    f"{what}: unexpected= needs during=: without it, the event is expected in every phase"
+                )
             self._anywhere[event] = method
         elif event in self._anywhere:
             raise DefinitionError(
@@ -74,9 +76,9 @@ class PhaseTable:
         declared = self._policies.setdefault(event, {})
         for member, policy in policies.items():
             if declared.setdefault(member.name, policy) != policy:
-                raise DefinitionError(f"{what}: unexpected= says two things of {member.name}")
+                raise DefinitionError(f"{what}: unexpected= names {member.name} twice")
         if elsewhere and self._elsewhere.setdefault(event, elsewhere) != elsewhere:
-            raise DefinitionError(f"{what}: unexpected= says another thing than the handler before")
+            raise DefinitionError(f"{what}: unexpected= differs from that of the handler before")
 
     def act(self, method: str, enters: Iterable[Enum], leaves: Iterable[Enum]) -> None:
         """Note a method that acts when phases are entered or left."""
@@ -95,8 +97,8 @@ class PhaseTable:
             for name in declared:
                 if name in self._methods.get(event, {}):
                     raise DefinitionError(
-                        f"{self.saga}: unexpected= of {event.__name__} names {name}, where {self._methods[event][name]}() "
-                        "expects it"
+                        f"{self.saga}: unexpected= of {event.__name__} names {name}, where {self._methods[event][name]}()"
+                        " expects it"
                     )
 
     def expects(self, event: type, phase: Enum) -> bool:
@@ -130,16 +132,18 @@ def phase_table(cls: Any, routes: tuple[Route, ...], acting: list[str]) -> Phase
     """Return the table of a saga's phases, checked; None for one without."""
     name = cls.__name__
     if type(cls.most_kept) is not int or cls.most_kept < 1:
-        raise DefinitionError(f"{name}.most_kept is a whole number, 1 or more")
+        raise DefinitionError(f"{name}.most_kept must be a whole number, 1 or more")
     if cls.unexpected not in POLICIES:
-        raise DefinitionError(f'{name}.unexpected is "raise", "ignore" or "keep" (until a phase expects the event)')
+        raise DefinitionError(
+            f'{name}.unexpected must be "raise", "ignore" or "keep" (until a phase expects the event)'
+        )
     if cls.phases is None:
         bound = next((route for route in routes if route.during or route.elsewhere or route.policies), None)
         what = f"during= or unexpected= of {bound.method}()" if bound is not None else ""
-        what = what or (f"{acting[0]}(), which acts when a phase is entered or left," if acting else "")
+        what = what or (f"{acting[0]}(), which runs when a phase is entered or left," if acting else "")
         what = what or ("initial_phase" if cls.initial_phase is not None else "")
         if what:
-            raise DefinitionError(f"{name} has no phases, so {what} says nothing: give it phases = an Enum of them")
+            raise DefinitionError(f"{name} has no phases, so {what} has no effect: declare phases = an Enum of them")
         return None
     check_of_one(f"{name}.phase_of()", MethodType(cls.phase_of, cls), "the state")
     table = PhaseTable(name, cls.phases, cls.initial_phase)
@@ -147,7 +151,8 @@ def phase_table(cls: Any, routes: tuple[Route, ...], acting: list[str]) -> Phase
         table.add(route.event, route.method, route.during, route.elsewhere, dict(route.policies))
         if route.starts and route.during and table.initial not in route.during:
             raise DefinitionError(
-                f"{name}.{route.method}() starts the saga, which is in {table.initial.name} then: name that in its during="
+                f"{name}.{route.method}() starts the saga, which is then in {table.initial.name}: name that phase in "
+                "during="
             )
     table.close()
     for attribute in acting:
@@ -159,4 +164,4 @@ def phase_table(cls: Any, routes: tuple[Route, ...], acting: list[str]) -> Phase
 def _shown(value: Any) -> str:
     if isinstance(value, Enum):
         return f"{type(value).__name__}.{value.name}"
-    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+    return value.__name__ if isinstance(value, type) else type(value).__name__

@@ -27,7 +27,7 @@ POLICIES: tuple[str, ...] = get_args(Unexpected)
 
 
 def on_enter(*phases: Enum) -> Callable[[F], F]:
-    """Let the method act whenever one of these phases is entered, in the step that enters it.
+    """Run the method whenever one of these phases is entered, in the step that enters it.
 
     It takes (self, state) or (self, state, context), may change the state, and gives actions as a handler does; they take
     the place of the `Enter`. A new instance enters its first phase: that acts, too.
@@ -36,7 +36,7 @@ def on_enter(*phases: Enum) -> Callable[[F], F]:
 
 
 def on_leave(*phases: Enum) -> Callable[[F], F]:
-    """Let the method act whenever one of these phases is left for another. It may not `Enter` one itself.
+    """Run the method whenever one of these phases is left for another. It may not `Enter` one itself.
 
     Ending the saga leaves no phase.
     """
@@ -48,9 +48,7 @@ def _acting(mark: str, what: str, phases: tuple[Enum, ...]) -> Callable[[F], F]:
 
     def note(function: F) -> F:
         if not callable(function) or not hasattr(function, "__dict__") or isinstance(function, type):
-            raise DefinitionError(
-                f"{what} decorates a method that takes (self, state), not a {type(function).__name__}"
-            )
+            raise DefinitionError(f"{what} decorates a method that takes (self, state), not {type(function).__name__}")
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(f"{what} decorates a plain method: {function.__name__}() may not be async")
         function.__dict__.setdefault(mark, []).extend(members)
@@ -65,11 +63,11 @@ def members_of(what: str, given: During | None) -> tuple[Enum, ...]:
         return ()
     members = (given,) if isinstance(given, Enum) else given
     if isinstance(members, (str, bytes, type)) or not isinstance(members, Iterable):
-        raise DefinitionError(f"{what} takes a phase, or several of them: members of the saga's Enum")
+        raise DefinitionError(f"{what} takes one or more phases: members of the saga's Enum")
     found = tuple(members)
     for member in found:
         if not isinstance(member, Enum):
-            raise DefinitionError(f"{what} takes phases, members of the saga's Enum, not a {type(member).__name__}")
+            raise DefinitionError(f"{what} takes phases, members of the saga's Enum, not {type(member).__name__}")
     if not found:
         raise DefinitionError(f"{what} names no phase")
     return found
@@ -91,6 +89,6 @@ def policies_of(what: str, given: Policies | None) -> tuple[str, dict[Enum, str]
 def _checked(what: str, policy: Any) -> str:
     if not isinstance(policy, str) or policy not in POLICIES:
         raise DefinitionError(
-            f'{what} is "raise", "ignore" or "keep" (until a phase expects it), or says one of them for each phase'
+            f'{what} must be "raise", "ignore" or "keep" (until a phase expects it), or a mapping of phases to these'
         )
     return policy

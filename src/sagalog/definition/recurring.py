@@ -44,15 +44,15 @@ def rule_of(every: Any, cron: Any, zone: Any, missed: Any) -> Rule:
     if every is not None and cron is not None:
         raise RuleError("takes either every= or cron=")
     if missed is not None and missed not in get_args(Missed):
-        raise RuleError(f'missed= is "each", "once" or "skip", not {missed!r}')
+        raise RuleError(f'missed= must be "each", "once" or "skip", not {missed!r}')
     if every is not None:
         if not isinstance(every, timedelta):
-            raise RuleError(f"needs a timedelta as every=, not a {type(every).__name__}")
+            raise RuleError(f"needs a timedelta as every=, not {type(every).__name__}")
         if every < SHORTEST:
-            raise RuleError(f"comes every second at most, and every= is {every}")
+            raise RuleError(f"fires at most once a second, but every= is {every}")
         return Rule(every, missed=missed or "once")
     if not isinstance(cron, str):
-        raise RuleError(f"needs a text as cron=, not a {type(cron).__name__}")
+        raise RuleError(f"needs a string as cron=, not {type(cron).__name__}")
     if zone is not None:
         zone_named(zone)
     rule = Rule(None, " ".join(cron.split()), zone or "", missed or "once")
@@ -66,7 +66,7 @@ def check_rule(rule: Rule) -> None:
     if rule.every is None:
         zone = zone_named(rule.zone) if rule.zone else UTC
         if _next_by_cron(rule.cron, datetime(2000, 1, 1, tzinfo=zone)) is None:
-            raise RuleError(f"has a cron rule that never comes: {rule.cron!r}")
+            raise RuleError(f"has a cron rule that never fires: {rule.cron!r}")
 
 
 def next_after(rule: Rule, moment: datetime) -> datetime | None:
@@ -101,15 +101,15 @@ def following(rule: Rule, due_at: datetime, now: datetime) -> tuple[datetime | N
 def zone_named(name: Any) -> tzinfo:
     """Return the zone of that name. Raises RuleError where this machine knows none."""
     if not isinstance(name, str):
-        raise RuleError(f"needs the name of a zone as zone=, not a {type(name).__name__}")
+        raise RuleError(f"needs the name of a time zone as zone=, not {type(name).__name__}")
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # when it is needed: it takes a while to import
 
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise RuleError(
-            f"names a zone that is not known here: {name[:60]!r}; zones have names such as 'Europe/Berlin', and where a "
-            "machine lacks their rules: pip install tzdata"
+            f"names an unknown time zone: {name[:60]!r}; time zones have names such as 'Europe/Berlin'. If the "
+            "machine has no time zone data: pip install tzdata"
         ) from None
 
 
@@ -126,7 +126,7 @@ def local_moment(at: Any, zone: Any, now: datetime) -> datetime:
         return found if found > now else _shown(datetime.combine(here.date() + timedelta(days=1), at), where)
     if isinstance(at, datetime) and at.tzinfo is None:
         return _shown(at, where)
-    raise RuleError("needs a datetime or a time without a zone of its own as at=, beside zone=")
+    raise RuleError("needs a datetime or a time without a zone of its own as at=, when zone= is given")
 
 
 def _shown(local: datetime, zone: tzinfo) -> datetime:
@@ -162,7 +162,7 @@ def _next_by_cron(rule: str, moment: datetime) -> datetime | None:
         raise RuleError("has a cron rule, which needs a library: pip install 'sagalog[cron]'") from None
     if len(rule.split()) != 5 or len(rule) > _MAX_RULE:
         raise RuleError(
-            f"has no cron rule of five fields (minute, hour, day of month, month, day of week): {rule[:60]!r}"
+            f"needs a cron rule of five fields (minute, hour, day of month, month, day of week), not {rule[:60]!r}"
         )
     try:
         if moment.tzinfo is not UTC and any(field.startswith("*") for field in rule.split()[:2]):

@@ -78,10 +78,10 @@ class Handles(Generic[E]):
         self.read: Callable[[Any], Any] = read
         self.attribute: str | None = attribute
         if not isinstance(while_compensating, bool):
-            raise DefinitionError(f"while_compensating is True or False, not a {type(while_compensating).__name__}")
+            raise DefinitionError(f"while_compensating must be True or False, not {type(while_compensating).__name__}")
         if again not in get_args(Again):
             raise DefinitionError(
-                f'again= of {event.__name__} is "handle", "ignore" or "raise": what to do with such an event when the '
+                f'again= of {event.__name__} must be "handle", "ignore" or "raise": what to do with the event if the '
                 "saga is started already"
             )
         self.starts = starts
@@ -94,13 +94,13 @@ class Handles(Generic[E]):
         self.sequence: Sequence | None = sequence_of(event, sequence, schema_of(event).name)
         if self.sequence is not None and again != "handle":
             raise DefinitionError(
-                f'again="{again}" of {event.__name__} would leave out numbers of its sequence: leave it at "handle"'
+                f'again="{again}" of {event.__name__} would skip numbers of its sequence: leave it at "handle"'
             )
         if by is not None and (not isinstance(by, str) or not by):
-            raise DefinitionError(f"by= of {event.__name__} is the name of a key that the saga declares")
+            raise DefinitionError(f"by= of {event.__name__} must be the name of a key that the saga declares")
         if by is not None and self.sequence is not None:
             raise DefinitionError(
-                f"{event.__name__} is numbered for one instance by sequence=, and reaches many by={by!r}: give up one"
+                f"{event.__name__} is numbered for one instance by sequence=, but by={by!r} reaches many: keep one"
             )
         self.by: str = by or ""
 
@@ -147,7 +147,7 @@ def starts(
     unexpected: Policies | None = None,
     sequence: str | Sequence | None = None,
 ) -> Handles[E]:
-    """Handle `event`, and let it start a saga where none is live. `key`: attribute with the correlation id, or a function.
+    """Handle `event`, and let it start an instance if none is live. `key`: the attribute with the id, or a function.
 
     `again`: what an event of this type means for a saga that one has started already, under another message id. It is
     handled like any other, ignored, or its sender is told by an error. Handlers are found by the exact type of an event,
@@ -207,7 +207,7 @@ def on_refused(command: type[E]) -> Callable[[F], F]:
     sent the command is gone: then that one is compensated, without the handler, and the next one is left alone.
     """
     if not _is_class(command):
-        raise DefinitionError(f"@on_refused takes a command type, not a {type(command).__name__}")
+        raise DefinitionError(f"@on_refused takes a command type, not {type(command).__name__}")
 
     def mark(function: F) -> F:
         _check_method(function, "@on_refused")
@@ -244,12 +244,12 @@ def _key_reader(event: Any, key: Any) -> tuple[Callable[[Any], Any], str | None]
     if callable(key):
         return key, None
     raise DefinitionError(
-        f"key= must be the name of an attribute of {event.__name__} or a function, not a {type(key).__name__}"
+        f"key= must be the name of an attribute of {event.__name__} or a function, not {type(key).__name__}"
     )
 
 
 def merged(saga: str, several: list[Route]) -> Route:
-    """Return the one route by which an event is found. Raises DefinitionError for handlers that do not go together."""
+    """Return the one route by which an event is found. Raises DefinitionError for handlers that cannot be used together."""
     first = next((route for route in several if route.starts), several[0])
     for route in several:
         if route is first:
@@ -264,12 +264,12 @@ def merged(saga: str, several: list[Route]) -> Route:
             )
         if route.attribute != first.attribute or (route.attribute is None and route.key is not first.key):
             raise DefinitionError(
-                f"{saga} finds the key of {route.event.__name__} in two ways: in {first.method}() and in "
+                f"{saga} finds the correlation id of {route.event.__name__} in two ways: in {first.method}() and in "
                 f"{route.method}(); give both the same key="
             )
         if route.by != first.by:
             raise DefinitionError(
-                f"{saga} reaches instances for {route.event.__name__} in two ways: in {first.method}() and in "
+                f"{saga} finds the instances for {route.event.__name__} in two ways: in {first.method}() and in "
                 f"{route.method}(); give both the same by="
             )
         if route.while_compensating != first.while_compensating:

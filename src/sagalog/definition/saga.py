@@ -285,7 +285,7 @@ class Saga(Generic[S]):
         """
         table = self.phase_table
         if table is None:
-            raise DefinitionError(f"saga {type(self).name!r} has no phases: give it phases = an Enum")
+            raise DefinitionError(f"saga {type(self).name!r} has no phases: declare phases = an Enum")
         return table.initial
 
     def acts(self, phase: Enum, state: S, context: StepContext, *, entering: bool) -> Actions:
@@ -359,7 +359,7 @@ class Saga(Generic[S]):
             raise
         except Exception as error:  # the user's own decoder; its message may quote the state
             raise CodecError(
-                f"the state of saga {type(self).name!r} cannot be stored, for it could not be read back: decode_state "
+                f"the state of saga {type(self).name!r} cannot be stored, because it could not be read back: decode_state "
                 f"raised {type(error).__name__}"
             ) from error
         return payload
@@ -371,7 +371,7 @@ class Saga(Generic[S]):
             cls.__index = index_table(cls.__name__, cls.index, cls.__state, cls.phases)
         if cls.__index is None:
             raise DefinitionError(
-                f"{cls.__name__}.index: an annotation of its state is not known where that is defined"
+                f"{cls.__name__}.index: an annotation of its state cannot be resolved where it is defined"
             )
         return cls.__index
 

@@ -111,7 +111,7 @@ def _of_records(record: _Record, value: Any, back: Any) -> str | None:
         known = {name for name, _ in record.fields} | record.derived
         for name in value.__dict__:
             if name not in known and _is_lost(name, value, back):
-                return f".{name} is no field, so it would be lost: declare it"
+                return f".{name} is not a field, so it would be lost: declare it"
     return None
 
 
@@ -131,7 +131,7 @@ def _of_dicts(value: dict[Any, Any], back: Any, *, plain: bool) -> str | None:
     if not isinstance(back, dict) or (type(value) is not dict and (plain or type(value) is not type(back))):
         return _comes_back(value, back)
     if len(value) != len(back):
-        return " comes back with other keys: a key is no field of its type, or two keys are the same text in JSON"
+        return " comes back with other keys: a key is not a field of its type, or two keys are the same string in JSON"
     for (key, one), (other_key, other) in zip(value.items(), back.items(), strict=True):
         if type(key) is not type(other_key) or key != other_key:
             found = difference(key, other_key, plain=plain)

@@ -32,7 +32,7 @@ def schema(*, name: str | None = None, version: int = 1) -> Callable[[type[T]], 
     """
     _check_version("@schema(version=...)", version)
     if version < 1:
-        raise DefinitionError(f"a schema version counts from 1, not {version}")
+        raise DefinitionError(f"a schema version is counted from 1, so it cannot be {version}")
     if name is not None:
         _check_name(name)
 
@@ -45,7 +45,7 @@ def schema(*, name: str | None = None, version: int = 1) -> Callable[[type[T]], 
 
 
 def upcast(cls: type, *, from_version: int) -> Callable[[F], F]:
-    """Let the decorated function turn what is stored of `cls` in `from_version` into the version after it.
+    """Use the decorated function to turn stored JSON of `cls` from `from_version` into the next version.
 
     It takes the decoded JSON (usually a dict, which it may change) and returns the new JSON: a plain, pure function.
     From the lowest `from_version` on there has to be one for each version below that of `@schema(version=...)`. They are
@@ -81,7 +81,7 @@ def upcast(cls: type, *, from_version: int) -> Callable[[F], F]:
 
 def _check_class(what: str, cls: Any) -> None:
     if not isinstance(cls, type) or cls.__module__ == "builtins":
-        raise DefinitionError(f"{what} is for a message or state class of yours, not for {_shown(cls)}")
+        raise DefinitionError(f"{what} is for your own message and state classes, not for {_shown(cls)}")
 
 
 def _check_version(what: str, version: Any) -> None:
@@ -91,17 +91,17 @@ def _check_version(what: str, version: Any) -> None:
 
 def _check_name(name: Any) -> None:
     if not isinstance(name, str) or not name:
-        raise DefinitionError(f"@schema(name=...) takes a text that is not empty, not {_shown(name)}")
+        raise DefinitionError(f"@schema(name=...) takes a string that is not empty, not {_shown(name)}")
     try:
         name.encode()
     except UnicodeEncodeError:
-        raise DefinitionError("@schema(name=...) holds a lone surrogate, which is not valid Unicode") from None
+        raise DefinitionError("@schema(name=...) contains a lone surrogate, which is not valid Unicode") from None
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, type):
         return value.__name__
-    return "an empty one" if value == "" else "None" if value is None else f"a {type(value).__name__}"
+    return "an empty one" if value == "" else "None" if value is None else type(value).__name__
 
 
 def schema_of(cls: type) -> Schema:
@@ -130,10 +130,10 @@ def to_current(data: bytes | msgspec.Raw, cls: type, version: int) -> bytes:
     known = schema_of(cls)
     what = f"{known.name} is stored with schema version {version}"
     if version > known.version:
-        raise CodecError(f"{what}, this code knows version {known.version}")
+        raise CodecError(f"{what}; this code knows version {known.version}")
     if version not in known.upcasters:
         raise CodecError(
-            f"{what}, this code knows version {known.version} and has no @upcast({cls.__name__}, "
+            f"{what}; this code knows version {known.version} and has no @upcast({cls.__name__}, "
             f"from_version={version})"
         )
     try:
@@ -152,4 +152,4 @@ def to_current(data: bytes | msgspec.Raw, cls: type, version: int) -> bytes:
     try:
         return msgspec.json.encode(document)
     except Exception as error:
-        raise CodecError(f"{what}: what its upcasters return is not JSON ({type(error).__name__})") from error
+        raise CodecError(f"{what}: its upcasters return something that is not JSON ({type(error).__name__})") from error

@@ -84,14 +84,16 @@ class Numbering:
             ) from error
         if type(number) is not int or not (known.first or 0) <= number <= _LARGEST:
             raise InvalidEventError(
-                f"{what} numbers the events of {known.name!r}: it is a whole number from {known.first or 0} to 2**63-1; "
+                f"{what} numbers the events of {known.name!r}: it must be a whole number from {known.first or 0} to "
+                "2**63-1; "
                 "nothing was stored"
             )
         if self._sender is None:
             return known.name, number
         if not isinstance(sender, (str, int)) or isinstance(sender, bool) or sender == "":
             raise InvalidEventError(
-                f"{self._event.__name__}.{known.sender} tells senders apart: it is a text or a whole number, not empty; "
+                f"{self._event.__name__}.{known.sender} tells senders apart: it must be a whole number, or a string "
+                "that is not empty; "
                 "nothing was stored"
             )
         return f"{known.name}/{sender}", number
@@ -107,7 +109,9 @@ def sequence_of(event: type, given: str | Sequence | None, stored_as: str) -> Se
         raise DefinitionError(f"{what} takes the name of the attribute that holds the number, or a Sequence(...)")
     for name, attribute in (("field", made.field), ("sender", made.sender)):
         if not isinstance(attribute, str) and (name == "field" or attribute is not None):
-            raise DefinitionError(f"{what}: its {name} is the name of an attribute, not a {type(attribute).__name__}")
+            raise DefinitionError(
+                f"{what}: its {name} must be the name of an attribute, not {type(attribute).__name__}"
+            )
         if attribute is not None and attribute not in attributes(event):
             have = ", ".join(sorted(attributes(event))) or "none"
             raise DefinitionError(
@@ -120,26 +124,25 @@ def sequence_of(event: type, given: str | Sequence | None, stored_as: str) -> Se
         and (declared is bool or (not issubclass(int, declared) and not issubclass(declared, int)))
     ):
         raise DefinitionError(
-            f"{what}: {event.__name__}.{made.field} is a {declared.__name__}, and numbers are whole ones: declare it as int"
+            f"{what}: {event.__name__}.{made.field} is a {declared.__name__}, but sequence numbers are whole: "
+            "declare it as int"
         )
     if not isinstance(made.name, str) or "/" in made.name:
-        raise DefinitionError(f"{what}: its name is a text without '/'")
+        raise DefinitionError(f"{what}: its name must be a string without '/'")
     if made.first is not None and (type(made.first) is not int or not 0 <= made.first <= _LARGEST):
-        raise DefinitionError(f"{what}: first= is a whole number, 0 or more, or None for the first that comes")
+        raise DefinitionError(f"{what}: first= must be a whole number, 0 or more, or None for whichever comes first")
     if made.gap_within is not None and (
         not isinstance(made.gap_within, timedelta) or not timedelta() < made.gap_within <= _LONGEST
     ):
-        raise DefinitionError(f"{what}: gap_within= is a timedelta above zero, up to ten years")
+        raise DefinitionError(f"{what}: gap_within= must be a timedelta above zero, up to ten years")
     if not callable(made.gap) and made.gap not in get_args(get_args(Missing)[0]):
-        raise DefinitionError(f'{what}: gap= is "park", "skip", or a function that makes an event of a Gap')
+        raise DefinitionError(f'{what}: gap= must be "park", "skip", or a function that makes an event from a Gap')
     if callable(made.gap):
         check_of_one(f"{what}: gap=", made.gap, "the Gap")
     if made.gap != "park" and made.gap_within is None:
-        raise DefinitionError(
-            f"{what}: gap= without gap_within= would never happen: say how long a number is waited for"
-        )
+        raise DefinitionError(f"{what}: gap= without gap_within= has no effect: say how long to wait for a number")
     if not isinstance(made.restarts, bool):
-        raise DefinitionError(f"{what}: restarts= is True or False")
+        raise DefinitionError(f"{what}: restarts= must be True or False")
     return msgspec.structs.replace(made, name=made.name or stored_as)
 
 
@@ -157,7 +160,8 @@ def numberings(saga: str, found: dict[type, tuple[Sequence | None, ...]]) -> dic
         other, known = named.setdefault(first.name, (event, first))
         if _shared(first) != _shared(known):
             raise DefinitionError(
-                f"{saga}: {event.__name__} and {other.__name__} share the sequence {first.name!r}, and differ in it"
+                f"{saga}: {event.__name__} and {other.__name__} share the sequence {first.name!r}, but declare it "
+                "differently"
             )
     return made
 

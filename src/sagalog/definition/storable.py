@@ -57,8 +57,9 @@ def check_storable(cls: Any, what: str, *, final: bool = True) -> None:
         if not final:
             return
         raise DefinitionError(
-            f"{what} {type_name(cls)}: the name {error.name or '?'!r} of an annotation is not known where the class is "
-            "defined, so its values could not be read back: import it at run time, and define the class in a module"
+            f"{what} {type_name(cls)}: the name {error.name or '?'!r} in an annotation cannot be resolved where the "
+            "class is defined, so its values could not be read "
+            "back: import it at run time, and define the class in a module"
         ) from None
     except (TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DefinitionError(_union(cls, what, error)) from None
@@ -75,17 +76,17 @@ def _union(cls: Any, what: str, error: Exception) -> str:
     path = _deepest(cls, type_name(cls), set()) or type_name(cls)
     remedy = "use one type there"
     if "InitVar" in str(error):
-        remedy = "make it a field, or take it out of the constructor"
+        remedy = "make it a field, or remove it from the constructor"
     elif "dataclass" in str(error) or "Struct" in str(error) or "dict-like" in str(error):
         remedy = "make them msgspec Structs with tag=True, which stores which of them it is"
     elif "str-like" in str(error):
-        remedy = "declare one of them; text and a date are both a text in JSON"
+        remedy = "declare one of them; text and a date are both strings in JSON"
     elif "array-like" in str(error):
         remedy = "declare one of them; a list and a set are both an array in JSON"
     elif "custom type" in str(error):
         remedy = "declare one type, alone or with None"
     reason = str(error).split(" - type ")[0]
-    return f"{what} {type_name(cls)}: {path} cannot be read back from JSON: {reason}. To mend it, {remedy}"
+    return f"{what} {type_name(cls)}: {path} cannot be read back from JSON: {reason}. To fix it, {remedy}"
 
 
 def _deepest(cls: Any, path: str, seen: set[Any]) -> str | None:
@@ -147,9 +148,9 @@ def _problems(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, str]]
 def _key_problem(key: Any) -> str:
     members = key.types if isinstance(key, described.UnionType) else (key,)
     if not all(isinstance(member, _KEYS) for member in members):
-        return "is a dict whose keys are no texts in JSON: use str, int, UUID or an Enum as key, or a list of pairs"
+        return "is a dict whose keys are not strings in JSON: use str, int, UUID or an Enum as key, or a list of pairs"
     if len(members) > 1 and any(not isinstance(member, _TEXT_KEYS[:1]) for member in members):
-        return "is a dict with keys of several types, and in JSON every key is a text: use one type of key"
+        return "is a dict with keys of several types, but in JSON every key is a string: use one type of key"
     return ""
 
 
@@ -200,7 +201,7 @@ def _of_hint(hint: Any, path: str, seen: set[Any]) -> Iterator[tuple[str, str]]:
     if get_origin(hint) in (typing.Union, types.UnionType):
         texts = [one.__name__ for one in arguments if getattr(one, "__name__", "") in _PYDANTIC_TEXTS]
         if (len(texts) > 1 and not set(texts) <= {"str", "UUID"}) or set(texts) == {"str", "UUID"}:
-            yield path, f"may be {' or '.join(texts)}, which are the same text in JSON: declare one of them"
+            yield path, f"may be {' or '.join(texts)}, which are the same string in JSON: declare one of them"
         arrays = [one for one in arguments if (get_origin(one) or one) in (list, set, frozenset, tuple)]
         if len(arrays) > 1:
             yield path, "may be one of several containers, which are the same array in JSON: declare one of them"

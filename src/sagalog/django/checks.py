@@ -21,8 +21,8 @@ def check_settings(app_configs: Any, **_: Any) -> list[CheckMessage]:
     except SagalogError as error:
         return [Error(str(error), id="sagalog.E002")]
     if found.in_memory:
-        told = "the sagas are in memory: each process has its own, and they end with it"
-        return [Warning(told, hint="name a journal: SagaRunner('postgresql://...', ...)", id="sagalog.W001")]
+        told = "the sagas are in memory: each process has its own, and they are lost when it ends"
+        return [Warning(told, hint="give the runner a journal: SagaRunner('postgresql://...', ...)", id="sagalog.W001")]
     if not settings.get("CLIENT", True):
         told = "each web process carries out commands and fires timers, as CLIENT of SAGALOG is False"
         return [Warning(told, hint="leave that to `manage.py sagalog_worker`", id="sagalog.W002")]

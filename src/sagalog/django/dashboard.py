@@ -37,7 +37,7 @@ class _Served:
     def __init__(self) -> None:
         journal = journal_url_of(runner())
         if journal is None or runner().in_memory:
-            raise DefinitionError("the dashboard needs a journal that is named by a URL, and not in memory")
+            raise DefinitionError("the dashboard needs a journal with a URL, not one in memory")
         # Nobody has to know it: sessions are begun here, for users whom Django knows.
         token = salted_hmac("sagalog.django.dashboard", "token", algorithm="sha256").hexdigest()
         self.app: Dashboard = dashboard_app(

@@ -34,10 +34,10 @@ def given() -> Mapping[str, Any]:
     if unknown:
         raise DefinitionError(f"SAGALOG has no setting {', '.join(unknown)}; it has {', '.join(KNOWN)}")
     if not isinstance(found.get("CLIENT", True), bool):
-        raise DefinitionError("CLIENT of SAGALOG is True or False")
+        raise DefinitionError("CLIENT of SAGALOG must be True or False")
     masks = found.get("DASHBOARD_MASKS", ())
     if not isinstance(masks, (tuple, list, set, frozenset)) or not all(isinstance(one, str) for one in masks):
-        raise DefinitionError('DASHBOARD_MASKS of SAGALOG are several names of fields: ["password", "card.*"]')
+        raise DefinitionError('DASHBOARD_MASKS of SAGALOG must be a list of field names: ["password", "card.*"]')
     seconds_of("TIMEOUT of SAGALOG", found.get("TIMEOUT", _TIMEOUT))
     return found
 
@@ -46,7 +46,7 @@ def target() -> str:
     """Return MODULE:RUNNER. Raises DefinitionError."""
     found = given().get("RUNNER")
     if not isinstance(found, str) or found.count(":") != 1:
-        raise DefinitionError(f'RUNNER of SAGALOG is "module:name", e.g. "shop.sagas:runner", not {found!r}')
+        raise DefinitionError(f'RUNNER of SAGALOG must be "module:name", e.g. "shop.sagas:runner", not {found!r}')
     return found
 
 
@@ -60,7 +60,7 @@ def runner() -> SagaRunner:
         raise DefinitionError(f"RUNNER of SAGALOG: {module_name} cannot be imported: {error}") from error
     found = getattr(module, name, None)
     if not isinstance(found, SagaRunner):
-        what = "has no" if found is None else f"has a {type(found).__name__}, and no SagaRunner, called"
+        what = "has no" if found is None else f"has a {type(found).__name__}, not a SagaRunner, called"
         raise DefinitionError(f"RUNNER of SAGALOG: {module_name} {what} {name}")
     return found
 

@@ -34,7 +34,7 @@ def make_tables(using: str, **_: Any) -> None:
     try:
         asyncio.run(_open(url))
     except SagalogError as error:  # of a migration that was made all the same
-        log.warning("the journal's tables were not made: %s", error, extra=about())
+        log.warning("the journal's tables were not created: %s", error, extra=about())
 
 
 async def _open(url: str) -> None:

@@ -32,7 +32,7 @@ def _whole(name: str, value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong(name, "a whole number", value)
     if not -(2**63) <= value < 2**63:
-        raise InvalidEventError(f"{name} is a whole number of 64 bits; nothing was stored")
+        raise InvalidEventError(f"{name} must be a whole number of 64 bits; nothing was stored")
 
 
 def _flag(name: str, value: Any) -> None:
@@ -104,7 +104,7 @@ RULES: dict[str, Rule] = {
 
 
 def _wrong(name: str, wanted: str, value: Any) -> InvalidEventError:
-    return InvalidEventError(f"{name} is {wanted}, not a {type(value).__name__}; nothing was stored")
+    return InvalidEventError(f"{name} must be {wanted}, not {type(value).__name__}; nothing was stored")
 
 
 def checks_arguments(journal: C) -> C:

@@ -20,10 +20,10 @@ _BACKENDS = {
 
 def _backend(url: str) -> tuple[Any, str]:
     if not isinstance(url, str):
-        raise DefinitionError(f"a journal is named by a URL, a str, not {type(url).__name__}")
+        raise DefinitionError(f"a journal's URL must be a str, not {type(url).__name__}")
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise DefinitionError("a journal is named by a URL such as sqlite:///orders.db or memory://")
+        raise DefinitionError("a journal needs a URL such as sqlite:///orders.db or memory://")
     if scheme in _BACKENDS:
         module, name = _BACKENDS[scheme]
         try:
@@ -37,19 +37,19 @@ def _backend(url: str) -> tuple[Any, str]:
 
     found = [e for e in entry_points(group="sagalog.journals") if e.name == scheme]
     if not found:
-        raise DefinitionError(f"no journal for {scheme}:// URLs; known: {', '.join(sorted(_BACKENDS))}")
+        raise DefinitionError(f"there is no journal for {scheme}:// URLs; known: {', '.join(sorted(_BACKENDS))}")
     return found[0].load(), rest
 
 
 async def migrate_journal(url: str) -> str:
-    """Make or migrate what the journal at `url` needs in its server; return what was done, as a sentence.
+    """Create or migrate what the journal at `url` needs in its server; return what was done, as a sentence.
 
     A journal whose constructor makes all it needs (a file, memory) has nothing to migrate.
     """
     backend, rest = _backend(url)
     migrate = getattr(backend, "migrate", None)
     if migrate is None:
-        return "nothing to do: this journal makes what it needs when it is opened"
+        return "nothing to do: this journal creates what it needs when it is opened"
     done: str = await migrate(rest)
     return done
 
@@ -69,7 +69,7 @@ def open_journal(url: str, **settings: Any) -> Journal:
 
 
 def open_existing(url: str) -> Journal:
-    """Return the journal as `open_journal` does, for looking: a file that is not there is not made.
+    """Return the journal as `open_journal` does, but only to look at: a missing file is not created.
 
     One that cannot be written here (a read-only mount, another user's file) is opened to read it.
     Raises JournalUnavailableError for it, and what `open_journal` raises.

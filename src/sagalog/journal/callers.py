@@ -23,7 +23,7 @@ _TAKES = (
     "AsyncSession over one of them"
 )
 _NO_TRANSACTION = (
-    "connection= takes a connection with a transaction open: async with connection.transaction(): ... (asyncpg, psycopg), "
+    "connection= takes a connection with an open transaction: async with connection.transaction(): ... (asyncpg, psycopg), "
     "engine.begin() (SQLAlchemy), BEGIN IMMEDIATE (SQLite), transaction.atomic() (Django); nothing was stored"
 )
 
@@ -185,11 +185,11 @@ def _unusable(error: Exception) -> SagalogError:
     passing = ("OperationalError", "TimeoutError")
     if isinstance(error, OSError) or name in passing or getattr(error, "connection_invalidated", False):
         return JournalUnavailableError(
-            f"connection= is lost, or cannot be made ({name}): begin the transaction anew; nothing was stored"
+            f"connection= is lost, or could not be opened ({name}): begin a new transaction; nothing was stored"
         )
     return DefinitionError(
-        f"connection= runs no statement as it stands ({name}): it is closed, or its transaction has failed before; "
-        "nothing was stored"
+        f"connection= runs no statements now ({name}): it is closed, or its transaction has already failed; nothing "
+        "was stored"
     )
 
 

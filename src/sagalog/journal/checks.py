@@ -23,7 +23,7 @@ from .protocol import (
 
 
 def checked(message: PersistentRepr) -> PersistentRepr:
-    """Return a record that any journal can store: a copy of payloads that could still change.
+    """Return a record that any journal can store; a payload that could still change is copied.
 
     Raises InvalidEventError for ids that are not valid Unicode (lone surrogates) or too long, for an epoch that is
     out of range, for a `due_at` outside of FIRST_MOMENT to LAST_MOMENT or without a time zone, and for fields of
@@ -33,22 +33,22 @@ def checked(message: PersistentRepr) -> PersistentRepr:
     if type(persistence_id) is not str or not persistence_id.isascii() or len(persistence_id) > MAX_ID_BYTES:
         check_id(persistence_id)
     if type(message.sequence_nr) is not int:
-        raise InvalidEventError(f"sequence_nr is an int, not {message.sequence_nr!r}; nothing was stored")
+        raise InvalidEventError(f"sequence_nr must be an int, not {message.sequence_nr!r}; nothing was stored")
     if type(message.tags) is not tuple:
-        raise InvalidEventError(f"tags are a tuple of str, not {type(message.tags).__name__}; nothing was stored")
+        raise InvalidEventError(f"tags must be a tuple of str, not {type(message.tags).__name__}; nothing was stored")
     for text in (message.manifest, message.writer_uuid, *message.tags):
         if type(text) is not str or not text.isascii():
             check_text(text)
     if message.due_at is not None:
         check_moment(message.due_at, "due_at")
     if type(message.epoch) is not int or not 0 <= message.epoch <= MAX_SEQUENCE_NR:
-        raise InvalidEventError(f"epoch is an int from 0 to 2**63 - 1, not {message.epoch!r}; nothing was stored")
+        raise InvalidEventError(f"epoch must be an int from 0 to 2**63 - 1, not {message.epoch!r}; nothing was stored")
     if message.terms is not None:
         check_terms(message.terms)
     if type(message.payload) is bytes:
         return message
     if not isinstance(message.payload, (bytearray, memoryview)):
-        raise InvalidEventError(f"a payload is bytes, not {type(message.payload).__name__}; nothing was stored")
+        raise InvalidEventError(f"a payload must be bytes, not {type(message.payload).__name__}; nothing was stored")
     return msgspec.structs.replace(message, payload=bytes(message.payload))
 
 
@@ -63,7 +63,7 @@ def checked_batch(records: Sequence[PersistentRepr]) -> list[PersistentRepr | In
             found.append(error)
         else:
             if record.persistence_id in seen:
-                found[-1] = InvalidEventError("an id comes twice in one batch; its second record was not stored")
+                found[-1] = InvalidEventError("an id is in one batch twice; its second record was not stored")
             seen.add(record.persistence_id)
     return found
 
@@ -71,10 +71,10 @@ def checked_batch(records: Sequence[PersistentRepr]) -> list[PersistentRepr | In
 def check_moment(at: datetime, name: str) -> None:
     """Raise InvalidEventError, naming the argument, for a moment that some journal or time zone cannot carry."""
     if not isinstance(at, datetime) or at.tzinfo is None or at.utcoffset() is None:
-        raise InvalidEventError(f"{name} is a datetime with a time zone, not {at!r}; nothing was stored")
+        raise InvalidEventError(f"{name} must be a datetime with a time zone, not {at!r}; nothing was stored")
     if not FIRST_MOMENT <= at <= LAST_MOMENT:
         raise InvalidEventError(
-            f"{name} lies at the end of the calendar ({at.isoformat()}); it can be from {FIRST_MOMENT.date()} to "
+            f"{name} is too near the end of the calendar ({at.isoformat()}); it can be from {FIRST_MOMENT.date()} to "
             f"{LAST_MOMENT.date()}, in UTC. Nothing was stored. Use None for never."
         )
 
@@ -82,12 +82,13 @@ def check_moment(at: datetime, name: str) -> None:
 def check_terms(terms: Sequence[str]) -> None:
     """Raise InvalidEventError for terms that some journal cannot keep."""
     if type(terms) is not tuple or len(terms) > MAX_TERMS or len(set(terms)) < len(terms):
-        raise InvalidEventError(f"terms are a tuple of at most {MAX_TERMS} texts, each once; nothing was stored")
+        raise InvalidEventError(f"terms must be a tuple of at most {MAX_TERMS} different strings; nothing was stored")
     for term in terms:
         check_text(term)
         if not term or "\0" in term or len(term.encode()) > MAX_TERM_BYTES:
             raise InvalidEventError(
-                f"a term is a text of 1 to {MAX_TERM_BYTES:,} bytes without NUL, not {term[:40]!r}; nothing was stored"
+                f"a term must be a string of 1 to {MAX_TERM_BYTES:,} bytes without NUL, not {term[:40]!r}; nothing "
+                "was stored"
             )
 
 
@@ -95,7 +96,7 @@ def wanted_terms(terms: Sequence[str]) -> tuple[str, ...]:
     """Return the terms to look for, each once. Raises InvalidEventError where there is none, or one that cannot be."""
     wanted = tuple(dict.fromkeys(terms))
     if not wanted:
-        raise InvalidEventError("name at least one term to look for")
+        raise InvalidEventError("give at least one term to search for")
     check_terms(wanted)
     return wanted
 
@@ -118,7 +119,7 @@ def check_id(persistence_id: str) -> None:
 
 
 def in_sequence(messages: Sequence[PersistentRepr]) -> tuple[list[PersistentRepr], tuple[str, ...]]:
-    """Return the records of ids whose numbers can be and have no gap among themselves, and the other ids."""
+    """Return the records of ids whose numbers are possible and without gaps, and the other ids."""
     if len(messages) == 1:
         (only,) = messages
         return (list(messages), ()) if 0 < only.sequence_nr < MAX_SEQUENCE_NR else ([], (only.persistence_id,))
@@ -142,11 +143,11 @@ def check_text(text: str) -> None:
     """Raise InvalidEventError for what is no text, or has no UTF-8 form."""
     if not isinstance(text, str):
         raise InvalidEventError(
-            f"ids, manifests, writers and tags are str, not {type(text).__name__}; nothing was stored"
+            f"ids, manifests, writers and tags must be str, not {type(text).__name__}; nothing was stored"
         )
     try:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidEventError(
-            "an id holds a lone surrogate, which is not valid Unicode; nothing was stored"
+            "an id contains a lone surrogate, which is not valid Unicode; nothing was stored"
         ) from None

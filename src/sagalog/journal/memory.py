@@ -42,7 +42,7 @@ class InMemoryJournal:
     def from_url(cls, rest: str) -> InMemoryJournal:
         """Return a new, empty journal for `memory://`."""
         if rest:
-            raise DefinitionError("memory:// takes no path: each one is new and empty")
+            raise DefinitionError("memory:// takes no path: each journal in memory is new and empty")
         return cls()
 
     async def __aenter__(self) -> Self:
@@ -256,7 +256,7 @@ class InMemoryJournal:
                 "durable",
                 "fail",
                 "in memory: nothing survives the process",
-                "name a file or a server, e.g. sqlite:///orders.db",
+                "use a file or a server, e.g. sqlite:///orders.db",
             )
         ]
 

@@ -54,7 +54,7 @@ class PersistentRepr(msgspec.Struct, frozen=True):
 
 
 class MovedDue(NamedTuple):
-    """The wish to let an id be due at another moment (None: never), if its newest record is still that number."""
+    """A request to let an id be due at another time (None: never), if its newest record still has that number."""
 
     persistence_id: str
     sequence_nr: int
@@ -233,7 +233,7 @@ async def server_now(journal: Journal) -> datetime:
 
 @runtime_checkable
 class ListsLatest(Protocol):
-    """A journal that gives the newest records of many ids in one go."""
+    """A journal that returns the newest records of many ids in one call."""
 
     async def latest_by_prefix(
         self, prefix: str, *, after: str = "", limit: int = 1000, deleted: bool | None = False
@@ -310,7 +310,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class ExaminesItself(Protocol):
-    """A journal that can say how far what it acknowledges is durable, and what it found at the other end."""
+    """A journal that can say how durable its acknowledged writes are, and what it found at the other end."""
 
     async def examine(self) -> list[Finding]:
         """Look, change nothing, and tell. Raises as any other call where nobody answers."""

@@ -159,15 +159,15 @@ class Reservations:
                             await self._fence(decode_reservation(found.payload))
                 if not await contended.wait():
                     raise NotReservedError(
-                        f"saga {self._saga!r}, id {holder!r}: others are about to take its unique key all the time; "
-                        "nothing was stored"
+                        f"saga {self._saga!r}, id {holder!r}: others keep trying to take its unique key; nothing was "
+                        "stored"
                     )
         except (JournalUnavailableError, OutcomeUnknownError, ConflictError) as error:
             if isinstance(error, NotReservedError):
                 raise
             raise NotReservedError(
-                f"saga {self._saga!r}, id {holder!r}: the journal did not answer while a unique key was reserved; "
-                "nothing of the step was stored"
+                f"saga {self._saga!r}, id {holder!r}: the journal did not answer while a unique key was being "
+                "reserved; the step was not stored"
             ) from error
 
     async def check(self, holder: str, version: int, keys: Sequence[ByKey]) -> None:

@@ -83,5 +83,5 @@ def check_history(history: str | int) -> int | None:
     if history == "all":
         return None
     if not isinstance(history, int) or isinstance(history, bool) or not 0 <= history < 2**62:
-        raise DefinitionError(f'history is "all" or a number of records from 0, not {history!r}')
+        raise DefinitionError(f'history must be "all" or a number of records from 0, not {history!r}')
     return history

@@ -31,7 +31,7 @@ class SavedState(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class SagaStateStore(Protocol):
-    """What carries a runner. These four methods are enough for one process."""
+    """The least that a runner needs: these four methods are enough for one process."""
 
     async def load(self, correlation_id: str) -> SavedState | None:
         """Return what is stored; None: nothing live is stored. Never hides a failure as None."""

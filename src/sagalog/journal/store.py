@@ -41,12 +41,12 @@ class JournalSagaStateStore:
 
     def __init__(self, journal: Journal, saga_name: str) -> None:
         if isinstance(journal, type) or not hasattr(journal, "write_messages"):
-            given = f"the class {journal.__name__}" if isinstance(journal, type) else f"a {type(journal).__name__}"
-            raise DefinitionError(f"journal must be a journal, not {given}")
+            given = f"the class {journal.__name__}" if isinstance(journal, type) else type(journal).__name__
+            raise DefinitionError(f"journal= must be a journal, not {given}")
         if not isinstance(saga_name, str):
-            raise DefinitionError(f"saga_name must be a text (str), not a {type(saga_name).__name__}")
+            raise DefinitionError(f"saga_name must be a str, not {type(saga_name).__name__}")
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", saga_name):
-            raise DefinitionError(f"a saga name is letters, digits, '_', '.' or '-', not {saga_name!r}")
+            raise DefinitionError(f"a saga's name may have letters, digits, '_', '.' and '-', not {saga_name!r}")
         self._journal = journal
         self.saga_name = saga_name
         self.prefix: str = prefix_of(saga_name)
@@ -60,7 +60,7 @@ class JournalSagaStateStore:
     def _check_version(expected_version: int | None) -> None:
         if expected_version is not None and (type(expected_version) is not int or expected_version < 0):
             raise InvalidEventError(
-                f"expected_version is a whole number from 0, or None, not {expected_version!r:.40}; nothing was stored"
+                f"expected_version must be a whole number from 0, or None, not {expected_version!r:.40}; nothing was stored"
             )
 
     def _id_of(self, correlation_id: str) -> str:
@@ -68,7 +68,7 @@ class JournalSagaStateStore:
         if type(correlation_id) is not str or not correlation_id.isascii():  # mostly, it is
             check_text(correlation_id)
         if not correlation_id:
-            raise InvalidEventError("a correlation id is a text that is not empty; nothing was stored")
+            raise InvalidEventError("a correlation id must be a string that is not empty; nothing was stored")
         return self.prefix + correlation_id
 
     async def load(self, correlation_id: str) -> SavedState | None:
@@ -342,7 +342,7 @@ class _Pauses:
         else:
             self._held.reset()
             self._number = number
-            again, why = await self._contended.wait(), "is written by others all the time"
+            again, why = await self._contended.wait(), "is being written by others all the time"
         if not again:
             raise JournalUnavailableError(f"{self._persistence_id!r} {why}; nothing was stored")
 

@@ -66,7 +66,7 @@ def split_server_url(scheme: str, rest: str) -> ServerUrl:
 
 def _unclear(scheme: str) -> DefinitionError:
     return DefinitionError(
-        f"this {scheme}:// URL cannot be taken apart: in a user's name or password write / as %2F, ? as %3F, # as %23, "
+        f"this {scheme}:// URL cannot be parsed: in a user name or password write / as %2F, ? as %3F, # as %23, "
         "@ as %40, and % as %25; elsewhere @ as %40"
     )
 
@@ -78,7 +78,7 @@ def _address(scheme: str, server: str) -> ServerAddress:
     user, colon, password = user_and_password.partition(":")
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.%a-z]+\]|[^:\[\]]*)(?::(.*))?", host_and_port)
     if match is None:
-        raise DefinitionError(f"a host in this {scheme}:// URL is none: write an IPv6 address as [::1]")
+        raise DefinitionError(f"a host in this {scheme}:// URL is not valid: write an IPv6 address as [::1]")
     host, port = match.groups()
     if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise DefinitionError(

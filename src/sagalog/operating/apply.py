@@ -97,7 +97,7 @@ async def apply(
                 raise
             raise OutcomeUnknownError(
                 f"{store.prefix}{correlation_id}: the journal stopped answering during the repair {repair.action!r}, "
-                "which may or may not be stored: look before you repeat it"
+                "which may or may not be stored: look at the instance before you repeat it"
             ) from error
         if tried is not None and tried[1] in before.audit:  # the save that nobody answered for
             return tried[0]
@@ -193,7 +193,7 @@ async def _load(
     try:
         message, record = await made_whole(journal, message)
     except CodecError as error:
-        mend = "`sagalog edit --record` mends it, `sagalog drop` ends it"
+        mend = "`sagalog edit --record` corrects it, `sagalog drop` ends it"
         raise SagaParkedError(saga, correlation_id, f"{error}; {mend}") from error
     if record.finished and not repair.on_finished:  # in a store without tombstones
         raise NoInstanceError(saga, correlation_id, f"the repair {repair.action!r}")

@@ -73,8 +73,8 @@ async def _child(journal: Journal, own: str, record: SagaRecord, entry: str, chi
     now = found[0].record if found else None
     if now is not None and now.parent == started_as(own, entry, child):
         if ended_silently(now, now.parent):
-            return Relative(child.saga, child.id, entry, f"{found[0].status}, and tells nobody", _go_on(entry))
-        told = ", and is to tell so" if now.status in FINAL else ""
+            return Relative(child.saga, child.id, entry, f"{found[0].status}, and has no parent to tell", _go_on(entry))
+        told = ", and has yet to tell its parent" if now.status in FINAL else ""
         return Relative(child.saga, child.id, entry, f"{found[0].status}{told}", found[0].why)
     if found and found[0].unreadable:
         return Relative(child.saga, child.id, entry, found[0].status, found[0].why)

@@ -83,7 +83,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
     record = SagaRecord(FORMAT, Status.CANCELLED, msgspec.Raw(b"null"), started_at=at, updated_at=at)
     effects = ["ends the instance, whose record cannot be read: what it still had to deliver, or to undo, is not known"]
     if old.view.lost:
-        effects.append(f"{old.view.lost:,} of its messages are lost: nobody knows their ids any more")
+        effects.append(f"{old.view.lost:,} of its messages are lost, and with them their ids")
     if kept is not None and kept.record is not None:
         last = kept.record
         record = copy.copy(last)
@@ -95,7 +95,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
         known = count_of(record.inbox)
         effects.append(
             f"remembers the {known:,} message{'' if known == 1 else 's'} of step {kept.version}, the newest that can be "
-            "read; one that came later may start it anew"
+            "read; a later one may start it anew"
         )
     else:
         effects.append("no step of it can be read: any message that it has handled may start it anew")
@@ -117,7 +117,7 @@ async def audited(journal: Journal, record: SagaRecord, *, note: str = "", by: s
     after.audit = (*after.audit, Audit(at, "edit of the record", note, by))
     effects = ["replaces the whole record"]
     if after.parked:
-        effects.append("stays parked: retry it when all is right")
+        effects.append("stays parked: retry it once everything is right")
     if after.owes_delivery:
         effects.append("delivers " + ", ".join(f"{one.command.type} ({one.id})" for one in after.outbox[:5]))
     return Replaced(after, tuple(effects))

@@ -43,13 +43,15 @@ def otherwise_declared(saga: Saga[Any], record: SagaRecord) -> list[str]:
     for name in (*record.keys, *record.unique_keys):
         key = saga.key_table.get(name)
         if key is None:
-            found.append(f"the key {name}, which is declared no more: no event reaches them by it")
+            found.append(f"the key {name}, which is no longer declared: no event reaches them by it")
         elif key.unique and name in record.keys:
             found.append(
-                f"the key {name} from before it was unique: an event reaches them by it once they add it again"
+                f"the key {name} from before it was unique: an event reaches them by it only once they add it again"
             )
         elif not key.unique and name in record.unique_keys:
-            found.append(f"the key {name} from when it was unique: an event reaches them by it once they add it again")
+            found.append(
+                f"the key {name} from when it was unique: an event reaches them by it only once they add it again"
+            )
     return found
 
 
@@ -239,24 +241,26 @@ def _of_activities(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
         step = None if table is None else table.steps.get(name)
         if step is None and stage.status in UNDER_WAY:
             yield Reason(
-                f"activity {name} is {stage.status}, and this code has none of that name: keep it until these have ended",
+                f"activity {name} is {stage.status}, but this code has no such activity: keep it until these "
+                "instances have ended",
                 stage.entry,
                 unreadable=False,
             )
         elif stage.entry in undoable and (step is None or step.undo is None):
             yield Reason(
-                f"activity {name} may have to be undone, and this code has no undo for it: keep it until these have ended",
+                f"activity {name} may have to be undone, but this code has no undo for it: keep it until these "
+                "instances have ended",
                 stage.entry,
                 unreadable=False,
             )
         elif step is not None and stage.status == "waiting" and step.options.until is None:
             yield Reason(
-                f"activity {name} waits for an event, and in this code it waits for none: name another",
+                f"activity {name} waits for an event, but in this code it does not: give the new one another name",
                 unreadable=False,
             )
         elif step is not None and stage.status == "running" and step.options.until is not None:
             yield Reason(
-                f"activity {name} is carried out, and in this code it waits for an event: name another",
+                f"activity {name} is carried out, but in this code it waits for an event: give the new one another name",
                 stage.entry,
                 unreadable=False,
             )
@@ -270,14 +274,14 @@ def _of_joins(saga: Saga[Any], record: SagaRecord) -> Iterator[Reason]:
             continue
         if name not in known:
             yield Reason(
-                f"when_all {name}: this code has no such join, so what it did when all came is not done",
+                f"when_all {name}: this code has no such join, so nothing happens when all have come",
                 unreadable=False,
             )
             continue
         for leg in known[name].legs:
             if leg not in joined.came and leg not in joined.waits:
                 yield Reason(
-                    f"when_all {name}: this code waits for {leg} too, and one that came before does not count",
+                    f"when_all {name}: this code waits for {leg} too, but one that came before does not count",
                     unreadable=False,
                 )
 

@@ -186,7 +186,7 @@ def read_export(lines: Iterable[bytes]) -> Iterator[list[PersistentRepr]]:
     for number, text in enumerate(_bounded(lines), 1):
         try:
             if len(text) > _MAX_LINE:
-                raise CodecError(f"it is longer than {_MAX_LINE:,} bytes, more than a record of a saga can be")
+                raise CodecError(f"it is longer than {_MAX_LINE:,} bytes, which no record of a saga can be")
             instance = found.take(text.rstrip(b"\r\n"))
         except CodecError as error:
             raise CodecError(f"line {number:,}: {error}") from None
@@ -224,7 +224,7 @@ class _ExportReader:
         if not self._begun:
             self._begin(line)
         elif self.total is not None:
-            raise CodecError("there is more behind the totals")
+            raise CodecError("there is more after the totals")
         elif line.total is not None:
             self._end(line.total)
         elif line.end:
@@ -237,7 +237,7 @@ class _ExportReader:
         if line.sagalog != "export":
             raise CodecError("this is not an export of sagas: it does not begin with its version")
         if line.version != VERSION:
-            raise CodecError(f"the export has version {line.version}, this code knows {VERSION}: upgrade sagalog")
+            raise CodecError(f"the export has version {line.version}; this code knows {VERSION}: upgrade sagalog")
         self._begun = True
 
     def _add(self, line: _ExportLine, text: bytes) -> None:
@@ -251,11 +251,11 @@ class _ExportReader:
             if self._gaps > _MAX_GAP:
                 raise CodecError(f"the record has number {line.nr:,}: more than {_MAX_GAP:,} before are missing")
         if any(len(text) > _MAX_TEXT or not _storable(text) for text in (line.manifest, line.writer, *line.tags)):
-            raise CodecError("a manifest, a writer or a tag is not one that a journal takes")
+            raise CodecError("a manifest, a writer or a tag is not one that a journal accepts")
         if len(line.tags) > 100 or not line.manifest or line.manifest == GAP_MANIFEST:
             raise CodecError("this is not a record that a saga has written")
         if _odd(line.due_at):
-            raise CodecError("its time to be due is without a zone, or beyond the calendar")
+            raise CodecError("its due time has no time zone, or is beyond the calendar")
         self._bytes += len(text)
         if self._bytes > _MAX_INSTANCE or len(self._records) >= _MAX_RECORDS:
             raise CodecError(f"one instance has more than {_MAX_INSTANCE:,} bytes or {_MAX_RECORDS:,} records")
@@ -273,7 +273,7 @@ class _ExportReader:
         self._records, self._checksum, self._bytes = [], hashlib.sha256(), 0
         right = records and (line.end, line.records) == (records[0].persistence_id, len(records))
         if not right or checksum.hexdigest() != line.sha256:
-            raise CodecError("the records before do not match their number and checksum: the file is damaged")
+            raise CodecError("the records before it do not match their number and checksum: the file is damaged")
         self._counted.instances += 1
         self._counted.records += len(records)
         self._whole.update(checksum.digest())
@@ -282,7 +282,7 @@ class _ExportReader:
     def _end(self, total: Totals) -> None:
         self._counted.sha256 = self._whole.hexdigest()
         if self._records or total != self._counted:
-            raise CodecError("the totals are not those of what came before: instances are missing")
+            raise CodecError("the totals do not match what came before: instances are missing")
         self.total = total
 
 

@@ -64,7 +64,7 @@ class ActivityHandler(CommandHandler):
         waits = self._step.options.until is not None
         if stage is not None and stage.status == ("running" if waits else "waiting"):
             kind = "waits for an event" if waits else "waits for none"
-            raise DefinitionError(f"{entry.command.type} was begun by other code, and {kind} in this one")
+            raise DefinitionError(f"{entry.command.type} was begun by other code, but {kind} in this one")
 
     def __call__(self, command: Any, context: CommandContext | None) -> Any:
         """Call the method. Raises DefinitionError where the life that the call is of has ended, with its state."""
@@ -72,7 +72,7 @@ class ActivityHandler(CommandHandler):
         record, entry = context.record, context.entry
         if entry.life != record.incarnation:
             raise DefinitionError(
-                f"the life of the saga that called it has ended, and its state is gone: `skip` drops {entry.command.type}"
+                f"the incarnation that called it has ended, and its state is gone: `skip` drops {entry.command.type}"
             )
         call = Call(
             context.id,
@@ -93,7 +93,7 @@ class ActivityHandler(CommandHandler):
     def _told(self, result: Any) -> Any:
         if type(result) in _GENERATORS:
             what = f"{type(self._saga).__name__}.{self.function.__name__}()"
-            raise DefinitionError(f"{what} returned a generator, of which nothing has run: it calls the outside itself")
+            raise DefinitionError(f"{what} returned a generator, which has not run: let it make its call itself")
         if not self._with_result:
             return None
         return self._step.done(result) if self._step.done.__struct_fields__ else self._step.done()  # type: ignore[attr-defined]

@@ -52,7 +52,7 @@ class Addresses:
                 continue
             if type(correlation_id) is not str or not correlation_id:
                 raise InvalidEventError(
-                    f"saga {runtime.name!r}: correlation_id must give a text that is not empty, or None, and gave "
+                    f"saga {runtime.name!r}: correlation_id must return a string that is not empty, or None, but returned "
                     f"{'an empty one' if correlation_id == '' else type(correlation_id).__name__} for "
                     f"{type(event).__name__}; nothing was stored"
                 )
@@ -79,5 +79,5 @@ def check_unicode(text: str, what: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise InvalidEventError(
-            f"{what} holds a lone surrogate, which is not valid Unicode; nothing was stored"
+            f"{what} contains a lone surrogate, which is not valid Unicode; nothing was stored"
         ) from None

@@ -253,4 +253,4 @@ class Answers:
 
 
 def _not_taken(name: str, error: Exception) -> AnswerError:
-    return AnswerError(f"its answer, a {name}, cannot be taken: {error}")
+    return AnswerError(f"its answer, a {name}, cannot be handled: {error}")

@@ -42,13 +42,13 @@ def check_text(
 ) -> None:
     """Raise `error` unless `value` is a text that can be stored."""
     if not isinstance(value, str):
-        raise error(f"{name} must be a text (str), not {_shown(value)}{end}")
+        raise error(f"{name} must be a str, not {_shown(value)}{end}")
     if not value and not empty:
         raise error(f"{name} must not be empty{end}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise error(f"{name} holds a lone surrogate, which is not valid Unicode{end}") from None
+        raise error(f"{name} contains a lone surrogate, which is not valid Unicode{end}") from None
 
 
 def check_moment(name: str, value: Any, error: type[SagalogError] = DefinitionError) -> None:
@@ -69,4 +69,4 @@ def _shown(value: Any) -> str:
         return str(value)
     if isinstance(value, datetime):
         return "a naive one"
-    return f"a {type(value).__name__}"
+    return type(value).__name__

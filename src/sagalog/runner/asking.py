@@ -41,7 +41,7 @@ async def state_of(runtime: SagaRuntime, correlation_id: str) -> Any:
     saved = await runtime.load(correlation_id)
     record = None if saved is None else runtime.reader.record(correlation_id, saved.payload, deleted=saved.tombstone)
     if record is None:
-        why = "there is no such instance, or it ended longer ago than it is remembered"
+        why = "there is no such instance, or it ended so long ago that it is forgotten"
         raise NoInstanceError(runtime.name, correlation_id, "", why)
     return runtime.reader.state(correlation_id, record)
 
@@ -60,18 +60,18 @@ async def outcome_of(
     if timeout is not None:
         check_duration("timeout=", timeout)
         if not timeout:
-            raise DefinitionError("timeout= must be longer than 0; `state` tells how an instance stands now")
+            raise DefinitionError("timeout= must be longer than 0; use `state` to read an instance's present state")
     if incarnation is not None:
         check_whole("incarnation=", incarnation, least=1)
     if missing not in ("raise", "wait"):
-        raise DefinitionError(f"missing= is 'raise' or 'wait', not {missing!r}")
+        raise DefinitionError(f"missing= must be 'raise' or 'wait', not {missing!r}")
     if (caller := event_handler()) is not None:
         raise DefinitionError(
-            f"saga {caller.runtime.name!r}, id {caller.correlation_id!r}: its event handler waits for an outcome, and "
-            "holds up its instance meanwhile. Let a command handler wait, and answer with an event"
+            f"saga {caller.runtime.name!r}, id {caller.correlation_id!r}: its event handler waits for an outcome, "
+            "which holds up its own instance. Let a command handler wait, and answer with an event"
         )
     if runtime.engine.stopping.is_set():
-        raise RunnerStoppedError("the runner stops: an outcome can be asked of any other worker")
+        raise RunnerStoppedError("the runner is stopping: ask any other worker for the outcome")
     seconds = None if timeout is None else timeout.total_seconds()
     future: asyncio.Future[SagaOutcome[Any]] = runtime.engine.loop.create_future()
     waiter = Waiter(runtime.reader, correlation_id, incarnation, future, waits=missing == "wait")
@@ -92,4 +92,4 @@ async def outcome_of(
 
 
 def _shown(value: Any) -> str:
-    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+    return value.__name__ if isinstance(value, type) else type(value).__name__

@@ -106,7 +106,7 @@ class Waiter:
         elif self._found:
             self._gone("it was forgotten after its retention, before its end was seen")
         elif not self.waits:
-            self._missing("there is no such instance, or it ended longer ago than it is remembered")
+            self._missing("there is no such instance, or it ended so long ago that it is forgotten")
         else:
             self.seen = "there was no such instance"
 
@@ -152,7 +152,9 @@ class Waiter:
         if record.incarnation == self.incarnation:
             if self._began not in (None, record.started_at):
                 if certain:
-                    raise self._error("it was forgotten after its retention, and begun anew, before its end was seen")
+                    raise self._error(
+                        "it was forgotten after its retention, and started again, before its end was seen"
+                    )
                 self.missed = True  # one of them is of another life: the next lookup tells
                 return None
             self._began = record.started_at
@@ -164,7 +166,7 @@ class Waiter:
 
     def _not_begun(self, record: SagaRecord) -> None:
         if self._found:
-            self._gone("it was forgotten after its retention, and begun anew, before its end was seen")
+            self._gone("it was forgotten after its retention, and started again, before its end was seen")
         elif not self.waits:
             self._missing(f"life {self.incarnation} has not begun, it is in life {record.incarnation}")
         else:

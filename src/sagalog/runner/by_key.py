@@ -213,7 +213,7 @@ def _raised(
     if isinstance(why, RunnerStoppedError):
         return RunnerStoppedError(
             f"the runner stopped before all instances had handled the event: {took:,} of saga {to.cache.runtime.name} have "
-            "it; sent again under the same message id, it reaches the others only"
+            "it; sent again under the same message id, it reaches only the others"
         )
     ids = () if any(not name for name, _ in errors) else tuple(name for name, _ in errors)
     failed = NotAllReachedError(to.cache.runtime.name, to.name, event, took, ids, why)

@@ -107,7 +107,9 @@ class Children:
         saga, correlation_id = parts_of(persistence_id)
         cache = self._caches.get(saga)
         if cache is None:
-            raise DefinitionError(f"no saga {saga!r} in this runner: another worker's, or give it to SagaRunner, too")
+            raise DefinitionError(
+                f"no saga {saga!r} in this runner: another worker has it, or pass it to this SagaRunner too"
+            )
         return cache, correlation_id
 
     def _check_readable(self, instance: Instance, entry: Command) -> None:
@@ -167,7 +169,7 @@ class Children:
         if outcome in (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE):
             return
         saga, correlation_id = parts_of(entry.to)
-        why = "its id is taken: an instance of that id lives" if outcome is Outcome.ALREADY_STARTED else outcome.value
+        why = "its id is taken by a live instance" if outcome is Outcome.ALREADY_STARTED else outcome.value
         await self._fail(parent, entry, f"saga {saga!r}, id {correlation_id!r} was not started: {why}")
 
     async def _fail(self, parent: Instance, entry: Command, why: str) -> None:
@@ -228,7 +230,7 @@ class Children:
         if outcome is Outcome.IGNORED:
             self._engine.counters.ignored += 1
             log.info(
-                "saga %s, id %s: its parent, saga %s, id %s, takes no notice of its end",
+                "saga %s, id %s: its parent, saga %s, id %s, ignores its end",
                 child.runtime.name,
                 child.correlation_id,
                 parent.runtime.name,

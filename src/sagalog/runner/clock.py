@@ -82,7 +82,7 @@ class ServerClock(SystemClock):
 
 
 class ManualClock:
-    """Time that moves only when told: `advance` wakes whoever sleeps up to the new moment, in order."""
+    """Time that you move yourself: `advance` wakes whoever sleeps up to the new time, in order."""
 
     def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         check_moment("start of a clock", start)
@@ -127,7 +127,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class EventClock(ManualClock):
-    """Time that follows the events: each `handle(event, at=...)` moves it on.
+    """Time that follows the events: each `handle(event, at=...)` advances it.
 
     Before an event is handled, the timers of its instance that fell due before it fire at their own time, so that a
     log of years runs through in minutes. Timers of instances that receive no further event fire in

@@ -37,15 +37,17 @@ class CommandPolicy(msgspec.Struct, frozen=True):
         if self.timeout is not None:
             seconds_of("timeout= of a command", self.timeout)
         if self.retry is not None and not isinstance(self.retry, RetryPolicy):
-            raise DefinitionError(f"retry= of a command is a RetryPolicy, not a {type(self.retry).__name__}")
+            raise DefinitionError(f"retry= of a command must be a RetryPolicy, not {type(self.retry).__name__}")
         if self.places is not None and (type(self.places) is not int or self.places < 1):
-            raise DefinitionError(f"places= of a command is a whole number of at least 1, not {given(self.places)}")
+            raise DefinitionError(
+                f"places= of a command must be a whole number of at least 1, not {given(self.places)}"
+            )
         if self.rate is not None:
             check_rate("rate=", self.rate)
         if self.shared_rate is not None:
             check_rate("shared_rate=", self.shared_rate)
         if self.circuit is not None and not isinstance(self.circuit, Circuit):
-            raise DefinitionError(f"circuit= of a command is a Circuit, not a {type(self.circuit).__name__}")
+            raise DefinitionError(f"circuit= of a command must be a Circuit, not {type(self.circuit).__name__}")
 
     @property
     def gated(self) -> bool:

@@ -190,7 +190,9 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
             raise
         return [_unknown(write, error) for write in writes]
     if not isinstance(answers, Sequence) or len(answers) != len(writes):
-        wrong = JournalUnavailableError(f"what {type(journal).__name__}.write_batch gave is no answer for each record")
+        wrong = JournalUnavailableError(
+            f"what {type(journal).__name__}.write_batch returned is not one answer for each record"
+        )
         return [_unknown(write, wrong) for write in writes]
     found = [
         answer if answer is None or isinstance(answer, SagalogError) else _unknown(write, TypeError("no SagalogError"))

@@ -147,9 +147,7 @@ class Conclusions:
             and record is not None
             and any(c.id == entry.id for c in record.outbox)
         ):
-            raise AnswerError(
-                "its refusal is taken for another message of the same id"
-            )  # otherwise it would be delivered for ever
+            raise AnswerError("its refusal has the id of another message")  # otherwise it would be delivered for ever
         self.tell(instance, entry, "refused", refused)
 
     def accepted(
@@ -209,11 +207,11 @@ class Conclusions:
         name = entry.command.type
         if isinstance(error, CommandRefused):
             why = well_formed(error.reason)
-            reason = f"activity {name} was refused: {why}; `retry` calls it again, `skip` goes on without it"
+            reason = f"activity {name} was refused: {why}; `retry` calls it again, `skip` continues without it"
         elif carried_out:
             reason = f"command {name} was carried out, but {told}; `retry` carries it out again, `skip` drops it"
         elif is_permanent(error):
-            reason = f"command {name} was not accepted, and another attempt does not help: {told}"
+            reason = f"command {name} was not accepted, and another attempt would not help: {told}"
         else:
             reason = f"command {name} was not accepted in {failures} attempts: {told}"
         assert instance.attempts is not None
@@ -239,7 +237,7 @@ class Conclusions:
 
     def unreadable(self, instance: Instance, entry: Command, error: CodecError) -> None:
         """Park an instance whose first command no code can read."""
-        reason = f"command {entry.command.type} cannot be read: {error}; `skip` drops it, `edit --record` mends it"
+        reason = f"command {entry.command.type} cannot be read: {error}; `skip` drops it, `edit --record` corrects it"
         self.tell(instance, entry, "failed", error)
         self._stuck(instance, entry, reason)
 
@@ -263,7 +261,7 @@ class Conclusions:
             instance.owned -= {entry.id}
             instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.size
             log.error(
-                "saga %s, id %s: that command %s parks it cannot be recorded, so this worker leaves it alone: %s",
+                "saga %s, id %s: could not record that command %s parks it, so this worker leaves it alone: %s",
                 instance.runtime.name,
                 instance.correlation_id,
                 entry.command.type,
@@ -286,7 +284,7 @@ class Conclusions:
             instance.correlation_id,
             entry.command.type,
             failures,
-            f"; {others} more failed since this was said last" if others else "",
+            f"; {others} more have failed since the last such line" if others else "",
             told,
             extra=instance.about(command_id=id_of(instance.persistence_id, entry.id)),
         )

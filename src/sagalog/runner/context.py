@@ -73,8 +73,9 @@ def check_no_circle(caller: Instance, wanted: Instance, what: Any) -> None:
         else f"saga {wanted.runtime.name!r}, id {wanted.correlation_id!r}, which waits for it"
     )
     raise DefinitionError(
-        f"saga {caller.runtime.name!r}, id {caller.correlation_id!r}: its event handler waits for {what} of {own}; neither "
-        "could ever go on. Return Send(...) or SetTimer(...) instead, or call it from a command handler; nothing was stored"
+        f"saga {caller.runtime.name!r}, id {caller.correlation_id!r}: its event handler waits for {what} of {own}; "
+        "neither could ever continue. "
+        "Return Send(...) or SetTimer(...) instead, or call it from a command handler; nothing was stored"
     )
 
 

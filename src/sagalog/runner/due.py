@@ -79,7 +79,7 @@ class DueLoop:
                     if passes_through(error):
                         raise
                     told = told_of_store(error)
-                    log.warning("asking the journal's server for its time failed: %s", told, extra=about())
+                    log.warning("asking the journal's server for the time failed: %s", told, extra=about())
             now = engine.now()
             upcoming = now + engine.settings.due_poll
             self._next = upcoming
@@ -111,7 +111,7 @@ class DueLoop:
             if passes_through(error):
                 raise
             trouble = told_of_store(error)
-            log.warning("looking at what is paused failed: %s", trouble, extra=about())
+            log.warning("reading what is paused failed: %s", trouble, extra=about())
             return trouble
         return ""
 

@@ -59,7 +59,7 @@ class SagaOutcome(msgspec.Struct, Generic[S], frozen=True):
                 self.saga,
                 self.correlation_id,
                 self.incarnation,
-                "its state is not kept, because the next life has begun; its status and result are",
+                "its state is not kept, because the next incarnation has begun; its status and result are kept",
             )
         return self.last_state
 
@@ -124,6 +124,6 @@ class RecordReader:
     def unreadable(self, correlation_id: str, error: SagalogError) -> CodecError:
         """Return the error that tells of an instance that cannot be read."""
         return CodecError(
-            f"saga {self.name!r}, id {correlation_id!r} cannot be read by this code: {error}. It is left as it is: newer "
-            "code may read it, and `sagalog edit` mends it"
+            f"saga {self.name!r}, id {correlation_id!r} cannot be read by this code: {error}. It is left as it is: "
+            "newer code may be able to read it, and `sagalog edit` corrects it"
         )

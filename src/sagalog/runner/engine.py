@@ -24,8 +24,8 @@ from .telling import Hooks
 
 _OTHER_LOOP = (
     "this runner was started in another event loop, or before this process was forked, and can be used only there: from "
-    "another thread use asyncio.run_coroutine_threadsafe(runner.handle(...), its_loop); in a forked process start a runner "
-    "of its own; nothing was stored"
+    "another thread use asyncio.run_coroutine_threadsafe(runner.handle(...), its_loop); in a forked process start a "
+    "runner of its own; nothing was stored"
 )
 
 STRETCH_SECONDS = 0.005  # for which the event loop is held in one go, whatever there is to do

@@ -64,14 +64,14 @@ def as_exception(error: BaseException, what: str) -> Exception:
     """Return `error`, or an error of ours for one that is no Exception and would end the task that is told of it."""
     if isinstance(error, Exception):
         return error
-    told = SagalogError(f"{what} raised {type(error).__name__}, which is no Exception; nothing was stored")
+    told = SagalogError(f"{what} raised {type(error).__name__}, which is not an Exception; nothing was stored")
     told.__cause__ = error
     return told
 
 
 def not_handled() -> RunnerStoppedError:
     """Return the error for the sender of an event that was not handled before the runner stopped."""
-    return RunnerStoppedError("the runner stopped before the event was handled; nothing of it was stored")
+    return RunnerStoppedError("the runner stopped before the event was handled; nothing was stored")
 
 
 def certain(error: BaseException) -> bool:

@@ -76,7 +76,7 @@ async def instance_of(runtime: SagaRuntime, correlation_id: str) -> SagaInstance
     saved = await runtime.load(correlation_id)
     record = None if saved is None else runtime.reader.record(correlation_id, saved.payload, deleted=saved.tombstone)
     if saved is None or record is None:
-        why = "there is no such instance, or it ended longer ago than it is remembered"
+        why = "there is no such instance, or it ended so long ago that it is forgotten"
         raise NoInstanceError(runtime.name, correlation_id, "", why)
     return _instance(runtime, correlation_id, saved.version, record, "")
 
@@ -113,7 +113,7 @@ def wanted_of(runtime: SagaRuntime, fields: Mapping[str, Any]) -> Wanted:
             raise DefinitionError(_unknown(runtime.name, name, table.names, tuple(declared)))
         elif (text := key_text(value)) is None:
             raise DefinitionError(
-                f"saga {runtime.name!r} is found by its key {name!r} as a str that is not empty, int or UUID, not as "
+                f"saga {runtime.name!r} is found by its key {name!r} as a str that is not empty, an int or a UUID, not as "
                 f"{no_key(value)}"
             )
         else:

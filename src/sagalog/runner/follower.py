@@ -68,7 +68,7 @@ class Follower:
         """Tell everybody who waits, and end."""
         self._awaited.fail_all(
             RunnerStoppedError(
-                "the runner stopped while an outcome was waited for; the instance goes on with any worker"
+                "the runner stopped while a caller waited for an outcome; the instance continues on any other worker"
             )
         )
         task = self._task
@@ -97,7 +97,7 @@ class Follower:
 
     def _complain(self, trouble: str) -> None:
         if trouble != self.trouble:
-            log.warning("looking for the ends that are waited for failed: %s", trouble, extra=about())
+            log.warning("looking for the outcomes that are waited for failed: %s", trouble, extra=about())
         self.trouble = trouble
 
     async def _sleep(self, seconds: float) -> None:
@@ -209,5 +209,5 @@ def _ended(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         name = type(error).__name__
         log.critical(
-            "following the journal for those who wait failed: %s", name, exc_info=trace_of(error), extra=about()
+            "following the journal for callers that wait failed: %s", name, exc_info=trace_of(error), extra=about()
         )

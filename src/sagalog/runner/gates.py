@@ -70,7 +70,8 @@ class Gates:
         yield from reasons_of(self._controls)
         for name, since, failures, error in self._open():
             yield (
-                f"commands {name} wait, because their receiver is away since {since:%Y-%m-%d %H:%M:%S} UTC: {failures} "
+                f"commands {name} wait, because their receiver has been away since {since:%Y-%m-%d %H:%M:%S} UTC: "
+                f"{failures} "
                 f"attempts in a row have failed, the last with {error}"
             )
 

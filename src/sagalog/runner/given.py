@@ -22,13 +22,13 @@ def check_source(source: Any, sagas: list[Saga[Any]]) -> None:
         unique = next((key.name for key in saga.keys if key.unique), None)
         if unique and isinstance(store, SagaStateStore) and not isinstance(store, JournalSagaStateStore):
             raise DefinitionError(
-                f"saga {saga.name!r} has the unique key {unique!r}, and a {type(store).__name__} has no place to reserve "
-                "it: open the runner on a journal"
+                f"saga {saga.name!r} has the unique key {unique!r}, and a {type(store).__name__} cannot reserve it: "
+                "open the runner on a journal"
             )
     if isinstance(source, Mapping):
         missing = [saga.name for saga in sagas if saga.name not in source]
         if missing:
-            raise DefinitionError(f"no store is given for saga {', '.join(missing)}")
+            raise DefinitionError(f"no store was given for saga {', '.join(missing)}")
         for name in (saga.name for saga in sagas):
             if not isinstance(source[name], SagaStateStore):
                 raise DefinitionError(
@@ -37,31 +37,33 @@ def check_source(source: Any, sagas: list[Saga[Any]]) -> None:
                 )
     elif isinstance(source, SagaStateStore) and len(sagas) != 1:
         raise DefinitionError(
-            "one store holds the instances of one saga: for several sagas give a mapping {saga name: store}, or a "
+            "one store holds the instances of one saga: for several sagas pass a mapping {saga name: store}, or a "
             "journal"
         )
     elif callable(getattr(source, "write_batch", getattr(source, "write_messages", None))):
         if missing := missing_methods(source):
             raise DefinitionError(
-                f"the journal {type(source).__name__} lacks what a runner calls: {', '.join(missing)}; see "
+                f"the journal {type(source).__name__} lacks methods that a runner calls: {', '.join(missing)}; see "
                 "docs/writing-a-journal.md"
             )
     elif not isinstance(source, (str, Journal, SagaStateStore)):
         raise DefinitionError(
-            f"a runner needs a journal, a journal's URL, or a saga state store, not a {type(source).__name__}"
+            f"a runner needs a journal, a journal's URL, or a saga state store, not {type(source).__name__}"
         )
 
 
 def client_of(client: Any, source: Any, clock: Any) -> bool:
     """Return whether a runner is a client. Raises DefinitionError where nobody could do for it what it leaves undone."""
     if not isinstance(client, bool):
-        raise DefinitionError(f"client= is True or False, not a {type(client).__name__}")
+        raise DefinitionError(f"client= must be True or False, not {type(client).__name__}")
     if client and source == "memory://":
         raise DefinitionError(
             "a journal in memory belongs to one runner, so no worker would carry out a client's commands"
         )
     if client and isinstance(clock, EventClock):
-        raise DefinitionError("an EventClock is for one runner, which does everything itself: not with client=True")
+        raise DefinitionError(
+            "an EventClock is for a single runner that does everything itself: do not use it with client=True"
+        )
     return client
 
 
@@ -77,13 +79,13 @@ def event_registry(sagas: Iterable[Saga[Any]]) -> TypeRegistry:
 def sagas_of(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
     """Return the sagas, made where a class was given. Raises DefinitionError."""
     if isinstance(sagas, (str, bytes, Mapping)) or not isinstance(sagas, Iterable):
-        what = sagas.__name__ if isinstance(sagas, type) else f"a {type(sagas).__name__}"
+        what = sagas.__name__ if isinstance(sagas, type) else type(sagas).__name__
         raise DefinitionError(f"sagas= takes a list of Saga classes or instances, not {what}: sagas=[OrderSaga]")
     made = [_made(saga) for saga in sagas]
     names: set[str] = set()
     for saga in made:
         if not isinstance(saga, Saga):
-            raise DefinitionError(f"sagas= takes Saga classes or instances, not a {type(saga).__name__}")
+            raise DefinitionError(f"sagas= takes Saga classes or instances, not {type(saga).__name__}")
         _check_made(saga)
         if saga.name in names:
             raise DefinitionError(f"two sagas are named {saga.name!r}; a name belongs to one saga")
@@ -96,7 +98,7 @@ def sagas_of(sagas: Iterable[Saga[Any] | type[Saga[Any]]]) -> list[Saga[Any]]:
 def _check_made(saga: Saga[Any]) -> None:
     cls = type(saga)
     if not isinstance(getattr(saga, "name", None), str):
-        raise DefinitionError(f"{cls.__name__} has no name, which is stored with every instance: give it a name = ...")
+        raise DefinitionError(f"{cls.__name__} has no name, which is stored with every instance: declare name = ...")
     if cls.state_type() is None and cls.initial_state is Saga.initial_state:
         raise DefinitionError(f"{cls.__name__} does not name its state type: class {cls.__name__}(Saga[YourState])")
 
@@ -108,5 +110,5 @@ def _made(saga: Any) -> Any:
         return saga()
     except TypeError as error:
         raise DefinitionError(
-            f"{saga.__name__} cannot be made without arguments: give an instance, sagas=[{saga.__name__}(...)]"
+            f"{saga.__name__} cannot be made without arguments: pass an instance, sagas=[{saga.__name__}(...)]"
         ) from error

@@ -27,7 +27,7 @@ BEHIND_LEASES = 6  # what nobody has claimed for that long has been neglected
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):
-    """The health of a runner. `reasons` say what is wrong; there are some unless it is live and ready.
+    """The health of a runner. `reasons` says what is wrong; it is empty if the runner is live and ready.
 
     They also name instances that this worker cannot read, and commands that wait because they are paused or their receiver
     is away. Those do not make it unready, because the others go on.
@@ -66,7 +66,7 @@ async def examine(
     reasons: list[str] = []
     live = not due.done()
     if not live:
-        reasons.append("the loop that looks for due work has ended: start this process anew")
+        reasons.append("the loop that looks for due work has ended: restart this process")
     behind = engine.seconds.lease * BEHIND_LEASES if behind_seconds is None else behind_seconds
     oldest, took, unanswered = await _asked(_oldest(engine, runtimes), timeout_seconds)
     if unanswered:
@@ -116,7 +116,7 @@ async def failing(journal: Journal | None, timeout_seconds: float) -> tuple[str,
             )
     except TimeoutError:
         return (
-            f"the journal has not said within {timeout_seconds:g} s whether it takes what is written: it is slow, or "
+            f"the journal did not say within {timeout_seconds:g} s whether it can be written: it is slow, or "
             "another program holds its lock",
         )
     except SagalogError as error:
@@ -144,7 +144,7 @@ async def _paused_in(journal: Journal, timeout_seconds: float) -> tuple[str, ...
         async with asyncio.timeout(timeout_seconds):
             controls, _ = await read_controls(journal)
     except TimeoutError:
-        return ("the journal has not told what is paused",)
+        return ("the journal did not say what is paused",)
     except SagalogError as error:
         return (f"it is not known what is paused: {error}",)
     return tuple(reasons_of(controls))

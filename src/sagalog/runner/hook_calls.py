@@ -44,7 +44,7 @@ class HookCalls:
                 if type(given) is str and len(given) <= MAX_TRACE and given.isascii() and given.isprintable():
                     found = given
                 else:
-                    self._complain(hook, method, "gave a trace that is not up to 256 printable ASCII characters")
+                    self._complain(hook, method, "returned a trace that is not up to 256 printable ASCII characters")
         return found
 
     def _call(self, hook: Hook, method: str, *arguments: Any) -> Any:
@@ -59,7 +59,9 @@ class HookCalls:
     def _complain(self, hook: Hook, method: str, what: str) -> None:
         if (id(hook), method) not in self._complained:
             self._complained.add((id(hook), method))
-            log.error("hook %s.%s %s; said once, it goes on", type(hook).__name__, method, what, extra=about())
+            log.error(
+                "hook %s.%s %s; further failures of it are not logged", type(hook).__name__, method, what, extra=about()
+            )
 
     def within(self, delivery: Delivery) -> AbstractContextManager[None]:
         """Return the contexts of all hooks, as one."""

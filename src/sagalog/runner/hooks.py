@@ -95,7 +95,7 @@ class CircuitChange(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class Hook(Protocol):
-    """Hears what a runner does. Subclass it, and override what you want to hear of; every method may do nothing.
+    """Is told what a runner does. Subclass it, and override what you want to hear of; every method may do nothing.
 
     Methods are called in the event loop, between the lines of a step, and must not wait. A trace is text of at most
     256 printable ASCII characters that is opaque to the runner and kept in the record; of several hooks the first that
@@ -111,11 +111,11 @@ class Hook(Protocol):
         return
 
     def caller(self) -> str:
-        """Return the trace of whoever calls `handle` just now, or an empty text."""
+        """Return the trace of whoever calls `handle` just now, or an empty string."""
         return ""
 
     def handling(self, handling: Handling) -> str:
-        """A message is about to be handled; return the trace to keep with what it sends, or an empty text."""
+        """A message is about to be handled; return the trace to keep with what it sends, or an empty string."""
         return ""
 
     def handled(self, handling: Handling) -> None:
@@ -135,7 +135,7 @@ class Hook(Protocol):
         return
 
     def delivering(self, delivery: Delivery) -> str:
-        """A command handler is about to be called; return the trace for its reply events, or an empty text."""
+        """A command handler is about to be called; return the trace for its reply events, or an empty string."""
         return ""
 
     def within(self, delivery: Delivery) -> AbstractContextManager[Any] | None:
@@ -158,7 +158,7 @@ class Hook(Protocol):
 def checked_hooks(hooks: Iterable[Hook]) -> tuple[Hook, ...]:
     """Return the hooks. Raises DefinitionError for what is none."""
     if isinstance(hooks, (str, bytes)) or not isinstance(hooks, Iterable):
-        raise DefinitionError(f"hooks= takes a list of hooks, not a {type(hooks).__name__}")
+        raise DefinitionError(f"hooks= takes a list of hooks, not {type(hooks).__name__}")
     given = tuple(hooks)
     for hook in given:
         if isinstance(hook, type) or not isinstance(hook, Hook):

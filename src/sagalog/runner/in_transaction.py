@@ -72,7 +72,7 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
         write = write_of(turn, lambda *_: False, lambda *_: False, runtime.engine.now())
         if write is not None:
             if not connection.is_open():
-                raise DefinitionError("the transaction on connection= has ended meanwhile; nothing was stored")
+                raise DefinitionError("the transaction on connection= has ended in the meantime; nothing was stored")
             await _write(turn, write, connection)
     except PayloadTooLargeError as error:
         turn.reporter.taken_back()

@@ -70,7 +70,7 @@ class Loader:
             found = await journal.latest_messages([instance.persistence_id for instance in instances])
             if len(found) != len(instances):
                 raise JournalUnavailableError(
-                    f"the journal {type(journal).__name__} gave {len(found)} records for {len(instances)} ids"
+                    f"the journal {type(journal).__name__} returned {len(found)} records for {len(instances)} ids"
                 )
             give_way_at = time() + STRETCH_SECONDS
             for instance, latest in zip(instances, found, strict=True):

@@ -91,10 +91,10 @@ def is_live(record: SagaRecord | None) -> bool:
 
 def _why_none(record: SagaRecord | None) -> str:
     if record is None:
-        return "there never was an instance, or it is forgotten"
+        return "there never was such an instance, or it is forgotten"
     if record.status in FINAL:
         return f"the instance has ended ({record.status})"
-    return f"the instance takes nothing more ({record.status})"
+    return f"the instance accepts nothing more ({record.status})"
 
 
 def no_instance(turn: Turn, envelope: Envelope) -> None:

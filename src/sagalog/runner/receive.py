@@ -275,7 +275,7 @@ class Receiver:
             message_id = f"{self._stamp}{next(self._anonymous)}"
         elif type(message_id) is not str or not message_id or len(message_id) > MAX_MESSAGE_ID:
             raise InvalidEventError(
-                f"a message id is a text of 1 to {MAX_MESSAGE_ID} characters; nothing was stored of this "
+                f"a message id must be a string of 1 to {MAX_MESSAGE_ID} characters; nothing was stored for this "
                 f"{type(event).__name__}"
             )
         elif not message_id.isascii():
@@ -294,7 +294,7 @@ class Receiver:
             check_moment(f"nothing was stored: at= of {type(event).__name__}", at, InvalidEventError)
             if not self._engine.event_time:
                 raise DefinitionError(
-                    "at= is for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
+                    "at= is only for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
                 )
             self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
@@ -380,7 +380,7 @@ def _only_in_part(error: BaseException, names: list[str], outcomes: Sequence[Any
     if not took:
         return error
     have = "saga " + ", ".join(took) + (" has it" if len(took) == 1 else " have it")
-    again = f"{have}; sent again under the same message id, it reaches the others only"
+    again = f"{have}; sent again under the same message id, it reaches only the others"
     if isinstance(error, RunnerStoppedError):
         return RunnerStoppedError(f"the runner stopped before all sagas had handled the event: {again}")
     error.add_note(again)

@@ -157,8 +157,8 @@ def _no_room(culprit: Held, error: BaseException, record: SagaRecord | None) -> 
     if size - size_of(record.outbox) > limit:
         return ""
     return (
-        f"replaying {culprit.event.type} waits: with the commands that are not accepted yet, the record would take "
-        f"{size:,} bytes, over the limit of {limit:,}; it goes on when they are accepted"
+        f"replaying {culprit.event.type} waits: with the commands that are not yet accepted, the record would take "
+        f"{size:,} bytes, over the limit of {limit:,}; it continues when they are accepted"
     )
 
 
@@ -191,7 +191,7 @@ def _tell_ignored(instance: Instance, draft: Draft, held: Held, outcome: Outcome
     note = f"{held.event.type} ({held.id}) was held, and {why}"
     draft.append(record, "audit", Audit(draft.now, "replay", note))
     log.warning(
-        "saga %s, id %s: %s was held, and is ignored now: %s",
+        "saga %s, id %s: %s was held, and is now ignored: %s",
         instance.runtime.name,
         instance.correlation_id,
         held.event.type,
@@ -204,7 +204,7 @@ def tell_let_go(instance: Instance, kept: Held, outcome: Outcome) -> None:
     """Log that a kept message will never be handled: the saga has ended. Its record says so, too."""
     if outcome is Outcome.NO_INSTANCE and kept.kind == "event":
         log.warning(
-            "saga %s, id %s: %s was kept, and is ignored now: the saga has ended",
+            "saga %s, id %s: %s was kept, and is now ignored: the saga has ended",
             instance.runtime.name,
             instance.correlation_id,
             kept.event.type,

@@ -22,7 +22,7 @@ class Resources:
         if make is not None and not callable(make):
             raise DefinitionError(
                 "lifespan= takes a function of the runner that returns an asynchronous context manager, e.g. one with "
-                f"@asynccontextmanager, not a {type(make).__name__}"
+                f"@asynccontextmanager, not {type(make).__name__}"
             )
         self.make = make
         self.value: Any = None
@@ -36,7 +36,7 @@ class Resources:
         manager = self.make(runner)
         if not isinstance(manager, AbstractAsyncContextManager):
             raise DefinitionError(
-                "lifespan= takes a function that returns an asynchronous context manager, and this one returned a "
+                "lifespan= takes a function that returns an asynchronous context manager, but this one returned a "
                 f"{type(manager).__name__}: decorate it with @asynccontextmanager"
             )
         loop = asyncio.get_running_loop()

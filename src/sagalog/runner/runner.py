@@ -95,7 +95,7 @@ class SagaRunner:
         if clock is not None and not (
             callable(getattr(clock, "now", None)) and callable(getattr(clock, "sleep_until", None))
         ):
-            raise DefinitionError(f"clock= takes a clock (now, sleep_until), not a {type(clock).__name__}")
+            raise DefinitionError(f"clock= takes a clock (now, sleep_until), not {type(clock).__name__}")
         self.settings: RunnerSettings = settings or RunnerSettings()
         self.clock: Clock = clock if clock is not None else SystemClock()
         self.counters: Counters = Counters()
@@ -184,14 +184,14 @@ class SagaRunner:
     def reads(self, function: Reader) -> Reader:
         """Let the decorated function turn a line of `sagalog run` (a JSON object) into an Incoming, or None: skip it."""
         if not callable(function):
-            raise DefinitionError(f"reads takes a function, not a {type(function).__name__}")
+            raise DefinitionError(f"reads takes a function, not {type(function).__name__}")
         self._reader = function
         return function
 
     def reports(self, function: Report) -> Report:
         """Let `sagalog run` print what the decorated function returns at the end (a text; may be async)."""
         if not callable(function):
-            raise DefinitionError(f"reports takes a function, not a {type(function).__name__}")
+            raise DefinitionError(f"reports takes a function, not {type(function).__name__}")
         self._reporter = function
         return function
 
@@ -346,7 +346,7 @@ class SagaRunner:
         if connection is None:
             return await self._received(event, message_id, at, trace=trace)
         if at is not None or trace:
-            raise DefinitionError(f"{'at=' if at is not None else 'trace='} and connection= do not go together")
+            raise DefinitionError(f"{'at=' if at is not None else 'trace='} and connection= cannot be used together")
         work = (self._receiver or _NotStarted).handle_in_transaction(event, message_id, connection)
         return await self._hooks.receiving(type(event).__name__, work)
 
@@ -381,7 +381,7 @@ class SagaRunner:
         self._running()
         if isinstance(events, (str, bytes, Mapping)) or not isinstance(events, (Iterable, AsyncIterable)):
             raise InvalidEventError(
-                f"handle_many takes an iterable of events, not a {type(events).__name__}; nothing was stored"
+                f"handle_many takes an iterable of events, not {type(events).__name__}; nothing was stored"
             )
 
         burst = Burst()
@@ -484,7 +484,7 @@ class SagaRunner:
     ) -> Repaired:
         """End an instance, by default with its undo commands sent first. Held events are dropped, known as duplicates."""
         if not isinstance(compensate, bool):
-            raise DefinitionError(f"compensate= is True or False, not a {type(compensate).__name__}")
+            raise DefinitionError(f"compensate= must be True or False, not {type(compensate).__name__}")
         made = repair.cancel(compensate=compensate, note=note, by=by)
         return await self._repair(saga, correlation_id, note, by, made)
 

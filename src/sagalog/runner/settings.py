@@ -93,7 +93,7 @@ class RunnerSettings(msgspec.Struct, frozen=True, kw_only=True, repr_omit_defaul
             msgspec.structs.force_setattr(self, "no_instance", NoInstance(named))
         except ValueError:
             raise DefinitionError(
-                f"no_instance is one of {', '.join(NoInstance)}, not {given(self.no_instance)}"
+                f"no_instance must be one of {', '.join(NoInstance)}, not {given(self.no_instance)}"
             ) from None
 
 

@@ -51,7 +51,8 @@ _LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one 
 _GOES_AWAY = (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)  # who brought the event brings it again
 _MAX_UNKNOWN = 20  # missing answers in a row; then the callers are told
 _CONTRADICTION = (
-    "the journal contradicts itself: each write is told that another was first, and each read gives version {} still; what "
+    "the journal contradicts itself: it says of each write that another was first, but each read still returns "
+    "version {}; what "
     "is stored was left as it is. Restore a backup."
 )
 

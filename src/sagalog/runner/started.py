@@ -105,11 +105,14 @@ class Started:
                     instance.poke(Envelope(maintenance=Maintenance.RECORD))
         await engine.wait_for_tasks(max(engine.seconds.stop_timeout, engine.seconds.lease))
         if engine.busy:
-            log.warning("stopping: the journal does not answer; what was accepted is not recorded", extra=about())
+            log.warning("stopping: the journal does not answer; acceptances are not recorded", extra=about())
             engine.abandon()
             await engine.wait_for_tasks(engine.seconds.lease)
         if engine.busy:
-            log.error("stopping: a handler does not end although it was cancelled; it is left to itself", extra=about())
+            log.error(
+                "stopping: a handler does not end although it was cancelled; the runner no longer waits for it",
+                extra=about(),
+            )
             self._rounds.leave()
         self._dispatcher.close()  # deliveries that ended meanwhile may have set a timer
 

@@ -50,7 +50,9 @@ class Address:
         host = host.removeprefix("[").removesuffix("]")
         known = separator and host and host.isprintable() and not any(mark in host for mark in " /@?#[]")
         if not known or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65535:
-            raise DefinitionError(f"{text!r} is no address to listen at: 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080 is")
+            raise DefinitionError(
+                f"{text!r} is not an address to listen on; write 127.0.0.1:8080, [::1]:8080 or 0.0.0.0:8080"
+            )
         return cls(host, int(port))
 
     def __str__(self) -> str:

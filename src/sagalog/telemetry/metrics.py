@@ -125,7 +125,7 @@ JOURNAL_SECONDS = Metric(
 
 _SOURCE = ("source",)
 SOURCE_COUNTS = {  # by the field of SourceCounts
-    "received": "Messages received from a source, again and again where they came again.",
+    "received": "Messages received from a source, counted at each delivery.",
     "redelivered": "Of these, delivered before, as far as the broker counts.",
     "accepted": "Messages accepted: their step is durable, or they were ignored by policy.",
     "duplicates": "Of these, known to all their sagas already.",

@@ -45,7 +45,7 @@ class Scenario(Generic[S]):
     def __init__(self, saga: Saga[S] | type[Saga[S]], *, now: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         made = saga() if isinstance(saga, type) and issubclass(saga, Saga) else saga
         if not isinstance(made, Saga):
-            shown = saga.__name__ if isinstance(saga, type) else f"a {type(saga).__name__}"
+            shown = saga.__name__ if isinstance(saga, type) else type(saga).__name__
             raise DefinitionError(f"Scenario(saga) takes a saga or its class, not {shown}")
         if not isinstance(now, datetime) or now.utcoffset() is None:
             raise DefinitionError("Scenario(now=...) takes an aware datetime, e.g. datetime(2030, 1, 1, tzinfo=UTC)")
@@ -86,7 +86,7 @@ class Scenario(Generic[S]):
             if at_once > _MAX_TIMERS:
                 raise AssertionError(f"{_MAX_TIMERS:,} timers fired at one moment: does one set itself again at once?")
             self._instance.now = max(self.now, message.at)
-            told = "was missed, and is passed over" if message.missed else "fires"
+            told = "was missed, and is skipped" if message.missed else "fires"
             self._instance.step(message, f"{self._timer(message)} {told}")
         self._instance.now = until
         return self
@@ -101,7 +101,7 @@ class Scenario(Generic[S]):
             message = due_timer(self._instance.draft(), self.now)
             if message is None:
                 return self
-            told = "was missed, and is passed over" if message.missed else "fires late"
+            told = "was missed, and is skipped" if message.missed else "fires late"
             self._instance.step(message, f"{self._timer(message)} {told}")
         raise AssertionError(
             f"{_MAX_TIMERS:,} timers were due after {passed}: was one set again at once, or are these so many?"

@@ -30,6 +30,9 @@ class VirtualRunner:
             journal, sagas=sagas, dispatch=self._answer, clock=self.clock, settings=settings
         )
 
+    def __repr__(self) -> str:
+        return f"<VirtualRunner of {self.runner!r} at {self.clock.now().isoformat()}>"
+
     def _answer(self, command: Any, context: CommandContext) -> Any:
         self.sent.append(command)
         return None if self._dispatch is None else self._dispatch(command)

@@ -49,8 +49,8 @@ def answered(told: Sequence[Told]) -> Response:
     again = [one for one in wrong if one.retry_seconds is not None]
     count = f"{len(wrong):,} of {len(told):,} events {'was' if len(wrong) == 1 else 'were'} not stored"
     if again:
-        detail = f"{count}: send all of them again under the same ids, where those that were stored are duplicates"
+        detail = f"{count}: send all of them again under the same ids, those that were stored are then duplicates"
         return Problem(
             again[0].status, detail, retry_seconds=max(one.retry_seconds or 0 for one in again), events=shown
         ).response()
-    return Problem(wrong[0].status, f"{count}, and another attempt does not help", events=shown).response()
+    return Problem(wrong[0].status, f"{count}, and another attempt would not help", events=shown).response()

@@ -45,16 +45,14 @@ def check_content_type(headers: Mapping[str, str]) -> None:
     kind = kind.strip()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise refuse(
-            415, "the body is to be application/json; nothing was stored", headers={"accept": "application/json"}
+            415, "the body must be application/json; nothing was stored", headers={"accept": "application/json"}
         )
     for parameter in parameters.split(";"):
         name, _, value = parameter.strip().partition("=")
         if name == "charset" and value.strip('"') not in ("utf-8", "utf8", "us-ascii"):
-            raise refuse(415, "JSON is UTF-8, whatever else the charset says; nothing was stored")
+            raise refuse(415, "JSON must be UTF-8, whatever the charset says; nothing was stored")
     if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
-        raise refuse(
-            415, "the body is to come uncompressed; nothing was stored", headers={"accept-encoding": "identity"}
-        )
+        raise refuse(415, "the body must be uncompressed; nothing was stored", headers={"accept-encoding": "identity"})
 
 
 def headers_of(request: Request, *, once: str = "") -> dict[str, str]:
@@ -111,7 +109,7 @@ async def read_body(request: Request, *, most_bytes: int, seconds: float) -> byt
             408, f"the body took over {seconds:g} s to arrive; nothing was stored", headers={"connection": "close"}
         ) from None
     except ClientDisconnect:
-        raise refuse(400, "the connection ended within the body; nothing was stored") from None
+        raise refuse(400, "the connection ended before the body did; nothing was stored") from None
     if size > most_bytes:
         raise _too_large(most_bytes)
     return bytes(body)

@@ -31,7 +31,7 @@ class EventDecoder:
         unknown: Literal["refuse", "ignore"] = "refuse",
     ) -> None:
         if unknown not in ("refuse", "ignore"):
-            raise DefinitionError(f"unknown= is 'refuse' or 'ignore', not {unknown!r}")
+            raise DefinitionError(f"unknown= must be 'refuse' or 'ignore', not {unknown!r}")
         self.types: dict[str, type] = {}
         self._decode: Decode | None = None
         self._named = isinstance(events, Mapping)
@@ -40,7 +40,7 @@ class EventDecoder:
         elif isinstance(events, Mapping):
             self.types = dict(events)
             if not self.types or not all(isinstance(one, type) for one in self.types.values()):
-                raise DefinitionError("a mapping of events is from names to event classes: {'payment.succeeded': Paid}")
+                raise DefinitionError("events= as a mapping takes names to event classes: {'payment.succeeded': Paid}")
         elif callable(events):
             self._decode = events
         else:
@@ -69,7 +69,7 @@ class EventDecoder:
             if found is None:
                 if self._ignores:
                     return UNKNOWN
-                raise refuse(422, f"the field {self.type_at} names no event that is taken here; nothing was stored")
+                raise refuse(422, f"the field {self.type_at} names no event that is accepted here; nothing was stored")
             kind = found
         if not self.data_at:
             return decoded(posted.body, kind)
@@ -93,7 +93,7 @@ def decoded(data: bytes, kind: type) -> Any:
         msgspec.json.decode(data, type=msgspec.Raw)  # is it JSON at all?
         return codec.decode(data, kind)
     except CodecError as error:
-        text = str(error).replace("stored JSON is not a valid", "the body is no valid")
+        text = str(error).replace("stored JSON is not a valid", "the body is not a valid")
         raise refuse(422, f"{text}; nothing was stored") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise refuse(400, "the body is not JSON in UTF-8; nothing was stored") from None

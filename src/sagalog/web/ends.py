@@ -53,7 +53,7 @@ class EndStreams:
             raise refuse(404, f"there is no such saga; there is {', '.join(sorted(known))}")
         given = request.headers.get("last-event-id", "") or request.query_params.get("after", "")
         if given and not (given.isascii() and given.isdigit() and len(given) < 19):
-            raise refuse(400, "this is not the id of an event of this stream")
+            raise refuse(400, "this is not an event id of this stream")
         if self._open >= self._most:
             raise refuse(503, "too many streams are open", retry_seconds=60)
         offset = int(given) if given else await journal.newest_offset()

@@ -71,7 +71,7 @@ def add_webhook(
         response_class=Response,
         responses={
             200: {
-                "description": "It is stored, now or before.",
+                "description": "It is stored, by this request or an earlier one.",
                 "content": {"application/json": {"schema": RECEIPT_SCHEMA}},
             },
             **responses(202, *statuses),
@@ -89,7 +89,7 @@ def add_status(
     tags: Sequence[str | Enum] = (),
     name: str | None = None,
 ) -> None:
-    """Let `router` answer how an instance stands, at `/orders/{id}` or `/orders/{id:path}`, for ids with a slash."""
+    """Let `router` answer with the state of an instance, at `/orders/{id}` or `/orders/{id:path}`, for ids with a slash."""
 
     async def show_status(id: str, request: Request) -> Response:
         try:
@@ -108,7 +108,7 @@ def add_status(
         response_class=Response,
         responses={
             200: {
-                "description": "How it stands. As `text/event-stream`: the events `status` and `end`.",
+                "description": "Its state. As `text/event-stream`: the events `status` and `end`.",
                 "content": {"application/json": {"schema": STATUS_SCHEMA}, "text/event-stream": {}},
             },
             **responses(404, 503),

@@ -61,15 +61,15 @@ STATUS_SCHEMA: Schema = {
     "required": ["saga", "id", "status", "ended", "parked", "incarnation", "version"],
 }
 _SAID = {
-    202: "It is stored, and not ended yet: ask at the address in Location.",
+    202: "It is stored, but has not ended yet: ask at the address in Location.",
     400: "The request cannot be read, or has no message id.",
-    401: "It is not signed, or not in time.",
+    401: "Its signature is missing, wrong or too old.",
     403: "The token does not allow it.",
     404: "There is no such instance.",
-    409: "The event is refused, as the saga stands.",
+    409: "The saga refuses the event in its present state.",
     413: "It is too large.",
     415: "It is not plain JSON.",
-    422: "It is no such event.",
+    422: "It is not such an event.",
     429: "Too much at once: send the same again after Retry-After.",
     503: "Send the same again, under the same id, after Retry-After.",
 }

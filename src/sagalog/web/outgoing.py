@@ -19,7 +19,7 @@ _REFUSED = (409, 410, 422)  # "no, and do not ask again"
 
 
 class WebhookFailedError(SagalogError):
-    """A receiver did not take a command. It is sent again, under the same id. `status`: what it answered; 0: nothing."""
+    """A receiver did not accept a command. It is sent again, under the same id. `status`: what it answered; 0: nothing."""
 
     def __init__(self, url: str, status: int, why: str) -> None:
         super().__init__(url, status, why)
@@ -66,9 +66,9 @@ class SignedWebhook:
         except (TypeError, httpx.InvalidURL):
             known = False
         if not known:
-            raise DefinitionError("a SignedWebhook takes an address that begins with https://")
+            raise DefinitionError("a SignedWebhook needs an address that begins with https://")
         if (secrets is None) == (signature is None):
-            raise DefinitionError("a SignedWebhook takes a secret, or signature=")
+            raise DefinitionError("a SignedWebhook needs a secret, or signature=")
         self._signature = signature if signature is not None else StandardWebhooks(secrets or "")
         self._url = url
         self._shown = str(found.copy_with(username=None, password=None, query=None))

@@ -108,8 +108,8 @@ _AS_THEY_ARE: Mapping[type[SagalogError], tuple[int, int | None]] = {
 _IN_OTHER_WORDS: Mapping[type[SagalogError], tuple[int, int, str]] = {
     JournalUnavailableError: (503, 5, f"the journal does not answer; nothing was stored: {_AGAIN}"),
     OutcomeUnknownError: (503, 5, f"the journal did not say whether it is stored: {_AGAIN}"),
-    ConflictError: (503, 1, f"others were faster, and nothing was stored: {_AGAIN}"),
-    RunnerStoppedError: (503, 5, f"this process stops, or is not ready yet; nothing was stored: {_AGAIN}"),
+    ConflictError: (503, 1, f"other writers were faster, and nothing was stored: {_AGAIN}"),
+    RunnerStoppedError: (503, 5, f"this process is stopping, or is not ready yet; nothing was stored: {_AGAIN}"),
     SagaParkedError: (503, 60, f"this saga waits for an operator; nothing was stored: {_AGAIN} later"),
     OutcomeTimeoutError: (503, 5, "the saga has not ended yet; ask again later"),
 }
@@ -124,7 +124,7 @@ def problem_of(error: Exception, *, asked: bool = False) -> Problem:
     name = type(error).__name__
     if isinstance(error, NotAllReachedError):
         of = problem_of(error.why)
-        words = f"{error.stored:,} of the instances that it is for have stored it, and others could not: {_AGAIN}"
+        words = f"{error.stored:,} of the instances that it is for have stored it, but others could not: {_AGAIN}"
         log.warning("a request was answered with %d: %s: %s", of.status, name, error, extra=about())
         return Problem(of.status, words, name, of.retry_seconds)
     for kind in type(error).__mro__:
@@ -139,7 +139,7 @@ def problem_of(error: Exception, *, asked: bool = False) -> Problem:
             return Problem(status, words, name, retry_seconds)
     log.error("a request failed: %s", name, exc_info=trace_of(error), extra=about())
     shown = name if isinstance(error, SagalogError) else ""
-    return Problem(500, "this failed; nothing is known to be stored, and the log says more", shown)
+    return Problem(500, "this failed; it is not known whether anything was stored, and the log says more", shown)
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
@@ -148,7 +148,7 @@ async def answer_error(_: Request, error: Exception) -> Response:
 
 
 def problem_handlers() -> dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]]:
-    """Return exception handlers for Starlette and FastAPI: errors of ours become problem details.
+    """Return exception handlers for Starlette and FastAPI: Sagalog's errors become problem details.
 
     `app = FastAPI(exception_handlers=problem_handlers())`
     """

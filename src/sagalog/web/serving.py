@@ -136,7 +136,9 @@ class ServedRunner:
 
     async def _take(self, request: Request) -> Response:
         if self._in_flight >= self._most_in_flight:
-            raise refuse(429, "as many events as this server takes are at work; nothing was stored", retry_seconds=1)
+            raise refuse(
+                429, "this server is handling as many events as it takes at once; nothing was stored", retry_seconds=1
+            )
         self._in_flight += 1
         try:
             body = await read_body(request, most_bytes=self._max_body_bytes, seconds=self._body_seconds)
@@ -152,7 +154,9 @@ class ServedRunner:
         """Take a batch: all of it is read before any of it is handled. One place is taken already."""
         more = max(0, len(parts) - 1)
         if self._in_flight + more > self._most_in_flight:
-            raise refuse(429, "as many events as this server takes are at work; nothing was stored", retry_seconds=1)
+            raise refuse(
+                429, "this server is handling as many events as it takes at once; nothing was stored", retry_seconds=1
+            )
         self._tokens.count(request.state.token, more)
         headers = {"content-type": STRUCTURED, "traceparent": headers.get("traceparent", "")}
         found = []
@@ -180,8 +184,8 @@ class ServedRunner:
         except UntakenError as error:
             raise refuse(422, f"{error}; nothing was stored") from None
         except UnreadableError as error:
-            told = str(error).replace("stored JSON is not a valid", "its data is no valid")
-            status = 422 if told.startswith("its data is no") else 400
+            told = str(error).replace("stored JSON is not a valid", "its data is not a valid")
+            status = 422 if told.startswith("its data is not") else 400
             raise refuse(status, f"{told}; nothing was stored") from None
         token: BearerToken = request.state.token
         if token.types and schema_of(type(found.event)).name not in token.types:
@@ -195,7 +199,9 @@ class ServedRunner:
                     return await handle_in_burst(self._runner, found.event, found.id, found.trace, burst)
                 return await self._runner.handle(found.event, message_id=found.id, trace=found.trace)
         except TimeoutError:
-            told = "it is not known whether it is stored, for that takes long: send it again under the same id"
+            told = (
+                "it is not known whether it is stored, because that is taking too long: send it again under the same id"
+            )
             raise refuse(503, told, retry_seconds=5) from None
 
     def _received(self, receipt: Receipt, event: Any) -> Response:
@@ -238,7 +244,7 @@ class ServedRunner:
 
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    told = {404: "there is nothing here; see /openapi.json", 405: "this address takes another method"}
+    told = {404: "there is nothing here; see /openapi.json", 405: "this address does not take that method"}
     detail = told.get(error.status_code, error.detail)
     return Problem(error.status_code, detail, headers=dict(error.headers or {})).response()
 
@@ -256,7 +262,7 @@ def described(types: dict[str, type]) -> dict[str, Any]:
         "paths": {
             "/events": {
                 "post": {
-                    "summary": "Put an event. It is stored when the answer comes; sent again, it is a duplicate.",
+                    "summary": "Send an event. It is stored when the answer comes; sent again, it is a duplicate.",
                     "security": token,
                     "requestBody": {
                         "required": True,
@@ -266,14 +272,14 @@ def described(types: dict[str, type]) -> dict[str, Any]:
                         },
                     },
                     "responses": _by_text(
-                        {200: _told("It is stored, now or before.", RECEIPT_SCHEMA)}
+                        {200: _told("It is stored, by this request or an earlier one.", RECEIPT_SCHEMA)}
                         | responses(202, 400, 401, 403, 409, 413, 422, 429, 503)
                     ),
                 }
             },
             "/instances/{saga}/{id}": {
                 "get": {
-                    "summary": "How an instance stands. `Prefer: wait=10` waits for its end; text/event-stream follows it.",
+                    "summary": "Its state. `Prefer: wait=10` waits for its end; text/event-stream follows it.",
                     "security": token,
                     "parameters": [{"name": "saga", **name}, {"name": "id", **name}],
                     "responses": _by_text(
@@ -283,7 +289,7 @@ def described(types: dict[str, type]) -> dict[str, Any]:
             },
             "/ends": {
                 "get": {
-                    "summary": "All instances that end, as server-sent events; goes on behind Last-Event-ID.",
+                    "summary": "All instances that end, as server-sent events; continues after Last-Event-ID.",
                     "security": token,
                     "parameters": [
                         {"name": "saga", "in": "query", "schema": {"type": "array", "items": {"type": "string"}}}

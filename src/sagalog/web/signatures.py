@@ -41,7 +41,7 @@ class Signature(Protocol):
 
 
 class HmacSignature:
-    """A signature in a header, as most senders make it: over the body, behind a timestamp and an id where there are such.
+    """A signature in a header, as most senders make it: over the body, after a timestamp and an id if there are any.
 
     What is signed is `<id>.<timestamp>.<body>`, each part followed by `separator`, without those that have no header.
     `prefix` stands before each signature (`sha256=`, `v1,`); several are separated by spaces or commas. `secrets`: one,
@@ -70,7 +70,7 @@ class HmacSignature:
             if not isinstance(given, str) or not _HEADER.fullmatch(given):
                 raise DefinitionError(f"{given!r} is not the name of a header")
         if encoding not in ("hex", "base64"):
-            raise DefinitionError(f"encoding= of a signature is 'hex' or 'base64', not {encoding!r}")
+            raise DefinitionError(f"encoding= of a signature must be 'hex' or 'base64', not {encoding!r}")
         self.header: str = header.lower()
         self.timestamp_header: str = timestamp_header.lower()
         self.id_header: str = id_header.lower()
@@ -126,7 +126,7 @@ class HmacSignature:
 
 
 class StandardWebhooks(HmacSignature):
-    """Signatures as standardwebhooks.com defines them, and many senders make them.
+    """Signatures as standardwebhooks.com defines them and many senders make them.
 
     Secrets are as the sender shows them: `whsec_` and base64. The message id, `webhook-id`, is signed.
     """
@@ -192,7 +192,7 @@ def compare(given: list[str], expected: list[str]) -> None:
         for other in expected:
             found |= hmac.compare_digest(one.encode("utf-8", "replace"), other.encode())
     if not found:
-        raise SignatureError("the signature does not fit the body; nothing was stored")
+        raise SignatureError("the signature does not match the body; nothing was stored")
 
 
 def secrets_of(secrets: Any) -> list[bytes]:
@@ -201,7 +201,7 @@ def secrets_of(secrets: Any) -> list[bytes]:
     if not made:
         raise DefinitionError("a signature needs a secret")
     if any(not isinstance(secret, bytes) or len(secret) < SHORTEST_SECRET for secret in made):
-        raise DefinitionError(f"each secret of a signature has at least {SHORTEST_SECRET} bytes; make a longer one")
+        raise DefinitionError(f"each secret of a signature needs at least {SHORTEST_SECRET} bytes; use a longer one")
     return made
 
 
@@ -209,7 +209,7 @@ def _listed(secrets: Any) -> list[Any]:
     if isinstance(secrets, (str, bytes)):
         return [secrets]
     if not isinstance(secrets, Iterable):
-        raise DefinitionError(f"a secret is a text or bytes, not a {type(secrets).__name__}")
+        raise DefinitionError(f"a secret must be a str or bytes, not {type(secrets).__name__}")
     return list(secrets)
 
 
@@ -221,7 +221,7 @@ def _standard_secret(secret: Any) -> bytes:
         return base64.b64decode(text.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
         raise DefinitionError(
-            "a secret of StandardWebhooks is base64, as the sender shows it: whsec_...; other secrets are given as bytes"
+            "a secret of StandardWebhooks is base64, as the sender shows it: whsec_...; pass other secrets as bytes"
         ) from None
 
 

@@ -46,7 +46,7 @@ def wants_stream(request: Request) -> bool:
 
 
 class StatusEndpoint(Generic[S]):
-    """Answers how the instance named in the path stands; an ASGI app: `Route("/orders/{id:path}", StatusEndpoint(...))`.
+    """Answers with the state of the instance in the path; an ASGI app: `Route("/orders/{id:path}", StatusEndpoint(...))`.
 
     Mounted, or alone, it takes what follows its own path as the id. A request that accepts `text/event-stream` gets an
     event `status` now and whenever the instance has changed, and an event `end` when it has ended. A stream looks every

@@ -50,15 +50,15 @@ class BearerToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
             raise DefinitionError("a token has a name")
         if not isinstance(self.sha256, str) or not _DIGEST.fullmatch(self.sha256):
-            raise DefinitionError(f"sha256 of token {self.name!r} is 64 hexadecimal digits in lower case")
+            raise DefinitionError(f"sha256 of token {self.name!r} must be 64 lower-case hexadecimal digits")
         for field in ("scopes", "types"):  # within one text, any part of it would be found
             if not _are_texts(getattr(self, field)):
-                raise DefinitionError(f"{field} of token {self.name!r} are several texts: {field}=(...,)")
+                raise DefinitionError(f"{field} of token {self.name!r} must be several strings: {field}=(...,)")
         if not self.scopes or not set(self.scopes) <= set(SCOPES):
-            raise DefinitionError(f"scopes of token {self.name!r} are some of {', '.join(SCOPES)}")
+            raise DefinitionError(f"scopes of token {self.name!r} must be some of {', '.join(SCOPES)}")
         given = self.per_second
         if isinstance(given, bool) or not isinstance(given, (int, float)) or not 0 <= given < 1_000_000:
-            raise DefinitionError(f"per_second of token {self.name!r} is a number that is not negative")
+            raise DefinitionError(f"per_second of token {self.name!r} must be a number that is not negative")
 
 
 def _are_texts(given: object) -> bool:
@@ -76,16 +76,16 @@ def read_tokens(path: str) -> list[BearerToken]:
     except (OSError, UnicodeDecodeError) as error:
         raise DefinitionError(f"the tokens in {path} cannot be read: {type(error).__name__}") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise DefinitionError(f"the tokens in {path} are no such TOML: {error}") from None
+        raise DefinitionError(f"the tokens in {path} are not valid: {error}") from None
     if not found.token:
-        raise DefinitionError(f"there is no [[token]] in {path}")
+        raise DefinitionError(f"{path} has no [[token]]")
     return list(found.token)
 
 
 def token_of(secret: str, *, name: str = "token") -> BearerToken:
     """Return what allows everything to who knows this secret. Raises DefinitionError for a short one."""
     if len(secret) < SHORTEST_TOKEN:
-        raise DefinitionError(f"a token has at least {SHORTEST_TOKEN} characters; make a longer one")
+        raise DefinitionError(f"a token has at least {SHORTEST_TOKEN} characters; use a longer one")
     return BearerToken(name, digest_of(secret))
 
 
@@ -107,21 +107,22 @@ class KnownTokens:
 
     def __init__(self, tokens: Iterable[BearerToken], *, clock: Callable[[], float] = time.monotonic) -> None:
         if isinstance(tokens, BearerToken) or not isinstance(tokens, Iterable):
-            raise DefinitionError(f"tokens are a list of BearerToken, not a {type(tokens).__name__}")
+            raise DefinitionError(f"tokens must be a list of BearerToken, not {type(tokens).__name__}")
         self._tokens = list(tokens)
         for one in self._tokens:
             check_type("each of the tokens", one, BearerToken, "a BearerToken")
         if not self._tokens:
-            raise DefinitionError("a server needs a token at least: without one, everybody could send events")
+            raise DefinitionError("a server needs at least one token: without one, anybody could send events")
         names = [token.name for token in self._tokens]
         if len(set(names)) < len(names):
-            raise DefinitionError("two tokens have one name")
+            raise DefinitionError("two tokens have the same name")
         by_digest: dict[str, BearerToken] = {}
         for one in self._tokens:
             if (other := by_digest.setdefault(one.sha256, one)) is not one:
                 raise DefinitionError(
-                    f"tokens {other.name!r} and {one.name!r} have one digest, and nothing says which of their rights it "
-                    "has: remove one of them"
+                    f"tokens {other.name!r} and {one.name!r} have the same digest, so it is not clear which of their "
+                    "rights "
+                    "apply: remove one of them"
                 )
         self._clock = clock
         self._left = {token.name: (max(1.0, token.per_second), clock()) for token in self._tokens}

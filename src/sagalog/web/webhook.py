@@ -43,7 +43,9 @@ class AwaitOutcome:
     def __init__(self, saga: type[Saga[Any]], *, wait: timedelta = timedelta(seconds=10), status: str) -> None:
         seconds_of("wait=", wait, zero=True, most=timedelta(minutes=10))
         if not isinstance(status, str) or status.count("{id}") != 1:
-            raise DefinitionError("status= is the address of the status, with {id} where the id stands: /orders/{id}")
+            raise DefinitionError(
+                "status= must be the address of the status, with {id} in place of the id: /orders/{id}"
+            )
         self.saga = saga
         self.wait = wait
         self._status = status
@@ -89,10 +91,10 @@ class Webhook:
         handle_timeout: timedelta = timedelta(seconds=30),
     ) -> None:
         if not isinstance(runner, SagaRunner):
-            raise DefinitionError(f"a Webhook takes a SagaRunner, not a {type(runner).__name__}")
+            raise DefinitionError(f"a Webhook takes a SagaRunner, not {type(runner).__name__}")
         if signature is not None and not isinstance(signature, Signature):
             raise DefinitionError(
-                f"signature= takes e.g. StandardWebhooks(secret), or None, not a {type(signature).__name__}"
+                f"signature= takes e.g. StandardWebhooks(secret), or None, not {type(signature).__name__}"
             )
         signed = signature.id_header if signature is not None else ""
         if message_id is _AUTOMATIC:
@@ -101,13 +103,14 @@ class Webhook:
             message_id = message_id.lower()
             if signature is not None and message_id != signed:
                 raise DefinitionError(
-                    f"the header {message_id} is not signed, so whoever has seen one request could send it again as a new "
-                    "event: take the id from the body, message_id=lambda posted: posted.json['id'], or let the sender sign "
+                    f"the header {message_id} is not signed, so anybody who has seen one request could send it again "
+                    "as a new event: take the id from the "
+                    "body, message_id=lambda posted: posted.json['id'], or let the sender sign "
                     "it, HmacSignature(..., id_header='idempotency-key')"
                 )
         elif message_id is not None and not callable(message_id):
             raise DefinitionError(
-                "message_id= is the name of a header, a function of the request, or None, and is of type "
+                "message_id= must be the name of a header, a function of the request, or None, not "
                 f"{type(message_id).__name__}"
             )
         for name, text in (("source=", source), ("type_at=", type_at), ("data_at=", data_at)):
@@ -179,7 +182,9 @@ class Webhook:
             except (KeyError, TypeError, IndexError, AttributeError):
                 given = None
         if not isinstance(given, str) or not given:
-            raise refuse(400, f"{name} is missing: without it, a second delivery could not be told; nothing was stored")
+            raise refuse(
+                400, f"{name} is missing: without it, a second delivery could not be recognised; nothing was stored"
+            )
         return f"{self._source}:{given}" if self._source else given
 
     async def _handle(self, event: Any, message_id: str | None) -> Receipt:
@@ -187,7 +192,10 @@ class Webhook:
             async with asyncio.timeout(self._handle_seconds):
                 return await self._runner.handle(event, message_id=message_id)
         except TimeoutError:
-            told = "it is not known whether it is stored, for that takes long: send it again under the same message id"
+            told = (
+                "it is not known whether it is stored, because that is taking too long: send it again under the "
+                "same message id"
+            )
             raise refuse(503, told, retry_seconds=5) from None
 
     async def _ended(self, receipt: Receipt, correlation_id: str, seconds: float) -> Response:
@@ -222,7 +230,7 @@ def _saga_of(runner: SagaRunner, saga: type[Saga[Any]]) -> Saga[Any]:
         if isinstance(saga, type) and isinstance(one, saga):
             return one
     raise DefinitionError(
-        "AwaitOutcome takes one of the sagas of the runner: AwaitOutcome(OrderSaga, status='/orders/{id}')"
+        "AwaitOutcome takes one of the runner's sagas: AwaitOutcome(OrderSaga, status='/orders/{id}')"
     )
 
 

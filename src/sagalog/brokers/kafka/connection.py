@@ -35,10 +35,10 @@ class KafkaServers:
 
     def __init__(self, servers: str, options: Mapping[str, Any] | None) -> None:
         if not isinstance(servers, str) or not servers:
-            raise DefinitionError("servers is a text such as host:9092,host2:9092")
+            raise DefinitionError("servers must be a string such as host:9092,host2:9092")
         bare = servers.removeprefix("kafka://")
         if "@" in bare or "/" in bare:
-            raise DefinitionError("servers names hosts and ports only: give user and password in options=")
+            raise DefinitionError("servers may name hosts and ports only: pass user and password in options=")
         self.where: str = f"Kafka {bare}"
         self.options: dict[str, Any] = {
             "bootstrap_servers": bare,
@@ -53,7 +53,7 @@ class KafkaServers:
             yield
         except (TypeError, ValueError, AssertionError, ImportError) as error:
             said = str(error).partition("argument ")[2] if isinstance(error, TypeError) else type(error).__name__
-            raise BrokerRefusedError(f"the client of {self.where} does not take these options: {said}") from None
+            raise BrokerRefusedError(f"the client of {self.where} does not accept these options: {said}") from None
 
     @contextmanager
     def answers(self, what: str) -> Iterator[None]:
@@ -63,10 +63,10 @@ class KafkaServers:
         except _REFUSED as error:
             raise BrokerRefusedError(f"{self.where} refuses {what}: {type(error).__name__}") from None
         except UnknownTopicOrPartitionError:
-            raise BrokerUnavailableError(f"{self.where}: there is no such topic yet ({what}): make it") from None
+            raise BrokerUnavailableError(f"{self.where}: there is no such topic yet ({what}): create it") from None
         except (KafkaError, OSError, TimeoutError) as error:
             raise BrokerUnavailableError(
-                f"{self.where} has not answered to {what} ({type(error).__name__}): check that it runs, and the servers"
+                f"{self.where} did not answer {what} ({type(error).__name__}): check that it runs, and the servers"
             ) from None
 
 

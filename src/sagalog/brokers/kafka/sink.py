@@ -31,7 +31,7 @@ class KafkaProducer:
                 await producer.send_and_wait(topic, body, key=bytes_of(key) or None, headers=encoded(headers))
             except (ValueError, TypeError, AssertionError) as error:
                 raise BrokerRefusedError(
-                    f"{self._servers.where}: the client takes no such message ({type(error).__name__})"
+                    f"{self._servers.where}: the client does not accept this message ({type(error).__name__})"
                 ) from None
 
     async def _start(self) -> AIOKafkaProducer:
@@ -56,7 +56,7 @@ class KafkaProducer:
 
 
 class KafkaSink:
-    """Sends to `topic`: a name, or a function that makes it of the message.
+    """Sends to `topic`: a name, or a function of the message.
 
     Keys decide the partition, so the commands of one instance stay in order. A message whose answer is lost is sent again
     under the same id. `options`: further arguments of `aiokafka.AIOKafkaProducer`, such as `ssl_context`,
@@ -72,7 +72,7 @@ class KafkaSink:
         name: str | None = None,
     ) -> None:
         if not callable(topic) and (not isinstance(topic, str) or not topic):
-            raise DefinitionError("topic= is the name of a topic, or a function of the message")
+            raise DefinitionError("topic= must be the name of a topic, or a function of the message")
         self._producer = KafkaProducer(KafkaServers(servers, None), options)
         self._topic = topic
         self._name = name or f"kafka:{topic if isinstance(topic, str) else '...'}"

@@ -33,7 +33,7 @@ class _Token(NamedTuple):
 
 
 class KafkaSource(KafkaDeadLetters):
-    """One topic or several, read by the consumer group `group` from their beginning, or from where it has come to.
+    """One topic or several, read by the consumer group `group` from the beginning, or from where the group has got to.
 
     Order is kept for each key, also when workers come and go: a partition belongs to one worker at a time.
 
@@ -57,9 +57,9 @@ class KafkaSource(KafkaDeadLetters):
     ) -> None:
         topics = [topic] if isinstance(topic, str) else list(topic)
         if not topics or not all(isinstance(one, str) and one for one in topics):
-            raise DefinitionError("topic= is the name of a topic, or a list of such names")
+            raise DefinitionError("topic= must be the name of a topic, or a list of names")
         if not isinstance(group, str) or not group:
-            raise DefinitionError(f"group= is a name, not {group!r}")
+            raise DefinitionError(f"group= must be a name, not {group!r}")
         super().__init__(KafkaServers(servers, options), topics, dead_letters or f"{topics[0]}.dead-letters.{group}")
         self._group = group
         self._session_seconds = seconds_of("session_timeout", session_timeout, most=LONGEST)
@@ -256,14 +256,14 @@ class KafkaSource(KafkaDeadLetters):
         """A consumer of a topic that is not there waits for it without a word."""
         missing = [one for one in self._topics if not consumer.partitions_for_topic(one)]
         if missing:
-            raise BrokerUnavailableError(f"{self._servers.where} has no topic {', '.join(missing)}: make it")
+            raise BrokerUnavailableError(f"{self._servers.where} has no topic {', '.join(missing)}: create it")
 
     def _look_for_deleted(self, partition: TopicPartition, done: int | None, begin: int) -> None:
         if done is not None and done < begin and partition not in self._told:
             self._told.add(partition)
             log.error(
-                "source %s: topic %s, partition %d: offsets %d to %d were deleted before they were handled: let "
-                "the topic keep more",
+                "source %s: topic %s, partition %d: offsets %d to %d were deleted before they were handled: raise "
+                "the topic's retention",
                 self._name,
                 partition.topic,
                 partition.partition,

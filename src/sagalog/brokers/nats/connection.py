@@ -31,7 +31,7 @@ class NatsConnection:
         self, url: str, options: Mapping[str, Any] | None, connect_timeout: timedelta, answer_timeout: timedelta
     ) -> None:
         if not isinstance(url, str) or "://" not in url:
-            raise DefinitionError("url is a text such as nats://host:4222")
+            raise DefinitionError("url must be a string such as nats://host:4222")
         scheme, _, rest = url.partition("://")
         self._servers = [one if "://" in one else f"{scheme}://{one}" for one in rest.split(",")]
         self._options = dict(options or {})
@@ -48,7 +48,7 @@ class NatsConnection:
                 if self._client is None:
                     self._client = await self._connect()
         if not self._client.is_connected:
-            raise BrokerUnavailableError(f"{self.where}: the connection is lost, the client connects again")
+            raise BrokerUnavailableError(f"{self.where}: the connection is lost; the client is reconnecting")
         return self._client
 
     async def jetstream(self) -> JetStreamContext:
@@ -105,7 +105,7 @@ class NatsConnection:
         except (nats.errors.MaxPayloadError, nats.errors.BadSubjectError, nats.js.errors.BadRequestError) as error:
             raise BrokerRefusedError(f"{self.where} refuses {what}: {_told(error)}") from None
         except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise BrokerUnavailableError(f"{self.where} has not answered to {what}: {_told(error)}") from None
+            raise BrokerUnavailableError(f"{self.where} did not answer {what}: {_told(error)}") from None
 
     async def close(self) -> None:
         """Disconnect."""

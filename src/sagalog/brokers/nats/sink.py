@@ -16,7 +16,7 @@ from .connection import NatsConnection
 
 
 class NatsSink:
-    """Sends to `subject`, which a stream has to take: a text, or a function that makes it of the message.
+    """Sends to `subject`, which must belong to a stream: a string, or a function of the message.
 
     The server knows messages by their id for as long as its stream's `duplicate_window` says, so that a command that is
     sent again in that time is stored once.
@@ -33,7 +33,7 @@ class NatsSink:
         name: str | None = None,
     ) -> None:
         if not callable(subject) and (not isinstance(subject, str) or not subject):
-            raise DefinitionError("subject= is a text such as 'shipping.orders', or a function of the message")
+            raise DefinitionError("subject= must be a string such as 'shipping.orders', or a function of the message")
         self._connection = NatsConnection(url, options, connect_timeout, answer_timeout)
         self._subject = subject
         self._name = name or f"nats:{subject if isinstance(subject, str) else '...'}"
@@ -56,7 +56,7 @@ class NatsSink:
             except (nats.js.errors.NoStreamResponseError, nats.errors.NoRespondersError):
                 # Perhaps for a while only: while a cluster elects a leader, nobody answers either.
                 raise BrokerUnavailableError(
-                    f"{self._connection.where}: no stream takes the subject {subject!r}"
+                    f"{self._connection.where}: no stream has the subject {subject!r}"
                 ) from None
 
     async def close(self) -> None:

@@ -27,7 +27,7 @@ _MOST_AT_ONCE = 512  # of one request for messages
 
 
 class NatsSource(NatsDeadLetters):
-    """A stream, read through the durable consumer `durable`, which is made when it is not there.
+    """A stream, read through the durable consumer `durable`, which is created if it does not exist.
 
     `subject`: only messages of that subject, which may hold wildcards. `ack_wait`: how long a worker may be silent
     before what it holds goes to another; `answer_timeout`: how long an answer of the server may take. `dead_letters`: the
@@ -87,8 +87,9 @@ class NatsSource(NatsDeadLetters):
             config = info.config
             if config.ack_policy != AckPolicy.EXPLICIT or config.deliver_subject or (config.max_deliver or -1) > 0:
                 raise BrokerRefusedError(
-                    f"consumer {self._durable} of stream {self._stream} has to be a pull consumer with ack policy "
-                    "explicit and without max_deliver: it would drop messages that were accepted by nobody"
+                    f"consumer {self._durable} of stream {self._stream} must be a pull consumer with an explicit ack "
+                    "policy "
+                    "and without max_deliver, which would drop messages that nobody has accepted"
                 )
             if self._subscription is None:
                 self._subscription = await jetstream.pull_subscribe_bind(consumer=self._durable, stream=self._stream)
@@ -106,7 +107,7 @@ class NatsSource(NatsDeadLetters):
             return await jetstream.add_consumer(self._stream, config)
         except nats.js.errors.NotFoundError:
             raise BrokerUnavailableError(
-                f"{self._connection.where} has no stream {self._stream}: make it with the subjects of your events"
+                f"{self._connection.where} has no stream {self._stream}: create it with the subjects of your events"
             ) from None
 
     async def close(self) -> None:

@@ -41,7 +41,7 @@ class RabbitConnection:
 
     def __init__(self, url: str, options: Mapping[str, Any] | None) -> None:
         if not isinstance(url, str) or not url.startswith(("amqp://", "amqps://")):
-            raise DefinitionError("url is a text such as amqp://host:5672/ or amqps://host/")
+            raise DefinitionError("url must be a string such as amqp://host:5672/ or amqps://host/")
         self._url = url
         self._options = dict(options or {})
         self._connection: AbstractConnection | None = None
@@ -108,11 +108,11 @@ class RabbitConnection:
             raise BrokerRefusedError(f"{self.where} refuses {what}: {type(error).__name__}") from None
         except DeliveryError:
             raise BrokerUnavailableError(
-                f"{self.where} has not taken {what}: no queue is bound for it, or its queue is full"
+                f"{self.where} did not accept {what}: no queue is bound for it, or its queue is full"
             ) from None
         except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError) as error:
             raise BrokerUnavailableError(
-                f"{self.where} has not answered to {what} ({type(error).__name__}): check that it runs, and the URL"
+                f"{self.where} did not answer {what} ({type(error).__name__}): check that it runs, and the URL"
             ) from None
 
     async def close(self) -> None:

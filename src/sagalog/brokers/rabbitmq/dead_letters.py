@@ -103,5 +103,7 @@ def _letter(one: AbstractIncomingMessage) -> DeadLetter:
     if one.message_id:
         headers[_MESSAGE_ID] = one.message_id
     digest = sha256(repr((one.message_id, told, one.body, one.timestamp)).encode()).hexdigest()[:16]
-    reason = headers.get(REASON) or f"RabbitMQ gave it up: {headers.get('x-first-death-reason', 'no reason is known')}"
+    reason = (
+        headers.get(REASON) or f"RabbitMQ gave up on it: {headers.get('x-first-death-reason', 'no reason is known')}"
+    )
     return DeadLetter(digest, reason, headers.get(POSITION, ""), one.body, headers, headers.get(KEY, ""), one.timestamp)

@@ -27,7 +27,7 @@ class RabbitSink:
         name: str | None = None,
     ) -> None:
         if not callable(routing_key) and not isinstance(routing_key, str):
-            raise DefinitionError("routing_key= is a text, or a function of the message")
+            raise DefinitionError("routing_key= must be a string, or a function of the message")
         self._connection = RabbitConnection(url, options)
         self._routing_key = routing_key
         self._exchange = exchange

@@ -20,7 +20,7 @@ _LONGEST_NAME = 255  # bytes of a queue
 
 
 class RabbitSource(RabbitDeadLetters):
-    """A queue, which is made as a durable quorum queue when it is not there.
+    """A queue, which is created as a durable quorum queue if it does not exist.
 
     `prefetch`: how many unacknowledged messages the broker gives to this source. `single`: when the queue is made, let one
     worker at a time read it, so that messages keep their order; the others stand by. `dead_letters`: the queue for dead
@@ -44,9 +44,9 @@ class RabbitSource(RabbitDeadLetters):
         letters = dead_letters or f"{queue}.dead-letters"
         for what, name_of in (("queue", queue), ("dead_letters", letters)):
             if not isinstance(name_of, str) or not 0 < len(name_of.encode(errors="replace")) <= _LONGEST_NAME:
-                raise DefinitionError(f"{what}= is a name of at most {_LONGEST_NAME} bytes, not {name_of!r}")
+                raise DefinitionError(f"{what}= must be a name of at most {_LONGEST_NAME} bytes, not {name_of!r}")
         if type(prefetch) is not int or not 1 <= prefetch <= 65_535:
-            raise DefinitionError(f"prefetch= is a whole number from 1 to 65,535, not {given(prefetch)}")
+            raise DefinitionError(f"prefetch= must be a whole number from 1 to 65,535, not {given(prefetch)}")
         super().__init__(RabbitConnection(url, options), queue, letters)
         self._prefetch = prefetch
         self._single = single
@@ -136,7 +136,7 @@ class RabbitSource(RabbitDeadLetters):
         if found:  # they come again, and are known
             return found
         raise BrokerUnavailableError(
-            f"{self._connection.where} ends the reading of queue {self._queue_name}: its connection is lost, or the queue"
+            f"{self._connection.where} ended the reading of queue {self._queue_name}: its connection is lost, or the queue"
         )
 
     async def _stop_reading(self) -> None:

@@ -38,7 +38,7 @@ class RedisConnection:
 
     def __init__(self, url: str, options: Mapping[str, Any] | None) -> None:
         if not isinstance(url, str) or "://" not in url:
-            raise DefinitionError("url is a text such as redis://host:6379/0")
+            raise DefinitionError("url must be a string such as redis://host:6379/0")
         self._url = url
         # The time limit is for what blocks for less; the client tries once more by itself where that changes nothing.
         self._options = {
@@ -59,7 +59,7 @@ class RedisConnection:
             try:
                 self._client = Redis.from_pool(BlockingConnectionPool.from_url(self._url, **self._options))
             except ValueError as error:
-                raise DefinitionError(f"the client takes no such URL: {type(error).__name__}") from None
+                raise DefinitionError(f"the client does not accept this URL: {type(error).__name__}") from None
         return self._client
 
     @contextmanager
@@ -68,18 +68,18 @@ class RedisConnection:
         try:
             yield
         except _PASSES as error:
-            raise BrokerUnavailableError(f"{self.where} cannot do it now ({what}): {type(error).__name__}") from None
+            raise BrokerUnavailableError(f"{self.where} cannot do this now ({what}): {type(error).__name__}") from None
         except (ResponseError, DataError) as error:
             said = str(error).split(" ", 1)[0][:40]  # its kind, such as WRONGTYPE; the rest may quote
             if said in ("NOGROUP", "LOADING", "UNBLOCKED", "NOREPLICAS", "MISCONF"):
-                raise BrokerUnavailableError(f"{self.where} cannot do it now ({what}): {said}") from None
+                raise BrokerUnavailableError(f"{self.where} cannot do this now ({what}): {said}") from None
             hint = ": check user and rights" if isinstance(error, NoPermissionError) else ""
             raise BrokerRefusedError(f"{self.where} refuses {what}: {said or type(error).__name__}{hint}") from None
         except (AuthenticationError, AuthorizationError):
             raise BrokerRefusedError(f"{self.where} refuses {what}: check user and password") from None
         except (RedisError, OSError, TimeoutError) as error:
             raise BrokerUnavailableError(
-                f"{self.where} has not answered to {what} ({type(error).__name__}): check that it runs, and its URL"
+                f"{self.where} did not answer {what} ({type(error).__name__}): check that it runs, and its URL"
             ) from None
 
     async def close(self) -> None:

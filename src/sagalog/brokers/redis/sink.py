@@ -16,7 +16,7 @@ _MOST = 2**63 - 1  # the largest number of Redis
 
 
 class RedisSink:
-    """Appends to `stream`: a name, or a function that makes it of the message.
+    """Appends to `stream`: a name, or a function of the message.
 
     `most`: about how many entries the stream keeps; older ones are trimmed, whether anybody has read them or not. None:
     all. A server that is killed keeps what its `appendfsync` says: with `always` all that was sent, by default all but the
@@ -33,9 +33,9 @@ class RedisSink:
         name: str | None = None,
     ) -> None:
         if not callable(stream) and (not isinstance(stream, str) or not stream):
-            raise DefinitionError("stream= is the name of a stream, or a function of the message")
+            raise DefinitionError("stream= must be the name of a stream, or a function of the message")
         if most is not None and (type(most) is not int or not 1 <= most <= _MOST):
-            raise DefinitionError(f"most= is a whole number from 1 to {_MOST:,}, or None, not {given(most)}")
+            raise DefinitionError(f"most= must be a whole number from 1 to {_MOST:,}, or None, not {given(most)}")
         self._connection = RedisConnection(url, options)
         self._stream = stream
         self._most = most
@@ -85,7 +85,7 @@ class RedisSink:
             with self._connection.answers("a message"):
                 raise error
         except asyncio.CancelledError:
-            return BrokerUnavailableError("the sink was closed while it sent")
+            return BrokerUnavailableError("the sink was closed while it was sending")
         except BaseException as told:
             return told
 

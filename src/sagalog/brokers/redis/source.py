@@ -44,7 +44,7 @@ return gone
 
 
 class RedisSource(RedisDeadLetters):
-    """A stream, read through the consumer group `group`; both are made when they are not there, to be read from its start.
+    """A stream, read through the consumer group `group`; both are created if they do not exist, and read from the start.
 
     `claim_after`: how long a worker may be silent before what it holds goes to another. `dead_letters`: the stream
     for dead letters. `options`: further arguments of `redis.asyncio.Redis.from_url`. Needs Redis 6.2 or newer.
@@ -67,7 +67,7 @@ class RedisSource(RedisDeadLetters):
     ) -> None:
         for what, text in (("stream", stream), ("group", group)):
             if not isinstance(text, str) or not text:
-                raise DefinitionError(f"{what}= is a name, not {text!r}")
+                raise DefinitionError(f"{what}= must be a name, not {text!r}")
         self._claim_seconds = seconds_of("claim_after", claim_after, most=LONGEST)
         super().__init__(RedisConnection(url, options), stream, group, dead_letters or f"{stream}:dead:{group}")
         self._consumer = ""
@@ -152,7 +152,8 @@ class RedisSource(RedisDeadLetters):
     async def _lost(self, entry_id: bytes) -> None:
         await self._connection.client.xack(self._stream, self._group, entry_id)
         log.error(
-            "source %s: entry %s was trimmed from its stream before it was handled, and is lost: let the stream keep more",
+            "source %s: entry %s was trimmed from its stream before it was handled, and is lost: let the stream keep "
+            "more entries",
             self._name,
             entry_id.decode(),
             extra=about(),
@@ -218,7 +219,7 @@ class RedisSource(RedisDeadLetters):
             self._trimmed_to = trimmed
             log.error(
                 "source %s: entries up to %s were deleted from its stream before they were delivered: let the stream "
-                "keep more",
+                "keep more entries",
                 self._name,
                 trimmed.decode(),
                 extra=about(),

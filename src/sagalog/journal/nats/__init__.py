@@ -86,10 +86,10 @@ class NatsJournal:
     ) -> None:
         keep = check_history(history)
         if type(replicas) is not int or not 1 <= replicas <= 5:
-            raise DefinitionError(f"replicas are 1 to 5, not {replicas!r}")
+            raise DefinitionError(f"replicas must be 1 to 5, not {replicas!r}")
         for name, flag in (("migrate", migrate), ("tls", tls)):
             if not isinstance(flag, bool):
-                raise DefinitionError(f"{name} is true or false, not {flag!r}")
+                raise DefinitionError(f"{name} must be true or false, not {flag!r}")
         connect_seconds = seconds_of("connect_timeout", connect_timeout, most=_LONGEST)
         timeout_seconds = seconds_of("timeout", timeout, most=_LONGEST)
         if (
@@ -98,7 +98,7 @@ class NatsJournal:
             or not stream.replace("_", "").replace("-", "").isalnum()
             or not stream.isascii()
         ):
-            raise DefinitionError(f"a stream's name is letters, digits, '_' and '-', not {stream!r}")
+            raise DefinitionError(f"a stream's name may have letters, digits, '_' and '-', not {stream!r}")
         self.stream = stream
         self._migrate = migrate
         login = Login(url, Files(credentials, nkey, tls, tls_ca, tls_cert, tls_key))
@@ -136,7 +136,7 @@ class NatsJournal:
         finally:
             await journal.close()
         where = journal._connection.where
-        return f"{where}, stream {journal.stream}: {'made' if made else 'there already'}"
+        return f"{where}, stream {journal.stream}: {'created' if made else 'exists already'}"
 
     async def open(self) -> None:
         """Connect, and check the server and the stream (or make it, if that was asked for)."""
@@ -196,7 +196,7 @@ class NatsJournal:
         for record in records:
             by_id.setdefault(record.persistence_id, []).append(record)
         if atomic and len(by_id) + len(losers) > 1:
-            raise DefinitionError("a NATS journal cannot write several ids all or nothing; nothing was stored")
+            raise DefinitionError("a NATS journal cannot write several ids atomically; nothing was stored")
         results = await self._writer.write(list(by_id.values()))
         lost = set(losers)
         failed: list[SagalogError] = []
@@ -207,7 +207,7 @@ class NatsJournal:
                 failed.append(result)
         if failed:
             if len(failed) < len(results) and not isinstance(failed[0], OutcomeUnknownError):
-                raise OutcomeUnknownError(f"of several ids some may be stored, and one is not: {failed[0]}")
+                raise OutcomeUnknownError(f"some of several ids may be stored, but one is not: {failed[0]}")
             raise next((one for one in failed if isinstance(one, OutcomeUnknownError)), failed[0])
         if lost:
             raise out_of_order(messages, lost)

@@ -114,17 +114,17 @@ class Connection:
             if untrusted or isinstance(error, ssl.SSLError):
                 why = untrusted[0] if untrusted else type(error).__name__
                 raise JournalUnavailableError(
-                    f"{self.where}: the server and this client do not agree on TLS ({why}): check tls_ca, tls_cert and "
+                    f"{self.where}: the server and this client cannot agree on TLS ({why}): check tls_ca, tls_cert and "
                     "tls_key, and that the server wants TLS. Nothing was stored."
                 ) from None
             if refused.is_set():
                 raise JournalUnavailableError(
-                    f"{self.where}: user, password or token are wrong, or the credentials or nkey file: check the URL. "
+                    f"{self.where}: the user, password, token, credentials or nkey file is wrong: check the URL. "
                     "Nothing was stored."
                 ) from None
             if not of_network:
                 raise DefinitionError(
-                    f"the client takes no such URL, credentials or nkey file: {type(error).__name__}"
+                    f"the client does not accept this URL, credentials or nkey file: {type(error).__name__}"
                 ) from None
             raise self.away(type(error).__name__) from None
         try:

@@ -79,7 +79,7 @@ class Consumers:
 
     async def _again(self, attempts: Attempts) -> None:
         if not await attempts.wait():
-            raise self._connection.away("reading broke off: its replicas are behind") from None
+            raise self._connection.away("reading failed: its replicas are behind") from None
 
     @asynccontextmanager
     async def _marked(self, subjects: Sequence[str]) -> AsyncIterator[_Mark]:

@@ -290,9 +290,7 @@ class DueEntries:
             second.listed += 1
             entry = requests.subjects.due_entry(subject)
             if entry is None:
-                log.warning(
-                    "what is due by %s is passed over: it was written by something else", subject, extra=about()
-                )
+                log.warning("ignoring the due time %s: another program wrote it", subject, extra=about())
             elif entry.persistence_id.startswith(prefix) and (entry.due_at <= before or entry.at_an_end):
                 stems.setdefault(entry.stem, []).append(entry)
         return _Listed(before, moment, at_time, listed_to, deque(stems.values()), seconds)
@@ -316,7 +314,7 @@ class DueEntries:
         try:
             group = _IdEntries(second, entries, await self._requests.last(persistence_id), [], [])
         except JournalFormatError as error:
-            log.warning("what is due of %s is passed over: %s", persistence_id, error, extra=about())
+            log.warning("ignoring the due time of %s: %s", persistence_id, error, extra=about())
             return None
         for entry in entries:
             if group.newest is None or group.newest.head.nr < entry.nr:

@@ -33,7 +33,7 @@ class Login:
 
     def __init__(self, url: str, files: Files) -> None:
         if not isinstance(url, str):
-            raise DefinitionError(f"url is a text such as nats://host:4222, not {type(url).__name__}")
+            raise DefinitionError(f"url must be a string such as nats://host:4222, not {type(url).__name__}")
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in ("nats", "tls"):
             raise DefinitionError("url begins with nats:// or tls://")

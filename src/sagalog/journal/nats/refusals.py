@@ -39,11 +39,11 @@ def refused(error: Rejected, where: str, stream: str) -> JournalUnavailableError
     """Return our error for an answer that says no; nothing was stored."""
     if error.code == DENIED:
         return JournalUnavailableError(
-            f"{where}: {error.description}: give the user that permission. Nothing was stored."
+            f"{where}: {error.description}: grant the user that permission. Nothing was stored."
         )
     if error.code == _NO_STREAM:
         return JournalFormatError(
-            f"{where} has no stream {stream!r}: make it with `sagalog migrate --journal URL`, or open the journal with "
+            f"{where} has no stream {stream!r}: create it with `sagalog migrate --journal URL`, or open the journal with "
             "?migrate=true"
         )
     if error.code in _FULL:
@@ -52,7 +52,7 @@ def refused(error: Rejected, where: str, stream: str) -> JournalUnavailableError
         )
     if error.code == _SEALED:
         return JournalUnavailableError(
-            f"{where}: the stream {stream!r} is sealed, which cannot be undone: export it into another one. Nothing was "
+            f"{where}: the stream {stream!r} is sealed, which cannot be undone: copy it to another stream. Nothing was "
             "stored."
         )
     return JournalUnavailableError(f"{where}: {error.description} ({error.code}). Nothing was stored.")

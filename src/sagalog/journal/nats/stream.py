@@ -68,8 +68,8 @@ class Stream:
 
     def _not_made(self, error: Rejected) -> JournalUnavailableError:
         return JournalUnavailableError(
-            f"{self._connection.where}: the stream {self._requests.stream!r} cannot be made: {error.description} "
-            f"({error.code}). Are there as many servers as replicas, and is no other stream on its subjects?"
+            f"{self._connection.where}: the stream {self._requests.stream!r} cannot be created: {error.description} "
+            f"({error.code}). Are there as many servers as replicas, and does no other stream have its subjects?"
         )
 
     async def check(self) -> None:
@@ -80,7 +80,7 @@ class Stream:
         if version is None:
             raise JournalFormatError(f"{where} belongs to another program; it was not touched. Choose another name.")
         if version != FORMAT:
-            raise JournalFormatError(f"{where} has format {version}, this code knows {FORMAT}: upgrade sagalog")
+            raise JournalFormatError(f"{where} has format {version}; this code knows {FORMAT}: upgrade sagalog")
         for name in ("subjects", "retention", "storage", "discard", "duplicate_window"):
             if config.get(name) != self._config[name]:
                 raise JournalFormatError(
@@ -89,7 +89,7 @@ class Stream:
                 )
         self.kept = max(0, config.get("max_msgs_per_subject", -1))  # other limits refuse what is new
         if config.get("max_age"):
-            raise JournalFormatError(f"{where} has max_age, which deletes sagas that wait: remove it")
+            raise JournalFormatError(f"{where} has max_age, which deletes waiting sagas: remove it")
         if config.get("num_replicas", 1) == 1:
             log.warning(
                 "%s has one replica: acknowledged steps survive a power failure only if the server runs with "
@@ -110,6 +110,6 @@ class Stream:
             text = f"{where}: one replica; a step survives a power failure only with sync_interval: always"
             return [Finding("durable", "warn", text, "run three servers and ?replicas=3, or set sync_interval"), schema]
         if behind:
-            text = f"{where}: of {replicas} replicas, {', '.join(behind)} is behind or away"
+            text = f"{where}: of {replicas} replicas, {', '.join(behind)} is behind or unreachable"
             return [Finding("durable", "warn", text, "bring that server back before another one fails"), schema]
-        return [Finding("durable", "ok", f"{where}, {replicas} replicas, all there"), schema]
+        return [Finding("durable", "ok", f"{where}, {replicas} replicas, all current"), schema]

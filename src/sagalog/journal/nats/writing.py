@@ -122,10 +122,12 @@ class NatsWriter:
         try:
             answers = await self._publisher.publish(*entries)
         except SagalogError as error:
-            return OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {error}")
+            return OutcomeUnknownError(f"{persistence_id}: the record is stored, but not its due time: {error}")
         for answer in answers:
             if isinstance(answer, Rejected):
-                return OutcomeUnknownError(f"{persistence_id}: stored, but not when it is due: {answer.description}")
+                return OutcomeUnknownError(
+                    f"{persistence_id}: the record is stored, but not its due time: {answer.description}"
+                )
         return None
 
     def note(self, persistence_id: str, stored: Stored | None) -> _Newest:
@@ -165,7 +167,7 @@ class NatsWriter:
                 raise self._requests.refused(answer)
             if not await attempts.wait():
                 raise JournalUnavailableError(
-                    f"{persistence_id!r} is written by others all the time; nothing was deleted"
+                    f"{persistence_id!r} is being written by others all the time; nothing was deleted"
                 )
         # What is hidden may go; what is not, and the newest, stays.
         place = 1

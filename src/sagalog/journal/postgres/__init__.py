@@ -68,7 +68,7 @@ class PostgresJournal:
         keep = check_history(history)
         for name, flag in (("migrate", migrate), ("pooler", pooler)):
             if not isinstance(flag, bool):
-                raise DefinitionError(f"{name} is True or False, not {flag!r}")
+                raise DefinitionError(f"{name} must be True or False, not {flag!r}")
         self.page_bytes = 4096 if keep is None else 0
         self.kept_records: int = keep or 0
         self.schema: str = check_name(schema)
@@ -186,8 +186,8 @@ class PostgresJournal:
                     raise SequenceOutOfOrder((message.persistence_id,))
             except asyncpg.DeadlockDetectedError as error:
                 raise JournalUnavailableError(
-                    f"{message.persistence_id!r}: this transaction and another wait for each other: roll it back, and try "
-                    "again; nothing was stored"
+                    f"{message.persistence_id!r}: this transaction and another wait for each other: roll back and "
+                    "try again; nothing was stored"
                 ) from error
             except asyncpg.SerializationError as error:
                 raise SequenceOutOfOrder((message.persistence_id,)) from error

@@ -27,7 +27,7 @@ def as_asyncpg(connection: Any) -> Any:
     if connection.family == "psycopg":
         if connection.driver.pgconn.pipeline_status:
             raise DefinitionError(
-                "connection= is in psycopg's pipeline mode, which has no answers yet; nothing was stored"
+                "connection= is in psycopg's pipeline mode, in which results are not available yet; nothing was stored"
             )
         return PsycopgConnection(connection)
     raise DefinitionError(

@@ -120,7 +120,7 @@ class Connections:
     async def _connect(self, *arguments: Any, **options: Any) -> Any:
         for name, path in self._files:
             if not os.access(path, os.R_OK):  # which the driver tells as it tells a server that is away
-                raise DefinitionError(f"{name} is {path!r}, and there is no such file, or it cannot be read")
+                raise DefinitionError(f"{name} is {path!r}, but that file does not exist or cannot be read")
         try:
             return await asyncpg.connect(*arguments, **options)
         except Exception as error:
@@ -266,7 +266,7 @@ def _where(dsn: str) -> tuple[str, list[tuple[str, str]]]:
     """
     scheme, separator, rest = dsn.partition("://") if isinstance(dsn, str) else ("", "", "")
     if not separator or scheme not in ("postgresql", "postgres"):
-        raise DefinitionError("this is not a PostgreSQL URL: one is postgresql://user@host/database")
+        raise DefinitionError("this is not a PostgreSQL URL; write postgresql://user@host/database")
     try:
         url = split_server_url("postgresql", rest)
     except DefinitionError as error:
@@ -275,7 +275,7 @@ def _where(dsn: str) -> tuple[str, list[tuple[str, str]]]:
     given = dict(query)
     for port in given.get("port", "").split(","):
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-            raise DefinitionError("this is not a PostgreSQL URL: port in it is not a number from 1 to 65535")
+            raise DefinitionError("this is not a PostgreSQL URL: its port is not a number from 1 to 65535")
     if url.place:
         places = [one.place if one.port else f"{one.place}:{given.get('port', 5432)}" for one in url.addresses]
     else:

@@ -24,7 +24,7 @@ async def findings_of(connections: Connections, schema: str) -> list[Finding]:
     off = sorted(row[0] for row in rows if row[1] == "off")
     where = f"PostgreSQL {rows[0][2]}" if rows else "PostgreSQL"
     if off:
-        text = f"{where} with {', '.join(off)} off: what is committed may be lost when the server's machine fails"
+        text = f"{where} with {', '.join(off)} off: committed data may be lost when the server's machine fails"
         durable = Finding("durable", "fail", text, f"set {', '.join(f'{name} = on' for name in off)}")
     else:
         names = "fsync, full_page_writes, synchronous_commit"
@@ -45,11 +45,11 @@ async def _refused(connections: Connections, schema: str) -> list[Finding]:
         finally:
             connection.terminate()
     if len(missing) == _RIGHTS:
-        return [Finding("writable", "ok", "not asked: this user may only read")]
+        return [Finding("writable", "ok", "not checked: this user may only read")]
     if missing:
         text = f"writes are refused: this user lacks the right to {', '.join(missing)}"
         return [Finding("writable", "fail", text, "GRANT it to the user")]
     if read_only:
-        text = "writes are refused: the server is read-only, a replica perhaps"
-        return [Finding("writable", "fail", text, "connect to the primary, or end default_transaction_read_only")]
+        text = "writes are refused: the server is read-only, perhaps a replica"
+        return [Finding("writable", "fail", text, "connect to the primary, or turn default_transaction_read_only off")]
     return []

@@ -18,16 +18,19 @@ _REMEDIES: list[tuple[type[Exception], str]] = [
     (asyncpg.InsufficientPrivilegeError, "this user lacks a right{}: grant it on the schema, its tables and sequences"),
     (asyncpg.UndefinedTableError, "the tables are gone: run `sagalog migrate --journal URL`"),
     (asyncpg.InvalidSchemaNameError, "the schema is gone: run `sagalog migrate --journal URL`"),
-    (asyncpg.UndefinedColumnError, "the tables are of another version: run `sagalog migrate --journal URL`"),
-    (asyncpg.UndefinedFunctionError, "the tables are of another version: run `sagalog migrate --journal URL`"),
+    (asyncpg.UndefinedColumnError, "the tables have another version: run `sagalog migrate --journal URL`"),
+    (asyncpg.UndefinedFunctionError, "the tables have another version: run `sagalog migrate --journal URL`"),
     (asyncpg.OutOfMemoryError, "its table of locks is full: raise max_locks_per_transaction"),
     (asyncpg.DiskFullError, "the disk is full: free some space"),
     (asyncpg.TooManyConnectionsError, "all connections are taken: raise max_connections, or use a pooler"),
-    (asyncpg.ReadOnlySQLTransactionError, "it is read-only, a replica perhaps: connect to the primary"),
-    (asyncpg.LockNotAvailableError, "it does not get a lock within lock_timeout: end the transaction that holds it"),
+    (asyncpg.ReadOnlySQLTransactionError, "it is read-only, perhaps a replica: connect to the primary"),
+    (asyncpg.LockNotAvailableError, "it could not get a lock within lock_timeout: end the transaction that holds it"),
     (asyncpg.InvalidSQLStatementNameError, "a pooler loses prepared statements: open the journal with ?pooler=true"),
-    (asyncpg.DuplicatePreparedStatementError, "a pooler mixes prepared statements: open the journal with ?pooler=true"),
-    (asyncpg.TargetServerAttributeNotMatched, "none of its servers is as target_session_attrs asks"),
+    (
+        asyncpg.DuplicatePreparedStatementError,
+        "a pooler mixes up prepared statements: open the journal with ?pooler=true",
+    ),
+    (asyncpg.TargetServerAttributeNotMatched, "none of its servers is what target_session_attrs asks for"),
 ]
 # What the server says about a statement means that it was rolled back, except when it ends the connection at the same
 # time: that may happen right behind a commit. Every other error says nothing about what the server has done.
@@ -56,7 +59,7 @@ PASSING = (
 # a failover, or with a setting of then, can stay read-only as long as it lives.
 AGAIN = (asyncpg.ReadOnlySQLTransactionError, asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 _DENIED = re.compile(r"permission denied for (\w+ [\w.]+)")
-_NO_TLS = "the server refuses TLS: turn it on there (ssl = on), or ask for another sslmode in the URL"
+_NO_TLS = "the server refuses TLS: turn it on there (ssl = on), or use another sslmode in the URL"
 
 
 def passes(error: BaseException) -> bool:
@@ -108,7 +111,7 @@ def translate_login(error: Exception, where: str, settings: tuple[str, ...]) -> 
     elif isinstance(error, _OF_SETTINGS):
         given = ", ".join(settings) or "none, so look for PGOPTIONS and the like"
         translated = DefinitionError(
-            f"{where} does not take a setting of the URL ({name}): neither sagalog nor libpq has a setting of that name, "
+            f"{where} does not accept a setting in the URL ({name}): neither sagalog nor libpq has such a setting, "
             f"or its value is wrong. Given: {given}"
         )
     else:
@@ -131,12 +134,12 @@ def translate(error: Exception, where: str, *, sent: bool = False, reading: bool
 
 
 _OF_CALLERS: list[tuple[type[Exception] | tuple[type[Exception], ...], str]] = [
-    (asyncpg.QueryCanceledError, "a statement was cancelled, by a statement_timeout of its session perhaps"),
-    (asyncpg.LockNotAvailableError, "another transaction holds the instance for longer than its lock_timeout"),
-    (asyncpg.ReadOnlySQLTransactionError, "its transaction may only read: begin it READ WRITE, on the primary"),
+    (asyncpg.QueryCanceledError, "a statement was cancelled, perhaps by the session's statement_timeout"),
+    (asyncpg.LockNotAvailableError, "another transaction held the instance for longer than lock_timeout"),
+    (asyncpg.ReadOnlySQLTransactionError, "its transaction is read-only: begin it READ WRITE, on the primary"),
     (
         (*_ENDS, asyncpg.InterfaceError, OSError),
-        "it is lost, closed, or in use by another task: begin the transaction anew, on another one",
+        "it is lost, closed, or in use by another task: begin a new transaction on another connection",
     ),
 ]
 
@@ -147,7 +150,7 @@ def translate_callers(error: Exception, where: str) -> SagalogError:
     name = type(error).__name__
     if isinstance(error, asyncpg.InFailedSQLTransactionError):  # for ever: nothing is done in it any more
         translated = DefinitionError(
-            "the transaction on connection= has failed before, by a statement of yours: roll it back, and begin another; "
+            "the transaction on connection= has already failed, in a statement of yours: roll it back and begin another; "
             "nothing was stored"
         )
     for kind, what in _OF_CALLERS:
@@ -179,13 +182,13 @@ def _translated(error: Exception, where: str, *, sent: bool, end: str) -> Sagalo
     if isinstance(error, asyncpg.DataError):
         return InvalidEventError(f"{where} refuses a value ({name}).{end}")
     if isinstance(error, AGAIN):
-        return JournalUnavailableError(f"{where}: others were in the way ({name}): try again.{end}")
+        return JournalUnavailableError(f"{where}: other transactions were in the way ({name}): try again.{end}")
     if sent and (isinstance(error, _ENDS) or not isinstance(error, asyncpg.PostgresError)):
         return OutcomeUnknownError(f"{where}: the connection ended before the answer ({name}); it may be stored")
     if wrong := _of_tls(error):
         return JournalUnavailableError(f"{where}: {wrong}.{end}")
     if isinstance(error, TimeoutError):
-        return JournalUnavailableError(f"{where} does not answer in time ({name}): check that it runs.{end}")
+        return JournalUnavailableError(f"{where} did not answer in time ({name}): check that it runs.{end}")
     if isinstance(error, asyncpg.QueryCanceledError):
         return JournalUnavailableError(
             f"{where} cancels statements ({name}): raise the statement_timeout of this user, database or server.{end}"

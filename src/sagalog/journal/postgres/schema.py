@@ -103,7 +103,7 @@ _MOMENTS = {  # of Python
 def check_name(schema: str) -> str:
     """Return a schema's name that needs no quotes. Raises DefinitionError."""
     if not isinstance(schema, str) or not _NAME.match(schema):
-        raise DefinitionError(f"a schema's name is lower-case letters, digits and '_', at most 63, not {schema!r}")
+        raise DefinitionError(f"a schema's name may have up to 63 lower-case letters, digits and '_', not {schema!r}")
     return schema
 
 
@@ -112,7 +112,7 @@ async def check(connection: Any, schema: str, where: str) -> None:
     version = await _version(connection, schema, where)
     if version == 0:
         raise JournalFormatError(
-            f"{where} has no journal in schema {schema!r}: make it with `sagalog migrate --journal URL`, or open the "
+            f"{where} has no journal in schema {schema!r}: create it with `sagalog migrate --journal URL`, or open the "
             "journal with ?migrate=true"
         )
     if version < len(MIGRATIONS):
@@ -140,12 +140,12 @@ async def _version(connection: Any, schema: str, where: str) -> int:
     version: int | None = await connection.fetchval(f"SELECT version FROM {schema}.sagalog_version")
     if version is None:
         raise JournalFormatError(
-            f"{where}: schema {schema!r} does not say its version, for its table sagalog_version is empty: restore that "
-            "row from a backup"
+            f"{where}: schema {schema!r} does not say its version, because its table sagalog_version is empty: "
+            "restore that row from a backup"
         )
     if version > len(MIGRATIONS):
         raise JournalFormatError(
-            f"{where}: schema {schema!r} has version {version}, this code knows up to {len(MIGRATIONS)}; it was not "
+            f"{where}: schema {schema!r} has version {version}; this code knows up to {len(MIGRATIONS)}; it was not "
             "touched. Upgrade sagalog."
         )
     return version
@@ -161,7 +161,9 @@ async def migrate(connection: Any, schema: str, where: str) -> int:
             try:
                 await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
             except (asyncpg.PostgresSyntaxError, asyncpg.ReservedNameError) as error:
-                raise DefinitionError(f"{where} takes no schema of the name {schema!r}: choose another one") from error
+                raise DefinitionError(
+                    f"{where} does not allow a schema named {schema!r}: choose another name"
+                ) from error
             await connection.execute(f"CREATE TABLE {schema}.sagalog_version (version int NOT NULL)")
             await connection.execute(f"INSERT INTO {schema}.sagalog_version VALUES (0)")
         for script in MIGRATIONS[before:]:

@@ -193,7 +193,7 @@ def _array(terms: tuple[str, ...] | None) -> str | None:
 def microseconds(moment: datetime) -> int:
     """Return a moment as PostgreSQL is told it. Raises InvalidEventError for one that is not aware."""
     if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise InvalidEventError(f"a moment is an aware datetime, not {type(moment).__name__}; nothing was stored")
+        raise InvalidEventError(f"a time must be an aware datetime, not {type(moment).__name__}; nothing was stored")
     return (moment - _EPOCH) // _MICROSECOND
 
 
@@ -207,7 +207,7 @@ def storable(message: PersistentRepr) -> PersistentRepr:
 @lru_cache(maxsize=256)  # a saga's records all have the same
 def _refuse_nul(texts: tuple[str, ...]) -> None:
     if any("\x00" in text for text in texts):
-        raise InvalidEventError("PostgreSQL keeps no NUL in a manifest, a writer's id or a tag; nothing was stored")
+        raise InvalidEventError("PostgreSQL cannot store NUL in a manifest, a writer's id or a tag; nothing was stored")
 
 
 @lru_cache(maxsize=256)

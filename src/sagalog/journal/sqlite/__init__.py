@@ -64,13 +64,13 @@ def _nothing(_: sqlite3.Connection) -> None:
 def _checked_path(path: object) -> str:
     """Return the path as a text. Raises DefinitionError."""
     if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
-        raise DefinitionError(f"path is a str or a Path, not {path!r}")
+        raise DefinitionError(f"path must be a str or a Path, not {path!r}")
     name = str(os.fspath(path))
     if not name.isascii():
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise DefinitionError("path holds a lone surrogate, which is not valid Unicode") from None
+            raise DefinitionError("path contains a lone surrogate, which is not valid Unicode") from None
     if name in ("", ":memory:"):
         raise DefinitionError("SqliteJournal needs a file; use memory:// for a journal in memory")
     return name
@@ -173,7 +173,7 @@ class SqliteJournal:
         """Open `sqlite:///relative.db` or `sqlite:////absolute.db`; settings: `?history=10&busy_seconds=5&on_loop_ms=2`."""
         path, _, query = rest.partition("?")
         if not path.startswith("/") or path == "/":
-            raise DefinitionError("an SQLite journal is named as sqlite:///relative.db or sqlite:////absolute/path.db")
+            raise DefinitionError("an SQLite journal's URL is sqlite:///relative.db or sqlite:////absolute/path.db")
         given, others = split_settings("sqlite", query, _SETTINGS)
         only_known("sqlite", _SETTINGS, others)
         return cls(path[1:], **{**given, **settings})
@@ -258,7 +258,7 @@ class SqliteJournal:
         self, terms: Sequence[str], *, after: str = "", limit: int = 1000
     ) -> tuple[list[PersistentRepr], str]:
         if after and not after.isdecimal():
-            raise InvalidEventError("this is not a place to go on from")
+            raise InvalidEventError("this is not an offset of this journal")
         wanted, place = wanted_terms(terms), int(after or 0)
         found, place = await self._read(lambda c: found_by(c, wanted, place, limit))
         return found, str(place) if place else ""
@@ -369,7 +369,7 @@ class SqliteJournal:
     async def examine(self) -> list[Finding]:
         findings = await self._read(partial(findings_of, read_only=self.read_only))
         if self.read_only:
-            findings.append(Finding("writable", "warn", "the file can only be read from here"))
+            findings.append(Finding("writable", "warn", "this process can only read the file"))
         else:
             try:
                 await self._writer.submit(touch)

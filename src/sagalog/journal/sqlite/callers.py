@@ -69,8 +69,8 @@ def check_file(path: str) -> Statements:
     hiding = yield (f"SELECT name FROM sqlite_temp_master WHERE name IN ({', '.join('?' * len(TABLES))})", TABLES)  # noqa: S608
     if hiding:
         raise DefinitionError(
-            f"the connection has a temporary table {hiding[0][0]!r}, which hides the journal's: give it another name; "
-            "nothing was stored"
+            f"the connection has a temporary table {hiding[0][0]!r}, which hides the journal's: rename it; nothing "
+            "was stored"
         )
 
 
@@ -177,8 +177,8 @@ async def _run_in_its_thread(connection: Any, statements: Statements) -> Any:
     in_thread, driver = getattr(connection, "_execute", None), getattr(connection, "_conn", None)
     if in_thread is None or not isinstance(driver, sqlite3.Connection):
         raise DefinitionError(
-            f"this version of aiosqlite runs no function in the thread of a connection ({type(connection).__qualname__}): "
-            "use another one, or a connection of sqlite3; nothing was stored"
+            f"this version of aiosqlite runs no function in the thread of a connection ({type(connection).__qualname__})"
+            ": use another version, or a connection of sqlite3; nothing was stored"
         )
     wanted = [True]
     try:
@@ -200,7 +200,7 @@ def _run(connection: sqlite3.Connection, statements: Statements, wanted: Sequenc
             cursor.execute(sql, values)
             rows = cursor.fetchall()
             if sql == _LOCK[0] and not connection.in_transaction:
-                raise DefinitionError("the transaction on connection= has ended meanwhile; nothing was stored")
+                raise DefinitionError("the transaction on connection= has ended in the meantime; nothing was stored")
             if not begun and connection.in_transaction:
                 cursor.execute("SAVEPOINT sagalog_step")
                 begun = True

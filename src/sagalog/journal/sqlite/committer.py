@@ -141,7 +141,7 @@ class NoCommitter:
 
     def submit(self, work: Work) -> asyncio.Future[Any]:
         """Refuse it."""
-        raise JournalUnavailableError(f"{self._path} is read-only here: it can be looked at only. Nothing was stored.")
+        raise JournalUnavailableError(f"{self._path} is read-only here: it can only be read. Nothing was stored.")
 
     async def write_batch(self, rows: list[Row]) -> set[str]:
         """Refuse it."""

@@ -26,7 +26,10 @@ def _damaged(connection: sqlite3.Connection) -> list[Finding]:
     (count,) = connection.execute("SELECT count(*) FROM instance WHERE due_at > ?", (LAST,)).fetchone()  # texts, too
     if not count:
         return []
-    text = f"{count:,} instance{' is' if count == 1 else 's are'} due at what is no moment: another program wrote that"
+    text = (
+        f"{count:,} instance{' is' if count == 1 else 's are'} due at a value that is not a time: another program "
+        "wrote it"
+    )
     return [Finding("due", "warn", text, "their timers do not fire before their next event; restore a backup")]
 
 
@@ -34,5 +37,5 @@ def findings_of_names(file: OpenedFile) -> list[Finding]:
     """Say whether the file has more than one name."""
     if file.links <= 1:
         return []
-    text = f"the file has {file.links} names; SQLite keeps a log for each, and mixes them up"
+    text = f"the file has {file.links} names; SQLite would keep a separate log for each, which corrupts the file"
     return [Finding("name", "warn", text, "open it under one name only, and remove the other links")]

@@ -66,7 +66,7 @@ def check_kind(path: str) -> bool:
     except OSError:
         return False
     if stat.S_ISDIR(found.st_mode):
-        raise JournalUnavailableError(f"{path} is a folder: name a file in it")
+        raise JournalUnavailableError(f"{path} is a folder: give a file in it")
     if not stat.S_ISREG(found.st_mode):
         raise JournalFormatError(f"{path} is not a regular file; it was left as it is. Choose another path.")
     return found.st_size > 0
@@ -89,11 +89,13 @@ def check_may_read(path: str) -> None:
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise JournalUnavailableError(f"{path} does not exist; nothing was made. Is the journal's URL right?") from None
+        raise JournalUnavailableError(
+            f"{path} does not exist, and was not created. Is the journal's URL right?"
+        ) from None
     except OSError as error:
         raise JournalUnavailableError(f"{path} cannot be reached by this user ({error.strerror})") from error
     if not os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise JournalUnavailableError(f"{path} may not be read by this user: give it the right to")
+        raise JournalUnavailableError(f"{path} may not be read by this user: grant read access")
 
 
 def stamp(path: str) -> tuple[int, ...]:
@@ -122,8 +124,8 @@ def check_not_inherited(path: str) -> None:
     """
     if _inherited and _identity(path) in _inherited:
         raise JournalUnavailableError(
-            f"{path} was open in the process that this one was forked from, and SQLite cannot open it safely in both: "
-            "fork before the journal is opened, or start processes by spawn"
+            f"{path} was open in the process that this one was forked from, and SQLite cannot safely open it in "
+            "both: fork before you open the journal, or start processes by spawn"
         )
 
 
@@ -236,7 +238,7 @@ class OpenedFile:
             return f"{self.path} was emptied while it was open"
         if self._identities[1] is not None:
             if self._log.was_cut():
-                return f"{self._names[1]} was cut off while it was open"
+                return f"{self._names[1]} was truncated while it was open"
             if not self._log.size:
                 return ""  # asked again behind the next write, which tells
         self._contents_at = self._looked_at + CHECK_SECONDS
@@ -247,8 +249,8 @@ class OpenedFile:
         fresh = time.monotonic() - self._looked_at < CHECK_SECONDS
         if lost := self._lost if fresh else self.lost:
             raise JournalUnavailableError(
-                f"{lost}: nothing that is written from now on would be found again, so nothing is. Restart this process "
-                "once the file is in its place. Nothing was stored."
+                f"{lost}: nothing written from now on could be found again, so nothing is written. Restart this "
+                "process once the file is back in its place. Nothing was stored."
             )
 
     def _size(self) -> int:

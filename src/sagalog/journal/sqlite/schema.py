@@ -101,7 +101,7 @@ def prepare(path: str, *, busy_seconds: float, beside: bool = False) -> None:
     if "\0" in path:
         raise DefinitionError(f"a path cannot hold a zero character: {path!r}")
     if not os.path.isdir(Path(path).parent):
-        raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: make it first")
+        raise JournalUnavailableError(f"{path}: the folder {Path(path).parent} does not exist: create it first")
     check_not_inherited(path)
     check_may_write(path)
     attempts = Attempts(Waiting(first=0.01, most=0.03, seconds=busy_seconds))
@@ -176,8 +176,8 @@ def check_version(connection: sqlite3.Connection, path: str) -> None:
     if version != layout.VERSION:
         what = f"has schema version {version}" if version else "is empty"
         raise JournalFormatError(
-            f"{path} {what} and cannot be written here, so it cannot be brought to version {layout.VERSION}. Copy it "
-            "(with its -wal file, if there is one) to where it can."
+            f"{path} {what} and cannot be written here, so it cannot be migrated to version {layout.VERSION}. Copy "
+            "it (with its -wal file, if there is one) to a place where it can be written."
         )
 
 
@@ -214,7 +214,7 @@ def _check_room(connection: sqlite3.Connection, path: str, version: int) -> None
     taken = sorted(names.intersection((*layout.TABLES, "saga", "instance_due", "term_of_instance")))
     if taken:
         raise JournalFormatError(
-            f"{path} has {', '.join(taken)} of its own, which are names of the journal's; use another file"
+            f"{path} has {', '.join(taken)} of its own, names that the journal needs; use another file"
         )
     if version:
         raise JournalFormatError(
@@ -232,10 +232,10 @@ def _check_mark(path: str, application: int, version: int, tables: int) -> None:
         )
     if version > layout.VERSION:
         raise JournalFormatError(
-            f"{path} has schema version {version}, this code knows version {layout.VERSION}; it was not touched. "
+            f"{path} has schema version {version}; this code knows version {layout.VERSION}; it was not touched. "
             "Upgrade sagalog."
         )
     if version < 1:
         raise JournalFormatError(
-            f"{path} is marked as a journal of version {version}, which there never was; it was not touched."
+            f"{path} is marked as a journal of version {version}, which never existed; it was not touched."
         )

@@ -38,6 +38,9 @@ class World:
         super().__init_subclass__(**keywords)
         check_duration(f"{cls.__name__}.horizon", cls.horizon)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}, a World of {', '.join(saga.name for saga in self.sagas) or 'no saga'}>"
+
     def events(self, chance: random.Random) -> Iterable[Any]:
         """Yield the events that happen, in their order; a number between them lets so many seconds pass."""
         raise NotImplementedError(f"{type(self).__name__}.events(chance) has to yield events")

@@ -28,8 +28,10 @@ class WorkerCommand(_Base):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take the options of `sagalog worker`."""
-        parser.add_argument("--processes", type=int, default=1, help="Workers on this machine (default: 1).")
-        parser.add_argument("--http", metavar="HOST:PORT", help="Answer /live, /ready and /metrics there.")
+        parser.add_argument(
+            "--processes", type=int, default=1, help="How many worker processes to run on this machine (default: 1)."
+        )
+        parser.add_argument("--http", metavar="HOST:PORT", help="Answer /live, /ready and /metrics at this address.")
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run until SIGTERM or Ctrl-C."""
@@ -41,9 +43,9 @@ class WorkerCommand(_Base):
             raise CommandError(str(error)) from error
         processes = options["processes"]
         if processes < 1:
-            raise CommandError("--processes is 1 or more")
+            raise CommandError("--processes must be 1 or more")
         if used.in_memory:
-            raise CommandError("a journal in memory belongs to one process: nothing is left to a worker")
+            raise CommandError("a journal in memory belongs to one process: there is nothing for a worker to do")
         try:
             if processes == 1:
                 code = asyncio.run(work(used, where))
