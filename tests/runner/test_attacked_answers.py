@@ -83,4 +83,4 @@ async def test_what_a_command_handler_returns_behind_its_yields_is_handled(hooks
 async def test_nonsense_that_a_command_handler_returns_behind_its_yields_parks_its_instance() -> None:
     told, parked = await heard(returns_nonsense, [])
     assert told == ["first"]
-    assert "a int, cannot be taken" in parked
+    assert "a int, cannot be handled" in parked

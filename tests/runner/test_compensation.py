@@ -218,7 +218,7 @@ async def test_a_command_whose_answer_is_no_event_parks_at_once_and_waits_for_re
         await runner.settle()
         record = await bench.record("a")
         assert record.stuck == "1/0"
-        assert "was carried out, but its answer, a dict, cannot be taken" in record.parked
+        assert "was carried out, but its answer, a dict, cannot be handled" in record.parked
         assert len(bench.world.seen) == 1
         await runner.retry("order", "a")
         await runner.settle()

@@ -136,7 +136,7 @@ async def test_what_is_due_at_no_moment_is_told(tmp_path: Path) -> None:
     async with open_journal(await damaged(tmp_path, PASSED_OVER["due behind the calendar"])) as journal:
         (finding,) = [one for one in await journal.examine() if one.name == "due"]  # type: ignore[attr-defined]
     assert finding.level == "warn"
-    assert "1 instance is due at what is no moment" in finding.text
+    assert "1 instance is due at a value that is not a time" in finding.text
 
 
 class Contradicting(InMemoryJournal):

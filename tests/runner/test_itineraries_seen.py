@@ -71,8 +71,8 @@ async def test_check_tells_which_instances_code_without_an_activity_could_not_go
     code = Code([WithoutHotel()], lambda command: True)
     (view,) = [view async for view in instances(journal)]
     told = [reason.text for reason in code.reasons(view)]
-    assert any(text.startswith("activity hotel is running, and this code has none of that name") for text in told)
-    assert any(text.startswith("activity flight may have to be undone, and this code has no undo") for text in told)
+    assert any(text.startswith("activity hotel is running, but this code has no such activity") for text in told)
+    assert any(text.startswith("activity flight may have to be undone, but this code has no undo") for text in told)
     assert list(Code([TripSaga()], partial(has_handler, running)).reasons(view)) == []
     world.gates["hotel"].set()
     await running.stop()

@@ -33,9 +33,9 @@ from .selection import Selection, selecting
 def cancel_(
     ids: tuple[str, ...], compensate: bool, retention: timedelta, url: str, selection: Selection, wish: Wish
 ) -> None:
-    """End instances: by default with their undo commands sent, last in first out.
+    """End instances. By default, their undo commands are sent, last in first out.
 
-    What is held is dropped, and its ids count as consumed.
+    Held messages are dropped, and their ids count as consumed.
 
     \b
     Examples:

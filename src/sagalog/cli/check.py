@@ -35,10 +35,10 @@ _EXAMPLES = 3
     "--json", "as_json", is_flag=True, help="Print one JSON object: counts, and every instance that would park."
 )
 def check_(target: str, url: str, as_json: bool) -> None:
-    """Read every live instance of a journal with this code, and list those that it could not go on with.
+    """Read every live instance of a journal with this code, and list those that it could not continue.
 
     It decodes each state, timer, pending command, undo command, held and kept event, and looks for their handlers and
-    phases. It warns of a phase that no handler seems to enter; of an activity that would be passed over because later ones
+    phases. It warns of a phase that no handler seems to enter; of an activity that would be skipped because later ones
     have begun, or was begun without the undo that it has now; and of sequences that are numbered in another way. Data of
     older code is upcast. Nothing is changed. Exit code 1 if an instance would be parked.
 

@@ -59,8 +59,9 @@ def dashboard_(
 ) -> None:
     """Serve the dashboard: all sagas in a browser, live, with repairs.
 
-    It listens on this machine only, unless --host says otherwise; then a token must be given. Otherwise one is made and
-    printed. Reading needs it too, unless --open-reading: a proxy on this machine may let in everybody, unseen.
+    It listens only on this machine, unless --host says otherwise; then you must set a token. Otherwise one is made
+    and printed. Reading needs it too, unless you pass --open-reading: a proxy on this machine could let everybody in
+    unnoticed.
     SIGTERM or Ctrl-C stops it.
 
     \b

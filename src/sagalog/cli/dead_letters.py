@@ -43,16 +43,17 @@ def dead_letters_(
     headers: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Look at messages that no saga could take, with the reason, and put them back or drop them.
+    """Show messages that no saga could handle, with the reason, and put them back or drop them.
 
-    Without IDs they are listed, the oldest first; one ID shows it as a whole. What is put back goes behind what waits in
-    its source. Others who read the same topic or stream get it once more, too; its id is the same.
+    Without IDs, they are listed, oldest first; one ID shows that message in full. A message that is put back goes
+    behind those that wait in its source. Other readers of the same topic or stream also receive it again, under the
+    same id.
 
     \b
     Examples:
       sagalog dead-letters shop.sagas:runner
       sagalog dead-letters shop.sagas:runner 17 > body.json
-      sagalog dead-letters shop.sagas:runner 17 --put-back --body mended.json
+      sagalog dead-letters shop.sagas:runner 17 --put-back --body corrected.json
       sagalog dead-letters shop.sagas:runner --all --put-back
     """
     if put_back and drop:

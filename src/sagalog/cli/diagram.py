@@ -18,10 +18,10 @@ from .text import clean, json_line
 @click.option("--phases", is_flag=True, help="Draw its phases, as a Mermaid state diagram.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found, as one JSON object.")
 def diagram_(target: str, file: Path | None, phases: bool, as_json: bool) -> None:
-    """Draw a saga: its events, commands, timers, compensations and ends. As Mermaid text, or as a picture.
+    """Draw a saga, with its events, commands, timers, compensations and ends, as Mermaid text or as a picture.
 
-    It is read from the class and from the source of its handlers; nothing is run but the import. What a handler makes
-    elsewhere and passes on is shown as "a command".
+    It is read from the class and from the source of its handlers; only the import runs. A command that a handler gets
+    from elsewhere is shown as "a command".
 
     \b
     Examples:

@@ -35,7 +35,7 @@ _SKEW = timedelta(seconds=1)
 @code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def doctor_(url: str, quick: bool, strict: bool, code: str | None, as_json: bool) -> None:
-    """Check a journal: can it be reached, is it durable, do the clocks agree, is due work taken, what is parked?
+    """Check a journal: can it be reached, is it durable, do the clocks agree, is due work taken, is anything parked?
 
     Prints ok, warn or fail for each, and what to do. Changes nothing. Exit code 1 if a line says fail (with --strict: or
     warn). The URL may come from SAGALOG_JOURNAL.

@@ -24,7 +24,7 @@ from .show import the_one
 @click.option("--saga", help="Which saga, if several have this id.")
 @repair_options
 def drop_(correlation_id: str, command_id: str | None, saga: str | None, url: str, wish: Wish) -> None:
-    """Remove one command that waits, for example because its handler hangs, and go on with those behind it.
+    """Remove one waiting command, for example because its handler hangs, and continue with those behind it.
 
     COMMAND is its number in `show` (such as 3/0), or its full id. A timer is named in the same way, and a kept message by
     its id. The command may have been carried out: its undo command stays on the stack, and `cancel` sends it.

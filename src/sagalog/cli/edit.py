@@ -51,8 +51,9 @@ def edit_(
 ) -> None:
     """Open the state of one instance as JSON in $EDITOR, and save it if the saga's code can read it.
 
-    It is saved against the version that was shown: if the instance moves on meanwhile, nothing is overwritten. A parked
-    instance stays parked: retry it when its state is right. With --record, the old record is kept in a file here.
+    It is saved against the version that was shown: if the instance changes meanwhile, nothing is overwritten. A
+    parked instance stays parked: retry it once its state is right. With --record, the old record is saved to a file
+    in this folder.
 
     \b
     Examples:

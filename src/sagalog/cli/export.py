@@ -28,10 +28,12 @@ from .text import clean, json_line
 @click.option("--force", is_flag=True, help="Overwrite an existing file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the totals as one JSON object.")
 def export_(file: str, url: str, saga: str | None, latest: bool, force: bool, as_json: bool) -> None:
-    """Write all instances, finished ones too, with their history, to FILE (.gz: compressed, -: standard output).
+    """Write all instances, including finished ones, with their history, to FILE (.gz: compressed, -: standard
+    output).
 
     One JSON object a line, with checksums; `sagalog import` reads it into any journal. It contains the payloads:
-    keep it as safe as the journal. Stop the workers first; an instance that moves meanwhile is exported as it is then.
+    keep it as safe as the journal. Stop the workers first: an instance that changes meanwhile is exported as it is at
+    that moment.
 
     \b
     Examples:

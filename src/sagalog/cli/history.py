@@ -24,7 +24,7 @@ from .text import change_lines, cut, json_line, line, moment
 def history_(correlation_id: str, url: str, saga: str | None, as_json: bool) -> None:
     """Show every kept step of one instance: when, what it handled, what changed in the state, what it sent, who wrote it.
 
-    Repairs are told with whose they were. Long values and many changes are cut; --json has all.
+    A repair is shown with who made it. Long values and long lists of changes are cut; --json has all of them.
 
     \b
     Examples:

@@ -35,11 +35,12 @@ _BYTES_AT_ONCE = 16 * 1024 * 1024
 @click.option("--dry-run", is_flag=True, help="Check the file and the journal, and write nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 def import_(file: str, url: str, skip_existing: bool, dry_run: bool, as_json: bool) -> None:
-    """Bring the instances of an export into a journal: sequence numbers, command ids and message ids stay as they are.
+    """Import the instances of an export into a journal. Sequence numbers, command ids and message ids stay the same.
 
-    Every instance is checked against its checksum before, and read back after it is written. Nothing is overwritten: where
-    something else is stored under an id, that is an error, unless --skip-existing. Stopped in the middle, it goes on where
-    it was when it is run again. Start workers when it is done. Exit code 1 if anything was not imported.
+    Every instance is checked against its checksum before it is written, and read back afterwards. Nothing is
+    overwritten: if something else is stored under an id, that is an error, unless you pass --skip-existing. If it is
+    stopped in the middle, run it again, and it continues. Start the workers when it is done. Exit code 1 if anything
+    was not imported.
 
     \b
     Examples:

@@ -28,7 +28,7 @@ from .text import json_line, line, moment
 @click.option("--limit", type=click.IntRange(min=1), help="List at most this many.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def list_(url: str, selection: Selection, code: str | None, everything: bool, limit: int | None, as_json: bool) -> None:
-    """List the instances in a journal, streaming: live ones, or all.
+    """List the live instances in a journal, or all of them, as they are read.
 
     \b
     Examples:

@@ -23,8 +23,9 @@ from .text import clean, json_line
 def pause_(command: str | None, url: str, note: str, by: str, as_json: bool) -> None:
     """Stop the delivery of commands of a TYPE, on all workers of a journal, until `sagalog resume TYPE`.
 
-    Workers stop within a second or so, and stay stopped after a restart. An attempt that has begun is not cut off. Sagas
-    go on: their commands wait in the outbox, count no attempt, and can be dropped. Without TYPE: show what is paused.
+    Workers stop within a second or so, and stay stopped after a restart. An attempt that has begun is not cut off.
+    Sagas continue: their commands wait in the outbox, count no attempt, and can be dropped. Without TYPE: show what
+    is paused.
 
     \b
     Examples:

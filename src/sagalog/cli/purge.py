@@ -32,10 +32,10 @@ _AT_ONCE = 64
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def purge_(url: str, older_than: timedelta, saga: str | None, dry_run: bool, yes: bool, as_json: bool) -> None:
-    """Remove finished instances, with their history and their message ids; and keys that nobody holds.
+    """Remove finished instances with their history and their message ids, and keys that nobody holds.
 
     Workers do the same when the retention ends. An old message that is sent again afterwards starts the saga again, so keep
-    instances for as long as that can happen. Live instances are never touched, nor one that starts meanwhile.
+    instances for as long as that can happen. Live instances are never touched, not even one that starts meanwhile.
 
     \b
     Examples:

@@ -28,10 +28,11 @@ _AT_ONCE = 64
 @click.option("--dry-run", is_flag=True, help="Only print what would happen.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def reindex_(target: str, url: str, saga: str | None, force: bool, dry_run: bool, as_json: bool) -> None:
-    """Let live instances be found by all fields that the `index` of their saga names now.
+    """Index live instances by all fields that the `index` of their saga now names.
 
-    Each step brings the index of its instance up to date by itself. This does so for those that wait, a record each;
-    workers may run meanwhile. Calling it again goes on where it stopped. Exit code 1 if one could not be indexed.
+    Each step updates the index of its own instance. This command does it for instances that wait, with one record
+    each; workers may run meanwhile. If it is stopped, run it again, and it continues. Exit code 1 if an instance
+    could not be indexed.
 
     \b
     Examples:

@@ -16,7 +16,7 @@ from .selection import Selection, selecting
 @selecting
 @repair_options
 def retry_(ids: tuple[str, ...], url: str, selection: Selection, wish: Wish) -> None:
-    """Let parked instances try again what failed, then handle what was held since, in the order in which it came.
+    """Retry what parked an instance, then handle what was held since, in the order in which it came.
 
     It also delivers a stuck command again, and resumes a failed compensation. A running worker does the rest.
 

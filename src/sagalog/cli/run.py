@@ -50,8 +50,8 @@ def run_(target: str, url: str | None, source: str, clock: str | None, on_error:
     """Feed events from a file through a runner.
 
     A line is {"type": "OrderPlaced", "id": "m-1", "at": "2026-01-31T12:00:00Z", "data": {...}}, unless the runner reads
-    lines of its own (SagaRunner.reads). Killed or stopped, start it again on the same file: what was handled before is
-    known by its id and changes nothing.
+    lines of its own (SagaRunner.reads). If it is killed or stopped, run it again on the same file: events that were
+    handled before are recognised by their ids and change nothing.
 
     \b
     Examples:

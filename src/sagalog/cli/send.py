@@ -41,8 +41,8 @@ _PASSED_OVER = (Outcome.NO_INSTANCE, Outcome.IGNORED, Outcome.UNEXPECTED)
 def send_(target: str, event: str, data: str, message_id: str | None, url: str | None, seconds: float | None) -> None:
     """Send one event, and print what became of it as one line of JSON.
 
-    It is handled here and stored; what it leads to is for the workers: commands are carried out by `sagalog worker`. Exit
-    code 1: it was refused, no instance took it, or its saga has not ended in time.
+    It is handled here and stored. Workers do the rest: `sagalog worker` carries out the commands. Exit code 1: the
+    event was refused, no instance took it, or its saga did not end in time.
 
     \b
     Examples:

@@ -52,10 +52,10 @@ def serve_(
     max_body: int,
     max_in_flight: int,
 ) -> None:
-    """Answer over HTTP: take events as CloudEvents, tell how instances stand, and how they end.
+    """Serve a runner over HTTP: take events as CloudEvents, and report the state and the end of instances.
 
-    Who asks needs a token: one of --tokens, or the one in SAGALOG_TOKEN, which allows everything. Commands are left to
-    workers, unless --work. Put a proxy with TLS in front of it. SIGTERM or Ctrl-C stops it.
+    Callers need a token: one of --tokens, or the one in SAGALOG_TOKEN, which allows everything. Commands are left to
+    workers, unless you pass --work. Put a proxy with TLS in front of it. SIGTERM or Ctrl-C stops it.
 
     \b
     Examples:

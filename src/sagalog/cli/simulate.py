@@ -45,18 +45,18 @@ def simulate_(
     untried_ok: bool,
     as_json: bool,
 ) -> None:
-    """Run sagas in a simulated world, in which everything goes wrong, once for each seed.
+    """Run sagas in a simulated world, in which everything can go wrong, once for each seed.
 
-    MODULE:SAGA names a saga beside which a World is defined, or a World with its `sagas`. See "Testing your saga".
+    MODULE:SAGA names a saga in a module with a World, or a World with its `sagas`. See "Testing your saga".
 
     \b
     Exit codes:
       0    nothing went wrong, and everything was tried: each kind of fault, takeovers,
            repairs, every handler and timer of the sagas
-      1    a seed went wrong; its story is printed, and the command that tells it again
+      1    a seed went wrong; its story is printed, and the command that runs it again
       3    nothing went wrong, but something was never tried: take more seeds, let more
-           happen in the world, or say --untried-ok
-      130  stopped by Ctrl-C; what was done so far is printed
+           happen in the world, or pass --untried-ok
+      130  stopped by Ctrl-C; the results so far are printed
 
     \b
     Examples:

@@ -16,9 +16,9 @@ from .selection import Selection, selecting
 @selecting
 @repair_options
 def skip_(ids: tuple[str, ...], url: str, selection: Selection, wish: Wish) -> None:
-    """Drop what failed, then go on as `retry` does.
+    """Drop what failed, then continue as `retry` does.
 
-    What is dropped: the stuck command, the refused undo, or else the first held event, whose id then counts as consumed.
+    It drops the stuck command, the refused undo, or otherwise the first held event, whose id then counts as consumed.
 
     \b
     Examples:

@@ -26,8 +26,8 @@ from .text import json_line, line
 def stats_(url: str, saga: str | None, code: str | None, as_json: bool) -> None:
     """Count what is live, parked, overdue and undelivered, saga by saga, and what happened in the last hour.
 
-    Every record is read once. The figures of the last hour come from the records: an instance that took many steps counts
-    once, and one that was purged is forgotten.
+    Every record is read once. The figures of the last hour come from the records: an instance that took many steps
+    counts once, and a purged one does not count.
 
     \b
     Examples:

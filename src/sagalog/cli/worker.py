@@ -55,8 +55,9 @@ _STOP_SECONDS = 30.0  # beyond `stop_timeout`: for a journal that is slow
 def worker_(target: str, url: str | None, processes: int, address: str | None) -> None:
     """Run a worker: fire timers, deliver commands, take over what dead workers left.
 
-    Any number of workers on any number of machines may share one journal. SIGTERM or Ctrl-C stops it: what is under way
-    is finished, the rest is left to the others. SIGUSR1 makes it print what it has done as one line of JSON.
+    Any number of workers on any number of machines may share one journal. SIGTERM or Ctrl-C stops it: work that is
+    under way is finished, and the rest is left to other workers. SIGUSR1 makes it print what it has done as one line
+    of JSON.
 
     \b
     Examples:

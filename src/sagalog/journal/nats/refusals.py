@@ -52,7 +52,7 @@ def refused(error: Rejected, where: str, stream: str) -> JournalUnavailableError
         )
     if error.code == _SEALED:
         return JournalUnavailableError(
-            f"{where}: the stream {stream!r} is sealed, which cannot be undone: copy it to another stream. Nothing was "
+            f"{where}: the stream {stream!r} is sealed, which cannot be undone: export it to another journal. Nothing was "
             "stored."
         )
     return JournalUnavailableError(f"{where}: {error.description} ({error.code}). Nothing was stored.")
