@@ -208,3 +208,40 @@ async def test_a_timer_that_falls_due_while_its_turn_begins_sees_no_time_before_
     assert [at for at, now in times if now < at] == []
     steps = [decode_record(step.payload) async for step in journal.replay_messages("saga::alarm::a", 1, 10_000)]
     assert all(before.updated_at <= after.updated_at for before, after in pairwise(steps))
+
+
+clock = ManualClock()
+
+
+@dataclass
+class Dawdled:
+    order_id: str
+
+
+class SlowSaga(AlarmSaga):
+    name = "slow"
+
+    @on(Dawdled, key="order_id")
+    async def dawdled(self, heard: Heard, event: Dawdled) -> None:
+        clock.advance(timedelta(minutes=1))
+        await asyncio.sleep(0)
+
+    @on(Asked, key="order_id")
+    def asked(self, heard: Heard, event: Asked, context: StepContext) -> Action:
+        heard.times = [(context.now, context.now)]
+        return SetTimer("alarm 0", Rung(event.order_id), after=timedelta(seconds=30))
+
+
+async def test_what_waited_in_a_turn_behind_a_slow_handler_is_not_dated_back() -> None:
+    journal = InMemoryJournal()
+    async with SagaRunner(journal, sagas=[SlowSaga], clock=clock) as runner:
+        await runner.handle(Placed("a"))
+        await runner.settle()
+    before = clock.now()
+    async with SagaRunner(journal, sagas=[SlowSaga], clock=clock) as runner:  # both wait for the record
+        await asyncio.gather(runner.handle(Dawdled("a")), runner.handle(Asked("a")))
+        times = (await runner.state(SlowSaga, "a")).times
+    newest = await journal.latest_message("saga::slow::a")
+    assert newest is not None
+    assert times[0][0] == before + timedelta(minutes=1)
+    assert decode_record(newest.payload).timers["alarm 0"].due_at == before + timedelta(seconds=90)

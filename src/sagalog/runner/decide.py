@@ -79,6 +79,7 @@ async def decide_slowly(turn: Turn, first: Awaitable[None] | GaveWay) -> None:
                 await more
                 if not replaying:
                     _passed(turn, turn.batch[turn.at])
+                turn.is_later()
             replaying = False
             following = _run(turn)
             if following is None:

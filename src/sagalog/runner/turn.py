@@ -85,6 +85,12 @@ class Turn:
         self.to_record: bool = draft.changed
         draft.changed = False
 
+    def is_later(self) -> None:
+        """Move the time of the step on to that of the clock: what comes next in it is not to be dated back."""
+        engine = self.instance.runtime.engine
+        if not engine.event_time:
+            self.draft.now = max(self.draft.now, engine.now())
+
     @property
     def decided(self) -> list[Envelope]:
         """The envelopes that were decided, or passed over."""
