@@ -8,13 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from sagalog import SagaRunner
-from sagalog.brokers import looking
+from sagalog.brokers import SinkMessage, looking
 from sagalog.brokers.kafka import KafkaSink, KafkaSource
+from sagalog.brokers.kafka import source as kafka_source
+from sagalog.brokers.kafka.connection import decoded, encoded
 from sagalog.conformance import BrokerConformance, Capability
 
 from ..servers.kafka import Kafka
@@ -97,37 +101,64 @@ class TestKafkaBehaviour(BrokerBehaviour):
         objects.close()
 
 
-async def test_a_topic_that_is_made_anew_is_read_from_its_beginning_and_told_of(
+async def test_a_topic_that_is_made_anew_below_the_position_of_its_group_is_told_of(
     one_kafka: Kafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """This broker takes a position behind the end, and gives nothing. Kafka refuses it, so that all is read."""
     monkeypatch.setattr(looking, "_SECONDS", 0.2)
     place = topic(one_kafka)
     name = place.split()[1]
     source, sink = kinds.source("kafka", place), kinds.sink("kafka", place)
     admin = AIOKafkaAdminClient(bootstrap_servers=one_kafka.servers)
     await admin.start()
-
-    async def make_anew() -> None:
-        await admin.delete_topics([name])
-        await admin.create_topics([NewTopic(name, 1, 1)])
-
     async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
         for number in range(1, 6):
             await sink.send(event("a", number))
-        await eventually(lambda: counts(runner).accepted == 5, 60)
-        await make_anew()  # below the position of a source that is open
+        await eventually(lambda: counts(runner).accepted == 5)
+        await admin.delete_topics([name])
+        await admin.create_topics([NewTopic(name, 1, 1)])
         await sink.send(event("b", 1))
-        await logged(runner, "b", [1])
-        await eventually(lambda: counts(runner).accepted == 6, 60)
-        for number in range(2, 5):
-            await sink.send(event("b", number))
-        await logged(runner, "b", [1, 2, 3, 4])
-        await eventually(lambda: counts(runner).accepted == 9, 60)
-    assert "1, but group" in caplog.text
-    await make_anew()
-    await sink.send(event("c", 1))
-    source = kinds.source("kafka", place)
-    async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
-        await logged(runner, "c", [1])
+        await eventually(lambda: f"but group {name}-workers has come to 5: if the topic was made anew" in caplog.text)
     await sink.close()
     await admin.close()
+
+
+async def put(place: str, *sent: tuple[SinkMessage, int | None]) -> None:
+    """Send messages with a time of the sender's."""
+    url, name = place.split()
+    producer = AIOKafkaProducer(bootstrap_servers=url.removeprefix("kafka://"))
+    await producer.start()
+    for message, at in sent:
+        await producer.send_and_wait(name, message.body, headers=encoded(message.headers), timestamp_ms=at)
+    await producer.stop()
+
+
+async def test_a_time_that_no_calendar_has_holds_up_nothing(one_kafka: Kafka) -> None:
+    place = topic(one_kafka)
+    microseconds = 1_700_000_000_000_000
+    await put(
+        place, *((event("a", number), at) for number, at in enumerate((microseconds, 2**63 - 1, -microseconds, 0)))
+    )
+    source = kinds.source("kafka", place)
+    async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
+        await logged(runner, "a", [0, 1, 2, 3])
+
+
+async def test_a_fault_of_the_source_passes_over_no_message(
+    one_kafka: Kafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = topic(one_kafka)
+    await put(place, *((event("a", number), None) for number in range(3)))
+    faults = [ValueError(), KeyError()]
+
+    def faulty(headers: Any) -> dict[str, str]:
+        if faults:
+            raise faults.pop()
+        return decoded(headers)
+
+    monkeypatch.setattr(kafka_source, "decoded", faulty)
+    source = kinds.source("kafka", place)
+    async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
+        await logged(runner, "a", [0, 1, 2])
+    assert not faults
+    assert "raised KeyError; the log says where" in caplog.text

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,7 +18,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from ...errors import BrokerUnavailableError
 from ..headers import text_of
-from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
+from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers, moment_of
 from ..place import Place
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .sink import KafkaProducer
@@ -139,5 +138,5 @@ def _letter(one: Any) -> DeadLetter:
         one.value or b"",
         headers,
         headers.get(KEY, ""),
-        datetime.fromtimestamp(one.timestamp / 1000, UTC),
+        moment_of(one.timestamp / 1000),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
@@ -19,7 +19,7 @@ from ...errors import BrokerUnavailableError, DefinitionError
 from ...logs import about, log
 from ..arguments import LONGEST
 from ..headers import text_of
-from ..message import Backlog, SourceMessage
+from ..message import Backlog, SourceMessage, moment_of
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
 from .offsets import Offsets
@@ -70,7 +70,7 @@ class KafkaSource(KafkaDeadLetters):
         self._changed = asyncio.Event()
         self._receiving = False
         self._told: set[TopicPartition] = set()
-        self._anew: set[TopicPartition] = set()  # begun again, and nothing of them committed since
+        self._beyond: set[TopicPartition] = set()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -128,12 +128,14 @@ class KafkaSource(KafkaDeadLetters):
         try:
             with self._servers.answers("asking for messages"):
                 found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
-        except BrokerUnavailableError:
-            await self._leave()  # the client does not mend itself after all of its errors
+            return [self._message(partition, one) for partition, some in found.items() for one in some]
+        except Exception:
+            # The client does not mend itself after all of its errors; and it takes for received what it has given out, so
+            # after a fault of ours it would go on behind that.
+            await self._leave()
             raise
         finally:
             self._receiving = False
-        return [self._message(partition, one) for partition, some in found.items() for one in some]
 
     def _message(self, partition: TopicPartition, one: Any) -> SourceMessage:
         offsets = self._offsets.setdefault(partition, Offsets())
@@ -147,7 +149,7 @@ class KafkaSource(KafkaDeadLetters):
             decoded(one.headers),
             text_of(one.key or b""),
             1,
-            datetime.fromtimestamp(one.timestamp / 1000, UTC),
+            moment_of(one.timestamp / 1000),
             _Token(one.topic, partition, one.offset, offsets),
         )
 
@@ -172,7 +174,6 @@ class KafkaSource(KafkaDeadLetters):
             except IllegalStateError:  # a partition went to another worker, which reads from the last commit on
                 return
         for partition, offset in moved.items():
-            self._anew.discard(partition)
             if partition in self._offsets:
                 self._offsets[partition].committed = offset
 
@@ -215,42 +216,35 @@ class KafkaSource(KafkaDeadLetters):
             assigned = list(consumer.assignment())
             begins = await consumer.beginning_offsets(assigned)
             # What grows is asked for in this order: a partition that others write to never seems shorter than it is.
-            done = {one: await consumer.committed(one) for one in assigned}
-            async with asyncio.timeout(ANSWER_SECONDS):
-                reached = {one: await consumer.position(one) for one in assigned}
+            come_to = {one: await consumer.committed(one) for one in assigned}
+            ours = {one: self._offsets[one].to_commit or 0 for one in assigned if one in self._offsets}
             ends = await consumer.end_offsets(assigned)
             waiting = 0
             for partition in assigned:
-                begin, end, come_to = begins[partition], ends[partition], done[partition] or 0
-                self._look_for_deleted(partition, done[partition], begin)
-                if max(come_to, reached[partition]) > end:
-                    await self._begin_anew(consumer, partition, max(come_to, reached[partition]), end)
-                    come_to = begin
-                waiting += max(0, end - max(come_to, begin))
+                done, begin, end = come_to[partition], begins[partition], ends[partition]
+                self._look_for_deleted(partition, done, begin)
+                self._look_for_another(partition, max(done or 0, ours.get(partition, 0)), end)
+                waiting += max(0, end - max(done or 0, begin))
         return Backlog(waiting)
 
-    async def _begin_anew(self, consumer: AIOKafkaConsumer, partition: TopicPartition, come_to: int, end: int) -> None:
-        """Read from the beginning what ends before our position, as auto.offset.reset has it, also where no broker says so.
+    def _look_for_another(self, partition: TopicPartition, done: int, end: int) -> None:
+        """Kafka refuses to read behind the end, and the client begins anew, as we tell it. Another broker may give nothing.
 
-        A broker that forgets with a topic what groups have committed, and refuses a position behind the end, leaves nothing
-        to do here.
+        The end is no reason to begin anew by ourselves: a broker that has just started may not know it.
         """
-        if partition not in self._anew:
-            self._anew.add(partition)
+        if done > end and partition not in self._beyond:
+            self._beyond.add(partition)
             log.error(
-                "source %s: topic %s, partition %d ends at offset %d, but group %s has come to %d: it was made anew, or "
-                "has lost messages; it is read from its beginning",
+                "source %s: topic %s, partition %d ends at offset %d, but group %s has come to %d: if the topic was made "
+                "anew, or has lost messages, and new ones are not read, give the source another group",
                 self._name,
                 partition.topic,
                 partition.partition,
                 end,
                 self._group,
-                come_to,
+                done,
                 extra=about(),
             )
-        if await consumer.position(partition) > end:
-            await consumer.seek_to_beginning(partition)
-            self._offsets.pop(partition, None)
 
     def _look_for_topics(self, consumer: AIOKafkaConsumer) -> None:
         """A consumer of a topic that is not there waits for it without a word."""
