@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import nats
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -15,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from sagalog import (
+    BrokerUnavailableError,
     DefinitionError,
     InMemoryJournal,
     JournalUnavailableError,
@@ -28,6 +30,7 @@ from sagalog import (
 )
 from sagalog.brokers import Decoded, Publication, SinkMessage, SourceMessage, Subscription
 from sagalog.brokers.nats import NatsSink, NatsSource
+from sagalog.brokers.reading import MessageReader
 from sagalog.runner import runner as runner_module
 from sagalog.runner.inside import has_handler
 from sagalog.runner.started import Started
@@ -184,6 +187,46 @@ async def test_a_source_whose_reading_ends_by_itself_says_so(place: Place) -> No
         await eventually(lambda: runner.gauges().sources[0].stopped)
         (reason,) = (await runner.health()).reasons
     assert reason.endswith("has stopped at a fault that ended its reading: Fatal")
+
+
+async def test_a_source_that_opens_and_cannot_be_read_is_in_trouble_all_the_time(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Unreadable(NatsSource):
+        async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
+            raise BrokerUnavailableError("it ends the reading")
+
+    source = Unreadable(place.url, stream=place.inside, durable="workers")
+    async with running(place, Subscription(source)) as runner:
+        await eventually(lambda: counts(runner).broker_errors >= 4)
+        assert runner.gauges().sources[0].trouble == "it ends the reading"
+    assert "goes on with reading" not in caplog.text
+
+
+async def test_whatever_stands_in_a_header_of_the_sender_a_message_is_read_and_holds_up_nothing(place: Place) -> None:
+    odd = (
+        {"Status": "shipped", "Description": "by hand"},  # the client takes a header Status for an answer of the server
+        {"Status": "503"},
+        {"status": "x"},
+        {"ce-subject": "%ff%00%zz%"},
+        {"ce-time": "", "x": "é"},
+    )
+    client = await nats.connect(place.url)
+    for number, headers in enumerate(odd):
+        message = event("a", number)
+        subject = f"{place.inside}.sent"
+        await client.jetstream().publish(subject, message.body, headers={**message.headers, **headers})
+    await client.close()
+    seen: list[str | None] = []
+    reader = MessageReader({"Added": Added})
+
+    def decode(message: SourceMessage) -> Decoded:
+        seen.append(message.headers.get("Status"))
+        return reader.read(message)
+
+    async with running(place, Subscription(place.source(), decode=decode)) as runner:
+        await logged(runner, "a", [0, 1, 2, 3, 4])
+    assert sorted(filter(None, seen)) == ["503", "shipped"]
 
 
 async def test_an_event_that_is_for_no_instance_meets_the_policy_for_it(place: Place) -> None:

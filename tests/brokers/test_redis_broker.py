@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from sagalog import SagaRunner
 from sagalog.brokers import SinkMessage
 from sagalog.brokers.redis import RedisSink, RedisSource
 from sagalog.conformance import BrokerConformance, Capability
 
+from ..servers.processes import eventually
 from ..servers.redis import RedisServer
 from .behaviour import BrokerBehaviour
+from .placed import logged
+from .shop import Counted, Ship, event
 
 _names = count(1)
 
@@ -90,3 +94,17 @@ class TestRedisBehaviour(BrokerBehaviour):
         server.start()
         await self.restarted(tmp_path, f"{server.url} in", f"{server.url} out", server.kill, server.start)
         server.stop()
+
+
+async def test_an_entry_whose_id_is_no_time_is_read_and_holds_up_nothing(one_redis: RedisServer) -> None:
+    stream = f"s{os.getpid()}-{next(_names)}"
+    microseconds = 1_700_000_000_000_000
+    async with Redis.from_url(one_redis.url) as client:
+        for number, entry_id in enumerate((f"{microseconds}-1", f"{microseconds}-2", f"{2**64 - 2}-5")):
+            message = event("a", number)
+            await client.xadd(stream, {**message.headers, "data": message.body}, id=entry_id)
+    source = RedisSource(one_redis.url, stream=stream, group="workers")
+    async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
+        await logged(runner, "a", [0, 1, 2])
+        await eventually(lambda: runner.gauges().sources[0].lag == 0)
+        assert not runner.gauges().sources[0].trouble

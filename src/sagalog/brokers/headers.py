@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_to_bytes
 
 from ..errors import BrokerRefusedError
 
@@ -57,8 +57,8 @@ def to_ascii(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def from_ascii(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers as they were before `to_ascii`."""
+    """Return the headers as they were before `to_ascii`. Whatever a sender has encoded, it is a text."""
     return {
-        name: unquote(value, errors="surrogatepass") if name.lower().startswith(_ENCODED) else value
+        name: text_of(unquote_to_bytes(bytes_of(value))) if name.lower().startswith(_ENCODED) else value
         for name, value in headers.items()
     }

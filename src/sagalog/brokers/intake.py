@@ -152,8 +152,7 @@ class Intake:
             try:
                 if not opened:
                     await self.source.open()
-                    opened = True
-                    self.trouble.is_over("reading")
+                    opened = True  # that it can be read is shown by the first answer
                 free = self.subscription.prefetch - len(self._under_way)
                 if free <= 0:
                     self._freed.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -16,6 +16,14 @@ REASON = "sagalog-reason"
 POSITION = "sagalog-position"
 KEY = "sagalog-key"  # the key, where the broker has none
 OURS = frozenset({MESSAGE_ID, REASON, POSITION})
+
+
+def moment_of(seconds: float) -> datetime | None:
+    """Return a time since 1970 in UTC, as a sender or a broker gives it; None for one that no calendar has."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 class SourceMessage(msgspec.Struct, frozen=True, gc=False):

@@ -24,6 +24,19 @@ from .dead_letters import NatsDeadLetters
 
 _LATE_LOOKS = 20  # at what came behind the last `receive`; what is left then comes again after ack_wait
 _MOST_AT_ONCE = 512  # of one request for messages
+_STATUS, _KEPT = "Status", "Status of the sender"  # no sender has a header with spaces
+
+
+class _Arrived(asyncio.Queue[Msg]):
+    """What the server has sent. Only its own answers have a header Status: the client drops whatever has one.
+
+    So a message that its sender gave such a header was never received, and came again for ever.
+    """
+
+    def _put(self, item: Msg) -> None:
+        if item.headers and _STATUS in item.headers and item.reply.startswith("$JS.ACK."):
+            item.headers[_KEPT] = item.headers.pop(_STATUS)
+        super()._put(item)
 
 
 class NatsSource(NatsDeadLetters):
@@ -93,6 +106,7 @@ class NatsSource(NatsDeadLetters):
                 )
             if self._subscription is None:
                 self._subscription = await jetstream.pull_subscribe_bind(consumer=self._durable, stream=self._stream)
+                self._subscription._sub._pending_queue = _Arrived(self._subscription._sub._pending_queue.maxsize)
 
     async def _make(self, jetstream: JetStreamContext) -> Any:
         config = ConsumerConfig(
@@ -141,6 +155,8 @@ class NatsSource(NatsDeadLetters):
     def _message(one: Msg) -> SourceMessage:
         meta = one.metadata
         headers = from_ascii(one.headers or {})
+        if _KEPT in headers:
+            headers[_STATUS] = headers.pop(_KEPT)
         # The time too: the numbers of a stream that was made anew begin at 1 again.
         stamp = int(meta.timestamp.timestamp() * 1000)
         return SourceMessage(

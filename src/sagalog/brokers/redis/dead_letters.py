@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 
-from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
+from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers, moment_of
 from .connection import RedisConnection, fields, parts
 
 _PAGE = 100
@@ -55,7 +55,7 @@ class RedisDeadLetters:
                     body,
                     headers,
                     headers.get(KEY, ""),
-                    moment_of(name),
+                    appended_at(name),
                 )
                 after = f"({name}"
             if len(page) < _PAGE:
@@ -74,6 +74,6 @@ class RedisDeadLetters:
             await self._connection.client.xdel(self._letters, letter.id)
 
 
-def moment_of(entry_id: str) -> datetime:
-    """Return when an entry was appended: its id says so."""
-    return datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
+def appended_at(entry_id: str) -> datetime | None:
+    """Return when an entry was appended, as its id says; None where whoever appended it has made another id."""
+    return moment_of(int(entry_id.partition("-")[0]) / 1000)

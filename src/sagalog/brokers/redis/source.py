@@ -22,7 +22,7 @@ from ...logs import about, log
 from ..arguments import LONGEST
 from ..message import KEY, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, RedisConnection, parts
-from .dead_letters import RedisDeadLetters, moment_of
+from .dead_letters import RedisDeadLetters, appended_at
 
 _COUNT = 1000  # entries that are counted or claimed in one go
 _RETURNED = "sagalog:given-back"  # a consumer that nobody is: what it holds is waiting to be claimed
@@ -169,7 +169,7 @@ class RedisSource(RedisDeadLetters):
             headers,
             headers.get(KEY, ""),
             deliveries,
-            moment_of(name),
+            appended_at(name),
             name,
         )
 
@@ -208,7 +208,7 @@ class RedisSource(RedisDeadLetters):
             oldest = pending or (first[0][0] if first else None)
         return Backlog(
             group["pending"] + (len(first) if lag is None else lag),
-            None if oldest is None else moment_of(oldest.decode()),
+            None if oldest is None else appended_at(oldest.decode()),
         )
 
     async def _look_for_trimmed(self, last: bytes) -> None:
