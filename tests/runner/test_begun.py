@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from contextvars import ContextVar
 
 import pytest
 
@@ -43,6 +44,21 @@ async def test_what_waits_goes_on_with_each_result_and_each_error_in_the_same_ta
     assert isinstance(waits, Waits)
     here = asyncio.current_task()
     assert await waits == [here, ["one", "two"], here]
+
+
+async def test_what_it_sets_in_its_context_stays_there() -> None:
+    traveller: ContextVar[str] = ContextVar("traveller", default="nobody")
+
+    async def tell() -> str:
+        assert traveller.get() == "nobody"
+        traveller.set("Ann")
+        await asyncio.sleep(0)
+        return traveller.get()
+
+    waits = begun(tell())
+    assert traveller.get() == "nobody"
+    assert await waits == "Ann"
+    assert traveller.get() == "nobody"
 
 
 async def test_a_limit_that_passes_interrupts_it_where_it_waits() -> None:

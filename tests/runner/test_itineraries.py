@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import pytest
 
 from sagalog import (
+    Call,
     Compensate,
+    ItinerarySaga,
     JournalSagaStateStore,
     RetryPolicy,
     SagaParkedError,
     SagaRecord,
     SagaRunner,
     Status,
+    activity,
     on,
 )
 from sagalog.decision.record import decode_record
@@ -352,3 +356,59 @@ async def test_a_step_that_parks_at_a_result_keeps_it_and_skip_goes_on_without_i
     found = await record(quick)
     assert (found.status, found.activities["hotel"].status) == (Status.COMPLETED, "skipped")
     assert world.names == ["flight", "hotel", "payment"]
+
+
+TRAVELLER: ContextVar[str] = ContextVar("traveller", default="nobody")
+
+
+class NotedSaga(ItinerarySaga[Trip]):
+    """Each activity notes who the traveller is to it, then says who it is for whatever it calls."""
+
+    name = "noted"
+    starts_with, key = TripRequested, "trip_id"
+    seen: tuple[str, ...] = ()
+    tasks: frozenset[asyncio.Task[Any] | None] = frozenset()
+
+    def note(self, call: Call) -> None:
+        type(self).seen += (TRAVELLER.get(),)
+        type(self).tasks |= {asyncio.current_task()}
+        TRAVELLER.set(call.correlation_id)
+
+    @activity
+    async def flight(self, trip: Trip, call: Call) -> None:
+        self.note(call)
+
+    @activity
+    def hotel(self, trip: Trip, call: Call) -> None:
+        self.note(call)
+
+    @activity
+    async def car(self, trip: Trip, call: Call) -> None:
+        self.note(call)
+        await asyncio.sleep(0)
+
+    @activity
+    async def payment(self, trip: Trip, call: Call) -> None:
+        self.note(call)
+
+
+async def test_activities_that_follow_each_other_share_a_task_and_nothing_that_they_set_in_their_context(
+    quick: Bench,
+) -> None:
+    async with quick.runner(sagas=[NotedSaga]) as running:
+        for number in range(3):
+            await running.handle(TripRequested(f"T-{number}"))
+            await running.outcome(NotedSaga, f"T-{number}", timeout=timedelta(seconds=30))
+    assert NotedSaga.seen == ("nobody",) * 12
+    assert len(NotedSaga.tasks) <= 3
+
+
+async def test_what_waits_for_a_task_when_its_worker_stops_is_called_by_the_next_one(quick: Bench) -> None:
+    world = World()
+    async with runner(quick, world) as running:
+        await running.handle(TripRequested("T-1"))
+    quick.advance(minutes=5)  # its lease is over
+    async with runner(quick, world) as running:
+        ended = await running.outcome(TripSaga, "T-1", timeout=timedelta(seconds=30))
+    assert ended.status is Status.COMPLETED
+    assert sorted(world.names) == ["car", "flight", "hotel", "payment"]

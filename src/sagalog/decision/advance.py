@@ -64,7 +64,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             if is_early(draft, record, message):
                 return begin_early(draft, record, state, message)
             return _run(draft, message, record, state)
-        if message.answer and not message.replayed and parent_in(message.id) is not None:
+        if message.answer and not (by_progress or message.replayed) and parent_in(message.id) is not None:
             # It starts a child, which lives already; or its id is taken.
             return Outcome.DUPLICATE if record.parent == message.id else Outcome.ALREADY_STARTED
         if message.origin not in (0, record.first_start):

@@ -31,6 +31,7 @@ from .record import SagaRecord
 
 Asked = Callable[[Any, list[Any]], list[Any]]
 _ENDED = frozenset({"done", "skipped", "left", "undone"})
+_RUNNING = Status.RUNNING  # looked up once: Python 3.11 finds a member of an enum by a call
 _MOST_TOLD = 200  # characters of the reason of a failure
 
 
@@ -75,7 +76,7 @@ def proceed(
     """
     table: ActivityTable = draft.saga.activities
     wanted = [action for action in actions if isinstance(action, Run)] if actions else actions
-    if record.status is not Status.RUNNING:
+    if record.status is not _RUNNING:
         if wanted:
             raise DefinitionError(f"saga {table.name!r}: Run({_name(wanted[0])!r}) while it is {record.status.value}")
         return actions
@@ -94,6 +95,8 @@ def proceed(
         ending = step.go_on()
         end = _end_in(step.actions) if step.actions else None  # where an event that came early ends it
     actions = step.actions
+    if not (actions or ending):
+        return step.change()
     if end is None:
         return [*actions, *step.change(), *ending]
     step.end(actions[end])
@@ -117,6 +120,8 @@ def reordered(record: SagaRecord, change: Proceed) -> tuple[Undo, ...]:
     if change.commits:
         of = {stage.entry for stage in change.stages.values() if stage.entry}
         return tuple([undo for undo in record.undo if undo.of not in of or undo.life != record.incarnation])
+    if not change.undone and not any(undo.of in change.newest for undo in record.undo[:-1]):
+        return record.undo  # what has ended is the newest already, or nothing takes it back
     moved = {*change.newest, *change.undone}
     newest = [undo for entry in change.newest for undo in record.undo if undo.of == entry]
     return (*[undo for undo in record.undo if undo.of not in moved], *newest)
@@ -134,6 +139,19 @@ def _name(action: Run) -> str:
 
 class _Itinerary:
     """The activities of one instance in one step."""
+
+    __slots__ = (
+        "_asked",
+        "_before",
+        "_change",
+        "_draft",
+        "_stages",
+        "_state",
+        "_table",
+        "_timers",
+        "_wanted",
+        "actions",
+    )
 
     def __init__(
         self, draft: Any, table: ActivityTable, record: SagaRecord, state: Any, actions: list[Any], asked: Asked
@@ -195,13 +213,14 @@ class _Itinerary:
 
     def go_on(self) -> list[Any]:
         """Begin what is ready; return the action that ends the saga, if all has come to its end."""
-        if not self._failing():
-            self._begin_ready()
-        statuses = {stage.status for stage in self._stages.values()}
-        if "failed" in statuses:
+        standing = self._standing()
+        if "failed" not in standing:
+            self._begin_ready(early="early" in standing)
+            standing = self._standing()
+        if "failed" in standing:
             self._stop_waiting()
-            return [] if "running" in statuses else [Compensate()]
-        if not self._table.automatic or not statuses <= _ENDED:
+            return [] if "running" in standing else [Compensate()]
+        if standing or not self._table.automatic:
             return []
         return [Complete(self._draft.saga.result(self._state))]
 
@@ -225,18 +244,21 @@ class _Itinerary:
             return [change]
         return []
 
-    def _failing(self) -> bool:
-        return "failed" in [stage.status for stage in self._stages.values()]
+    def _standing(self) -> list[str]:
+        """Return the statuses of those that have not ended."""
+        return [stage.status for stage in self._stages.values() if stage.status not in _ENDED]
 
-    def _begin_ready(self) -> None:
+    def _begin_ready(self, *, early: bool) -> None:
+        """Begin what is ready, in the order of the class. `early`: there are some whose event is here already."""
         stages, changed = self._stages, True
         while changed:
             changed = False
             for name, step in self._table.steps.items():
-                stage = stages.get(name)
-                if (stage is None or stage.status == "early") and self._is_ready(name, step):
-                    changed = self._begin(step, stage) or changed
-                    if changed and self._failing():
+                if name in stages and not (early and stages[name].status == "early"):
+                    continue
+                if self._is_ready(name, step):
+                    changed = self._begin(step, stages.get(name)) or changed
+                    if changed and "failed" in self._standing():
                         return
 
     def _is_ready(self, name: str, step: DefinedActivity) -> bool:

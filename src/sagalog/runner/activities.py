@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable
 from inspect import iscoroutinefunction
-from types import AsyncGeneratorType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any
 
 from ..decision.entries import Command
@@ -83,7 +83,7 @@ class ActivityHandler(CommandHandler):
             getattr(command, "reminder", 0),
         )
         answer = self.function(decode_state(self._saga, record), call)
-        if isinstance(answer, Awaitable):
+        if type(answer) is CoroutineType or isinstance(answer, Awaitable):  # the latter takes its time
             return self._awaited(answer)
         return self._told(answer)
 

@@ -18,6 +18,8 @@ from typing import Any
 
 from ..decision.entries import Command
 from ..decision.ids import command_id, reply_id
+from ..decision.message import Message
+from ..definition.codec import check_event
 from ..errors import (
     CodecError,
     DefinitionError,
@@ -32,6 +34,7 @@ from ..errors import (
     UnexpectedEventError,
 )
 from .engine import Engine
+from .envelope import Envelope
 from .instance import Instance
 from .lease import Leases
 
@@ -159,10 +162,12 @@ class Answers:
 
     def result(self, instance: Instance, entry: Command, event: Any) -> Awaitable[Any]:
         """Store the result of an activity, once. Raises whatever may go wrong; `take` then tries on."""
-        sent_as = command_id(instance.persistence_id, entry.id)
-        told = reply_id(sent_as, type(event).__name__, 0, instance.first_start)
-        trace, at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
-        return self._reply(instance, entry.life, event, told, trace, at)()
+        sent_as, origin = command_id(instance.persistence_id, entry.id), instance.first_start
+        message = Message(reply_id(sent_as, type(event).__name__, 0, origin), event, answer=True)
+        message.data = check_event(event, self._engine.settings.max_payload_bytes, message.id)
+        message.trace, message.at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
+        message.life, message.origin = entry.life, origin
+        return instance.submit(Envelope(message))
 
     async def take(self, instance: Instance, entry: Command, answer: Any) -> None:
         """Store the events that a handler answered. Raises AnswerError for what can never be stored."""

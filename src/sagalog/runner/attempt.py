@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Awaitable
+from contextvars import copy_context
 from types import CoroutineType
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..errors import (
 )
 from .activities import ActivityContext, ActivityHandler
 from .answers import Answers
-from .begun import begun
+from .begun import Waits, begun
 from .children import Children
 from .commands import CommandContext, CommandHandler, CommandHandlers
 from .conclusion import Conclusions, attempt_nr
@@ -147,10 +148,16 @@ class CommandAttempts:
         answer = raised = limit = None
         assert instance.beside is not None
         try:
-            answer = handler(command, self.context(instance, entry))
+            if handler.asynchronous:
+                answer = handler(command, self.context(instance, entry))
+            else:  # in a context of its own, as `begun` does it
+                answer = copy_context().run(handler, command, self.context(instance, entry))
             if type(answer) is CoroutineType:
                 answer = begun(answer)
-            if isinstance(answer, Awaitable):
+                waits = type(answer) is Waits
+            else:
+                waits = isinstance(answer, Awaitable)
+            if waits:
                 async with self._limit(handler) as limit:
                     instance.beside[entry.id] = limit
                     answer = await answer
@@ -178,6 +185,8 @@ class CommandAttempts:
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
         """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
+        if instance.attempt is None and (instance.beside is None or not any(instance.beside.values())):
+            return
         under_way = {} if instance.beside is None else dict(instance.beside)
         if instance.attempt is not None:
             under_way[instance.attempt[0]] = instance.attempt[1]

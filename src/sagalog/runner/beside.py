@@ -41,7 +41,7 @@ class Beside:
         self._gates = gates
         self._leases = leases
         self._go_on = go_on
-        self._lanes: Lanes[_Waiting] = Lanes(engine, self._serve)
+        self._lanes: Lanes[_Waiting] = Lanes(engine, self._serve, hands_over=True)
         self._pausing: set[Instance] = set()
         conclusions.pause_beside = self._pause
         gates.again_beside = self._again
@@ -79,7 +79,10 @@ class Beside:
         record = instance.record
         if entry.id not in instance.owned or record is None or record.stuck:
             return False
-        return any(other.id == entry.id for other in record.outbox)
+        for other in record.outbox:  # noqa: SIM110  (`any` makes a generator, for each call)
+            if other.id == entry.id:
+                return True
+        return False
 
     def _ended(self, instance: Instance, entry: Command) -> None:
         assert instance.beside is not None

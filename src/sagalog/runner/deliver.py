@@ -78,7 +78,8 @@ class Dispatcher:
         if entry is None:
             if instance.answered:
                 self._answers.hurry(instance)
-            self._acceptances.record_later(instance)
+            if instance.accepted or instance.quieted is not None:
+                self._acceptances.record_later(instance)
         elif entry.id not in instance.owned:
             if not self._engine.client:
                 self._leases.watch(instance, entry)
@@ -226,7 +227,8 @@ class Dispatcher:
             self._go_on(instance)
 
     def _go_on(self, instance: Instance) -> None:
-        self._acceptances.record_later(instance)
+        if instance.accepted or instance.quieted is not None:
+            self._acceptances.record_later(instance)
         self.release(instance)
 
     def _deliverable(self, instance: Instance) -> Command | None:

@@ -285,6 +285,8 @@ class Instance:
         if self.record is None or self.record.stuck:
             return None
         outbox = self.record.outbox
+        if self.beside is not None and len(outbox) == 1 and outbox[0].id in self.beside:
+            return None  # most of the time, of an itinerary
         if self.cursor[0] is not outbox:
             self.cursor = (outbox, 0)
         index = self.cursor[1]
