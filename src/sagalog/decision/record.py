@@ -163,6 +163,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         return not self.outbox and not self.timers
 
     @property
+    def committed(self) -> bool:
+        """Whether a pivot is done: nothing that activities have done is undone any more."""
+        return any(stage.pivot for stage in self.activities.values())
+
+    @property
     def finished(self) -> bool:
         """It has ended, owes nothing, and waits for no operator: only its memory of message ids is kept."""
         waits = self.held or self.kept or self.in_pages

@@ -89,7 +89,7 @@ def begun_without_undo(saga: Saga[Any], record: SagaRecord) -> list[str]:
     """Return the activities of an instance that this code could undo, and that were begun by code which could not."""
     if saga.activities is None or record.status is not Status.RUNNING:
         return []
-    if any(stage.pivot for stage in record.activities.values()):  # nothing is undone any more
+    if record.committed:  # nothing is undone any more
         return []
     undoable = {undo.of for undo in record.undo}
     steps = saga.activities.steps

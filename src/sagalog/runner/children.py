@@ -191,6 +191,7 @@ class Children:
         saga, correlation_id = parts_of(parent.persistence_id)
         compensates = entry.family == "stop"
         note = f"its parent {saga} {correlation_id} {'compensates' if compensates else 'was cancelled'}"
+        beyond = f"{note}; this is behind its pivot, and goes on"
         repair = cancel(compensate=compensates, note=note)
 
         async def run(draft: Draft, reporter: Reporter) -> None:
@@ -201,6 +202,11 @@ class Children:
                 gone = record is None or not tells_of(record, started_as)
             elif ended_silently(record, started_as):
                 silent = told_of(record, draft.persistence_id)
+            elif record.status is Status.RUNNING and compensates and record.committed:
+                # It goes on to its end, of which its parent hears: what it has done, its parent alone can take back.
+                if not any(audit.note == beyond for audit in record.audit):
+                    draft.append(record, "audit", Audit(draft.now, "parent", beyond))
+                    draft.touch()
             elif record.status is Status.RUNNING and compensates and not record.parked:
                 draft.trace = entry.trace
                 draft.compensate()  # as if a handler had asked for it: what it has sent still goes out before

@@ -118,7 +118,7 @@ class Conclusions:
         step, record = _activity(instance, entry), instance.record
         if step is None or step.options.optional:
             return False
-        return step.never_fails or (record is not None and any(one.pivot for one in record.activities.values()))
+        return step.never_fails or (record is not None and record.committed)
 
     async def _tell_failure(self, instance: Instance, entry: Command, told: Any, error: BaseException) -> bool:
         try:

@@ -143,7 +143,7 @@ class Scenario(Generic[S]):
         step = self._running(activity)
         record = self._instance.record
         assert record is not None
-        committed = any(stage.pivot for stage in record.activities.values())
+        committed = record.committed
         if (step.never_fails or committed) and not step.options.optional:
             raise SagaParkedError(self._saga.name, str(self._instance.correlation_id), f"{activity} failed: {reason}")
         return self._ended(activity, step.failed(reason, refused), f"{activity} fails: {reason}")

@@ -30,7 +30,7 @@ def check_activities(here: str, table: ActivityTable, before: SagaRecord | None,
         _check_stage(here, table, name, old.get(name), stage, after)
     lost = old.keys() - after.activities.keys()
     assert not lost or not table.automatic, f"{here} forgets activities: {', '.join(sorted(lost))}"
-    committed = any(stage.pivot for stage in after.activities.values())
+    committed = after.committed
     undoing = [one.command.type for one in after.outbox if one.undo and one.of in _entries(after)]
     assert not (committed and undoing), f"{here} undoes {', '.join(undoing)} behind a pivot"
     refused = {stage.entry: name for name, stage in after.activities.items() if stage.why.startswith("refused:")}
