@@ -48,6 +48,11 @@ class Rejected:
 
 
 @dataclass
+class Decided:
+    id: str
+
+
+@dataclass
 class Tell:
     text: str
 
@@ -155,6 +160,34 @@ def test_an_event_that_its_phase_ignores_ends_the_activity_that_asked_for_it() -
     free = Scenario(FreeSaga).given(Asked("1")).when(Approved("1"))
     free.then(activities={"approval": "done"}, state={"log": [], "approval": Approved("1")})
     free.when(Approved("1")).then(state={"log": []})
+
+
+@pytest.mark.parametrize("event", [Approved, Rejected])
+def test_an_event_that_its_phase_keeps_has_come_in_time(event: type) -> None:
+    class Kept(ItinerarySaga[Order]):
+        name = "kept"
+        starts_with, key = Asked, "id"
+        phases = Phase
+
+        @activity(until=Approved, unless=Rejected, within=timedelta(days=3), remind=timedelta(days=1))
+        async def approval(self, order: Order, call: Call) -> None: ...
+
+        @on(Approved, key="id", during=Phase.DECIDED, unexpected="keep")
+        def approved(self, order: Order, event: Approved) -> None: ...
+
+        @on(Rejected, key="id", during=Phase.DECIDED, unexpected="keep")
+        def rejected(self, order: Order, event: Rejected) -> None: ...
+
+        @on(Decided, key="id")
+        def decided(self, order: Order, event: Decided) -> Any:
+            return Enter(Phase.DECIDED)
+
+    order = Scenario(Kept).given(Asked("1"), event("1"))
+    assert order._instance.record is not None
+    assert order._instance.record.timers == {}
+    order.after(timedelta(days=4)).then(status="running")
+    order.given(Decided("1"))
+    assert order.status == ("completed" if event is Approved else "compensated")
 
 
 def test_an_async_method_of_an_activity_that_ends_by_an_event_is_told_when_the_class_is_made() -> None:

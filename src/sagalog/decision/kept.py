@@ -19,7 +19,7 @@ from ..definition.saga import Saga
 from ..errors import TooManyKeptError, UnexpectedEventError
 from .draft import Draft
 from .entries import FINAL, Audit, Handled, Held, Status, Timer
-from .ids import GAP, parts_of
+from .ids import ACTIVITY, GAP, parts_of
 from .keeping import all_kept, held_of
 from .message import Message, Outcome
 from .moments import LAST_MOMENT
@@ -214,6 +214,8 @@ def _keep(draft: Draft, record: SagaRecord, message: Message) -> None:
     draft.kept_by(record).add(one)
     if record.requests and not message.was_kept:
         settle_request(draft, record, message)
+    if record.activities:
+        _ask_no_more(draft, record, type(message.event))
     if message.kind == "timer":
         draft.fired_timer(record, message)
         _skip_gap_of(record, message)
@@ -221,6 +223,18 @@ def _keep(draft: Draft, record: SagaRecord, message: Message) -> None:
         _wait_for_missing(draft, record, (one.sequence,))
     draft.changed = True
     record.updated_at = draft.now
+
+
+def _ask_no_more(draft: Draft, record: SagaRecord, event: type) -> None:
+    """Take away the deadline and the reminders of an activity whose event has come in time, and is kept."""
+    table = draft.saga.activities
+    if table is None or event not in table.awaited:
+        return
+    name = table.awaited[event][0].name
+    stage = record.activities.get(name)
+    if stage is not None and stage.status == "waiting":
+        draft.drop_timer(record, ACTIVITY + name)
+        draft.drop_timer(record, f"{ACTIVITY}{name}/reminder")
 
 
 def _ignore_timer(draft: Draft, record: SagaRecord, message: Message) -> None:
