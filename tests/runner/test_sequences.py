@@ -20,13 +20,14 @@ from sagalog import (
     SagaRecord,
     SagaRunner,
     SqliteJournal,
+    on,
     starts,
 )
 from sagalog.decision.record import decode_record
 from sagalog.decision.repair import drop
 from sagalog.operating.apply import apply as apply_repair
 
-from ..numbered import Closed, Measured, Meters, Numbered, Readings
+from ..numbered import Closed, Lost, Measured, Meters, Numbered, Readings
 from .conftest import Bench
 
 
@@ -136,6 +137,28 @@ async def test_a_gap_whose_event_the_saga_handles_is_told_once_whoever_sees_its_
         await one.settle()
         await other.settle()
     assert await log(two) == ["a1", "lost Measured of a 2 to 3", "a4"]
+
+
+async def test_skip_of_the_event_of_a_gap_goes_on_without_the_missing_numbers(two: Bench) -> None:
+    class Failing(Meters):
+        name = "numbered"
+
+        @on(Lost, key="meter")
+        def lost(self, state: Readings, event: Lost) -> None:
+            raise RuntimeError("lost")
+
+    async with two.runner(sagas=(Failing,), dispatch=_accept) as one:
+        await one.handle(Measured("m", "a", 1))
+        await one.handle(Measured("m", "a", 4))
+        two.advance(minutes=11)
+        await one.settle()
+        assert (await record(two)).parked.startswith("handling Lost raised RuntimeError")
+        repaired = await one.skip("numbered", "m")
+        assert repaired.effects[1] == "does not wait for what is missing of Measured/a"
+        await one.settle()
+        waiting = await record(two)
+        assert (waiting.timers, waiting.kept, waiting.skipped) == ({}, (), ("Measured/a/2-3",))
+    assert await log(two) == ["a1", "a4"]
 
 
 async def test_a_failing_one_parks_and_those_behind_it_wait_in_their_order(two: Bench) -> None:

@@ -112,7 +112,11 @@ def skip(*, note: str = "", by: str = "") -> Repair:
             effects.append("continues from the activity that was skipped before, which drops nothing more")
         else:
             never_started = _never_started(record)
-            effects += drop_held(record, record.held[:1])
+            first = record.held[:1]
+            effects += drop_held(record, first)
+            if first and first[0].name.startswith(GAP) and not first[0].kept:
+                effects.append(f"does not wait for what is missing of {first[0].name.removeprefix(GAP)}")
+                skip_missing(record, first[0].name.removeprefix(GAP))
             if never_started:
                 record.status = Status.CANCELLED
                 effects.append("ends the instance: the dropped message was to start it")
