@@ -75,3 +75,24 @@ async def test_dropping_its_deadline_says_what_that_means_and_its_event_still_en
         await running.handle(Approved("A"))
         await running.settle()
         assert (await running.state(ApprovalSaga, "A")).ship == "shipped"
+
+
+async def test_skip_of_a_deadline_whose_failure_cannot_be_handled_goes_on_without_the_activity(quick: Bench) -> None:
+    class Failing(ApprovalSaga):
+        @ApprovalSaga.approval.failed
+        def not_approved(self, request: Request, reason: str) -> None:
+            raise RuntimeError("not approved")
+
+    async with quick.runner(sagas=[Failing]) as running:
+        await running.handle(Asked("A"))
+        await running.settle()
+        quick.advance(days=10, seconds=1)
+        await running.settle()
+        assert (await record(quick)).parked.startswith("handling approval.approval.overdue raised RuntimeError")
+        told = await running.skip("approval", "A")
+        assert told.effects[1] == "counts the activity approval as skipped"
+        ended = await running.outcome(Failing, "A", timeout=timedelta(seconds=30))
+        assert (ended.status, ended.state.ship) == (Status.COMPLETED, "shipped")
+    found = await record(quick)
+    assert {name: stage.status for name, stage in found.activities.items()} == {"approval": "skipped", "ship": "done"}
+    assert not found.timers

@@ -11,7 +11,7 @@ import msgspec
 from ..definition.codec import Typed
 from .children import child_entry, settle_child
 from .dropped_legs import let_gathers_go, refuse_answer, refuse_leg
-from .entries import Command, Held, Stage
+from .entries import UNDER_WAY, Command, Held, Stage
 from .ids import ACTIVITY, DROPPED, FAMILY
 from .record import SagaRecord
 from .repair_words import NAMED, command_named
@@ -27,7 +27,20 @@ def drop_held(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
         entry = next((e for e in _running(record) if f"/{e}/reply/" in one.id), "")
         if entry and one.kind == "event":  # the result of an activity, which nobody will bring again
             _skip_activity(record, entry, one.event.type.rpartition(".")[0], one.life)
-    return _consumed(record, dropped, "held")
+    return [*_consumed(record, dropped, "held"), *_pass_overdue(record, dropped)]
+
+
+def _pass_overdue(record: SagaRecord, dropped: tuple[Held, ...]) -> list[str]:
+    """Let an activity count as skipped whose deadline was dropped: it would go on without one, unseen."""
+    told = []
+    for one in dropped:
+        stage = record.activities.get(one.name.removeprefix(ACTIVITY)) if one.name.startswith(ACTIVITY) else None
+        if stage is not None and stage.status in UNDER_WAY:
+            record.outbox = tuple(command for command in record.outbox if command.id != stage.entry)
+            activity = one.name.removeprefix(ACTIVITY)
+            skip_waiting(record, activity, one.event.type.removesuffix(f".{activity}.overdue"))
+            told.append(f"counts the activity {activity} as skipped")
+    return told
 
 
 def drop_kept(record: SagaRecord, message_id: str | None = None) -> list[str]:
