@@ -1,4 +1,7 @@
-"""Phases, recurring timers, deadlines, joins, gathers, results, indexes and itineraries at once, and workers are killed."""
+"""All that a saga may have at once: phases, numbers, times, deadlines, joins, gathers, results, an index; and itineraries.
+
+Workers are killed, and nothing is lost or doubled.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,7 @@ def verdict(folder: Path, tours: int, ended: list[dict[str, int]]) -> Counter[st
     asked_from_outside(folder, tours)
     print(dict(counted))
     assert counted["was kept"]
+    assert counted["stamps kept"]
     assert counted["trips compensated"]
     assert counted["told"]
     return counted

@@ -1,8 +1,8 @@
 """Tours and trips under fire: a saga that uses all there is at once, an itinerary beside it.
 
-A tour has phases and keeps what comes too early; a timer that recurs; a request with a deadline; a join; a gather; a
-result. Tours are of five kinds, by number: the price comes from the command's handler; from outside and late, which is
-handled, or ignored; never; and one that stays open, to be found.
+A tour has phases and keeps what comes too early; stamps that are numbered, and come in any order; a timer that recurs; a
+request with a deadline; a join; a gather; a result. Tours are of five kinds, by number: the price comes from the command's
+handler; from outside and late, which is handled, or ignored; never; and one that stays open, to be found.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from .shop import Killer, is_durable
 from .witness import Witness
 
 LEGS = 10
+STAMPS = 3
 TICK = timedelta(seconds=1)
 FIRST_TICK = timedelta(seconds=0.1)
 PRICE_SECONDS = 0.1
@@ -78,6 +79,16 @@ class TicketPrinted:
 class BagBrought:
     tour: str
     uid: str
+
+
+@dataclass
+class Stamped:
+    tour: str
+    n: int
+
+    @property
+    def uid(self) -> str:
+        return f"{self.tour}/stamp {self.n}"
 
 
 @dataclass
@@ -192,6 +203,12 @@ class TourSaga(Saga[Tour]):
         tour.log.append(event.uid)
         yield from ended(tour)
 
+    @on(Stamped, key="tour", sequence="n")
+    def stamped(self, tour: Tour, event: Stamped) -> Iterator[Action]:
+        mark("a numbered event")
+        tour.log.append(event.uid)
+        yield from ended(tour)
+
     @on(Boarded, key="tour")
     def boarded(self, tour: Tour, event: Boarded) -> None:
         mark("a leg's answer")
@@ -238,7 +255,8 @@ def ended(tour: Tour) -> Iterator[Action]:
 def is_through(tour: Tour) -> bool:
     priced = "silent" in tour.log or f"{tour.tour}/priced" in tour.log
     bags = tour.count(f"{tour.tour}/bag")
-    return priced and "boarded" in tour.log and tour.count("tick") >= ENOUGH_TICKS and bags == 2
+    through = priced and "boarded" in tour.log and tour.count("tick") >= ENOUGH_TICKS and bags == 2
+    return through and tour.count(f"{tour.tour}/stamp") == STAMPS
 
 
 @dataclass

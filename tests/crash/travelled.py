@@ -14,7 +14,7 @@ from sagalog import NoInstanceError, SagaRunner, open_journal
 
 from . import travel
 from .shop import Killer, Ledger, read_ledger, settings
-from .travel import FIRST_TICK, LEGS, TICK, TourSaga, TripSaga, kind, number, region, stays
+from .travel import FIRST_TICK, LEGS, STAMPS, TICK, TourSaga, TripSaga, kind, number, region, stays
 from .travelling import dispatch
 from .witness import read, url_of, witness
 
@@ -30,7 +30,11 @@ def examine(folder: Path, tours: int) -> Counter[str]:
         if note.get("outcome") in ("handled", "kept", "duplicate"):
             name = note["ack"].partition("/")[0]
             steps = history[f"saga::{'tour' if name.startswith('t-') else 'trip'}::{name}"]
-            assert note["ack"] in steps[-1]["inbox"], f"accepted, and lost: {note['ack']}"
+            if "/stamp" in note["ack"]:  # known by its number, not by its id
+                assert note["ack"] in steps[-1]["state"]["log"], f"accepted, and lost: {note['ack']}"
+                assert note["ack"] not in steps[-1]["inbox"]
+            else:
+                assert note["ack"] in steps[-1]["inbox"], f"accepted, and lost: {note['ack']}"
             counted[note["outcome"]] += 1
     _every_command_has_one_id(ledger, history)
     for n in range(tours):
@@ -79,6 +83,10 @@ def _one_tour(tour: str, steps: list[dict[str, Any]], counted: Counter[str]) -> 
 
     events = [f"{tour}/{one}" for one in ("planned", "visa 1", "visa 2", "ticket 1", "ticket 2", "bag 1", "bag 2")]
     ends = ["papers", "ready", "boarded", *(f"seat {seat}" for seat in range(LEGS))]
+    stamps = [f"{tour}/stamp {n}" for n in range(1, STAMPS + 1)]
+    assert [entry for entry in log if "/stamp" in entry] == stamps, f"{tour}: not in the order of the numbers: {log}"
+    assert last["sequences"] == {"Stamped": STAMPS + 1}
+    events += stamps
     ticks = [entry for entry in log if entry.startswith("tick")]
     asked = [entry for entry in log if entry in ("silent", f"{tour}/priced")]
     wanted = [*events, *ends, *([] if stays(tour) else [f"{tour}/closed"])]
@@ -89,6 +97,9 @@ def _one_tour(tour: str, steps: list[dict[str, Any]], counted: Counter[str]) -> 
     assert log[last_leg + 1 : last_leg + 3] == ["papers", "ready"], f"{tour}: the join did not run with its last leg"
     ready = next(step for step in steps if "ready" in step["state"]["log"])
     assert ready["phase"] == "READY"
+    counted["stamps kept"] += len(
+        {kept["id"] for step in steps for kept in step.get("kept", ()) if "/stamp" in kept["id"]}
+    )
     for bag in (f"{tour}/bag 1", f"{tour}/bag 2"):
         assert place[bag] > place["ready"], f"{tour}: handled before its phase"
         if any(kept["id"] == bag for step in steps for kept in step.get("kept", ())):

@@ -16,6 +16,7 @@ from . import travel
 from .shop import WORKER_SECONDS, Killer, Ledger, is_durable, opened, patiently, read_ledger, running, settings
 from .travel import (
     PRICE_SECONDS,
+    STAMPS,
     AskPrice,
     BagBrought,
     Board,
@@ -23,6 +24,7 @@ from .travel import (
     Closed,
     Planned,
     Priced,
+    Stamped,
     TicketPrinted,
     TourSaga,
     TripRequested,
@@ -39,6 +41,7 @@ MARKS = [
     "entering the phase",
     "making a leg",
     "handling what was kept",
+    "a numbered event",
     "a leg's answer",
     "the end of the gather",
     "the recurring timer",
@@ -89,6 +92,7 @@ def plan(tours: int, chance: random.Random) -> list[list[Any]]:
             TicketPrinted(tour, f"{tour}/ticket 2"),
             BagBrought(tour, f"{tour}/bag 1"),
             BagBrought(tour, f"{tour}/bag 2"),
+            *(Stamped(tour, n) for n in range(1, STAMPS + 1)),
         ]
         if kind(tour) in (1, 2):
             middle.append(Priced(tour, f"{tour}/priced"))
