@@ -74,7 +74,7 @@ async def test_a_virtual_host_that_is_not_there_is_named_with_the_remedy(one_rab
     url = f"{one_rabbitmq.url}no%2Fwhere"
     source, sink = RabbitSource(url, queue="q"), RabbitSink(url, routing_key="q")
     for attempt in (source.open(), sink.send(SinkMessage(b"x", "1"))):
-        with pytest.raises(BrokerUnavailableError, match=r"virtual host 'no/where': make it \(rabbitmqctl add_vhost"):
+        with pytest.raises(BrokerUnavailableError, match=r"virtual host 'no/where': create it \(rabbitmqctl add_vhost"):
             await attempt
     await source.close()
     await sink.close()

@@ -73,7 +73,7 @@ async def test_an_instance_page_tells_all_about_a_parked_one(client: httpx.Async
         "in 1",  # 15 min, or 14 min 59 s
         "Failing m4",
         "Noted m5",
-        "Release takes back 1/0",
+        "Release undoes 1/0",
         "Parked by Failing parked",
         "Held Noted parked",
         "Reserve as 1/0",
@@ -87,8 +87,8 @@ async def test_an_instance_page_tells_all_about_a_parked_one(client: httpx.Async
 
 async def test_a_compensation_that_failed_says_what_is_left(client: httpx.AsyncClient) -> None:
     page = await read(client, "/instance", saga="order", id="failed")
-    assert "Compensation failed. 2 commands still to be taken back." in page.text
-    assert "Refund takes back 3/0" in page.text or "Refund takes back 2/0" in page.text
+    assert "Compensation failed. 2 commands still to be undone." in page.text
+    assert "Refund undoes 3/0" in page.text or "Refund undoes 2/0" in page.text
 
 
 async def test_a_finished_one_is_shown_as_long_as_it_is_remembered(client: httpx.AsyncClient) -> None:
@@ -374,7 +374,7 @@ async def test_the_pages_tell_phases_and_what_is_kept() -> None:
     async with browsing(board_of(journal, sagas=[phased.Orders])) as browser:
         page = (await browser.get("/instance?saga=phased&id=new")).text
         assert "phase <b>PLACED</b>" in page
-        assert "Messages kept for their moment" in page
+        assert "Kept messages" in page
         assert "label new" in page
         assert "<b>x</b>" not in page
         page = (await browser.get("/instance?saga=phased&id=old")).text

@@ -163,7 +163,7 @@ async def test_what_the_code_cannot_read_is_said_on_its_page(
     record.state = msgspec.Raw(b'{"total":"seven"}')
     await journal.write_messages([PersistentRepr("saga::order::running", view.version + 1, encode_record(record))])
     page = html.unescape((await operator.get("/instance?saga=order&id=running")).text)
-    assert "This code cannot go on with it: state: stored JSON is not a valid OrderState" in page
+    assert "This code cannot continue it: state: stored JSON is not a valid OrderState" in page
     assert "seven" in page  # what can be read is shown
 
 

@@ -235,8 +235,8 @@ class KafkaSource(KafkaDeadLetters):
         if done > end and partition not in self._beyond:
             self._beyond.add(partition)
             log.error(
-                "source %s: topic %s, partition %d ends at offset %d, but group %s has come to %d: if the topic was made "
-                "anew, or has lost messages, and new ones are not read, give the source another group",
+                "source %s: topic %s, partition %d ends at offset %d, but group %s is at %d: if the topic was created "
+                "again, or has lost messages, and new ones are not read, give the source another group",
                 self._name,
                 partition.topic,
                 partition.partition,

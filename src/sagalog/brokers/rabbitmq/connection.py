@@ -74,8 +74,8 @@ class RabbitConnection:
             connection: AbstractConnection = await aio_pika.connect(self._url, **self._options)
         except InvalidFrameError:  # the broker ended the connection when it was asked for the virtual host
             raise BrokerUnavailableError(
-                f"{self.where} does not let this user into virtual host {self._virtual_host!r}: make it (rabbitmqctl "
-                "add_vhost), give the user rights there (rabbitmqctl set_permissions), or name another one in the URL"
+                f"{self.where} does not let this user into virtual host {self._virtual_host!r}: create it (rabbitmqctl "
+                "add_vhost), grant the user rights there (rabbitmqctl set_permissions), or use another one in the URL"
             ) from None
         return connection
 

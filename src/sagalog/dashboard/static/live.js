@@ -113,7 +113,7 @@
       for (const [name, part] of Object.entries(JSON.parse(event.data))) swap(name, part);
     });
     source.addEventListener("down", (event) => {
-      say(`The journal does not answer; this page goes on by itself when it is back. ${JSON.parse(event.data)}`, true);
+      say(`The journal does not answer; this page recovers by itself when it is back. ${JSON.parse(event.data)}`, true);
     });
     source.addEventListener("error", () => {
       if (lost === null) lost = setTimeout(() => say("The dashboard does not answer; trying again.", true), 3000);
