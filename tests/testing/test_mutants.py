@@ -145,7 +145,7 @@ def one_acceptance_clears_the_whole_outbox(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def timers_fire_an_hour_early(patch: pytest.MonkeyPatch) -> None:
     real = fire.due_timer
-    patch.setattr(fire, "due_timer", lambda draft, until: real(draft, until + timedelta(hours=1)))
+    patch.setattr(fire, "due_timer", lambda draft, until, **named: real(draft, until + timedelta(hours=1), **named))
 
 
 @mutant

@@ -242,7 +242,11 @@ def a_refused_leg_counts_as_answered(patch: pytest.MonkeyPatch) -> None:
 @mutant.of(TwoRefused)
 def a_failed_gather_forgets_the_legs_under_way(patch: pytest.MonkeyPatch) -> None:
     real = gathers.GatherStep
-    patch.setattr(gathers, "GatherStep", lambda name, one, sends: real(name, None if one and one.over else one, sends))
+
+    def step(name: str, one: Any, *others: Any, **named: Any) -> Any:
+        return real(name, None if one and one.over else one, *others, **named)
+
+    patch.setattr(gathers, "GatherStep", step)
 
 
 @mutant.of(Dropped)
