@@ -118,7 +118,7 @@ async def test_a_topic_that_is_made_anew_below_the_position_of_its_group_is_told
         await admin.delete_topics([name])
         await admin.create_topics([NewTopic(name, 1, 1)])
         await sink.send(event("b", 1))
-        await eventually(lambda: f"but group {name}-workers has come to 5: if the topic was made anew" in caplog.text)
+        await eventually(lambda: f"but group {name}-workers is at 5: if the topic was created again" in caplog.text)
     await sink.close()
     await admin.close()
 
