@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from prometheus_client import CollectorRegistry
 
 from sagalog import (
+    BrokerRefusedError,
     BrokerUnavailableError,
     DefinitionError,
     InMemoryJournal,
@@ -480,6 +481,47 @@ async def test_what_was_delivered_beside_it_is_tried_alone_instead(place: Place)
         await eventually(lambda: counts(runner).dead_letters + counts(runner).accepted == 5)
         assert runner.counters.handler_errors == 0
     assert [reason for _, reason in await place.letters()] == ["it was delivered 4 times, and no worker finished it"]
+
+
+@pytest.mark.parametrize("refused", [False, True])
+async def test_nothing_is_tried_before_the_broker_has_what_goes_to_the_dead_letters_untried(
+    place: Place, refused: bool
+) -> None:
+    """What is tried next may kill the worker, and the one before would be in front again, in each life of a worker."""
+    handled: list[int] = []
+    before: list[int] = []
+
+    class Slow(NatsSource):
+        async def reject(self, message: SourceMessage, reason: str) -> None:
+            if not before:
+                for _ in range(1000):
+                    await asyncio.sleep(0)
+                before.append(len(handled))
+            if refused:
+                raise BrokerRefusedError("no dead letter is taken")
+            await super().reject(message, reason)
+
+    class Alone(Saga[State]):
+        name = "alone"
+
+        @starts(Added, key="order")
+        def added(self, state: State, event: Added) -> None:
+            handled.append(event.number)
+
+    for n in range(3):
+        await place.into.send(event(f"o-{n}", n))
+    source = Slow(place.url, stream=place.inside, durable="workers")
+    await source.open()
+    for _ in range(3):
+        held: list[SourceMessage] = []
+        while len(held) < 3:
+            held += await source.receive(3, timedelta(seconds=1))
+        await source.give_back(held, timedelta(0))
+    await source.close()
+    async with SagaRunner("memory://", sagas=[Alone], sources=[Subscription(source, most_deliveries=3)]) as runner:
+        await eventually(lambda: len(handled) == 2)
+        await eventually(lambda: refused or counts(runner).dead_letters == 1)
+    assert before == [0]
 
 
 async def test_health_and_gauges_tell_of_the_source(place: Place) -> None:

@@ -245,6 +245,7 @@ class Intake:
             except Exception as error:
                 self.counts.broker_errors += 1
                 self._not_rejected.add(arrival)
+                self._suspects.ended(arrival)
                 if isinstance(error, BrokerRefusedError):
                     error = BrokerRefusedError(f"message {position} cannot be moved to the dead letters: {error}")
                 self.trouble.is_(error, "dead letters")

@@ -45,7 +45,7 @@ class Suspects:
         self._some.set()
 
     def ended(self, arrival: Arrival) -> None:
-        """The broker was told what became of this one."""
+        """The broker was told what became of this one, or has refused to put it among the dead letters."""
         if arrival is self._current:
             self._ended.set()
 
@@ -61,8 +61,12 @@ class Suspects:
         assert self._most is not None
         deliveries = arrival.message.deliveries
         if deliveries > self._most and not self._rejected:
+            # The next one may kill this worker, and what is not among the dead letters by then is the first one again.
             self._rejected = True
+            self._current = arrival
+            self._ended.clear()
             self._reject(arrival, f"it was delivered {deliveries} times, and no worker finished it")
+            await self._ended.wait()
             return
         self._current = arrival
         self._ended.clear()
