@@ -24,7 +24,9 @@ from sagalog import (
     RunnerSettings,
     SagalogError,
     SagaRunner,
+    SqliteJournal,
     activity,
+    leg,
 )
 from sagalog.blocking import BlockingRunner
 from sagalog.brokers import Subscription
@@ -198,6 +200,8 @@ NUMBERS: list[tuple[Callable[..., Any], str]] = [
     (partial(RabbitSource, "amqp://x", queue="q"), "prefetch"),
     (partial(RedisSource, "redis://x", stream="s", group="g"), "claim_after"),
     (partial(RedisSink, "redis://x", stream="s"), "most"),
+    (partial(leg, "parcels"), "at_once"),
+    (partial(SqliteJournal, "nowhere.db"), "history"),
 ]
 
 

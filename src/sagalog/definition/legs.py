@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from ..errors import DefinitionError
+from ..text import given
 from .actions import Send, StartChild
 
 H = TypeVar("H")
@@ -36,7 +37,7 @@ def leg(name: str, *, at_once: int = 100) -> Callable[[Callable[[H, S, int], L]]
     if not isinstance(name, str) or not name:
         raise DefinitionError('@leg takes the name of a gather: @leg("parcels")')
     if type(at_once) is not int or not 1 <= at_once <= MOST_AT_ONCE:
-        raise DefinitionError(f"@leg({name!r}) takes at_once= from 1 to {MOST_AT_ONCE:,}, not {at_once!r}")
+        raise DefinitionError(f"@leg({name!r}) takes at_once= from 1 to {MOST_AT_ONCE:,}, not {given(at_once)}")
 
     def mark(function: Callable[[H, S, int], L]) -> Callable[[H, S, int], L]:
         if not inspect.isfunction(function) or inspect.iscoroutinefunction(function):

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from ..errors import DefinitionError
+from ..text import given
 
 LONGEST = timedelta(seconds=1_000_000)  # of what a journal is told to wait
 _YES = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -80,8 +81,8 @@ def _url(scheme: str) -> str:
 
 def check_history(history: str | int) -> int | None:
     """Return how many records before the newest are kept, None for all. Raises DefinitionError."""
-    if history == "all":
+    if isinstance(history, str) and history == "all":
         return None
     if not isinstance(history, int) or isinstance(history, bool) or not 0 <= history < 2**62:
-        raise DefinitionError(f'history must be "all" or a number of records from 0, not {history!r}')
+        raise DefinitionError(f'history must be "all" or a number of records from 0, not {given(history)}')
     return history
