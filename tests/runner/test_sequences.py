@@ -154,7 +154,7 @@ async def test_skip_of_the_event_of_a_gap_goes_on_without_the_missing_numbers(tw
         await one.settle()
         assert (await record(two)).parked.startswith("handling Lost raised RuntimeError")
         repaired = await one.skip("numbered", "m")
-        assert repaired.effects[1] == "does not wait for what is missing of Measured/a"
+        assert repaired.effects[1] == "no longer waits for what is missing of Measured/a"
         await one.settle()
         waiting = await record(two)
         assert (waiting.timers, waiting.kept, waiting.skipped) == ({}, (), ("Measured/a/2-3",))

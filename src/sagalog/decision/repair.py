@@ -115,7 +115,7 @@ def skip(*, note: str = "", by: str = "") -> Repair:
             first = record.held[:1]
             effects += drop_held(record, first)
             if first and first[0].name.startswith(GAP) and not first[0].kept:
-                effects.append(f"does not wait for what is missing of {first[0].name.removeprefix(GAP)}")
+                effects.append(f"no longer waits for what is missing of {first[0].name.removeprefix(GAP)}")
                 skip_missing(record, first[0].name.removeprefix(GAP))
             if never_started:
                 record.status = Status.CANCELLED

@@ -60,8 +60,8 @@ def numbered_otherwise(saga: Saga[Any], record: SagaRecord) -> list[str]:
     names = {one.sequence.name for one in saga.numberings.values()}
     stored = dict.fromkeys(key.partition("/")[0] for key in record.sequences)
     found = [
-        f"numbers of the sequence {name}, which this code does not have: what was handled before counts as new, and other "
-        f"numbers begin again; Sequence(..., name={name!r}) keeps them"
+        f"numbers of the sequence {name}, which this code does not have: handled events count as new, and the numbers "
+        f"begin again; Sequence(..., name={name!r}) keeps them"
         for name in stored
         if name not in names
     ]
@@ -69,8 +69,8 @@ def numbered_otherwise(saga: Saga[Any], record: SagaRecord) -> list[str]:
     for held in (*record.kept, *record.held):
         if held.sequence.partition("/")[0] in names and _number_of(saga, registry, held) not in (None, held.number):
             found.append(
-                f"events that wait in the sequence {held.sequence.partition('/')[0]} under another number than this code "
-                "reads from them: they keep it, and those that come now count by this code's field"
+                f"events that wait in the sequence {held.sequence.partition('/')[0]} under another number than the one "
+                "that this code reads from them: they keep it, and new events are counted by this code's field"
             )
     return list(dict.fromkeys(found))
 
