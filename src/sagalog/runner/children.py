@@ -191,7 +191,7 @@ class Children:
         saga, correlation_id = parts_of(parent.persistence_id)
         compensates = entry.family == "stop"
         note = f"its parent {saga} {correlation_id} {'compensates' if compensates else 'was cancelled'}"
-        beyond = f"{note}; this is behind its pivot, and goes on"
+        beyond = f"{note}; this instance is past its pivot, so it continues"
         repair = cancel(compensate=compensates, note=note)
 
         async def run(draft: Draft, reporter: Reporter) -> None:
