@@ -10,10 +10,13 @@ from pathlib import Path
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractIncomingMessage
 
 from sagalog import BrokerUnavailableError
 from sagalog.brokers import SinkMessage
 from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
+from sagalog.brokers.rabbitmq import source as rabbit_source
+from sagalog.brokers.rabbitmq.connection import headers_of
 from sagalog.conformance import BrokerConformance, Capability
 
 from ..servers.proxy import Proxy
@@ -76,6 +79,36 @@ async def test_a_virtual_host_that_is_not_there_is_named_with_the_remedy(one_rab
     for attempt in (source.open(), sink.send(SinkMessage(b"x", "1"))):
         with pytest.raises(BrokerUnavailableError, match=r"virtual host 'no/where': create it \(rabbitmqctl add_vhost"):
             await attempt
+    await source.close()
+    await sink.close()
+
+
+async def test_a_fault_of_the_source_keeps_no_message_back(
+    one_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, name = (await asyncio.to_thread(queue, one_rabbitmq)).split()
+    source, sink = RabbitSource(url, queue=name), RabbitSink(url, routing_key=name)
+    faults = [KeyError()]
+
+    def faulty(message: AbstractIncomingMessage) -> dict[str, str]:
+        if faults:
+            raise faults.pop()
+        return headers_of(message)
+
+    monkeypatch.setattr(rabbit_source, "headers_of", faulty)
+    for number in range(3):
+        await sink.send(SinkMessage(b"%d" % number, str(number)))
+    await source.open()
+    with pytest.raises(KeyError):
+        while True:
+            await source.receive(10, timedelta(seconds=1))
+    found: list[bytes] = []
+    async with asyncio.timeout(40):
+        while len(found) < 3:
+            messages = await source.receive(10, timedelta(seconds=1))
+            found += [one.body for one in messages]
+            await source.accept(messages)
+    assert sorted(found) == [b"0", b"1", b"2"]
     await source.close()
     await sink.close()
 

@@ -128,7 +128,11 @@ class RabbitSource(RabbitDeadLetters):
                 return found
             one = None  # the broker has ended the reading: the queue was deleted, and the channel stays open
         while one is not None:
-            found.append(self._message(one))
+            try:
+                found.append(self._message(one))
+            except Exception:
+                await self._stop_reading()  # after a fault of ours: the queue gets back what was taken from it
+                raise
             if len(found) == most or self._arrived.empty():
                 return found
             one = self._arrived.get_nowait()
