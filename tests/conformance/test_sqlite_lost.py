@@ -136,7 +136,7 @@ async def test_what_is_cut_off_under_a_journal_is_noticed_by_the_next_write(
         await write(journal, "p", number)
     os.truncate(tmp_path / f"journal.db{suffix}", size)
     await asyncio.sleep(CHECK_SECONDS)
-    with pytest.raises((JournalUnavailableError, OutcomeUnknownError), match="was emptied|was cut off"):
+    with pytest.raises((JournalUnavailableError, OutcomeUnknownError), match="was emptied|was truncated"):
         await write(journal, "p", 4)
     with pytest.raises(JournalUnavailableError, match=r"Restart this process.*Nothing was stored"):
         await write(journal, "p", 5)

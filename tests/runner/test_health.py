@@ -108,7 +108,7 @@ async def test_work_that_nobody_claims_makes_it_not_ready_after_some_leases(shar
         health = await runner.health()
         assert (health.live, health.ready, health.oldest_due_seconds) == (True, False, 31.0)
         assert health.reasons == ("due work is falling behind: the oldest has been due for 31 s",)
-        assert (await runner.health(behind=timedelta(seconds=60))).ready
+        assert (await runner.health(behind=timedelta(seconds=60), timeout=timedelta(seconds=40))).ready
         async with shared.runner() as other:
             await other.settle()
         assert (await runner.health()).ready

@@ -60,7 +60,7 @@ def an_activity_is_called_although_it_is_paused(patch: pytest.MonkeyPatch) -> No
     patch.setattr(Gates, "passes", passes)
 
 
-@mutant.of(PausedAgency, first=57)
+@mutant.of(PausedAgency, first=2120)
 def an_activity_that_may_leave_again_is_left_in_its_line(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Beside, "_again", lambda self, instance, entry: None)
 

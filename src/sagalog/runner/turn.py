@@ -228,5 +228,6 @@ async def advance_slowly(turn: Turn, message: Message, outcome: Awaitable[Outcom
 def failure_of(turn: Turn, message: Message, error: BaseException) -> Exception:
     """Return what a turn makes of what a handler raised."""
     if isinstance(error, UnreadableStateError):
-        return unreadable(turn.instance, str(error))
+        # A worker with newer code may have handled the message since the record was read.
+        return unreadable(turn.instance, str(error)) if turn.fresh else CacheTooOld()
     return HandlerFailed(message, error)
