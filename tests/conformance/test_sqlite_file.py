@@ -262,3 +262,32 @@ async def test_urls_open_what_they_name(tmp_path: Path, monkeypatch: pytest.Monk
         assert (tmp_path / "there.db").exists()
     async with open_journal("memory://") as memory:
         assert isinstance(memory, InMemoryJournal)
+
+
+async def test_a_file_into_which_another_process_copies_its_log_just_now_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first page counts those that are still to come; by the time we look again, the log is gone."""
+    path = tmp_path / "journal.db"
+    async with SqliteJournal(path) as journal:
+        await write(journal, "p", 1)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096])
+    connect = sqlite3.connect
+
+    class Copied(sqlite3.Connection):
+        def execute(self, *arguments: object) -> sqlite3.Cursor:
+            try:
+                return super().execute(*arguments)  # type: ignore[arg-type]
+            except sqlite3.DatabaseError:
+                path.write_bytes(whole)
+                raise
+
+    def lock_free(*arguments: object, **named: object) -> sqlite3.Connection:
+        named["factory"] = Copied if named.get("uri") else sqlite3.Connection
+        return connect(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sqlite3, "connect", lock_free)
+    async with SqliteJournal(path) as journal:
+        assert path.read_bytes() == whole, "nothing looked damaged"
+        assert await replay(journal, "p") == [1]

@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError, OutcomeUnknownError, SagalogError
 from ...waiting import Attempts, Waiting
 from . import layout
-from .file import OPENING, check_kind, check_may_write, check_not_inherited, has_log, make_private
+from .file import OPENING, check_kind, check_may_write, check_not_inherited, has_log, make_private, stamp
 
 APPLICATION_ID = 0x53414741  # "SAGA", in the file's header
 
@@ -153,16 +153,17 @@ def _refuse_untouched(path: str) -> None:
 
     SQLite reads it, as it may be in use in this process (file.py says why). A new file, one whose header is still in
     the write-ahead log, and a strange one without an application id of its own look alike here; a connection that
-    locks tells them apart. So does it for a file that looks damaged and has a log: another process may be copying the
-    log into it, or was killed while it did. The header then counts pages that only the log has.
+    locks tells them apart. So does it for a file that looks damaged and has a log, or has changed since: another process
+    may be copying the log into it, or was killed while it did. The header then counts pages that only the log has.
     """
-    had_log = has_log(path)  # the last to close it removes its log once that is copied
+    before = stamp(path)
     connection = sqlite3.connect(uri(path, "mode=ro&immutable=1"), uri=True, isolation_level=None)
     try:
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname == "SQLITE_CORRUPT" and (had_log or has_log(path)):
+        # The last to close it removes its log once that is copied: it may be gone again by now.
+        if error.sqlite_errorname == "SQLITE_CORRUPT" and not (before and stamp(path) == before):
             return
         raise
     finally:
