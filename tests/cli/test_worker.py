@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,6 +194,15 @@ def test_migrate_makes_what_is_missing_and_open_asks_for_it(
     assert not (tmp_path / "any.db").exists()
 
 
+async def supervised(folder: Path, program: str, *, patience: float) -> tuple[_Supervisor, asyncio.Future[int], Any]:
+    """Return the supervisor of a worker that runs this program, when that has said that it is up; and the worker."""
+    supervisor = _Supervisor([[sys.executable, "-c", program]], dict(os.environ), patience)
+    running = asyncio.ensure_future(supervisor.run())
+    await eventually((folder / "up").exists)
+    (process,) = supervisor._running
+    return supervisor, running, process
+
+
 async def test_a_worker_that_does_not_stop_is_killed_after_a_while(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,10 +213,7 @@ async def test_a_worker_that_does_not_stop_is_killed_after_a_while(
         f"pathlib.Path({str(tmp_path / 'up')!r}).touch()\n"
         "time.sleep(1000)"
     )
-    supervisor = _Supervisor([[sys.executable, "-c", deaf]], dict(os.environ), 0.1)
-    running = asyncio.ensure_future(supervisor.run())
-    await eventually((tmp_path / "up").exists)
-    (process,) = supervisor._running
+    supervisor, running, process = await supervised(tmp_path, deaf, patience=0.1)
     supervisor._stop()
     assert await asyncio.wait_for(running, 60) == 1
     assert process.returncode == -signal.SIGKILL
@@ -227,10 +234,7 @@ async def test_a_worker_that_a_second_signal_ends_is_told_and_not_called_stopped
         "while True:\n"
         "    time.sleep(1000)"
     )
-    supervisor = _Supervisor([[sys.executable, "-c", stopping]], dict(os.environ), 1000)
-    running = asyncio.ensure_future(supervisor.run())
-    await eventually((tmp_path / "up").exists)
-    (process,) = supervisor._running
+    supervisor, running, process = await supervised(tmp_path, stopping, patience=1000)
     supervisor._stop()
     await eventually((tmp_path / "stopping").exists)
     supervisor._stop()
@@ -242,9 +246,7 @@ async def test_a_worker_that_is_told_to_stop_before_it_has_begun_has_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waiting = f"import pathlib, time; pathlib.Path({str(tmp_path / 'up')!r}).touch(); time.sleep(1000)"
-    supervisor = _Supervisor([[sys.executable, "-c", waiting]], dict(os.environ), 1000)
-    running = asyncio.ensure_future(supervisor.run())
-    await eventually((tmp_path / "up").exists)
+    supervisor, running, _ = await supervised(tmp_path, waiting, patience=1000)
     supervisor._stop()
     assert await asyncio.wait_for(running, 60) == 0
     assert capsys.readouterr().err == ""
