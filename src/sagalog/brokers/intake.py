@@ -33,9 +33,8 @@ from .subscription import Policy, Subscription
 from .suspects import Suspects
 from .trouble import SourceTrouble
 
-RECEIVE_WAIT = timedelta(
-    milliseconds=500
-)  # so long an empty source is waited for in one go, and so long a stop may have to wait
+# How long an empty source is waited for in one go, and how long a stop may have to wait for it.
+RECEIVE_WAIT = timedelta(milliseconds=500)
 _RECEIVE_SECONDS = 3.0  # so long the last `receive` is waited for at a stop: a broker may hang
 _LEAST_SECONDS = 1.0  # of each part of a stop, when its time is up
 _REJECTED_AT_ONCE = 64

@@ -109,9 +109,8 @@ class _Demo:
             self._send(worker.stdin, list(self.plan.values()))
             while len(self.accepted) < self.orders and (line := worker.stdout.readline()):
                 self._take(line)
-            os.kill(
-                worker.pid, signal.SIGKILL
-            )  # in the middle: half of the events are accepted, many commands under way
+            # In the middle of it: half of the events are accepted, many commands under way.
+            os.kill(worker.pid, signal.SIGKILL)
             self.say(f"kill -9 {worker.pid}: it had no chance to clean up.")
             for line in worker.stdout:  # what it had acknowledged before it died
                 if line.endswith(b"\n"):

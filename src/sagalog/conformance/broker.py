@@ -16,9 +16,8 @@ from ..brokers import KeepsDeadLetters, Sink, SinkMessage, Source, SourceMessage
 from .capability import Capability, Capable, may
 
 TEXTS = ["plain", "with space", "50%", "é🚢", 'quo"te', "a::b/c,d;e=f", "line\nbreak", "\x00"]
-_BROKER = frozenset(
-    {Capability.DELIVERIES, Capability.GIVES_BACK, Capability.ONCE, Capability.STAYING_IDS}
-)  # what only some have
+# What only some brokers have.
+_BROKER = frozenset({Capability.DELIVERIES, Capability.GIVES_BACK, Capability.ONCE, Capability.STAYING_IDS})
 
 
 @pytest.mark.asyncio

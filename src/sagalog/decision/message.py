@@ -56,9 +56,8 @@ class Message(msgspec.Struct, gc=False, eq=False):
     gather: Gathering | None = None  # it is the end of this gather, which its phase did not expect at once
     passed: bool = False  # no handler takes it: all that it means is that a command was answered, or a leg dropped
     sent_by: str = ""  # the operator who sent it by hand
-    place: tuple[str, int] | None = (
-        None  # its sequence and number, as it was accepted: newer code may number it otherwise
-    )
+    # Its sequence and number, as they were when it was accepted: newer code may number it otherwise.
+    place: tuple[str, int] | None = None
 
     def copied(self) -> Message:
         """Return this message with an event of its own, as it came, for another saga or another attempt."""

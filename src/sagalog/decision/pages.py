@@ -89,9 +89,8 @@ def _pages(
     pages = before.pages
     if messages[: len(before.messages)] != before.messages:
         return ()
-    if (
-        history and pages and pages[0].version <= version - history
-    ):  # the oldest, and largest, goes: all is stored again
+    # The oldest, and largest, goes: all is stored again.
+    if history and pages and pages[0].version <= version - history:
         return ()
     if before.size < page_bytes:
         return pages

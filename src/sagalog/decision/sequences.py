@@ -112,9 +112,8 @@ def leave_hole(record: SagaRecord, dropped: Held) -> None:
         pass_number(record, dropped.sequence, dropped.number)
     else:
         record.holes = (*record.holes, f"{dropped.sequence}/{dropped.number}")
-        if (
-            dropped.sequence not in record.sequences
-        ):  # it may be the first of all: a gap that is left gets a new deadline
+        # It may be the first of all: a gap that is left gets a new deadline.
+        if dropped.sequence not in record.sequences:
             record.timers = {name: timer for name, timer in record.timers.items() if name != GAP + dropped.sequence}
 
 

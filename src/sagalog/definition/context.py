@@ -27,8 +27,7 @@ class StepContext(msgspec.Struct, frozen=True):
     message_id: str
     message_at: datetime | None = None  # the event's own time, where its source tells it; in UTC
     trace: str = ""  # of what caused the message, as a hook gave it
-    headers: Mapping[str, str] = msgspec.field(
-        default_factory=lambda: _NONE
-    )  # of the message, where its source has some
+    # Of the message, where its source has some.
+    headers: Mapping[str, str] = msgspec.field(default_factory=lambda: _NONE)
     gathered: Gathered | None = None  # how it went, where the event is a gather's `then` or `failed`
     phase: Enum | None = None  # that the saga is in as the step begins; None for a saga without phases

@@ -17,9 +17,8 @@ class Reaction:
     refusal: bool = False
     legs: tuple[str, ...] = ()  # of a join: the events that all have to come
     sends: dict[str, str] = field(default_factory=dict)  # command -> its undo, or nothing
-    requests: dict[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # command -> how long, and the event if no answer
+    # Command -> how long, and the event if no answer.
+    requests: dict[str, tuple[str, str]] = field(default_factory=dict)
     gathers: dict[str, tuple[str, str]] = field(default_factory=dict)  # name -> the events of its end, well or not
     children: dict[str, str] = field(default_factory=dict)  # saga of a child that it starts -> its undo, or nothing
     ended: str = ""  # it is no event: a child of that saga has ended

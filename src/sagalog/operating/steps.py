@@ -35,9 +35,8 @@ class Step(msgspec.Struct, frozen=True):
     alone: str  # the type of the command that it began by itself, because workers died that had it in hand
     gathered: list[str]  # gathers that came to their end, by name
     joined: list[str]  # joins that it ran, by name
-    activities: dict[
-        str, str
-    ]  # activities that came to another stage, and to which; with the reason, where there is one
+    # Activities that came to another stage, and to which; with the reason, where there is one.
+    activities: dict[str, str]
     passed_over: list[str]  # recurring timers whose missed times it passed over, by name
     result: Typed | None = None  # that it completed with
     kept: list[Held] = []  # messages that it keeps for their moment

@@ -1,4 +1,11 @@
-"""Running sagas: receive, mailbox, step, commit, dispatch, due. One file a phase; runner.py owns start and stop."""
+"""Running sagas: one file a phase, and round.py calls them in their order.
+
+    receive ─► queue ─► load ─► decide ─► commit ─► settle ─► deliver          due ─► queue
+
+Read runner.py for what users call, started.py for how the phases are put together, then the phases in this order. What
+waits between them is an instance (instance.py) with its mailbox of envelopes (envelope.py); what an instance does in one
+round is a turn (turn.py).
+"""
 
 from .circuit import Circuit
 from .clock import Clock, EventClock, ManualClock, SystemClock

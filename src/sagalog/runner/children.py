@@ -3,10 +3,9 @@
 deliver ─► attempt ─► [children] ─► the mailbox of a child, or of a parent
 
 Each may be delivered again, and by several workers. A start is known by its message id, an end by what the parent waits
-for, and a child that is asked to end looks whether it still runs. What is for an
-instance that this worker's code cannot read is left to another worker, as a command of an unknown type is. Nothing waits
-for a place here: no step of a parent
-waits for its child, and none of a child for its parent, so they cannot wait in a circle.
+for, and a child that is asked to end checks whether it still runs. This worker declines what is for an instance that its
+code cannot read, as it declines a command of an unknown type. Nothing waits for a place here: no step of a parent waits
+for its child, and no step of a child for its parent, so they cannot wait for each other.
 """
 
 from __future__ import annotations
@@ -217,9 +216,8 @@ class Children:
                 draft.record = repair.decide(record, draft.next_id, draft.now, draft.persistence_id).record
                 draft.touch()
 
-        while (
-            not fresh
-        ):  # nothing is written where it is gone, so nobody else would find out that another worker knows better
+        # Where the child is gone, nothing is written that could lose to another worker: only a fresh read tells.
+        while not fresh:
             child.read_again()
             await self._give(child, Envelope(repair=run))
             fresh = fresh or not (gone or silent)

@@ -245,9 +245,8 @@ class Conclusions:
         parking = Envelope(repair=_stick(entry.id, reason), future=self._engine.loop.create_future())
         assert parking.future is not None
         parking.future.add_done_callback(lambda _: self._parked(instance, entry, parking))
-        if (
-            instance.beside is not None and entry.id in instance.beside
-        ):  # it is not to leave again before that is stored
+        # The command must not leave again before the record that parks it is stored.
+        if instance.beside is not None and entry.id in instance.beside:
             self.pause_beside(instance, entry, self._engine.seconds.lease / 4)
         instance.poke(parking)
         instance.tell_parked(reason, command_id=id_of(instance.persistence_id, entry.id))

@@ -89,9 +89,8 @@ class Engine:
         self.transactions: dict[int, Any] = {}  # open ones of callers, by their connection; kept by in_transaction.py
         self._writes: dict[int, float] = {}  # writes without an answer, and since when, in the loop's time
         self._write_numbers = count()
-        self._lone: dict[
-            asyncio.Task[Any], asyncio.Future[None] | None
-        ] = {}  # callers that run a round in their own task
+        # Callers that run a round in their own task, and what `wait_for_tasks` waits for.
+        self._lone: dict[asyncio.Task[Any], asyncio.Future[None] | None] = {}
         self.lasting: asyncio.Task[Any] | None = None  # as long as the runner does not stop
         self._tasks: dict[asyncio.Task[Any], bool] = {}  # in the order they began: a seed tells one story
 

@@ -65,9 +65,8 @@ class Envelope(msgspec.Struct, eq=False):
     failures: int = 0
     park: tuple[str, Message] | None = None  # no more retries: park for this reason, and hold that message
     most_timers: float = inf  # that one turn of a claim may fire; more made the record too large
-    until: datetime | None = (
-        None  # in event time, of a claim ahead of an event: which timers it fires; None: those due now
-    )
+    # In event time, of a claim ahead of an event: which timers it fires; None: those due now.
+    until: datetime | None = None
     deadline: float | None = None  # until when it may wait for a starting event, in the loop's time
     seen: bool = False  # a read of the record began after it had come
     withdrawn: bool = False  # its caller was cancelled while it waited

@@ -139,11 +139,8 @@ class Instance:
         self.working: tuple[Envelope, asyncio.Task[None]] | None = None  # an async handler's message and task
         self.one_by_one: int = 0  # messages that get a record each, because one record of all was too large
         self.lost: int = 0  # writes in a row that lost a race or got no answer
-        self.lost_on: tuple[int, int, int] = (
-            0,
-            0,
-            0,
-        )  # epoch and version on which writes were lost, and how often in a row
+        # Epoch and version on which writes were lost, and how often in a row.
+        self.lost_on: tuple[int, int, int] = (0, 0, 0)
         self.told_held: bool = False  # the log has it that a transaction holds its record up
         # The cached record. It may be out of date, so every write names the version that it builds on.
         self.loaded: bool = False
@@ -158,9 +155,8 @@ class Instance:
         self.size: int = 0  # of the cached record, in bytes as it is stored, with all that it holds
         self.unknown: Unanswered | None = None  # a write without an answer: read back first
         self.in_transaction: tuple[Unanswered, ...] = ()  # saved in transactions of callers, still open
-        self.may_land: tuple[
-            Unanswered, ...
-        ] = ()  # writes without an answer that were not there when they were read back
+        # Writes without an answer that were not there when they were read back.
+        self.may_land: tuple[Unanswered, ...] = ()
         # Deliveries. We own the outbox entries that we saved, and those that we claimed after their lease had ended. Until
         # then, all others belong to the worker that saved them.
         self.owned: frozenset[str] = NONE
@@ -170,17 +166,14 @@ class Instance:
         self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
         self.to_deliver: bool = False  # the round has still to deliver its commands
         self.delivering: bool = False
-        self.attempt: tuple[str, asyncio.Timeout] | None = (
-            None  # the entry whose handler is running, and its time limit
-        )
+        # The entry whose handler is running, and its time limit.
+        self.attempt: tuple[str, asyncio.Timeout] | None = None
         self.lease_seconds: float = 0.0  # of a renewal; 0: the lease of the settings
-        self.contested: bool = (
-            False  # another worker has changed it during our lease, so the next leases are written down
-        )
+        # Another worker has changed it during our lease, so the next leases are written down.
+        self.contested: bool = False
         self.declined: Command | None = None  # the first of the outbox, which only a worker with other code can deliver
-        self.foreign: tuple[str, float] | None = (
-            None  # another worker's entry, and when to claim it, in the loop's time
-        )
+        # Another worker's entry, and when to claim it, in the loop's time.
+        self.foreign: tuple[str, float] | None = None
         self.first_start: int = 0  # of the lives that the deliveries are of; see SagaRecord
         self.forgotten: frozenset[str] = NONE  # entries of lives before those, at whose commands handlers still are
         self.attempts: dict[str, int] | None = None  # failed deliveries by entry; None if there are none
@@ -194,9 +187,8 @@ class Instance:
         self.caught_up: bool = False
         self.in_line: int = 0  # callers that have their turn or wait for it
         self.turnstile: asyncio.Lock | None = None
-        self.quieted: asyncio.Future[None] | None = (
-            None  # set when nothing is left to deliver, if anybody waits for that
-        )
+        # Set when nothing is left to deliver, if anybody waits for that.
+        self.quieted: asyncio.Future[None] | None = None
 
     @property
     def idle(self) -> bool:

@@ -54,9 +54,8 @@ S = TypeVar("S")
 Dispatch = Callable[..., Any] | Mapping[type, Callable[..., Any]]
 Reader = Callable[[dict[str, Any]], Incoming | None]
 Report = Callable[["SagaRunner"], Any]
-SagaNamed = (
-    type[Saga[Any]] | Saga[Any] | str
-)  # a class is checked by type checkers; a name also names what has none here
+# Type checkers check a class; a name also reaches a saga whose class is not here.
+SagaNamed = type[Saga[Any]] | Saga[Any] | str
 
 _NOT_STARTED = "the runner is not started: use it as `async with SagaRunner(...) as runner`; nothing was stored"
 

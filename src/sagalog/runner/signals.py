@@ -52,9 +52,8 @@ class _Ears:
         """Let whoever heard the signals before hear them again, unless somebody else has begun to hear them meanwhile."""
         for number, before, ours in self._signals:
             now = signal.getsignal(number)
-            self._loop.remove_signal_handler(
-                number
-            )  # which leaves the default: for SIGINT, also in place of asyncio.run's
+            # This leaves the default handler, for SIGINT also in place of the one of asyncio.run.
+            self._loop.remove_signal_handler(number)
             if now is not ours:
                 signal.signal(number, now)
             elif before is not None and before is not ours:  # else a handler of the loop, which knows it no more

@@ -81,9 +81,8 @@ class KafkaSource(KafkaDeadLetters):
 
     @property
     def keep_every(self) -> timedelta | None:
-        return timedelta(
-            seconds=30
-        )  # a consumer that does not poll for max_poll_interval_ms (five minutes) loses its partitions
+        # A consumer that does not poll for max_poll_interval_ms (five minutes) loses its partitions.
+        return timedelta(seconds=30)
 
     async def open(self) -> None:
         if self._consumer is not None:

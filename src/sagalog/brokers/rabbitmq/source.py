@@ -55,9 +55,8 @@ class RabbitSource(RabbitDeadLetters):
         self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
         self._reads: Callable[[], bool] = lambda: True
         self._given_back: list[AbstractIncomingMessage] = []
-        self._held: set[int] = (
-            set()
-        )  # what is delivered here and not acknowledged: the broker does not count it as waiting
+        # What is delivered here and not acknowledged: the broker does not count it as waiting.
+        self._held: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

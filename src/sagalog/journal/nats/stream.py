@@ -22,9 +22,8 @@ class Stream:
     def __init__(self, connection: Connection, requests: Requests, *, replicas: int, keep: int | None) -> None:
         self._connection = connection
         self._requests = requests
-        self.kept: int = (
-            1  # messages of an id, before the oldest goes when the next one comes; 0: all, as the server says
-        )
+        # How many messages of an id the server keeps, as it says; 0: all of them.
+        self.kept: int = 1
         self._config: dict[str, Any] = {
             "name": requests.stream,
             "retention": "limits",

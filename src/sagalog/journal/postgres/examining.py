@@ -36,9 +36,8 @@ async def findings_of(connections: Connections, schema: str) -> list[Finding]:
 async def _refused(connections: Connections, schema: str) -> list[Finding]:
     """Say why writes are refused; nothing where they are not. Who has no right to write at all is there to look."""
     ((read_only, missing),) = await connections.read(_WRITABLE, schema)
-    if (
-        read_only
-    ):  # or a connection in the pool is, which was made before a failover; it is replaced when it is written to
+    # The server is, or a connection of the pool made before a failover, which is replaced when it is written to.
+    if read_only:
         connection = await connections.connect()
         try:
             (read_only, missing) = await connection.fetchrow(_WRITABLE, schema)

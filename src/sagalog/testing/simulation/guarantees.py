@@ -24,9 +24,8 @@ def _record(landed: Landed) -> SagaRecord:
 def check_first(persistence_id: str, first: Landed) -> None:
     """A life begins with its first incarnation; what came with its starting event may have ended it, and begun the next."""
     record = _record(first)
-    began = (
-        1 + (len(record.handled) + len(record.held) + len(record.kept) - 1) // 2
-    )  # each but the last one took a message to end it, too
+    # Each but the last one took a message to end it, too.
+    began = 1 + (len(record.handled) + len(record.held) + len(record.kept) - 1) // 2
     assert 1 <= record.incarnation <= max(1, began), f"{persistence_id} begins with incarnation {record.incarnation}"
     assert all(audit.by_engine for audit in record.audit), f"{persistence_id} begins with a repair"
 

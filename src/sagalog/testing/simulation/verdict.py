@@ -107,9 +107,8 @@ def _nothing_accepted_is_lost(run: Situation, persistence_id: str, lives: list[l
         known.update(each(newest.inbox), each(newest.inherited), (held.id for held in (*newest.held, *newest.kept)))
         _nothing_waits_in_vain(persistence_id, next(saga for saga in run.sagas if saga.name == name), newest)
         for one in life:
-            if (
-                one.record is not None
-            ):  # what an operator dropped was never handled, and is forgotten when retention ends
+            # What an operator dropped was never handled, and is forgotten when retention ends.
+            if one.record is not None:
                 known.update((handled.id for handled in one.record.handled), each(one.record.inbox))
                 known.update(each(one.record.inherited))  # one step may drop it, and begin the next life
     saga = next(saga for saga in run.sagas if saga.name == name)

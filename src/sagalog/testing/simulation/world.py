@@ -23,9 +23,8 @@ class World:
     """
 
     sagas: ClassVar[Sequence[Saga[Any] | type[Saga[Any]]]] = ()  # for `sagalog simulate MODULE:WORLD`
-    repairs: ClassVar[Sequence[str]] = (
-        "retry",
-    )  # what its operator does about parked instances: also "skip", "cancel"
+    # What its operator does about parked instances: also "skip", "cancel".
+    repairs: ClassVar[Sequence[str]] = ("retry",)
     may_park: ClassVar[bool] = False  # whether an instance may stay parked in spite of them
     clients: ClassVar[int] = 0  # further processes that only take events, and leave the rest to the workers
     # What its operator pauses now and then, and resumes: command types, and activities as "trip.flight".
