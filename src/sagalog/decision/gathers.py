@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from ..definition.actions import Compensate, Complete
+from ..definition.codec import Typed
 from ..definition.context import StepContext
+from ..errors import CodecError
 from .checked import actions_of
 from .children import child_entry
 from .draft import Draft
@@ -20,6 +22,7 @@ from .gathering import GatherEnd, Gathering, GatherStep, more_legs
 from .ids import DROPPED, GATHER, answered_entry, entry_of
 from .message import Message
 from .record import SagaRecord
+from .state import UnreadableStateError
 
 
 def leg_of(record: SagaRecord, persistence_id: str, message: Message) -> tuple[str, Gathering, int] | None:
@@ -79,7 +82,7 @@ def _ended(
     if stored is None:  # it failed, and nothing is said about it: as any refusal
         actions += [GatherStep(name, left, []), Compensate()]
         return
-    event = draft.registry.unpack(stored)
+    event = _end_of(draft, name, stored)
     if context.phase is not None and may_wait(draft.saga, event, context.phase, actions):
         actions.append(GatherStep(name, left, [], GatherEnd(event, stored, gathering)))
         return
@@ -90,3 +93,13 @@ def _ended(
         actions.extend(more)
     else:
         yield more
+
+
+def _end_of(draft: Draft, name: str, stored: Typed) -> Any:
+    """Return the event that ends a gather. Raises UnreadableStateError where only newer code can read it, CodecError."""
+    try:
+        return draft.registry.unpack(stored)
+    except CodecError as error:
+        if draft.registry.is_newer(stored):
+            raise UnreadableStateError(f"gather {name}: {error}") from error
+        raise

@@ -15,9 +15,10 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import Any
 
-from ..decision.entries import Command
+from ..decision.entries import FINAL, Command
 from ..decision.ids import command_id as id_of
 from ..decision.record import SagaRecord
+from ..decision.state import UnreadableStateError, decode_state
 from ..errors import (
     CodecError,
     DefinitionError,
@@ -33,6 +34,7 @@ from .engine import Engine
 from .hooked_handler import HookedHandler
 from .instance import Instance
 from .lease import Leases
+from .load import unreadable
 
 Handler = CommandHandler | HookedHandler
 
@@ -69,7 +71,7 @@ class CommandAttempts:
     def handler_of(self, instance: Instance, entry: Command) -> tuple[CommandHandler, Any]:
         """Return the handler of a command and the command. Raises DefinitionError if there is none, CodecError.
 
-        SagaParkedError: it is for an instance that this code cannot read.
+        SagaParkedError: it is for an instance that this code cannot read, or its own could not take the answer here.
         """
         if entry.family:
             return self._children.handler_of(instance, entry), None
@@ -79,6 +81,9 @@ class CommandAttempts:
             raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
         if type(handler) is ActivityHandler:
             handler.check_kind(instance.record, entry)
+            check_answerable(instance, entry)
+        elif not entry.undo:
+            check_answerable(instance, entry)
         return handler, command
 
     def context(self, instance: Instance, entry: Command) -> CommandContext:
@@ -200,3 +205,23 @@ class CommandAttempts:
             if when is None or when > now:
                 self._cut.add(limit)
                 limit.reschedule(now)
+
+
+def check_answerable(instance: Instance, entry: Command) -> None:
+    """Raise SagaParkedError if only other code could handle what the command's handler answers, as far as is known.
+
+    It would be carried out for nothing, again and again, and kept from those who have that code.
+    """
+    record, runtime = instance.record, instance.runtime
+    if record is None or record.status in FINAL:  # whose answers change nothing
+        return
+    newer = record.state_version > runtime.saga.state_version()
+    if newer or instance.correlation_id in runtime.unreadable:
+        try:
+            decode_state(runtime.saga, record)
+        except UnreadableStateError as error:
+            raise unreadable(instance, str(error)) from error
+    for name, gathering in record.gathers.items():
+        for end in (gathering.then, gathering.failed):
+            if end is not None and runtime.registry.is_newer(end) and gathering.leg_of(entry.id) is not None:
+                raise unreadable(instance, f"gather {name}: {end.type} is of a newer version")

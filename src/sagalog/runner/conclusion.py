@@ -168,7 +168,8 @@ class Conclusions:
             return False  # it stays in the outbox for the next worker
         if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
             return True  # an operator has dropped it meanwhile
-        if entry.family and isinstance(error, SagaParkedError):  # this code cannot read whom it is for
+        if isinstance(error, SagaParkedError) and (entry.family or instance.is_in(error)):
+            # This code cannot read whom it is for, or its own instance, which is to handle the answer.
             self.leave(instance, entry, error)
             return False
         engine.counters.dispatch_errors += 1

@@ -18,6 +18,7 @@ from ..decision.lookup import MessageLookups
 from ..decision.message import Outcome
 from ..decision.pages import NO_MESSAGES, StoredMessages
 from ..decision.record import SagaRecord
+from ..errors import SagaParkedError
 from ..logs import about, log
 from .engine import has_begun
 from .envelope import Envelope
@@ -326,6 +327,10 @@ class Instance:
             raise
         if envelope.error is not None:
             raise envelope.error
+
+    def is_in(self, error: SagaParkedError) -> bool:
+        """Say whether an error is about this instance, and not about another one that was to take something."""
+        return (error.saga, error.correlation_id) == (self.runtime.name, self.correlation_id)
 
     def is_of(self, record: SagaRecord) -> None:
         """Note which lives a record is of, that is stored; to be told before it is cached.
