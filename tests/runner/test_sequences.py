@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sagalog import (
+    Complete,
     EventClock,
     Incoming,
     InMemoryJournal,
@@ -17,8 +18,10 @@ from sagalog import (
     JournalSagaStateStore,
     ManualClock,
     Outcome,
+    Saga,
     SagaRecord,
     SagaRunner,
+    Sequence,
     SqliteJournal,
     on,
     starts,
@@ -228,3 +231,49 @@ async def test_a_log_in_event_time_fed_twice_and_cut_gives_the_same_readings(tmp
 async def _repaired(bench: Bench, repair: Any) -> Any:
     assert bench.journal is not None
     return await apply_repair(bench.journal, "numbered", "m", repair, now=ManualClock().now())
+
+
+class Restarting(Saga[Readings]):
+    """The numbers begin again with each life."""
+
+    name = "restarting"
+
+    @starts(Numbered, key="meter", sequence=Sequence("n", restarts=True))
+    def numbered(self, readings: Readings, event: Numbered) -> None:
+        readings.log.append(str(event.n))
+
+    @on(Closed, key="meter")
+    def closed(self, readings: Readings, event: Closed) -> Complete:
+        return Complete()
+
+
+async def test_the_numbers_of_the_next_life_are_no_duplicates_to_a_worker_that_knew_the_last_one(two: Bench) -> None:
+    async with two.runner(sagas=(Restarting,)) as one, two.runner(sagas=(Restarting,)) as other:
+        await one.handle(Numbered("m", 1))
+        await other.handle(Numbered("m", 2))
+        await one.handle(Closed("m"))
+        assert (await one.handle(Numbered("m", 2))).kept
+        for n in (4, 3, 1):
+            assert not (await other.handle(Numbered("m", n))).duplicate
+        assert (await one.state(Restarting, "m")).log == ["1", "2", "3", "4"]
+        assert (await other.handle(Numbered("m", 3))).duplicate
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+async def test_an_event_of_any_number_begins_the_next_life_where_numbers_restart(bench: Bench, number: int) -> None:
+    async with bench.runner(sagas=(Restarting,)) as one:
+        for n in (1, 2):
+            await one.handle(Numbered("m", n), message_id=f"m{n}")
+        await one.handle(Closed("m"))
+        assert (await one.handle(Numbered("m", 2), message_id="m2")).duplicate  # of the last life: its id is known
+        assert not (await one.handle(Numbered("m", number))).duplicate
+        for n in {1, 2, 3} - {number}:
+            assert not (await one.handle(Numbered("m", n))).duplicate
+        assert (await one.state(Restarting, "m")).log == ["1", "2", "3"]
+
+
+async def test_a_number_that_was_dropped_elsewhere_is_no_duplicate(two: Bench) -> None:
+    async with runner(two) as one, runner(two) as other:
+        assert await send(other, 1, 3) == [Outcome.HANDLED, Outcome.KEPT]
+        await one.drop(Meters, "m", "m3")
+        assert (await other.handle(Numbered("m", 3), message_id="again")).kept

@@ -15,7 +15,7 @@ import msgspec
 from ..definition.codec import Typed
 from ..definition.saga import Saga
 from ..definition.sequences import Gap, Sequence
-from .entries import Held
+from .entries import FINAL, Held
 from .ids import GAP, parts_of
 from .lookup import KeptMessages
 from .message import Message, Outcome
@@ -72,9 +72,15 @@ def known_number(
     if not key or record is None:
         return None
     expected = next_number(saga, record, key)
-    if expected is not None and number < expected:
+    if expected is not None and number < expected and not _begin_anew(saga, record, key):
         return Outcome.IGNORED if _skipped(record, key, number) else Outcome.DUPLICATE
     return Outcome.DUPLICATE if waits(key, number) else None
+
+
+def _begin_anew(saga: Saga[Any], record: SagaRecord, key: str) -> bool:
+    """Say whether the life that has passed these numbers has ended, and they begin again with the next one."""
+    sequence = sequence_of(saga, key) if record.status in FINAL else None
+    return sequence is not None and sequence.restarts
 
 
 def _skipped(record: SagaRecord, key: str, number: int) -> bool:

@@ -44,10 +44,11 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
     """Note what an outcome means for the sender.
 
     Raises CacheTooOld where an event was passed over because of a record that was read before it came: nothing is written
-    then, so nobody else would find out that another worker has changed it since.
+    then, so nobody else would find out that another worker has changed it since. The same holds for its number.
     """
     message = envelope.message
-    if outcome in PASSED_OVER and message is not None and message.kind in ("event", "child"):
+    passed = outcome in PASSED_OVER and message is not None and message.kind in ("event", "child")
+    if passed or (outcome is Outcome.DUPLICATE and _by_its_number(turn, message)):
         one_worker = turn.instance.runtime.engine.event_time and outcome is not _NO_INSTANCE
         if not (turn.fresh and envelope.seen) and not one_worker:
             raise CacheTooOld
@@ -61,6 +62,15 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
         _remember(turn, envelope)
     elif outcome is Outcome.HELD:
         _note_parking(turn, envelope)
+
+
+def _by_its_number(turn: Turn, message: Message | None) -> bool:
+    """Say whether an event is a duplicate by its number alone.
+
+    An id that was known stays known, but a number comes again: in the next life, or where a kept event was dropped.
+    """
+    numbered = message is not None and message.kind == "event" and turn.draft.saga.numberings
+    return bool(numbered) and message is not None and not turn.draft.knows(message.id)
 
 
 def _note_parking(turn: Turn, envelope: Envelope) -> None:
