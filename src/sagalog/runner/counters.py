@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from ..decision.message import Outcome
+
 
 class Counters(msgspec.Struct):
     """Counts since the runner was made. An event for two sagas counts twice."""
@@ -25,3 +27,17 @@ class Counters(msgspec.Struct):
     parked: int = 0
     takeovers: int = 0  # instances whose undelivered commands were taken over
     purged: int = 0
+
+
+def count(counters: Counters, outcome: Outcome) -> None:
+    """Count what became of a message."""
+    if outcome is Outcome.HANDLED:
+        counters.handled += 1
+    elif outcome is Outcome.DUPLICATE:
+        counters.duplicates += 1
+    elif outcome is Outcome.HELD:
+        counters.held += 1
+    elif outcome is Outcome.KEPT:
+        counters.kept += 1
+    else:
+        counters.ignored += 1

@@ -8,6 +8,7 @@ load.py enters what was read, settle.py what was stored, and deliver.py what bec
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container
 from datetime import datetime
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from ..decision.pages import NO_MESSAGES, StoredMessages
 from ..decision.record import SagaRecord
 from ..errors import SagaParkedError
 from ..logs import about, log
+from .counters import count
 from .engine import has_begun
 from .envelope import Envelope
 from .queue import Queue
@@ -55,7 +57,7 @@ class Cancellable(Protocol):
 class Unanswered(msgspec.Struct, frozen=True):
     """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends.
 
-    `passed`: what was decided in its turn and is in no record, so that nobody finds it there; `handled`: ids of what is.
+    `passed`: what was decided in its turn and is in no record, so that nobody finds it there; `taken`: what is in it.
     """
 
     version: int
@@ -63,7 +65,15 @@ class Unanswered(msgspec.Struct, frozen=True):
     fresh: frozenset[str]
     lease_end: datetime | None
     passed: tuple[tuple[Envelope, Outcome | BaseException], ...] = ()
-    handled: frozenset[str] = NONE
+    taken: tuple[tuple[Envelope, Outcome], ...] = ()
+
+    def has_handled(self, consumed: Container[str]) -> bool:
+        """Say whether one of the messages that it has handled is among those."""
+        return any(
+            one.message is not None and one.message.id in consumed
+            for one, outcome in self.taken
+            if outcome is Outcome.HANDLED
+        )
 
 
 class Instance:
@@ -249,14 +259,16 @@ class Instance:
         self.pausing = None
         self.retry = self.next_attempt_at = None
 
-    def keep_to(self, unknown: Unanswered) -> None:
-        """Answer those that were passed over in a turn that was stored, as it was decided there.
+    def keep_to(self, unknown: Unanswered, *, is_newest: bool) -> None:
+        """Answer those of a turn that was stored as it was decided there.
 
-        Decided anew, they would come behind what was handled after them.
+        Decided anew, what was passed over would come behind what was handled after it, and what was handled would be a
+        duplicate of itself. Where another worker has written since, it may have handled another delivery of that.
         """
-        for envelope, decided in unknown.passed:
+        for envelope, decided in (*unknown.passed, *(unknown.taken if is_newest else ())):
             if not envelope.over:
-                self.runtime.engine.counters.ignored += isinstance(decided, Outcome)
+                if isinstance(decided, Outcome):
+                    count(self.runtime.engine.counters, decided)
                 envelope.decided = decided
                 envelope.finish()
 

@@ -26,7 +26,7 @@ from ..journal.store import saved_of
 from ..waiting import Attempts, Waiting
 from .engine import STRETCH_SECONDS, Engine
 from .failures import as_exception, not_handled, passes_through
-from .instance import NONE, Instance, Unanswered
+from .instance import NONE, Instance
 
 _MAX_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
 _AT_ONCE = 256  # records of one lookup
@@ -193,18 +193,13 @@ def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None
             instance.owned |= maybe.fresh  # the write had landed
             instance.lease_end = maybe.lease_end
             instance.written = maybe.version
-    if unknown is not None and record is not None and _landed(unknown, saved, record):
-        instance.keep_to(unknown)
+            instance.keep_to(maybe, is_newest=True)
+        elif maybe is unknown and unknown and record is not None and unknown.has_handled(record.inbox):
+            instance.keep_to(unknown, is_newest=False)  # it had landed, too, before another worker's
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = instance.fresh = True
     instance.load_first = False
-
-
-def _landed(unknown: Unanswered, saved: SavedState | None, record: SagaRecord) -> bool:
-    """Say whether a write was stored: its record is the newest, or another worker's holds what it had consumed."""
-    newest = saved is not None and (saved.version, saved.payload) == (unknown.version, unknown.payload)
-    return newest or not unknown.handled.isdisjoint(record.inbox)
 
 
 def ids_of(record: SagaRecord | None) -> frozenset[str]:

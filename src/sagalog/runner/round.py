@@ -297,7 +297,10 @@ class Rounds:
         """Let the commands leave of a write that lands although nobody waits for it."""
         from .landing import look_for  # it is seldom needed
 
-        look_for(write.turn.instance, Unanswered(write.version, write.payload, write.fresh, write.lease_end))
+        unknown = write.turn.instance.unknown
+        if unknown is None:  # the callers were told already
+            unknown = Unanswered(write.version, write.payload, write.fresh, write.lease_end)
+        look_for(write.turn.instance, unknown)
 
     def _settle(self, turn: Turn, write: Write | None, error: BaseException | None) -> None:
         instance = turn.instance

@@ -37,6 +37,7 @@ from ..journal.reservations import NotReservedError
 from ..logs import log, trace_of
 from ..waiting import Waiting
 from .commit import MAX_LOST, Write
+from .counters import count
 from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
 from .instance import NONE, Instance, Unanswered
@@ -47,6 +48,7 @@ from .too_large import as_told
 from .turn import Turn
 
 _HANDLED = Outcome.HANDLED
+_TAKEN = frozenset({Outcome.HANDLED, Outcome.HELD, Outcome.KEPT})
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one of them wins
 _GOES_AWAY = (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)  # who brought the event brings it again
 _MAX_UNKNOWN = 20  # missing answers in a row; then the callers are told
@@ -104,12 +106,10 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
 
 
 def _unanswered(write: Write) -> Unanswered:
-    decided = [one for one in write.turn.decided if one.message is not None and not one.over]
-    passed = tuple(
-        (one, one.decided) for one in decided if one.decided in PASSED_OVER or isinstance(one.decided, BaseException)
-    )
-    handled = frozenset(one.message.id for one in decided if one.decided is _HANDLED and one.message is not None)
-    return Unanswered(write.version, write.payload, write.fresh, write.lease_end, passed, handled)
+    decided = [(one, one.decided) for one in write.turn.decided if one.message is not None and not one.over]
+    passed = [(one, told) for one, told in decided if told in PASSED_OVER or isinstance(told, BaseException)]
+    taken = [(one, told) for one, told in decided if isinstance(told, Outcome) and told in _TAKEN]
+    return Unanswered(write.version, write.payload, write.fresh, write.lease_end, tuple(passed), tuple(taken))
 
 
 def _contradicted(instance: Instance) -> bool:
@@ -192,14 +192,8 @@ def _answer(turn: Turn) -> None:
         if envelope.message is not None:
             if outcome is _HANDLED:
                 counters.handled += 1
-            elif outcome is Outcome.DUPLICATE:
-                counters.duplicates += 1
-            elif outcome is Outcome.HELD:
-                counters.held += 1
-            elif outcome is Outcome.KEPT:
-                counters.kept += 1
             elif isinstance(outcome, Outcome):
-                counters.ignored += 1
+                count(counters, outcome)
         if envelope.park is not None:
             reason, message = envelope.park
             envelope.park = None
