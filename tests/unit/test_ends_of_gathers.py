@@ -9,7 +9,25 @@ from typing import Any
 
 import pytest
 
-from sagalog import Call, Complete, Gather, ItinerarySaga, Run, Saga, Send, activity, on, starts, when_all
+from sagalog import (
+    Call,
+    ChildEnded,
+    Complete,
+    Gather,
+    InMemoryJournal,
+    ItinerarySaga,
+    Run,
+    Saga,
+    SagaRunner,
+    Send,
+    StartChild,
+    activity,
+    on,
+    on_child,
+    starts,
+    when_all,
+)
+from sagalog.decision.record import decode_record
 from sagalog.testing import Scenario
 
 
@@ -211,3 +229,65 @@ def test_the_end_of_a_gather_answers_the_request_that_waits_for_it() -> None:
     order = Scenario(Asking).answers(Weigh, Weighed("1")).given(Begun("1"))
     assert order.awaited == []
     assert order.after(timedelta(hours=2)).state.log == ["weighed", "weighed", "all weighed"]
+
+
+@dataclass
+class CrateOut:
+    id: str
+
+
+@dataclass
+class Nothing: ...
+
+
+class CrateSaga(Saga[Nothing]):
+    name = "crate"
+
+    @starts(CrateOut, key="id")
+    def out(self, state: Nothing, event: CrateOut) -> None: ...
+
+
+class OpenRequestSaga(JoinSaga):
+    """A request is open while the gather ends, which may answer it."""
+
+    name = "open"
+
+    @starts(Begun, key="id")
+    def begun(self, state: Shipment, event: Begun) -> Any:
+        yield Send(Ask(event.id), reply_within=timedelta(hours=1), otherwise=Paid(event.id), reply=Paid)
+        yield self.parcels(event.id)
+
+    def parcels(self, key: str) -> Gather:
+        return gather(key)
+
+    @on_child(CrateSaga)
+    def crate(self, state: Shipment, ended: ChildEnded) -> None:
+        state.log.append(f"crate {ended.outcome}")
+
+
+class CratesSaga(OpenRequestSaga):
+    name = "crates"
+
+    def parcels(self, key: str) -> Gather:
+        return Gather("parcels", [StartChild(CrateSaga, CrateOut("c"))], then=AllWeighed(key), failed=NotWeighed(key))
+
+
+def test_the_last_leg_may_be_refused_or_a_child_while_a_request_is_open() -> None:
+    refused = Scenario(OpenRequestSaga).refuses(Weigh).when(Begun("1"))
+    assert refused.state.log == ["not weighed"]
+    crates = Scenario(CratesSaga).given(Begun("1"))
+    assert crates.when_child(CrateSaga, "c").state.log == ["crate completed", "all weighed"]
+
+
+async def test_the_record_names_the_answer_and_not_the_end_that_it_led_to() -> None:
+    journal = InMemoryJournal()
+    async with SagaRunner(journal, sagas=[OpenRequestSaga], dispatch={Ask: print, Weigh: _weighed}) as runner:
+        await runner.handle(Begun("1"))
+        await runner.settle()
+        assert (await runner.state(OpenRequestSaga, "1")).log == ["weighed", "weighed", "all weighed"]
+    steps = [decode_record(step.payload) async for step in journal.replay_messages("saga::open::1")]
+    assert [one.type for step in steps for one in step.handled] == ["Begun", "Weighed", "Weighed"]
+
+
+def _weighed(command: Weigh) -> Weighed:
+    return Weighed(command.id)

@@ -112,8 +112,8 @@ def finish(
     if record.requests and not (message.kept or message.was_kept):
         settle_request(draft, record, message)
     if record.requests and record.gathers:
-        for event in ends_in(part[0] for part in plan):
-            settle_request(draft, record, Message("", event))
+        for ended in ends_in(part[0] for part in plan):
+            settle_request(draft, record, Message("", ended))
     if kind == "event":
         known = saga.activities is not None and knows_by_progress(draft, message)
         if not (known or (saga.numberings and not message.passed and draft.pass_number(record, message))):
