@@ -211,14 +211,14 @@ def a_lease_that_ended_is_ignored(patch: pytest.MonkeyPatch) -> None:
 
 @mutant
 def a_stale_record_is_trusted_after_a_conflict(patch: pytest.MonkeyPatch) -> None:
-    real = load.take
+    real = load.cache_stored
 
-    def take(instance: Any, *what: Any) -> None:
+    def cache_stored(instance: Any, *what: Any) -> None:
         cached = instance.record
         real(instance, *what)
         instance.record = cached or instance.record
 
-    patch.setattr(load, "take", take)
+    patch.setattr(load, "cache_stored", cache_stored)
 
 
 @mutant.of(Again)
@@ -314,11 +314,11 @@ def a_tombstone_is_purged_at_once(patch: pytest.MonkeyPatch) -> None:
 @mutant
 def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
     """It is decided anew when nobody knows what is stored, and when another record is read: each is enough by itself."""
-    real, real_take = settle.take_back, load.take
+    real, real_cache = settle.take_back, load.cache_stored
 
-    def take(instance: Any, *what: Any) -> None:
+    def cache_stored(instance: Any, *what: Any) -> None:
         parks = [(envelope, envelope.park) for envelope in instance.mailbox]
-        real_take(instance, *what)
+        real_cache(instance, *what)
         for envelope, park in parks:
             envelope.park = park
 
@@ -329,7 +329,7 @@ def an_undecidable_save_parks_again(patch: pytest.MonkeyPatch) -> None:
             envelope.park = park
 
     patch.setattr(settle, "take_back", take_back)
-    patch.setattr(load, "take", take)
+    patch.setattr(load, "cache_stored", cache_stored)
 
 
 @mutant

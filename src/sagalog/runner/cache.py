@@ -63,7 +63,7 @@ class InstanceCache:
             oldest, candidate = next(iter(instances.items()))
             del instances[oldest]
             if candidate.idle:
-                candidate.forget()
+                candidate.stop_pausing()
                 self.set_size(candidate, 0)
             else:
                 instances[oldest] = candidate

@@ -24,19 +24,19 @@ from ..journal.protocol import HeldError, TellsHeld
 from ..journal.store import Terms, new_epoch
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
-from .instance import NONE, Instance
+from .instance import NO_IDS, Instance
 from .load import ids_of
 from .too_large import check_room, may_exceed
 from .turn import Turn
 
 MAX_LOST = 20  # writes in a row on one version; from then on it is asked why
-Says = Callable[[Instance, Command], bool]
+CommandTest = Callable[[Instance, Command], bool]
 
 
 class Write:
     """A record on its way to the journal, and what becomes of its instance when it is stored.
 
-    `claim`: all of the outbox becomes ours to deliver. `fresh`: the outbox entries that this record makes ours.
+    `claim`: all of the outbox becomes ours to deliver. `new_entries`: the outbox entries that this record makes ours.
     `parked`: why this record parks it.
     """
 
@@ -45,8 +45,8 @@ class Write:
         "due_at",
         "encoded",
         "epoch",
-        "fresh",
         "lease_end",
+        "new_entries",
         "parked",
         "payload",
         "record",
@@ -78,13 +78,13 @@ class Write:
         self.claim: bool = claim
         self.parked: str = parked
         self.terms: Terms = _terms(instance, record)
-        self.fresh: frozenset[str] = fresh_entries(None if claim else instance.record, record)
-        if self.fresh and instance.runtime.engine.client:
-            self.fresh = NONE
+        self.new_entries: frozenset[str] = new_entries_of(None if claim else instance.record, record)
+        if self.new_entries and instance.runtime.engine.client:
+            self.new_entries = NO_IDS
         self.encoded: Encoded | None = None  # where it has messages, and some of them may stay in earlier records
 
 
-def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | None:
+def write_of(turn: Turn, declines: CommandTest, waits: CommandTest, now: datetime) -> Write | None:
     """Return what is to be written of a turn; None where nothing changed and no claim or renewal needs a later lease.
 
     `declines` says whether this worker cannot deliver a command, `waits` whether none may leave just now. Raises
@@ -110,7 +110,7 @@ def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | 
         parked = parked or record.parked
     draft.frozen()
     if claim:  # it is due, so nothing is waited for any more
-        instance.forget()
+        instance.stop_pausing()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
     epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
@@ -120,7 +120,7 @@ def write_of(turn: Turn, declines: Says, waits: Says, now: datetime) -> Write | 
     return write
 
 
-def _maintained(turn: Turn, record: SagaRecord, declines: Says) -> tuple[bool, bool]:
+def _maintained(turn: Turn, record: SagaRecord, declines: CommandTest) -> tuple[bool, bool]:
     """Return whether a turn that was asked for maintenance claims the outbox, and whether it renews its lease."""
     instance, draft, asked = turn.instance, turn.draft, turn.maintenance
     draft.changed = draft.changed or turn.to_record  # acceptances: not because of a duplicate
@@ -261,13 +261,13 @@ def _unknown(write: Write, error: BaseException) -> OutcomeUnknownError:
     return unknown
 
 
-def fresh_entries(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
+def new_entries_of(before: SagaRecord | None, record: SagaRecord) -> frozenset[str]:
     """Return the outbox entries that a write makes ours: those that were not in the record before.
 
     While it waits for a repair nobody delivers it, so the worker that repairs it owns the whole outbox.
     """
     if record.stuck:
-        return NONE
+        return NO_IDS
     return ids_of(record) if before is None or before.stuck else ids_of(record) - ids_of(before)
 
 

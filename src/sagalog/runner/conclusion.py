@@ -41,7 +41,7 @@ _SUMMARY_SECONDS = 60.0  # between log messages about failed attempts of one com
 
 
 class Conclusions:
-    """Concludes attempts; `again` is called for an instance whose next attempt is due."""
+    """Concludes attempts; `release` is called for an instance whose next attempt is due."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class Conclusions:
         answers: Answers,
         leases: Leases,
         gates: Gates,
-        again: Callable[[Instance], None],
+        release: Callable[[Instance], None],
     ) -> None:
         self._engine = engine
         self._handlers = handlers
         self._answers = answers
         self._leases = leases
         self._gates = gates
-        self._release = again
+        self._release = release
         self.pause_beside: Callable[[Instance, Command, float], None]
         self._failures: dict[tuple[str, str], list[float]] = {}  # by saga and type: when logged, and how many since
 
@@ -170,7 +170,7 @@ class Conclusions:
             return True  # an operator has dropped it meanwhile
         if isinstance(error, SagaParkedError) and (entry.family or instance.is_in(error)):
             # This code cannot read whom it is for, or its own instance, which is to handle the answer.
-            self.leave(instance, entry, error)
+            self.decline(instance, entry, error)
             return False
         engine.counters.dispatch_errors += 1
         self.tell(instance, entry, "failed", error)
@@ -219,8 +219,8 @@ class Conclusions:
         del instance.attempts[entry.id]  # a repair allows all attempts again
         self._stuck(instance, entry, reason)
 
-    def leave(self, instance: Instance, entry: Command, error: SagalogError) -> None:
-        """Leave the first command of an outbox to a worker with other code: it is neither kept nor parked here."""
+    def decline(self, instance: Instance, entry: Command, error: SagalogError) -> None:
+        """Leave the first command of an outbox to a worker with other code: nothing is written, and nothing parked."""
         runtime = instance.runtime
         instance.declined = entry
         instance.owned -= {entry.id}

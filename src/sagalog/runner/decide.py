@@ -79,7 +79,7 @@ async def decide_slowly(turn: Turn, first: Awaitable[None] | GaveWay) -> None:
                 await more
                 if not replaying:
                     _passed(turn, turn.batch[turn.at])
-                turn.is_later()
+                turn.move_time_on()
             replaying = False
             following = _run(turn)
             if following is None:

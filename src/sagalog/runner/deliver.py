@@ -62,13 +62,13 @@ class Dispatcher:
         self._answers.go_on = self._go_on
         self._beside = Beside(engine, self._attempts, conclusions, gates, self._leases, self._go_on)
         self._lanes: Lanes[Prepared] = Lanes(engine, self._serve_prepared)
-        self._suspects = Lanes(engine, self._serve_alone)
+        self._suspects = Lanes(engine, self._serve_suspected)
 
     def release(self, instance: Instance) -> None:
         """Start delivering the outbox of a saved record, and return at once."""
         if instance.delivering or self._engine.stopping.is_set():
             return
-        if instance.retry is not None and not self.gates.left(instance):
+        if instance.retry is not None and not self.gates.withdraw_outdated(instance):
             return
         entry = instance.undelivered()
         if entry is not None and entry == instance.declined:
@@ -148,8 +148,8 @@ class Dispatcher:
     async def _serve_prepared(self, prepared: Prepared) -> None:
         await self._serve(prepared[0], prepared)
 
-    async def _serve(self, instance: Instance, prepared: Prepared | None = None, *, alone: bool = False) -> None:
-        """Carry out the next command of an instance. `alone`: one that may kill its worker."""
+    async def _serve(self, instance: Instance, prepared: Prepared | None = None, *, suspected: bool = False) -> None:
+        """Carry out the next command of an instance. `suspected`: one that may kill its worker."""
         entry = self._deliverable(instance)
         if entry is None:
             instance.delivering = False
@@ -168,11 +168,11 @@ class Dispatcher:
             self._acceptances.record_later(instance)
             return
         try:
-            ours = not alone or await self._begin_alone(instance, entry)
-            ours = ours and not (alone and self.gates.active and self.gates.stops(instance, entry))
+            ours = not suspected or await self._begin_suspected(instance, entry)
+            ours = ours and not (suspected and self.gates.active and self.gates.stops(instance, entry))
             accepted = ours and await self._attempts.carry_out(instance, entry, handler, None, command)
-            if alone:
-                await self._end_alone(instance)
+            if suspected:
+                await self._end_suspected(instance)
         finally:
             instance.delivering = False
         if not ours:
@@ -180,10 +180,10 @@ class Dispatcher:
         if accepted:
             self._go_on(instance)
 
-    async def _serve_alone(self, instance: Instance) -> None:
-        await self._serve(instance, alone=True)
+    async def _serve_suspected(self, instance: Instance) -> None:
+        await self._serve(instance, suspected=True)
 
-    async def _begin_alone(self, instance: Instance, entry: Command) -> bool:
+    async def _begin_suspected(self, instance: Instance, entry: Command) -> bool:
         """Record that an attempt begins at a command that may kill its worker. Returns False if it is not ours any more.
 
         Only one such attempt runs at a time, so that no other command is blamed if the worker dies.
@@ -193,7 +193,7 @@ class Dispatcher:
         begun = instance.record is not None and instance.record.begun
         return begun and self._deliverable(instance) == entry
 
-    async def _end_alone(self, instance: Instance) -> None:
+    async def _end_suspected(self, instance: Instance) -> None:
         """Record the result before the next command leaves. Otherwise this command would be blamed for the next one."""
         await self._answers.stored(instance)
         if instance.accepted:
@@ -256,7 +256,7 @@ class Dispatcher:
                 instance.owned -= {entry.id}
                 self._conclusions.unreadable(instance, entry, error)
             else:
-                self._conclusions.leave(instance, entry, error)
+                self._conclusions.decline(instance, entry, error)
             return True
         instance.declined = None
         return False

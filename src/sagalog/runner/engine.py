@@ -114,7 +114,7 @@ class Engine:
         task.add_done_callback(self._done)
         return task
 
-    def beside(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    def spawn_unattended(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` as `spawn` does, except that nobody waits for it: who started it ends it, and hears of its errors."""
         return self.loop.create_task(work, context=self._context.copy())
 

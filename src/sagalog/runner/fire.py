@@ -64,7 +64,7 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
     engine = instance.runtime.engine
     time = engine.loop.time
     until = engine.now() if asked is None else asked
-    turn.is_later()  # it may have begun before its timers were due
+    turn.move_time_on()  # it may have begun before its timers were due
     before = draft.now
     give_way_at = time() + STRETCH_SECONDS
     moment, at_once, fired = None, 0, 0

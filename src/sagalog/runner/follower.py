@@ -54,7 +54,7 @@ class Follower:
         self._new[waiter] = None
         self._wake.set()
         if self._task is None:
-            self._task = self._engine.beside(self._run())
+            self._task = self._engine.spawn_unattended(self._run())
             self._task.add_done_callback(_ended)
 
     def remove(self, waiter: Waiter) -> None:

@@ -157,11 +157,11 @@ class Gates:
             instance.pausing[entry.id] = waiter
         else:
             instance.retry = waiter
-        self._renew_later(waiter, self._left(instance) - self._engine.seconds.lease / 2)
+        self._renew_later(waiter, self._lease_seconds_left(instance) - self._engine.seconds.lease / 2)
         self._advance_soon(gate)
 
-    def left(self, instance: Instance) -> bool:
-        """Say whether what an instance has in a line is not its next command any more, and take it out of there."""
+    def withdraw_outdated(self, instance: Instance) -> bool:
+        """Take what an instance has in a line out of there if it is not its next command any more; say whether it was."""
         waiter = instance.retry
         if not isinstance(waiter, InLine) or waiter.entry == instance.undelivered():
             return False
@@ -268,7 +268,7 @@ class Gates:
         else:
             self.again(instance)
 
-    def _left(self, instance: Instance) -> float:
+    def _lease_seconds_left(self, instance: Instance) -> float:
         """Return how many seconds of its lease are left."""
         end = instance.lease_end
         return 0.0 if end is None else (end - self._engine.now()).total_seconds()
@@ -299,7 +299,7 @@ class Gates:
                 waiter.cancel()
                 self._let_through(waiter)
                 continue
-            left = self._left(instance)
+            left = self._lease_seconds_left(instance)
             if left > lease * 0.6:
                 again.append((waiter, left - lease / 2))
                 continue

@@ -49,7 +49,7 @@ class HolderWatch:
         told: asyncio.Future[list[str]] = self._engine.loop.create_future()
         self._wanted.setdefault(by, []).append(told)
         if self._gathering is None:
-            self._gathering = self._engine.beside(self._gather())
+            self._gathering = self._engine.spawn_unattended(self._gather())
         return await told
 
     async def _gather(self) -> None:
@@ -88,7 +88,7 @@ class HolderWatch:
         told: asyncio.Future[bool] = self._engine.loop.create_future()
         self._asked.setdefault(by, []).append(told)
         if self._reading is None:
-            self._reading = self._engine.beside(self._read())
+            self._reading = self._engine.spawn_unattended(self._read())
         try:
             async with asyncio.timeout(seconds):
                 return await told

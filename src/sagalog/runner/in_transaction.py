@@ -27,8 +27,8 @@ from .engine import Engine
 from .envelope import Envelope, Maintenance
 from .failures import as_exception, cancellations, passes_through
 from .instance import Instance, Unanswered
-from .load import decoded, take, unreadable
-from .replay import tell_parked
+from .load import cache_stored, decoded, unreadable
+from .replay import tell_parked_again
 from .too_large import as_told
 from .turn import Turn, begin
 
@@ -54,16 +54,16 @@ async def step_in_transaction(instance: Instance, message: Message, connection: 
 
 async def _step(instance: Instance, message: Message, connection: CallersConnection) -> Outcome:
     runtime = instance.runtime
-    alone = Instance(instance.cache, instance.correlation_id)
+    private = Instance(instance.cache, instance.correlation_id)
     envelope = Envelope(message, seen=True)
-    alone.mailbox.append(envelope)
-    alone.in_transaction = instance.in_transaction
+    private.mailbox.append(envelope)
+    private.in_transaction = instance.in_transaction
     try:
-        await _load(alone, connection)
-        turn = begin(alone, runtime.engine.now())
+        await _load(private, connection)
+        turn = begin(private, runtime.engine.now())
         if runtime.reservations is not None:  # they hold with the step, or not at all
             within = runtime.reservations.within(connection)
-            turn.draft.reserve = partial(within.reserve, alone.correlation_id, turn.draft.sequence_nr, alone.epoch)
+            turn.draft.reserve = partial(within.reserve, private.correlation_id, turn.draft.sequence_nr, private.epoch)
         await _decided(turn, message)
         outcome = envelope.decided
         if isinstance(outcome, BaseException):
@@ -78,25 +78,25 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
         turn.reporter.taken_back()
         raise as_told(turn, message, envelope.decided, error) from error
     finally:
-        instance.cache.set_size(alone, 0)
+        instance.cache.set_size(private, 0)
     turn.reporter.settled()
-    tell_parked(instance, turn.replayed)
+    tell_parked_again(instance, turn.replayed)
     if write is not None:
         _await_end(instance, connection, write)
     return outcome
 
 
-async def _load(alone: Instance, connection: CallersConnection) -> None:
+async def _load(private: Instance, connection: CallersConnection) -> None:
     """Take what the transaction sees. Raises SagaParkedError for a record that this code cannot read."""
-    runtime, key = alone.runtime, alone.correlation_id
+    runtime, key = private.runtime, private.correlation_id
     saved = await runtime.load_in_transaction(connection, key)
-    stored = record = decoded(alone, saved)
+    stored = record = decoded(private, saved)
     if saved is not None and stored is not None and stored.in_pages:
         try:
             record = whole(stored, await runtime.named_by(key, saved, stored, connection))
         except CodecError as error:
-            raise unreadable(alone, str(error)) from error
-    take(alone, saved, stored, record)
+            raise unreadable(private, str(error)) from error
+    cache_stored(private, saved, stored, record)
 
 
 async def _decided(turn: Turn, message: Message) -> None:
@@ -165,12 +165,12 @@ class OpenTransaction:
 
 def _await_end(instance: Instance, connection: CallersConnection, write: Write) -> None:
     """Remember what was written until the caller's transaction has ended."""
-    fresh = write.fresh
+    entries = write.new_entries
     for earlier in reversed(instance.in_transaction):
         if earlier.version == write.version - 1:  # of the same transaction
-            fresh |= earlier.fresh
+            entries |= earlier.new_entries
             break
-    step = Unanswered(write.version, write.payload, fresh, write.lease_end)
+    step = Unanswered(write.version, write.payload, entries, write.lease_end)
     instance.in_transaction = (*instance.in_transaction, step)
     engine = instance.runtime.engine
     opened = engine.transactions.get(id(connection.driver))

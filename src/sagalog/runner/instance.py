@@ -27,8 +27,8 @@ from .envelope import Envelope
 from .queue import Queue
 from .runtime import SagaRuntime
 
-NONE: frozenset[str] = frozenset()
-NOBODY: dict[Envelope, None] = {}  # what most instances have: never changed in place
+NO_IDS: frozenset[str] = frozenset()
+NO_ENVELOPES: dict[Envelope, None] = {}  # what most instances have: never changed in place
 
 
 class Cache(Protocol):
@@ -57,12 +57,13 @@ class Cancellable(Protocol):
 class Unanswered(msgspec.Struct, frozen=True):
     """A write that may have landed, or may yet: the commands in it are ours then, until its lease ends.
 
-    `passed`: what was decided in its turn and is in no record, so that nobody finds it there; `taken`: what is in it.
+    `new_entries`: see Write. `passed`: what was decided in its turn and is in no record, so that nobody finds it there;
+    `taken`: what is in it.
     """
 
     version: int
     payload: bytes
-    fresh: frozenset[str]
+    new_entries: frozenset[str]
     lease_end: datetime | None
     passed: tuple[tuple[Envelope, Outcome | BaseException], ...] = ()
     taken: tuple[tuple[Envelope, Outcome], ...] = ()
@@ -142,7 +143,7 @@ class Instance:
         self.correlation_id: str = correlation_id
         self.persistence_id: str = cache.runtime.prefix + correlation_id
         self.mailbox: list[Envelope] = []
-        self.waiting: dict[Envelope, None] = NOBODY  # for a starting event, in the order they came
+        self.waiting: dict[Envelope, None] = NO_ENVELOPES  # for a starting event, in the order they came
         self.waking: asyncio.TimerHandle | None = None  # while any waits: looks again, and tells who waited in vain
         self.awaits: tuple[Instance, ...] = ()  # the instances that its event handler is waiting for
         self.ready: bool = False  # it has work, and waits for a round
@@ -170,10 +171,10 @@ class Instance:
         self.may_land: tuple[Unanswered, ...] = ()
         # Deliveries. We own the outbox entries that we saved, and those that we claimed after their lease had ended. Until
         # then, all others belong to the worker that saved them.
-        self.owned: frozenset[str] = NONE
+        self.owned: frozenset[str] = NO_IDS
         self.lease_end: datetime | None = None  # of the last write; later, others may have taken over
-        self.accepted: set[str] | frozenset[str] = NONE  # accepted, not yet recorded
-        self.answered: set[str] | frozenset[str] = NONE  # carried out, their answers are being stored
+        self.accepted: set[str] | frozenset[str] = NO_IDS  # accepted, not yet recorded
+        self.answered: set[str] | frozenset[str] = NO_IDS  # carried out, their answers are being stored
         self.cursor: tuple[tuple[Command, ...], int] = ((), 0)  # how far the outbox is accepted
         self.to_deliver: bool = False  # the round has still to deliver its commands
         self.delivering: bool = False
@@ -186,12 +187,12 @@ class Instance:
         # Another worker's entry, and when to claim it, in the loop's time.
         self.foreign: tuple[str, float] | None = None
         self.first_start: int = 0  # of the lives that the deliveries are of; see SagaRecord
-        self.forgotten: frozenset[str] = NONE  # entries of lives before those, at whose commands handlers still are
+        self.forgotten: frozenset[str] = NO_IDS  # entries of lives before those, at whose commands handlers still are
         self.attempts: dict[str, int] | None = None  # failed deliveries by entry; None if there are none
         # Activities that are carried out beside the other commands, and their time limits while a handler is at them.
         self.beside: dict[str, asyncio.Timeout | None] | None = None
         self.pausing: dict[str, Cancellable] | None = None  # those before their next attempt
-        self.let_through: frozenset[str] = NONE  # entries that have waited at their gate, and may leave now
+        self.let_through: frozenset[str] = NO_IDS  # entries that have waited at their gate, and may leave now
         self.retry: Cancellable | None = None  # before the next look at the outbox
         self.next_attempt_at: datetime | None = None
         # In event time the events of a log come one at a time, each after everything that the one before has led to.
@@ -250,8 +251,8 @@ class Instance:
         )
         runtime.engine.hooks.parked(runtime.name, self.correlation_id, reason)
 
-    def forget(self) -> None:
-        """Cancel the timer that would look at the outbox again."""
+    def stop_pausing(self) -> None:
+        """Cancel what it waits for before its next attempts."""
         if self.retry is not None:
             self.retry.cancel()
         for pause in self.pausing.values() if self.pausing is not None else ():
@@ -259,7 +260,7 @@ class Instance:
         self.pausing = None
         self.retry = self.next_attempt_at = None
 
-    def keep_to(self, unknown: Unanswered, *, is_newest: bool) -> None:
+    def answer_as_stored(self, unknown: Unanswered, *, is_newest: bool) -> None:
         """Answer those of a turn that was stored as it was decided there.
 
         Decided anew, what was passed over would come behind what was handled after it, and what was handled would be a
@@ -324,9 +325,9 @@ class Instance:
         queue = self.queue
         self.mailbox.append(envelope)
         try:
-            if lone and queue.driver.nobody() and not (self.ready or self.under_way):
+            if lone and queue.driver.idle() and not (self.ready or self.under_way):
                 self.under_way = True
-                await queue.driver.alone(self)
+                await queue.driver.run_lone(self)
             else:
                 queue.add(self)
             if not envelope.over:
@@ -344,11 +345,11 @@ class Instance:
         """Say whether an error is about this instance, and not about another one that was to take something."""
         return (error.saga, error.correlation_id) == (self.runtime.name, self.correlation_id)
 
-    def is_of(self, record: SagaRecord) -> None:
-        """Note which lives a record is of, that is stored; to be told before it is cached.
+    def note_lives(self, record: SagaRecord) -> None:
+        """Note which lives a stored record is of; called before it is cached.
 
-        Where those before were forgotten meanwhile, the entries of the new ones have the same ids: what is known of the
-        deliveries, and how those end that are under way, says nothing of them.
+        If the lives before were forgotten meanwhile, the entries of the new ones have the same ids. So what is known of
+        the deliveries says nothing of them, nor does the end of those that are under way.
         """
         first = record.first_start
         if self.first_start not in (0, first):
@@ -358,7 +359,7 @@ class Instance:
             if self.delivering and (entry := self.undelivered()) is not None:
                 under_way.add(entry.id)
             self.forgotten |= under_way
-            self.owned = self.accepted = NONE
+            self.owned = self.accepted = NO_IDS
             self.attempts = None
             self.runtime.unrecorded.pop(self.correlation_id, None)
         self.first_start = first

@@ -26,7 +26,7 @@ from ..journal.store import saved_of
 from ..waiting import Attempts, Waiting
 from .engine import STRETCH_SECONDS, Engine
 from .failures import as_exception, not_handled, passes_through
-from .instance import NONE, Instance
+from .instance import NO_IDS, Instance
 
 _MAX_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
 _AT_ONCE = 256  # records of one lookup
@@ -125,7 +125,7 @@ class Loader:
         if saved is not None and record is not None and record.in_pages:
             self._engine.spawn(self._make_whole(instance, saved, record))
             return
-        take(instance, saved, record, record)
+        cache_stored(instance, saved, record, record)
         self._told(instance, None)
 
     async def _make_whole(self, instance: Instance, saved: SavedState, record: SagaRecord) -> None:
@@ -144,7 +144,7 @@ class Loader:
             if passes_through(error):
                 raise
         else:
-            take(instance, saved, record, made_whole)
+            cache_stored(instance, saved, record, made_whole)
             self._told(instance, None)
 
 
@@ -168,11 +168,13 @@ def _nobody_knows(instance: Instance) -> OutcomeUnknownError:
     )
 
 
-def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None, record: SagaRecord | None) -> None:
+def cache_stored(
+    instance: Instance, saved: SavedState | None, stored: SagaRecord | None, record: SagaRecord | None
+) -> None:
     """Cache what is stored: `record`. `stored`: the same one, without what it holds in earlier records."""
     before = instance.epoch, instance.version
     if record is not None:
-        instance.is_of(record)
+        instance.note_lives(record)
     instance.record = record
     instance.version = saved.version if saved is not None else 0
     instance.epoch = saved.epoch if saved is not None else 0
@@ -190,12 +192,12 @@ def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None
     unknown, instance.unknown = instance.unknown, None
     for maybe in (*instance.in_transaction, *instance.may_land, *([unknown] if unknown is not None else ())):
         if saved is not None and (saved.version, saved.payload) == (maybe.version, maybe.payload):
-            instance.owned |= maybe.fresh  # the write had landed
+            instance.owned |= maybe.new_entries  # the write had landed
             instance.lease_end = maybe.lease_end
             instance.written = maybe.version
-            instance.keep_to(maybe, is_newest=True)
+            instance.answer_as_stored(maybe, is_newest=True)
         elif maybe is unknown and unknown and record is not None and unknown.has_handled(record.inbox):
-            instance.keep_to(unknown, is_newest=False)  # it had landed, too, before another worker's
+            instance.answer_as_stored(unknown, is_newest=False)  # it had landed, too, before another worker's
     instance.accepted &= outbox
     instance.owned &= outbox
     instance.loaded = instance.fresh = True
@@ -204,7 +206,7 @@ def take(instance: Instance, saved: SavedState | None, stored: SagaRecord | None
 
 def ids_of(record: SagaRecord | None) -> frozenset[str]:
     """Return the ids of the outbox entries."""
-    return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else NONE
+    return frozenset([entry.id for entry in record.outbox]) if record is not None and record.outbox else NO_IDS
 
 
 def decoded(instance: Instance, saved: SavedState | None) -> SagaRecord | None:

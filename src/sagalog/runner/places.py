@@ -41,10 +41,10 @@ class Places:
             await place
         except BaseException:
             if not place.cancelled():  # it was given a place in the moment in which its caller withdrew
-                self.leave()
+                self.give_back()
             raise
 
-    def leave(self) -> None:
+    def give_back(self) -> None:
         """Give a place back."""
         self.taken -= 1
         if self._line:

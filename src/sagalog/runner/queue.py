@@ -29,10 +29,10 @@ class Driver(Protocol[T_contra]):
     def wake(self) -> None:
         """Start a round soon: an instance is ready."""
 
-    def nobody(self) -> bool:
+    def idle(self) -> bool:
         """Say whether no round is under way and none was asked for."""
 
-    async def alone(self, instance: T_contra) -> None:
+    async def run_lone(self, instance: T_contra) -> None:
         """Carry one instance through a round of its own, in the task of its caller."""
 
 

@@ -123,7 +123,7 @@ class Receiver:
             bounded = not in_command_handler.get()
             return await self._deliver(targets, message, keyed=keyed, bounded=bounded, burst=burst)
         finally:
-            self._leave(places)
+            self._give_back(places)
 
     def instance_of(self, event: Any) -> str:
         """Return the name of the first instance that an event is for; empty if it is for none. Raises InvalidEventError."""
@@ -156,7 +156,7 @@ class Receiver:
             for instance in wanted:
                 left.remove(instance)
             caller.awaits = tuple(left)
-            self._leave(self._places)
+            self._give_back(self._places)
 
     @staticmethod
     def check_circles(caller: Instance, targets: Targets, what: str) -> list[Instance]:
@@ -166,8 +166,8 @@ class Receiver:
             check_no_circle(caller, instance, what)
         return wanted
 
-    def _leave(self, places: Places) -> None:
-        places.leave()
+    def _give_back(self, places: Places) -> None:
+        places.give_back()
         if self._drained is not None and self.in_flight == 0 and not self._drained.done():
             self._drained.set_result(None)
 
@@ -188,7 +188,7 @@ class Receiver:
                 async with alone_on(callers.driver):
                     return await self._handle_on(callers, targets, message)
         finally:
-            self._leave(self._places)
+            self._give_back(self._places)
 
     async def _handle_on(self, callers: CallersConnection, targets: Targets, message: Message) -> Receipt:
         event, caller = message.event, event_handler()
@@ -224,7 +224,7 @@ class Receiver:
         try:
             return await make()
         finally:
-            self._leave(self._places)
+            self._give_back(self._places)
 
     def reply(
         self, asker: Instance, life: int, event: Any, message_id: str, trace: str, at: datetime | None

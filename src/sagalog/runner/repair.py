@@ -10,7 +10,7 @@ from ..decision.repair import Repair
 from ..errors import NoInstanceError
 from .cache import InstanceCache
 from .envelope import Envelope
-from .replay import NOTHING, replay_held, tell_parked
+from .replay import NOT_REPLAYED, replay_held, tell_parked_again
 from .reporter import Reporter
 
 
@@ -32,7 +32,7 @@ async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Re
     """
     instance = cache.instance(correlation_id)
     instance.read_again()
-    replayed = NOTHING
+    replayed = NOT_REPLAYED
 
     async def run(draft: Draft, reporter: Reporter) -> Repaired:
         nonlocal replayed
@@ -50,6 +50,6 @@ async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Re
 
     envelope = Envelope(repair=run)
     await instance.submit(envelope)
-    tell_parked(instance, replayed)
+    tell_parked_again(instance, replayed)
     result: Repaired = envelope.result
     return result

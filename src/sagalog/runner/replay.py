@@ -46,7 +46,7 @@ class Replayed(msgspec.Struct, frozen=True):
     goes_on: bool = False
 
 
-NOTHING = Replayed()
+NOT_REPLAYED = Replayed()
 
 
 async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> Replayed:
@@ -56,7 +56,7 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
     stays as it is.
     """
     if draft.record is None or not draft.record.owes_replay:
-        return NOTHING
+        return NOT_REPLAYED
     before = draft.copied()
     fired, started, woken = draft.fired, draft.started, draft.woken
     try:
@@ -212,7 +212,7 @@ def tell_let_go(instance: Instance, kept: Held, outcome: Outcome) -> None:
         )
 
 
-def tell_parked(instance: Instance, replayed: Replayed) -> None:
+def tell_parked_again(instance: Instance, replayed: Replayed) -> None:
     """Count and log that the instance is parked again, once that is saved."""
     if replayed.parked and not replayed.goes_on:
         instance.tell_parked(replayed.parked, "is parked again")

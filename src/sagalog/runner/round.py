@@ -59,11 +59,11 @@ class Rounds:
             self._drivers += 1
             self._engine.spawn(self._drive(), writes=True)
 
-    def nobody(self) -> bool:
+    def idle(self) -> bool:
         """Say whether no round is under way, none was asked for, and none was run just now."""
         return self._drivers == 0 and not self._just_now
 
-    async def alone(self, instance: Instance) -> None:
+    async def run_lone(self, instance: Instance) -> None:
         """Carry one instance through a round of its own, in the task of its caller: a lone caller waits for no task.
 
         At most once in each turn of the event loop: many that come at once share rounds, which give way to others.
@@ -181,8 +181,8 @@ class Rounds:
             give_up(turn, as_exception(error, "a turn"))
         turn.instance.cache.done(turn.instance)
 
-    def leave(self) -> None:
-        """Tell all who wait for a handler that ignores its cancellation. What it does later is not stored."""
+    def give_up_handlers(self) -> None:
+        """Answer all who wait for a handler that ignores its cancellation. What it does later is not stored."""
         left, self._slowly = self._slowly, set()
         for turn in left:
             mailbox = turn.instance.mailbox
@@ -299,7 +299,7 @@ class Rounds:
 
         unknown = write.turn.instance.unknown
         if unknown is None:  # the callers were told already
-            unknown = Unanswered(write.version, write.payload, write.fresh, write.lease_end)
+            unknown = Unanswered(write.version, write.payload, write.new_entries, write.lease_end)
         look_for(write.turn.instance, unknown)
 
     def _settle(self, turn: Turn, write: Write | None, error: BaseException | None) -> None:
@@ -311,7 +311,7 @@ class Rounds:
         except Exception as raised:  # a bug here must not let anybody wait for ever
             give_up(turn, raised)
             pause = None
-        if write is not None and write.fresh and isinstance(error, OutcomeUnknownError):
+        if write is not None and write.new_entries and isinstance(error, OutcomeUnknownError):
             self._look_for(write)
         if (instance.attempt is not None or instance.beside is not None) and error is None and not turn.stale:
             self._dispatcher.cut(instance, turn.draft.record)

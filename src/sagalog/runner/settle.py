@@ -40,10 +40,10 @@ from .commit import MAX_LOST, Write
 from .counters import count
 from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
-from .instance import NONE, Instance, Unanswered
+from .instance import NO_IDS, Instance, Unanswered
 from .load import ids_of, unreadable
 from .outcome import PASSED_OVER
-from .replay import tell_parked
+from .replay import tell_parked_again
 from .too_large import as_told
 from .turn import Turn
 
@@ -80,7 +80,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
         instance.lost, instance.told_held = 0, False
         _answer(turn)
         if turn.replayed.parked:
-            tell_parked(instance, turn.replayed)
+            tell_parked_again(instance, turn.replayed)
         return _go_on(turn)
     if isinstance(error, ConflictError):
         if turn.unseen:  # the instance was there already: no race was lost
@@ -109,7 +109,7 @@ def _unanswered(write: Write) -> Unanswered:
     decided = [(one, one.decided) for one in write.turn.decided if one.message is not None and not one.over]
     passed = [(one, told) for one, told in decided if told in PASSED_OVER or isinstance(told, BaseException)]
     taken = [(one, told) for one, told in decided if isinstance(told, Outcome) and told in _TAKEN]
-    return Unanswered(write.version, write.payload, write.fresh, write.lease_end, tuple(passed), tuple(taken))
+    return Unanswered(write.version, write.payload, write.new_entries, write.lease_end, tuple(passed), tuple(taken))
 
 
 def _contradicted(instance: Instance) -> bool:
@@ -146,14 +146,14 @@ def _stored(write: Write) -> None:
     instance, record = turn.instance, write.record
     runtime, counters = instance.runtime, instance.runtime.engine.counters
     if write.version == 1:
-        instance.is_of(record)
+        instance.note_lives(record)
     if write.claim and not instance.owned.issuperset(ids_of(instance.record) & ids_of(record)):
         counters.takeovers += 1
     counters.saves += 1
     if runtime.unreadable:
         runtime.unreadable.pop(instance.correlation_id, None)
     if record.outbox or instance.owned:
-        instance.owned = write.fresh | (instance.owned & ids_of(record) if not record.stuck else NONE)
+        instance.owned = write.new_entries | (instance.owned & ids_of(record) if not record.stuck else NO_IDS)
     instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
     instance.written, instance.load_first = write.version, False
     if write.encoded or turn.draft.lookups or instance.stored_messages is not NO_MESSAGES:
@@ -165,7 +165,7 @@ def _stored(write: Write) -> None:
     if turn.draft.accepted:  # more may have been accepted since the draft was begun
         instance.accepted -= turn.draft.accepted
         if not instance.accepted:
-            instance.accepted = NONE
+            instance.accepted = NO_IDS
     if write.parked:
         instance.tell_parked(write.parked)
     counters.started += turn.draft.started

@@ -100,7 +100,7 @@ class Started:
             await engine.wait_for_tasks(engine.seconds.lease)
         for cache in self.caches.values():
             for instance in list(cache.instances.values()):
-                instance.forget()
+                instance.stop_pausing()
                 if instance.accepted:
                     instance.poke(Envelope(maintenance=Maintenance.RECORD))
         await engine.wait_for_tasks(max(engine.seconds.stop_timeout, engine.seconds.lease))
@@ -113,7 +113,7 @@ class Started:
                 "stopping: a handler does not end although it was cancelled; the runner no longer waits for it",
                 extra=about(),
             )
-            self._rounds.leave()
+            self._rounds.give_up_handlers()
         self._dispatcher.close()  # deliveries that ended meanwhile may have set a timer
 
     async def settle(self) -> None:

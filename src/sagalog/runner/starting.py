@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ..errors import NoInstanceError
 from .envelope import Envelope, Maintenance
-from .instance import NOBODY, Instance
+from .instance import NO_ENVELOPES, Instance
 
 
 def in_vain(instance: Instance, envelope: Envelope) -> NoInstanceError:
@@ -18,14 +18,14 @@ def in_vain(instance: Instance, envelope: Envelope) -> NoInstanceError:
 
 def let_wait(instance: Instance, envelope: Envelope) -> None:
     """Keep `envelope` for a starting event."""
-    if instance.waiting is NOBODY:
+    if instance.waiting is NO_ENVELOPES:
         instance.waiting = {}
     instance.waiting[envelope] = None
 
 
 def wait_no_longer(instance: Instance) -> list[Envelope]:
     """Return what waits for a starting event, in the order it came; nothing waits any more."""
-    waiting, instance.waiting = list(instance.waiting), NOBODY
+    waiting, instance.waiting = list(instance.waiting), NO_ENVELOPES
     return waiting
 
 

@@ -17,7 +17,7 @@ from .envelope import Envelope, Maintenance
 from .failures import cancellations, ends_program, not_handled, passes_through
 from .instance import Instance
 from .load import unreadable
-from .replay import NOTHING, Replayed
+from .replay import NOT_REPLAYED, Replayed
 from .reporter import Reporter
 from .starting import wait_no_longer
 
@@ -44,11 +44,11 @@ class Turn:
     """What one instance does in a round. `batch[:at]` was decided on `draft`.
 
     `unseen`: it is decided on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`:
-    what the batch asks for. `to_record`: the record still holds commands that were accepted. `alone`: one message only.
+    what the batch asks for. `to_record`: the record still holds commands that were accepted. `single`: it takes only one
+    message.
     """
 
     __slots__ = (
-        "alone",
         "at",
         "batch",
         "draft",
@@ -58,6 +58,7 @@ class Turn:
         "maintenance",
         "replayed",
         "reporter",
+        "single",
         "stale",
         "timer",
         "to_record",
@@ -75,9 +76,9 @@ class Turn:
         self.unseen: bool = unseen
         self.fresh: bool = instance.fresh
         self.at: int = 0
-        self.alone: bool = False
+        self.single: bool = False
         self.maintenance: tuple[Maintenance, ...] = ()
-        self.replayed: Replayed = NOTHING
+        self.replayed: Replayed = NOT_REPLAYED
         self.failure: HandlerFailed | None = None
         self.timer: Message | None = None  # the timer that fired last
         self.woken: Message | None = None  # the kept message that was handled last
@@ -85,7 +86,7 @@ class Turn:
         self.to_record: bool = draft.changed
         draft.changed = False
 
-    def is_later(self) -> None:
+    def move_time_on(self) -> None:
         """Move the time of the step on to that of the clock: what comes next in it is not to be dated back."""
         engine = self.instance.runtime.engine
         if not engine.event_time:
@@ -125,7 +126,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
     """Take what waits, up to `max_batch`, and begin a draft."""
     runtime = instance.runtime
     engine = runtime.engine
-    unseen, alone = not instance.loaded, instance.one_by_one > 0
+    unseen, single = not instance.loaded, instance.one_by_one > 0
     if unseen:
         instance.record, instance.version, instance.epoch = None, 0, 0
     batch = _taken_from_mailbox(instance, engine.settings.max_batch)
@@ -152,10 +153,10 @@ def begin(instance: Instance, now: datetime) -> Turn:
         draft.accept(instance.accepted)
     record = draft.record
     if record is not None and record.waking and record.owes_waking and batch[0].maintenance is not Maintenance.WAKE:
-        batch = _woken_first(instance, batch, alone=alone)
+        batch = _woken_first(instance, batch, single=single)
     reporter = engine.hooks.reporter(runtime.name, instance.correlation_id, unseen=unseen)
     turn = Turn(instance, batch, draft, reporter, unseen=unseen)
-    turn.alone = alone
+    turn.single = single
     return turn
 
 
@@ -180,7 +181,7 @@ def _taken_from_mailbox(instance: Instance, most: int) -> list[Envelope]:
     return batch
 
 
-def _woken_first(instance: Instance, batch: list[Envelope], *, alone: bool) -> list[Envelope]:
+def _woken_first(instance: Instance, batch: list[Envelope], *, single: bool) -> list[Envelope]:
     """Return a batch in which kept messages come before everything that came since.
 
     A worker died, a handler failed, or the instance was repaired.
@@ -189,7 +190,7 @@ def _woken_first(instance: Instance, batch: list[Envelope], *, alone: bool) -> l
         for envelope in batch:
             if envelope.message is not None and not envelope.over:
                 envelope.fail(not_handled())
-    elif alone:
+    elif single:
         instance.mailbox[:0] = batch
         instance.one_by_one += 1
         return [Envelope(maintenance=Maintenance.WAKE)]
