@@ -58,12 +58,7 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             if known is not None:
                 return passed_over(draft, record, message, known)
         if record is None or (record.status in FINAL and not record.parked):
-            if not draft.saga.may_start(message.event):
-                return let_go(draft, message) if message.kept else Outcome.NO_INSTANCE
-            record, state = draft.start(message.id)
-            if is_early(draft, record, message):
-                return begin_early(draft, record, state, message)
-            return _run(draft, message, record, state)
+            return _start(draft, message)
         if message.answer and not (by_progress or message.replayed) and parent_in(message.id) is not None:
             # It starts a child, which lives already; or its id is taken.
             return Outcome.DUPLICATE if record.parent == message.id else Outcome.ALREADY_STARTED
@@ -92,64 +87,97 @@ def advance(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
             return Outcome.NO_INSTANCE
     elif record is None:
         return Outcome.IGNORED
-    elif kind == "child":
-        ended = _child_ended(draft, record, message)
-        if ended is not None:
-            return ended
-    elif message.kept:
-        if record.status is not Status.RUNNING or message.life not in (0, record.incarnation):
-            return let_go(draft, message)
-    elif message.replayed:
-        # What was replayed before it may have ended the saga: then it means what it would have meant, had it come now.
-        if kind == "timer" and (record.status is not Status.RUNNING or message.life not in (0, record.incarnation)):
-            return Outcome.IGNORED
-        if message.id.startswith(DROPPED):
-            return lead_on(draft, record, message)
-        if message.life not in (0, record.incarnation):
-            return _refused_before_this_one_began(draft, record, message)
-        if kind == "refused" and record.status not in (Status.RUNNING, Status.COMPLETED):
-            return _refused_too_late(draft, record, message, entry_of(draft.persistence_id, message.event.command_id))
-    elif kind == "timer":
-        timer = record.timers.get(message.name)
-        if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
-            return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
-        if record.parked and not timer.send:
-            return Outcome.IGNORED  # it waits for the repair: an event that is held may cancel it
-        if message.name.startswith(GAP) and (passed := gap_passed(draft, record, message)) is not None:
-            return passed
-        if message.missed:
-            draft.fired_timer(record, message)
-            draft.touch()
-            return Outcome.IGNORED
-        if timer.send:
-            draft.drop_timer(record, message.name)
-            sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace, life=timer.life)
-            draft.append(record, "outbox", sent)
-            draft.append(record, "handled", Handled(message.id, timer.event.type))
-            draft.fired += 1
-            draft.touch()
-            return Outcome.HANDLED
     else:
-        if message.origin not in (0, record.first_start):
-            return Outcome.IGNORED
-        entry = entry_of(draft.persistence_id, message.event.command_id)
-        command = next((c for c in record.outbox if c.id == entry), None)
-        if command is None:
-            return Outcome.DUPLICATE
-        if command.life != record.incarnation:
-            return _refused_of_earlier(draft, record, message, command)
-        if command.undo:
-            return _compensation_failed(draft, record, message)
-        if record.status not in (Status.RUNNING, Status.COMPLETED):
-            return _refused_too_late(draft, record, message, entry)
-        if record.parked:
-            draft.hold(message)
-            return Outcome.HELD
+        done = _without_handler(draft, record, message)
+        if done is not None:
+            return done
     if draft.saga.waits and kind not in ("refused", "child"):
         outcome = waits(draft, record, message)
         if outcome is not None:
             return outcome if outcome is not Outcome.IGNORED else passed_over(draft, record, message, outcome)
     return _run(draft, message, record, decode_state(draft.saga, record))
+
+
+def _start(draft: Draft, message: Message) -> Outcome | Awaitable[Outcome]:
+    """Begin an incarnation, if this event may: there is none, or the one before has ended."""
+    if not draft.saga.may_start(message.event):
+        return let_go(draft, message) if message.kept else Outcome.NO_INSTANCE
+    record, state = draft.start(message.id)
+    if is_early(draft, record, message):
+        return begin_early(draft, record, state, message)
+    return _run(draft, message, record, state)
+
+
+def _without_handler(draft: Draft, record: SagaRecord, message: Message) -> Outcome | Awaitable[Outcome] | None:
+    """Return what becomes of a timer, a refusal, an end of a child or a kept message; None where its handler is called."""
+    if message.kind == "child":
+        return _child_ended(draft, record, message)
+    if message.kept:
+        if record.status is not _RUNNING or message.life not in (0, record.incarnation):
+            return let_go(draft, message)
+        return None
+    if message.replayed:
+        return _replayed(draft, record, message)
+    if message.kind == "timer":
+        return _timer_fired(draft, record, message)
+    return _refused(draft, record, message)
+
+
+def _replayed(draft: Draft, record: SagaRecord, message: Message) -> Outcome | Awaitable[Outcome] | None:
+    """What was replayed before it may have ended the saga: then it means what it would have meant, had it come now."""
+    if message.kind == "timer" and (record.status is not _RUNNING or message.life not in (0, record.incarnation)):
+        return Outcome.IGNORED
+    if message.id.startswith(DROPPED):
+        return lead_on(draft, record, message)
+    if message.life not in (0, record.incarnation):
+        return _refused_before_this_one_began(draft, record, message)
+    if message.kind == "refused" and record.status not in (_RUNNING, Status.COMPLETED):
+        return _refused_too_late(draft, record, message, entry_of(draft.persistence_id, message.event.command_id))
+    return None
+
+
+def _timer_fired(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:
+    """Pass over a timer that means nothing any more, and send the command of one that was scheduled."""
+    timer = record.timers.get(message.name)
+    if timer is None or f"{draft.persistence_id}/{timer.id}" != message.id:
+        return Outcome.IGNORED  # cancelled, replaced, or of a finished incarnation
+    if record.parked and not timer.send:
+        return Outcome.IGNORED  # it waits for the repair: an event that is held may cancel it
+    if message.name.startswith(GAP) and (passed := gap_passed(draft, record, message)) is not None:
+        return passed
+    if message.missed:
+        draft.fired_timer(record, message)
+        draft.touch()
+        return Outcome.IGNORED
+    if not timer.send:
+        return None
+    draft.drop_timer(record, message.name)
+    sent = Command(timer.id, timer.event, trace=draft.trace or timer.trace, life=timer.life)
+    draft.append(record, "outbox", sent)
+    draft.append(record, "handled", Handled(message.id, timer.event.type))
+    draft.fired += 1
+    draft.touch()
+    return Outcome.HANDLED
+
+
+def _refused(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:
+    """Say what the refusal of a command means where the saga is not asked; None where it is."""
+    if message.origin not in (0, record.first_start):
+        return Outcome.IGNORED
+    entry = entry_of(draft.persistence_id, message.event.command_id)
+    command = next((c for c in record.outbox if c.id == entry), None)
+    if command is None:
+        return Outcome.DUPLICATE
+    if command.life != record.incarnation:
+        return _refused_of_earlier(draft, record, message, command)
+    if command.undo:
+        return _compensation_failed(draft, record, message)
+    if record.status not in (_RUNNING, Status.COMPLETED):
+        return _refused_too_late(draft, record, message, entry)
+    if record.parked:
+        draft.hold(message)
+        return Outcome.HELD
+    return None
 
 
 def _came_late(draft: Draft, record: SagaRecord, message: Message) -> Outcome | None:

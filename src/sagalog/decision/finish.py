@@ -53,50 +53,54 @@ _RUNNING = Status.RUNNING
 _COMPLETED = Status.COMPLETED
 
 Plan: TypeAlias = list[tuple[Planned, Any, Typed | None]]
-Checked: TypeAlias = tuple[Plan, bytes, dict[str, str | None] | None, tuple[Held, Held]]
+Checked: TypeAlias = tuple[Plan, bytes, dict[str, str | None] | None, tuple[Held, Held] | None]
 """What a step is to change: its plan, the state in stored form, the texts of its index, and the keys that are held then."""
 
 
 def finish(
-    draft: Draft,
-    message: Message,
-    record: SagaRecord,
-    state: Any,
-    actions: list[Any],
-    reserved: Checked | None = None,
+    draft: Draft, message: Message, record: SagaRecord, state: Any, actions: list[Any]
 ) -> Outcome | Awaitable[Outcome]:
     """Check and pack the actions, then change the draft. Raises with the draft unchanged.
 
-    An awaitable is returned where a unique key has to be reserved first; then `reserved` is what was checked before that.
+    An awaitable is returned where a unique key has to be reserved first.
     """
-    saga = draft.saga
-    event, kind, status = message.event, message.kind, record.status
-    if reserved is not None:
-        plan, payload, index, keys = reserved
+    saga, status = draft.saga, record.status
+    if saga.activities is not None:
+        actions = proceed(draft, message, record, state, actions, partial(_asked, draft, message, record, state))
+    plan: Plan
+    if len(actions) == 1 and type(actions[0]) is Proceed:  # nearly all steps of an itinerary
+        plan = [(actions[0], None, None)]
     else:
-        if saga.activities is not None:
-            actions = proceed(draft, message, record, state, actions, partial(_asked, draft, message, record, state))
-        if len(actions) == 1 and type(actions[0]) is Proceed:  # nearly all steps of an itinerary
-            plan = [(actions[0], None, None)]
-        else:
-            plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
-        if (
-            status is not _RUNNING
-            and not (status is _COMPLETED and kind == "refused")
-            and any(isinstance(part[0], (Complete, Compensate)) for part in plan)
-        ):
-            raise DefinitionError(
-                f"saga {saga.name!r} is already compensating: it can neither complete nor compensate now"
-            )
-        payload = saga.pack_state(state)
-        index = saga.index_table().texts(state, "") if saga.index else None
-        keys = None
-        if saga.keys:
-            keys = held_after(saga.name, saga.key_table, (record.keys, record.unique_keys), plan)
-            wanted = claimed(record.unique_keys, keys[1])
-            if wanted and draft.reserve is not None:
-                return _reserved(draft, message, record, state, draft.reserve(wanted), (plan, payload, index, keys))
-    # From here on nothing raises.
+        plan = plan_of(actions, saga, draft.registry, draft.now, state, record) if actions else []
+    if (
+        status is not _RUNNING
+        and not (status is _COMPLETED and message.kind == "refused")
+        and any(isinstance(part[0], (Complete, Compensate)) for part in plan)
+    ):
+        raise DefinitionError(f"saga {saga.name!r} is already compensating: it can neither complete nor compensate now")
+    payload = saga.pack_state(state)
+    index = saga.index_table().texts(state, "") if saga.index else None
+    keys = None
+    if saga.keys:
+        keys = held_after(saga.name, saga.key_table, (record.keys, record.unique_keys), plan)
+        wanted = claimed(record.unique_keys, keys[1])
+        if wanted and draft.reserve is not None:
+            return _reserved(draft, message, record, draft.reserve(wanted), (plan, payload, index, keys))
+    return _change(draft, message, record, (plan, payload, index, keys))
+
+
+async def _reserved(
+    draft: Draft, message: Message, record: SagaRecord, reserving: Awaitable[None], checked: Checked
+) -> Outcome:
+    """Change the draft once the keys are reserved. Raises KeyTakenError, or whatever keeps them from being reserved."""
+    await reserving
+    return _change(draft, message, record, checked)
+
+
+def _change(draft: Draft, message: Message, record: SagaRecord, checked: Checked) -> Outcome:
+    """Put what was checked into the draft: the message is handled. Raises nothing."""
+    plan, payload, index, keys = checked
+    saga, event, kind = draft.saga, message.event, message.kind
     draft.started += record is not draft.record
     draft.record = record
     if message.kept:
@@ -167,15 +171,6 @@ def _note_passed(draft: Draft, record: SagaRecord, message: Message, name: str) 
     """Note an answer that no handler has taken, once; a dropped leg is in the audit of its repair."""
     if message.kind == "event" and not any(one.id == message.id for one in record.handled):
         draft.append(record, "handled", Handled(message.id, name, how="passed", by=message.sent_by))
-
-
-async def _reserved(
-    draft: Draft, message: Message, record: SagaRecord, state: Any, reserving: Awaitable[None], checked: Checked
-) -> Outcome:
-    """Finish once the keys are reserved. Raises KeyTakenError, or whatever keeps them from being reserved."""
-    await reserving
-    outcome = finish(draft, message, record, state, [], checked)
-    return outcome if isinstance(outcome, Outcome) else await outcome
 
 
 def _note_index(draft: Draft, record: SagaRecord, index: dict[str, str | None]) -> None:
