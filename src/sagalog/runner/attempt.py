@@ -34,7 +34,7 @@ from .engine import Engine
 from .hooked_handler import HookedHandler
 from .instance import Instance
 from .lease import Leases
-from .load import unreadable
+from .load import ids_of, unreadable
 
 Handler = CommandHandler | HookedHandler
 
@@ -123,11 +123,11 @@ class CommandAttempts:
                     if isinstance(answer, Awaitable):
                         answer = await answer
                     if isinstance(answer, AsyncIterable):
-                        return await self._conclusions.conclude(instance, entry, answer, None)
+                        return await self._conclusions.conclude(instance, entry, answer)
                 instance.attempt = None  # the handler has ended, so there is nothing to cut off
             if answer is not None and self._answers.set_aside(instance, entry, answer):
                 return True
-            return await self._conclusions.conclude(instance, entry, answer, None)
+            return await self._conclusions.conclude(instance, entry, answer)
         except BaseException as error:
             instance.attempt = None
             if self._conclusions.ends(error):
@@ -190,16 +190,14 @@ class CommandAttempts:
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
         """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
-        if instance.attempt is None and (instance.beside is None or not any(instance.beside.values())):
-            return
-        under_way = {} if instance.beside is None else dict(instance.beside)
+        limits = {entry: limit for entry, limit in (instance.beside or {}).items() if limit is not None}
         if instance.attempt is not None:
-            under_way[instance.attempt[0]] = instance.attempt[1]
-        if not under_way:
+            limits[instance.attempt[0]] = instance.attempt[1]
+        if not limits:
             return
-        left = () if record is None else {entry.id for entry in record.outbox}
-        for entry_id, limit in under_way.items():
-            if entry_id in left or limit is None:
+        outbox = ids_of(record)
+        for entry_id, limit in limits.items():
+            if entry_id in outbox:
                 continue
             when, now = limit.when(), self._engine.loop.time()
             if when is None or when > now:

@@ -72,7 +72,7 @@ class Beside:
             self._go_on(instance)
 
     def _deliverable(self, instance: Instance, entry: Command) -> bool:
-        """Say whether it is ours to carry out still."""
+        """Say whether it is still ours to carry out."""
         if self._engine.stopping.is_set():
             return False
         self._leases.check(instance)
@@ -94,10 +94,8 @@ class Beside:
 
     def _pause(self, instance: Instance, entry: Command, seconds: float) -> None:
         """Carry it out again after a pause, in which nothing else of its instance waits for it."""
-        if instance.pausing is None:
-            instance.pausing = {}
         self._pausing.add(instance)
-        instance.pausing[entry.id] = self._engine.loop.call_later(seconds, self._again, instance, entry)
+        instance.pause(entry.id, self._engine.loop.call_later(seconds, self._again, instance, entry))
         if seconds > self._engine.seconds.lease / 2:
             # Others may take over only after our next attempt, so that a dead service does not cost a write a lease.
             next_at = self._engine.now() + timedelta(seconds=seconds)

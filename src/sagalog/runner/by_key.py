@@ -9,8 +9,7 @@ sender delivers it again under the same message id: those that had it know it, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -27,7 +26,7 @@ from ..errors import (
 )
 from ..waiting import Attempts, Waiting
 from .cache import InstanceCache
-from .context import check_no_circle
+from .context import awaiting
 from .engine import Engine
 from .failures import not_handled
 from .finding import by_index, holders, holders_in_transaction, in_pages
@@ -164,30 +163,12 @@ class KeyedDelivery:
     ) -> list[Outcome | BaseException]:
         by = (to.name, to.text)
         copies = [msgspec.structs.replace(message.copied(), by=by) for _ in page]  # none sees what another does to it
-        with _awaited(caller, to.cache, page, type(message.event).__name__):
+        wanted = [] if caller is None else [to.cache.instance(correlation_id) for correlation_id in page]
+        with awaiting(caller, wanted, type(message.event).__name__):
             return await asyncio.gather(
                 *(submit(to.cache, correlation_id, copy) for correlation_id, copy in zip(page, copies, strict=True)),
                 return_exceptions=True,
             )
-
-
-@contextmanager
-def _awaited(caller: Instance | None, cache: InstanceCache, page: list[str], what: str) -> Iterator[None]:
-    """Note that the event handler of `caller` waits for these. Raises DefinitionError if one of them waits for it."""
-    if caller is None:
-        yield
-        return
-    wanted = [cache.instance(correlation_id) for correlation_id in page]
-    for instance in wanted:
-        check_no_circle(caller, instance, what)
-    caller.awaits = (*caller.awaits, *wanted)
-    try:
-        yield
-    finally:
-        left = list(caller.awaits)
-        for instance in wanted:
-            left.remove(instance)
-        caller.awaits = tuple(left)
 
 
 def together(outcomes: dict[str, Outcome]) -> Outcome:

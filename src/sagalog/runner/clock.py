@@ -25,6 +25,7 @@ class Clock(Protocol):
         """Return at the first moment not before `moment`."""
 
 
+_AGAIN_SECONDS = 30.0  # after which the server is asked again
 _ROUND_TRIPS = 5
 _SHORT_SECONDS = 0.002  # a round trip that needs no second one
 
@@ -60,14 +61,14 @@ class ServerClock(SystemClock):
 
     async def sleep_until(self, moment: datetime) -> None:
         while (left := (moment - self.now()).total_seconds()) > 0:
-            await asyncio.sleep(min(left, 30.0))
+            await asyncio.sleep(min(left, _AGAIN_SECONDS))
 
-    async def synchronize(self, every_seconds: float = 30.0) -> None:
+    async def synchronize(self) -> None:
         """Measure the difference, unless that was done a short while ago. Raises what the journal raises.
 
         It is known to half a round trip, so of some the shortest counts: the first may have opened a connection.
         """
-        if self._synchronized and elapsed() - self._time.at_seconds < every_seconds:
+        if self._synchronized and elapsed() - self._time.at_seconds < _AGAIN_SECONDS:
             return
         shortest = math.inf
         for _ in range(_ROUND_TRIPS):

@@ -36,6 +36,7 @@ from .gates import Gates
 from .instance import Instance
 from .lease import Leases
 from .reporter import Reporter
+from .settings import RetryPolicy
 
 _SUMMARY_SECONDS = 60.0  # between log messages about failed attempts of one command type
 
@@ -197,7 +198,7 @@ class Conclusions:
             self._leases.prolong(instance)
         return False
 
-    def _retry_of(self, instance: Instance, entry: Command) -> Any:
+    def _retry_of(self, instance: Instance, entry: Command) -> RetryPolicy:
         handler = self._handler_for(instance, entry)
         retry = None if handler is None else handler.policy.retry
         return retry or self._engine.settings.dispatch_retry
@@ -223,7 +224,7 @@ class Conclusions:
         """Leave the first command of an outbox to a worker with other code: nothing is written, and nothing parked."""
         runtime = instance.runtime
         instance.declined = entry
-        instance.owned -= {entry.id}
+        instance.disown(entry.id)
         runtime.declined.add(instance.correlation_id, self._engine.now())
         self._engine.counters.dispatch_errors += 1
         self.tell(instance, entry, "failed", error)
@@ -258,7 +259,7 @@ class Conclusions:
         if parking.error is None and instance.pausing is not None and entry.id in instance.pausing:
             instance.pausing.pop(entry.id).cancel()
         if isinstance(parking.error, PayloadTooLargeError):
-            instance.owned -= {entry.id}
+            instance.disown(entry.id)
             instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.size
             log.error(
                 "saga %s, id %s: could not record that command %s parks it, so this worker leaves it alone: %s",
@@ -291,7 +292,7 @@ class Conclusions:
 
     def again(self, instance: Instance) -> None:
         """Go on with the outbox: the pause is over."""
-        instance.retry = instance.next_attempt_at = None
+        instance.end_pause()
         self._release(instance)
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:

@@ -5,6 +5,8 @@ decide, replay (event handlers), deliver (command handlers) ─► [context] ─
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
@@ -77,6 +79,27 @@ def check_no_circle(caller: Instance, wanted: Instance, what: Any) -> None:
         "neither could ever continue. "
         "Return Send(...) or SetTimer(...) instead, or call it from a command handler; nothing was stored"
     )
+
+
+@contextmanager
+def awaiting(caller: Instance | None, wanted: Sequence[Instance], what: str) -> Iterator[None]:
+    """Note that the event handler of `caller` waits for these instances, if one does.
+
+    Raises DefinitionError if one of them waits for it.
+    """
+    if caller is None:
+        yield
+        return
+    for instance in wanted:
+        check_no_circle(caller, instance, what)
+    caller.awaits = (*caller.awaits, *wanted)
+    try:
+        yield
+    finally:
+        left = list(caller.awaits)
+        for instance in wanted:
+            left.remove(instance)
+        caller.awaits = tuple(left)
 
 
 def check_outside_handlers(what: str) -> None:

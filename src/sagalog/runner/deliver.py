@@ -78,8 +78,7 @@ class Dispatcher:
         if entry is None:
             if instance.answered:
                 self._answers.hurry(instance)
-            if instance.accepted or instance.quieted is not None:
-                self._acceptances.record_later(instance)
+            self._acceptances.record_later(instance)
         elif entry.id not in instance.owned:
             if not self._engine.client:
                 self._leases.watch(instance, entry)
@@ -227,8 +226,7 @@ class Dispatcher:
             self._go_on(instance)
 
     def _go_on(self, instance: Instance) -> None:
-        if instance.accepted or instance.quieted is not None:
-            self._acceptances.record_later(instance)
+        self._acceptances.record_later(instance)
         self.release(instance)
 
     def _deliverable(self, instance: Instance) -> Command | None:
@@ -253,7 +251,7 @@ class Dispatcher:
             self._attempts.handler_of(instance, entry)
         except (CodecError, DefinitionError, SagaParkedError) as error:
             if isinstance(error, CodecError) and instance.runtime.registry.is_current(entry.command):
-                instance.owned -= {entry.id}
+                instance.disown(entry.id)
                 self._conclusions.unreadable(instance, entry, error)
             else:
                 self._conclusions.decline(instance, entry, error)

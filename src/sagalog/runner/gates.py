@@ -152,9 +152,7 @@ class Gates:
         waiter = InLine(gate, instance, entry, self._engine.loop.time(), beside=beside)
         gate.line[waiter] = None
         if beside:
-            if instance.pausing is None:
-                instance.pausing = {}
-            instance.pausing[entry.id] = waiter
+            instance.pause(entry.id, waiter)
         else:
             instance.retry = waiter
         self._renew_later(waiter, self._lease_seconds_left(instance) - self._engine.seconds.lease / 2)
@@ -166,7 +164,7 @@ class Gates:
         if not isinstance(waiter, InLine) or waiter.entry == instance.undelivered():
             return False
         waiter.cancel()
-        instance.retry = instance.next_attempt_at = None
+        instance.end_pause()
         return True
 
     def told(self, entry: Command, outcome: str, error: BaseException | None) -> None:

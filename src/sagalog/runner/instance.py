@@ -251,6 +251,20 @@ class Instance:
         )
         runtime.engine.hooks.parked(runtime.name, self.correlation_id, reason)
 
+    def disown(self, entry: str) -> None:
+        """Leave an outbox entry to other workers."""
+        self.owned -= {entry}
+
+    def pause(self, entry: str, until: Cancellable) -> None:
+        """Note that an activity waits before its next attempt, and for what."""
+        if self.pausing is None:
+            self.pausing = {}
+        self.pausing[entry] = until
+
+    def end_pause(self) -> None:
+        """Note that the next command of the outbox waits no more."""
+        self.retry = self.next_attempt_at = None
+
     def stop_pausing(self) -> None:
         """Cancel what it waits for before its next attempts."""
         if self.retry is not None:
@@ -258,7 +272,7 @@ class Instance:
         for pause in self.pausing.values() if self.pausing is not None else ():
             pause.cancel()
         self.pausing = None
-        self.retry = self.next_attempt_at = None
+        self.end_pause()
 
     def answer_as_stored(self, unknown: Unanswered, *, is_newest: bool) -> None:
         """Answer those of a turn that was stored as it was decided there.

@@ -32,7 +32,7 @@ from .addressing import Addresses, Targets, check_unicode
 from .arguments import check_moment
 from .by_key import ByKey, KeyedDelivery, together
 from .cache import InstanceCache
-from .context import check_no_circle, event_handler, in_command_handler, running_handler
+from .context import awaiting, check_no_circle, event_handler, in_command_handler, running_handler
 from .engine import Engine
 from .envelope import Burst, Envelope
 from .failures import ends_program, not_handled
@@ -113,13 +113,13 @@ class Receiver:
             await places.wait()
         try:
             if engine.stopping.is_set():
-                raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
+                raise _stopping()
             if len(targets) == 1 and not (self._waits or keyed) and at is None:
                 cache, correlation_id = targets[0]
                 instance = cache.instance(correlation_id)
                 envelope = Envelope(message) if burst is None else _in_order(instance, message, burst)
                 await instance.submit(envelope, lone=self.in_flight == 1)
-                return _receipt(message, cache.runtime.name, envelope)
+                return Receipt(given_id(message.id), {cache.runtime.name: _outcome_of(envelope)})
             bounded = not in_command_handler.get()
             return await self._deliver(targets, message, keyed=keyed, bounded=bounded, burst=burst)
         finally:
@@ -145,26 +145,14 @@ class Receiver:
     ) -> Receipt:
         """Handle an event that an event handler of `caller` waits for; it is handled at once or not at all."""
         if self._engine.stopping.is_set():
-            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
-        wanted = self.check_circles(caller, targets, type(message.event).__name__)
-        self._places.taken += 1
-        caller.awaits = (*caller.awaits, *wanted)
-        try:
-            return await self._deliver(targets, message, keyed=keyed, caller=caller, burst=burst)
-        finally:
-            left = list(caller.awaits)
-            for instance in wanted:
-                left.remove(instance)
-            caller.awaits = tuple(left)
-            self._give_back(self._places)
-
-    @staticmethod
-    def check_circles(caller: Instance, targets: Targets, what: str) -> list[Instance]:
-        """Return the instances of the targets. Raises DefinitionError if one of them waits for the handler of `caller`."""
+            raise _stopping()
         wanted = [cache.instance(correlation_id) for cache, correlation_id in targets]
-        for instance in wanted:
-            check_no_circle(caller, instance, what)
-        return wanted
+        with awaiting(caller, wanted, type(message.event).__name__):
+            self._places.taken += 1
+            try:
+                return await self._deliver(targets, message, keyed=keyed, caller=caller, burst=burst)
+            finally:
+                self._give_back(self._places)
 
     def _give_back(self, places: Places) -> None:
         places.give_back()
@@ -178,7 +166,7 @@ class Receiver:
         targets = self._targets(event)
         message = self._message(event, message_id, None)
         if engine.stopping.is_set():
-            raise RunnerStoppedError("the runner is stopping; the event was not accepted and nothing was stored")
+            raise _stopping()
         self._places.taken += 1
         try:
             async with alone_on(connection):  # where it is SQLAlchemy's, a statement is run to find the driver's
@@ -193,7 +181,8 @@ class Receiver:
     async def _handle_on(self, callers: CallersConnection, targets: Targets, message: Message) -> Receipt:
         event, caller = message.event, event_handler()
         if caller is not None:
-            self.check_circles(caller, targets, type(event).__name__)
+            for cache, correlation_id in targets:
+                check_no_circle(caller, cache.instance(correlation_id), type(event).__name__)
         outcomes: dict[str, Outcome] = {}
         for cache, correlation_id in targets:
             instance = cache.instance(correlation_id)
@@ -219,7 +208,7 @@ class Receiver:
     async def repair(self, make: Callable[[], Coroutine[Any, Any, Repaired]]) -> Repaired:
         """Run a repair. Stopping waits for it; a repair that comes after the stop is refused."""
         if self._engine.stopping.is_set():
-            raise RunnerStoppedError("the runner is stopping; the repair was not made and nothing was stored")
+            raise _stopping("the repair was not made")
         self._places.taken += 1
         try:
             return await make()
@@ -358,12 +347,10 @@ class Receiver:
         self, cache: InstanceCache, instance: Instance, message: Message, burst: Burst | None
     ) -> Outcome:
         envelope = Envelope(message) if burst is None else _in_order(instance, message, burst)
-        if not self._waits or message.by is not None or cache.runtime.saga.may_start(message.event):
-            await instance.submit(envelope)
-        else:
+        if self._waits and message.by is None and not cache.runtime.saga.may_start(message.event):
             envelope.deadline = self._engine.loop.time() + self._engine.seconds.no_instance_wait
-            await instance.submit(envelope)
-        return _receipt(message, cache.runtime.name, envelope).outcomes[cache.runtime.name]
+        await instance.submit(envelope)
+        return _outcome_of(envelope)
 
 
 def _in_order(instance: Instance, message: Message, burst: Burst) -> Envelope:
@@ -387,7 +374,11 @@ def _only_in_part(error: BaseException, names: list[str], outcomes: Sequence[Any
     return error
 
 
-def _receipt(message: Message, saga: str, envelope: Envelope) -> Receipt:
+def _stopping(what: str = "the event was not accepted") -> RunnerStoppedError:
+    return RunnerStoppedError(f"the runner is stopping; {what} and nothing was stored")
+
+
+def _outcome_of(envelope: Envelope) -> Outcome:
     if envelope.outcome is None:
         raise not_handled()
-    return Receipt(given_id(message.id), {saga: envelope.outcome})
+    return envelope.outcome
