@@ -127,7 +127,7 @@ async def test_a_due_loop_that_died_is_not_live_and_is_logged_and_the_runner_sti
     async with bench.runner(due_poll=timedelta(milliseconds=5)) as runner:
         assert runner._started is not None
         runner._started.due_loop._sleep = die  # type: ignore[method-assign]
-        await asyncio.wait([runner._started.due])
+        await asyncio.wait([runner._started.due_task])
         health = await runner.health()
         assert (health.live, health.ready) == (False, False)
         assert health.reasons == ("the loop that looks for due work has ended: restart this process",)

@@ -218,7 +218,7 @@ async def test_a_worker_that_dies_after_the_commit_is_replaced_within_the_lease(
             if "_look_when_ended" in repr(task.get_coro()):
                 task.cancel()
     assert runner._started is not None
-    runner._started.due.cancel()
+    runner._started.due_task.cancel()
     postgres.advance(seconds=6)
     async with postgres.runner() as successor:
         await successor.settle()

@@ -126,9 +126,9 @@ class Attached:
         await asyncio.gather(*(intake.drain(seconds) for intake in self._intakes))
 
     async def close(self, seconds: float) -> None:
-        """Disconnect, once the phases have stopped, when little more than `seconds` have passed since the drain began.
+        """Disconnect once the phases have stopped, also from a broker that hangs.
 
-        Also where a broker hangs.
+        It ends little more than `seconds` after the drain began, or after CLOSE_SECONDS if that is later.
         """
         seconds = max(CLOSE_SECONDS, seconds - (asyncio.get_running_loop().time() - self._draining_since))
         closing = [intake.close(seconds) for intake in self._intakes]

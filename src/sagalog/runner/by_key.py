@@ -95,7 +95,7 @@ class KeyedDelivery:
                 )
 
     async def _may_be_held(self, to: ByKey, looks: Attempts, until: float) -> bool:
-        """Wait until it is worth to look again for who holds a key; return False when the time is over."""
+        """Wait until it is worth looking again for who holds a key; return False when the time is over."""
         while (pause := looks.failed()) is not None:
             await self._engine.back_off(pause)
             left = until - self._engine.loop.time()

@@ -15,7 +15,7 @@ from ..journal import Journal
 from ..journal.controls import change_controls, read_controls
 from ..logs import about, log
 
-_EVERY_SECONDS = 0.5  # at most so often, and twice as often as the journal is polled
+_EVERY_SECONDS = 0.5  # between two looks, or half of `due_poll` where that is less
 
 
 class ControlsWatch:

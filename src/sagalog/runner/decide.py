@@ -44,7 +44,7 @@ class GaveWay:
 
 
 GAVE_WAY: Final = GaveWay()
-_LOOKS = 8  # messages between two looks at the clock
+_LOOKS = 8  # how many messages are decided between two looks at the clock
 
 
 def decide(turn: Turn) -> Awaitable[None] | GaveWay | None:
@@ -120,7 +120,7 @@ def _run(turn: Turn) -> Awaitable[None] | GaveWay | None:
             more = _step(turn, envelope)
             if more is not None:
                 return more
-        else:  # nearly all envelopes are plain messages
+        else:  # nearly all envelopes are plain messages: here, `take` without its calls
             try:
                 outcome = advance(draft, message)
             except BaseException as error:

@@ -85,7 +85,7 @@ class Engine:
         self.cancelled: bool = False
         self.abandoned: bool = False
         self.awaited: Awaited = Awaited()  # for who waits until an instance has ended
-        self.backlog = 0  # instances that wait for a free place to deliver; kept by deliver.py
+        self.backlog = 0  # instances that wait for a free place to deliver; kept by lanes.py
         self.transactions: dict[int, Any] = {}  # open ones of callers, by their connection; kept by in_transaction.py
         self._writes: dict[int, float] = {}  # writes without an answer, and since when, in the loop's time
         self._write_numbers = count()

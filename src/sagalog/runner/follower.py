@@ -2,9 +2,9 @@
 
     journal ─► [follower] ─► awaited ─► the calls that wait
 
-Who begins to wait is looked up, many at a time. From then on what is new in the journal is read, whatever their number,
-where the journal can be followed. Where it cannot, and for the rare record that a follower misses (purged before it came
-to it), some are looked up again at an interval, in turn, and never more than _AT_ONCE.
+What a call begins to wait for is looked up, many at a time. From then on what is new in the journal is read, however many
+calls wait, where the journal can be followed. Where it cannot, and for the rare record that a follower misses (purged
+before it came to it), some are looked up again at an interval, in turn, and never more than _AT_ONCE.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _PAGES = 20  # ... and how many of these in one interval
 class Follower:
     """Follows the journal of a runner, or looks into its stores, while anybody waits."""
 
-    def __init__(self, engine: Engine, journal: Journal | None, runtime: Iterable[SagaRuntime]) -> None:
+    def __init__(self, engine: Engine, journal: Journal | None, runtimes: Iterable[SagaRuntime]) -> None:
         self._engine = engine
         self._journal = journal
-        self._runtimes = {one.name: one for one in runtime}
+        self._runtimes = {one.name: one for one in runtimes}
         self._awaited = engine.awaited
         self._interval = engine.seconds.outcome_poll
         self._offset: int | None = None
@@ -83,7 +83,9 @@ class Follower:
                 self._wake.clear()
                 try:
                     await self._look()
-                except BaseException as error:  # whatever a store raises: who waits has a time limit of his own
+                except (
+                    BaseException
+                ) as error:  # whatever a store raises: each call that waits has a time limit of its own
                     if passes_through(error):
                         raise
                     pause = min(2 * pause, _MAX_PAUSE)
@@ -92,7 +94,7 @@ class Follower:
                     self.trouble, pause = "", self._interval
                 if self._awaited:
                     await self._sleep(pause)
-        finally:  # in the same moment as nobody waits: who comes next starts a task
+        finally:  # in the moment in which nobody waits any more: the next call starts a task
             self._task, self._offset = None, None
 
     def _complain(self, trouble: str) -> None:
@@ -101,7 +103,7 @@ class Follower:
         self.trouble = trouble
 
     async def _sleep(self, seconds: float) -> None:
-        if self.trouble:  # not sooner for those who come meanwhile
+        if self.trouble:  # nor sooner for calls that come meanwhile
             await asyncio.sleep(seconds)
             return
         try:

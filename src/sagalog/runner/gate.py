@@ -19,7 +19,7 @@ from .rate import Rate
 if TYPE_CHECKING:
     from .shared_rate import SharedRate
 
-_PROBE_SECONDS = 1.0  # how often it is looked whether a probe is under way still
+_PROBE_SECONDS = 1.0  # between two looks at a probe that is under way
 
 
 class InLine:

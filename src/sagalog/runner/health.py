@@ -50,8 +50,8 @@ async def examine(
     engine: Engine,
     runtimes: list[SagaRuntime],
     journal: Journal | None,
-    loop: DueLoop,
-    due: asyncio.Task[None],
+    due_loop: DueLoop,
+    due_task: asyncio.Task[None],
     *,
     timeout_seconds: float,
     behind_seconds: float | None,
@@ -64,7 +64,7 @@ async def examine(
     if engine.stopping.is_set():
         return Health(live=True, ready=False, reasons=("the runner is stopping",))
     reasons: list[str] = []
-    live = not due.done()
+    live = not due_task.done()
     if not live:
         reasons.append("the loop that looks for due work has ended: restart this process")
     behind = engine.seconds.lease * BEHIND_LEASES if behind_seconds is None else behind_seconds
@@ -77,9 +77,9 @@ async def examine(
     if waited > max(timeout_seconds, engine.seconds.lease):
         reasons.append(f"the journal has not answered a write for {waited:.0f} s")
     if live and not engine.event_time and not engine.client:
-        silent = engine.loop.time() - loop.scanned_at
-        if loop.trouble:
-            reasons.append(f"looking for due work fails: {loop.trouble}")
+        silent = engine.loop.time() - due_loop.scanned_at
+        if due_loop.trouble:
+            reasons.append(f"looking for due work fails: {due_loop.trouble}")
         elif silent > max(behind, 2 * engine.seconds.due_poll):
             reasons.append(f"due work has not been looked for since {silent:.0f} s")
         reasons.extend(_behind(oldest, behind))

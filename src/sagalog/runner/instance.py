@@ -2,7 +2,10 @@
 
     receive, due, repair, deliver ─► [instance: its mailbox] ─► queue
 
-load.py enters what was read, settle.py what was stored, and deliver.py what became of deliveries.
+Who changes what:
+    its place in the rounds   queue.py and round.py; turn.py takes from the mailbox, settle.py puts back
+    the cached record         load.py enters what was read, settle.py what was stored; turn.py clears it to start unseen
+    the deliveries            deliver.py and what it hands commands to: attempt, beside, answers, conclusion, gates, lease
 """
 
 from __future__ import annotations

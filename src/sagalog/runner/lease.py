@@ -148,24 +148,24 @@ class Leases:
             renewed = now + (until - engine.now()).total_seconds()
             instance.foreign = (entry.id, max(instance.foreign[1], renewed))
         left = instance.foreign[1] - now
-
-        def look() -> None:
-            instance.retry = None
-            if engine.stopping.is_set():
-                return
-            if engine.loop.time() >= (instance.foreign[1] if instance.foreign is not None else 0):
-                if instance.runtime.journal is None or instance.version == instance.written:
-                    instance.read_again()  # the record may hold a lease by now, so what is stored decides
-                    instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
-                else:
-                    engine.spawn(self._claim_if_due(instance, instance.runtime.journal))
-            else:
-                instance.read_again()  # the command may be accepted and recorded by now
-                instance.poke(Envelope(maintenance=Maintenance.RECORD))
-
         waited = max(0.0, lease - left)
         # Soon, because other commands wait behind it; less and less often, because each costs a load.
-        instance.retry = engine.loop.call_later(max(0.0, min(left, max(lease * _FIRST_LOOK, waited))), look)
+        pause = max(0.0, min(left, max(lease * _FIRST_LOOK, waited)))
+        instance.retry = engine.loop.call_later(pause, self._look_at_foreign, instance)
+
+    def _look_at_foreign(self, instance: Instance) -> None:
+        """Claim an entry of another worker if its lease must have ended; otherwise see what has become of it."""
+        instance.retry = None
+        if self._engine.stopping.is_set():
+            return
+        if instance.foreign is not None and self._engine.loop.time() < instance.foreign[1]:
+            instance.read_again()  # the command may be accepted and recorded by now
+            instance.poke(Envelope(maintenance=Maintenance.RECORD))
+        elif instance.runtime.journal is None or instance.version == instance.written:
+            instance.read_again()  # the record may hold a lease by now, so what is stored decides
+            instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
+        else:
+            self._engine.spawn(self._claim_if_due(instance, instance.runtime.journal))
 
     async def _claim_if_due(self, instance: Instance, journal: Journal) -> None:
         """Claim an entry whose lease must have ended, unless its worker has moved the lease: then it is alive."""

@@ -1,8 +1,9 @@
 """Where events come in: which sagas take them, for which correlation ids, and whether they may come in at all.
 
-    handle(event) ─► [receive] ─► mailbox of each instance
+    handle(event) ─► [receive] ─► mailbox of each instance ─► queue
 
-Every mistake in an event is reported here, before anything is stored.
+Every mistake in an event is reported here, before anything is stored. addressing.py finds the sagas and ids, by_key.py
+delivers by a key, places.py bounds what is under way, and quiet.py lets the events of a log come one at a time.
 """
 
 from __future__ import annotations
@@ -246,7 +247,7 @@ class Receiver:
 
     @staticmethod
     async def _tell(asker: Instance, message: Message) -> None:
-        """Hand the result of an activity to the instance that called it; no starting event could make it welcome."""
+        """Hand the result of an activity to the instance that called it. It waits for no starting event."""
         await asker.submit(Envelope(message))
 
     async def drained(self) -> None:

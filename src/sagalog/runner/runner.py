@@ -225,7 +225,9 @@ class SagaRunner:
                 client=self.client,
                 resources=self._resources.value,
             )
-            controls = None if stores.journal is None else self._watch(stores.journal, engine)
+            controls = None
+            if stores.journal is not None:
+                controls = ControlsWatch(stores.journal, engine.loop.time, engine.seconds.due_poll)
             if controls is not None and not (engine.client or engine.event_time):
                 await controls.look(now=True)
             self._started = Started(engine, stores, self.sagas, self._handlers, controls)
@@ -238,9 +240,6 @@ class SagaRunner:
         self._receiver = self._started.receiver
         self._attached.start(self._receiver, self._hooks)
         self._hooks.tell("started", self)
-
-    def _watch(self, journal: Journal, engine: Engine) -> ControlsWatch:
-        return ControlsWatch(journal, engine.loop.time, engine.seconds.due_poll)
 
     async def stop(self) -> None:
         """Stop gracefully: refuse new events, finish what is under way, record it, close what was opened here.

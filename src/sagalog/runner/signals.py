@@ -13,7 +13,7 @@ async def asked_to_stop(stopping: asyncio.Event) -> None:
     """Return at SIGTERM, at SIGINT, or when `stopping` is set, whichever comes first.
 
     In a thread, and on a loop that knows no signals (Windows), only `stopping` ends it, or its cancellation. Runners that
-    are served by one loop hear a signal together. Whoever heard them before hears them when none is served any more.
+    are served by one loop hear a signal together. When none is served any more, signals go to whoever had them before.
     """
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -68,9 +68,9 @@ class Started:
         self.due_loop: DueLoop = DueLoop(engine, caches, controls if watches else None)
         self.follower: Follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)
-        self.due: asyncio.Task[None] = engine.loop.create_task(self.due_loop.run())
-        engine.lasting = self.due
-        self.due.add_done_callback(_due_loop_ended)
+        self.due_task: asyncio.Task[None] = engine.loop.create_task(self.due_loop.run())
+        engine.lasting = self.due_task
+        self.due_task.add_done_callback(_due_loop_ended)
 
     async def stop(self, seconds: float) -> None:
         """Refuse new events, finish what is under way in so many seconds, record it; see `SagaRunner.stop`."""
@@ -85,7 +85,7 @@ class Started:
                 tell_quiet(instance)
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.wait([self.due])  # a failure was logged; stopping goes on
+                await asyncio.wait([self.due_task])  # a failure was logged; stopping goes on
                 await self.receiver.drained()
                 await engine.wait_for_tasks()
         except TimeoutError:
@@ -94,9 +94,9 @@ class Started:
                 engine.seconds.stop_timeout,
                 extra=about(),
             )
-            self.due.cancel()
+            self.due_task.cancel()
             engine.cancel_tasks()
-            await asyncio.gather(self.due, return_exceptions=True)
+            await asyncio.gather(self.due_task, return_exceptions=True)
             await engine.wait_for_tasks(engine.seconds.lease)
         for cache in self.caches.values():
             for instance in list(cache.instances.values()):
@@ -146,7 +146,7 @@ class Started:
             [cache.runtime for cache in self.caches.values()],
             self.stores.journal,
             self.due_loop,
-            self.due,
+            self.due_task,
             timeout_seconds=timeout_seconds,
             behind_seconds=behind_seconds,
             waiting=self._dispatcher.gates.reasons(),

@@ -15,8 +15,8 @@ from ..logs import about, log
 from .engine import Engine
 from .failures import passes_through, told_of_store
 
-_MOST = timedelta(hours=1)
-_SHARE = 10  # of a retention: so often it is looked for
+_MOST = timedelta(hours=1)  # between two sweeps
+_SHARE = 10  # sweeps in one retention
 
 
 class Sweeper:
