@@ -300,36 +300,6 @@ class Draft:
             forget_earlier(record, self.replaying)
         self.touch()
 
-    def take_over(self, most: int) -> str:
-        """Count that the first command is taken over from a worker that died; park the instance beyond `most`.
-
-        Returns the reason, where it parks. A command that ends its worker would otherwise go from one to the next for ever.
-        After some takeovers only those count that come after it was begun by itself: the worker may have died of another.
-        """
-        record = self.touch()
-        first = record.outbox[0]
-        count = record.takeovers if record.taken == first.id else 0
-        if record.begun or not record.suspects(first.id, most):
-            count += 1
-        record.begun = False
-        if count <= most:
-            record.taken, record.takeovers = first.id, count
-            return ""
-        record.taken, record.takeovers = "", 0  # after a repair it has all of them again
-        reason = (
-            f"command {first.command.type} was taken over {most} times from workers that died before it was accepted: its "
-            "handler may be killing them; `retry` delivers it again, `skip` drops it"
-        )
-        self.stick(record, reason, first.id)
-        return reason
-
-    def stick(self, record: SagaRecord, reason: str, entry: str) -> None:
-        """Park the instance because of a command that waits for an operator, and so all behind it."""
-        record.parked = record.parked if record.parked and not record.goes_on else reason
-        record.goes_on = False
-        record.stuck = record.stuck or entry  # the answers of several commands may be on their way
-        self.touch()
-
     def start(self, message_id: str = "") -> tuple[SagaRecord, Any]:
         """Return the record and state of a new incarnation, which that message begins.
 

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from ..decision.entries import Command
 from ..decision.pages import NO_MESSAGES, Encoded, StoredMessages
+from ..decision.parking import take_over
 from ..decision.record import SagaRecord, encode_record
 from ..errors import (
     ConflictError,
@@ -99,7 +100,7 @@ def write_of(turn: Turn, declines: CommandTest, waits: CommandTest, now: datetim
         return None
     parked = ""
     if claim and record.outbox[0].id not in instance.owned and not waits(instance, record.outbox[0]):
-        parked = draft.take_over(runtime.engine.settings.max_takeovers)
+        parked = take_over(draft, runtime.engine.settings.max_takeovers)
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
         record.taken, record.takeovers, record.begun = "", 0, False
     if (

@@ -16,6 +16,7 @@ from ..decision.draft import Draft
 from ..decision.entries import Command
 from ..decision.ids import command_id as id_of
 from ..decision.message import Outcome, refusal
+from ..decision.parking import stick
 from ..decision.record import well_formed
 from ..definition.itinerary import DefinedActivity
 from ..errors import (
@@ -323,6 +324,6 @@ def _stick(entry: str, reason: str) -> Callable[[Draft, Reporter], Awaitable[Non
     async def park(draft: Draft, reporter: Reporter) -> None:
         record = draft.record
         if record is not None and any(command.id == entry for command in record.outbox):
-            draft.stick(record, reason, entry)
+            stick(draft, record, reason, entry)
 
     return park
