@@ -22,7 +22,7 @@ from ..decision.message import Message, Outcome, kept_message, refusal
 from ..decision.record import SagaRecord, decode_record, encode_record
 from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
-from ..errors import DefinitionError, KeyTakenError
+from ..errors import DefinitionError, InvalidEventError, KeyTakenError
 from .story import Story
 
 
@@ -45,6 +45,29 @@ class DrivenInstance:
         self._version = 0
         self._delivering = False
         self._story = story
+        self._messages = 0  # that came without an id
+
+    def happen(self, event: Any, message_id: str | None) -> None:
+        """Let an event come. Raises InvalidEventError for one that the saga does not take."""
+        saga = self.saga
+        key = saga.key_of(event) if saga.keys else None
+        correlation_id = saga.correlation_id(event) if key is None else self.correlation_id or "nobody"
+        if not correlation_id:
+            raise InvalidEventError(f"saga {saga.name!r} takes no {type(event).__name__}")
+        if key is not None:
+            pass  # it is for this instance if it holds the key
+        elif self.correlation_id is None:
+            self.correlation_id = correlation_id
+        elif correlation_id != self.correlation_id:
+            raise DefinitionError(
+                f"a scenario is about one instance, {self.correlation_id!r}; this {type(event).__name__} is for "
+                f"{correlation_id!r}: make another scenario for it"
+            )
+        if message_id is None:
+            self._messages += 1
+            message_id = f"message {self._messages}"
+        by = None if key is None else (key[0].name, key[1])
+        self.step(Message(message_id, event, by=by), f"{event!r}")
 
     def draft(self) -> Draft:
         """Return a draft over what is stored."""

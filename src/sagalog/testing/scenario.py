@@ -21,9 +21,9 @@ from ..definition.children import ChildOutcome
 from ..definition.itinerary import DefinedActivity
 from ..definition.results import pack_result, unpack_result
 from ..definition.saga import Saga
-from ..errors import DefinitionError, InvalidEventError, SagaParkedError
+from ..errors import DefinitionError, SagaParkedError
 from .driven import DrivenInstance
-from .story import Story, shown
+from .story import Story, differences, shown
 
 S = TypeVar("S")
 _UNSET: Any = object()
@@ -52,7 +52,6 @@ class Scenario(Generic[S]):
         self._saga: Saga[S] = made
         self._story = Story(made.name)
         self._instance = DrivenInstance(made, self._story, now)
-        self._messages = 0
 
     def __repr__(self) -> str:
         return f"<Scenario of {self._saga.name!r}, {self.status or 'not started'} at {self.now:%Y-%m-%d %H:%M:%S}>"
@@ -60,14 +59,14 @@ class Scenario(Generic[S]):
     def given(self, *events: Any) -> Self:
         """Let events happen, of which `then` will not speak."""
         for event in events:
-            self._happen(event, None)
+            self._instance.happen(event, None)
         self._instance.begin()
         return self
 
     def when(self, event: Any, *, message_id: str | None = None) -> Self:
         """Let an event happen. With a `message_id` that came before, it is a duplicate, and changes nothing."""
         self._instance.begin()
-        self._happen(event, message_id)
+        self._instance.happen(event, message_id)
         return self
 
     def after(self, passed: timedelta) -> Self:
@@ -378,7 +377,7 @@ class Scenario(Generic[S]):
         if kept is not _UNSET and self.kept != kept:
             wrong += shown("kept", kept, self.kept)
         if state is not _UNSET:
-            wrong += self._differences(state)
+            wrong += differences(state, self.state)
         if result is not _UNSET and (type(self.result) is not type(result) or self.result != result):
             wrong += shown("result", result, self.result)
         for name, value, actual in (
@@ -395,38 +394,6 @@ class Scenario(Generic[S]):
 
     def _left(self, timers: Mapping[str, datetime]) -> dict[str, str]:
         return {name: f"in {due - self.now}" for name, due in sorted(timers.items())}
-
-    def _differences(self, expected: Any) -> list[str]:
-        actual = self.state
-        if not isinstance(expected, Mapping):
-            return [] if actual == expected else shown("state", expected, actual)
-        missing = object()
-        return [
-            line
-            for name, value in expected.items()
-            if (found := getattr(actual, name, missing)) != value
-            for line in shown(f"state.{name}", value, "no such attribute" if found is missing else found)
-        ]
-
-    def _happen(self, event: Any, message_id: str | None) -> None:
-        key = self._saga.key_of(event) if self._saga.keys else None
-        correlation_id = self._saga.correlation_id(event) if key is None else self._instance.correlation_id or "nobody"
-        if not correlation_id:
-            raise InvalidEventError(f"saga {self._saga.name!r} takes no {type(event).__name__}")
-        if key is not None:
-            pass  # it is for this instance if it holds the key
-        elif self._instance.correlation_id is None:
-            self._instance.correlation_id = correlation_id
-        elif correlation_id != self._instance.correlation_id:
-            raise DefinitionError(
-                f"a scenario is about one instance, {self._instance.correlation_id!r}; this {type(event).__name__} is for "
-                f"{correlation_id!r}: make another scenario for it"
-            )
-        if message_id is None:
-            self._messages += 1
-            message_id = f"message {self._messages}"
-        by = None if key is None else (key[0].name, key[1])
-        self._instance.step(Message(message_id, event, by=by), f"{event!r}")
 
     def _timer(self, message: Message) -> str:
         title = message.name if self._instance.record is None else self._instance.record.timer_title(message.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -41,3 +42,16 @@ class Story:
 def shown(what: str, expected: Any, actual: Any) -> list[str]:
     """Return the lines that put what was expected beside what came."""
     return [f"{what}: expected {expected!r}", f"{' ' * len(what)}       came {actual!r}"]
+
+
+def differences(expected: Any, actual: Any) -> list[str]:
+    """Return what is shown of a state that is not as expected: equal, or with these attributes where a mapping is given."""
+    if not isinstance(expected, Mapping):
+        return [] if actual == expected else shown("state", expected, actual)
+    missing = object()
+    return [
+        line
+        for name, value in expected.items()
+        if (found := getattr(actual, name, missing)) != value
+        for line in shown(f"state.{name}", value, "no such attribute" if found is missing else found)
+    ]
