@@ -56,7 +56,7 @@ def actions_of(result: Any, saga: Saga[Any]) -> list[Any] | Awaitable[list[Any]]
     """Return what a handler asked for, whatever it gave; an awaitable of that where the handler is asynchronous.
 
     A handler gives None, an action, or an iterable of actions, and a generator may also return some: they come last.
-    Raises DefinitionError for anything else. An awaitable is closed or awaited by whoever asked.
+    Raises DefinitionError for anything else. The caller has to await or close an awaitable.
     """
     kind = type(result)
     if kind is GeneratorType:  # mostly; the checks below ask abstract classes: slow

@@ -40,7 +40,7 @@ def awaits(record: SagaRecord, entry: str) -> bool:
 
 
 def fail_awaited(record: SagaRecord, entry: str, next_id: NextId, own: str) -> None:
-    """Let a child count as failed, whatever becomes of it: a running parent hears of it, by a held message."""
+    """Count a child as failed, whatever becomes of it: a running parent is told by a held message."""
     if record.status is Status.COMPENSATING:
         settle_child(record, entry, "failed")
         end_compensation(record, next_id)

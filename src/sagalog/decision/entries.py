@@ -32,7 +32,7 @@ class Status(StrEnum):
 FINAL = frozenset({Status.COMPLETED, Status.COMPENSATED, Status.CANCELLED})
 
 
-ENDS = FINAL | {Status.COMPENSATION_FAILED}  # what who waits for the end is told of
+ENDS = FINAL | {Status.COMPENSATION_FAILED}  # of which a caller that waits for the end is told
 
 
 class Command(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -179,7 +179,7 @@ class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
 
 
 class Ended(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
-    """How the incarnation before ended: for who waits for its end, and looks when the next one has begun."""
+    """How the incarnation before ended, for callers that ask once the next one has begun."""
 
     status: Status
     at: datetime

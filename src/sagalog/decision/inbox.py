@@ -19,15 +19,15 @@ from .record import SagaRecord
 
 Ages: TypeAlias = tuple[tuple[datetime, int], ...]  # oldest first: a moment, and how many more ids came before it
 
-FEW = 64  # so many ids are searched one by one, and kept whatever their age
+FEW = 64  # up to this many, ids are searched one by one, and kept whatever their age
 _PARTS = 8  # of a window, each dated as a whole
 
 
-_NEAR = 16  # so far back an answer looks for the ones before it
+_NEAR = 16  # how far back an answer looks for the ones before it
 
 
 class Searched:
-    """Ids to look into again and again: once as they are, for making a set costs more than one look."""
+    """Ids that are searched again and again: the first time as they are, because making a set costs more than one search."""
 
     __slots__ = ("_ids", "_runs", "_set")
 
@@ -37,7 +37,7 @@ class Searched:
         self._runs: dict[str, list[tuple[int, int]]] | None = None
 
     def stands_for(self, ids: Sequence[str], message_id: str) -> bool:
-        """Say whether one of these, none of which is that id itself, stands for that reply, and for others."""
+        """Say whether one of these ids, none of which is that one itself, stands for that reply among others."""
         if len(ids) < FEW:
             return stand_for(ids, message_id)
         reply = reply_parts(message_id)

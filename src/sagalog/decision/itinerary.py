@@ -304,7 +304,7 @@ class _Itinerary:
         return False
 
     def _ask(self, step: DefinedActivity, number: int, remind: timedelta) -> None:
-        """Call it again, to remind whoever it asks."""
+        """Call it again, as a reminder."""
         command = self._draft.registry.pack(step.command(number))
         self._change.begin += ((step.name, command, None),)
         self._set(f"{ACTIVITY}{step.name}/reminder", step.reminder(number + 1), remind)

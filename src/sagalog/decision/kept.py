@@ -3,10 +3,10 @@
     advance ─► [waits] ─► kept in the record, in the order they came
     what a step has changed ─► [next_kept] ─► advance, in the same turn, before anything else of that instance
 
-A message waits for a phase that expects it. Whatever changes an instance that keeps some marks its record (`waking`):
-then they are looked through, oldest first, until the moment of none has come. A record that is stored with the mark (for a
-handler failed, or a repair changed the phase) is due, so whichever worker takes it goes on here. Once the saga has ended,
-each of them is told to have waited in vain, unless it begins the next incarnation.
+A message waits for a phase that expects it. Every change of an instance that keeps some marks its record (`waking`): then
+they are looked through, oldest first, until none is left whose moment has come. A record that is stored with the mark
+(because a handler failed, or a repair changed the phase) is due, so whichever worker takes it goes on here. Once the saga
+has ended, each of them is let go, unless it begins the next incarnation.
 """
 
 from __future__ import annotations

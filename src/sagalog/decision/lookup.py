@@ -1,7 +1,6 @@
 """Which messages a record holds or keeps: looked up again and again, while more and more of them come.
 
-What was found out about them outlives the draft. It says of itself which messages it knows, so that after whatever else
-than a draft of its own it is made anew.
+A lookup outlives the draft that made it. It knows for which messages it was made, and is made anew for any others.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from typing import Any
 from .entries import Held
 from .record import SagaRecord
 
-FEW = 64  # so many are looked through one by one
+FEW = 64  # fewer are searched one by one
 
 
 class HeldLookup:
-    """Finds a message among those that a record holds. Of many, what was added since the last look is looked at."""
+    """Finds a message among those that a record holds. Of many, only what was added since the last call is read."""
 
     __slots__ = ("_count", "_ids", "_numbers", "_of")
 

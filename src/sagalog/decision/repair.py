@@ -34,7 +34,7 @@ from .sequences import skip_missing
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What a repair comes to. `record` is the one that was given, itself, where there is nothing to do.
+    """What a repair does. `record` is the very one that was given if there is nothing to do.
 
     `effects`: plain sentences without payloads; they may hold ids and notes of other people, so print them cleaned.
     """

@@ -2,7 +2,7 @@
 
     attempt ─► [answers] ─► receive
 
-The next commands of an instance need not wait for that, because they leave whatever these events lead to. So the answers
+The next commands of an instance need not wait for that, because they leave in any case. So the answers
 of many commands share a step. Otherwise each answer would write a record with all commands that are still to go.
 """
 
@@ -161,7 +161,7 @@ class Answers:
             group.close()
 
     def result(self, instance: Instance, entry: Command, event: Any) -> Awaitable[Any]:
-        """Store the result of an activity, once. Raises whatever may go wrong; `take` then tries on."""
+        """Try once to store the result of an activity. Raises whatever goes wrong; `take` then tries again."""
         sent_as, origin = command_id(instance.persistence_id, entry.id), instance.first_start
         message = Message(reply_id(sent_as, type(event).__name__, 0, origin), event, answer=True)
         message.data = check_event(event, self._engine.settings.max_payload_bytes, message.id)

@@ -112,7 +112,7 @@ class Attached:
         return self._hooked.by.receiving(type(event).__name__, handling)
 
     def burst(self) -> Burst:
-        """Begin some events that are to stay in order, also where the journal fails."""
+        """Begin a burst: events that stay in order even if the journal fails one of them."""
         return Burst()
 
     def lane_of(self, event: Any) -> str:
@@ -121,7 +121,7 @@ class Attached:
         return self._receiver.instance_of(event)
 
     async def drain(self, seconds: float) -> None:
-        """Read no more, and let what is under way end, for so long at most."""
+        """Read no more, and wait until what is under way has ended, for `seconds` at most."""
         self._draining_since = asyncio.get_running_loop().time()
         await asyncio.gather(*(intake.drain(seconds) for intake in self._intakes))
 
@@ -148,7 +148,7 @@ class Attached:
         return msgspec.structs.replace(gauges, sources=tuple(intake.gauges() for intake in self._intakes))
 
     def health(self, health: Health) -> Health:
-        """Return this with what is wrong with the sources: with one of them the worker is not ready."""
+        """Return this with what is wrong with the sources: if anything is, the worker is not ready."""
         reasons = [said for intake in self._intakes if (said := _reason(intake.gauges()))]
         if not reasons:
             return health

@@ -40,7 +40,7 @@ Handler = CommandHandler | HookedHandler
 
 
 class CommandAttempts:
-    """Carries out commands, and lets what came of them be concluded."""
+    """Carries out commands, and hands what came of them to `Conclusions`."""
 
     def __init__(
         self,

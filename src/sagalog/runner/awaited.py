@@ -55,7 +55,7 @@ class Waiter:
         self._crossed = False  # a record was seen while it was looked up
         self._found = False  # its life has been seen, or a later one
         self._number = 0  # of the newest record that was seen
-        self.seen: str = "nothing was known of it"  # how it stood, for who waited in vain
+        self.seen: str = "nothing was known of it"  # what was last known of it, for the error of a timeout
         self._began: datetime | None = None
 
     @property
@@ -123,7 +123,7 @@ class Waiter:
             return None
 
     def fail(self, error: SagalogError) -> None:
-        """Tell the caller why it waits in vain."""
+        """Tell the caller why nothing will come."""
         if not self.future.done():
             self.future.set_exception(error)
 

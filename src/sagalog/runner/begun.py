@@ -1,4 +1,4 @@
-"""A coroutine that was begun without a time limit, and goes on within one: most of what never waits needs none.
+"""Begins a coroutine without a time limit, and sets one only if it waits: one that never waits needs none.
 
 A limit costs a timer of the loop for each call. A coroutine cannot be interrupted before it waits for the first time, so
 until then a limit would change nothing. It runs in one task all the while, in a context of its own: what it sets there is
@@ -23,7 +23,7 @@ class Waits:
         self._run = run  # calls a function within the context of the coroutine
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        """Hand on what the coroutine waits for, and what comes of that, until it has ended."""
+        """Yield what the coroutine waits for, and send it the results, until it has ended."""
         coroutine, waits_for, run = self._coroutine, self._for, self._run
         try:
             while True:

@@ -1,4 +1,4 @@
-"""Events that reach instances by a key: which hold it is looked up, and each of them is given the event.
+"""Events that reach instances by a key: the holders are looked up, and each of them is given the event.
 
     receive ─► [by key] ─► mailbox of each instance that holds the key
 

@@ -138,7 +138,7 @@ class Children:
                         return  # so it is a message in it that this code cannot read
             self._unreadable.pop(persistence_id, None)
             cache.instance(correlation_id).read_again()
-        except SagalogError as error:  # still so, or nobody knows; it is looked at again
+        except SagalogError as error:  # it still cannot be read, or the journal does not answer; it is read again later
             log.debug(
                 "reading an instance again for its family: %s",
                 error,
@@ -183,7 +183,7 @@ class Children:
         await self._submit(parent, parent, entry, Message(message_id, told, "child"))
 
     async def _stop(self, parent: Instance, entry: Command, child: Instance) -> None:
-        """Let the child compensate, or end as it stands, if it still runs. How it ends, it tells by itself."""
+        """Let the child compensate, or end as it stands, if it still runs. It tells its parent itself how it ended."""
         started_as = start_of(parent.persistence_id, entry)
         gone = fresh = False
         silent: ChildTold | None = None

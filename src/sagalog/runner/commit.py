@@ -207,7 +207,7 @@ async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[Sagal
 async def _tell_held(
     journal: Journal, writes: Sequence[Write], records: Sequence[PersistentRepr], found: list[SagalogError | None]
 ) -> None:
-    """Put a HeldError in the place of a conflict that has been met so often that it would be called a contradiction."""
+    """Replace a conflict by a HeldError if it was met so often that it would otherwise count as a contradiction."""
     places = [
         place
         for place, (write, answer) in enumerate(zip(writes, found, strict=True))

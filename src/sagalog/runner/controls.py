@@ -19,7 +19,7 @@ _EVERY_SECONDS = 0.5  # between two looks, or half of `due_poll` where that is l
 
 
 class ControlsWatch:
-    """What is said about the commands of one journal, as this worker has seen it last. `heard` is told of changes."""
+    """What operators have said about the commands of one journal, as last read. `heard` is called when that changes."""
 
     def __init__(self, journal: Journal, time: Callable[[], float], poll_seconds: float) -> None:
         self._journal = journal
@@ -31,7 +31,7 @@ class ControlsWatch:
         self.heard: Callable[[Controls], None] = lambda controls: None
 
     async def look(self, *, now: bool = False) -> None:
-        """Look, unless it was looked at a moment ago (`now`: in any case). Raises what the journal raises, CodecError."""
+        """Read it, unless that was done a moment ago (`now`: in any case). Raises as the journal does, and CodecError."""
         if not now and self._time() < self._next:
             return
         controls, version = await read_controls(self._journal)

@@ -28,7 +28,7 @@ _OTHER_LOOP = (
     "runner of its own; nothing was stored"
 )
 
-STRETCH_SECONDS = 0.005  # for which the event loop is held in one go, whatever there is to do
+STRETCH_SECONDS = 0.005  # how long the event loop is held in one go, however much there is to do
 _FOR_EVER = timedelta(days=365_000)
 
 
@@ -36,7 +36,7 @@ _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
 def _forked() -> None:
-    """A child has the event loop's object, and none of its threads: whatever it does with that, the runner refuses."""
+    """In a forked process, refuse every use of the runner: its event loop has no threads there."""
     for engine in list(_engines):
         engine.loop = _FORKED
 
@@ -84,7 +84,7 @@ class Engine:
         self.stopping: asyncio.Event = asyncio.Event()
         self.cancelled: bool = False
         self.abandoned: bool = False
-        self.awaited: Awaited = Awaited()  # for who waits until an instance has ended
+        self.awaited: Awaited = Awaited()  # calls that wait until an instance has ended
         self.backlog = 0  # instances that wait for a free place to deliver; kept by lanes.py
         self.transactions: dict[int, Any] = {}  # open ones of callers, by their connection; kept by in_transaction.py
         self._writes: dict[int, float] = {}  # writes without an answer, and since when, in the loop's time
@@ -92,7 +92,8 @@ class Engine:
         # Callers that run a round in their own task, and what `wait_for_tasks` waits for.
         self._lone: dict[asyncio.Task[Any], asyncio.Future[None] | None] = {}
         self.lasting: asyncio.Task[Any] | None = None  # as long as the runner does not stop
-        self._tasks: dict[asyncio.Task[Any], bool] = {}  # in the order they began: a seed tells one story
+        # In the order they began, so that a seed of the simulation always gives the same run; and which of them write.
+        self._tasks: dict[asyncio.Task[Any], bool] = {}
 
     def check_loop(self) -> None:
         """Raise DefinitionError unless this is the event loop in which the runner was started."""

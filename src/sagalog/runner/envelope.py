@@ -79,7 +79,7 @@ class Envelope(msgspec.Struct, eq=False):
         return self.outcome is None and self.error is None
 
     def withdraw(self) -> None:
-        """Note that nobody waits for it any more: whoever comes to it passes over it."""
+        """Note that nobody waits for it any more: turns pass over it."""
         self.withdrawn = self.over = True
 
     def tried(self) -> None:

@@ -1,4 +1,4 @@
-"""Hears of ends that this runner did not write itself: one task for all who wait, and none while nobody does.
+"""Hears of ends that other workers wrote: one task for all calls that wait, and none while none does.
 
     journal ─► [follower] ─► awaited ─► the calls that wait
 
@@ -65,7 +65,7 @@ class Follower:
             self._wake.set()
 
     async def stop(self) -> None:
-        """Tell everybody who waits, and end."""
+        """Fail all calls that wait, and end."""
         self._awaited.fail_all(
             RunnerStoppedError(
                 "the runner stopped while a caller waited for an outcome; the instance continues on any other worker"

@@ -83,7 +83,7 @@ class HolderWatch:
     async def may_be_held(self, by: ByKey, seconds: float) -> bool:
         """Say whether a reading that begins after this call meets somebody who holds it; False when the time is over.
 
-        True, too, where the reading fails: whoever reads by itself then meets the same error.
+        True, too, if the reading fails: a caller that then reads by itself meets the same error.
         """
         told: asyncio.Future[bool] = self._engine.loop.create_future()
         self._asked.setdefault(by, []).append(told)

@@ -147,7 +147,7 @@ class Instance:
         self.persistence_id: str = cache.runtime.prefix + correlation_id
         self.mailbox: list[Envelope] = []
         self.waiting: dict[Envelope, None] = NO_ENVELOPES  # for a starting event, in the order they came
-        self.waking: asyncio.TimerHandle | None = None  # while any waits: looks again, and tells who waited in vain
+        self.waking: asyncio.TimerHandle | None = None  # while any waits: reads again, and tells those whose time is up
         self.awaits: tuple[Instance, ...] = ()  # the instances that its event handler is waiting for
         self.ready: bool = False  # it has work, and waits for a round
         self.under_way: bool = False  # it is in a round, or pauses before the next
@@ -301,7 +301,7 @@ class Instance:
             self.loaded = False
 
     def undelivered(self) -> Command | None:
-        """Return the first outbox entry that is not carried out yet, whoever may deliver it; None if delivery waits.
+        """Return the first outbox entry that is not carried out yet, by whichever worker; None if delivery waits.
 
         An undo command waits until all that was sent before it is accepted.
         """

@@ -1,4 +1,4 @@
-"""Writes without an answer that may land yet, although they were read back in vain.
+"""Writes without an answer that may still land, although they were not there when they were read back.
 
     round ─► [landing] ─► load finds what landed ─► deliver
 

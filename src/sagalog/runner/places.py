@@ -33,7 +33,7 @@ class Places:
         return self.taken < self._most and self._engine.backlog <= self._most
 
     async def wait(self) -> None:
-        """Return when a place is taken. Once the runner stops, everybody gets one, so that everybody is told."""
+        """Take a place, and wait for one if need be. Once the runner stops, each caller gets one, to be told so."""
         place = self._engine.loop.create_future()
         self._line.append(place)
         self._look()
@@ -64,6 +64,6 @@ class Places:
         self._look()
 
     def close(self) -> None:
-        """Let everybody in: the runner stops, and each is to be told so."""
+        """Let all callers in: the runner stops, and each is to be told so."""
         if self._line:
             self._look()

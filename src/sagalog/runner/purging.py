@@ -1,4 +1,4 @@
-"""Tombstones whose retention has ended are forgotten, some at a time.
+"""Forgets tombstones whose retention has ended, some at a time.
 
     due ─► [purging] ─► store
 

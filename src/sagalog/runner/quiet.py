@@ -70,7 +70,7 @@ def _may_fire(instance: Instance, at: datetime) -> bool:
 
 
 def tell_quiet(instance: Instance) -> None:
-    """Something has ended: wake whoever waits, if the instance is quiet now."""
+    """Wake the caller that waits for it, if the instance is quiet now."""
     if instance.quieted is not None and (_is_quiet(instance) or instance.runtime.engine.stopping.is_set()):
         instance.quieted.set_result(None)
         instance.quieted = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_BURST_SECONDS = 0.1  # what was not used for so long may leave at once
+_BURST_SECONDS = 0.1  # so much of an unused rate may leave at once
 
 
 class Rate:

@@ -133,7 +133,7 @@ class Receiver:
         return ""
 
     def _places_of(self, event: Any, targets: Targets, *, waits_itself: bool) -> Places:
-        # One that waits for somebody to hold a key must leave those events their places which let one take it.
+        # An event that waits until an instance holds a key must not take the places of the events that let one take it.
         if not waits_itself and not any(cache.runtime.saga.may_start(event) for cache, _ in targets):
             return self._places
         places = self._own_places.get(type(event))

@@ -127,7 +127,7 @@ def _contradicted(instance: Instance) -> bool:
 
 
 def _waits(instance: Instance) -> None:
-    """Wait on for the transaction that holds the record up, however long that takes."""
+    """Keep waiting for the transaction that holds the record, however long that takes."""
     instance.lost = min(instance.lost, MAX_LOST // 2)
     if not instance.told_held:
         instance.told_held = True
@@ -227,7 +227,7 @@ def _after_failure(turn: Turn) -> Pause | None:
     engine = instance.runtime.engine
     message, error = turn.failure.message, turn.failure.error
     event_type = message.event.title if message.kind == "child" else type(message.event).__name__
-    if isinstance(error, NotReservedError):  # nothing is known against it: whoever brings the message tries again
+    if isinstance(error, NotReservedError):  # the message is not to blame: its sender tries again
         tell(instance, turn.batch[turn.at :], error)
         return None
     if isinstance(error, (DefinitionError, CodecError, KeyTakenError, UnexpectedEventError)):
@@ -315,7 +315,7 @@ def _owes(instance: Instance) -> bool:
 
 
 def abandon(turn: Turn) -> None:
-    """The task that decided the turn was cancelled: serve again whoever did not withdraw, unless the runner stops."""
+    """The task that decided the turn was cancelled: decide again for those that did not withdraw, or tell that we stop."""
     instance = turn.instance
     take_back(turn)
     for envelope in turn.batch:

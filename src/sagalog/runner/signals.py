@@ -1,4 +1,4 @@
-"""Waiting until somebody asks a served runner to stop."""
+"""Waits until a served runner is asked to stop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def asked_to_stop(stopping: asyncio.Event) -> None:
 
 
 class _Ears:
-    """What hears the signals of a loop, for all runners that it serves."""
+    """Hears the signals of one loop, for all runners that it serves."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.asked: list[asyncio.Event] = []
@@ -49,7 +49,7 @@ class _Ears:
             asked.set()
 
     def give_back(self) -> None:
-        """Let whoever heard the signals before hear them again, unless somebody else has begun to hear them meanwhile."""
+        """Restore the handlers that were there before, unless another one has been installed meanwhile."""
         for number, before, ours in self._signals:
             now = signal.getsignal(number)
             # This leaves the default handler, for SIGINT also in place of the one of asyncio.run.

@@ -1,6 +1,6 @@
 """Events that wait, for a bounded time, for the event that starts their instance.
 
-outcome ─► [starting] ─► mailbox of the instance, or the caller, who is told that it waited in vain
+outcome ─► [starting] ─► mailbox of the instance, or an error for the caller whose time is up
 """
 
 from __future__ import annotations

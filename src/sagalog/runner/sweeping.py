@@ -1,9 +1,9 @@
-"""Reservations of unique keys that nobody holds any more are forgotten, some at a time.
+"""Forgets reservations of unique keys that nobody holds any more, some at a time.
 
     due ─► [sweeping] ─► journal
 
 A step that gives a key up, or ends a life, writes nothing but itself: its reservation is worth nothing from then on, and
-whoever wants the key takes it over. So that those that nobody wants do not pile up, each is looked at once a retention.
+the next instance that wants the key takes it over. So that the others do not pile up, each is checked once a retention.
 """
 
 from __future__ import annotations
