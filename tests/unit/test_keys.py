@@ -29,7 +29,7 @@ from sagalog import (
 from sagalog.decision.advance import advance
 from sagalog.decision.draft import Draft
 from sagalog.decision.ids import persistence_id
-from sagalog.decision.keys import Held, checked_key, claimed, held_after, pairs
+from sagalog.decision.keys import KeyTexts, checked_key, claimed, held_after, pairs
 from sagalog.decision.message import Message
 from sagalog.decision.record import SagaRecord, decode_record, encode_record
 from sagalog.definition.keys import key_text
@@ -281,7 +281,7 @@ actions = st.lists(
 
 @given(st.lists(actions, max_size=6))
 def test_what_is_held_is_what_a_set_of_values_says(steps: list[list[tuple[bool, str, str | None]]]) -> None:
-    held: tuple[Held, Held] = ({}, {})
+    held: tuple[KeyTexts, KeyTexts] = ({}, {})
     reference: set[tuple[str, str]] = set()
     for step in steps:
         plan: list[tuple[Any, Any, Any]] = []
@@ -304,7 +304,7 @@ def test_what_is_held_is_what_a_set_of_values_says(steps: list[list[tuple[bool, 
 
 
 def test_a_key_that_becomes_unique_is_claimed_when_it_is_added_again() -> None:
-    held: tuple[Held, Held] = ({"one": ("a", "b")}, {})
+    held: tuple[KeyTexts, KeyTexts] = ({"one": ("a", "b")}, {})
     plan = [(AddKey("one", "a"), ("one", "a"), None)]
     after = held_after("mixed", Mixed.key_table, held, plan)
     assert after == ({"one": ("b",)}, {"one": ("a",)})

@@ -9,7 +9,7 @@ import msgspec
 
 from ..decision.entries import Audit, Command, Handled, Held, Timer
 from ..decision.ids import sent_in
-from ..decision.keys import ByKey
+from ..decision.keys import KeyValue
 from ..decision.record import SagaRecord
 from ..definition.codec import Typed
 from ..definition.results import result_type
@@ -95,8 +95,8 @@ class StoryStep(msgspec.Struct):
     phase: str = ""  # that it entered
     alone: str = ""  # the type of the command that it began by itself, because workers died that had it in hand
     indexed: bool = False  # it is found by something else since
-    added: list[ByKey] = []  # keys
-    removed: list[ByKey] = []
+    added: list[KeyValue] = []  # keys
+    removed: list[KeyValue] = []
 
 
 class InstanceStory(msgspec.Struct):
@@ -168,7 +168,7 @@ def _step(view: SagaView, previous: SagaView | None, mask: Mask) -> StoryStep:
     )
 
 
-def veiled(key: ByKey, mask: Mask) -> ByKey:
+def veiled(key: KeyValue, mask: Mask) -> KeyValue:
     """Return a key as it is shown: its value is hidden where a mask names it."""
     return (key[0], MASKED) if mask.hides((key[0],)) else key
 

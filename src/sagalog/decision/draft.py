@@ -22,7 +22,7 @@ from .ids import FAMILY, entry_id, entry_of, parent_in
 from .inbox import FEW, Known, continued, inherit, remember, stand_for
 from .itinerary import mark_undone
 from .keeping import held_of
-from .keys import ByKey
+from .keys import KeyValue
 from .lookup import KeptMessages, MessageLookups
 from .message import Message, Outcome
 from .record import FORMAT, SagaRecord
@@ -88,7 +88,7 @@ class Draft:
         self.woken: int = 0  # kept messages that were handled
         self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
         self.lookups: MessageLookups | None = None  # as the draft before left them
-        self.reserve: Callable[[list[ByKey]], Awaitable[None]] | None = None  # unique keys, before they are held
+        self.reserve: Callable[[list[KeyValue]], Awaitable[None]] | None = None  # unique keys, before they are held
         self.trace: str = ""  # kept with what the message at hand sends
         self._index = 0
         self._before = record

@@ -37,7 +37,7 @@ from .gather_ends import meet
 from .gathering import GatherStep, PlannedGather, ends_in
 from .ids import ANSWER, GAP
 from .itinerary import Proceed, knows_by_progress, proceed, reordered
-from .keys import Held, claimed, held_after
+from .keys import KeyTexts, claimed, held_after
 from .message import Message, Outcome
 from .moments import SCHEDULED
 from .phases import entered
@@ -53,7 +53,7 @@ _RUNNING = Status.RUNNING
 _COMPLETED = Status.COMPLETED
 
 Plan: TypeAlias = list[tuple[Planned, Any, Typed | None]]
-Checked: TypeAlias = tuple[Plan, bytes, dict[str, str | None] | None, tuple[Held, Held] | None]
+Checked: TypeAlias = tuple[Plan, bytes, dict[str, str | None] | None, tuple[KeyTexts, KeyTexts] | None]
 """What a step is to change: its plan, the state in stored form, the texts of its index, and the keys that are held then."""
 
 

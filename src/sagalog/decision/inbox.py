@@ -27,7 +27,7 @@ _NEAR = 16  # how far back an answer looks for the ones before it
 
 
 class Searched:
-    """Ids that are searched again and again: the first time as they are, because making a set costs more than one search."""
+    """Ids that are searched again and again: once as they are, because a set costs more."""
 
     __slots__ = ("_ids", "_runs", "_set")
 

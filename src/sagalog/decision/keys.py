@@ -9,11 +9,11 @@ from ..definition.actions import AddKey, RemoveKey
 from ..definition.keys import MAX_HELD, Key, key_text, no_key
 from ..errors import DefinitionError
 
-Held = dict[str, tuple[str, ...]]  # names of keys, and the texts of the values that are held
-ByKey = tuple[str, str]  # the name of a key, and the text of a value
+KeyTexts = dict[str, tuple[str, ...]]  # names of keys, and the texts of the values that are held
+KeyValue = tuple[str, str]  # the name of a key, and the text of a value
 
 
-def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Key]) -> ByKey:
+def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Key]) -> KeyValue:
     """Return what an action is about; the text is empty where all values of a key are removed. Raises DefinitionError."""
     what = f"saga {saga!r}: {type(action).__name__}"
     if not isinstance(action.key, str):
@@ -38,13 +38,13 @@ def checked_key(action: AddKey | RemoveKey, saga: str, declared: Mapping[str, Ke
 
 
 def held_after(
-    saga: str, declared: Mapping[str, Key], held: tuple[Held, Held], plan: Iterable[tuple[Any, Any, Any]]
-) -> tuple[Held, Held]:
+    saga: str, declared: Mapping[str, Key], held: tuple[KeyTexts, KeyTexts], plan: Iterable[tuple[Any, Any, Any]]
+) -> tuple[KeyTexts, KeyTexts]:
     """Return what is held after the actions of a step, and of that the unique ones; as given where nothing changes.
 
     Raises DefinitionError for more than an instance may hold.
     """
-    after: tuple[Held, Held] | None = None
+    after: tuple[KeyTexts, KeyTexts] | None = None
     for action, named, _ in plan:
         if not isinstance(action, (AddKey, RemoveKey)):
             continue
@@ -69,13 +69,13 @@ def held_after(
     return plain, unique_ones
 
 
-def pairs(held: Held) -> Iterator[ByKey]:
+def pairs(held: KeyTexts) -> Iterator[KeyValue]:
     """Yield the values that are held, one by one."""
     for name, texts in held.items():
         for text in texts:
             yield name, text
 
 
-def claimed(before: Held, after: Held) -> list[ByKey]:
+def claimed(before: KeyTexts, after: KeyTexts) -> list[KeyValue]:
     """Return the values that are held after a step and were not before, in an order that all who reserve them keep to."""
     return sorted(key for key in pairs(after) if key[1] not in before.get(key[0], ()))

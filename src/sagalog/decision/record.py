@@ -31,7 +31,7 @@ from .entries import (
 )
 from .gathering import Gathering
 from .ids import ACTIVITY, ANSWER, GAP, GATHER, terms_of
-from .keys import ByKey, pairs
+from .keys import KeyValue, pairs
 
 FORMAT = 1
 
@@ -121,11 +121,11 @@ class SagaRecord(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True,
         """Return what a journal finds the instance by: the fields of its index, and the keys that it holds."""
         return terms_of(saga, self.index, pairs(self.keys))
 
-    def all_keys(self) -> list[ByKey]:
+    def all_keys(self) -> list[KeyValue]:
         """Return the values that it is reached by, the unique ones last."""
         return [*pairs(self.keys), *pairs(self.unique_keys)]
 
-    def holds(self, by: ByKey) -> bool:
+    def holds(self, by: KeyValue) -> bool:
         """Say whether it is reached by that value of a key."""
         return by[1] in self.keys.get(by[0], ()) or by[1] in self.unique_keys.get(by[0], ())
 

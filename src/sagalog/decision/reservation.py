@@ -21,7 +21,7 @@ import msgspec
 from ..errors import CodecError
 from .entries import FINAL
 from .ids import reservations_of
-from .keys import ByKey
+from .keys import KeyValue
 from .record import decode_record
 
 FORMAT = 1
@@ -65,7 +65,7 @@ def decode_reservation(payload: bytes) -> Reservation:
     return found
 
 
-def standing(reservation: Reservation, key: ByKey, newest: tuple[bytes, int, int] | None) -> Standing:
+def standing(reservation: Reservation, key: KeyValue, newest: tuple[bytes, int, int] | None) -> Standing:
     """Return what a reservation is worth. `newest`: payload, number and epoch of its holder's newest record, if any.
 
     A record that this code cannot read may hold anything: then the key is held.
@@ -85,7 +85,7 @@ def standing(reservation: Reservation, key: ByKey, newest: tuple[bytes, int, int
     return Standing.PENDING
 
 
-def key_in(saga: str, reservation: str) -> ByKey | None:
+def key_in(saga: str, reservation: str) -> KeyValue | None:
     """Return the key that a reservation's id is about; None for the id of anything else."""
     prefix = reservations_of(saga)
     name, separator, text = reservation.removeprefix(prefix).partition("=")

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 from ..errors import DefinitionError, JournalUnavailableError, SagalogError
 
 T = TypeVar("T")
-Family = Literal["asyncpg", "psycopg", "sqlite3", "aiosqlite"]
+DriverName = Literal["asyncpg", "psycopg", "sqlite3", "aiosqlite"]
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 
 _IDLE = 0  # libpq's name for a connection without a transaction
@@ -39,7 +39,7 @@ class CallersConnection:
     def __init__(
         self,
         driver: Any,
-        family: Family,
+        family: DriverName,
         is_open: Callable[[], bool],
         *,
         asynchronous: bool,

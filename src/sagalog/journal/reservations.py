@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, cast
 
 from ..decision.ids import persistence_id, reservation_id, reservations_of
-from ..decision.keys import ByKey
+from ..decision.keys import KeyValue
 from ..decision.record import decode_record, encode_record
 from ..decision.reservation import (
     MANIFEST,
@@ -123,7 +123,7 @@ class Reservations:
         inside = _InTransaction(journal, connection)
         return Reservations(inside, self._saga, self._now, self._clock, self._retention, patience=_NONE)
 
-    async def reserve(self, holder: str, version: int, epoch: int, keys: Sequence[ByKey]) -> None:
+    async def reserve(self, holder: str, version: int, epoch: int, keys: Sequence[KeyValue]) -> None:
         """Reserve keys for the step of `holder` that is to be written under that number; durable on return.
 
         Raises KeyTakenError where another live instance holds one, NotReservedError where that could not be found out.
@@ -170,21 +170,21 @@ class Reservations:
                 "reserved; the step was not stored"
             ) from error
 
-    async def check(self, holder: str, version: int, keys: Sequence[ByKey]) -> None:
+    async def check(self, holder: str, version: int, keys: Sequence[KeyValue]) -> None:
         """Raise KeyTakenError where another live instance holds one of these; nothing is written."""
         wanted = Reservation(holder, version, self._now())
         newest = await self._journal.latest_messages([self._id(key) for key in keys])
         for key, found in zip(keys, newest, strict=True):
             await self._standing(key, found, wanted)
 
-    async def holder_of(self, key: ByKey) -> str | None:
+    async def holder_of(self, key: KeyValue) -> str | None:
         """Return the instance that may hold a key; whether it does, its own record says."""
         found = await self._journal.latest_message(self._id(key))
         if found is None or found.deleted:
             return None
         return decode_reservation(found.payload).holder
 
-    async def _standing(self, key: ByKey, found: PersistentRepr | None, wanted: Reservation) -> Standing | None:
+    async def _standing(self, key: KeyValue, found: PersistentRepr | None, wanted: Reservation) -> Standing | None:
         """Return what a reservation is worth to who wants it; None: it is reserved already, or the step is lost anyhow."""
         if found is None or found.deleted:
             return Standing.FREE
@@ -203,7 +203,7 @@ class Reservations:
             raise KeyTakenError(self._saga, wanted.holder, key[0], reserved.holder)
         return worth
 
-    async def _written(self, key: ByKey, wanted: Reservation, found: PersistentRepr | None) -> bool:
+    async def _written(self, key: KeyValue, wanted: Reservation, found: PersistentRepr | None) -> bool:
         """Write a reservation behind what was found; say whether it is stored, as far as is known."""
         number, epoch = (1, new_epoch()) if found is None else (found.sequence_nr + 1, found.epoch)
         record = self._record(key, number, epoch, encode_reservation(wanted), due_at=self._later())
@@ -213,7 +213,7 @@ class Reservations:
         return answer is None
 
     def _record(
-        self, key: ByKey, number: int, epoch: int, payload: bytes, *, due_at: datetime | None, deleted: bool = False
+        self, key: KeyValue, number: int, epoch: int, payload: bytes, *, due_at: datetime | None, deleted: bool = False
     ) -> PersistentRepr:
         writer = self._store.writer_uuid
         return PersistentRepr(self._id(key), number, payload, MANIFEST, writer, deleted, due_at=due_at, epoch=epoch)
@@ -221,7 +221,7 @@ class Reservations:
     def _later(self) -> datetime:
         return min(self._now(), LAST_MOMENT - self._retention) + self._retention
 
-    def _id(self, key: ByKey) -> str:
+    def _id(self, key: KeyValue) -> str:
         return reservation_id(self._saga, *key)
 
     async def _fence(self, reserved: Reservation) -> None:

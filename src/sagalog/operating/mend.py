@@ -17,7 +17,7 @@ from ..decision import ids
 from ..decision.children import tell_parent
 from ..decision.entries import FINAL, Audit, Status
 from ..decision.inbox import count_of
-from ..decision.keys import ByKey, pairs
+from ..decision.keys import KeyValue, pairs
 from ..decision.record import FORMAT, SagaRecord, decode_record, encode_record
 from ..errors import NoInstanceError
 from ..journal import Journal
@@ -144,7 +144,7 @@ async def replace(journal: Journal, old: StoredRecord, new: Replaced, *, retenti
     return await store_record(store, key, version, after, _due(after), retention, epoch=old.epoch)
 
 
-def _unique_keys(record: SagaRecord) -> list[ByKey]:
+def _unique_keys(record: SagaRecord) -> list[KeyValue]:
     return [] if record.status in FINAL else sorted(pairs(record.unique_keys))
 
 

@@ -9,7 +9,7 @@ import msgspec
 
 from ..decision import ids
 from ..decision.entries import Audit, Command, Held
-from ..decision.keys import ByKey
+from ..decision.keys import KeyValue
 from ..decision.record import SagaRecord
 from ..definition.codec import Typed
 from ..definition.recurring import LATE
@@ -42,8 +42,8 @@ class Step(msgspec.Struct, frozen=True):
     kept: list[Held] = []  # messages that it keeps for their moment
     phase: str = ""  # that it entered
     indexed: bool = False  # it is found by something else since
-    added: list[ByKey] = []  # keys
-    removed: list[ByKey] = []
+    added: list[KeyValue] = []  # keys
+    removed: list[KeyValue] = []
 
     @property
     def says_nothing(self) -> bool:
@@ -222,7 +222,7 @@ def indexed_in(before: SagaRecord | None, view: SagaView) -> bool:
     return before is not None and view.record is not None and view.record.index != before.index
 
 
-def keys_in(before: SagaRecord | None, view: SagaView) -> tuple[list[ByKey], list[ByKey]]:
+def keys_in(before: SagaRecord | None, view: SagaView) -> tuple[list[KeyValue], list[KeyValue]]:
     """Return the keys that a step has added, and those that it has removed or that ended with the life."""
     if view.record is None or (before is None and view.version > 1):
         return [], []

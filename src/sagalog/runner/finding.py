@@ -15,7 +15,7 @@ import msgspec
 
 from ..decision.entries import Status
 from ..decision.ids import key_term, parts_of, term_of
-from ..decision.keys import ByKey
+from ..decision.keys import KeyValue
 from ..decision.record import SagaRecord, decode_record
 from ..definition.indexing import Index, matches
 from ..definition.keys import key_text, no_key
@@ -85,8 +85,8 @@ class Wanted(msgspec.Struct, frozen=True):
     """What instances are looked for by: fields of the index, and keys; of these one that is unique, if there is one."""
 
     fields: Index
-    keys: tuple[ByKey, ...]
-    unique: ByKey | None
+    keys: tuple[KeyValue, ...]
+    unique: KeyValue | None
 
     def terms(self, saga: str) -> list[str]:
         """Return the terms under which a journal with an index has them."""
@@ -104,8 +104,8 @@ def wanted_of(runtime: SagaRuntime, fields: Mapping[str, Any]) -> Wanted:
         raise DefinitionError(f"find needs at least one field or key: find({saga.__name__}, customer_id=...)")
     table, declared = saga.index_table(), saga.key_table
     indexed: dict[str, str | None] = {}
-    keys: list[ByKey] = []
-    unique: ByKey | None = None
+    keys: list[KeyValue] = []
+    unique: KeyValue | None = None
     for name, value in fields.items():
         if name in table.names:  # also where a key has the same name
             indexed[name] = table.text(runtime.name, name, value)
@@ -227,7 +227,7 @@ def _holds(payload: bytes, by: tuple[str, str]) -> bool:
         return False
 
 
-async def _holder(runtime: SagaRuntime, unique: ByKey) -> AsyncIterator[tuple[str, int, bytes]]:
+async def _holder(runtime: SagaRuntime, unique: KeyValue) -> AsyncIterator[tuple[str, int, bytes]]:
     """Yield the instance that may hold a unique key, if there is one: id, version, record."""
     assert runtime.reservations is not None
     holder = await runtime.reservations.holder_of(unique)

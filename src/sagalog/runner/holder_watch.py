@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from ..decision.keys import ByKey
+from ..decision.keys import KeyValue
 from ..decision.record import decode_record
 from ..errors import CodecError
 from .engine import Engine
@@ -23,8 +23,8 @@ from .finding import candidates
 from .runtime import SagaRuntime
 
 T = TypeVar("T")
-_Asked = dict[ByKey, list[asyncio.Future[bool]]]
-_Wanted = dict[ByKey, list[asyncio.Future[list[str]]]]
+_Asked = dict[KeyValue, list[asyncio.Future[bool]]]
+_Wanted = dict[KeyValue, list[asyncio.Future[list[str]]]]
 _REST_SECONDS = 0.5  # between two readings, at least ...
 _REST_SHARE = 4.0  # ... and so many times what the last one took
 
@@ -41,7 +41,7 @@ class HolderWatch:
         self._reading: asyncio.Task[None] | None = None
         self._rests_until = 0.0
 
-    async def holders(self, by: ByKey) -> list[str]:
+    async def holders(self, by: KeyValue) -> list[str]:
         """Return the ids of live instances that hold it, by a reading that begins after this call.
 
         Raises what the reading raises, RunnerStoppedError if the runner stops meanwhile.
@@ -62,7 +62,7 @@ class HolderWatch:
             self._gathering = None
 
     async def _gather_for(self, wanted: _Wanted) -> None:
-        found: dict[ByKey, list[str]] = {by: [] for by in wanted}
+        found: dict[KeyValue, list[str]] = {by: [] for by in wanted}
         try:
             async for correlation_id, held in self._keys_held():
                 for by in held:
@@ -80,7 +80,7 @@ class HolderWatch:
                 for told in _open({by: wanted[by]}):
                     told.set_result(correlation_ids)
 
-    async def may_be_held(self, by: ByKey, seconds: float) -> bool:
+    async def may_be_held(self, by: KeyValue, seconds: float) -> bool:
         """Say whether a reading that begins after this call meets somebody who holds it; False when the time is over.
 
         True, too, if the reading fails: a caller that then reads by itself meets the same error.
@@ -124,7 +124,7 @@ class HolderWatch:
             if not asked:
                 return
 
-    async def _keys_held(self) -> AsyncIterator[tuple[str, Iterable[ByKey]]]:
+    async def _keys_held(self) -> AsyncIterator[tuple[str, Iterable[KeyValue]]]:
         """Yield each live instance with the keys that it holds, until the runner stops."""
         async for correlation_id, _, payload in candidates(self._runtime, []):
             if self._engine.stopping.is_set():
@@ -140,6 +140,6 @@ def _tell(asked: _Asked, *, held: bool) -> None:
         told.set_result(held)
 
 
-def _open(asked: Mapping[ByKey, list[asyncio.Future[T]]]) -> Iterator[asyncio.Future[T]]:
+def _open(asked: Mapping[KeyValue, list[asyncio.Future[T]]]) -> Iterator[asyncio.Future[T]]:
     for waiting in asked.values():
         yield from (told for told in waiting if not told.done())  # else who asked has gone

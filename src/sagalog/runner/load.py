@@ -31,13 +31,13 @@ from .instance import NO_IDS, Instance
 _MAX_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
 _AT_ONCE = 256  # records of one lookup
 _READING_BACK = Waiting(first=0.1, most=0.5, seconds=15)  # a write without an answer
-Told = Callable[[Instance, BaseException | None], None]
+WhenRead = Callable[[Instance, BaseException | None], None]
 
 
 class Loader:
     """Reads records; `told` is called for each instance, with the error where it could not be read."""
 
-    def __init__(self, engine: Engine, told: Told) -> None:
+    def __init__(self, engine: Engine, told: WhenRead) -> None:
         self._engine = engine
         self._told = told
         self._waiting: dict[Journal, list[Instance]] = {}

@@ -17,7 +17,7 @@ from ..decision.draft import Draft
 from ..decision.entries import FINAL, Command
 from ..decision.ids import command_id, end_id, parts_of, persistence_id, reply_id
 from ..decision.kept import next_kept
-from ..decision.keys import ByKey
+from ..decision.keys import KeyValue
 from ..decision.message import Message, Outcome, kept_message, refusal
 from ..decision.record import SagaRecord, decode_record, encode_record
 from ..definition.codec import TypeRegistry
@@ -41,7 +41,7 @@ class DrivenInstance:
         self.stopped: list[str] = []  # ids of children that were asked to end
         self.refuses: dict[type | str, str] = {}  # commands, or activities whose undo it is, and for which reason
         self.answers: dict[type, Any] = {}  # commands, and with which event, or a function that makes it
-        self.taken: set[ByKey] = set()  # unique keys that another instance holds
+        self.taken: set[KeyValue] = set()  # unique keys that another instance holds
         self._version = 0
         self._delivering = False
         self._story = story
@@ -76,7 +76,7 @@ class DrivenInstance:
         draft.reserve = self._reserve
         return draft
 
-    async def _reserve(self, keys: list[ByKey]) -> None:
+    async def _reserve(self, keys: list[KeyValue]) -> None:
         for key in keys:
             if key in self.taken:
                 raise KeyTakenError(self.saga.name, str(self.correlation_id), key[0], "another")

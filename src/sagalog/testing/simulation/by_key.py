@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...decision import ids
 from ...decision.entries import FINAL
 from ...decision.inbox import each
-from ...decision.keys import ByKey, pairs
+from ...decision.keys import KeyValue, pairs
 from ...decision.reservation import decode_reservation
 from .ledger import Landed, Ledger
 from .outside import SentEvent
@@ -17,7 +17,7 @@ def check_unique(ledger: Ledger) -> None:
     landed = sorted(
         (one for lives in ledger.lives.values() for life in lives for one in life), key=lambda one: one.tick
     )
-    holders: dict[tuple[str, ByKey], str] = {}
+    holders: dict[tuple[str, KeyValue], str] = {}
     reserved: dict[str, str] = {}
     for one in landed:
         persistence_id = one.message.persistence_id
@@ -39,14 +39,14 @@ def check_unique(ledger: Ledger) -> None:
             assert at == correlation_id, f"{here} holds the unique key {name}={text}, which is reserved for {at!r}"
 
 
-def _held(landed: Landed) -> set[ByKey]:
+def _held(landed: Landed) -> set[KeyValue]:
     record = landed.record
     if record is None or record.status in FINAL:
         return set()
     return set(pairs(record.unique_keys))
 
 
-def check_reached(run: Situation, sent: SentEvent, saga: str, by: ByKey) -> None:
+def check_reached(run: Situation, sent: SentEvent, saga: str, by: KeyValue) -> None:
     """Whoever held the key all the while that the event was on its way, until it was accepted, knows it."""
     accepted = sent.known[saga]
     began = max((tick for _, tick in sent.attempts if tick < accepted), default=accepted)
