@@ -41,8 +41,12 @@ from .definition.actions import (
 from .definition.activities import Call, activity
 from .definition.children import ChildEnded, on_child
 from .definition.context import StepContext
+from .definition.joins import when_all
 from .definition.keys import Key
-from .definition.saga import Actions, Saga, leg, on, on_enter, on_leave, on_refused, starts, when_all
+from .definition.legs import leg
+from .definition.phases import on_enter, on_leave
+from .definition.routes import Actions, on, on_refused, starts
+from .definition.saga import Saga
 from .definition.schema import schema, upcast
 from .definition.sequences import Gap, Sequence
 from .errors import (

@@ -14,40 +14,22 @@ from typing import Any, ClassVar, Generic, TypeVar
 from ..errors import CodecError, DefinitionError, InvalidEventError
 from . import codec
 from .actions import Compensate, Refused
-from .children import ChildEnded, on_child
+from .children import ChildEnded
 from .context import StepContext
 from .indexing import IndexTable, index_table
 from .itinerary import ActivityTable
-from .joins import Join, when_all
+from .joins import Join
 from .keys import Key, correlation_text, key_text, lone_surrogate
-from .legs import Legs, leg
+from .legs import Legs
 from .making import made_of, state_type_of
 from .phase_table import PhaseTable
-from .phases import Unexpected, on_enter, on_leave
-from .routes import Actions, Again, CorrelationKey, Handles, Route, on, on_refused, starts
+from .phases import Unexpected
+from .routes import Actions, Again, Route
 from .schema import schema_of, to_current
 from .sequences import Numbering
 from .stored_types import registry_of
 
 S = TypeVar("S")
-
-
-__all__ = [
-    "Actions",
-    "Again",
-    "CorrelationKey",
-    "Handles",
-    "Route",
-    "Saga",
-    "leg",
-    "on",
-    "on_child",
-    "on_enter",
-    "on_leave",
-    "on_refused",
-    "starts",
-    "when_all",
-]
 
 
 class Saga(Generic[S]):
