@@ -218,5 +218,5 @@ async def test_an_answer_that_is_none_is_read_back_and_not_believed(wrong: Any) 
             return answers
 
     async with SagaRunner(Wrong(), sagas=[OrderSaga], dispatch=lambda command: None) as runner:
-        assert (await runner.handle(Placed("a"), message_id="m")).duplicate  # it had landed
+        assert (await runner.handle(Placed("a"), message_id="m")).handled  # it had landed
         assert runner.counters.saves == 0
