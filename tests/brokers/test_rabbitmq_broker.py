@@ -134,3 +134,10 @@ class TestRabbitBehaviour(BrokerBehaviour):
         self, tmp_path: Path, inside: str, outside: str, one_rabbitmq: RabbitMQ
     ) -> None:
         await self.restarted(tmp_path, inside, outside, one_rabbitmq.shut_down, one_rabbitmq.start)
+
+    async def test_a_broker_that_is_killed_and_started_again_loses_and_doubles_nothing(
+        self, tmp_path: Path, inside: str, outside: str, one_rabbitmq: RabbitMQ
+    ) -> None:
+        await asyncio.to_thread(one_rabbitmq.shut_down)  # its queues are on the disk from then on
+        await asyncio.to_thread(one_rabbitmq.start)
+        await self.restarted(tmp_path, inside, outside, one_rabbitmq.kill, one_rabbitmq.start)

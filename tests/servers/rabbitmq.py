@@ -51,7 +51,7 @@ class RabbitMQ:
         wait_for_port(self.port, self._process, self._folder / "out", 60)
 
     def shut_down(self) -> None:
-        """End it in order. Killed in the first seconds of a queue, this version does not find that queue again."""
+        """End it in order, with all its queues on the disk: killed, this version loses the names of those that are new."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGTERM)
         self._process.wait(60)
