@@ -21,6 +21,7 @@ from sagalog import (
     on,
     starts,
 )
+from sagalog.runner import fire
 from sagalog.runner.due import DueLoop
 from sagalog.runner.stranded import Stranded
 
@@ -116,6 +117,26 @@ async def test_timers_of_one_instance_fire_in_parts() -> None:
         state = await state_of(runner, "bells")
     assert (state.rang, state.in_order) == (MANY, True)
     assert parts > 1
+
+
+async def test_a_machine_on_which_every_timer_is_late_saves_a_share_of_them_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each save writes all that are left, so a save for each timer would cost the square of their number."""
+    monkeypatch.setattr(fire, "STRETCH_SECONDS", -1.0)
+    monkeypatch.setattr(fire, "_LONGEST_SECONDS", 3600.0)
+    clock = ManualClock()
+    async with runner_of(Bells, clock) as runner:
+        await runner.handle(Begun("a", 1000))
+        clock.advance(timedelta(seconds=1001))
+        saves = runner.counters.saves
+        async with asyncio.timeout(40):
+            while runner.counters.timers < 1000:
+                await asyncio.sleep(0)
+        parts = runner.counters.saves - saves
+        state = await state_of(runner, "bells")
+    assert (state.rang, state.in_order) == (1000, True)
+    assert 16 < parts < 200
 
 
 async def test_a_timer_that_sets_itself_again_at_once_leaves_room_for_events() -> None:

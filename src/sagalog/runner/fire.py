@@ -23,14 +23,16 @@ from .wake import wake, wakes
 _EVER = datetime.min.replace(tzinfo=UTC)
 _MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not keep its instance busy for ever
 _MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does not fit into a record
+_SHARE = 16  # of the pending timers, one turn fires at least a sixteenth: its save writes all that are left
+_LONGEST_SECONDS = 20 * STRETCH_SECONDS  # but for that it lasts no longer than this: handlers may be slow
 
 
 def fire(turn: Turn, until: datetime | None, most: float) -> Awaitable[None] | None:
     """Fire the timers due at `until` (None: now) or before, earliest first, including those that are set meanwhile.
 
-    At most `most` fire, for at most some milliseconds. The others fire in a turn that is asked for here, once: what another
-    claim finds due meanwhile is left to that turn, so that claims do not pile up. In event time, those behind one that
-    sends a command wait for a claim after that command's answer.
+    At most `most` fire, for some milliseconds: of many, for as long as it takes to fire a share that is worth a save. The
+    others fire in a turn that is asked for here, once: what another claim finds due meanwhile is left to that turn, so
+    that claims do not pile up. In event time, those behind one that sends a command wait for a claim after its answer.
     """
     if _claimed(turn):
         return None
@@ -66,7 +68,9 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
     until = engine.now() if asked is None else asked
     turn.move_time_on()  # it may have begun before its timers were due
     before = draft.now
-    give_way_at = time() + STRETCH_SECONDS
+    pending = 0 if draft.record is None else len(draft.record.timers)
+    begun_at = time()
+    give_way_at = begun_at + STRETCH_SECONDS
     moment, at_once, fired = None, 0, 0
     while (message := _due(turn, until)) is not None:
         if engine.event_time and most is not None and _undelivered(turn):
@@ -74,8 +78,10 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
         if message.at != moment:
             moment, at_once = message.at, 0
         at_once += 1
-        late = time() > give_way_at
-        if at_once > _MAX_TIMERS or (most is not None and fired and (late or fired >= most)):
+        now = time()
+        late = now > give_way_at
+        worth_a_save = fired * _SHARE >= pending or now > begun_at + _LONGEST_SECONDS
+        if at_once > _MAX_TIMERS or (most is not None and fired and (fired >= most or (late and worth_a_save))):
             if not (engine.stopping.is_set() or _claimed(turn)):  # then they are any worker's
                 claim = Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf, until=asked)
                 instance.mailbox.append(claim)
