@@ -18,7 +18,7 @@ def examine(folder: Path, orders: int, *, frozen: bool = False) -> Counter[str]:
     """Raise AssertionError for anything lost, doubled, early or out of order. Return what was counted.
 
     `frozen`: a worker was frozen anywhere, perhaps between its last look at the clock and the delivery. Then a command
-    may come again, under its id, after the saga's end.
+    may come again, under its id, after the saga's end. A busy machine freezes one of several, too, for longer than a lease.
     """
     ledger = read_ledger(folder / "ledger")
     history, living = read(folder)

@@ -91,7 +91,7 @@ def test_two_workers_that_are_killed_in_turn_share_the_work(zygote: Zygote, fold
         alive[turn % 2] = zygote.spawn(folder, orders, chance.randrange(10**6))
     ended = [zygote.wait(pid) for pid in alive]
     ended.append(zygote.wait(zygote.spawn(folder, orders, seed)))
-    examine(folder, orders)
+    examine(folder, orders, frozen=True)
     assert ended == [{"exit": 0}] * 3
     every_event_was_acknowledged(folder, orders)
 
@@ -102,7 +102,7 @@ def test_workers_that_make_the_file_at_the_same_time_all_get_it(zygote: Zygote, 
         folder.mkdir()
         pids = [zygote.spawn(folder, 4, seed + worker) for worker in range(4)]
         assert [zygote.wait(pid) for pid in pids] == [{"exit": 0}] * 4
-        examine(folder, 4)
+        examine(folder, 4, frozen=True)
         every_event_was_acknowledged(folder, 4)
 
 
