@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -22,6 +22,7 @@ from sagalog import (
 from sagalog.conformance.records import record, replay, write
 from sagalog.journal import migrate_journal
 from sagalog.journal.nats import NatsJournal
+from sagalog.journal.nats.publishing import Publisher
 from sagalog.journal.nats.refusals import Rejected
 from sagalog.journal.nats.subjects import Subjects, token, untoken
 
@@ -95,6 +96,32 @@ async def test_an_answer_that_is_lost_is_an_unknown_outcome_and_reading_resolves
             await write(journal, "p", 3)
     finally:
         proxy.close()
+
+
+@pytest.mark.parametrize("lost", ["request", "answer"])
+async def test_a_reading_whose_connection_breaks_is_made_again(
+    server: Nats, url: str, js: Any, lost: Literal["request", "answer"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reading writes is its own mark: nobody who reads is told that something may be stored."""
+    proxy = Proxy(server.ports[0])
+    way = url.replace(str(server.ports[0]), str(proxy.port))
+    try:
+        async with open_journal(f"{way}&migrate=true&timeout_seconds=0.5") as journal:
+            await write(journal, "p", 1)
+            real = Publisher.publish
+
+            async def once(self: Publisher, *messages: Any) -> Any:
+                monkeypatch.undo()
+                proxy.lose(lost)
+                return await real(self, *messages)
+
+            monkeypatch.setattr(Publisher, "publish", once)
+            assert list(await journal.ids_by_prefix("", limit=10)) == ["p"]
+            assert Publisher.publish is real
+    finally:
+        proxy.close()
+    left = await js.stream_info(stream_of(url), subjects_filter=f"{stream_of(url)}.mark.>")
+    assert not left.state.subjects
 
 
 async def test_an_entry_whose_record_never_came_is_not_due_and_one_of_an_older_record_goes_away(

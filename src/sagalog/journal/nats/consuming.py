@@ -12,6 +12,7 @@ import msgspec
 import nats.errors
 from nats.aio.msg import Msg
 
+from ...errors import OutcomeUnknownError
 from ...waiting import Attempts, Waiting
 from .connection import Connection
 from .messages import EXPECTED_STREAM
@@ -102,10 +103,17 @@ class Consumers:
             await self._requests.purge(own, answer["seq"])
 
     async def _store_mark(self) -> tuple[str, dict[str, Any] | Rejected]:
-        """Return the subject of a new mark, and what the stream says to it."""
+        """Return the subject of a new mark, and what the stream says to it. Raises JournalUnavailableError."""
         own = self._requests.subjects.mark(uuid4().hex)
-        (answer,) = await self._publisher.publish((own, b"", {EXPECTED_STREAM: self._requests.stream}))
-        return own, answer
+        attempts = Attempts(Waiting(seconds=self._connection.patience))
+        while True:
+            try:
+                (answer,) = await self._publisher.publish((own, b"", {EXPECTED_STREAM: self._requests.stream}))
+            except OutcomeUnknownError:  # one that is stored is removed with the next
+                if not await attempts.wait():
+                    raise self._connection.away("no answer") from None
+            else:
+                return own, answer
 
     async def touch(self) -> None:
         """Store what nobody needs, and remove it. Raises what says why the stream refuses it."""
