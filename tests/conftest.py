@@ -30,7 +30,9 @@ settings.register_profile(
 settings.load_profile("suite")
 _schemas = count(1)
 _watchdog = pytest.StashKey[Watchdog]()
-_LONG_SECONDS: dict[str, float] = {  # for folders whose tests are long by nature, on a busy machine; others say it by their own mark
+_LONG_SECONDS: dict[
+    str, float
+] = {  # for folders whose tests are long by nature, on a busy machine; others say it by their own mark
     "benchmarks": 300,
     "crash": 600 * max(1.0, float(os.environ.get("SAGALOG_CRASH_KILLS", "1"))),
     "testing": 600,

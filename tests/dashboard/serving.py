@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from sagalog.dashboard import Dashboard
 
@@ -22,6 +22,7 @@ ARGUMENTS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+expect.set_options(timeout=40_000)
 
 
 @asynccontextmanager
@@ -57,7 +58,7 @@ async def chromium() -> AsyncIterator[Browser]:
 async def tab(browser: Browser, **settings: Any) -> tuple[BrowserContext, Page, list[str]]:
     """A fresh window, and what its console complains about (a breach of the content security policy, for instance)."""
     context = await browser.new_context(**settings)
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(40_000)
     page = await context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)

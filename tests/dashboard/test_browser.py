@@ -167,8 +167,8 @@ async def test_no_page_is_wider_than_the_screen_and_nothing_in_it_acts(
         for at in ("/instance", "/repair"):
             await page.evaluate("where => location = where", f"{address}{at}?{_query(name)}&action=skip")
             await page.wait_for_url(f"**{at}?**")
-            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (at, name)
             await expect(page.get_by_role("heading", level=1)).to_be_visible()
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (at, name)
     assert dialogs == []
     assert [one for one in complaints if "404" not in one and "409" not in one] == []
 

@@ -250,6 +250,7 @@ async def test_an_event_is_sent_by_clicks_and_its_instance_is_looked_at(journal:
         _, page, complaints = await tab(browser, viewport={"width": 360, "height": 700})
         await sign_in(page, address)
         await page.get_by_role("navigation").get_by_role("link", name="Send an event").click()
+        await page.get_by_label("Event type").wait_for()
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         await page.get_by_label("Event type").select_option("Placed")
         await page.get_by_label("Its fields, as JSON").fill('{"order_id": "clicked", "total": "five"}')

@@ -27,6 +27,8 @@ from sagalog.decision.record import decode_record
 
 from ..testing.parcels import Hand, Packed, ParcelSaga, Shipped, Withdrawn
 
+PATIENT = RunnerSettings(lease=timedelta(seconds=60))  # a busy machine stops a process for longer than the usual 5 s
+
 
 class Counting(InMemoryJournal):
     """Counts what is written; `refuses` says which write fails."""
@@ -70,7 +72,7 @@ async def test_answers_share_records_whatever_their_number(handler: Any, monkeyp
     monkeypatch.setattr("sagalog.runner.answers._BYTES_A_SECOND", 1)  # on a busy machine, too
     few, many = Counting(), Counting()
     for journal, parcels in ((few, 500), (many, 2000)):
-        last = await packed(journal, parcels, handler)
+        last = await packed(journal, parcels, handler, settings=PATIENT)
         state = ParcelSaga().decode_state(last.state_bytes())
         assert state.shipped == list(range(parcels)), "an answer is missing, or came twice, or out of order"
         assert last.status == "completed"
