@@ -12,6 +12,7 @@ import importlib.util
 import sys
 import types
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, get_args
 
 from ..errors import DefinitionError
@@ -125,15 +126,19 @@ def _imported_inside(method: Any) -> list[str]:
     return found
 
 
-def _imports(code: types.CodeType) -> Iterator[tuple[str, int]]:
+@lru_cache(4096)  # a test, or a simulation, makes many runners of the same sagas
+def _imports(code: types.CodeType) -> tuple[tuple[str, int], ...]:
+    """Return the names, and levels, of the import statements within a function and those inside it."""
+    found: list[tuple[str, int]] = []
     level = 0
     constants: list[Any] = []
     for step in dis.get_instructions(code):
         if step.opname == "IMPORT_NAME":
             level = next((c for c in reversed(constants[-2:]) if isinstance(c, int)), 0)
-            yield step.argval, level
+            found.append((step.argval, level))
         elif step.opname in ("LOAD_CONST", "LOAD_SMALL_INT"):
             constants.append(step.argval)
     for inner in code.co_consts:
         if isinstance(inner, types.CodeType):
-            yield from _imports(inner)
+            found += _imports(inner)
+    return tuple(found)

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import types
 import typing
+import weakref
 from collections.abc import Iterator
 from typing import Any, get_args, get_origin
 
@@ -42,6 +43,7 @@ _KEYS = (
 )
 _TEXT_KEYS = tuple(kind for kind in _KEYS if kind not in (described.IntType, described.AnyType))
 _PYDANTIC_TEXTS = frozenset({"str", "date", "datetime", "time", "timedelta", "UUID", "Decimal", "bytes", "Path"})
+_storable: weakref.WeakSet[type] = weakref.WeakSet()  # known to be: each runner asks for the same ones
 _PLAIN = "declare it with plain fields: a dataclass, a msgspec Struct, attrs or a pydantic model, or text and numbers"
 
 
@@ -50,6 +52,8 @@ def check_storable(cls: Any, what: str, *, final: bool = True) -> None:
 
     `final=False`: a name that cannot be resolved yet is passed over, for classes may refer to later ones.
     """
+    if isinstance(cls, type) and cls in _storable:
+        return
     try:
         found = described.type_info(cls)
         msgspec.json.Decoder(cls)
@@ -65,6 +69,8 @@ def check_storable(cls: Any, what: str, *, final: bool = True) -> None:
         raise DefinitionError(_union(cls, what, error)) from None
     for path, problem in _problems(found, type_name(cls), set()):
         raise DefinitionError(f"{what} {type_name(cls)}: {path} {problem}")
+    if isinstance(cls, type):
+        _storable.add(cls)
 
 
 def type_name(cls: Any) -> str:
