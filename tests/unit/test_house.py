@@ -7,6 +7,8 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SOURCE = sorted((ROOT / "src" / "sagalog").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -32,3 +34,12 @@ def test_no_comment_is_a_heading() -> None:
             if alone or re.match(r"#\s*[-=~─━*#]{3}", text):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {text}")
     assert found == []
+
+
+@pytest.mark.parametrize("package", ["runner", "decision"])
+def test_the_map_of_a_package_names_each_of_its_files_once(package: str) -> None:
+    folder = ROOT / "src" / "sagalog" / package
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    lines = re.findall(r"^ {4}([a-z_]+) {2,}([a-z_, ]+)$", text, re.MULTILINE)
+    named = [name for first, others in lines for name in (first, *others.split(", "))]
+    assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")

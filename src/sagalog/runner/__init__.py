@@ -4,7 +4,22 @@
 
 Read runner.py for what users call, started.py for how the phases are put together, then the phases in this order. What
 waits between them is an instance (instance.py) with its mailbox of envelopes (envelope.py); what an instance does in one
-round is a turn (turn.py).
+round is a turn (turn.py). Beside each phase, what it is made of:
+
+    runner    started, round, given, arguments, settings, many, receipt, inside
+    receive   addressing, places, by_key, holder_watch, quiet, context
+    queue     instance, envelope, cache
+    load      runtime, stores
+    decide    turn, outcome, starting, fire, wake, replay, event_time, passed_over, failures
+    commit    too_large, in_transaction
+    settle    landing, repair
+    deliver   attempt, beside, begun, conclusion, answers, acceptances, children, lanes, lease, declined
+    gates     gate, circuit, circuit_reports, rate, shared_rate, controls
+    commands  activities, typed_handlers, resources
+    due       scanned, searching, stranded, purging, sweeping
+    asking    finding, ended, awaited, follower
+    hooks     telling, reporter, hook_calls, hooked_handler, counters, gauges, health
+    engine    clock, signals, attached
 """
 
 from .circuit import Circuit
