@@ -13,6 +13,7 @@ from sagalog import (
     EventClock,
     InMemoryJournal,
     ManualClock,
+    RetryPolicy,
     RunnerSettings,
     Saga,
     SagaRunner,
@@ -245,3 +246,58 @@ async def test_what_waited_in_a_turn_behind_a_slow_handler_is_not_dated_back() -
     assert newest is not None
     assert times[0][0] == before + timedelta(minutes=1)
     assert decode_record(newest.payload).timers["alarm 0"].due_at == before + timedelta(seconds=90)
+
+
+@dataclass
+class Struck:
+    order_id: str
+    minutes: int
+
+
+class StrikingSaga(Saga[Heard]):
+    """Each stroke takes a minute."""
+
+    name = "striking"
+    clock = ManualClock()
+    fails = False
+
+    @starts(Placed, key="order_id")
+    def placed(self, heard: Heard, event: Placed) -> Iterator[Action]:
+        for n in (1, 2):
+            yield SetTimer(f"strike {n}", Struck(event.order_id, 1), after=timedelta(minutes=n))
+
+    @on(Struck, key="order_id")
+    async def struck(self, heard: Heard, event: Struck, context: StepContext) -> Action | None:
+        if self.fails:
+            raise ValueError
+        heard.times.append((self.clock.now(), context.now))
+        self.clock.advance(timedelta(minutes=event.minutes))
+        await asyncio.sleep(0)
+        return None
+
+
+async def test_timers_that_are_due_together_are_not_dated_back_behind_a_slow_handler() -> None:
+    clock = StrikingSaga.clock = ManualClock()
+    async with SagaRunner("memory://", sagas=[StrikingSaga], clock=clock) as runner:
+        await runner.handle(Placed("a"))
+        clock.advance(timedelta(minutes=10))
+        await runner.settle()
+        times = (await runner.state(StrikingSaga, "a")).times
+    assert len(times) == 2
+    assert [now for _, now in times] == [at for at, _ in times]
+
+
+async def test_held_events_are_not_dated_back_behind_a_slow_handler() -> None:
+    clock = StrikingSaga.clock = ManualClock()
+    settings = RunnerSettings(handler_retry=RetryPolicy(attempts=1))
+    async with SagaRunner("memory://", sagas=[StrikingSaga], clock=clock, settings=settings) as runner:
+        await runner.handle(Placed("a"))
+        StrikingSaga.fails = True
+        try:
+            for _ in range(3):
+                assert (await runner.handle(Struck("a", 1))).held
+        finally:
+            StrikingSaga.fails = False
+        assert (await runner.retry(StrikingSaga, "a")).replayed == 3
+        times = (await runner.state(StrikingSaga, "a")).times[:3]
+    assert [now for _, now in times] == [at for at, _ in times]

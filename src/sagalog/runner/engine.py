@@ -95,6 +95,10 @@ class Engine:
         # In the order they began, so that a seed of the simulation always gives the same run; and which of them write.
         self._tasks: dict[asyncio.Task[Any], bool] = {}
 
+    def moved_on(self, now: datetime) -> datetime:
+        """Return the time of what follows in a step whose time was `now`: that of the clock, unless it was set back."""
+        return now if self.event_time else max(now, self.now())
+
     def check_loop(self) -> None:
         """Raise DefinitionError unless this is the event loop in which the runner was started."""
         try:

@@ -99,10 +99,12 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
         outcome = advance(turn, message)
         if not isinstance(outcome, Outcome):
             yield outcome
+            turn.move_time_on()
         while wakes(turn):  # kept messages were there before the timers that are still to fire
             woken = wake(turn)
             if woken is not None:
                 yield woken
+                turn.move_time_on()
     draft.now = max(before, draft.now)
 
 

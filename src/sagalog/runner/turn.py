@@ -88,9 +88,7 @@ class Turn:
 
     def move_time_on(self) -> None:
         """Move the time of the step on to that of the clock: what comes next in it is not to be dated back."""
-        engine = self.instance.runtime.engine
-        if not engine.event_time:
-            self.draft.now = max(self.draft.now, engine.now())
+        self.draft.now = self.instance.runtime.engine.moved_on(self.draft.now)
 
     @property
     def decided(self) -> list[Envelope]:
