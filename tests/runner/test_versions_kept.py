@@ -14,7 +14,7 @@ from sagalog.operating.apply import apply as apply_repair
 
 from ..orders import Failing, Noted, Placed
 from .conftest import Bench
-from .old_and_new import Asked, NewRemind, Remind, Side, dead_with
+from .old_and_new import Asked, NewRemind, Remind, Side, Told, dead_with
 
 
 @pytest.fixture
@@ -40,6 +40,15 @@ async def test_a_newer_held_event_survives_the_repair_by_an_old_worker(side: Sid
     assert await side.log() == ["placed", "reminded held", "older"]
     record = await side.bench.record("a")
     assert [message for message in record.inbox if message in ("bad", "newer", "older")] == ["bad", "newer", "older"]
+
+
+async def test_a_held_event_without_a_handler_parks_again_and_says_so(side: Side) -> None:
+    async with side.old(handler_retry=RetryPolicy(attempts=1)) as old, side.new() as new:
+        await old.handle(Placed("a"))
+        assert (await old.handle(Failing("a"))).held
+        assert (await new.handle(Told("a"))).held
+        assert (await old.skip("order", "a")).parked == "replaying Told failed: saga 'order' has no handler for Told"
+        assert (await new.retry("order", "a")).replayed == 1
 
 
 async def test_a_repair_from_outside_is_not_undone_by_an_old_worker_that_takes_it(side: Side) -> None:

@@ -22,7 +22,7 @@ from ..decision.pages import size_of
 from ..decision.parking import park_again
 from ..decision.record import SagaRecord
 from ..decision.state import UnreadableStateError
-from ..errors import CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError
+from ..errors import CodecError, PayloadTooLargeError, SagalogError
 from ..journal.reservations import NotReservedError
 from ..logs import log
 from .context import EventHandler
@@ -31,8 +31,6 @@ from .failures import cancellations, described, passes_through
 from .instance import Instance
 from .load import unreadable
 from .reporter import Reporter
-
-_TOLD = (CodecError, KeyTakenError, PayloadTooLargeError, UnexpectedEventError)  # others quote payloads
 
 
 class Replayed(msgspec.Struct, frozen=True):
@@ -164,7 +162,7 @@ def _no_room(culprit: Held, error: BaseException, record: SagaRecord | None) -> 
 
 
 def _told(error: BaseException) -> str:
-    return str(error) if isinstance(error, _TOLD) else described(error)
+    return str(error) if isinstance(error, SagalogError) else described(error)  # those of others may quote payloads
 
 
 def _note_passed_over(instance: Instance, draft: Draft, held: Held, outcome: Outcome) -> None:
