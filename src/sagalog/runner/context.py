@@ -17,6 +17,10 @@ from .instance import Instance
 in_command_handler: ContextVar[bool] = ContextVar("sagalog_in_command_handler", default=False)
 
 
+class CircularWaitError(DefinitionError):
+    """A handler waits for what waits for it. Nothing that is stored has led to that."""
+
+
 class EventHandler:
     """While entered: an asynchronous event handler of `instance` runs in this context, and in tasks that it starts.
 
@@ -74,7 +78,7 @@ def check_no_circle(caller: Instance, wanted: Instance, what: Any) -> None:
         if wanted is caller
         else f"saga {wanted.runtime.name!r}, id {wanted.correlation_id!r}, which waits for it"
     )
-    raise DefinitionError(
+    raise CircularWaitError(
         f"saga {caller.runtime.name!r}, id {caller.correlation_id!r}: its event handler waits for {what} of {own}; "
         "neither could ever continue. "
         "Return Send(...) or SetTimer(...) instead, or call it from a command handler; nothing was stored"
@@ -105,4 +109,4 @@ def awaiting(caller: Instance | None, wanted: Sequence[Instance], what: str) -> 
 def check_outside_handlers(what: str) -> None:
     """Raise DefinitionError for a call that waits until all handlers have ended, made by one of them."""
     if event_handler() is not None or in_command_handler.get():
-        raise DefinitionError(f"{what} waits until every handler has ended, so a handler cannot call it")
+        raise CircularWaitError(f"{what} waits until every handler has ended, so a handler cannot call it")

@@ -37,6 +37,7 @@ from ..journal.reservations import NotReservedError
 from ..logs import log, trace_of
 from ..waiting import Waiting
 from .commit import MAX_LOST, Write
+from .context import CircularWaitError
 from .counters import count
 from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
@@ -50,6 +51,7 @@ from .turn import Turn
 _HANDLED = Outcome.HANDLED
 _TAKEN = frozenset({Outcome.HANDLED, Outcome.HELD, Outcome.KEPT})
 _LOST = Waiting(first=0.005, most=0.1)  # against other workers; each time, one of them wins
+_TOLD = (DefinitionError, CodecError, KeyTakenError, UnexpectedEventError)  # at once: another attempt would not help
 _GOES_AWAY = (JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)  # who brought the event brings it again
 _MAX_UNKNOWN = 20  # missing answers in a row; then the callers are told
 _CONTRADICTION = (
@@ -72,7 +74,7 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
     `write` is None where there was nothing to write.
     """
     instance = turn.instance
-    if turn.stale:
+    if turn.stale or (write is None and error is None and _refuses(turn) and not _is_current(turn)):
         return _again(turn)
     if error is None:
         if write is not None:
@@ -103,6 +105,21 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
         return _too_large(turn, error)
     give_up(turn, error)
     return None
+
+
+def _refuses(turn: Turn) -> bool:
+    """Say whether the sender of an event is to be told that its step cannot be made."""
+    failure = turn.failure
+    if failure is None or failure.message.kind != "event" or isinstance(failure.error, CircularWaitError):
+        return False
+    return isinstance(failure.error, _TOLD)
+
+
+def _is_current(turn: Turn) -> bool:
+    """Say whether the record on which a turn was decided was read for it, so that another worker's steps are in it."""
+    if turn.instance.runtime.engine.event_time:  # only one worker runs
+        return True
+    return turn.fresh and all(one.seen for one in turn.batch[: turn.at + 1] if one.message is not None)
 
 
 def _unanswered(write: Write) -> Unanswered:
@@ -230,7 +247,7 @@ def _after_failure(turn: Turn) -> Pause | None:
     if isinstance(error, NotReservedError):  # the message is not to blame: its sender tries again
         tell(instance, turn.batch[turn.at :], error)
         return None
-    if isinstance(error, (DefinitionError, CodecError, KeyTakenError, UnexpectedEventError)):
+    if isinstance(error, _TOLD):
         if message is envelope.message and message.kind == "event":
             envelope.fail(error)
         else:
@@ -301,6 +318,9 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
             envelope.park = (str(error), culprit)
         elif culprit is None or culprit.kind == "event" or parked or (culprit.kind == "timer" and _owes(instance)):
             told = as_told(turn, envelope.message, decided[0], error)
+            if isinstance(told, InstanceFullError) and not _is_current(turn):
+                instance.one_by_one += 1
+                return _again(turn)
             tell(instance, [envelope], told)  # a timer comes again with the next claim
         else:
             envelope.park = (str(error), culprit)
