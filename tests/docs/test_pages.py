@@ -46,6 +46,7 @@ def printed(folder: Path, code: str, **environment: str) -> str:
             "keys.md",
             "numbered-events.md",
             "phases.md",
+            "stored-types.md",
         ),
         "recurring-times.md",
     ],
