@@ -5,6 +5,7 @@ Decorators say what it reacts to, and the source of each handler names its actio
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from ..definition.routes import Route
@@ -133,6 +134,9 @@ def _acting(saga: type[Saga[Any]]) -> list[Reaction]:
     ]
 
 
-def _line(saga: type, method: str) -> int:
+def _line(saga: type, method: str) -> float:
+    """Return where a handler stands among those of its class. One that is implied, and so not its own, is the last."""
+    if getattr(saga, method) is getattr(Saga, method, None):
+        return inf
     code = getattr(getattr(saga, method), "__code__", None)
     return code.co_firstlineno if code is not None else 0
