@@ -12,6 +12,7 @@ import msgspec
 from ..definition import codec
 from ..definition.schema import schema_of
 from ..errors import DefinitionError
+from ..text import given
 from . import cloudevents
 from .cloudevents import CloudEvent
 from .message import SinkMessage
@@ -60,6 +61,8 @@ class Publication:
             )
         if self.mode not in ("binary", "structured"):
             raise DefinitionError(f"mode= of a publication must be binary or structured, not {self.mode!r}")
+        if not isinstance(self.type, str):
+            raise DefinitionError(f"type= of a publication must be a name, not {given(self.type)}")
         if self.encode is not None and not callable(self.encode):
             raise DefinitionError(f"encode= takes a function, not {type(self.encode).__name__}")
 

@@ -21,7 +21,9 @@ from ..definition.children import ChildOutcome
 from ..definition.itinerary import DefinedActivity
 from ..definition.results import pack_result, unpack_result
 from ..definition.saga import Saga
+from ..durations import remedy
 from ..errors import DefinitionError, SagaParkedError
+from ..text import given
 from .driven import DrivenInstance
 from .story import Story, differences, shown
 
@@ -71,10 +73,8 @@ class Scenario(Generic[S]):
 
     def after(self, passed: timedelta) -> Self:
         """Let time pass: timers that fall due fire in the order of their moments, also those set meanwhile."""
-        if passed < timedelta(0):
-            raise DefinitionError(f"time goes forward only, not by {passed}")
+        until = _ahead(self.now, passed)
         self._instance.begin()
-        until = self.now + passed
         at_once = 0
         while True:
             message = due_timer(self._instance.draft(), until, since=self.now)
@@ -92,10 +92,9 @@ class Scenario(Generic[S]):
 
     def away(self, passed: timedelta) -> Self:
         """Let time pass while no worker runs; then one comes back. Recurring timers do as their `missed` says."""
-        if passed < timedelta(0):
-            raise DefinitionError(f"time goes forward only, not by {passed}")
+        until = _ahead(self.now, passed)
         self._instance.begin()
-        self._instance.now += passed
+        self._instance.now = until
         for _ in range(_MAX_TIMERS):
             message = due_timer(self._instance.draft(), self.now)
             if message is None:
@@ -408,3 +407,14 @@ def _left(joined: Joined | None, legs: tuple[str, ...]) -> tuple[str, ...]:
     if joined is None:
         return legs
     return () if joined.done else tuple(leg for leg in legs if leg not in joined.came)
+
+
+def _ahead(now: datetime, passed: Any) -> datetime:
+    if not isinstance(passed, timedelta):
+        raise DefinitionError(f"passed must be a timedelta, not {given(passed)}: {remedy('passed', passed)}")
+    if passed < timedelta(0):
+        raise DefinitionError(f"time goes forward only, not by {passed}")
+    try:
+        return now + passed
+    except OverflowError:
+        raise DefinitionError(f"there is no time {passed} from now") from None

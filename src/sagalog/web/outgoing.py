@@ -12,6 +12,7 @@ from ..brokers.publication import Publication
 from ..durations import seconds_of
 from ..errors import CodecError, CommandRefused, DefinitionError, MissingExtraError, SagalogError
 from ..runner import CommandContext
+from ..text import given
 from .answered import AnsweredOddlyError, AnswerReader
 from .signatures import HmacSignature, Secrets, StandardWebhooks
 
@@ -63,7 +64,7 @@ class SignedWebhook:
         try:
             found = httpx.URL(url)
             known = found.scheme in ("http", "https") and found.host and (found.port is None or 0 < found.port < 65536)
-        except (TypeError, httpx.InvalidURL):
+        except (TypeError, UnicodeError, httpx.InvalidURL):
             known = False
         if not known:
             raise DefinitionError("a SignedWebhook needs an address that begins with https://")
@@ -72,6 +73,10 @@ class SignedWebhook:
         self._signature = signature if signature is not None else StandardWebhooks(secrets or "")
         self._url = url
         self._shown = str(found.copy_with(username=None, password=None, query=None))
+        if replies is not None and not isinstance(replies, Mapping):
+            raise DefinitionError(f"replies= takes a mapping from types to classes, not {given(replies)}")
+        if client is not None and not callable(client):
+            raise DefinitionError(f"client= takes a function that returns an httpx.AsyncClient, not {given(client)}")
         self._answers = AnswerReader(replies or {})
         self._seconds = seconds_of("timeout=", timeout)
         self._client = client

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from ..durations import seconds_of
 from ..errors import DefinitionError, SagalogError
+from ..text import given as shown
 
 SHORTEST_SECRET = 16  # bytes
 _MOST_SIGNATURES = 16  # in one header: each costs a comparison with each secret
@@ -66,9 +67,11 @@ class HmacSignature:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._secrets = secrets_of(secrets)
-        for given in (header, *filter(None, (timestamp_header, id_header))):
-            if not isinstance(given, str) or not _HEADER.fullmatch(given):
-                raise DefinitionError(f"{given!r} is not the name of a header")
+        for given in (header, *(name for name in (timestamp_header, id_header) if name != "")):
+            _check_header(given)
+        for what, text in (("prefix", prefix), ("separator", separator)):
+            if not isinstance(text, str) or not text.isascii():
+                raise DefinitionError(f"{what}= of a signature must be ASCII text, not {shown(text)}")
         if encoding not in ("hex", "base64"):
             raise DefinitionError(f"encoding= of a signature must be 'hex' or 'base64', not {encoding!r}")
         self.header: str = header.lower()
@@ -78,7 +81,7 @@ class HmacSignature:
         self._encoding = encoding
         self._separator = separator.encode()
         self._tolerance = seconds_of("tolerance", tolerance, most=timedelta(days=1))
-        self._clock = clock
+        self._clock = _clock_of(clock)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} in {self.header}>"
@@ -163,9 +166,10 @@ class StripeSignature:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._secrets = secrets_of(secrets)
+        _check_header(header)
         self._header = header.lower()
         self._tolerance = seconds_of("tolerance", tolerance, most=timedelta(days=1))
-        self._clock = clock
+        self._clock = _clock_of(clock)
 
     def __repr__(self) -> str:
         return f"<StripeSignature in {self._header}>"
@@ -197,12 +201,26 @@ def compare(given: list[str], expected: list[str]) -> None:
 
 def secrets_of(secrets: Any) -> list[bytes]:
     """Return the secrets as bytes. Raises DefinitionError for none, or one that is too short; it shows none."""
-    made = [secret.encode() if isinstance(secret, str) else secret for secret in _listed(secrets)]
+    try:
+        made = [secret.encode() if isinstance(secret, str) else secret for secret in _listed(secrets)]
+    except UnicodeEncodeError:  # its message quotes the secret
+        raise DefinitionError("a secret of a signature is not well-formed text") from None
     if not made:
         raise DefinitionError("a signature needs a secret")
     if any(not isinstance(secret, bytes) or len(secret) < SHORTEST_SECRET for secret in made):
         raise DefinitionError(f"each secret of a signature needs at least {SHORTEST_SECRET} bytes; use a longer one")
     return made
+
+
+def _check_header(name: Any) -> None:
+    if not isinstance(name, str) or not _HEADER.fullmatch(name):
+        raise DefinitionError(f"{shown(name)} is not the name of a header")
+
+
+def _clock_of(clock: Any) -> Callable[[], float]:
+    if not callable(clock):
+        raise DefinitionError(f"clock= of a signature takes a function that returns seconds, not {shown(clock)}")
+    return clock  # type: ignore[no-any-return]
 
 
 def _listed(secrets: Any) -> list[Any]:

@@ -20,6 +20,7 @@ from ..durations import seconds_of
 from ..errors import DefinitionError, NoInstanceError, OutcomeGoneError, OutcomeTimeoutError, SagalogError
 from ..runner import SagaInstance, SagaOutcome, SagaRunner
 from ..runner.arguments import check_whole
+from ..text import given
 from .functions import call
 from .problems import problem_of, refuse
 from .stopping import stopping_of
@@ -69,8 +70,17 @@ class StatusEndpoint(Generic[S]):
         max_streams: int = 1000,
         stream_timeout: timedelta = timedelta(minutes=10),
     ) -> None:
-        if not isinstance(saga, type) or not any(isinstance(one, saga) for one in runner.sagas):
+        if (
+            not isinstance(runner, SagaRunner)
+            or not isinstance(saga, type)
+            or not any(isinstance(one, saga) for one in runner.sagas)
+        ):
             raise DefinitionError("a StatusEndpoint takes a saga of its runner: StatusEndpoint(runner, OrderSaga)")
+        for what, function in (("allow", allow), ("state", state)):
+            if function is not None and not callable(function):
+                raise DefinitionError(f"{what}= of a StatusEndpoint takes a function, not {given(function)}")
+        if not isinstance(result, bool):
+            raise DefinitionError(f"result= of a StatusEndpoint must be True or False, not {given(result)}")
         check_whole("max_streams=", max_streams, least=0)
         self._runner = runner
         self._saga = saga

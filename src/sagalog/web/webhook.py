@@ -41,6 +41,8 @@ class AwaitOutcome:
     """
 
     def __init__(self, saga: type[Saga[Any]], *, wait: timedelta = timedelta(seconds=10), status: str) -> None:
+        if not isinstance(saga, type) or not issubclass(saga, Saga):
+            raise DefinitionError("an AwaitOutcome takes the class of a saga: AwaitOutcome(OrderSaga, status=...)")
         seconds_of("wait=", wait, zero=True, most=timedelta(minutes=10))
         if not isinstance(status, str) or status.count("{id}") != 1:
             raise DefinitionError(

@@ -18,6 +18,7 @@ from aiokafka.errors import (
 )
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ..arguments import options_of
 from ..headers import bytes_of, text_of
 
 ANSWER_SECONDS = 10.0
@@ -43,7 +44,7 @@ class KafkaServers:
         self.options: dict[str, Any] = {
             "bootstrap_servers": bare,
             "request_timeout_ms": int(ANSWER_SECONDS * 1000),
-            **(options or {}),
+            **options_of(options),
         }
 
     @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from ...errors import BrokerRefusedError, DefinitionError
+from ..arguments import options_of, text_or
 from ..headers import bytes_of
 from ..message import SinkMessage
 from .connection import ANSWER_SECONDS, KafkaServers, encoded
@@ -19,7 +20,7 @@ class KafkaProducer:
 
     def __init__(self, servers: KafkaServers, options: Mapping[str, Any] | None = None) -> None:
         self._servers = servers
-        self._options = {"acks": "all", **servers.options, **(options or {})}
+        self._options = {"acks": "all", **servers.options, **options_of(options)}
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
 
@@ -75,7 +76,7 @@ class KafkaSink:
             raise DefinitionError("topic= must be the name of a topic, or a function of the message")
         self._producer = KafkaProducer(KafkaServers(servers, None), options)
         self._topic = topic
-        self._name = name or f"kafka:{topic if isinstance(topic, str) else '...'}"
+        self._name = text_or("name", name, f"kafka:{topic if isinstance(topic, str) else '...'}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

@@ -17,7 +17,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from ...durations import seconds_of
 from ...errors import BrokerUnavailableError, DefinitionError
 from ...logs import about, log
-from ..arguments import LONGEST
+from ..arguments import LONGEST, text_or
 from ..headers import text_of
 from ..message import Backlog, SourceMessage, moment_of
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
@@ -55,16 +55,17 @@ class KafkaSource(KafkaDeadLetters):
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
-        topics = [topic] if isinstance(topic, str) else list(topic)
+        topics = [topic] if isinstance(topic, str) else list(topic) if isinstance(topic, Iterable) else []
         if not topics or not all(isinstance(one, str) and one for one in topics):
             raise DefinitionError("topic= must be the name of a topic, or a list of names")
         if not isinstance(group, str) or not group:
             raise DefinitionError(f"group= must be a name, not {group!r}")
-        super().__init__(KafkaServers(servers, options), topics, dead_letters or f"{topics[0]}.dead-letters.{group}")
+        letters = text_or("dead_letters", dead_letters, f"{topics[0]}.dead-letters.{group}")
+        super().__init__(KafkaServers(servers, options), topics, letters)
         self._group = group
         self._session_seconds = seconds_of("session_timeout", session_timeout, most=LONGEST)
         self._revoke_seconds = seconds_of("revoke_timeout", revoke_timeout, most=LONGEST)
-        self._name = name or f"kafka:{','.join(topics)}/{group}"
+        self._name = text_or("name", name, f"kafka:{','.join(topics)}/{group}")
         self._consumer: AIOKafkaConsumer | None = None
         self._offsets: dict[TopicPartition, Offsets] = {}
         self._changed = asyncio.Event()

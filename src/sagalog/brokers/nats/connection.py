@@ -18,7 +18,7 @@ from nats.js import JetStreamContext
 from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
 from ...nats_tls import TlsClient
-from ..arguments import LONGEST
+from ..arguments import LONGEST, options_of
 
 _HEADERS_BYTES = len(b"NATS/1.0\r\n\r\n")
 _HEADER_BYTES = len(b": \r\n")
@@ -34,7 +34,7 @@ class NatsConnection:
             raise DefinitionError("url must be a string such as nats://host:4222")
         scheme, _, rest = url.partition("://")
         self._servers = [one if "://" in one else f"{scheme}://{one}" for one in rest.split(",")]
-        self._options = dict(options or {})
+        self._options = options_of(options)
         self._seconds = seconds_of("connect_timeout", connect_timeout, most=LONGEST)
         self.answer_seconds: float = seconds_of("answer_timeout", answer_timeout, most=LONGEST)
         self._client: Client | None = None

@@ -10,6 +10,7 @@ import nats.errors
 import nats.js.errors
 
 from ...errors import BrokerUnavailableError, DefinitionError
+from ..arguments import text_or
 from ..headers import encoded, to_ascii
 from ..message import KEY, SinkMessage
 from .connection import NatsConnection
@@ -36,7 +37,7 @@ class NatsSink:
             raise DefinitionError("subject= must be a string such as 'shipping.orders', or a function of the message")
         self._connection = NatsConnection(url, options, connect_timeout, answer_timeout)
         self._subject = subject
-        self._name = name or f"nats:{subject if isinstance(subject, str) else '...'}"
+        self._name = text_or("name", name, f"nats:{subject if isinstance(subject, str) else '...'}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

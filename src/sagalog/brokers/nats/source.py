@@ -16,7 +16,7 @@ from nats.js.client import JetStreamContext
 
 from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError
-from ..arguments import LONGEST, check_name
+from ..arguments import LONGEST, check_name, text_or
 from ..headers import from_ascii
 from ..message import KEY, Backlog, SourceMessage
 from .connection import NatsConnection
@@ -72,10 +72,10 @@ class NatsSource(NatsDeadLetters):
             NatsConnection(url, options, connect_timeout, answer_timeout),
             stream,
             durable,
-            dead_letters or f"{stream}_dead_letters",
+            text_or("dead_letters", dead_letters, f"{stream}_dead_letters"),
         )
-        self._subject = subject
-        self._name = name or f"nats:{stream}/{durable}"
+        self._subject = None if subject is None else text_or("subject", subject, "")
+        self._name = text_or("name", name, f"nats:{stream}/{durable}")
         self._subscription: JetStreamContext.PullSubscription | None = None
         self._asked_until = 0.0  # by the loop's clock: when no request for messages is open any more
 

@@ -25,6 +25,7 @@ from aiormq.exceptions import (
 from yarl import URL
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ..arguments import options_of
 from ..headers import bytes_of, text_of
 
 ANSWER_SECONDS = 10.0
@@ -43,7 +44,7 @@ class RabbitConnection:
         if not isinstance(url, str) or not url.startswith(("amqp://", "amqps://")):
             raise DefinitionError("url must be a string such as amqp://host:5672/ or amqps://host/")
         self._url = url
-        self._options = dict(options or {})
+        self._options = options_of(options)
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()

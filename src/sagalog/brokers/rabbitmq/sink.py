@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...errors import DefinitionError
+from ...text import given
+from ..arguments import text_or
 from ..message import KEY, SinkMessage
 from .connection import RabbitConnection, message_of
 
@@ -28,11 +30,13 @@ class RabbitSink:
     ) -> None:
         if not callable(routing_key) and not isinstance(routing_key, str):
             raise DefinitionError("routing_key= must be a string, or a function of the message")
+        if not isinstance(exchange, str):
+            raise DefinitionError(f"exchange= must be the name of an exchange, not {given(exchange)}")
         self._connection = RabbitConnection(url, options)
         self._routing_key = routing_key
         self._exchange = exchange
         shown = routing_key if isinstance(routing_key, str) else "..."
-        self._name = name or f"rabbitmq:{exchange}/{shown}"
+        self._name = text_or("name", name, f"rabbitmq:{exchange}/{shown}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

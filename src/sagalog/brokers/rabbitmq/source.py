@@ -12,6 +12,7 @@ from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotF
 
 from ...errors import BrokerUnavailableError, DefinitionError
 from ...text import given
+from ..arguments import text_or
 from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, RabbitConnection, headers_of
 from .dead_letters import _NO_LIMIT, RabbitDeadLetters
@@ -41,16 +42,18 @@ class RabbitSource(RabbitDeadLetters):
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
-        letters = dead_letters or f"{queue}.dead-letters"
+        letters = f"{queue}.dead-letters" if dead_letters is None else dead_letters
         for what, name_of in (("queue", queue), ("dead_letters", letters)):
             if not isinstance(name_of, str) or not 0 < len(name_of.encode(errors="replace")) <= _LONGEST_NAME:
                 raise DefinitionError(f"{what}= must be a name of at most {_LONGEST_NAME} bytes, not {name_of!r}")
         if type(prefetch) is not int or not 1 <= prefetch <= 65_535:
             raise DefinitionError(f"prefetch= must be a whole number from 1 to 65,535, not {given(prefetch)}")
+        if not isinstance(single, bool):
+            raise DefinitionError(f"single= must be True or False, not {given(single)}")
         super().__init__(RabbitConnection(url, options), queue, letters)
         self._prefetch = prefetch
         self._single = single
-        self._name = name or f"rabbitmq:{queue}"
+        self._name = text_or("name", name, f"rabbitmq:{queue}")
         self._channel: AbstractChannel | None = None
         self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
         self._reads: Callable[[], bool] = lambda: True

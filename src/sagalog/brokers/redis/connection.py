@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
+from ..arguments import options_of
 from ..headers import bytes_of, text_of
 
 ANSWER_SECONDS = 5.0
@@ -47,7 +48,7 @@ class RedisConnection:
             "max_connections": 50,
             "timeout": ANSWER_SECONDS,  # so long one of them is waited for: a burst is no trouble of the server
             "protocol": 2,
-            **(options or {}),
+            **options_of(options),
         }
         self._client: Redis | None = None
         self.where: str = "Redis " + urlsplit(url).netloc.rpartition("@")[2]

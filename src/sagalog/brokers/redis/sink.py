@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import BrokerUnavailableError, DefinitionError
 from ...text import given
+from ..arguments import text_or
 from ..message import KEY, SinkMessage
 from .connection import ANSWER_SECONDS, RedisConnection, fields
 
@@ -41,7 +42,7 @@ class RedisSink:
         self._most = most
         self._waiting: list[tuple[str, dict[bytes, bytes], asyncio.Future[None]]] = []
         self._sending: asyncio.Task[None] | None = None
-        self._name = name or f"redis:{stream if isinstance(stream, str) else '...'}"
+        self._name = text_or("name", name, f"redis:{stream if isinstance(stream, str) else '...'}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"

@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from ...durations import seconds_of
 from ...errors import BrokerError, DefinitionError
 from ...logs import about, log
-from ..arguments import LONGEST
+from ..arguments import LONGEST, text_or
 from ..message import KEY, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, RedisConnection, parts
 from .dead_letters import RedisDeadLetters, appended_at
@@ -69,9 +69,10 @@ class RedisSource(RedisDeadLetters):
             if not isinstance(text, str) or not text:
                 raise DefinitionError(f"{what}= must be a name, not {text!r}")
         self._claim_seconds = seconds_of("claim_after", claim_after, most=LONGEST)
-        super().__init__(RedisConnection(url, options), stream, group, dead_letters or f"{stream}:dead:{group}")
+        letters = text_or("dead_letters", dead_letters, f"{stream}:dead:{group}")
+        super().__init__(RedisConnection(url, options), stream, group, letters)
         self._consumer = ""
-        self._name = name or f"redis:{stream}/{group}"
+        self._name = text_or("name", name, f"redis:{stream}/{group}")
         self._claim_at = 0.0
         self._trimmed_to = b""
 
