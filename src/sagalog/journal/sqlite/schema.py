@@ -12,6 +12,7 @@ from . import layout
 from .file import OPENING, check_kind, check_may_write, check_not_inherited, has_log, make_private, stamp
 
 APPLICATION_ID = 0x53414741  # "SAGA", in the file's header
+_CACHE_KIB = 65_536  # of pages, at most, for each connection: what steps touch of some hundred thousand live sagas
 
 # What sqlite3 raises; the second where SQLite's message quotes a damaged file, and is not UTF-8.
 ERRORS = (sqlite3.Error, UnicodeDecodeError)
@@ -65,7 +66,7 @@ def connect(path: str, *, busy_seconds: float, write: bool) -> sqlite3.Connectio
     connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA cache_size=-{65536 if write else 8192}")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if write:
             connection.execute("PRAGMA wal_autocheckpoint=0")
         else:
