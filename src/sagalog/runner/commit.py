@@ -7,8 +7,9 @@ One compare-and-set write for an instance. A store that was given instead of a j
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from ..decision.entries import Command
 from ..decision.pages import NO_MESSAGES, Encoded, StoredMessages
@@ -21,8 +22,9 @@ from ..errors import (
     SagalogError,
 )
 from ..journal import Journal, PersistentRepr
+from ..journal.callers import CallersConnection
 from ..journal.protocol import HeldError, TellsHeld
-from ..journal.store import Terms, new_epoch
+from ..journal.store import JournalSagaStateStore, Terms, new_epoch
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
 from .instance import NO_IDS, Instance
@@ -169,18 +171,7 @@ def _terms(instance: Instance, record: SagaRecord) -> Terms:
 
 async def write_all(journal: Journal, writes: Sequence[Write]) -> Sequence[SagalogError | None]:
     """Write the records into the journal; return what became of each, in the order given. None: it is stored."""
-    records = [
-        write.turn.instance.runtime.repr_of(
-            write.turn.instance.correlation_id,
-            write.record,
-            write.payload,
-            write.version - 1,
-            write.due_at,
-            write.epoch,
-            write.terms,
-        )
-        for write in writes
-    ]
+    records = [_repr_of(write) for write in writes]
     before = cancellations()  # of the caller, if its own task runs the round
     try:
         answers = await journal.write_batch(records)
@@ -229,17 +220,9 @@ async def _tell_held(
 
 async def write_one(write: Write) -> SagalogError | None:
     """Write into a store that was given; return what became of it. None: it is stored."""
-    instance, before = write.turn.instance, cancellations()
+    before = cancellations()
     try:
-        await instance.runtime.save(
-            instance.correlation_id,
-            write.record,
-            write.payload,
-            write.version - 1,
-            write.due_at,
-            write.epoch,
-            write.terms,
-        )
+        await _save(write)
     except (ConflictError, JournalUnavailableError, OutcomeUnknownError) as error:
         return error
     except BaseException as error:
@@ -249,6 +232,60 @@ async def write_one(write: Write) -> SagalogError | None:
             return error
         return _unknown(write, error)
     return None
+
+
+def _repr_of(write: Write) -> PersistentRepr:
+    """Return the record to write into the journal; a finished one is written as a tombstone."""
+    instance, record = write.turn.instance, write.record
+    runtime, finished = instance.runtime, record.finished
+    assert isinstance(runtime.store, JournalSagaStateStore)
+    return runtime.store.repr_of(
+        instance.correlation_id,
+        write.version,
+        write.payload,
+        runtime.purge_at(record) if finished else write.due_at,
+        deleted=finished,
+        epoch=write.epoch,
+        terms=write.terms,
+    )
+
+
+def _save(write: Write) -> Coroutine[Any, Any, int]:
+    """Save a record. A finished one becomes a tombstone, which is kept until its retention ends."""
+    record, runtime, key = write.record, write.turn.instance.runtime, write.turn.instance.correlation_id
+    due_at = runtime.purge_at(record) if record.finished else write.due_at
+    tombstones, before = runtime.tombstones, write.version - 1
+    if tombstones is None:  # then a finished one stays, as its own tombstone
+        return runtime.store.save(key, write.payload, expected_version=before, due_at=due_at)
+    if record.finished:
+        assert due_at is not None
+        return tombstones.delete_until(
+            key, expected_version=before, tombstone=write.payload, purge_at=due_at, epoch=write.epoch
+        )
+    # What a TombstoneStore takes beyond the four methods' arguments, and ours beyond that.
+    more: dict[str, Any] = {"epoch": write.epoch}
+    if write.terms is not None and isinstance(runtime.store, JournalSagaStateStore):
+        more["terms"] = write.terms
+    if before == 0:
+        return tombstones.create(key, write.payload, due_at=due_at, **more)
+    save: Any = runtime.store.save
+    saving: Coroutine[Any, Any, int] = save(key, write.payload, expected_version=before, due_at=due_at, **more)
+    return saving
+
+
+async def save_in_transaction(write: Write, connection: CallersConnection) -> None:
+    """Save a record within a transaction of the caller. Raises what the store raises."""
+    record, runtime = write.record, write.turn.instance.runtime
+    await runtime.transactional().save_in_transaction(
+        connection,
+        write.turn.instance.correlation_id,
+        write.payload,
+        expected_version=write.version - 1,
+        due_at=runtime.purge_at(record) if record.finished else write.due_at,
+        deleted=record.finished,
+        epoch=write.epoch,
+        terms=write.terms,
+    )
 
 
 def _unknown(write: Write, error: BaseException) -> OutcomeUnknownError:

@@ -21,7 +21,7 @@ from ..errors import CodecError, ConflictError, DefinitionError, JournalUnavaila
 from ..journal.callers import CallersConnection
 from ..journal.protocol import WaitsForWriters
 from ..waiting import Attempts, Waiting
-from .commit import Write, write_of
+from .commit import Write, save_in_transaction, write_of
 from .decide import decide, decide_slowly
 from .engine import Engine
 from .envelope import Envelope, Maintenance
@@ -120,19 +120,9 @@ async def _decided(turn: Turn, message: Message) -> None:
 
 
 async def _write(turn: Turn, write: Write, connection: CallersConnection) -> None:
-    instance = turn.instance
     turn.reporter.writing()
     try:
-        await instance.runtime.save_in_transaction(
-            connection,
-            instance.correlation_id,
-            write.record,
-            write.payload,
-            write.version - 1,
-            write.due_at,
-            write.epoch,
-            write.terms,
-        )
+        await save_in_transaction(write, connection)
     except BaseException as error:
         turn.reporter.written(write.version, write.record, error)
         raise

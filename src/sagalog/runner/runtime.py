@@ -1,12 +1,11 @@
 """What a runner keeps of one saga while it runs: its code, its store, and what both can and cannot do.
 
 Where the runner made the store from a journal, load.py and commit.py use that journal in batches. A store that was given
-is read and written here, one instance at a time.
+is read here, one instance at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,12 +15,12 @@ from ..decision.record import SagaRecord, encode_record
 from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError, PayloadTooLargeError
-from ..journal import Journal, PersistentRepr
+from ..journal import Journal
 from ..journal.pages import Paging, named_by, paging_of, records_at
 from ..journal.protocol import LAST_MOMENT
 from ..journal.reservations import Reservations
 from ..journal.state_store import DueStore, SagaStateStore, SavedState, TombstoneStore
-from ..journal.store import JournalSagaStateStore, Terms
+from ..journal.store import JournalSagaStateStore
 from .declined import Declined
 from .ended import RecordReader
 from .engine import Engine
@@ -52,7 +51,7 @@ class SagaRuntime:
         self.store: SagaStateStore = scanned or store
         self.scanned = scanned
         self.due: DueStore = scanned or store  # type: ignore[assignment]
-        self._tombstones = store if isinstance(store, TombstoneStore) else None
+        self.tombstones: TombstoneStore | None = store if isinstance(store, TombstoneStore) else None
         # Instances whose record this code cannot read, and why. The store keeps them as they are.
         self.unreadable: dict[str, str] = {}
         # Instances that could not be parked, because the record would have been too large: the command, and the size then.
@@ -63,32 +62,13 @@ class SagaRuntime:
     @property
     def starts_unseen(self) -> bool:
         """A starting event may be tried without a load, because the save fails if anything is stored."""
-        return self._tombstones is not None
+        return self.tombstones is not None
 
     async def load(self, correlation_id: str) -> SavedState | None:
         """Return what is stored, the tombstone of a finished instance included."""
-        if self._tombstones is not None:
-            return await self._tombstones.load_with_tombstone(correlation_id)
+        if self.tombstones is not None:
+            return await self.tombstones.load_with_tombstone(correlation_id)
         return await self.store.load(correlation_id)
-
-    def repr_of(
-        self,
-        correlation_id: str,
-        record: SagaRecord,
-        payload: bytes,
-        version: int,
-        due_at: datetime | None,
-        epoch: int,
-        terms: Terms,
-    ) -> PersistentRepr:
-        """Return the record to write into the journal after `version`; a finished one is written as a tombstone."""
-        assert isinstance(self.store, JournalSagaStateStore)
-        deleted = record.finished
-        if deleted:
-            due_at = self.purge_at(record)
-        return self.store.repr_of(
-            correlation_id, version + 1, payload, due_at, deleted=deleted, epoch=epoch, terms=terms
-        )
 
     def encode_in_pages(self, record: SagaRecord, before: StoredMessages) -> Encoded:
         """Return what to save of a record with messages, behind the one that `before` tells of."""
@@ -103,42 +83,6 @@ class SagaRuntime:
     def too_large(self, size: int) -> PayloadTooLargeError:
         """Return the error for a record of that size."""
         return PayloadTooLargeError(f"the record of an instance of saga {self.name!r}", size, self.most_bytes)
-
-    def save(
-        self,
-        correlation_id: str,
-        record: SagaRecord,
-        payload: bytes,
-        version: int,
-        due_at: datetime | None,
-        epoch: int,
-        terms: Terms,
-    ) -> Coroutine[Any, Any, int]:
-        """Save a record. A finished one becomes a tombstone, which is kept until its retention ends."""
-        tombstones = self._tombstones
-        if tombstones is None:
-            if record.finished:  # it stays, as its own tombstone
-                due_at = self.purge_at(record)
-            return self.store.save(correlation_id, payload, expected_version=version, due_at=due_at)
-        if record.finished:
-            return tombstones.delete_until(
-                correlation_id,
-                expected_version=version,
-                tombstone=payload,
-                purge_at=self.purge_at(record),
-                epoch=epoch,
-            )
-        # What a TombstoneStore takes beyond the four methods' arguments, and ours beyond that.
-        more: dict[str, Any] = {"epoch": epoch}
-        if terms is not None and isinstance(self.store, JournalSagaStateStore):
-            more["terms"] = terms
-        if version == 0:
-            return tombstones.create(correlation_id, payload, due_at=due_at, **more)
-        save: Any = self.store.save
-        saving: Coroutine[Any, Any, int] = save(
-            correlation_id, payload, expected_version=version, due_at=due_at, **more
-        )
-        return saving
 
     def purge_at(self, record: SagaRecord) -> datetime:
         """Return when the tombstone of a finished record may be forgotten."""
@@ -157,35 +101,10 @@ class SagaRuntime:
 
     async def load_in_transaction(self, connection: Any, correlation_id: str) -> SavedState | None:
         """Return what is stored as a transaction of the caller sees it."""
-        return await self._transactional().load_in_transaction(connection, correlation_id)
+        return await self.transactional().load_in_transaction(connection, correlation_id)
 
-    async def save_in_transaction(
-        self,
-        connection: Any,
-        correlation_id: str,
-        record: SagaRecord,
-        payload: bytes,
-        version: int,
-        due_at: datetime | None,
-        epoch: int,
-        terms: Terms,
-    ) -> int:
-        """Save a record within a transaction of the caller."""
-        deleted = record.finished
-        if deleted:
-            due_at = self.purge_at(record)
-        return await self._transactional().save_in_transaction(
-            connection,
-            correlation_id,
-            payload,
-            expected_version=version,
-            due_at=due_at,
-            deleted=deleted,
-            epoch=epoch,
-            terms=terms,
-        )
-
-    def _transactional(self) -> JournalSagaStateStore:
+    def transactional(self) -> JournalSagaStateStore:
+        """Return the store. Raises DefinitionError if it cannot write within a transaction of the caller."""
         if not isinstance(self.store, JournalSagaStateStore) or not self.store.writes_in_transactions:
             raise DefinitionError(
                 "connection= is for a journal in the same database as your own tables: open the runner on "
@@ -195,8 +114,8 @@ class SagaRuntime:
 
     async def purge(self, correlation_id: str, saved: SavedState) -> None:
         """Forget a finished instance whose retention has ended."""
-        if self._tombstones is not None:
-            await self._tombstones.purge(correlation_id, saved.version)
+        if self.tombstones is not None:
+            await self.tombstones.purge(correlation_id, saved.version)
         else:
             await self.store.delete(correlation_id, expected_version=saved.version)
 
