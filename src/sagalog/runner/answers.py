@@ -140,8 +140,7 @@ class Answers:
             tasks.discard(group.task)
             if not tasks:
                 del self._tasks[instance]
-                if instance.attempt is None and instance.beside is None:
-                    self._leases.let_go(instance)
+                self._leases.let_go(instance)
         self.go_on(instance)
 
     def hurry(self, instance: Instance) -> None:

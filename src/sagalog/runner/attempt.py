@@ -140,8 +140,7 @@ class CommandAttempts:
             instance.attempt = None
             if limit is not None:
                 self._cut.discard(limit)
-            if not instance.answered and instance.beside is None:
-                self._leases.let_go(instance)
+            self._leases.let_go(instance)
 
     def _limit(self, handler: Handler) -> asyncio.Timeout:
         longest = handler.policy.timeout

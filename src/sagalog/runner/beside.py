@@ -89,8 +89,7 @@ class Beside:
         instance.beside.pop(entry.id, None)
         if not instance.beside:
             instance.beside = None
-            if not instance.answered and instance.attempt is None:
-                self._leases.let_go(instance)
+            self._leases.let_go(instance)
 
     def _pause(self, instance: Instance, entry: Command, seconds: float) -> None:
         """Carry it out again after a pause, in which nothing else of its instance waits for it."""

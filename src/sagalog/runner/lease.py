@@ -56,7 +56,9 @@ class Leases:
             self._tick = self._engine.loop.call_later(self._engine.seconds.lease / 4, self._renew)
 
     def let_go(self, instance: Instance) -> None:
-        """Stop prolonging its lease."""
+        """Stop prolonging the lease of an instance, unless one of its commands is still carried out."""
+        if instance.attempt is not None or instance.beside is not None or instance.answered:
+            return
         self._kept.pop(instance, None)
         instance.lease_seconds, instance.contested = 0.0, False
 
