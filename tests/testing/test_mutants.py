@@ -54,9 +54,9 @@ class Again(World):
 
 @mutant
 def commands_leave_before_the_write(patch: pytest.MonkeyPatch) -> None:
-    real = rounds.Rounds._carry_out
+    real = rounds.Rounds._commit
 
-    async def carry_out(self: Any, turns: Any) -> None:
+    async def commit(self: Any, turns: Any) -> None:
         for turn in turns:
             record = turn.draft.record
             if turn.draft.changed and record is not None and record.outbox:
@@ -66,7 +66,7 @@ def commands_leave_before_the_write(patch: pytest.MonkeyPatch) -> None:
                     self._engine.spawn(handler(command, dispatcher._attempts.context(turn.instance, entry)))
         await real(self, turns)
 
-    patch.setattr(rounds.Rounds, "_carry_out", carry_out)
+    patch.setattr(rounds.Rounds, "_commit", commit)
 
 
 @mutant

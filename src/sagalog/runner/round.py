@@ -70,7 +70,7 @@ class Rounds:
         """
         self._drivers += 1
         self._just_now = True
-        self._engine.loop.call_soon(self._later)
+        self._engine.loop.call_soon(self._loop_turned)
         lone, asked = self._engine.lone_begins(), cancellations()
         try:
             now, before = self._engine.now(), cancellations()
@@ -81,42 +81,46 @@ class Rounds:
                 self._loader.add(instance)
                 self._loader.flush()
             if turns:
-                await self._stay(before)
-                await self._carry_out(turns)
+                await self._uncancel(before)
+                await self._commit(turns)
                 before = cancellations()
                 await self._deliver()
-                await self._stay(before)
+                await self._uncancel(before)
         except asyncio.CancelledError:
             if not self._engine.abandoned or lone.uncancel() > asked:
                 raise  # its caller was cancelled; otherwise the journal does not answer, and those who wait are told
         finally:
             self._engine.lone_ends(lone)
             self._drivers -= 1
-            if self._queue.instances or self._slow or self._deliveries:
+            if self._has_work:
                 self.wake()
 
-    def _later(self) -> None:
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._queue.instances or self._slow or self._deliveries)
+
+    def _loop_turned(self) -> None:
         self._just_now = False
 
     async def _drive(self) -> None:
         try:
-            while self._queue.instances or self._slow or self._deliveries:
+            while self._has_work:
                 self._coming = True
                 turns = self._decide()
                 self._coming = False
-                await self._stay(0)
-                await self._carry_out(turns)
+                await self._uncancel(0)
+                await self._commit(turns)
                 await self._deliver()
-                await self._stay(0)
+                await self._uncancel(0)
                 if self._queue.instances or self._slow:
                     await asyncio.sleep(0)
         finally:
             self._coming = False
             self._drivers -= 1
-            if self._queue.instances or self._slow or self._deliveries:  # this task was cancelled
+            if self._has_work:  # this task was cancelled
                 self.wake()
 
-    async def _stay(self, before: int) -> None:
+    async def _uncancel(self, before: int) -> None:
         """Go on if a plain handler has cancelled the task that runs it, because that task is not the handler's."""
         task = asyncio.current_task()
         while task is not None and task.cancelling() > before and not self._engine.cancelled:
@@ -227,7 +231,7 @@ class Rounds:
             instance.mailbox[:] = kept
             tell(instance, refused, not_handled())
 
-    async def _carry_out(self, turns: list[Turn]) -> None:
+    async def _commit(self, turns: list[Turn]) -> None:
         """Write all that was decided in one go, and settle each turn by its own answer."""
         batches: dict[Journal, list[Write]] = {}
         now = self._engine.now()
