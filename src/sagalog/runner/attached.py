@@ -116,9 +116,9 @@ class Attached:
         return Burst()
 
     def lane_of(self, event: Any) -> str:
-        """Return the instance that an event is for."""
+        """Return what events have to have in common to stay in order: the persistence id of their instance."""
         assert self._receiver is not None
-        return self._receiver.instance_of(event)
+        return self._receiver.persistence_id_of(event)
 
     async def drain(self, seconds: float) -> None:
         """Read no more, and wait until what is under way has ended, for `seconds` at most."""

@@ -40,9 +40,9 @@ def reporter_of(runner: SagaRunner) -> Report | None:
 
 async def handle_by_hand(runner: SagaRunner, event: Any, message_id: str, by: str) -> Receipt:
     """Handle an event that an operator sends as `SagaRunner.handle` does, with the name of the operator in the record."""
-    return await runner._received(event, message_id, sent_by=well_formed(by))
+    return await runner._receive(event, message_id, sent_by=well_formed(by))
 
 
 async def handle_in_burst(runner: SagaRunner, event: Any, message_id: str, trace: str, burst: Burst) -> Receipt:
     """Handle an event as `SagaRunner.handle` does; where the journal fails one of a burst, none behind it is stored."""
-    return await runner._received(event, message_id, trace=trace, burst=burst)
+    return await runner._receive(event, message_id, trace=trace, burst=burst)

@@ -126,8 +126,8 @@ class Receiver:
         finally:
             self._give_back(places)
 
-    def instance_of(self, event: Any) -> str:
-        """Return the name of the first instance that an event is for; empty if it is for none. Raises InvalidEventError."""
+    def persistence_id_of(self, event: Any) -> str:
+        """Return that of the first instance that an event is for; empty if it is for none. Raises InvalidEventError."""
         for cache, correlation_id in self._targets(event):
             return cache.runtime.prefix + correlation_id
         return ""

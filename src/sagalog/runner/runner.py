@@ -342,13 +342,13 @@ class SagaRunner:
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
         if connection is None:
-            return await self._received(event, message_id, at, trace=trace)
+            return await self._receive(event, message_id, at, trace=trace)
         if at is not None or trace:
             raise DefinitionError(f"{'at=' if at is not None else 'trace='} and connection= cannot be used together")
         work = (self._receiver or _NotStarted).handle_in_transaction(event, message_id, connection)
         return await self._hooks.receiving(type(event).__name__, work)
 
-    def _received(
+    def _receive(
         self,
         event: Any,
         message_id: str | None,
@@ -385,7 +385,7 @@ class SagaRunner:
         burst = Burst()
 
         def handle(incoming: Incoming) -> Awaitable[Receipt]:
-            return self._received(incoming.event, incoming.message_id, incoming.at, burst=burst)
+            return self._receive(incoming.event, incoming.message_id, incoming.at, burst=burst)
 
         return await handle_all(handle, events, self.settings.max_in_flight)
 
@@ -519,6 +519,8 @@ class SagaRunner:
 
 
 class _NotStarted:
+    """Stands for the receiver of a runner that is not started; raises when it is awaited, so that hooks hear of it."""
+
     @staticmethod
     async def handle(*_: object) -> Receipt:
         raise RunnerStoppedError(_NOT_STARTED)
