@@ -11,7 +11,7 @@ import pytest
 
 from sagalog.decision import advance as advance_phase
 from sagalog.decision import draft as draft_phase
-from sagalog.decision import dropped_legs, dropping, gather_ends, gathers, joins, requested, timers
+from sagalog.decision import dropped_legs, dropping, gather_ends, gathers, joins, requests, timers
 from sagalog.decision.draft import Draft
 from sagalog.decision.entries import Joined
 from sagalog.decision.gathering import Gathering
@@ -140,18 +140,18 @@ def an_undo_overtakes_the_answers_before_it(patch: pytest.MonkeyPatch) -> None:
 
 @mutant.of(Questions)
 def an_answer_does_not_end_the_wait(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(requested, "request_answered_by", lambda record, persistence_id, message: None)
+    patch.setattr(requests, "request_answered_by", lambda record, persistence_id, message: None)
 
 
 @mutant.of(Questions)
 def a_deadline_stays_behind_its_request(patch: pytest.MonkeyPatch) -> None:
-    real = requested.settled
+    real = requests.settled
 
     def settled(record: Any, entry: str) -> str:
         real(record, entry)
         return ""
 
-    patch.setattr(requested, "settled", settled)
+    patch.setattr(requests, "settled", settled)
 
 
 @mutant.of(Questions)

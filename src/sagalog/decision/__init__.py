@@ -7,7 +7,7 @@ order. What they are made of, by what it is about:
 
     record        entries, pages, state, ids
     message       answer, timers, timer_queue, moments
-    advance       step_context, phases, kept, keeping, passing, cut_off, requests, requested
+    advance       step_context, phases, kept, keeping, passing, cut_off, requests
     finish        checked, keys, reservation
     draft         inbox, lookup, sequences, ending, compensation, parking
     itinerary     joins, gathers, gathering, gather_ends

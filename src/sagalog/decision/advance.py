@@ -30,8 +30,7 @@ from .parking import park
 from .passing import lead_on, passed_over
 from .phases import entered
 from .record import SagaRecord
-from .requested import ignore_late
-from .requests import request_answered_by, settled
+from .requests import ignore_late, request_answered_by, settled
 from .sequences import known_number
 from .state import decode_state
 from .step_context import context_of

@@ -43,8 +43,7 @@ from .moments import SCHEDULED
 from .phases import entered
 from .planned_child import PlannedChild
 from .record import SagaRecord, embed_state
-from .requested import settle_request
-from .requests import Asked
+from .requests import Asked, settle_request
 from .sequences import skip_missing
 from .step_context import context_of
 

@@ -25,7 +25,7 @@ from .message import Message, Outcome
 from .moments import LAST_MOMENT
 from .phases import phase_of
 from .record import SagaRecord, embed_state, well_formed
-from .requested import settle_request
+from .requests import settle_request
 from .sequences import DEADLINE, gap_in, leave_hole, next_number, place_of, sequence_of, skip_missing
 
 

@@ -3,6 +3,8 @@
 A request is an entry of the record beside the command: its deadline is a timer, named after the command. An answer, or a
 refusal, takes both away in the step that handles it. Where late answers are not handled as usual, the entry stays
 behind when the deadline has passed, so that they are known.
+
+    checked ─► [asked] ─► finish ─► record          advance, finish ─► [request_answered_by, settle_request] ─► draft
 """
 
 from __future__ import annotations
@@ -17,8 +19,9 @@ from ..definition.codec import Typed, TypeRegistry
 from ..definition.saga import Saga
 from ..definition.schema import schema_of
 from ..errors import DefinitionError
-from .entries import Request
-from .ids import ANSWER, answered_entry
+from .draft import Draft
+from .entries import Handled, Request
+from .ids import ANSWER, answered_entry, entry_of
 from .message import Message
 from .moments import after
 from .record import SagaRecord
@@ -97,3 +100,27 @@ def overdue(record: SagaRecord, timer: str) -> None:
     for request in [request for request in kept if request.overdue][: max(0, too_many)]:
         kept.remove(request)
     record.requests = tuple(kept)
+
+
+def settle_request(draft: Draft, record: SagaRecord, message: Message) -> None:
+    """Note what a message that is handled means for the requests: it answers one, refuses one, or is a deadline."""
+    if message.kind == "timer":
+        if message.name.startswith(ANSWER):
+            overdue(record, message.name)
+        return
+    if message.kind == "refused":
+        entry = entry_of(draft.persistence_id, message.event.command_id)
+    else:
+        request = request_answered_by(record, draft.persistence_id, message)
+        if request is None:
+            return
+        entry = request.id
+    draft.drop_timer(record, settled(record, entry))
+
+
+def ignore_late(draft: Draft, record: SagaRecord, message: Message, request: Request) -> None:
+    """Consume an answer that came too late, without a handler."""
+    settled(record, request.id)
+    draft.remember(record, message.id, own=message.own)
+    draft.append(record, "handled", Handled(message.id, type(message.event).__name__, late=True))
+    draft.touch()
