@@ -97,6 +97,6 @@ def _opened(file: str, part: Path | None) -> Iterator[IO[bytes]]:
                 out.close()
             plain.flush()
             if part is not None:
-                os.fsync(plain.fileno())  # who has exported may delete the journal
+                os.fsync(plain.fileno())  # after an export, the journal may be deleted
     except OSError as error:
         raise click.ClickException(clean(f"{part or file} cannot be written: {error.strerror}")) from error

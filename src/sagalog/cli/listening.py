@@ -19,7 +19,7 @@ def listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
-        listening.listen()  # from here on who comes waits, and is not turned away
+        listening.listen()  # from here on a caller that connects waits, and is not turned away
     except OSError as error:
         listening.close()
         raise click.ClickException(f"{host} port {port} cannot be listened on: {error.strerror}") from error

@@ -175,7 +175,7 @@ class Handled(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, fr
     late: bool = False  # an answer that came after its deadline, and was ignored
     how: str = ""  # "kept": it waited in the record; "ignored": a timer, or the end of a gather, that its phase did not
     # expect; "gap": a deadline; "passed": no handler takes it, but it answers a command, or ends an activity
-    by: str = ""  # the operator who sent it, where one did who is known
+    by: str = ""  # the operator who sent it, if one did and is known
 
 
 class Ended(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):

@@ -48,7 +48,9 @@ class Message(msgspec.Struct, gc=False, eq=False):
     tried: bool = False  # a handler has had `event`, and may have changed it
     following: Timer | None = None  # of a recurring timer: the next one, but for its id
     missed: bool = False  # of a recurring timer: its time has passed unnoticed, and its rule passes over such
-    origin: int = 0  # of an answer to the instance that asked, and of a refusal: `first_start` of who sent the command
+    origin: int = (
+        0  # of an answer to the instance that asked, and of a refusal: `first_start` of the life that sent the command
+    )
     life: int = 0  # of a refusal that was held, and of an answer to the instance that asked: the incarnation that did
     by: tuple[str, str] | None = None  # the key through which it reaches this instance: its name, and its text
     kept: bool = False  # it waits in the record, and is taken out of there when it is handled

@@ -93,9 +93,8 @@ class ActivityTable:
         self.events: dict[type, tuple[str, str]] = {}  # of our own: what it says, of which activity
         self.commands: dict[type, tuple[DefinedActivity, bool]] = {}  # and whether it is the undo
         self.by_command: dict[str, DefinedActivity] = {}  # by the stored name of the activity's command
-        self.awaited: dict[
-            type, tuple[DefinedActivity, bool]
-        ] = {}  # by event: who waits for it, and whether it means no
+        # By event: the activity that waits for it, and whether it means no.
+        self.awaited: dict[type, tuple[DefinedActivity, bool]] = {}
         found = _activities(saga)
         _order(self.saga, found, self.steps, automatic=automatic)
         _check_pivots(self.saga, self.steps)

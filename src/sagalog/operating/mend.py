@@ -100,7 +100,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
     else:
         effects.append("no step of it can be read: any message that it has handled may start it anew")
     if record.parent:
-        record.told, indexes = False, count()  # what was to tell so is dropped; who has heard takes no notice
+        record.told, indexes = False, count()  # what was to tell so is dropped; a parent that has heard ignores it
         own = ids.persistence_id(old.view.saga, old.view.correlation_id)
         tell_parent(record, own, lambda: ids.entry_id(old.view.version + 1, next(indexes)))
         effects += [f"delivers {one.title}" for one in record.outbox]

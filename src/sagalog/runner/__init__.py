@@ -4,13 +4,13 @@
 
 Read runner.py for what users call, started.py for how the phases are put together, then the phases in this order. What
 waits between them is an instance (instance.py) with its mailbox of envelopes (envelope.py); what an instance does in one
-round is a turn (turn.py). Beside each phase, what it is made of:
+round is a turn (turn.py). Why it is so: docs/design/0003-rounds-of-batches.md. Beside each phase, what it is made of:
 
     runner    started, round, given, arguments, settings, many, receipt, inside
     receive   addressing, places, by_key, holder_watch, quiet, context
-    queue     instance, envelope, cache
+    queue     instance, envelope, cache, starting
     load      runtime, stores
-    decide    turn, outcome, starting, fire, wake, replay, event_time, passed_over, failures
+    decide    turn, outcome, fire, wake, replay, event_time, passed_over, failures
     commit    too_large, in_transaction
     settle    landing, repair
     deliver   attempt, beside, begun, conclusion, answers, acceptances, children, lanes, lease, declined

@@ -51,7 +51,7 @@ async def outcome_of(
     correlation_id: str,
     follower: Follower,
     *,
-    timeout: timedelta | None,  # noqa: ASYNC109  (it is told who was waited for)
+    timeout: timedelta | None,  # noqa: ASYNC109  (the error says what was waited for)
     incarnation: int | None,
     missing: str,
 ) -> SagaOutcome[Any]:

@@ -223,7 +223,7 @@ class Children:
             fresh = fresh or not (gone or silent)
         if gone:
             await self._fail(parent, entry, f"saga {child.runtime.name!r}, id {child.correlation_id!r} is gone")
-        elif silent is not None:  # nothing is left that would tell it; who has heard takes no notice
+        elif silent is not None:  # nothing else is left to tell its parent, which ignores it if it has heard
             told = _readable_there(silent, child.runtime.registry)
             await self._submit(parent, parent, entry, Message(end_id(started_as), told, "child"))
 

@@ -83,9 +83,7 @@ class Follower:
                 self._wake.clear()
                 try:
                     await self._look()
-                except (
-                    BaseException
-                ) as error:  # whatever a store raises: each call that waits has a time limit of its own
+                except BaseException as error:  # whatever a store raises: each waiting call has its own time limit
                     if passes_through(error):
                         raise
                     pause = min(2 * pause, _MAX_PAUSE)
@@ -123,7 +121,7 @@ class Follower:
         while self._new:
             await self._look_up(journal, list(islice(self._new, _AT_ONCE)))
         now = self._engine.loop.time()
-        if now < self._follow_at:  # woken by somebody who has come meanwhile
+        if now < self._follow_at:  # woken by a call that has come meanwhile
             return
         self._follow_at = now + self._interval / 2
         if isinstance(journal, Followable):

@@ -30,7 +30,7 @@ _REST_SHARE = 4.0  # ... and so many times what the last one took
 
 
 class HolderWatch:
-    """Reads the instances of one saga for all who ask who holds which key, or whether it is held by now."""
+    """Reads the instances of one saga for all calls that ask who holds a key, or whether it is held by now."""
 
     def __init__(self, engine: Engine, runtime: SagaRuntime) -> None:
         self._engine = engine
@@ -81,7 +81,7 @@ class HolderWatch:
                     told.set_result(correlation_ids)
 
     async def may_be_held(self, by: KeyValue, seconds: float) -> bool:
-        """Say whether a reading that begins after this call meets somebody who holds it; False when the time is over.
+        """Say whether a reading that begins after this call meets a holder of the key; False when the time is over.
 
         True, too, if the reading fails: a caller that then reads by itself meets the same error.
         """

@@ -300,7 +300,7 @@ class Receiver:
         bounded: bool = False,
         burst: Burst | None = None,
     ) -> Receipt:
-        """Hand the message to all targets, and to who holds a key; `life`: of the first target, which asked for it."""
+        """Hand the message to all targets, and to the holders of a key. `life`: of the first target, which asked for it."""
         others = [message.copied() for _ in targets[1:]]  # no saga sees what another one does to it
         message.life, message.origin = life, reply_origin(message.id) if life else 0
         if len(targets) == 1 and not keyed:

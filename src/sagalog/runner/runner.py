@@ -285,7 +285,7 @@ class SagaRunner:
     async def health(
         self,
         *,
-        timeout: timedelta = timedelta(seconds=2),  # noqa: ASYNC109  (who asks is told what did not answer)
+        timeout: timedelta = timedelta(seconds=2),  # noqa: ASYNC109  (the answer says what did not answer in time)
         behind: timedelta | None = None,
     ) -> Health:
         """Say whether this runner is alive and keeps up, and if not, why; answers within `timeout`.
@@ -422,7 +422,7 @@ class SagaRunner:
         saga: type[Saga[S]] | Saga[S],
         correlation_id: str,
         *,
-        timeout: timedelta | None = None,  # noqa: ASYNC109  (who waits in vain is told of what)
+        timeout: timedelta | None = None,  # noqa: ASYNC109  (the error says what was waited for)
         incarnation: int | None = None,
         missing: Literal["raise", "wait"] = "raise",
     ) -> SagaOutcome[S]:

@@ -183,7 +183,7 @@ class StatusEndpoint(Generic[S]):
                         and (end := await self._end_of(correlation_id, life)) is not None
                     ):
                         yield event_text("end", self._shown_end(end), f"{life}/end")
-                        return  # who asks again hears of the next life
+                        return  # a caller that asks again is told of the next life
                 except SagalogError as error:
                     problem = problem_of(error, asked=True)
                     yield event_text("problem", {"status": problem.status, "detail": problem.detail})

@@ -49,7 +49,7 @@ async def write_or_undo(connection: Any, statements: Statements, records: Sequen
 
 
 async def wait_or_undo(connection: Any, statement: str, message: PersistentRepr) -> None:
-    """Wait for who holds the id of a record that lost: in the server, which sees where two wait for each other."""
+    """Wait for the transaction that holds the id of a record that lost: in the server, which sees deadlocks."""
     if isinstance(connection, PsycopgConnection):
         await connection.with_savepoint().fetch(statement, message.persistence_id.encode())
         return

@@ -104,7 +104,7 @@ class ConnectionThread(Generic[J]):
             except Exception as error:
                 for job in jobs:
                     job.error = error
-            self._serving = False  # before the answer: who hears it may take the connection
+            self._serving = False  # before the answer: the caller that hears it may take the connection
             by_loop: dict[asyncio.AbstractEventLoop, list[Job[J]]] = {}
             for job in jobs:
                 by_loop.setdefault(job.loop, []).append(job)

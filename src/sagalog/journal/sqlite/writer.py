@@ -159,7 +159,7 @@ class SqliteWriter:
         connection.execute(f"PRAGMA journal_size_limit={MAX_LOG_BYTES}")
         for statement in _TRIGGERS:
             connection.execute(statement)
-        connection.execute("PRAGMA busy_timeout=0")  # who has time to wait for a lock says so
+        connection.execute("PRAGMA busy_timeout=0")  # callers that can wait for a lock say so
 
     def close(self) -> None:
         self._closed = True
