@@ -55,6 +55,8 @@ def test_a_retry_policy_of_wrong_types_is_refused_by_name(name: str, value: Any)
 @pytest.mark.parametrize(
     ("name", "make"),
     [
+        ("clock", lambda: SagaRunner("memory://", sagas=[OrderSaga]).using(clock=0)),  # type: ignore[arg-type]
+        ("sources= must", lambda: SagaRunner("memory://", sagas=[OrderSaga]).using(sources="no")),  # type: ignore[arg-type]
         ("sagas=", lambda: SagaRunner("memory://", sagas=None)),  # type: ignore[arg-type]
         ("sagas=", lambda: SagaRunner("memory://", sagas=OrderSaga)),  # type: ignore[arg-type]
         ("sagas=", lambda: SagaRunner("memory://", sagas="OrderSaga")),  # type: ignore[arg-type]

@@ -139,10 +139,11 @@ class SagaRunner:
 
         `sources`: whether it reads the sources of this one. Its commands have the same handlers and sinks in any case.
         """
+        check_type("sources=", sources, bool, "True or False")
         other = SagaRunner(
             self._source if journal is None else journal,
             sagas=self.sagas,
-            clock=clock or self.clock,
+            clock=self.clock if clock is None else clock,
             settings=self.settings,
             hooks=(*self.hooks, *checked_hooks(hooks)),
             client=self.client if client is None else client,
