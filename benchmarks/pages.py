@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 from xml.sax.saxutils import escape
 
-from . import cost, fan, grow, hot, latency, observed, recover, steps, timers
+from . import brokers, cost, fan, grow, hot, latency, observed, recover, steps, timers
 from .report import table
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -21,7 +21,8 @@ PAGE = DOCS / "performance.md"
 MEASURED = DOCS / "performance"  # the JSON files, and the plot
 PLOT = MEASURED / "peers.svg"
 _PLAIN: dict[str, ModuleType] = {
-    module.__name__.rpartition(".")[2]: module for module in (steps, latency, hot, fan, timers, recover, grow, observed)
+    module.__name__.rpartition(".")[2]: module
+    for module in (steps, latency, hot, fan, timers, recover, brokers, grow, observed)
 }
 _PLOTTED = 64  # callers
 
