@@ -18,6 +18,7 @@ from sagalog import (
     InMemoryJournal,
     ItinerarySaga,
     ManualClock,
+    RetryPolicy,
     RunnerSettings,
     Saga,
     SagaRunner,
@@ -281,3 +282,48 @@ async def test_what_answers_nothing_that_matters_is_carried_out_by_an_old_worker
         shop.clock.advance(timedelta(seconds=20))
         await worker.settle()
     assert shop.carried_out == [("Old", "Charge")]
+
+
+@dataclass
+class Asking:
+    asking_id: str
+
+
+class Source(Saga[State]):
+    name = "source"
+
+    @starts(Asking, key="asking_id")
+    def asking(self, state: Any, event: Asking) -> Any:
+        return Send(Refund(event.asking_id))
+
+
+async def test_an_answer_for_another_instance_that_only_newer_code_can_read_waits_without_another_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal, calls = InMemoryJournal(), 0
+    at_once = RunnerSettings(dispatch_retry=RetryPolicy(base=timedelta(0), cap=timedelta(0)))
+
+    def refund(command: Refund) -> Charged:
+        nonlocal calls
+        calls += 1
+        return Charged("a")
+
+    async with SagaRunner(journal, sagas=[New], dispatch={Charge: lambda command: None}) as worker:
+        await worker.handle(Placed("a"))
+        await worker.settle()
+    async with SagaRunner(
+        journal, sagas=[Old, Source], dispatch={Charge: refund, Refund: refund}, settings=at_once
+    ) as old:
+        await old.handle(Asking("s"))
+        await until(lambda: "waits until it can be stored" in caplog.text)
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert calls == 1
+    clock = ManualClock()
+    async with SagaRunner(
+        journal, sagas=[New, Source], dispatch={Charge: refund, Refund: refund}, clock=clock
+    ) as worker:
+        clock.advance(timedelta(days=1))
+        await worker.settle()
+        assert (await worker.instance(New, "a")).state.log == ["charged"]
+    assert calls == 2

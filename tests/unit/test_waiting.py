@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sagalog
-from sagalog.waiting import Attempts, Waiting
+from sagalog.waiting import Attempts, Waiting, is_set_within
 
 
 def pauses(waiting: Waiting, chance: float = 1.0) -> list[float]:
@@ -95,3 +95,12 @@ def test_whoever_tries_again_waits_by_the_policy() -> None:
         and re.search(r"min\(\w+ \* 2|\* 2\*\*|tenacity|random\.uniform", path.read_text())
     }
     assert own == set()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 40.0])
+async def test_an_event_that_is_set_is_seen_whatever_time_there_is_to_wait(seconds: float) -> None:
+    event = asyncio.Event()
+    if not seconds:
+        assert not await is_set_within(event, seconds)
+    event.set()
+    assert await is_set_within(event, seconds)

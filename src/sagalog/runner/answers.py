@@ -30,9 +30,11 @@ from ..errors import (
     NoInstanceError,
     NotAllReachedError,
     OutcomeUnknownError,
+    SagaParkedError,
     TooManyKeptError,
     UnexpectedEventError,
 )
+from ..logs import log
 from .engine import Engine
 from .envelope import Envelope
 from .instance import Instance
@@ -43,6 +45,7 @@ Reply = Callable[[Instance, int, Any, str, str, datetime | None], Store]
 """Checks an event for who asked, in which life, with its message id, trace and time, and returns what stores it."""
 
 _NEVER_TAKEN = (DefinitionError, CodecError, InvalidEventError, KeyTakenError, UnexpectedEventError)
+_TAKEN_LATER = (InstanceFullError, JournalUnavailableError, OutcomeUnknownError, SagaParkedError, TooManyKeptError)
 _AT_ONCE = 256  # answers of an instance on their way, and events of one answer in a step
 _BYTES_A_SECOND = 16_000_000  # so much of an instance's record is written for answers, while it has commands to deliver
 _SMALL_BYTES = 8_192  # a record up to this size is written for each answer as it comes
@@ -171,24 +174,24 @@ class Answers:
     async def take(self, instance: Instance, entry: Command, answer: Any) -> None:
         """Store the events that a handler answered. Raises AnswerError for what can never be stored."""
         if isinstance(answer, Prepared):
-            await self._store_all(answer)
+            await self._store_all(instance, answer)
             return
         one = self._numbered(instance, entry)
         if instance in self._tasks:
             await self.stored(instance)
         if isinstance(answer, AsyncIterable):
             async for event in answer:
-                await self._keep_trying(*one(event))
+                await self._keep_trying(instance, *one(event))
             return
         if inspect.isgenerator(answer):
             try:
                 while True:
-                    await self._keep_trying(*one(next(answer)))
+                    await self._keep_trying(instance, *one(next(answer)))
             except StopIteration as end:  # a generator may also return events, and none is dropped
                 answer = end.value
             if answer is None:
                 return
-        await self._store_all(self._prepared(instance, entry, answer, one))
+        await self._store_all(instance, self._prepared(instance, entry, answer, one))
 
     def _prepared(
         self, instance: Instance, entry: Command, answer: Any, one: Callable[[Any], tuple[str, Store]] | None = None
@@ -215,14 +218,14 @@ class Answers:
 
         return one
 
-    async def _store_all(self, prepared: Prepared) -> None:
+    async def _store_all(self, instance: Instance, prepared: Prepared) -> None:
         # Events that come together share a step, in their order.
         for first in range(0, len(prepared.stores), _AT_ONCE):
             some = prepared.stores[first : first + _AT_ONCE]
             if len(some) == 1:
-                await self._keep_trying(*some[0])
+                await self._keep_trying(instance, *some[0])
                 continue
-            stored = await asyncio.gather(*(self._keep_trying(*one) for one in some), return_exceptions=True)
+            stored = await asyncio.gather(*(self._keep_trying(instance, *one) for one in some), return_exceptions=True)
             for error in stored:
                 if error is not None:
                     raise error
@@ -233,7 +236,7 @@ class Answers:
             return None
         return instance.record.updated_at
 
-    async def _keep_trying(self, name: str, store: Store) -> None:
+    async def _keep_trying(self, instance: Instance, name: str, store: Store) -> None:
         failures = 0
         while True:
             try:
@@ -245,14 +248,25 @@ class Answers:
                 return
             except _NEVER_TAKEN as error:
                 raise _not_taken(name, error) from error
-            except (InstanceFullError, JournalUnavailableError, OutcomeUnknownError, TooManyKeptError) as error:
+            except _TAKEN_LATER as error:
                 if isinstance(error, NotAllReachedError) and isinstance(error.why, _NEVER_TAKEN):
                     raise _not_taken(name, error) from error
+                if isinstance(error, SagaParkedError) and instance.is_in(error):
+                    raise  # a worker that can read our own instance carries the command out
                 # The command is carried out, so only its answer is tried again, under the same id.
                 failures += 1
                 wait = self._engine.settings.dispatch_retry.wait_seconds(failures)
                 if wait is None:
                     raise
+                if isinstance(error, SagaParkedError) and failures == 1:
+                    log.warning(
+                        "saga %s, id %s: the answer of a command, a %s, waits until it can be stored: %s",
+                        instance.runtime.name,
+                        instance.correlation_id,
+                        name,
+                        error,
+                        extra=instance.about(),
+                    )
                 await self._engine.back_off(wait)
 
 
