@@ -7,13 +7,15 @@ import os
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import aio_pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
+from aiormq.channel import Channel
 
 from sagalog import BrokerUnavailableError
-from sagalog.brokers import SinkMessage
+from sagalog.brokers import SinkMessage, SourceMessage
 from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
 from sagalog.brokers.rabbitmq import source as rabbit_source
 from sagalog.brokers.rabbitmq.connection import headers_of
@@ -109,6 +111,44 @@ async def test_a_fault_of_the_source_keeps_no_message_back(
             found += [one.body for one in messages]
             await source.accept(messages)
     assert sorted(found) == [b"0", b"1", b"2"]
+    await source.close()
+    await sink.close()
+
+
+async def test_what_is_done_in_a_row_is_acknowledged_by_one_frame_and_nothing_else_with_it(
+    one_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, name = (await asyncio.to_thread(queue, one_rabbitmq)).split()
+    source, sink = RabbitSource(url, queue=name), RabbitSink(url, routing_key=name)
+    frames: list[tuple[int, bool]] = []
+    real = Channel.basic_ack
+
+    async def noted(self: Channel, delivery_tag: int, multiple: bool = False, **more: Any) -> Any:
+        frames.append((delivery_tag, multiple))
+        return await real(self, delivery_tag, multiple, **more)
+
+    monkeypatch.setattr(Channel, "basic_ack", noted)
+    for number in range(8):
+        await sink.send(SinkMessage(b"%d" % number, str(number)))
+    await source.open()
+    messages: list[SourceMessage] = []
+    async with asyncio.timeout(40):
+        while len(messages) < 8:
+            messages += await source.receive(8, timedelta(seconds=1))
+    await source.accept([messages[at] for at in (2, 0, 1, 4)])
+    await source.accept([messages[4], messages[6]])
+    assert frames == [(3, True), (5, False), (7, False)]
+    await source.give_back([messages[3]], timedelta(0))
+    await source.accept([messages[5]])
+    await source.close()
+    await source.open()
+    left: list[SourceMessage] = []
+    async with asyncio.timeout(40):
+        while len(left) < 2:
+            left += await source.receive(8, timedelta(seconds=1))
+    assert sorted(one.body for one in left) == [b"3", b"7"]
+    await source.accept([*messages, *left])  # those of the channel before are nothing to this one
+    assert frames[3:] == [(6, False), (2, True)]
     await source.close()
     await sink.close()
 

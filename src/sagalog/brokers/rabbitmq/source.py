@@ -55,6 +55,7 @@ class RabbitSource(RabbitDeadLetters):
         self._single = single
         self._name = text_or("name", name, f"rabbitmq:{queue}")
         self._channel: AbstractChannel | None = None
+        self._client: Any = None  # what the messages of that channel say that they came by
         self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
         self._reads: Callable[[], bool] = lambda: True
         self._given_back: list[AbstractIncomingMessage] = []
@@ -85,7 +86,7 @@ class RabbitSource(RabbitDeadLetters):
             tag = await queue.consume(arrived.put)
             client: Any = await channel.get_underlay_channel()
             self._reads = lambda: tag in client.consumers
-        self._channel, self._arrived = channel, arrived
+        self._channel, self._client, self._arrived = channel, client, arrived
         self._held = set()
         self._given_back = []
 
@@ -171,12 +172,24 @@ class RabbitSource(RabbitDeadLetters):
         )
 
     async def accept(self, messages: Sequence[SourceMessage]) -> None:
-        for message in messages:
-            self._held.discard(message.token.delivery_tag)
+        """Acknowledge all that nothing is under way in front of by one frame, and each of the others by its own."""
+        tokens = {one.token.delivery_tag: one.token for one in messages if self._may_settle(one.token)}
+        tags = sorted(self._held.intersection(tokens))  # those of an earlier channel come again
+        self._held.difference_update(tags)
+        first = min(self._held, default=None)
+        together = [tag for tag in tags if first is None or tag < first]
+        for tag in [*together[-1:], *tags[len(together) :]]:
             try:
-                await message.token.ack()
+                await tokens[tag].ack(multiple=len(together) > 1 and tag == together[-1])
             except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
                 continue  # its channel is gone: it comes again; or it is acknowledged already
+
+    def _may_settle(self, one: AbstractIncomingMessage) -> bool:
+        """Say whether it came by the channel that is open: numbers begin anew with each."""
+        try:
+            return one.channel is self._client
+        except ChannelInvalidStateError:  # it is closed
+            return False
 
     async def keep(self, messages: Sequence[SourceMessage]) -> None:
         """A broker sees by the connection that we are alive."""
@@ -199,11 +212,12 @@ class RabbitSource(RabbitDeadLetters):
                 return
             left.append(one)
         for one in left:
-            self._held.discard(one.delivery_tag or 0)
             try:
                 await one.nack(requeue=True)
             except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
                 continue
+            finally:
+                self._held.discard(one.delivery_tag or 0)  # not before: what is behind it is acknowledged together
 
     async def backlog(self) -> Backlog:
         channel = await self._connection.another()
