@@ -115,6 +115,15 @@ async def test_a_fault_of_the_source_keeps_no_message_back(
     await sink.close()
 
 
+async def received(source: RabbitSource, count: int) -> list[SourceMessage]:
+    """Receive until there are so many."""
+    found: list[SourceMessage] = []
+    async with asyncio.timeout(40):
+        while len(found) < count:
+            found += await source.receive(count, timedelta(seconds=1))
+    return found
+
+
 async def test_what_is_done_in_a_row_is_acknowledged_by_one_frame_and_nothing_else_with_it(
     one_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,10 +140,7 @@ async def test_what_is_done_in_a_row_is_acknowledged_by_one_frame_and_nothing_el
     for number in range(8):
         await sink.send(SinkMessage(b"%d" % number, str(number)))
     await source.open()
-    messages: list[SourceMessage] = []
-    async with asyncio.timeout(40):
-        while len(messages) < 8:
-            messages += await source.receive(8, timedelta(seconds=1))
+    messages = await received(source, 8)
     await source.accept([messages[at] for at in (2, 0, 1, 4)])
     await source.accept([messages[4], messages[6]])
     assert frames == [(3, True), (5, False), (7, False)]
@@ -142,10 +148,7 @@ async def test_what_is_done_in_a_row_is_acknowledged_by_one_frame_and_nothing_el
     await source.accept([messages[5]])
     await source.close()
     await source.open()
-    left: list[SourceMessage] = []
-    async with asyncio.timeout(40):
-        while len(left) < 2:
-            left += await source.receive(8, timedelta(seconds=1))
+    left = await received(source, 2)
     assert sorted(one.body for one in left) == [b"3", b"7"]
     await source.accept([*messages, *left])  # those of the channel before are nothing to this one
     assert frames[3:] == [(6, False), (2, True)]
