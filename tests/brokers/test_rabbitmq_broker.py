@@ -156,6 +156,24 @@ async def test_what_is_done_in_a_row_is_acknowledged_by_one_frame_and_nothing_el
     await sink.close()
 
 
+async def test_acknowledgements_at_the_same_time_do_not_cover_each_other(one_rabbitmq: RabbitMQ) -> None:
+    url, name = (await asyncio.to_thread(queue, one_rabbitmq)).split()
+    source, sink = RabbitSource(url, queue=name), RabbitSink(url, routing_key=name)
+    await source.open()
+    for number in range(40):
+        await sink.send(SinkMessage(b"%d" % number, str(number)))
+    messages = await received(source, 40)
+    await asyncio.gather(source.accept(messages[::2]), source.accept(messages[1:20:2]))
+    await sink.send(SinkMessage(b"behind", "behind"))
+    (behind,) = await received(source, 1)  # the broker has not closed the channel
+    await source.accept([behind])
+    await source.close()
+    await source.open()
+    assert sorted(int(one.body) for one in await received(source, 10)) == list(range(21, 40, 2))
+    await source.close()
+    await sink.close()
+
+
 class TestRabbitBehaviour(BrokerBehaviour):
     kind = "rabbitmq"
 

@@ -175,14 +175,17 @@ class RabbitSource(RabbitDeadLetters):
         """Acknowledge all that nothing is under way in front of by one frame, and each of the others by its own."""
         tokens = {one.token.delivery_tag: one.token for one in messages if self._may_settle(one.token)}
         tags = sorted(self._held.intersection(tokens))  # those of an earlier channel come again
-        self._held.difference_update(tags)
-        first = min(self._held, default=None)
+        first = min(self._held.difference(tags), default=None)
         together = [tag for tag in tags if first is None or tag < first]
-        for tag in [*together[-1:], *tags[len(together) :]]:
+        for frame in [together, *([tag] for tag in tags[len(together) :])]:
+            if not frame:
+                continue
             try:
-                await tokens[tag].ack(multiple=len(together) > 1 and tag == together[-1])
+                await tokens[frame[-1]].ack(multiple=len(frame) > 1)
             except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
                 continue  # its channel is gone: it comes again; or it is acknowledged already
+            finally:
+                self._held.difference_update(frame)  # not before: another call must not cover it meanwhile
 
     def _may_settle(self, one: AbstractIncomingMessage) -> bool:
         """Say whether it came by the channel that is open: numbers begin anew with each."""
