@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
@@ -13,10 +14,14 @@ import nats
 import pytest
 from nats.js.api import StreamConfig
 
+from sagalog import BrokerUnavailableError
+from sagalog.brokers import SinkMessage
 from sagalog.brokers.nats import NatsSink, NatsSource
 from sagalog.conformance import BrokerConformance
 
 from ..servers.nats import Nats
+from ..servers.processes import eventually
+from ..servers.proxy import Proxy
 from .behaviour import BrokerBehaviour
 
 _names = count(1)
@@ -70,3 +75,32 @@ class TestNatsBehaviour(BrokerBehaviour):
         inside, outside = (f"{server.url} {made(server)}" for _ in range(2))
         await self.restarted(tmp_path, inside, outside, lambda: server.kill(0), server.start)
         server.stop()
+
+
+async def test_a_server_that_accepts_and_does_not_answer_costs_one_connection_and_not_one_for_each_attempt(
+    one_nats: Nats,
+) -> None:
+    stream = await asyncio.to_thread(made, one_nats)
+    proxy = Proxy(int(one_nats.url.rpartition(":")[2]))
+    sink = NatsSink(
+        f"nats://127.0.0.1:{proxy.port}", subject=f"{stream}.sent", options={"connect_timeout": 0.2, "name": "attempts"}
+    )
+    await sink.send(SinkMessage(b"before", "before"))
+    one_nats.signal(0, signal.SIGSTOP)
+    try:
+        await asyncio.to_thread(proxy.cut)
+        await eventually(lambda: proxy.accepted >= 6)
+        assert proxy.open <= 2  # the one that is given up, and the next
+    finally:
+        one_nats.signal(0, signal.SIGCONT)
+
+    async def sent() -> bool:
+        try:
+            await sink.send(SinkMessage(b"after", "after"))
+        except BrokerUnavailableError:
+            return False
+        return True
+
+    await eventually(sent)
+    await sink.close()
+    await asyncio.to_thread(proxy.close)

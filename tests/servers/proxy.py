@@ -18,6 +18,7 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._pairs: set[_Pair] = set()
         self._blocked = False
+        self.accepted = 0  # so many connections there were
         ready = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
         self._thread.start()
@@ -43,6 +44,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        self.accepted += 1
         pair = _Pair(writer, out_writer)
         self._pairs.add(pair)
         await asyncio.gather(self._to_server(reader, out_writer, pair), self._to_client(out_reader, writer, pair))
@@ -82,6 +84,11 @@ class Proxy:
     def _abort(self) -> None:
         for pair in self._pairs:
             pair.abort()
+
+    @property
+    def open(self) -> int:
+        """How many connections there are now."""
+        return len(self._pairs)
 
     def cut(self) -> None:
         """End all connections now."""

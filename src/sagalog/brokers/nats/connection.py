@@ -17,7 +17,7 @@ from nats.js import JetStreamContext
 
 from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
-from ...nats_tls import TlsClient
+from ...nats_client import NatsClient
 from ..arguments import LONGEST, options_of
 
 _HEADERS_BYTES = len(b"NATS/1.0\r\n\r\n")
@@ -68,7 +68,7 @@ class NatsConnection:
         await client.jetstream(timeout=self.answer_seconds).publish(subject, body, headers=dict(headers))
 
     async def _connect(self) -> Client:
-        client = TlsClient()
+        client = NatsClient()
 
         async def failed(_: Exception) -> None:
             """Whoever calls is told."""

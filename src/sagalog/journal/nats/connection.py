@@ -10,7 +10,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from ...errors import DefinitionError, JournalFormatError, JournalUnavailableError
-from ...nats_tls import TlsClient
+from ...nats_client import NatsClient
 from ...waiting import is_set_within
 from ..owner import Owner
 from .answers import Inbox
@@ -62,7 +62,7 @@ class Connection:
         )
 
     async def _connect(self) -> Client:
-        client = TlsClient()
+        client = NatsClient()
         options = self._login.options(client)
         refused = asyncio.Event()
         untrusted: list[str] = []
