@@ -15,7 +15,7 @@ import pytest
 from nats.js.api import StreamConfig
 
 from sagalog import BrokerUnavailableError
-from sagalog.brokers import SinkMessage
+from sagalog.brokers import SinkMessage, SourceMessage
 from sagalog.brokers.nats import NatsSink, NatsSource
 from sagalog.conformance import BrokerConformance
 
@@ -75,6 +75,35 @@ class TestNatsBehaviour(BrokerBehaviour):
         inside, outside = (f"{server.url} {made(server)}" for _ in range(2))
         await self.restarted(tmp_path, inside, outside, lambda: server.kill(0), server.start)
         server.stop()
+
+
+async def test_what_is_given_back_goes_to_no_request_that_reaches_the_server_late(one_nats: Nats) -> None:
+    stream = await asyncio.to_thread(made, one_nats)
+    kept = timedelta(minutes=5)  # only what is given back comes again
+    sink = NatsSink(one_nats.url, subject=f"{stream}.sent")
+    source = NatsSource(one_nats.url, stream=stream, durable="workers", ack_wait=kept)
+    for number in range(3):
+        await sink.send(SinkMessage(b"%d" % number, str(number)))
+    held = await source.receive(3, timedelta(seconds=20))
+    assert len(held) == 3
+    one_nats.signal(0, signal.SIGSTOP)
+    try:
+        assert not await source.receive(10, timedelta(seconds=0.2))  # the server does not know of this request yet
+        giving_back = asyncio.create_task(source.give_back(held, timedelta(0)))
+        await asyncio.sleep(0.5)  # longer than the request is to wait, from when it was made
+    finally:
+        one_nats.signal(0, signal.SIGCONT)
+    await giving_back
+    await source.close()
+    other = NatsSource(one_nats.url, stream=stream, durable="workers", ack_wait=kept)
+    async with asyncio.timeout(30):
+        again: list[SourceMessage] = []
+        while len(again) < 3:
+            again += await other.receive(3, timedelta(seconds=5))
+    assert [(one.body, one.deliveries) for one in again] == [(b"0", 2), (b"1", 2), (b"2", 2)]
+    await other.accept(again)
+    await other.close()
+    await sink.close()
 
 
 async def test_a_server_that_accepts_and_does_not_answer_costs_one_connection_and_not_one_for_each_attempt(

@@ -22,8 +22,8 @@ from ..message import KEY, Backlog, SourceMessage
 from .connection import NatsConnection
 from .dead_letters import NatsDeadLetters
 
-_LATE_LOOKS = 20  # at what came behind the last `receive`; what is left then comes again after ack_wait
 _MOST_AT_ONCE = 512  # of one request for messages
+_ACKNOWLEDGED_AT = "$JS.ACK."  # with what follows, the reply subject of a message
 _STATUS, _KEPT = "Status", "Status of the sender"  # no sender has a header with spaces
 
 
@@ -34,7 +34,7 @@ class _Arrived(asyncio.Queue[Msg]):
     """
 
     def _put(self, item: Msg) -> None:
-        if item.headers and _STATUS in item.headers and item.reply.startswith("$JS.ACK."):
+        if item.headers and _STATUS in item.headers and item.reply.startswith(_ACKNOWLEDGED_AT):
             item.headers[_KEPT] = item.headers.pop(_STATUS)
         super()._put(item)
 
@@ -77,7 +77,6 @@ class NatsSource(NatsDeadLetters):
         self._subject = None if subject is None else text_or("subject", subject, "")
         self._name = text_or("name", name, f"nats:{stream}/{durable}")
         self._subscription: JetStreamContext.PullSubscription | None = None
-        self._asked_until = 0.0  # by the loop's clock: when no request for messages is open any more
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._name}>"
@@ -148,8 +147,6 @@ class NatsSource(NatsDeadLetters):
             return await subscription.fetch(most, timeout=seconds)
         except TimeoutError:
             return ()
-        finally:  # one that returns early leaves its request open, and it began to wait some time after it was called
-            self._asked_until = asyncio.get_running_loop().time() + seconds
 
     @staticmethod
     def _message(one: Msg) -> SourceMessage:
@@ -180,19 +177,30 @@ class NatsSource(NatsDeadLetters):
         if delay > timedelta(0):
             await self._tell(messages, f"-NAK {json.dumps({'delay': int(delay.total_seconds() * 1e9)})}".encode())
             return
-        # A request that is open would get these again at once, and give them back once more, in another order.
-        late: list[SourceMessage] = []
-        await self._expired()
-        for _ in range(_LATE_LOOKS):
-            if self._subscription is None or not self._subscription.pending_msgs:
-                break
-            late += [self._message(one) for one in await self._fetch(self._subscription, _MOST_AT_ONCE, 0.01)]
-            await self._expired()
+        # A request that is open would get these again at once, and nobody would be there to take them.
+        late = await self._end_requests()
         await self._tell([*messages, *late], b"-NAK")
 
-    async def _expired(self) -> None:
-        """Return when no request for messages is open."""
-        await asyncio.sleep(self._asked_until - asyncio.get_running_loop().time())
+    async def _end_requests(self) -> list[SourceMessage]:
+        """Let the server deliver nothing more; return what it had delivered that nobody has received.
+
+        Its requests end with our interest in their answers. Their time says little about when they end, because it
+        begins when the server gets to them. The next `receive` subscribes anew.
+        """
+        client = await self._connection.client()
+        subscription, self._subscription = self._subscription, None
+        if subscription is None:
+            return []
+        number, arrived = subscription._sub._id, subscription._sub._pending_queue
+        with self._connection.answers("the end of a subscription"):
+            try:
+                # `unsubscribe` would drop what is on its way; it is here before the answer to `flush`.
+                await client._send_unsubscribe(number)
+                await client.flush(timeout=self._connection.answer_seconds)  # type: ignore[arg-type]
+            finally:
+                client._remove_sub(number)
+        waiting = [arrived.get_nowait() for _ in range(arrived.qsize())]
+        return [self._message(one) for one in waiting if one.reply.startswith(_ACKNOWLEDGED_AT)]
 
     async def _tell(self, messages: Sequence[SourceMessage], what: bytes) -> None:
         if not messages:
