@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+from asyncio import StreamWriter
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -11,12 +13,12 @@ from typing import Any
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractIncomingMessage
 from aiormq.channel import Channel
+from pamqp.commands import Basic
 
 from sagalog import BrokerUnavailableError
 from sagalog.brokers import SinkMessage, SourceMessage
-from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource
+from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource, connection
 from sagalog.brokers.rabbitmq import source as rabbit_source
 from sagalog.brokers.rabbitmq.connection import headers_of
 from sagalog.conformance import BrokerConformance, Capability
@@ -62,12 +64,12 @@ class TestRabbitBroker(BrokerConformance):
     async def test_what_the_broker_gives_up_by_itself_is_a_dead_letter(self, place: str, sent: RabbitSink) -> None:
         url, name = place.split()
         await sent.send(SinkMessage(b"x", "x"))
-        connection = await aio_pika.connect(url)
-        channel = await connection.channel()
+        client = await aio_pika.connect(url)
+        channel = await client.channel()
         found = await (await channel.get_queue(name)).get()
         assert found is not None
         await found.reject(requeue=False)  # as somebody else's consumer may do it
-        await connection.close()
+        await client.close()
         async with self.opened(place) as source:
             letters = []
             while not letters:
@@ -92,10 +94,10 @@ async def test_a_fault_of_the_source_keeps_no_message_back(
     source, sink = RabbitSource(url, queue=name), RabbitSink(url, routing_key=name)
     faults = [KeyError()]
 
-    def faulty(message: AbstractIncomingMessage) -> dict[str, str]:
+    def faulty(properties: Basic.Properties) -> dict[str, str]:
         if faults:
             raise faults.pop()
-        return headers_of(message)
+        return headers_of(properties)
 
     monkeypatch.setattr(rabbit_source, "headers_of", faulty)
     for number in range(3):
@@ -171,6 +173,43 @@ async def test_acknowledgements_at_the_same_time_do_not_cover_each_other(one_rab
     await source.open()
     assert sorted(int(one.body) for one in await received(source, 10)) == list(range(21, 40, 2))
     await source.close()
+    await sink.close()
+
+
+async def test_no_messages_pile_up_here_before_a_broker_that_hangs(
+    one_rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = (await asyncio.to_thread(queue, one_rabbitmq)).split()[1]
+    sink = RabbitSink(one_rabbitmq.url, routing_key=name)
+    await sink.send(SinkMessage(b"before", "before"))
+    monkeypatch.setattr(connection, "ANSWER_SECONDS", 0.5)
+    written: list[int] = []
+    real = StreamWriter.write
+
+    def noted(self: StreamWriter, data: bytes) -> None:
+        written.append(len(data))
+        real(self, data)
+
+    monkeypatch.setattr(StreamWriter, "write", noted)
+    attempts, size = 10, 1_000_000
+    assert one_rabbitmq._process is not None
+    os.killpg(one_rabbitmq._process.pid, signal.SIGSTOP)
+    try:
+        for _ in range(attempts):
+            sent = [sink.send(SinkMessage(bytes(size), str(number))) for number in range(20)]
+            told = await asyncio.gather(*sent, return_exceptions=True)
+            assert {type(one) for one in told} == {BrokerUnavailableError}
+    finally:
+        os.killpg(one_rabbitmq._process.pid, signal.SIGCONT)
+    assert sum(written) < (20 + attempts) * size
+    monkeypatch.undo()
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await sink.send(SinkMessage(b"after", "after"))
+                break
+            except BrokerUnavailableError:
+                await asyncio.sleep(0.1)
     await sink.close()
 
 

@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelPreconditionFailed, DeliveryError
+from aiormq import Channel as Client
 from aiormq.exceptions import (
     AuthenticationError,
     ChannelAccessRefused,
@@ -22,6 +23,7 @@ from aiormq.exceptions import (
     InvalidFrameError,
     ProbableAuthenticationError,
 )
+from pamqp.commands import Basic
 from yarl import URL
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
@@ -48,6 +50,8 @@ class RabbitConnection:
         self._connection: AbstractConnection | None = None
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
+        # A broker that hangs reads nothing: then one message at a time waits to be written, and no others pile up here.
+        self._hangs = False
         parts = URL(url)
         self.where: str = f"RabbitMQ {parts.host}:{parts.port or 5672}"
         self._virtual_host: str = parts.path[1:].replace("%2F", "/") or "/"
@@ -87,16 +91,27 @@ class RabbitConnection:
         with self.answers("opening a channel"):
             return await self._connection.channel(on_return_raises=True)
 
-    async def publish(self, message: aio_pika.Message, routing_key: str, exchange: str = "") -> None:
+    async def publish(self, properties: Basic.Properties, body: bytes, routing_key: str, exchange: str = "") -> None:
         """Return when the broker has confirmed it. Raises what the client raises, and BrokerRefusedError."""
-        channel = await self.channel()
-        client = await channel.get_underlay_channel()
+        client = await client_of(await self.channel())
         most = client.connection.connection_tune.frame_max
-        if most and len(message.properties.marshal()) + _HEADER_FRAME_BYTES > most:
+        if most and _at_most(properties) > most and len(properties.marshal()) + _HEADER_FRAME_BYTES > most:
             # The broker would close the connection, for all that is on its way there, at each attempt.
             raise BrokerRefusedError(f"{self.where}: the headers take more than its frame_max of {most:,} bytes")
-        there = await channel.get_exchange(exchange, ensure=False) if exchange else channel.default_exchange
-        await there.publish(message, routing_key, mandatory=True, timeout=ANSWER_SECONDS)
+        try:
+            await client.basic_publish(
+                body,
+                exchange=exchange,
+                routing_key=routing_key,
+                properties=properties,
+                mandatory=True,
+                timeout=ANSWER_SECONDS,
+                wait=self._hangs,  # for the socket; the confirmation is waited for in any case
+            )
+        except TimeoutError:
+            self._hangs = True
+            raise
+        self._hangs = False
 
     @contextmanager
     def answers(self, what: str) -> Iterator[None]:
@@ -126,35 +141,50 @@ class RabbitConnection:
                 return
 
 
-def message_of(body: bytes, headers: Mapping[str, str], message_id: str) -> aio_pika.Message:
-    """Return a message that survives a restart of the broker, where its queue does."""
+async def client_of(channel: AbstractChannel) -> Client:
+    """Return what is below a channel. A message there has no object and no task of its own."""
+    client = await channel.get_underlay_channel()
+    assert isinstance(client, Client)
+    return client
+
+
+def properties_of(headers: Mapping[str, str], message_id: str) -> Basic.Properties:
+    """Return the properties of a message that survives a restart of the broker, where its queue does."""
     sent: dict[str, Any] = {}
     for name, value in headers.items():
         if name.lower() != _CONTENT_TYPE:
             theirs = _THEIRS + name[len(_OURS) :] if name.startswith(_OURS) else name
             sent[theirs] = bytes_of(value) if _was_bytes(value) else value
-    return aio_pika.Message(
-        body,
+    return Basic.Properties(
         headers=sent,
         content_type=headers.get(_CONTENT_TYPE),
         message_id=message_id or None,
         timestamp=datetime.now(UTC),
-        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+        delivery_mode=aio_pika.DeliveryMode.PERSISTENT.value,
     )
+
+
+def _at_most(properties: Basic.Properties) -> int:
+    """Return a bound of the bytes that they take, which costs less than to count them."""
+    headers: Mapping[str, Any] = properties.headers or {}
+    most = sum(len(name) + len(value) for name, value in headers.items())
+    most += len(properties.content_type or "") + len(properties.message_id or "")
+    return _HEADER_FRAME_BYTES + 64 + 8 * len(headers) + 4 * most
 
 
 def _was_bytes(value: str) -> bool:
     return not value.isprintable() and any("\ud800" <= char <= "\udfff" for char in value)
 
 
-def headers_of(message: AbstractIncomingMessage) -> dict[str, str]:
+def headers_of(properties: Basic.Properties) -> dict[str, str]:
     """Return the headers of a message as texts. Tables and lists, which only the broker writes, are passed over."""
     found = {}
-    for name, value in message.headers.items():
+    headers: Mapping[str, Any] = properties.headers or {}
+    for name, value in headers.items():
         if isinstance(value, bytes):
             value = text_of(value)
         if isinstance(value, (str, int, float)):
             found[_OURS + name[len(_THEIRS) :] if name.startswith(_THEIRS) else name] = str(value)
-    if message.content_type:
-        found[_CONTENT_TYPE] = message.content_type
+    if properties.content_type:
+        found[_CONTENT_TYPE] = properties.content_type
     return found

@@ -15,7 +15,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import PublishError
 
 from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
-from .connection import RabbitConnection, headers_of, message_of
+from .connection import RabbitConnection, headers_of, properties_of
 
 _MOST = 10_000  # dead letters that are looked at
 _NO_LIMIT = 1_000_000  # of deliveries: the broker would drop a message after 20 by itself, since version 4
@@ -35,7 +35,7 @@ class RabbitDeadLetters(ABC):
 
     async def reject(self, message: SourceMessage, reason: str) -> None:
         headers = letter_headers(message, reason)
-        await self._publish(self._letters, message.body, headers, message.token.message_id or "")
+        await self._publish(self._letters, message.body, headers, message.token.header.properties.message_id or "")
         await self.accept([message])
 
     @abstractmethod
@@ -46,7 +46,7 @@ class RabbitDeadLetters(ABC):
         sent = {name: value for name, value in headers.items() if not name.startswith("x-")}
         with self._connection.answers("a message of the dead letters"):
             try:
-                await self._connection.publish(message_of(body, sent, message_id), queue)
+                await self._connection.publish(properties_of(sent, message_id), body, queue)
             except PublishError:
                 if queue != self._letters:
                     raise
@@ -55,7 +55,7 @@ class RabbitDeadLetters(ABC):
                     await self._make_letters(channel)
                 finally:
                     await channel.close()
-                await self._connection.publish(message_of(body, sent, message_id), queue)
+                await self._connection.publish(properties_of(sent, message_id), body, queue)
 
     async def _all(self, channel: AbstractChannel) -> list[AbstractIncomingMessage]:
         queue = await self._make_letters(channel)
@@ -98,7 +98,7 @@ _MESSAGE_ID = "sagalog-amqp-message-id"  # the property message_id, kept for put
 
 
 def _letter(one: AbstractIncomingMessage) -> DeadLetter:
-    headers = headers_of(one)
+    headers = headers_of(one.properties)
     told = {name: value for name, value in sorted(headers.items()) if not name.startswith("x-")}
     if one.message_id:
         headers[_MESSAGE_ID] = one.message_id

@@ -9,7 +9,7 @@ from ...errors import DefinitionError
 from ...text import given
 from ..arguments import text_or
 from ..message import KEY, SinkMessage
-from .connection import RabbitConnection, message_of
+from .connection import RabbitConnection, properties_of
 
 
 class RabbitSink:
@@ -49,7 +49,7 @@ class RabbitSink:
         key = self._routing_key(message) if callable(self._routing_key) else self._routing_key
         headers = {**message.headers, KEY: message.key} if message.key else message.headers
         with self._connection.answers("a message"):
-            await self._connection.publish(message_of(message.body, headers, message.id), key, self._exchange)
+            await self._connection.publish(properties_of(headers, message.id), message.body, key, self._exchange)
 
     async def close(self) -> None:
         await self._connection.close()

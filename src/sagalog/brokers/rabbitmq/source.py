@@ -7,14 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
+from aiormq import Channel as Client
+from aiormq.abc import DeliveredMessage
 
 from ...errors import BrokerUnavailableError, DefinitionError
 from ...text import given
 from ..arguments import text_or
 from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
-from .connection import ANSWER_SECONDS, RabbitConnection, headers_of
+from .connection import ANSWER_SECONDS, RabbitConnection, client_of, headers_of
 from .dead_letters import _NO_LIMIT, RabbitDeadLetters
 
 _LONGEST_NAME = 255  # bytes of a queue
@@ -55,10 +57,10 @@ class RabbitSource(RabbitDeadLetters):
         self._single = single
         self._name = text_or("name", name, f"rabbitmq:{queue}")
         self._channel: AbstractChannel | None = None
-        self._client: Any = None  # what the messages of that channel say that they came by
-        self._arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        self._client: Client | None = None  # what the messages of that channel say that they came by
+        self._arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         self._reads: Callable[[], bool] = lambda: True
-        self._given_back: list[AbstractIncomingMessage] = []
+        self._given_back: list[DeliveredMessage] = []
         # What is delivered here and not acknowledged: the broker does not count it as waiting.
         self._held: set[int] = set()
 
@@ -77,14 +79,13 @@ class RabbitSource(RabbitDeadLetters):
         if self._channel is not None and not self._channel.is_closed:
             return
         await self._make()
-        arrived: asyncio.Queue[AbstractIncomingMessage | None] = asyncio.Queue()
+        arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         channel = await self._connection.another()
         with self._connection.answers(f"reading queue {self._queue_name}"):
             await channel.set_qos(prefetch_count=self._prefetch)
             channel.close_callbacks.add(lambda *_: arrived.put_nowait(None), weak=False)
-            queue = await channel.get_queue(self._queue_name, ensure=False)
-            tag = await queue.consume(arrived.put)
-            client: Any = await channel.get_underlay_channel()
+            client = await client_of(channel)
+            tag = (await client.basic_consume(self._queue_name, arrived.put)).consumer_tag
             self._reads = lambda: tag in client.consumers
         self._channel, self._client, self._arrived = channel, client, arrived
         self._held = set()
@@ -155,44 +156,41 @@ class RabbitSource(RabbitDeadLetters):
             except (AMQPError, ChannelInvalidStateError, OSError, TimeoutError, RuntimeError):
                 return
 
-    def _message(self, one: AbstractIncomingMessage) -> SourceMessage:
-        headers = headers_of(one)
-        named = one.message_id or headers.get(MESSAGE_ID, "")
-        count = one.headers.get("x-delivery-count")
+    def _message(self, one: DeliveredMessage) -> SourceMessage:
+        properties = one.header.properties
+        headers = headers_of(properties)
+        named = properties.message_id or headers.get(MESSAGE_ID, "")
+        count = (properties.headers or {}).get("x-delivery-count")
         self._held.add(one.delivery_tag or 0)
         return SourceMessage(
             one.body,
-            f"rabbitmq:{one.message_id}" if one.message_id else "",
+            f"rabbitmq:{properties.message_id}" if properties.message_id else "",
             f"queue {self._queue_name}, message {named or 'without an id'}",
             {name: value for name, value in headers.items() if not name.startswith("x-")},
             headers.get(KEY, ""),
             int(count) + 1 if isinstance(count, int) else 1 + bool(one.redelivered),
-            one.timestamp,
+            properties.timestamp,
             one,
         )
 
     async def accept(self, messages: Sequence[SourceMessage]) -> None:
         """Acknowledge all that nothing is under way in front of by one frame, and each of the others by its own."""
-        tokens = {one.token.delivery_tag: one.token for one in messages if self._may_settle(one.token)}
-        tags = sorted(self._held.intersection(tokens))  # those of an earlier channel come again
+        client = self._client
+        if client is None:
+            return
+        came = {one.token.delivery_tag for one in messages if one.token.channel is client}
+        tags = sorted(self._held.intersection(came))  # those of an earlier channel come again
         first = min(self._held.difference(tags), default=None)
         together = [tag for tag in tags if first is None or tag < first]
         for frame in [together, *([tag] for tag in tags[len(together) :])]:
             if not frame:
                 continue
             try:
-                await tokens[frame[-1]].ack(multiple=len(frame) > 1)
+                await client.basic_ack(frame[-1], multiple=len(frame) > 1)
             except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
-                continue  # its channel is gone: it comes again; or it is acknowledged already
+                continue  # its channel is gone: it comes again
             finally:
                 self._held.difference_update(frame)  # not before: another call must not cover it meanwhile
-
-    def _may_settle(self, one: AbstractIncomingMessage) -> bool:
-        """Say whether it came by the channel that is open: numbers begin anew with each."""
-        try:
-            return one.channel is self._client
-        except ChannelInvalidStateError:  # it is closed
-            return False
 
     async def keep(self, messages: Sequence[SourceMessage]) -> None:
         """A broker sees by the connection that we are alive."""
@@ -207,7 +205,9 @@ class RabbitSource(RabbitDeadLetters):
 
     async def _return(self) -> None:
         """Return what was given back, and behind it what was delivered after it and not received."""
-        left, self._given_back = self._given_back, []
+        given_back, self._given_back = self._given_back, []
+        client = self._client
+        left = [one for one in given_back if one.channel is client and one.delivery_tag in self._held]
         while not self._arrived.empty():
             one = self._arrived.get_nowait()
             if one is None:  # the channel is closed, which has returned everything
@@ -216,7 +216,7 @@ class RabbitSource(RabbitDeadLetters):
             left.append(one)
         for one in left:
             try:
-                await one.nack(requeue=True)
+                await one.channel.basic_nack(one.delivery_tag or 0, requeue=True)
             except (AMQPError, ChannelInvalidStateError, OSError, RuntimeError):
                 continue
             finally:
