@@ -16,7 +16,7 @@ import pytest
 from aiormq.channel import Channel
 from pamqp.commands import Basic
 
-from sagalog import BrokerUnavailableError
+from sagalog import BrokerRefusedError, BrokerUnavailableError
 from sagalog.brokers import SinkMessage, SourceMessage
 from sagalog.brokers.rabbitmq import RabbitSink, RabbitSource, connection
 from sagalog.brokers.rabbitmq import source as rabbit_source
@@ -210,6 +210,16 @@ async def test_no_messages_pile_up_here_before_a_broker_that_hangs(
                 break
             except BrokerUnavailableError:
                 await asyncio.sleep(0.1)
+    await sink.close()
+
+
+async def test_what_amqp_cannot_hold_is_refused_and_its_remedy_named(one_rabbitmq: RabbitMQ) -> None:
+    name = (await asyncio.to_thread(queue, one_rabbitmq)).split()[1]
+    sink = RabbitSink(one_rabbitmq.url, routing_key=name)
+    for headers in ({"content-type": "x" * 300}, {"content-type": "\ud800"}):
+        with pytest.raises(BrokerRefusedError, match="a content type, a routing key and an exchange of at most 255"):
+            await sink.send(SinkMessage(b"x", "1", headers))
+    await sink.send(SinkMessage(b"x", "\ud800"))  # under a digest, as with an id that is too long
     await sink.close()
 
 

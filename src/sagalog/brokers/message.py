@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -24,6 +25,11 @@ def moment_of(seconds: float) -> datetime | None:
         return datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):
         return None
+
+
+def digest_of(id: str) -> str:
+    """Return what stands for an id that is too long: it is as much its own."""
+    return f"sha256:{sha256(id.encode(errors='surrogatepass')).hexdigest()}"
 
 
 class SourceMessage(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,6 @@ from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from hashlib import sha256
 from typing import Any
 
 from ..definition import codec
@@ -15,7 +14,7 @@ from ..definition.schema import schema_of
 from ..errors import CodecError, DefinitionError, SagalogError
 from . import cloudevents
 from .cloudevents import NotCloudEventError
-from .message import MESSAGE_ID, SourceMessage
+from .message import MESSAGE_ID, SourceMessage, digest_of
 
 MAX_MESSAGE_ID = 1024
 
@@ -67,7 +66,12 @@ class MessageReader:
                 "it has no id, and this broker has none that stays the same at every delivery: let the sender set one "
                 "(CloudEvents id and source, or message_id), or let decode= derive one from its content"
             )
-        return Decoded(found.event, _bounded(given), found.trace, found.at or message.published_at)
+        return Decoded(
+            found.event,
+            given if len(given) <= MAX_MESSAGE_ID else digest_of(given),
+            found.trace,
+            found.at or message.published_at,
+        )
 
     def _decoded(self, message: SourceMessage, decode: Decoder) -> Decoded:
         try:
@@ -102,13 +106,6 @@ class MessageReader:
         except CodecError as error:
             raise UnreadableError(str(error)) from None
         return Decoded(value, event.message_id, event.traceparent, event.time)
-
-
-def _bounded(given: str) -> str:
-    """Return an id that a runner takes: a longer one as its digest, which is as much its own."""
-    if len(given) <= MAX_MESSAGE_ID:
-        return given
-    return f"sha256:{sha256(given.encode(errors='surrogatepass')).hexdigest()}"
 
 
 def types_of(sagas: Iterable[Saga[Any]], given: Mapping[str, type]) -> dict[str, type]:

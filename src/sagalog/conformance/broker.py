@@ -100,6 +100,17 @@ class BrokerConformance(Capable):
         }
         assert all(one.position and one.published_at is not None for one in found)
 
+    async def test_ids_and_keys_may_be_long(self, place: Any, sent: Sink) -> None:
+        long = [f"{letter * 1000}{n}" for n, letter in enumerate(("x", "é", "/ "))]
+        for one in long:
+            await sent.send(SinkMessage(b"x", one, {"ce-id": one}, one))
+        async with self.opened(place) as source:
+            found = await self.received(source, len(long))
+            await source.accept(found)
+        assert [one.key for one in found] == long
+        assert [one.headers["ce-id"] for one in found] == long
+        assert len({one.id for one in found}) == len(long)
+
     async def test_no_more_arrive_at_once_than_asked_for(self, place: Any, sent: Sink) -> None:
         for n in range(10):
             await sent.send(SinkMessage(b"x", f"id-{n}"))

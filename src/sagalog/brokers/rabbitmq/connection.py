@@ -29,9 +29,11 @@ from yarl import URL
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
 from ..arguments import options_of
 from ..headers import bytes_of, text_of
+from ..message import digest_of
 
 ANSWER_SECONDS = 10.0
 _HEADER_FRAME_BYTES = 8 + 14  # of a frame itself, and of a content header beside the properties
+_LONGEST_ID = 255  # bytes of the property message_id
 _CONTENT_TYPE = "content-type"
 _OURS, _THEIRS = "ce-", "cloudEvents:"
 
@@ -111,6 +113,11 @@ class RabbitConnection:
         except TimeoutError:
             self._hangs = True
             raise
+        except (TypeError, ValueError) as error:  # of the client, whose text may quote values
+            raise BrokerRefusedError(
+                f"{self.where}: the client does not accept this message ({type(error).__name__}): AMQP takes texts of "
+                "UTF-8, a content type, a routing key and an exchange of at most 255 bytes"
+            ) from None
         self._hangs = False
 
     @contextmanager
@@ -158,10 +165,15 @@ def properties_of(headers: Mapping[str, str], message_id: str) -> Basic.Properti
     return Basic.Properties(
         headers=sent,
         content_type=headers.get(_CONTENT_TYPE),
-        message_id=message_id or None,
+        message_id=_short(message_id) or None,
         timestamp=datetime.now(UTC),
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT.value,
     )
+
+
+def _short(message_id: str) -> str:
+    fits = len(bytes_of(message_id)) <= _LONGEST_ID and not _was_bytes(message_id)
+    return message_id if fits else digest_of(message_id)
 
 
 def _at_most(properties: Basic.Properties) -> int:
