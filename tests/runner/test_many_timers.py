@@ -91,8 +91,8 @@ def runner_of(saga: type[Saga[Any]], clock: Any) -> SagaRunner:
 
 async def state_of(runner: SagaRunner, saga: str) -> Counted:
     instance = runner._started.caches[saga].instance("a")
-    assert instance.record is not None
-    state: Counted = runner.sagas[0].decode_state(instance.record.state_bytes())
+    assert instance.cached.record is not None
+    state: Counted = runner.sagas[0].decode_state(instance.cached.record.state_bytes())
     return state
 
 

@@ -214,9 +214,9 @@ def a_stale_record_is_trusted_after_a_conflict(patch: pytest.MonkeyPatch) -> Non
     real = load.cache_stored
 
     def cache_stored(instance: Any, *what: Any) -> None:
-        cached = instance.record
+        before = instance.cached.record
         real(instance, *what)
-        instance.record = cached or instance.record
+        instance.cached.record = before or instance.cached.record
 
     patch.setattr(load, "cache_stored", cache_stored)
 

@@ -11,7 +11,7 @@ from sagalog.decision import dropping, finish, itinerary
 from sagalog.decision.entries import Stage
 from sagalog.runner.activities import ActivityHandler
 from sagalog.runner.conclusion import Conclusions
-from sagalog.runner.instance import Instance
+from sagalog.runner.deliveries import Deliveries
 from sagalog.testing.simulation import simulate
 
 from .invoice_world import Accounts, Books
@@ -67,13 +67,11 @@ def undo_commands_leave_beside_each_other(patch: pytest.MonkeyPatch) -> None:
         real(self, saga, step, undo=undo)
         self.beside = True
 
-    def undelivered(self: Any) -> Any:
-        if self.record is None or self.record.stuck:
-            return None
-        return next((one for one in self.record.outbox if not self._at_work(one.id)), None)
+    def next_of(self: Any, outbox: Any) -> Any:
+        return next((one for one in outbox if not self._at_work(one.id)), None)
 
     patch.setattr(ActivityHandler, "__init__", made)
-    patch.setattr(Instance, "undelivered", undelivered)
+    patch.setattr(Deliveries, "next_of", next_of)
 
 
 @mutant

@@ -19,8 +19,8 @@ from sagalog.journal.memory import InMemoryJournal
 from sagalog.runner import commit
 from sagalog.runner.answers import Answers
 from sagalog.runner.awaited import Waiter
+from sagalog.runner.deliveries import Deliveries
 from sagalog.runner.follower import Follower
-from sagalog.runner.instance import Instance
 from sagalog.testing.simulation import World
 
 from ..orders import Closed, Placed
@@ -116,8 +116,8 @@ def an_answered_command_is_accepted_before_its_answer_is_stored(patch: pytest.Mo
 
     def set_aside(self: Any, instance: Any, entry: Any, answer: Any) -> bool:
         aside = real(self, instance, entry, answer)
-        if aside and entry.id in instance.owned:
-            instance.accepted = {*instance.accepted, entry.id}
+        if aside:
+            instance.deliveries.accept(entry.id)
         return aside
 
     patch.setattr(Answers, "set_aside", set_aside)
@@ -126,16 +126,16 @@ def an_answered_command_is_accepted_before_its_answer_is_stored(patch: pytest.Mo
 @mutant.of(Parcels)
 def an_undo_overtakes_the_answers_before_it(patch: pytest.MonkeyPatch) -> None:
     let_answers_wait(patch)
-    real = Instance.undelivered
+    real = Deliveries.next_of
 
-    def undelivered(self: Any) -> Any:
-        found = real(self)
-        if found is None and self.answered and self.record is not None and not self.record.stuck:
-            left = [c for c in self.record.outbox if c.id not in self.accepted and c.id not in self.answered]
+    def next_of(self: Any, outbox: Any) -> Any:
+        found = real(self, outbox)
+        if found is None and self.answered:
+            left = [c for c in outbox if c.id not in self.accepted and c.id not in self.answered]
             return left[0] if left else None
         return found
 
-    patch.setattr(Instance, "undelivered", undelivered)
+    patch.setattr(Deliveries, "next_of", next_of)
 
 
 @mutant.of(Questions)
@@ -279,7 +279,9 @@ def an_end_that_is_kept_forgets_how_its_gather_went(patch: pytest.MonkeyPatch) -
 @mutant
 def the_index_is_not_updated_on_a_change(patch: pytest.MonkeyPatch) -> None:
     real = commit._terms
-    patch.setattr(commit, "_terms", lambda instance, record: real(instance, record) if not instance.version else None)
+    patch.setattr(
+        commit, "_terms", lambda instance, record: real(instance, record) if not instance.cached.version else None
+    )
 
 
 @mutant
@@ -287,7 +289,7 @@ def the_next_life_is_not_in_the_index(patch: pytest.MonkeyPatch) -> None:
     real = commit._terms
 
     def terms(instance: Any, record: Any) -> Any:
-        before = instance.record
+        before = instance.cached.record
         return None if before is not None and before.index == record.index else real(instance, record)
 
     patch.setattr(commit, "_terms", terms)

@@ -32,7 +32,7 @@ def what_was_let_through_leaves_although_its_type_is_paused_since(patch: pytest.
     real = Gates.passes
 
     def passes(self: Any, instance: Any, entry: Any, *, beside: bool = False) -> bool:
-        return entry.id in instance.let_through or real(self, instance, entry, beside=beside)
+        return entry.id in instance.deliveries.let_through or real(self, instance, entry, beside=beside)
 
     patch.setattr(Gates, "passes", passes)
 
@@ -42,9 +42,7 @@ def what_waits_at_an_open_circuit_counts_as_an_attempt(patch: pytest.MonkeyPatch
     real = Gates._stand
 
     def stand(self: Any, gate: Any, instance: Any, entry: Any, *, beside: bool) -> None:
-        if instance.attempts is None:
-            instance.attempts = {}
-        instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
+        instance.deliveries.failed(entry.id)
         real(self, gate, instance, entry, beside=beside)
 
     patch.setattr(Gates, "_stand", stand)

@@ -122,7 +122,7 @@ def keys_are_not_put_into_the_index_with_the_step(patch: pytest.MonkeyPatch) -> 
     real = commit._terms
 
     def terms(instance: Any, record: Any) -> Any:
-        return real(instance, record) if instance.record is None else None
+        return real(instance, record) if instance.cached.record is None else None
 
     patch.setattr(commit, "_terms", terms)
 

@@ -130,7 +130,7 @@ def a_page_is_the_record_before_the_one_that_is_meant(patch: pytest.MonkeyPatch)
         return real(version - 1, *how)
 
     patch.setattr(settle, "StoredMessages", stored_messages)
-    patch.setattr(commit, "_stored_messages", lambda instance: instance.stored_messages)
+    patch.setattr(commit, "_stored_messages", lambda instance: instance.cached.stored_messages)
 
 
 @mutant.of(Heaps, first=8)

@@ -3,12 +3,13 @@
     receive ─► queue ─► load ─► decide ─► commit ─► settle ─► deliver          due ─► queue
 
 Read runner.py for what users call, started.py for how the phases are put together, then the phases in this order. What
-waits between them is an instance (instance.py) with its mailbox of envelopes (envelope.py); what an instance does in one
-round is a turn (turn.py). Why it is so: docs/design/0003-rounds-of-batches.md. Beside each phase, what it is made of:
+waits between them is an instance (instance.py) with its mailbox of envelopes (envelope.py), what is cached of its record
+(cached_record.py) and what is known of its deliveries (deliveries.py); what an instance does in one round is a turn
+(turn.py). Why it is so: docs/design/0003-rounds-of-batches.md. Beside each phase, what it is made of:
 
     runner    started, round, given, arguments, settings, many, receipt, inside
     receive   addressing, places, by_key, holder_watch, quiet, context
-    queue     instance, envelope, cache, starting
+    queue     instance, cached_record, deliveries, envelope, cache, starting
     load      runtime, stores
     decide    turn, outcome, fire, wake, replay, event_time, passed_over, failures
     commit    too_large, in_transaction

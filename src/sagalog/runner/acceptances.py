@@ -27,10 +27,10 @@ class Acceptances:
         """Record acceptances with the next step, or lazily; at once where the end of the saga depends on it."""
         if instance.quieted is not None:
             self._engine.loop.call_soon(tell_quiet, instance)  # what calls this has not ended yet
-        if not instance.accepted or instance.record is None:
+        if not instance.deliveries.accepted or instance.cached.record is None:
             return
         if instance.undelivered() is None and (
-            instance.record.status in FINAL or instance.record.status is Status.COMPENSATING
+            instance.cached.record.status in FINAL or instance.cached.record.status is Status.COMPENSATING
         ):
             instance.poke(Envelope(maintenance=Maintenance.RECORD))
             return
@@ -43,7 +43,7 @@ class Acceptances:
         now = self._engine.loop.time()
         while self._to_record and self._to_record[0][0] <= now:
             _, instance = self._to_record.popleft()
-            if instance.accepted:
+            if instance.deliveries.accepted:
                 instance.poke(Envelope(maintenance=Maintenance.RECORD))
         if self._to_record:
             self._tick = self._engine.loop.call_later(max(0.0, self._to_record[0][0] - now), self._record_due)

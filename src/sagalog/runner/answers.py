@@ -101,21 +101,22 @@ class Answers:
         That is so if nothing more is to be delivered, where an order is promised (an undo command leaves when all before
         it are accepted; in event time each thing comes after what led to it), and for what cannot be checked in advance.
         """
-        if entry.undo or self._engine.event_time or len(instance.answered) >= _AT_ONCE:
+        deliveries = instance.deliveries
+        if entry.undo or self._engine.event_time or len(deliveries.answered) >= _AT_ONCE:
             return False
-        if instance.record is None or len(instance.record.outbox) == 1:  # it is the last one
+        if instance.cached.record is None or len(instance.cached.record.outbox) == 1:  # it is the last one
             return False
         if isinstance(answer, (Awaitable, AsyncIterable)) or inspect.isgenerator(answer):
             return False
-        if isinstance(instance.answered, frozenset):
-            instance.answered = set()
-        instance.answered.add(entry.id)
+        if isinstance(deliveries.answered, frozenset):
+            deliveries.answered = set()
+        deliveries.answered.add(entry.id)
         prepared = None
         if instance.undelivered() is not None:
             with suppress(Exception):  # it is raised again, to whoever waits
                 prepared = self._prepared(instance, entry, answer)
         if prepared is None:
-            instance.answered.discard(entry.id)
+            deliveries.answered.discard(entry.id)
             return False
         group = self._open.get(instance)
         if group is None:
@@ -124,21 +125,21 @@ class Answers:
             self._tasks.setdefault(instance, set()).add(group.task)
             self._leases.keep(instance)
         group.entries.append((entry, prepared))
-        if len(instance.answered) >= _AT_ONCE:
+        if len(deliveries.answered) >= _AT_ONCE:
             group.close()
         return True
 
     async def _store(self, instance: Instance, group: _Group) -> None:
         try:
-            seconds = min(instance.size / _BYTES_A_SECOND, _MAX_WAIT_SECONDS, self._engine.seconds.lease / 8)
-            if instance.size > _SMALL_BYTES and not self._engine.stopping.is_set():
+            seconds = min(instance.cached.size / _BYTES_A_SECOND, _MAX_WAIT_SECONDS, self._engine.seconds.lease / 8)
+            if instance.cached.size > _SMALL_BYTES and not self._engine.stopping.is_set():
                 await asyncio.wait([group.full], timeout=seconds)
             del self._open[instance]
             await asyncio.gather(*(self.conclude(instance, *one) for one in group.entries))
         finally:
             if self._open.get(instance) is group:
                 del self._open[instance]
-            instance.answered -= {entry.id for entry, _ in group.entries}
+            instance.deliveries.answered -= {entry.id for entry, _ in group.entries}
             tasks = self._tasks[instance]
             tasks.discard(group.task)
             if not tasks:
@@ -164,7 +165,7 @@ class Answers:
 
     def result(self, instance: Instance, entry: Command, event: Any) -> Awaitable[Any]:
         """Try once to store the result of an activity. Raises whatever goes wrong; `take` then tries again."""
-        sent_as, origin = command_id(instance.persistence_id, entry.id), instance.first_start
+        sent_as, origin = command_id(instance.persistence_id, entry.id), instance.deliveries.first_start
         message = Message(reply_id(sent_as, type(event).__name__, 0, origin), event, answer=True)
         message.data = check_event(event, self._engine.settings.max_payload_bytes, message.id)
         message.trace, message.at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
@@ -201,7 +202,7 @@ class Answers:
 
     def _numbered(self, instance: Instance, entry: Command) -> Callable[[Any], tuple[str, Store]]:
         """Return what checks an event of an answer, and gives it the next id of its type."""
-        sent_as, origin = command_id(instance.persistence_id, entry.id), instance.first_start
+        sent_as, origin = command_id(instance.persistence_id, entry.id), instance.deliveries.first_start
         trace, at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
         counts: Counter[str] = Counter()
 
@@ -232,9 +233,9 @@ class Answers:
 
     def moment(self, instance: Instance) -> datetime | None:
         """In event time, return when the handler was called: the time of the step that sent the command."""
-        if not self._engine.event_time or instance.record is None:
+        if not self._engine.event_time or instance.cached.record is None:
             return None
-        return instance.record.updated_at
+        return instance.cached.record.updated_at
 
     async def _keep_trying(self, instance: Instance, name: str, store: Store) -> None:
         failures = 0

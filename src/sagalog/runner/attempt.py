@@ -80,7 +80,7 @@ class CommandAttempts:
         if handler is None:
             raise DefinitionError(f"no command handler for {entry.command.type}: register one with dispatch=")
         if type(handler) is ActivityHandler:
-            handler.check_kind(instance.record, entry)
+            handler.check_kind(instance.cached.record, entry)
             check_answerable(instance, entry)
         elif not entry.undo:
             check_answerable(instance, entry)
@@ -95,7 +95,7 @@ class CommandAttempts:
             entry.undo,
             self._engine.resources,
         )
-        record = instance.record
+        record = instance.cached.record
         if instance.runtime.saga.activities is None or record is None:
             return CommandContext(*told)
         of = id_of(instance.persistence_id, entry.of) if entry.of else ""
@@ -119,25 +119,25 @@ class CommandAttempts:
                 answer = begun(answer)
             if isinstance(answer, (Awaitable, AsyncIterable)):
                 async with self._limit(handler) as limit:
-                    instance.attempt = (entry.id, limit)
+                    instance.deliveries.attempt = (entry.id, limit)
                     if isinstance(answer, Awaitable):
                         answer = await answer
                     if isinstance(answer, AsyncIterable):
                         return await self._conclusions.conclude(instance, entry, answer)
-                instance.attempt = None  # the handler has ended, so there is nothing to cut off
+                instance.deliveries.attempt = None  # the handler has ended, so there is nothing to cut off
             if answer is not None and self._answers.set_aside(instance, entry, answer):
                 return True
             return await self._conclusions.conclude(instance, entry, answer)
         except BaseException as error:
-            instance.attempt = None
+            instance.deliveries.attempt = None
             if self._conclusions.ends(error):
                 raise
             if limit is not None and limit in self._cut:
-                instance.forgotten -= {entry.id}
+                instance.deliveries.was_forgotten(entry.id)
                 return True
             return await self._conclusions.conclude(instance, entry, None, error)
         finally:
-            instance.attempt = None
+            instance.deliveries.attempt = None
             if limit is not None:
                 self._cut.discard(limit)
             self._leases.let_go(instance)
@@ -150,7 +150,6 @@ class CommandAttempts:
     async def carry_out_beside(self, instance: Instance, entry: Command, handler: Handler, command: Any) -> bool:
         """Call the handler of a command that is carried out beside others of its instance, and conclude."""
         answer = raised = limit = None
-        assert instance.beside is not None
         try:
             if handler.asynchronous:
                 answer = handler(command, self.context(instance, entry))
@@ -163,21 +162,25 @@ class CommandAttempts:
                 waits = isinstance(answer, Awaitable)
             if waits:
                 async with self._limit(handler) as limit:
-                    instance.beside[entry.id] = limit
+                    instance.deliveries.limit_beside(entry.id, limit)
                     answer = await answer
         except BaseException as error:
             if self._conclusions.ends(error):
                 raise
             raised = error
         finally:
-            instance.beside[entry.id] = None
+            instance.deliveries.limit_beside(entry.id, None)
             cut = limit is not None and limit in self._cut
             if limit is not None:
                 self._cut.discard(limit)
         if cut and raised is not None:
-            instance.forgotten -= {entry.id}
+            instance.deliveries.was_forgotten(entry.id)
             return True
-        if raised is None and answer is not None and not (instance.answered or instance.forgotten):
+        if (
+            raised is None
+            and answer is not None
+            and not (instance.deliveries.answered or instance.deliveries.forgotten)
+        ):
             try:
                 await self._answers.result(instance, entry, answer)
             except Exception:  # noqa: S110  (it is stored once more, with all that may go wrong)
@@ -189,9 +192,10 @@ class CommandAttempts:
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
         """End the attempt at a command that is not in the outbox any more: an operator dropped it."""
-        limits = {entry: limit for entry, limit in (instance.beside or {}).items() if limit is not None}
-        if instance.attempt is not None:
-            limits[instance.attempt[0]] = instance.attempt[1]
+        deliveries = instance.deliveries
+        limits = {entry: limit for entry, limit in (deliveries.beside or {}).items() if limit is not None}
+        if deliveries.attempt is not None:
+            limits[deliveries.attempt[0]] = deliveries.attempt[1]
         if not limits:
             return
         outbox = ids_of(record)
@@ -209,7 +213,7 @@ def check_answerable(instance: Instance, entry: Command) -> None:
 
     It would be carried out for nothing, again and again, and kept from those who have that code.
     """
-    record, runtime = instance.record, instance.runtime
+    record, runtime = instance.cached.record, instance.runtime
     if record is None or record.status in FINAL:  # whose answers change nothing
         return
     newer = record.state_version > runtime.saga.state_version()

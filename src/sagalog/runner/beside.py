@@ -48,9 +48,7 @@ class Beside:
 
     def begin(self, instance: Instance, entry: Command, handler: Handler, command: Any, places: int) -> None:
         """Carry out a command as soon as there is a place for it; returns at once."""
-        if instance.beside is None:
-            instance.beside = {}
-        instance.beside[entry.id] = None
+        instance.deliveries.begin_beside(entry.id)
         self._leases.keep(instance)
         self._lanes.put(entry.command.type, places, (instance, entry, handler, command))
 
@@ -60,7 +58,7 @@ class Beside:
         try:
             if self._deliverable(instance, entry):
                 if self._gates.active and not self._gates.passes(instance, entry, beside=True):
-                    over = instance.pausing is not None and entry.id in instance.pausing
+                    over = instance.deliveries.pausing is not None and entry.id in instance.deliveries.pausing
                     if over:
                         self._pausing.add(instance)
                     # else its record is being read, and it is released again then: going on now would ask without end
@@ -76,8 +74,8 @@ class Beside:
         if self._engine.stopping.is_set():
             return False
         self._leases.check(instance)
-        record = instance.record
-        if entry.id not in instance.owned or record is None or record.stuck:
+        record = instance.cached.record
+        if entry.id not in instance.deliveries.owned or record is None or record.stuck:
             return False
         for other in record.outbox:  # noqa: SIM110  (`any` makes a generator, for each call)
             if other.id == entry.id:
@@ -85,37 +83,30 @@ class Beside:
         return False
 
     def _ended(self, instance: Instance, entry: Command) -> None:
-        assert instance.beside is not None
-        instance.beside.pop(entry.id, None)
-        if not instance.beside:
-            instance.beside = None
+        if instance.deliveries.end_beside(entry.id):
             self._leases.let_go(instance)
 
     def _pause(self, instance: Instance, entry: Command, seconds: float) -> None:
         """Carry it out again after a pause, in which nothing else of its instance waits for it."""
         self._pausing.add(instance)
-        instance.pause(entry.id, self._engine.loop.call_later(seconds, self._again, instance, entry))
+        instance.deliveries.pause(entry.id, self._engine.loop.call_later(seconds, self._again, instance, entry))
         if seconds > self._engine.seconds.lease / 2:
             # Others may take over only after our next attempt, so that a dead service does not cost a write a lease.
             next_at = self._engine.now() + timedelta(seconds=seconds)
-            instance.next_attempt_at = max(instance.next_attempt_at or next_at, next_at)
+            instance.deliveries.lease_from(max(instance.deliveries.next_attempt_at or next_at, next_at))
             self._leases.prolong(instance)
 
     def _again(self, instance: Instance, entry: Command) -> None:
-        if instance.pausing is not None:
-            instance.pausing.pop(entry.id, None)
-            if not instance.pausing:
-                instance.pausing = None
-                self._pausing.discard(instance)
-                if instance.retry is None:
-                    instance.next_attempt_at = None
+        instance.deliveries.resume(entry.id)
+        if instance.deliveries.pausing is None:
+            self._pausing.discard(instance)
         self._go_on(instance)
 
     def stop(self) -> None:
         """Start nothing new."""
         self._lanes.stop(lambda waiting: self._ended(*waiting[:2]))
         for instance in self._pausing:
-            for handle in (instance.pausing or {}).values():
-                handle.cancel()
-            instance.pausing = None
+            for entry in list(instance.deliveries.pausing or ()):
+                if (waited := instance.deliveries.resume(entry)) is not None:
+                    waited.cancel()
         self._pausing.clear()

@@ -40,16 +40,17 @@ class InstanceCache:
 
     def done(self, instance: Instance) -> None:
         """Let an instance leave its round: it joins the next one if it has work, and is forgotten if it holds nothing."""
-        instance.under_way = instance.fresh = False
+        self.queue.leave(instance)
+        instance.cached.grows_old()
         if instance.quieted is not None:
             tell_quiet(instance)
         if instance.unknown is not None and not instance.mailbox:
-            instance.mailbox.append(Envelope(maintenance=Maintenance.RECORD))
+            instance.put(Envelope(maintenance=Maintenance.RECORD))
         if instance.waiting:
             wake_later(instance)
         if instance.mailbox:
             self.queue.add(instance)
-        elif not instance.loaded and instance.retry is None and not instance.pausing and instance.idle:
+        elif not (instance.cached.loaded or instance.deliveries.pauses) and instance.idle:
             self.drop(instance)
         if len(self.instances) > self._cache_size or self._bytes > self._cache_bytes:
             self._shrink()
@@ -63,7 +64,7 @@ class InstanceCache:
             oldest, candidate = next(iter(instances.items()))
             del instances[oldest]
             if candidate.idle:
-                candidate.stop_pausing()
+                candidate.deliveries.stop_pausing()
                 self.set_size(candidate, 0)
             else:
                 instances[oldest] = candidate
@@ -76,8 +77,8 @@ class InstanceCache:
 
     def set_size(self, instance: Instance, size: int) -> None:
         """Note the size of the record that an instance keeps in memory, in bytes as stored."""
-        self._bytes += size - instance.size
-        instance.size = size
+        self._bytes += size - instance.cached.size
+        instance.cached.size = size
 
     def active(self) -> Iterator[Instance]:
         """Yield the instances that still have something to do."""

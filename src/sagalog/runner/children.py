@@ -152,7 +152,7 @@ class Children:
         try:
             await to.submit(envelope)
         except SagaParkedError as error:
-            self._unreadable[to.persistence_id] = error.reason, (to.epoch, to.version)
+            self._unreadable[to.persistence_id] = error.reason, (to.cached.epoch, to.cached.version)
             raise
 
     async def _start(self, parent: Instance, entry: Command, child: Instance, event: Any) -> None:
@@ -195,7 +195,7 @@ class Children:
 
         async def run(draft: Draft, reporter: Reporter) -> None:
             nonlocal gone, fresh, silent
-            record, fresh = draft.record, child.fresh
+            record, fresh = draft.record, child.cached.fresh
             gone, silent = False, None  # it may be the second look
             if record is None or record.parent != started_as:
                 gone = record is None or not tells_of(record, started_as)

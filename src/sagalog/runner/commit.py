@@ -25,9 +25,10 @@ from ..journal import Journal, PersistentRepr
 from ..journal.callers import CallersConnection
 from ..journal.protocol import HeldError, TellsHeld
 from ..journal.store import JournalSagaStateStore, Terms, new_epoch
+from .deliveries import NO_IDS
 from .envelope import Maintenance
 from .failures import cancellations, certain, passes_through
-from .instance import NO_IDS, Instance
+from .instance import Instance
 from .load import ids_of
 from .too_large import check_room, may_exceed
 from .turn import Turn
@@ -74,14 +75,14 @@ class Write:
         self.turn: Turn = turn
         self.record: SagaRecord = record
         self.payload: bytes = payload
-        self.version: int = instance.version + 1
+        self.version: int = instance.cached.version + 1
         self.epoch: int = epoch
         self.lease_end: datetime | None = lease_end
         self.due_at: datetime | None = due_at
         self.claim: bool = claim
         self.parked: str = parked
         self.terms: Terms = _terms(instance, record)
-        self.new_entries: frozenset[str] = new_entries_of(None if claim else instance.record, record)
+        self.new_entries: frozenset[str] = new_entries_of(None if claim else instance.cached.record, record)
         if self.new_entries and instance.runtime.engine.client:
             self.new_entries = NO_IDS
         self.encoded: Encoded | None = None  # where it has messages, and some of them may stay in earlier records
@@ -101,22 +102,22 @@ def write_of(turn: Turn, declines: CommandTest, waits: CommandTest, now: datetim
     if not (draft.changed or claim or renew):
         return None
     parked = ""
-    if claim and record.outbox[0].id not in instance.owned and not waits(instance, record.outbox[0]):
+    if claim and record.outbox[0].id not in instance.deliveries.owned and not waits(instance, record.outbox[0]):
         parked = take_over(draft, runtime.engine.settings.max_takeovers)
     elif record.taken and (not record.outbox or record.outbox[0].id != record.taken):
         record.taken, record.takeovers, record.begun = "", 0, False
     if (
         (record.gap or (record.held and record.held[0].gather))
         and record.parked
-        and (instance.record is None or not instance.record.parked)
+        and (instance.cached.record is None or not instance.cached.record.parked)
     ):
         parked = parked or record.parked
     draft.frozen()
     if claim:  # it is due, so nothing is waited for any more
-        instance.stop_pausing()
+        instance.deliveries.stop_pausing()
     lease_end, due_at = due_moments(instance, record, now)
     record.leased_until = _leased_until(instance, record, lease_end, renew=renew, claim=claim)
-    epoch = instance.epoch or (new_epoch() if instance.version == 0 else 0)
+    epoch = instance.cached.epoch or (new_epoch() if instance.cached.version == 0 else 0)
     payload, encoded = _encoded(turn, record)
     write = Write(turn, record, payload, epoch, lease_end, due_at, claim=claim, parked=parked)
     write.encoded = encoded
@@ -153,13 +154,13 @@ def _encoded(turn: Turn, record: SagaRecord) -> tuple[bytes, Encoded | None]:
 
 def _stored_messages(instance: Instance) -> StoredMessages:
     """Return how the messages are stored of the record on which a write is based."""
-    stored = instance.stored_messages
-    return stored if (stored.version, stored.epoch) == (instance.version, instance.epoch) else NO_MESSAGES
+    stored = instance.cached.stored_messages
+    return stored if (stored.version, stored.epoch) == (instance.cached.version, instance.cached.epoch) else NO_MESSAGES
 
 
 def _terms(instance: Instance, record: SagaRecord) -> Terms:
     """Return what the instance is to be found by; None where that is as it was with the record before."""
-    before = instance.record
+    before = instance.cached.record
     if not (record.index or record.keys) and (before is None or not (before.index or before.keys)):
         return None
     if before is None or before.finished:  # a tombstone has none
@@ -323,29 +324,31 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
     if not record.owes_delivery:
         return None
-    if instance.declined is not None and instance.declined in record.outbox:
+    if instance.deliveries.declined is not None and instance.deliveries.declined in record.outbox:
         return now  # whoever can deliver it may claim it at once
     if instance.runtime.engine.client and _is_free(instance, now):
         return now
-    start = now if instance.next_attempt_at is None else max(now, instance.next_attempt_at)
-    end = start + max(instance.runtime.engine.lease, timedelta(seconds=instance.lease_seconds))
+    start = now if instance.deliveries.next_attempt_at is None else max(now, instance.deliveries.next_attempt_at)
+    end = start + max(instance.runtime.engine.lease, timedelta(seconds=instance.deliveries.lease_seconds))
     # A step that comes in between does not shorten a lease, ours or another worker's.
     return end if record.leased_until is None else max(end, record.leased_until)
 
 
 def _is_free(instance: Instance, now: datetime) -> bool:
     """Say whether no worker can be delivering what is in the outbox before this write: none holds a lease on it."""
-    before = instance.record
+    before = instance.cached.record
     if before is None or not before.outbox or before.stuck:
         return True
-    ours = instance.version == instance.written  # and no worker has claimed it, or this write will be lost
-    return ours and instance.lease_end is not None and instance.lease_end <= now
+    ours = (
+        instance.cached.version == instance.cached.written
+    )  # and no worker has claimed it, or this write will be lost
+    return ours and instance.deliveries.lease_end is not None and instance.deliveries.lease_end <= now
 
 
 def is_leased(instance: Instance, record: SagaRecord) -> bool:
     """Say whether, by what is stored, another worker holds a lease on the first command of the outbox."""
     until = record.leased_until
-    if until is None or not record.outbox or record.outbox[0].id in instance.owned:
+    if until is None or not record.outbox or record.outbox[0].id in instance.deliveries.owned:
         return False
     return until > instance.runtime.engine.now()
 
@@ -358,7 +361,7 @@ def _leased_until(
         return None
     if renew:
         return lease_end
-    before = instance.record
+    before = instance.cached.record
     if claim or before is None or not before.outbox or before.outbox[0].id != record.outbox[0].id:
         return None  # it was the lease of a command that is not the first any more
     return record.leased_until

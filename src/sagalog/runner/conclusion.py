@@ -67,10 +67,9 @@ class Conclusions:
         self, instance: Instance, entry: Command, answer: Any, error: BaseException | None = None
     ) -> bool:
         """Store the reply events, then note that it was accepted, tell that it was refused, or plan another attempt."""
-        if instance.forgotten and entry.id in instance.forgotten:
-            instance.forgotten -= {entry.id}
+        if instance.deliveries.was_forgotten(entry.id):
             return True
-        origin = instance.first_start
+        origin = instance.deliveries.first_start
         if error is None:
             try:
                 if answer is not None:
@@ -108,7 +107,7 @@ class Conclusions:
             return step.failed(well_formed(f"refused: {error.reason}"), True)
         if is_permanent(error) or (isinstance(error, RunnerStoppedError) and self._engine.stopping.is_set()):
             return None
-        failures = 1 + (0 if instance.attempts is None else instance.attempts.get(entry.id, 0))
+        failures = 1 + instance.deliveries.failures(entry.id)
         if self._retry_of(instance, entry).wait_seconds(failures) is not None:
             return None
         told = str(error) if isinstance(error, SagalogError) else described(error)
@@ -117,7 +116,7 @@ class Conclusions:
     @staticmethod
     def _asks_operator(instance: Instance, entry: Command) -> bool:
         """Say whether an operator has to decide about the failure of this activity: it may not fail."""
-        step, record = _activity(instance, entry), instance.record
+        step, record = _activity(instance, entry), instance.cached.record
         if step is None or step.options.optional:
             return False
         return step.never_fails or (record is not None and record.committed)
@@ -143,7 +142,7 @@ class Conclusions:
         message.at, message.answer, message.origin = self._answers.moment(instance), True, origin
         envelope = Envelope(message)
         await instance.submit(envelope)
-        record = instance.record
+        record = instance.cached.record
         if (
             envelope.outcome is Outcome.DUPLICATE
             and record is not None
@@ -157,18 +156,15 @@ class Conclusions:
     ) -> None:
         self._engine.counters.commands += outcome == "accepted"
         self.tell(instance, entry, outcome, error)
-        if instance.attempts is not None:
-            instance.attempts.pop(entry.id, None)
-        if entry.id in instance.owned:
-            if isinstance(instance.accepted, frozenset):
-                instance.accepted = set(instance.accepted)
-            instance.accepted.add(entry.id)
+        instance.deliveries.accept(entry.id)
 
     def _failed(self, instance: Instance, entry: Command, error: BaseException) -> bool:
         engine = self._engine
         if isinstance(error, RunnerStoppedError) and engine.stopping.is_set():
             return False  # it stays in the outbox for the next worker
-        if instance.record is not None and not any(other.id == entry.id for other in instance.record.outbox):
+        if instance.cached.record is not None and not any(
+            other.id == entry.id for other in instance.cached.record.outbox
+        ):
             return True  # an operator has dropped it meanwhile
         if isinstance(error, SagaParkedError) and (entry.family or instance.is_in(error)):
             # This code cannot read whom it is for, or its own instance, which is to handle the answer.
@@ -176,9 +172,7 @@ class Conclusions:
             return False
         engine.counters.dispatch_errors += 1
         self.tell(instance, entry, "failed", error)
-        if instance.attempts is None:
-            instance.attempts = {}
-        failures = instance.attempts[entry.id] = instance.attempts.get(entry.id, 0) + 1
+        failures = instance.deliveries.failed(entry.id)
         carried_out = isinstance(error, AnswerError)
         # Our own errors name no payloads; those of others may quote them.
         told = str(error) if isinstance(error, (SagalogError, AnswerError)) else described(error)
@@ -189,13 +183,13 @@ class Conclusions:
             self._park(instance, entry, error, told, failures, carried_out=carried_out)
             return False
         self._complain(instance, entry, told, failures)
-        if instance.beside is not None and entry.id in instance.beside:
+        if instance.deliveries.beside is not None and entry.id in instance.deliveries.beside:
             self.pause_beside(instance, entry, wait)
             return False
-        instance.retry = engine.loop.call_later(wait, self.again, instance)
+        instance.deliveries.wait(engine.loop.call_later(wait, self.again, instance))
         if wait > engine.seconds.lease / 2:
             # Others may take over only after our next attempt. Otherwise a dead broker would cost a write for each lease.
-            instance.next_attempt_at = engine.now() + timedelta(seconds=wait)
+            instance.deliveries.lease_from(engine.now() + timedelta(seconds=wait))
             self._leases.prolong(instance)
         return False
 
@@ -217,15 +211,13 @@ class Conclusions:
             reason = f"command {name} was not accepted, and another attempt would not help: {told}"
         else:
             reason = f"command {name} was not accepted in {failures} attempts: {told}"
-        assert instance.attempts is not None
-        del instance.attempts[entry.id]  # a repair allows all attempts again
+        instance.deliveries.allow_all_attempts(entry.id)  # after a repair
         self._stuck(instance, entry, reason)
 
     def decline(self, instance: Instance, entry: Command, error: SagalogError) -> None:
         """Leave the first command of an outbox to a worker with other code: nothing is written, and nothing parked."""
         runtime = instance.runtime
-        instance.declined = entry
-        instance.disown(entry.id)
+        instance.deliveries.decline(entry)
         runtime.declined.add(instance.correlation_id, self._engine.now())
         self._engine.counters.dispatch_errors += 1
         self.tell(instance, entry, "failed", error)
@@ -249,7 +241,7 @@ class Conclusions:
         assert parking.future is not None
         parking.future.add_done_callback(lambda _: self._parked(instance, entry, parking))
         # The command must not leave again before the record that parks it is stored.
-        if instance.beside is not None and entry.id in instance.beside:
+        if instance.deliveries.beside is not None and entry.id in instance.deliveries.beside:
             self.pause_beside(instance, entry, self._engine.seconds.lease / 4)
         instance.poke(parking)
         instance.tell_parked(reason, command_id=id_of(instance.persistence_id, entry.id))
@@ -257,11 +249,11 @@ class Conclusions:
     @staticmethod
     def _parked(instance: Instance, entry: Command, parking: Envelope) -> None:
         """If the journal cannot take the record that parks it, leave the command alone until that record shrinks."""
-        if parking.error is None and instance.pausing is not None and entry.id in instance.pausing:
-            instance.pausing.pop(entry.id).cancel()
+        if parking.error is None and (waited := instance.deliveries.resume(entry.id)) is not None:
+            waited.cancel()
         if isinstance(parking.error, PayloadTooLargeError):
-            instance.disown(entry.id)
-            instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.size
+            instance.deliveries.disown(entry.id)
+            instance.runtime.unrecorded[instance.correlation_id] = entry.id, instance.cached.size
             log.error(
                 "saga %s, id %s: could not record that command %s parks it, so this worker leaves it alone: %s",
                 instance.runtime.name,
@@ -293,7 +285,7 @@ class Conclusions:
 
     def again(self, instance: Instance) -> None:
         """Go on with the outbox: the pause is over."""
-        instance.end_pause()
+        instance.deliveries.end_pause()
         self._release(instance)
 
     def tell(self, instance: Instance, entry: Command, outcome: str, error: BaseException | None = None) -> None:
@@ -317,7 +309,7 @@ def _activity(instance: Instance, entry: Command) -> DefinedActivity | None:
 
 def attempt_nr(instance: Instance, entry: Command) -> int:
     """Return the number of the attempt at a command that comes next, or is under way: from 1."""
-    return 1 if instance.attempts is None else instance.attempts.get(entry.id, 0) + 1
+    return instance.deliveries.failures(entry.id) + 1
 
 
 def _stick(entry: str, reason: str) -> Callable[[Draft, Reporter], Awaitable[None]]:

@@ -32,7 +32,6 @@ from .fire import fire
 from .load import unreadable
 from .outcome import decided, is_live, take, take_slowly
 from .replay import replay_held
-from .starting import wait_no_longer
 from .turn import CacheTooOld, HandlerFailed, StepFull, Turn, advance_slowly, failure_of
 from .wake import wake, wake_next
 
@@ -71,11 +70,11 @@ async def decide_slowly(turn: Turn, first: Awaitable[None] | GaveWay) -> None:
     try:
         while True:
             if isinstance(more, GaveWay):  # no message is at work
-                instance.working = None
+                instance.works_no_more()
                 await asyncio.sleep(0)
             else:
                 if not replaying:
-                    instance.working = (turn.batch[turn.at], task)
+                    instance.works_on(turn.batch[turn.at], task)
                 await more
                 if not replaying:
                     _passed(turn, turn.batch[turn.at])
@@ -88,7 +87,7 @@ async def decide_slowly(turn: Turn, first: Awaitable[None] | GaveWay) -> None:
     except (HandlerFailed, CacheTooOld, StepFull) as raised:
         _stopped_at(turn, raised)
     finally:
-        instance.working = None
+        instance.works_no_more()
 
 
 def _stopped_at(turn: Turn, raised: Exception) -> None:
@@ -149,7 +148,7 @@ def _passed(turn: Turn, envelope: Envelope) -> None:
         turn.maintenance = (*turn.maintenance, envelope.maintenance)
     if turn.instance.waiting and is_live(turn.draft.record):
         # They came before the rest of the batch.
-        turn.batch[turn.at : turn.at] = wait_no_longer(turn.instance)
+        turn.batch[turn.at : turn.at] = turn.instance.wait_no_longer()
     record = turn.draft.record
     if record is not None and record.waking and record.owes_waking:
         wake_next(turn)

@@ -66,25 +66,25 @@ class Dispatcher:
 
     def release(self, instance: Instance) -> None:
         """Start delivering the outbox of a saved record, and return at once."""
-        if instance.delivering or self._engine.stopping.is_set():
+        deliveries = instance.deliveries
+        if deliveries.delivering or self._engine.stopping.is_set():
             return
-        if instance.retry is not None and not self.gates.withdraw_outdated(instance):
+        if deliveries.retry is not None and not self.gates.withdraw_outdated(instance):
             return
         entry = instance.undelivered()
-        if entry is not None and entry == instance.declined:
+        if entry is not None and entry == deliveries.declined:
             return
-        if entry is not None and entry.id in instance.owned:
+        if entry is not None and entry.id in deliveries.owned:
             self._leases.check(instance)
         if entry is None:
-            if instance.answered:
+            if deliveries.answered:
                 self._answers.hurry(instance)
             self._acceptances.record_later(instance)
-        elif entry.id not in instance.owned:
-            if not self._engine.client:
-                self._leases.watch(instance, entry)
+        elif entry.id not in deliveries.owned:
+            self._wait_for_others(instance, entry)
         else:
-            instance.delivering = True
-            record = instance.record
+            deliveries.delivering = True
+            record = instance.cached.record
             if record is not None and record.taken and record.suspects(entry.id, self._engine.settings.max_takeovers):
                 self._suspects.put("", 1, instance)  # one in this worker, whatever its type
             else:
@@ -95,7 +95,7 @@ class Dispatcher:
         # Nothing is awaited here, so the lease that `release` checked still holds.
         give_way_at = self._engine.loop.time() + STRETCH_SECONDS
         entry: Command | None = first
-        while entry is not None and entry.id in instance.owned:
+        while entry is not None and entry.id in instance.deliveries.owned:
             handler, command = self._attempts.prepare(instance, entry)
             if handler is None:
                 self._give_up(instance, entry)
@@ -114,7 +114,7 @@ class Dispatcher:
                 answer = handler(command, self._attempts.context(instance, entry) if handler.takes_context else None)
             except BaseException as error:
                 if ends_program(error):  # nothing is awaited here, so nobody can have cancelled it
-                    instance.delivering = False
+                    instance.deliveries.delivering = False
                     raise
                 self._engine.spawn(self._finish(instance, entry, None, error))
                 return
@@ -126,18 +126,25 @@ class Dispatcher:
                 self._engine.spawn(self._finish(instance, entry, answer, None, handler))
                 return
             if self._engine.loop.time() > give_way_at:
-                instance.delivering = False
+                instance.deliveries.delivering = False
                 self._acceptances.record_later(instance)
                 self._engine.loop.call_soon(self.release, instance)
                 return
             entry = instance.undelivered()
-        instance.delivering = False
-        if instance.answered:
+        instance.deliveries.delivering = False
+        if instance.deliveries.answered:
             self._answers.hurry(instance)
         self._acceptances.record_later(instance)
+        if entry is not None:
+            self._wait_for_others(instance, entry)
+
+    def _wait_for_others(self, instance: Instance, entry: Command) -> None:
+        """Look now and then what has become of the next command if it is another worker's."""
+        if entry.id not in instance.deliveries.owned and not self._engine.client:
+            self._leases.watch(instance, entry)
 
     def _give_up(self, instance: Instance, entry: Command) -> None:
-        instance.delivering = False
+        instance.deliveries.delivering = False
         self.declines(instance, entry)
         self._acceptances.record_later(instance)  # what was accepted before it
 
@@ -151,7 +158,7 @@ class Dispatcher:
         """Carry out the next command of an instance. `suspected`: one that may kill its worker."""
         entry = self._deliverable(instance)
         if entry is None:
-            instance.delivering = False
+            instance.deliveries.delivering = False
             self._acceptances.record_later(instance)
             self.release(instance)
             return
@@ -163,7 +170,7 @@ class Dispatcher:
             self._give_up(instance, entry)
             return
         if self.gates.active and not self.gates.passes(instance, entry):
-            instance.delivering = False
+            instance.deliveries.delivering = False
             self._acceptances.record_later(instance)
             return
         try:
@@ -173,7 +180,7 @@ class Dispatcher:
             if suspected:
                 await self._end_suspected(instance)
         finally:
-            instance.delivering = False
+            instance.deliveries.delivering = False
         if not ours:
             self.release(instance)
         if accepted:
@@ -187,24 +194,24 @@ class Dispatcher:
 
         Only one such attempt runs at a time, so that no other command is blamed if the worker dies.
         """
-        if instance.record is not None and not instance.record.begun:
+        if instance.cached.record is not None and not instance.cached.record.begun:
             await self._record(instance, Maintenance.BEGIN)
-        begun = instance.record is not None and instance.record.begun
+        begun = instance.cached.record is not None and instance.cached.record.begun
         return begun and self._deliverable(instance) == entry
 
     async def _end_suspected(self, instance: Instance) -> None:
         """Record the result before the next command leaves. Otherwise this command would be blamed for the next one."""
         await self._answers.stored(instance)
-        if instance.accepted:
+        if instance.deliveries.accepted:
             await self._record(instance, Maintenance.RECORD)
 
     async def _record(self, instance: Instance, what: Maintenance) -> None:
         try:
             await instance.submit(Envelope(maintenance=what))
         except SagalogError:  # the journal is away; the outbox is tried again later
-            if instance.retry is None:
+            if instance.deliveries.retry is None:
                 seconds = self._engine.seconds.lease / 4
-                instance.retry = self._engine.loop.call_later(seconds, self._conclusions.again, instance)
+                instance.deliveries.wait(self._engine.loop.call_later(seconds, self._conclusions.again, instance))
 
     async def _finish(
         self,
@@ -221,7 +228,7 @@ class Dispatcher:
             else:
                 accepted = await self._conclusions.conclude(instance, entry, answer, error)
         finally:
-            instance.delivering = False
+            instance.deliveries.delivering = False
         if accepted:
             self._go_on(instance)
 
@@ -234,7 +241,7 @@ class Dispatcher:
             return None
         self._leases.check(instance)
         entry = instance.undelivered()
-        return entry if entry is not None and entry.id in instance.owned else None
+        return entry if entry is not None and entry.id in instance.deliveries.owned else None
 
     def declines(self, instance: Instance, entry: Command) -> bool:
         """Say whether this worker declines `entry`, the first of the outbox, because only other code can deliver it.
@@ -243,7 +250,7 @@ class Dispatcher:
         code. A command that this code should be able to read, by its version, but cannot, parks the instance instead.
         """
         command, size = instance.runtime.unrecorded.get(instance.correlation_id, ("", 0))
-        if command == entry.id and instance.size >= size:
+        if command == entry.id and instance.cached.size >= size:
             return True
         if command:
             del instance.runtime.unrecorded[instance.correlation_id]
@@ -251,12 +258,12 @@ class Dispatcher:
             self._attempts.handler_of(instance, entry)
         except (CodecError, DefinitionError, SagaParkedError) as error:
             if isinstance(error, CodecError) and instance.runtime.registry.is_current(entry.command):
-                instance.disown(entry.id)
+                instance.deliveries.disown(entry.id)
                 self._conclusions.unreadable(instance, entry, error)
             else:
                 self._conclusions.decline(instance, entry, error)
             return True
-        instance.declined = None
+        instance.deliveries.decline_nothing()
         return False
 
     def cut(self, instance: Instance, record: SagaRecord | None) -> None:
@@ -279,4 +286,4 @@ class Dispatcher:
 
 
 def _deliver_no_more(instance: Instance) -> None:
-    instance.delivering = False
+    instance.deliveries.delivering = False

@@ -202,7 +202,7 @@ class DueLoop:
     def _hand_out(self, cache: InstanceCache, correlation_id: str) -> None:
         """Let the next round fire and take over what is due. Nobody waits here: an instance that hangs delays no other."""
         instance = cache.instance(correlation_id)
-        if not instance.delivering:
+        if not instance.deliveries.delivering:
             instance.read_again()  # another worker may have dealt with it
         claim = Envelope(maintenance=Maintenance.CLAIM, future=self._engine.loop.create_future())
         assert claim.future is not None
@@ -217,7 +217,7 @@ class DueLoop:
             self._full = False
             self._wake.set()
         if error is None:
-            if not instance.loaded:  # a finished one is not kept in memory
+            if not instance.cached.loaded:  # a finished one is not kept in memory
                 self._purger.add(cache, correlation_id)
         elif isinstance(error, SagaParkedError):  # logged already; another worker's code may be able to read it
             runtime.declined.add(correlation_id, self._engine.now())

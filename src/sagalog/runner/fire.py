@@ -84,7 +84,7 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
         if at_once > _MAX_TIMERS or (most is not None and fired and (fired >= most or (late and worth_a_save))):
             if not (engine.stopping.is_set() or _claimed(turn)):  # then they are any worker's
                 claim = Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf, until=asked)
-                instance.mailbox.append(claim)
+                instance.put(claim)
             break
         if fired >= in_step:
             draft.now = max(before, draft.now)
@@ -111,7 +111,7 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
 def _undelivered(turn: Turn) -> bool:
     """Say whether a command of the draft is still to be delivered by this worker."""
     record = turn.draft.record
-    return record is not None and bool(record.outbox) and record.outbox[0] != turn.instance.declined
+    return record is not None and bool(record.outbox) and record.outbox[0] != turn.instance.deliveries.declined
 
 
 def _due(turn: Turn, until: datetime) -> Message | None:

@@ -107,6 +107,7 @@ def _under_way(probe: object) -> bool:
     """Say whether the attempt that asks whether a receiver is back has not ended yet."""
     assert isinstance(probe, tuple)
     instance, entry = probe
-    if entry in instance.answered or (instance.beside is not None and entry in instance.beside):
+    deliveries = instance.deliveries
+    if entry in deliveries.answered or (deliveries.beside is not None and entry in deliveries.beside):
         return True
-    return instance.delivering and (instance.attempt is None or instance.attempt[0] == entry)
+    return deliveries.delivering and (deliveries.attempt is None or deliveries.attempt[0] == entry)

@@ -127,11 +127,11 @@ class Gates:
         gate = None if entry.family else self._gate(instance, entry)
         if gate is None:
             return True
-        through = entry.id in instance.let_through
+        through = entry.id in instance.deliveries.let_through
         if through:
-            if not instance.loaded:  # it is being read, and released again then
+            if not instance.cached.loaded:  # it is being read, and released again then
                 return False
-            instance.let_through -= {entry.id}
+            instance.deliveries.let_through -= {entry.id}
             if not gate.shut or (gate.pause is None and gate.is_probe(instance, entry)):
                 return True
         elif not gate.line and not gate.shut and gate.wait_seconds(self._engine.loop.time()) == 0.0:
@@ -152,19 +152,19 @@ class Gates:
         waiter = InLine(gate, instance, entry, self._engine.loop.time(), beside=beside)
         gate.line[waiter] = None
         if beside:
-            instance.pause(entry.id, waiter)
+            instance.deliveries.pause(entry.id, waiter)
         else:
-            instance.retry = waiter
+            instance.deliveries.wait(waiter)
         self._renew_later(waiter, self._lease_seconds_left(instance) - self._engine.seconds.lease / 2)
         self._advance_soon(gate)
 
     def withdraw_outdated(self, instance: Instance) -> bool:
         """Take what an instance has in a line out of there if it is not its next command any more; say whether it was."""
-        waiter = instance.retry
+        waiter = instance.deliveries.retry
         if not isinstance(waiter, InLine) or waiter.entry == instance.undelivered():
             return False
         waiter.cancel()
-        instance.end_pause()
+        instance.deliveries.end_pause()
         return True
 
     def told(self, entry: Command, outcome: str, error: BaseException | None) -> None:
@@ -255,9 +255,9 @@ class Gates:
 
     def _let_through(self, waiter: InLine) -> None:
         instance, entry = waiter.instance, waiter.entry
-        if entry.id in instance.owned:
+        if entry.id in instance.deliveries.owned:
             waiter.gate.take(instance, entry)
-            instance.let_through |= {entry.id}
+            instance.deliveries.let_through |= {entry.id}
         if self._must_be_read(waiter, self._engine.loop.time()):
             instance.read_again()  # what is not loaded does not leave
             instance.poke(Envelope(maintenance=Maintenance.RECORD))
@@ -268,7 +268,7 @@ class Gates:
 
     def _lease_seconds_left(self, instance: Instance) -> float:
         """Return how many seconds of its lease are left."""
-        end = instance.lease_end
+        end = instance.deliveries.lease_end
         return 0.0 if end is None else (end - self._engine.now()).total_seconds()
 
     def _renew_later(self, waiter: InLine, seconds: float) -> None:
@@ -293,7 +293,7 @@ class Gates:
             instance = waiter.instance
             if waiter not in waiter.gate.line:
                 continue
-            if waiter.entry.id not in instance.owned:  # another worker has claimed it
+            if waiter.entry.id not in instance.deliveries.owned:  # another worker has claimed it
                 waiter.cancel()
                 self._let_through(waiter)
                 continue
@@ -304,7 +304,7 @@ class Gates:
             # For as long as it has waited: what waits for a moment is soon another's if we die, and what waits for days
             # costs no write a lease.
             waits = min(max(loop.time() - waiter.since, lease), MAX_LEASES * lease)
-            instance.next_attempt_at = self._engine.now() + timedelta(seconds=waits)
+            instance.deliveries.lease_from(self._engine.now() + timedelta(seconds=waits))
             self._leases.prolong(instance)
             again.append((waiter, lease / 4))  # the journal may not take it
         for waiter, seconds in again:

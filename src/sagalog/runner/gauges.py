@@ -62,6 +62,7 @@ def _of(cache: InstanceCache) -> SagaGauges:
     instances = list(cache.instances.values())
     for instance in instances:
         waiting += len(instance.mailbox) + len(instance.waiting)
-        if instance.owned and (entry := instance.undelivered()) is not None and entry.id in instance.owned:
+        ours = instance.deliveries.owned
+        if ours and (entry := instance.undelivered()) is not None and entry.id in ours:
             undelivered[instance.correlation_id] = entry.id
     return SagaGauges(cache.runtime.name, len(instances), waiting, undelivered)

@@ -56,14 +56,15 @@ async def _step(instance: Instance, message: Message, connection: CallersConnect
     runtime = instance.runtime
     private = Instance(instance.cache, instance.correlation_id)
     envelope = Envelope(message, seen=True)
-    private.mailbox.append(envelope)
+    private.put(envelope)
     private.in_transaction = instance.in_transaction
     try:
         await _load(private, connection)
         turn = begin(private, runtime.engine.now())
         if runtime.reservations is not None:  # they hold with the step, or not at all
             within = runtime.reservations.within(connection)
-            turn.draft.reserve = partial(within.reserve, private.correlation_id, turn.draft.sequence_nr, private.epoch)
+            number, epoch = turn.draft.sequence_nr, private.cached.epoch
+            turn.draft.reserve = partial(within.reserve, private.correlation_id, number, epoch)
         await _decided(turn, message)
         outcome = envelope.decided
         if isinstance(outcome, BaseException):
@@ -212,13 +213,13 @@ async def _look_at_stored(opened: OpenTransaction) -> None:
     instances = list(opened.steps)
     for instance in {instances[0]: None, instances[-1]: None}:
         await _read(instance)
-        if instance.version >= opened.steps[instance][0].version:
+        if instance.cached.version >= opened.steps[instance][0].version:
             break
     else:
         return
     await asyncio.gather(*(_read(instance) for instance in instances))
     for instance in instances:
-        opened.forget(instance, [step for step in opened.steps[instance] if instance.version >= step.version])
+        opened.forget(instance, [step for step in opened.steps[instance] if instance.cached.version >= step.version])
 
 
 async def _read_at_the_end(opened: OpenTransaction, instance: Instance) -> None:

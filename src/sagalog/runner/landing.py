@@ -26,7 +26,7 @@ async def _look_until_landed(instance: Instance, entry: Unanswered) -> None:
     engine = instance.runtime.engine
     looks = Attempts(Waiting(first=0.005, most=1.0, seconds=engine.seconds.lease), clock=engine.loop.time)
     try:
-        while instance.version < entry.version and (pause := looks.failed()) is not None:
+        while instance.cached.version < entry.version and (pause := looks.failed()) is not None:
             await engine.back_off(pause)
             instance.read_again()
             try:

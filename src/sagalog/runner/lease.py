@@ -42,10 +42,10 @@ class Leases:
 
         Otherwise a worker that wakes up would deliver everything it still has in memory again, out of order.
         """
-        end = instance.lease_end
+        end = instance.deliveries.lease_end
         if end is None or self._engine.event_time or self._engine.now() <= end:
             return
-        instance.owned, instance.lease_end = frozenset(), None
+        instance.deliveries.disown_all()
         instance.read_again()
         instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
@@ -57,21 +57,22 @@ class Leases:
 
     def let_go(self, instance: Instance) -> None:
         """Stop prolonging the lease of an instance, unless one of its commands is still carried out."""
-        if instance.attempt is not None or instance.beside is not None or instance.answered:
+        if instance.deliveries.carries_out:
             return
         self._kept.pop(instance, None)
-        instance.lease_seconds, instance.contested = 0.0, False
+        instance.deliveries.lease_seconds, instance.deliveries.contested = 0.0, False
 
     def _renew(self) -> None:
         self._tick = None
         engine = self._engine
         lease = engine.seconds.lease
         for instance in self._kept:
-            left = lease if instance.lease_end is None else (instance.lease_end - engine.now()).total_seconds()
-            if left > max(lease, instance.lease_seconds) * 0.55:
+            ours = instance.deliveries
+            left = lease if ours.lease_end is None else (ours.lease_end - engine.now()).total_seconds()
+            if left > max(lease, ours.lease_seconds) * 0.55:
                 continue
-            if instance.contested:
-                instance.lease_seconds = min(2 * max(instance.lease_seconds, lease / 2), MAX_LEASES * lease)
+            if ours.contested:
+                ours.lease_seconds = min(2 * max(ours.lease_seconds, lease / 2), MAX_LEASES * lease)
                 instance.poke(Envelope(maintenance=Maintenance.RENEW))
             else:
                 self._move_soon(instance)
@@ -79,8 +80,8 @@ class Leases:
             self._tick = engine.loop.call_later(lease / 4, self._renew)
 
     def prolong(self, instance: Instance) -> None:
-        """Keep others from taking over before our next attempt, at `instance.next_attempt_at`."""
-        if instance.contested:
+        """Keep others from taking over before our next attempt, at `next_attempt_at`."""
+        if instance.deliveries.contested:
             instance.poke(Envelope(maintenance=Maintenance.RENEW))
         else:
             self._move_soon(instance)
@@ -108,11 +109,11 @@ class Leases:
 
     def _move_of(self, instance: Instance) -> MovedDue | None:
         """Return how to move `due_at`. None: the lease has to be written into the record."""
-        record = instance.record
-        if record is None or not instance.loaded or not record.owes_delivery:
+        record = instance.cached.record
+        if record is None or not instance.cached.loaded or not record.owes_delivery:
             return None
         lease_end, due_at = due_moments(instance, record, self._engine.now())
-        return MovedDue(instance.persistence_id, instance.version, due_at) if due_at == lease_end else None
+        return MovedDue(instance.persistence_id, instance.cached.version, due_at) if due_at == lease_end else None
 
     async def _move(self, journal: Journal, moves: list[tuple[Instance, MovedDue]]) -> None:
         try:
@@ -125,12 +126,12 @@ class Leases:
             log.warning("prolonging %d leases failed: %s", len(moves), told_of_store(error), extra=about())
             return
         for (instance, move), done in zip(moves, moved, strict=True):
-            if not done and instance.version == move.sequence_nr:
-                instance.contested = True  # another worker has changed it
+            if not done and instance.cached.version == move.sequence_nr:
+                instance.deliveries.contested = True  # another worker has changed it
                 instance.read_again()
                 instance.poke(Envelope(maintenance=Maintenance.RENEW))
-            elif done and instance.version == move.sequence_nr:
-                instance.lease_end = move.due_at
+            elif done and instance.cached.version == move.sequence_nr:
+                instance.deliveries.leased_until(move.due_at)
 
     def watch(self, instance: Instance, entry: Command) -> None:
         """Wait for the worker that saved `entry`; claim it once its lease must have ended.
@@ -143,27 +144,29 @@ class Leases:
             instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
             return
         now, lease = engine.loop.time(), engine.seconds.lease
-        if instance.foreign is None or instance.foreign[0] != entry.id:
-            instance.foreign = (entry.id, now + lease)
-        until = instance.record.leased_until if instance.record is not None else None
+        deliveries = instance.deliveries
+        if deliveries.foreign is None or deliveries.foreign[0] != entry.id:
+            deliveries.foreign = (entry.id, now + lease)
+        until = instance.cached.record.leased_until if instance.cached.record is not None else None
         if until is not None:
             renewed = now + (until - engine.now()).total_seconds()
-            instance.foreign = (entry.id, max(instance.foreign[1], renewed))
-        left = instance.foreign[1] - now
+            deliveries.foreign = (entry.id, max(deliveries.foreign[1], renewed))
+        left = deliveries.foreign[1] - now
         waited = max(0.0, lease - left)
         # Soon, because other commands wait behind it; less and less often, because each costs a load.
         pause = max(0.0, min(left, max(lease * _FIRST_LOOK, waited)))
-        instance.retry = engine.loop.call_later(pause, self._look_at_foreign, instance)
+        deliveries.wait(engine.loop.call_later(pause, self._look_at_foreign, instance))
 
     def _look_at_foreign(self, instance: Instance) -> None:
         """Claim an entry of another worker if its lease must have ended; otherwise see what has become of it."""
-        instance.retry = None
+        deliveries = instance.deliveries
+        deliveries.look()
         if self._engine.stopping.is_set():
             return
-        if instance.foreign is not None and self._engine.loop.time() < instance.foreign[1]:
+        if deliveries.foreign is not None and self._engine.loop.time() < deliveries.foreign[1]:
             instance.read_again()  # the command may be accepted and recorded by now
             instance.poke(Envelope(maintenance=Maintenance.RECORD))
-        elif instance.runtime.journal is None or instance.version == instance.written:
+        elif instance.runtime.journal is None or instance.cached.version == instance.cached.written:
             instance.read_again()  # the record may hold a lease by now, so what is stored decides
             instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
         else:
@@ -182,8 +185,12 @@ class Leases:
         if any(persistence_id == instance.persistence_id for persistence_id, _ in due):
             instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
             return
-        if instance.foreign is not None:
-            instance.foreign = (instance.foreign[0], engine.loop.time() + engine.seconds.lease / 2)
+        deliveries = instance.deliveries
+        if deliveries.foreign is not None:
+            deliveries.foreign = (
+                deliveries.foreign[0],
+                engine.loop.time() + engine.seconds.lease / 2,
+            )
         instance.poke(Envelope(maintenance=Maintenance.RECORD))
 
     def stop(self) -> None:

@@ -24,9 +24,10 @@ from ..journal import Journal
 from ..journal.state_store import SavedState
 from ..journal.store import saved_of
 from ..waiting import Attempts, Waiting
+from .deliveries import NO_IDS
 from .engine import STRETCH_SECONDS, Engine
 from .failures import as_exception, not_handled, passes_through
-from .instance import NO_IDS, Instance
+from .instance import Instance
 
 _MAX_LOOKUPS = 4  # at once; instances that come meanwhile share the next one
 _AT_ONCE = 256  # records of one lookup
@@ -98,7 +99,7 @@ class Loader:
         except BaseException as error:
             reason = _reason(instance, error)
             if isinstance(reason, OutcomeUnknownError):
-                instance.unknown = None
+                instance.take_unknown()
             self._told(instance, reason)
             if passes_through(error):
                 raise
@@ -172,36 +173,27 @@ def cache_stored(
     instance: Instance, saved: SavedState | None, stored: SagaRecord | None, record: SagaRecord | None
 ) -> None:
     """Cache what is stored: `record`. `stored`: the same one, without what it holds in earlier records."""
-    before = instance.epoch, instance.version
     if record is not None:
         instance.note_lives(record)
-    instance.record = record
-    instance.version = saved.version if saved is not None else 0
-    instance.epoch = saved.epoch if saved is not None else 0
-    instance.stored_messages, size = NO_MESSAGES, len(saved.payload) if saved is not None else 0
+    version, epoch, size, messages = 0, 0, 0, NO_MESSAGES
+    if saved is not None:
+        version, epoch, size = saved.version, saved.epoch, len(saved.payload)
     if record is not None and (record.held or record.kept) and stored is not None:
-        instance.stored_messages = as_stored(stored, record, instance.version, instance.epoch)
+        messages = as_stored(stored, record, version, epoch)
         size += sum(page.size for page in (*stored.held_in, *stored.kept_in))
     instance.cache.set_size(instance, size)
-    if (instance.epoch, instance.version) != before:
+    if instance.cached.was_read(record, version, epoch, messages):
         for envelope in instance.mailbox:  # parking was decided on another record, which may hold the message already
             envelope.park = None
-    if instance.epoch != before[0]:
-        instance.written = 0
-    outbox = ids_of(record)
-    unknown, instance.unknown = instance.unknown, None
+    unknown = instance.take_unknown()
     for maybe in (*instance.in_transaction, *instance.may_land, *([unknown] if unknown is not None else ())):
         if saved is not None and (saved.version, saved.payload) == (maybe.version, maybe.payload):
-            instance.owned |= maybe.new_entries  # the write had landed
-            instance.lease_end = maybe.lease_end
-            instance.written = maybe.version
+            instance.deliveries.own(maybe.new_entries, maybe.lease_end)
+            instance.cached.had_landed(maybe.version)
             instance.answer_as_stored(maybe, is_newest=True)
         elif maybe is unknown and unknown and record is not None and unknown.has_handled(record.inbox):
             instance.answer_as_stored(unknown, is_newest=False)  # it had landed, too, before another worker's
-    instance.accepted &= outbox
-    instance.owned &= outbox
-    instance.loaded = instance.fresh = True
-    instance.load_first = False
+    instance.deliveries.forget_all_but(ids_of(record))
 
 
 def ids_of(record: SagaRecord | None) -> frozenset[str]:
@@ -225,5 +217,5 @@ def unreadable(instance: Instance, reason: str) -> SagaParkedError:
     if instance.correlation_id not in runtime.unreadable:
         instance.tell_parked(reason, "is parked, and left as it is stored")
     runtime.unreadable[instance.correlation_id] = reason
-    instance.loaded = False
+    instance.cached.unload()
     return SagaParkedError(runtime.name, instance.correlation_id, reason)

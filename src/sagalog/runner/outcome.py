@@ -15,7 +15,7 @@ from ..errors import NoInstanceError
 from .envelope import Envelope
 from .failures import not_handled
 from .settings import NoInstance
-from .starting import in_vain, let_wait
+from .starting import in_vain
 from .turn import CacheTooOld, Turn, advance
 
 _HANDLED = Outcome.HANDLED
@@ -75,7 +75,7 @@ def _by_its_number(turn: Turn, message: Message | None) -> bool:
 
 def _note_parking(turn: Turn, envelope: Envelope) -> None:
     """If the message has parked its instance, as a late answer may, note that this is to be told once it is stored."""
-    record, before = turn.draft.record, turn.instance.record
+    record, before = turn.draft.record, turn.instance.cached.record
     if record is None or envelope.message is None or before is None or before.parked:
         return
     if record.held[0].id == envelope.message.id:
@@ -127,4 +127,4 @@ def no_instance(turn: Turn, envelope: Envelope) -> None:
     elif envelope.deadline is None or envelope.deadline <= engine.loop.time():
         envelope.decided = in_vain(instance, envelope)
     else:
-        let_wait(instance, envelope)
+        instance.let_wait(envelope)

@@ -44,7 +44,7 @@ class Purger:
 
     async def _purge(self, cache: InstanceCache, correlation_id: str) -> None:
         runtime = cache.runtime
-        if cache.instance(correlation_id).loaded:
+        if cache.instance(correlation_id).cached.loaded:
             return
         try:
             saved = await runtime.load(correlation_id)

@@ -51,8 +51,16 @@ class Queue(Generic[T]):
             self.driver.wake()
 
     def take(self) -> T:
-        """Return the first instance; it is in a round from now on, until `InstanceCache.done`."""
+        """Return the first instance; it is in a round from now on, until `leave`."""
         instance = self.instances.popleft()
         instance.ready = False
         instance.under_way = True
         return instance
+
+    def take_lone(self, instance: T) -> None:
+        """Note that an instance that has just got work is in a round of its own, until `leave`."""
+        instance.under_way = True
+
+    def leave(self, instance: T) -> None:
+        """Note that an instance is in no round."""
+        instance.under_way = False

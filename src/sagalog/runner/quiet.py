@@ -40,10 +40,10 @@ async def quiet(instance: Instance) -> None:
 def _is_quiet(instance: Instance) -> bool:
     if instance.under_way or instance.ready or instance.mailbox or instance.to_deliver:
         return False
-    if instance.delivering or instance.answered or instance.beside is not None:
+    if instance.deliveries.delivering or instance.deliveries.answered or instance.deliveries.beside is not None:
         return False
     entry = instance.undelivered()
-    return entry is None or entry == instance.declined
+    return entry is None or entry == instance.deliveries.declined
 
 
 async def catch_up(instance: Instance) -> None:
@@ -57,15 +57,15 @@ async def catch_up(instance: Instance) -> None:
 async def fire_before(instance: Instance, at: datetime) -> None:
     """Fire the timers due at `at` or before, each after everything that the one before it has led to."""
     while _may_fire(instance, at) and not instance.runtime.engine.stopping.is_set():
-        version = instance.version
+        version = instance.cached.version
         await instance.submit(Envelope(maintenance=Maintenance.CLAIM, until=at))
         await quiet(instance)
-        if instance.version == version:  # they cannot fire: it is parked, say
+        if instance.cached.version == version:  # they cannot fire: it is parked, say
             return
 
 
 def _may_fire(instance: Instance, at: datetime) -> bool:
-    record = instance.record
+    record = instance.cached.record
     return record is not None and any(timer.due_at <= at for timer in record.timers.values())
 
 

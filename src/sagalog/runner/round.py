@@ -139,7 +139,7 @@ class Rounds:
                 instance = queue.take()
                 mailbox = instance.mailbox
                 if mailbox and mailbox[0].over:
-                    mailbox[:] = [envelope for envelope in mailbox if not envelope.over]
+                    instance.leave_only([envelope for envelope in mailbox if not envelope.over])
                 if self._engine.cancelled:
                     self._refuse(instance)
                 if not mailbox:
@@ -158,7 +158,7 @@ class Rounds:
         return turns
 
     def _begin(self, instance: Instance, turns: list[Turn], now: datetime) -> None:
-        if instance.fresh and instance.mailbox[0].maintenance not in _TAKES:  # which decide who delivers
+        if instance.cached.fresh and instance.mailbox[0].maintenance not in _TAKES:  # which decide who delivers
             self._deliver_later(instance)
         turn = begin(instance, now)
         try:
@@ -174,7 +174,7 @@ class Rounds:
                 task = self._engine.spawn(self._decide_slowly(turn, more))
                 # Its caller may withdraw before the task begins.
                 if not (replays(turn) or isinstance(more, GaveWay)):
-                    instance.working = (turn.batch[turn.at], task)
+                    instance.works_on(turn.batch[turn.at], task)
 
     @staticmethod
     def _undecided(turn: Turn, error: BaseException) -> None:
@@ -189,9 +189,7 @@ class Rounds:
         """Answer all who wait for a handler that ignores its cancellation. What it does later is not stored."""
         left, self._slowly = self._slowly, set()
         for turn in left:
-            mailbox = turn.instance.mailbox
-            tell(turn.instance, [*turn.batch, *mailbox], not_handled())
-            mailbox.clear()
+            tell(turn.instance, [*turn.batch, *turn.instance.take_all()], not_handled())
 
     async def _decide_slowly(self, turn: Turn, first: Awaitable[None] | GaveWay) -> None:
         self._slowly.add(turn)
@@ -212,12 +210,10 @@ class Rounds:
     def _loaded(self, instance: Instance, error: BaseException | None) -> None:
         """Its record was read, or could not be."""
         if error is None:
-            instance.under_way = False
+            self._queue.leave(instance)
             self._queue.add(instance)
             return
-        envelopes = list(instance.mailbox)
-        instance.mailbox.clear()
-        tell(instance, envelopes, error)
+        tell(instance, instance.take_all(), error)
         instance.cache.done(instance)
 
     def _refuse(self, instance: Instance) -> None:
@@ -228,7 +224,7 @@ class Rounds:
             records = envelope.maintenance is Maintenance.RECORD and not self._engine.abandoned
             (kept if records else refused).append(envelope)
         if refused:
-            instance.mailbox[:] = kept
+            instance.leave_only(kept)
             tell(instance, refused, not_handled())
 
     async def _commit(self, turns: list[Turn]) -> None:
@@ -317,18 +313,18 @@ class Rounds:
             pause = None
         if write is not None and write.new_entries and isinstance(error, OutcomeUnknownError):
             self._look_for(write)
-        if (instance.attempt is not None or instance.beside is not None) and error is None and not turn.stale:
+        if error is None and not turn.stale and instance.deliveries.carries_out:
             self._dispatcher.cut(instance, turn.draft.record)
         if write is not None and error is None and write.due_at is not None:
             self._due.notice(write.due_at)
-        if instance.to_deliver:
-            self._deliveries.append(instance)
+        if error is None and instance.cached.loaded:
+            self._deliver_later(instance)
         if pause is None:
             instance.cache.done(instance)
         else:
             task = self._engine.spawn(self._pause(instance, pause))
             if pause.envelope is not None:
-                instance.working = (pause.envelope, task)
+                instance.works_on(pause.envelope, task)
 
     async def _pause(self, instance: Instance, pause: Pause) -> None:
         try:
@@ -340,11 +336,12 @@ class Rounds:
             if self._engine.cancelled:  # otherwise, its caller has withdrawn
                 raise
         finally:
-            instance.working = None
+            instance.works_no_more()
             instance.cache.done(instance)
 
     def _deliver_later(self, instance: Instance) -> None:
-        if instance.record is not None and instance.record.outbox:
+        record = instance.cached.record
+        if record is not None and record.outbox and not instance.to_deliver:
             instance.to_deliver = True
             self._deliveries.append(instance)
 

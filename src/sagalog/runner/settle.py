@@ -39,9 +39,10 @@ from ..waiting import Waiting
 from .commit import MAX_LOST, Write
 from .context import CircularWaitError
 from .counters import count
+from .deliveries import NO_IDS
 from .envelope import Envelope, Maintenance
 from .failures import described, not_handled
-from .instance import NO_IDS, Instance, Unanswered
+from .instance import Instance, Unanswered
 from .load import ids_of, unreadable
 from .outcome import PASSED_OVER
 from .replay import tell_parked_again
@@ -92,11 +93,11 @@ def settle(turn: Turn, write: Write | None, error: BaseException | None) -> Paus
         if isinstance(error, HeldError):
             _waits(instance)
         elif _contradicted(instance):
-            give_up(turn, unreadable(instance, _CONTRADICTION.format(instance.version)))
+            give_up(turn, unreadable(instance, _CONTRADICTION.format(instance.cached.version)))
             return None
         return _again(turn)
     if isinstance(error, OutcomeUnknownError) and write is not None:
-        instance.unknown = _unanswered(write)
+        instance.got_no_answer(_unanswered(write))
         instance.lost += 1
         if instance.lost <= _MAX_UNKNOWN:
             return _again(turn)
@@ -135,8 +136,8 @@ def _contradicted(instance: Instance) -> bool:
     Whoever was first has left a newer record, so it is none of another worker's: the stored rows do not fit together.
     """
     epoch, version, times = instance.lost_on
-    same = (epoch, version) == (instance.epoch, instance.version)
-    instance.lost_on = (instance.epoch, instance.version, times + 1 if same else 1)
+    same = (epoch, version) == (instance.cached.epoch, instance.cached.version)
+    instance.lost_on = (instance.cached.epoch, instance.cached.version, times + 1 if same else 1)
     if instance.lost_on[2] <= MAX_LOST:
         return False
     instance.lost, instance.lost_on = 0, (0, 0, 0)
@@ -155,7 +156,7 @@ def _waits(instance: Instance) -> None:
             extra=instance.about(),
         )
     # When that ends, what is read may be out of date once more: two more writes have to be lost before we ask again.
-    instance.lost_on = (instance.epoch, instance.version, MAX_LOST - 2)
+    instance.lost_on = (instance.cached.epoch, instance.cached.version, MAX_LOST - 2)
 
 
 def _stored(write: Write) -> None:
@@ -164,39 +165,33 @@ def _stored(write: Write) -> None:
     runtime, counters = instance.runtime, instance.runtime.engine.counters
     if write.version == 1:
         instance.note_lives(record)
-    if write.claim and not instance.owned.issuperset(ids_of(instance.record) & ids_of(record)):
+    if write.claim and not instance.deliveries.owned.issuperset(ids_of(instance.cached.record) & ids_of(record)):
         counters.takeovers += 1
     counters.saves += 1
     if runtime.unreadable:
         runtime.unreadable.pop(instance.correlation_id, None)
-    if record.outbox or instance.owned:
-        instance.owned = write.new_entries | (instance.owned & ids_of(record) if not record.stuck else NO_IDS)
-    instance.record, instance.version, instance.epoch, instance.loaded = record, write.version, write.epoch, True
-    instance.written, instance.load_first = write.version, False
-    if write.encoded or turn.draft.lookups or instance.stored_messages is not NO_MESSAGES:
-        _note_messages(write)
+    deliveries, cached = instance.deliveries, instance.cached
+    if record.outbox or deliveries.owned:
+        deliveries.own_of(ids_of(record) if not record.stuck else NO_IDS, write.new_entries)
+    deliveries.leased_until(write.lease_end)
+    if turn.draft.accepted:
+        deliveries.recorded(turn.draft.accepted)
+    cached.was_stored(record, write.version, write.epoch)
+    if write.encoded or turn.draft.lookups or cached.stored_messages is not NO_MESSAGES:
+        cached.holds(_messages_of(write), turn.draft.lookups if record.held or record.kept else None)
     instance.cache.set_size(instance, len(write.payload) if write.encoded is None else write.encoded.size)
-    instance.lease_end = write.lease_end
     if runtime.engine.awaited.by_id:
         runtime.engine.awaited.written(instance.persistence_id, record, write.version)
-    if turn.draft.accepted:  # more may have been accepted since the draft was begun
-        instance.accepted -= turn.draft.accepted
-        if not instance.accepted:
-            instance.accepted = NO_IDS
     if write.parked:
         instance.tell_parked(write.parked)
     counters.started += turn.draft.started
     counters.finished += turn.draft.ended
 
 
-def _note_messages(write: Write) -> None:
-    """Keep in memory how the messages of a record are stored, and what they are looked up in."""
-    instance, record, encoded = write.turn.instance, write.record, write.encoded
-    instance.lookups = write.turn.draft.lookups if record.held or record.kept else None
-    if encoded is None:
-        instance.stored_messages = NO_MESSAGES
-    else:
-        instance.stored_messages = StoredMessages(write.version, write.epoch, encoded.held, encoded.kept)
+def _messages_of(write: Write) -> StoredMessages:
+    """Return how the messages of a record are stored."""
+    encoded = write.encoded
+    return NO_MESSAGES if encoded is None else StoredMessages(write.version, write.epoch, encoded.held, encoded.kept)
 
 
 def _answer(turn: Turn) -> None:
@@ -219,12 +214,9 @@ def _answer(turn: Turn) -> None:
             envelope.finish()
     counters.timers += turn.draft.fired
     counters.handled += turn.draft.woken
-    record = instance.record
-    if record is not None and (record.status not in FINAL or not record.drained):
-        instance.to_deliver = instance.to_deliver or bool(record.outbox)
-    else:
-        # Absence is never remembered: another worker may start the instance at any time.
-        instance.loaded, instance.record = False, None
+    record = instance.cached.record
+    if record is None or (record.status in FINAL and record.drained):
+        instance.cached.drop()  # absence is never remembered
 
 
 def _go_on(turn: Turn) -> Pause | None:
@@ -233,7 +225,7 @@ def _go_on(turn: Turn) -> Pause | None:
     if turn.at < len(turn.batch):
         turn.instance.put_back(turn.batch[turn.at :])
     elif (record := turn.draft.record) is not None and record.owes_turn and not turn.instance.mailbox:
-        turn.instance.mailbox.append(Envelope(maintenance=Maintenance.WAKE))
+        turn.instance.put(Envelope(maintenance=Maintenance.WAKE))
     return pause
 
 
@@ -277,7 +269,7 @@ def _again(turn: Turn) -> Pause | None:
     """Nothing of the turn was stored, or nobody knows: read what is stored, and decide it again."""
     instance = turn.instance
     take_back(turn)
-    instance.loaded, instance.load_first = False, True
+    instance.cached.read_first()
     instance.put_back(turn.batch)
     if instance.lost <= 2:
         return None
@@ -295,7 +287,7 @@ def take_back(turn: Turn) -> None:
     for envelope in turn.decided:
         envelope.decided = envelope.park = None
         envelope.tried()
-        turn.instance.waiting.pop(envelope, None)
+        turn.instance.let_wait_no_more(envelope)
 
 
 def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
@@ -306,7 +298,7 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
     fired, parked = turn.draft.fired, [envelope for envelope in handled if envelope.park is not None]
     take_back(turn)
     if len(handled) > 1:
-        instance.one_by_one = len(handled)
+        instance.decide_singly(len(handled))
     elif handled:
         (envelope,) = handled
         culprit = envelope.message
@@ -319,7 +311,7 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
         elif culprit is None or culprit.kind == "event" or parked or (culprit.kind == "timer" and _owes(instance)):
             told = as_told(turn, envelope.message, decided[0], error)
             if isinstance(told, InstanceFullError) and not _is_current(turn):
-                instance.one_by_one += 1
+                instance.decide_singly(instance.one_by_one + 1)
                 return _again(turn)
             tell(instance, [envelope], told)  # a timer comes again with the next claim
         else:
@@ -330,7 +322,7 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
 
 def _owes(instance: Instance) -> bool:
     """Say whether commands are still to be accepted, which will make the record smaller."""
-    record = instance.record
+    record = instance.cached.record
     return record is not None and record.owes_delivery
 
 
@@ -356,9 +348,9 @@ def tell(instance: Instance, envelopes: list[Envelope], error: BaseException) ->
     """Tell all that have no answer yet, except those that wait for a starting event."""
     expected = isinstance(error, (InstanceFullError, JournalUnavailableError, PayloadTooLargeError))
     if not expected:
-        instance.loaded = False
+        instance.cached.unload()
     if instance.runtime.engine.stopping.is_set():
-        instance.unknown = None  # nobody is left to be told; after the lease a worker looks at it
+        instance.take_unknown()  # nobody is left to be told; after the lease a worker looks at it
     told = behind = False
     for envelope in envelopes:
         if envelope.open and envelope not in instance.waiting:

@@ -100,8 +100,8 @@ class Started:
             await engine.wait_for_tasks(engine.seconds.lease)
         for cache in self.caches.values():
             for instance in list(cache.instances.values()):
-                instance.stop_pausing()
-                if instance.accepted:
+                instance.deliveries.stop_pausing()
+                if instance.deliveries.accepted:
                     instance.poke(Envelope(maintenance=Maintenance.RECORD))
         await engine.wait_for_tasks(max(engine.seconds.stop_timeout, engine.seconds.lease))
         if engine.busy:
@@ -133,7 +133,7 @@ class Started:
             for cache in self.caches.values():
                 for instance in cache.active():
                     busy = busy or not instance.settled
-                    if instance.accepted:
+                    if instance.deliveries.accepted:
                         instance.poke(Envelope(maintenance=Maintenance.RECORD))
             if not busy:
                 return

@@ -7,26 +7,13 @@ from __future__ import annotations
 
 from ..errors import NoInstanceError
 from .envelope import Envelope, Maintenance
-from .instance import NO_ENVELOPES, Instance
+from .instance import Instance
 
 
 def in_vain(instance: Instance, envelope: Envelope) -> NoInstanceError:
     """Return the error for an event whose starting event did not come in time."""
     assert envelope.message is not None
     return NoInstanceError(instance.runtime.name, instance.correlation_id, type(envelope.message.event).__name__)
-
-
-def let_wait(instance: Instance, envelope: Envelope) -> None:
-    """Keep `envelope` for a starting event."""
-    if instance.waiting is NO_ENVELOPES:
-        instance.waiting = {}
-    instance.waiting[envelope] = None
-
-
-def wait_no_longer(instance: Instance) -> list[Envelope]:
-    """Return what waits for a starting event, in the order it came; nothing waits any more."""
-    waiting, instance.waiting = list(instance.waiting), NO_ENVELOPES
-    return waiting
 
 
 def wake_later(instance: Instance) -> None:
@@ -44,20 +31,20 @@ def _wake(instance: Instance) -> None:
     now = instance.runtime.engine.loop.time()
     for envelope in [waiting for waiting in instance.waiting if (waiting.deadline or 0.0) <= now]:
         # A turn that holds it as well passes over it from now on.
-        del instance.waiting[envelope]
+        instance.let_wait_no_more(envelope)
         envelope.fail(in_vain(instance, envelope))
     if instance.waiting:
         wake_later(instance)
         if not instance.under_way:
-            instance.loaded = False
+            instance.cached.unload()
             instance.poke(Envelope(maintenance=Maintenance.RECORD))
-    elif instance.idle and not instance.loaded and instance.retry is None and not instance.pausing:
+    elif instance.idle and not (instance.cached.loaded or instance.deliveries.pauses):
         instance.cache.drop(instance)
 
 
 def give_up_waiting(instance: Instance, error: Exception) -> None:
     """Tell all that wait for a starting event that the runner stops."""
-    for envelope in wait_no_longer(instance):
+    for envelope in instance.wait_no_longer():
         envelope.fail(error)
     if instance.waking is not None:
         instance.waking.cancel()

@@ -46,7 +46,7 @@ def check_room(turn: Turn, record: SagaRecord) -> None:
     That is asked where no earlier record has what waits, so that all of it is written again with each event that comes.
     What was accepted before, timers and what parks the instance are stored all the same, and one event has room always.
     """
-    runtime, before = turn.instance.runtime, turn.instance.record
+    runtime, before = turn.instance.runtime, turn.instance.cached.record
     most = runtime.most_bytes // _WRITTEN_WHOLE
     if before is None or not (before.held or before.kept) or not _takes_more(turn, record):
         return
@@ -79,13 +79,13 @@ def as_told(
 
 def _takes_more(turn: Turn, record: SagaRecord) -> bool:
     """Say whether the turn has given the record more to hold or to keep."""
-    before = turn.instance.record
+    before = turn.instance.cached.record
     return before is None or len(record.kept) > len(before.kept) or len(record.held) > len(before.held)
 
 
 def _waiting_bytes(turn: Turn, record: SagaRecord, message: Message) -> int:
     """Return how much of a record was there before the turn, and only until it is handled, or accepted."""
-    before = turn.instance.record
+    before = turn.instance.cached.record
     if before is None:
         return 0
     size = size_of(_still(before.held, record.held)) + size_of(_still(before.kept, record.kept))

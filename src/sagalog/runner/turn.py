@@ -19,7 +19,6 @@ from .instance import Instance
 from .load import unreadable
 from .replay import NOT_REPLAYED, Replayed
 from .reporter import Reporter
-from .starting import wait_no_longer
 
 _HANDLED = Outcome.HANDLED  # looked up once: Python 3.11 finds a member of an enum by a call
 
@@ -74,7 +73,7 @@ class Turn:
         self.draft: Draft = draft
         self.reporter: Reporter = reporter
         self.unseen: bool = unseen
-        self.fresh: bool = instance.fresh
+        self.fresh: bool = instance.cached.fresh
         self.at: int = 0
         self.single: bool = False
         self.maintenance: tuple[Maintenance, ...] = ()
@@ -98,21 +97,22 @@ class Turn:
 
 def may_begin(instance: Instance, now: datetime) -> bool:
     """Say whether a turn may begin on what is in memory; otherwise the record must be read first."""
-    if instance.loaded and (instance.fresh or not _may_be_of_a_forgotten_life(instance, now)):
+    cached = instance.cached
+    if cached.loaded and (cached.fresh or not _may_be_of_a_forgotten_life(instance, now)):
         return True
-    instance.loaded = False
+    cached.unload()
     return _may_start_unseen(instance)
 
 
 def _may_be_of_a_forgotten_life(instance: Instance, now: datetime) -> bool:
     """Say whether the cached record is so old that its instance may have ended elsewhere and been purged since."""
-    record = instance.record
+    record = instance.cached.record
     return record is not None and now - record.updated_at >= instance.runtime.half_retention
 
 
 def _may_start_unseen(instance: Instance) -> bool:
     """Say whether to handle a starting event as if nothing were stored: the write fails if anything is."""
-    if instance.load_first or instance.unknown is not None or not instance.runtime.starts_unseen:
+    if instance.cached.load_first or instance.unknown is not None or not instance.runtime.starts_unseen:
         return False
     first = next((envelope for envelope in instance.mailbox if not envelope.over), None)
     if first is None or first.message is None or first.message.kind != "event" or first.park is not None:
@@ -123,32 +123,30 @@ def _may_start_unseen(instance: Instance) -> bool:
 def begin(instance: Instance, now: datetime) -> Turn:
     """Take what waits, up to `max_batch`, and begin a draft."""
     runtime = instance.runtime
-    engine = runtime.engine
-    unseen, single = not instance.loaded, instance.one_by_one > 0
+    engine, cached = runtime.engine, instance.cached
+    unseen, single = not cached.loaded, instance.one_by_one > 0
     if unseen:
-        instance.record, instance.version, instance.epoch = None, 0, 0
+        cached.guess_nothing()
     batch = _taken_from_mailbox(instance, engine.settings.max_batch)
-    if instance.fresh and instance.waiting and instance.record is not None:
+    if cached.fresh and instance.waiting and cached.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
-        batch[:0] = wait_no_longer(instance)
-    if engine.event_time and instance.record is not None:
-        now = instance.record.updated_at  # for this instance, only its own events and timers let time pass
+        batch[:0] = instance.wait_no_longer()
+    if engine.event_time and cached.record is not None:
+        now = cached.record.updated_at  # for this instance, only its own events and timers let time pass
     draft = Draft(
         runtime.saga,
         runtime.registry,
         instance.persistence_id,
-        instance.record,
-        instance.version,
+        cached.record,
+        cached.version,
         now,
         engine.retention,
     )
-    draft.lookups = instance.lookups
+    draft.lookups = cached.lookups
     if runtime.reservations is not None:
-        draft.reserve = partial(
-            runtime.reservations.reserve, instance.correlation_id, draft.sequence_nr, instance.epoch
-        )
-    if instance.accepted:
-        draft.accept(instance.accepted)
+        draft.reserve = partial(runtime.reservations.reserve, instance.correlation_id, draft.sequence_nr, cached.epoch)
+    if instance.deliveries.accepted:
+        draft.accept(instance.deliveries.accepted)
     record = draft.record
     if record is not None and record.waking and record.owes_waking and batch[0].maintenance is not Maintenance.WAKE:
         batch = _woken_first(instance, batch, single=single)
@@ -159,22 +157,14 @@ def begin(instance: Instance, now: datetime) -> Turn:
 
 
 def _taken_from_mailbox(instance: Instance, most: int) -> list[Envelope]:
-    mailbox = instance.mailbox
-    if instance.one_by_one:
-        instance.one_by_one -= 1
-        most = 1
-    if len(mailbox) <= most:
-        batch, instance.mailbox = mailbox, []
-    else:
-        batch = mailbox[:most]
-        del mailbox[:most]
-    if instance.fresh and batch[0].seen:
+    batch = instance.take(most)
+    if instance.cached.fresh and batch[0].seen:
         # What has come since the read must not be passed over because of what was read.
         late = next(
             (at for at, envelope in enumerate(batch) if envelope.message is not None and not envelope.seen), None
         )
         if late is not None:
-            instance.mailbox[:0] = batch[late:]
+            instance.put_back(batch[late:])
             del batch[late:]
     return batch
 
@@ -189,8 +179,8 @@ def _woken_first(instance: Instance, batch: list[Envelope], *, single: bool) -> 
             if envelope.message is not None and not envelope.over:
                 envelope.fail(not_handled())
     elif single:
-        instance.mailbox[:0] = batch
-        instance.one_by_one += 1
+        instance.put_back(batch)
+        instance.decide_singly(instance.one_by_one + 1)
         return [Envelope(maintenance=Maintenance.WAKE)]
     else:
         batch.insert(0, Envelope(maintenance=Maintenance.WAKE))

@@ -19,7 +19,7 @@ from .situation import Situation
 _SLACK = 5.0  # seconds between the end of a lease and a call that was under way then
 
 
-class Deliveries:
+class HandlerCalls:
     """What reached command handlers, beside what the records of that life say."""
 
     def __init__(self, run: Situation, persistence_id: str, life: int, records: list[Landed]) -> None:

@@ -20,7 +20,7 @@ from ...definition.saga import Saga
 from ...runner import NoInstance
 from .asking import Askers
 from .by_key import check_reached, check_unique
-from .deliveries import Deliveries
+from .deliveries import HandlerCalls
 from .families import check_family
 from .guarantees import check_ended, check_first, check_order, check_pair, check_twice
 from .itineraries import check_activities, check_itinerary_ended
@@ -39,7 +39,7 @@ def judge(run: Situation, askers: Askers) -> None:
             continue  # a reservation of a key, or what fenced who wanted one
         for number, life in enumerate(lives):
             readable = _readable(persistence_id, life)
-            deliveries = Deliveries(run, persistence_id, number, readable)
+            deliveries = HandlerCalls(run, persistence_id, number, readable)
             check_first(persistence_id, readable[0])
             _check_activities(run, persistence_id, readable)
             for before, after in pairwise(readable):
@@ -139,7 +139,7 @@ def _nothing_waits_in_vain(persistence_id: str, saga: Saga[Any], newest: SagaRec
     assert not waits, f"{persistence_id} keeps {', '.join(waits)}, which its phase {phase.name} expects"
 
 
-def _finished(run: Situation, persistence_id: str, life: list[Landed], deliveries: Deliveries) -> list[Finished]:
+def _finished(run: Situation, persistence_id: str, life: list[Landed], deliveries: HandlerCalls) -> list[Finished]:
     """Return one for each incarnation. Where one ended and the next began in one step, neither can be told apart."""
     name, correlation_id = ids.parts_of(persistence_id)
     saga = next(saga for saga in run.sagas if saga.name == name)
