@@ -20,7 +20,7 @@ waits between them is an instance (instance.py) with its mailbox of envelopes (e
     due       scanned, searching, stranded, purging, sweeping
     asking    finding, ended, awaited, follower
     hooks     telling, reporter, hook_calls, hooked_handler, counters, gauges, health
-    engine    clock, signals, attached
+    engine    clock, timing, signals, attached
 """
 
 from .circuit import Circuit

@@ -102,7 +102,7 @@ class Answers:
         it are accepted; in event time each thing comes after what led to it), and for what cannot be checked in advance.
         """
         deliveries = instance.deliveries
-        if entry.undo or self._engine.event_time or len(deliveries.answered) >= _AT_ONCE:
+        if entry.undo or self._engine.timing.in_order or len(deliveries.answered) >= _AT_ONCE:
             return False
         if instance.cached.record is None or len(instance.cached.record.outbox) == 1:  # it is the last one
             return False
@@ -233,9 +233,7 @@ class Answers:
 
     def moment(self, instance: Instance) -> datetime | None:
         """In event time, return when the handler was called: the time of the step that sent the command."""
-        if not self._engine.event_time or instance.cached.record is None:
-            return None
-        return instance.cached.record.updated_at
+        return self._engine.timing.of_answer(instance.cached.record)
 
     async def _keep_trying(self, instance: Instance, name: str, store: Store) -> None:
         failures = 0

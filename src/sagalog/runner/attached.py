@@ -107,7 +107,7 @@ class Attached:
     ) -> Awaitable[Receipt]:
         """Handle an event from a source, as `SagaRunner.handle` does; `at` is for a runner on an EventClock."""
         assert self._receiver is not None
-        at = at if self._receiver.event_time else None
+        at = at if self._receiver.dated else None
         handling = self._receiver.handle(event, message_id, at, trace, burst)
         return self._hooked.by.receiving(type(event).__name__, handling)
 

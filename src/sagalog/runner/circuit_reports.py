@@ -43,7 +43,7 @@ class CircuitReports:
 
     def changed(self) -> None:
         """One has opened or closed."""
-        if self._journal is not None and not self._engine.event_time and not self._engine.stopping.is_set():
+        if self._journal is not None and not self._engine.alone and not self._engine.stopping.is_set():
             self._later(max(0.0, self._earliest - self._engine.loop.time()))
 
     def _later(self, seconds: float) -> None:

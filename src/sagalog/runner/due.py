@@ -67,7 +67,9 @@ class DueLoop:
     async def run(self) -> None:
         """Scan for due work until the runner stops."""
         engine = self._engine
-        if engine.event_time:  # timers fire before the next event of their instance and in `settle`, never in between
+        if (
+            engine.timing.in_order
+        ):  # timers fire before the next event of their instance and in `settle`, never in between
             await engine.stopping.wait()
             return
         while not engine.stopping.is_set():
@@ -175,7 +177,7 @@ class DueLoop:
             ready = [key for key, _ in claimed if key not in seen and key not in declined and key not in at_work]
             seen.update(ready)
             at_work.update(ready)
-            if self._engine.event_time and not ready:
+            if self._engine.timing.in_order and not ready:
                 return None
             for key in ready:
                 self._hand_out(cache, key)

@@ -16,11 +16,12 @@ from ..errors import DefinitionError
 from ..logs import about, log, trace_of
 from ..waiting import is_set_within
 from .awaited import Awaited
-from .clock import Clock, EventClock
+from .clock import Clock
 from .counters import Counters
 from .failures import not_handled
 from .settings import InSeconds, RunnerSettings
 from .telling import Hooks
+from .timing import Timing, timing_of
 
 _OTHER_LOOP = (
     "this runner was started in another event loop, or before this process was forked, and can be used only there: from "
@@ -29,7 +30,6 @@ _OTHER_LOOP = (
 )
 
 STRETCH_SECONDS = 0.005  # how long the event loop is held in one go, however much there is to do
-_FOR_EVER = timedelta(days=365_000)
 
 
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
@@ -72,9 +72,9 @@ class Engine:
         self.clock = clock
         self.client = client  # it takes events, and leaves commands, timers and what is due to the workers
         self.resources = resources
-        self.event_time: bool = isinstance(clock, EventClock)
-        # In event time a log may be fed again at any time, so what is known of it is never forgotten.
-        self.retention: timedelta = _FOR_EVER if self.event_time else settings.retention
+        self.timing: Timing = timing_of(clock)
+        self.alone: bool = self.timing.alone
+        self.retention: timedelta = self.timing.kept_for(settings.retention)
         self.counters = counters
         self.hooks = hooks
         self.now: Callable[[], datetime] = clock.now
@@ -94,10 +94,6 @@ class Engine:
         self.lasting: asyncio.Task[Any] | None = None  # as long as the runner does not stop
         # In the order they began, so that a seed of the simulation always gives the same run; and which of them write.
         self._tasks: dict[asyncio.Task[Any], bool] = {}
-
-    def moved_on(self, now: datetime) -> datetime:
-        """Return the time of what follows in a step whose time was `now`: that of the clock, unless it was set back."""
-        return now if self.event_time else max(now, self.now())
 
     def check_loop(self) -> None:
         """Raise DefinitionError unless this is the event loop in which the runner was started."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from math import inf
 from typing import Any
 
@@ -20,7 +20,6 @@ from .load import unreadable
 from .turn import StepFull, Turn, advance
 from .wake import wake, wakes
 
-_EVER = datetime.min.replace(tzinfo=UTC)
 _MAX_TIMERS = 1000  # of one moment: a timer that sets itself again at once must not keep its instance busy for ever
 _MAX_IN_STEP = 1000  # timers before one event: a year of a recurring one does not fit into a record
 _SHARE = 16  # of the pending timers, one turn fires at least a sixteenth: its save writes all that are left
@@ -73,7 +72,7 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
     give_way_at = begun_at + STRETCH_SECONDS
     moment, at_once, fired = None, 0, 0
     while (message := _due(turn, until)) is not None:
-        if engine.event_time and most is not None and _undelivered(turn):
+        if engine.timing.in_order and most is not None and _undelivered(turn):
             break
         if message.at != moment:
             moment, at_once = message.at, 0
@@ -94,8 +93,7 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
             give_way_at = time() + STRETCH_SECONDS
         fired += 1
         turn.timer = message
-        if engine.event_time and message.at is not None:
-            draft.now = message.at
+        draft.now = engine.timing.of_timer(draft.now, message.at)
         outcome = advance(turn, message)
         if not isinstance(outcome, Outcome):
             yield outcome
@@ -115,8 +113,7 @@ def _undelivered(turn: Turn) -> bool:
 
 
 def _due(turn: Turn, until: datetime) -> Message | None:
-    event_time = turn.instance.runtime.engine.event_time
     try:
-        return due_timer(turn.draft, until, since=_EVER if event_time else None)
+        return due_timer(turn.draft, until, since=turn.instance.runtime.engine.timing.timers_since)
     except CodecError as error:
         raise unreadable(turn.instance, str(error)) from error

@@ -102,7 +102,7 @@ class Gates:
 
     def _made(self, name: str, policy: CommandPolicy | None, pause: CommandPause | None) -> Gate:
         engine, shared = self._engine, None
-        journal = None if engine.event_time else self._journal  # a log is no shared work
+        journal = None if engine.alone else self._journal  # a log is no shared work
         if policy is not None and policy.shared_rate is not None and journal is not None:
             from .shared_rate import SharedRate  # few need it
 
@@ -272,7 +272,7 @@ class Gates:
         return 0.0 if end is None else (end - self._engine.now()).total_seconds()
 
     def _renew_later(self, waiter: InLine, seconds: float) -> None:
-        if self._engine.event_time:
+        if self._engine.alone:
             return
         self._number += 1
         at = self._engine.loop.time() + max(seconds, 0.0)

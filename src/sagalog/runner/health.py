@@ -76,7 +76,7 @@ async def examine(
     waited = engine.unanswered_seconds
     if waited > max(timeout_seconds, engine.seconds.lease):
         reasons.append(f"the journal has not answered a write for {waited:.0f} s")
-    if live and not engine.event_time and not engine.client:
+    if live and not engine.alone and not engine.client:
         silent = engine.loop.time() - due_loop.scanned_at
         if due_loop.trouble:
             reasons.append(f"looking for due work fails: {due_loop.trouble}")

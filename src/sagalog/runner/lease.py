@@ -43,7 +43,7 @@ class Leases:
         Otherwise a worker that wakes up would deliver everything it still has in memory again, out of order.
         """
         end = instance.deliveries.lease_end
-        if end is None or self._engine.event_time or self._engine.now() <= end:
+        if end is None or self._engine.alone or self._engine.now() <= end:
             return
         instance.deliveries.disown_all()
         instance.read_again()
@@ -52,7 +52,7 @@ class Leases:
     def keep(self, instance: Instance) -> None:
         """Keep prolonging the lease of an instance until `let_go`."""
         self._kept[instance] = None
-        if self._tick is None and not self._engine.event_time:
+        if self._tick is None and not self._engine.alone:
             self._tick = self._engine.loop.call_later(self._engine.seconds.lease / 4, self._renew)
 
     def let_go(self, instance: Instance) -> None:
@@ -140,7 +140,7 @@ class Leases:
         its next attempt, is alive.
         """
         engine = self._engine
-        if engine.event_time:  # there is only one worker, so the entry is from an earlier run
+        if engine.alone:  # the entry is from an earlier run
             instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
             return
         now, lease = engine.loop.time(), engine.seconds.lease

@@ -49,8 +49,8 @@ def decided(turn: Turn, envelope: Envelope, outcome: Outcome) -> None:
     message = envelope.message
     passed = outcome in PASSED_OVER and message is not None and message.kind in ("event", "child")
     if passed or (outcome is Outcome.DUPLICATE and _by_its_number(turn, message)):
-        one_worker = turn.instance.runtime.engine.event_time and outcome is not _NO_INSTANCE
-        if not (turn.fresh and envelope.seen) and not one_worker:
+        alone = turn.instance.runtime.engine.alone and outcome is not _NO_INSTANCE
+        if not (turn.fresh and envelope.seen) and not alone:
             raise CacheTooOld
     if outcome is not _NO_INSTANCE:
         envelope.decided = outcome if message is None else answer_to(turn.draft, message, outcome)

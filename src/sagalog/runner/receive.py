@@ -22,7 +22,6 @@ from ..decision.ids import given_id, reply_origin, sender_id
 from ..decision.message import Message, Outcome
 from ..definition import codec
 from ..errors import (
-    DefinitionError,
     InvalidEventError,
     RunnerStoppedError,
     SagalogError,
@@ -69,9 +68,9 @@ class Receiver:
         self._by_key = KeyedDelivery(engine)
 
     @property
-    def event_time(self) -> bool:
-        """Time comes from the events, so each has to bring its own."""
-        return self._engine.event_time
+    def dated(self) -> bool:
+        """Events bring their time."""
+        return self._engine.timing.dated
 
     @property
     def in_flight(self) -> int:
@@ -96,8 +95,8 @@ class Receiver:
         engine = self._engine
         engine.check_loop()
         targets = self._targets(event)
-        if at is None and engine.event_time and not in_command_handler.get() and running_handler.get() is None:
-            at = engine.now()  # a line of a log without a time of its own has that of the lines before it
+        if at is None and not in_command_handler.get() and running_handler.get() is None:
+            at = engine.timing.of_undated()
         message = self._message(event, message_id, at)
         if trace:
             message.trace = trace
@@ -282,11 +281,7 @@ class Receiver:
             ) from error
         if at is not None:
             check_moment(f"nothing was stored: at= of {type(event).__name__}", at, InvalidEventError)
-            if not self._engine.event_time:
-                raise DefinitionError(
-                    "at= is only for a runner whose clock is an EventClock: SagaRunner(..., clock=EventClock())"
-                )
-            self._engine.clock.advance_to(at)  # type: ignore[attr-defined]
+            self._engine.timing.reach(at)
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
     async def _deliver(

@@ -100,7 +100,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
             if not isinstance(outcome, Outcome):
                 with EventHandler(instance):
                     outcome = await outcome
-                draft.now = instance.runtime.engine.moved_on(draft.now)  # what follows is not dated back
+                draft.now = instance.runtime.engine.timing.moved_on(draft.now)  # what follows is not dated back
             record = draft.touch()
             if kept is not None:
                 tell_let_go(instance, kept, outcome)

@@ -229,7 +229,7 @@ class SagaRunner:
             controls = None
             if stores.journal is not None:
                 controls = ControlsWatch(stores.journal, engine.loop.time, engine.seconds.due_poll)
-            if controls is not None and not (engine.client or engine.event_time):
+            if controls is not None and not (engine.client or engine.alone):
                 await controls.look(now=True)
             self._started = Started(engine, stores, self.sagas, self._handlers, controls)
         except BaseException:

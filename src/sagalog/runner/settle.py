@@ -118,7 +118,7 @@ def _refuses(turn: Turn) -> bool:
 
 def _is_current(turn: Turn) -> bool:
     """Say whether the record on which a turn was decided was read for it, so that another worker's steps are in it."""
-    if turn.instance.runtime.engine.event_time:  # only one worker runs
+    if turn.instance.runtime.engine.alone:
         return True
     return turn.fresh and all(one.seen for one in turn.batch[: turn.at + 1] if one.message is not None)
 

@@ -64,7 +64,7 @@ class Started:
         if controls is not None:
             controls.heard = self._dispatcher.gates.controlled
             controls.heard(controls.said)
-        watches = not (engine.client or engine.event_time)
+        watches = not (engine.client or engine.alone)
         self.due_loop: DueLoop = DueLoop(engine, caches, controls if watches else None)
         self.follower: Follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)
@@ -122,14 +122,14 @@ class Started:
         await self.due_loop.searched()
         while True:
             now = engine.now()
-            if engine.event_time:  # no lease runs out by itself here
+            if engine.alone:  # no lease runs out by itself here
                 now += engine.lease
             before = self.due_loop.handed_out
             for cache in self.caches.values() if not engine.client else ():
                 await self.due_loop.scan(cache, now)
             await engine.wait_for_tasks()
-            # In event time a claim fires no timer behind one that has sent a command, so another one has to look again.
-            busy = self._dispatcher.gates.moving or (engine.event_time and self.due_loop.handed_out > before)
+            # A claim in order fires no timer behind one that has sent a command, so another one has to look again.
+            busy = self._dispatcher.gates.moving or (engine.timing.in_order and self.due_loop.handed_out > before)
             for cache in self.caches.values():
                 for instance in cache.active():
                     busy = busy or not instance.settled

@@ -36,7 +36,7 @@ class Stranded:
     async def take_over(self, cache: InstanceCache) -> None:
         """Take over what is stranded, once a minute at most. Raises what the store raises."""
         engine, runtime = self._engine, self._runtime
-        if engine.event_time or runtime.journal is None or engine.loop.time() < self._next:
+        if engine.alone or runtime.journal is None or engine.loop.time() < self._next:
             return
         self._next = engine.loop.time() + _EVERY_SECONDS
         now = engine.now()

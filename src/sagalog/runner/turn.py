@@ -87,7 +87,7 @@ class Turn:
 
     def move_time_on(self) -> None:
         """Move the time of the step on to that of the clock: what comes next in it is not to be dated back."""
-        self.draft.now = self.instance.runtime.engine.moved_on(self.draft.now)
+        self.draft.now = self.instance.runtime.engine.timing.moved_on(self.draft.now)
 
     @property
     def decided(self) -> list[Envelope]:
@@ -131,15 +131,13 @@ def begin(instance: Instance, now: datetime) -> Turn:
     if cached.fresh and instance.waiting and cached.record is not None:
         # Another worker has handled a starting event, and may have ended the instance already.
         batch[:0] = instance.wait_no_longer()
-    if engine.event_time and cached.record is not None:
-        now = cached.record.updated_at  # for this instance, only its own events and timers let time pass
     draft = Draft(
         runtime.saga,
         runtime.registry,
         instance.persistence_id,
         cached.record,
         cached.version,
-        now,
+        engine.timing.of_turn(now, cached.record),
         engine.retention,
     )
     draft.lookups = cached.lookups
