@@ -32,7 +32,7 @@ class Acceptances:
         if instance.undelivered() is None and (
             instance.cached.record.status in FINAL or instance.cached.record.status is Status.COMPENSATING
         ):
-            instance.poke(Envelope(maintenance=Maintenance.RECORD))
+            instance.poke(Envelope(Maintenance.RECORD))
             return
         self._to_record.append((self._engine.loop.time() + self._engine.seconds.ack, instance))
         if self._tick is None:
@@ -44,7 +44,7 @@ class Acceptances:
         while self._to_record and self._to_record[0][0] <= now:
             _, instance = self._to_record.popleft()
             if instance.deliveries.accepted:
-                instance.poke(Envelope(maintenance=Maintenance.RECORD))
+                instance.poke(Envelope(Maintenance.RECORD))
         if self._to_record:
             self._tick = self._engine.loop.call_later(max(0.0, self._to_record[0][0] - now), self._record_due)
 

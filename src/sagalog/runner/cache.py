@@ -45,7 +45,7 @@ class InstanceCache:
         if instance.quieted is not None:
             tell_quiet(instance)
         if instance.unknown is not None and not instance.mailbox:
-            instance.put(Envelope(maintenance=Maintenance.RECORD))
+            instance.put(Envelope(Maintenance.RECORD))
         if instance.waiting:
             wake_later(instance)
         if instance.mailbox:

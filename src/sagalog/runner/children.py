@@ -40,7 +40,7 @@ from ..logs import about, log
 from .cache import InstanceCache
 from .commands import CommandContext, CommandHandler, CommandPolicy
 from .engine import Engine
-from .envelope import Envelope
+from .envelope import Envelope, Repairing
 from .instance import Instance
 from .reporter import Reporter
 
@@ -219,7 +219,7 @@ class Children:
         # Where the child is gone, nothing is written that could lose to another worker: only a fresh read tells.
         while not fresh:
             child.read_again()
-            await self._give(child, Envelope(repair=run))
+            await self._give(child, Envelope(Repairing(run)))
             fresh = fresh or not (gone or silent)
         if gone:
             await self._fail(parent, entry, f"saga {child.runtime.name!r}, id {child.correlation_id!r} is gone")

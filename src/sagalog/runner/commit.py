@@ -26,7 +26,7 @@ from ..journal.callers import CallersConnection
 from ..journal.protocol import HeldError, TellsHeld
 from ..journal.store import JournalSagaStateStore, Terms, new_epoch
 from .deliveries import NO_IDS
-from .envelope import Maintenance
+from .envelope import Maintenance, takes_over
 from .failures import cancellations, certain, passes_through
 from .instance import Instance
 from .load import ids_of
@@ -98,7 +98,7 @@ def write_of(turn: Turn, declines: CommandTest, waits: CommandTest, now: datetim
     record, runtime = draft.record, instance.runtime
     if record is None:
         return None
-    claim, renew = _maintained(turn, record, declines) if turn.maintenance else (False, False)
+    claim, renew = _maintained(turn, record, declines) if turn.asked else (False, False)
     if not (draft.changed or claim or renew):
         return None
     parked = ""
@@ -126,10 +126,10 @@ def write_of(turn: Turn, declines: CommandTest, waits: CommandTest, now: datetim
 
 def _maintained(turn: Turn, record: SagaRecord, declines: CommandTest) -> tuple[bool, bool]:
     """Return whether a turn that was asked for maintenance claims the outbox, and whether it renews its lease."""
-    instance, draft, asked = turn.instance, turn.draft, turn.maintenance
+    instance, draft, asked = turn.instance, turn.draft, turn.asked
     draft.changed = draft.changed or turn.to_record  # acceptances: not because of a duplicate
     owes = record.owes_delivery
-    claim = owes and (Maintenance.CLAIM in asked or Maintenance.TAKE_OVER in asked)
+    claim = owes and any(takes_over(one) for one in asked)
     claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
     if Maintenance.BEGIN in asked and record.outbox and record.outbox[0].id == record.taken:
         record.begun = draft.changed = True

@@ -31,7 +31,7 @@ from ..logs import log
 from .answers import AnswerError, Answers
 from .commands import CommandHandler, CommandHandlers
 from .engine import Engine
-from .envelope import Envelope
+from .envelope import Envelope, Repairing
 from .failures import described, is_permanent, passes_through
 from .gates import Gates
 from .instance import Instance
@@ -237,7 +237,7 @@ class Conclusions:
         self._stuck(instance, entry, reason)
 
     def _stuck(self, instance: Instance, entry: Command, reason: str) -> None:
-        parking = Envelope(repair=_stick(entry.id, reason), future=self._engine.loop.create_future())
+        parking = Envelope(Repairing(_stick(entry.id, reason)), future=self._engine.loop.create_future())
         assert parking.future is not None
         parking.future.add_done_callback(lambda _: self._parked(instance, entry, parking))
         # The command must not leave again before the record that parks it is stored.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Final
+from typing import Final, assert_never
 
 import msgspec
 
@@ -25,7 +25,7 @@ from ..decision.state import UnreadableStateError
 from ..definition.actions import Refused
 from ..errors import CodecError, DefinitionError, NoInstanceError, RepairError
 from .engine import STRETCH_SECONDS
-from .envelope import Envelope, Maintenance
+from .envelope import Claim, Envelope, Maintenance, Repairing
 from .event_time import step_in_event_time
 from .failures import ends_program
 from .fire import fire
@@ -114,8 +114,8 @@ def _run(turn: Turn) -> Awaitable[None] | GaveWay | None:
             envelope.park = None
             turn.at += 1
             continue
-        message = envelope.message
-        if message is None or message.tried or message.at is not None or envelope.park is not None:
+        message = envelope.content
+        if type(message) is not Message or message.tried or message.at is not None or envelope.park is not None:
             more = _step(turn, envelope)
             if more is not None:
                 return more
@@ -144,8 +144,9 @@ def _run(turn: Turn) -> Awaitable[None] | GaveWay | None:
 
 def _passed(turn: Turn, envelope: Envelope) -> None:
     turn.at += 1
-    if envelope.maintenance is not None and envelope.maintenance is not Maintenance.WAKE:
-        turn.maintenance = (*turn.maintenance, envelope.maintenance)
+    content = envelope.content
+    if type(content) is not Message and isinstance(content, (Maintenance, Claim)) and content is not Maintenance.WAKE:
+        turn.asked = (*turn.asked, content)
     if turn.instance.waiting and is_live(turn.draft.record):
         # They came before the rest of the batch.
         turn.batch[turn.at : turn.at] = turn.instance.wait_no_longer()
@@ -159,25 +160,30 @@ def _step(turn: Turn, envelope: Envelope) -> Awaitable[None] | None:
 
     Where it raises, the draft is as it was before the failed message.
     """
-    message = envelope.message
-    if message is not None and message.tried:
+    content = envelope.content
+    if isinstance(content, Message) and content.tried:
         # It stays the same object: whether an envelope's own message parks the instance is seen by identity.
-        message.event = _as_it_came(turn, message).event
-        message.tried = False
+        content.event = _as_it_came(turn, content).event
+        content.tried = False
     if envelope.park is not None and _park(turn, envelope):
         return None
-    if message is None:
-        if envelope.repair is not None:
-            return _repair(turn, envelope)
-        envelope.decided = _HANDLED
-        if envelope.maintenance is Maintenance.WAKE:
+    match content:
+        case Message():
+            if content.at is not None:
+                return step_in_event_time(turn, envelope, content, content.at)
+            return take(turn, envelope, content)
+        case Repairing():
+            return _repair(turn, envelope, content)
+        case Claim(until):
+            envelope.decided = _HANDLED
+            return fire(turn, until, envelope.most_timers)
+        case Maintenance.WAKE:
+            envelope.decided = _HANDLED
             return wake(turn)
-        if envelope.maintenance is not Maintenance.CLAIM:
+        case Maintenance():
+            envelope.decided = _HANDLED
             return None
-        return fire(turn, envelope.until, envelope.most_timers)
-    if message.at is not None:
-        return step_in_event_time(turn, envelope, message, message.at)
-    return take(turn, envelope, message)
+    assert_never(content)
 
 
 def _as_it_came(turn: Turn, message: Message) -> Message:
@@ -223,10 +229,9 @@ def _park(turn: Turn, envelope: Envelope) -> bool:
     return False
 
 
-async def _repair(turn: Turn, envelope: Envelope) -> None:
-    assert envelope.repair is not None
+async def _repair(turn: Turn, envelope: Envelope, repairing: Repairing) -> None:
     try:
-        envelope.result = await envelope.repair(turn.draft, turn.reporter)
+        envelope.result = await repairing.run(turn.draft, turn.reporter)
     except UnreadableStateError as error:
         raise unreadable(turn.instance, str(error)) from error
     except (NoInstanceError, RepairError) as error:  # found before the draft was touched

@@ -207,7 +207,7 @@ class Dispatcher:
 
     async def _record(self, instance: Instance, what: Maintenance) -> None:
         try:
-            await instance.submit(Envelope(maintenance=what))
+            await instance.submit(Envelope(what))
         except SagalogError:  # the journal is away; the outbox is tried again later
             if instance.deliveries.retry is None:
                 seconds = self._engine.seconds.lease / 4

@@ -18,7 +18,7 @@ from .cache import InstanceCache
 from .clock import ServerClock
 from .controls import ControlsWatch
 from .engine import Engine
-from .envelope import Envelope, Maintenance
+from .envelope import Claim, Envelope
 from .failures import passes_through, told_of_store
 from .instance import Instance
 from .purging import Purger
@@ -206,7 +206,7 @@ class DueLoop:
         instance = cache.instance(correlation_id)
         if not instance.deliveries.delivering:
             instance.read_again()  # another worker may have dealt with it
-        claim = Envelope(maintenance=Maintenance.CLAIM, future=self._engine.loop.create_future())
+        claim = Envelope(Claim(), future=self._engine.loop.create_future())
         assert claim.future is not None
         claim.future.add_done_callback(lambda _: self._claimed(cache, instance, claim))
         instance.poke(claim)

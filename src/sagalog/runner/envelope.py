@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from enum import Enum
 from math import inf
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -17,14 +17,33 @@ from .reporter import Reporter
 
 
 class Maintenance(Enum):
-    """Why an envelope without a message is in a mailbox."""
+    """What an instance is asked for that nobody sends, and that needs no words of its own."""
 
     RECORD = "record"  # write down which commands were accepted; or only read what is stored
     RENEW = "renew"  # save a later `due_at`, because a delivery takes longer than the lease
     BEGIN = "begin"  # an attempt at a command that may end its worker
     TAKE_OVER = "take over"  # commands whose lease has ended
-    CLAIM = "claim"  # take over, and fire the timers that are due
     WAKE = "wake"  # handle the oldest kept message whose moment has come
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Take over, and fire the timers due at `until` or before; None: those due now."""
+
+    until: datetime | None = None
+
+
+class Repairing(msgspec.Struct, frozen=True):
+    """Repair it: `run` changes the draft, and returns what is told."""
+
+    run: Callable[[Draft, Reporter], Awaitable[Any]]
+
+
+Content: TypeAlias = Message | Claim | Repairing | Maintenance
+
+
+def takes_over(content: Content) -> bool:
+    """Say whether that is to decide who delivers the outbox."""
+    return content is Maintenance.TAKE_OVER or isinstance(content, Claim)
 
 
 class Burst:
@@ -48,30 +67,31 @@ class Burst:
 
 
 class Envelope(msgspec.Struct, eq=False):
-    """What waits in a mailbox: a message, a repair, or maintenance.
+    """What waits in a mailbox, and what becomes of it.
 
     The garbage collector has to track it: the traceback of an error that it holds refers back to it, and so does the task
     that waits for its future.
     """
 
-    message: Message | None = None
-    maintenance: Maintenance | None = None
-    repair: Callable[[Draft, Reporter], Awaitable[Any]] | None = None
+    content: Content
     future: asyncio.Future[None] | None = None
     decided: Outcome | BaseException | None = None  # in this turn; it holds only when the turn is saved
     outcome: Outcome | None = None
     error: BaseException | None = None
-    result: Any = None
+    result: Any = None  # of a repair
     failures: int = 0
     park: tuple[str, Message] | None = None  # no more retries: park for this reason, and hold that message
-    most_timers: float = inf  # that one turn of a claim may fire; more made the record too large
-    # In event time, of a claim ahead of an event: which timers it fires; None: those due now.
-    until: datetime | None = None
+    most_timers: float = inf  # that its turn may fire; more made the record too large
     deadline: float | None = None  # until when it may wait for a starting event, in the loop's time
     seen: bool = False  # a read of the record began after it had come
     withdrawn: bool = False  # its caller was cancelled while it waited
     over: bool = False  # it was answered or withdrawn, so nothing more is done about it
     burst: Burst | None = None  # with what it is to stay in order
+
+    @property
+    def message(self) -> Message | None:
+        """The message in it; None if it holds anything else."""
+        return self.content if isinstance(self.content, Message) else None
 
     @property
     def open(self) -> bool:
@@ -84,8 +104,8 @@ class Envelope(msgspec.Struct, eq=False):
 
     def tried(self) -> None:
         """Note that a handler may have changed the event: the next attempt gets it as it came."""
-        if self.message is not None:
-            self.message.tried = True
+        if isinstance(self.content, Message):
+            self.content.tried = True
 
     def finish(self) -> None:
         """Let what was decided hold, and wake the caller."""

@@ -15,7 +15,7 @@ from ..decision.message import Message, Outcome
 from ..decision.timers import due_timer
 from ..errors import CodecError
 from .engine import STRETCH_SECONDS
-from .envelope import Envelope, Maintenance
+from .envelope import Claim, Envelope
 from .load import unreadable
 from .turn import StepFull, Turn, advance
 from .wake import wake, wakes
@@ -40,7 +40,7 @@ def fire(turn: Turn, until: datetime | None, most: float) -> Awaitable[None] | N
 
 def _claimed(turn: Turn) -> bool:
     """Say whether a later turn of this instance fires what is due."""
-    return any(envelope.maintenance is Maintenance.CLAIM for envelope in turn.instance.mailbox)
+    return any(isinstance(envelope.content, Claim) for envelope in turn.instance.mailbox)
 
 
 def fire_before(turn: Turn, envelope: Envelope, at: datetime) -> Awaitable[None] | None:
@@ -82,7 +82,7 @@ def _firing(turn: Turn, asked: datetime | None, most: float | None, in_step: flo
         worth_a_save = fired * _SHARE >= pending or now > begun_at + _LONGEST_SECONDS
         if at_once > _MAX_TIMERS or (most is not None and fired and (fired >= most or (late and worth_a_save))):
             if not (engine.stopping.is_set() or _claimed(turn)):  # then they are any worker's
-                claim = Envelope(maintenance=Maintenance.CLAIM, most_timers=most or inf, until=asked)
+                claim = Envelope(Claim(asked), most_timers=most or inf)
                 instance.put(claim)
             break
         if fired >= in_step:

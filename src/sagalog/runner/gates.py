@@ -260,7 +260,7 @@ class Gates:
             instance.deliveries.let_through |= {entry.id}
         if self._must_be_read(waiter, self._engine.loop.time()):
             instance.read_again()  # what is not loaded does not leave
-            instance.poke(Envelope(maintenance=Maintenance.RECORD))
+            instance.poke(Envelope(Maintenance.RECORD))
         if waiter.beside:
             self.again_beside(instance, entry)
         else:

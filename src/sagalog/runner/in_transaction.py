@@ -232,4 +232,4 @@ async def _read_at_the_end(opened: OpenTransaction, instance: Instance) -> None:
 async def _read(instance: Instance) -> None:
     """Read what is stored; if the step is, its commands are delivered."""
     instance.read_again()
-    await instance.submit(Envelope(maintenance=Maintenance.RECORD))
+    await instance.submit(Envelope(Maintenance.RECORD))

@@ -30,7 +30,7 @@ async def _look_until_landed(instance: Instance, entry: Unanswered) -> None:
             await engine.back_off(pause)
             instance.read_again()
             try:
-                await instance.submit(Envelope(maintenance=Maintenance.RECORD))
+                await instance.submit(Envelope(Maintenance.RECORD))
             except (JournalUnavailableError, RunnerStoppedError):
                 continue
             except SagalogError:  # it cannot be read, which its next event is told

@@ -47,7 +47,7 @@ class Leases:
             return
         instance.deliveries.disown_all()
         instance.read_again()
-        instance.poke(Envelope(maintenance=Maintenance.RECORD))
+        instance.poke(Envelope(Maintenance.RECORD))
 
     def keep(self, instance: Instance) -> None:
         """Keep prolonging the lease of an instance until `let_go`."""
@@ -73,7 +73,7 @@ class Leases:
                 continue
             if ours.contested:
                 ours.lease_seconds = min(2 * max(ours.lease_seconds, lease / 2), MAX_LEASES * lease)
-                instance.poke(Envelope(maintenance=Maintenance.RENEW))
+                instance.poke(Envelope(Maintenance.RENEW))
             else:
                 self._move_soon(instance)
         if self._kept:
@@ -82,7 +82,7 @@ class Leases:
     def prolong(self, instance: Instance) -> None:
         """Keep others from taking over before our next attempt, at `next_attempt_at`."""
         if instance.deliveries.contested:
-            instance.poke(Envelope(maintenance=Maintenance.RENEW))
+            instance.poke(Envelope(Maintenance.RENEW))
         else:
             self._move_soon(instance)
 
@@ -100,7 +100,7 @@ class Leases:
                 continue  # what it writes begins a new lease; if it writes nothing, the next check comes in time
             move = self._move_of(instance)
             if move is None or instance.runtime.journal is None:
-                instance.poke(Envelope(maintenance=Maintenance.RENEW))
+                instance.poke(Envelope(Maintenance.RENEW))
             else:
                 by_journal.setdefault(instance.runtime.journal, []).append((instance, move))
         for journal, moves in by_journal.items():
@@ -129,7 +129,7 @@ class Leases:
             if not done and instance.cached.version == move.sequence_nr:
                 instance.deliveries.contested = True  # another worker has changed it
                 instance.read_again()
-                instance.poke(Envelope(maintenance=Maintenance.RENEW))
+                instance.poke(Envelope(Maintenance.RENEW))
             elif done and instance.cached.version == move.sequence_nr:
                 instance.deliveries.leased_until(move.due_at)
 
@@ -141,7 +141,7 @@ class Leases:
         """
         engine = self._engine
         if engine.alone:  # the entry is from an earlier run
-            instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
+            instance.poke(Envelope(Maintenance.TAKE_OVER))
             return
         now, lease = engine.loop.time(), engine.seconds.lease
         deliveries = instance.deliveries
@@ -165,10 +165,10 @@ class Leases:
             return
         if deliveries.foreign is not None and self._engine.loop.time() < deliveries.foreign[1]:
             instance.read_again()  # the command may be accepted and recorded by now
-            instance.poke(Envelope(maintenance=Maintenance.RECORD))
+            instance.poke(Envelope(Maintenance.RECORD))
         elif instance.runtime.journal is None or instance.cached.version == instance.cached.written:
             instance.read_again()  # the record may hold a lease by now, so what is stored decides
-            instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
+            instance.poke(Envelope(Maintenance.TAKE_OVER))
         else:
             self._engine.spawn(self._claim_if_due(instance, instance.runtime.journal))
 
@@ -183,7 +183,7 @@ class Leases:
             due = []  # looked at again
         instance.read_again()
         if any(persistence_id == instance.persistence_id for persistence_id, _ in due):
-            instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
+            instance.poke(Envelope(Maintenance.TAKE_OVER))
             return
         deliveries = instance.deliveries
         if deliveries.foreign is not None:
@@ -191,7 +191,7 @@ class Leases:
                 deliveries.foreign[0],
                 engine.loop.time() + engine.seconds.lease / 2,
             )
-        instance.poke(Envelope(maintenance=Maintenance.RECORD))
+        instance.poke(Envelope(Maintenance.RECORD))
 
     def stop(self) -> None:
         """Stop prolonging all leases."""

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
-from .envelope import Envelope, Maintenance
+from .envelope import Claim, Envelope, Maintenance
 from .instance import Instance
 
 
@@ -49,7 +49,7 @@ def _is_quiet(instance: Instance) -> bool:
 async def catch_up(instance: Instance) -> None:
     """Deliver what an earlier run left undelivered, before the first event of this run."""
     if not instance.caught_up:
-        await instance.submit(Envelope(maintenance=Maintenance.RECORD))
+        await instance.submit(Envelope(Maintenance.RECORD))
         await quiet(instance)
         instance.caught_up = True
 
@@ -58,7 +58,7 @@ async def fire_before(instance: Instance, at: datetime) -> None:
     """Fire the timers due at `at` or before, each after everything that the one before it has led to."""
     while _may_fire(instance, at) and not instance.runtime.engine.stopping.is_set():
         version = instance.cached.version
-        await instance.submit(Envelope(maintenance=Maintenance.CLAIM, until=at))
+        await instance.submit(Envelope(Claim(at)))
         await quiet(instance)
         if instance.cached.version == version:  # they cannot fire: it is parked, say
             return

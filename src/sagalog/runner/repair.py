@@ -9,7 +9,7 @@ from ..decision.entries import Status
 from ..decision.repair import Repair
 from ..errors import NoInstanceError
 from .cache import InstanceCache
-from .envelope import Envelope
+from .envelope import Envelope, Repairing
 from .replay import NOT_REPLAYED, replay_held, tell_parked_again
 from .reporter import Reporter
 
@@ -48,7 +48,7 @@ async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Re
         assert after is not None
         return Repaired(decision.effects, replayed.count, after.parked, len(after.held), after.status)
 
-    envelope = Envelope(repair=run)
+    envelope = Envelope(Repairing(run))
     await instance.submit(envelope)
     tell_parked_again(instance, replayed)
     result: Repaired = envelope.result

@@ -22,7 +22,7 @@ from .decide import GaveWay, decide, decide_slowly, replays
 from .deliver import Dispatcher
 from .due import DueLoop
 from .engine import STRETCH_SECONDS, Engine
-from .envelope import Envelope, Maintenance
+from .envelope import Envelope, Maintenance, takes_over
 from .failures import as_exception, cancellations, not_handled, passes_through
 from .instance import Instance, Unanswered
 from .load import Loader
@@ -32,7 +32,6 @@ from .turn import Turn, begin, may_begin
 
 _MAX_WRITES = 2  # rounds that are being written
 _SLOW_AT_ONCE = 256  # turns that were decided elsewhere, of one round
-_TAKES = (Maintenance.CLAIM, Maintenance.TAKE_OVER)
 
 
 class Rounds:
@@ -158,7 +157,7 @@ class Rounds:
         return turns
 
     def _begin(self, instance: Instance, turns: list[Turn], now: datetime) -> None:
-        if instance.cached.fresh and instance.mailbox[0].maintenance not in _TAKES:  # which decide who delivers
+        if instance.cached.fresh and not takes_over(instance.mailbox[0].content):  # which decide who delivers
             self._deliver_later(instance)
         turn = begin(instance, now)
         try:
@@ -221,7 +220,7 @@ class Rounds:
         kept: list[Envelope] = []
         refused: list[Envelope] = []
         for envelope in instance.mailbox:
-            records = envelope.maintenance is Maintenance.RECORD and not self._engine.abandoned
+            records = envelope.content is Maintenance.RECORD and not self._engine.abandoned
             (kept if records else refused).append(envelope)
         if refused:
             instance.leave_only(kept)

@@ -17,7 +17,7 @@ import random
 import msgspec
 
 from ..decision.entries import FINAL
-from ..decision.message import Outcome
+from ..decision.message import Message, Outcome
 from ..decision.pages import NO_MESSAGES, StoredMessages
 from ..errors import (
     CodecError,
@@ -201,7 +201,7 @@ def _answer(turn: Turn) -> None:
     turn.reporter.settled()
     for envelope in turn.batch if turn.at == len(turn.batch) else turn.decided:
         outcome = envelope.decided
-        if envelope.message is not None:
+        if isinstance(envelope.content, Message):
             if outcome is _HANDLED:
                 counters.handled += 1
             elif isinstance(outcome, Outcome):
@@ -225,7 +225,7 @@ def _go_on(turn: Turn) -> Pause | None:
     if turn.at < len(turn.batch):
         turn.instance.put_back(turn.batch[turn.at :])
     elif (record := turn.draft.record) is not None and record.owes_turn and not turn.instance.mailbox:
-        turn.instance.put(Envelope(maintenance=Maintenance.WAKE))
+        turn.instance.put(Envelope(Maintenance.WAKE))
     return pause
 
 
@@ -303,7 +303,7 @@ def _too_large(turn: Turn, error: PayloadTooLargeError) -> Pause | None:
         (envelope,) = handled
         culprit = envelope.message
         if culprit is None:
-            culprit = turn.woken if envelope.maintenance is Maintenance.WAKE else turn.timer
+            culprit = turn.woken if envelope.content is Maintenance.WAKE else turn.timer
         if fired > 1:  # of a claim, or before an event
             envelope.most_timers = fired // 2
         elif culprit is not None and culprit.kept and not parked:

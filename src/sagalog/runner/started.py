@@ -102,7 +102,7 @@ class Started:
             for instance in list(cache.instances.values()):
                 instance.deliveries.stop_pausing()
                 if instance.deliveries.accepted:
-                    instance.poke(Envelope(maintenance=Maintenance.RECORD))
+                    instance.poke(Envelope(Maintenance.RECORD))
         await engine.wait_for_tasks(max(engine.seconds.stop_timeout, engine.seconds.lease))
         if engine.busy:
             log.warning("stopping: the journal does not answer; acceptances are not recorded", extra=about())
@@ -134,7 +134,7 @@ class Started:
                 for instance in cache.active():
                     busy = busy or not instance.settled
                     if instance.deliveries.accepted:
-                        instance.poke(Envelope(maintenance=Maintenance.RECORD))
+                        instance.poke(Envelope(Maintenance.RECORD))
             if not busy:
                 return
             await asyncio.sleep(0)

@@ -37,7 +37,7 @@ def _wake(instance: Instance) -> None:
         wake_later(instance)
         if not instance.under_way:
             instance.cached.unload()
-            instance.poke(Envelope(maintenance=Maintenance.RECORD))
+            instance.poke(Envelope(Maintenance.RECORD))
     elif instance.idle and not (instance.cached.loaded or instance.deliveries.pauses):
         instance.cache.drop(instance)
 

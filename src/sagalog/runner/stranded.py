@@ -53,4 +53,4 @@ class Stranded:
             if record.owes_delivery and due_at != record.next_timer_at:
                 instance = cache.instance(key)
                 instance.read_again()
-                instance.poke(Envelope(maintenance=Maintenance.TAKE_OVER))
+                instance.poke(Envelope(Maintenance.TAKE_OVER))

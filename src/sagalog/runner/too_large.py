@@ -35,7 +35,7 @@ def may_exceed(turn: Turn, record: SagaRecord, size: int) -> bool:
     if len(decided) != 1 or turn.draft.fired:
         return False
     message, park = decided[0].message, decided[0].park
-    if decided[0].maintenance is Maintenance.WAKE and park is None:
+    if decided[0].content is Maintenance.WAKE and park is None:
         return False  # it handles a message like any other
     return message is None or (park is not None and park[1] is message and message.kind != "event")
 

@@ -13,7 +13,7 @@ from ..decision.draft import Draft
 from ..decision.message import Message, Outcome
 from ..decision.state import UnreadableStateError
 from .context import EventHandler
-from .envelope import Envelope, Maintenance
+from .envelope import Claim, Envelope, Maintenance
 from .failures import cancellations, ends_program, not_handled, passes_through
 from .instance import Instance
 from .load import unreadable
@@ -42,19 +42,19 @@ class CacheTooOld(Exception):  # noqa: N818
 class Turn:
     """What one instance does in a round. `batch[:at]` was decided on `draft`.
 
-    `unseen`: it is decided on the guess that nothing is stored; `fresh`: on a record that was read for it. `maintenance`:
-    what the batch asks for. `to_record`: the record still holds commands that were accepted. `single`: it takes only one
-    message.
+    `unseen`: it is decided on the guess that nothing is stored; `fresh`: on a record that was read for it. `asked`: what
+    the batch asks for beside its messages. `to_record`: the record still holds commands that were accepted. `single`: it
+    takes only one message.
     """
 
     __slots__ = (
+        "asked",
         "at",
         "batch",
         "draft",
         "failure",
         "fresh",
         "instance",
-        "maintenance",
         "replayed",
         "reporter",
         "single",
@@ -76,7 +76,7 @@ class Turn:
         self.fresh: bool = instance.cached.fresh
         self.at: int = 0
         self.single: bool = False
-        self.maintenance: tuple[Maintenance, ...] = ()
+        self.asked: tuple[Maintenance | Claim, ...] = ()
         self.replayed: Replayed = NOT_REPLAYED
         self.failure: HandlerFailed | None = None
         self.timer: Message | None = None  # the timer that fired last
@@ -146,7 +146,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
     if instance.deliveries.accepted:
         draft.accept(instance.deliveries.accepted)
     record = draft.record
-    if record is not None and record.waking and record.owes_waking and batch[0].maintenance is not Maintenance.WAKE:
+    if record is not None and record.waking and record.owes_waking and batch[0].content is not Maintenance.WAKE:
         batch = _woken_first(instance, batch, single=single)
     reporter = engine.hooks.reporter(runtime.name, instance.correlation_id, unseen=unseen)
     turn = Turn(instance, batch, draft, reporter, unseen=unseen)
@@ -179,9 +179,9 @@ def _woken_first(instance: Instance, batch: list[Envelope], *, single: bool) -> 
     elif single:
         instance.put_back(batch)
         instance.decide_singly(instance.one_by_one + 1)
-        return [Envelope(maintenance=Maintenance.WAKE)]
+        return [Envelope(Maintenance.WAKE)]
     else:
-        batch.insert(0, Envelope(maintenance=Maintenance.WAKE))
+        batch.insert(0, Envelope(Maintenance.WAKE))
     return batch
 
 

@@ -34,8 +34,8 @@ def wake_next(turn: Turn) -> None:
 
     A turn of one message (more were too large together) leaves that to the next turn.
     """
-    if not turn.single and not (turn.at < len(turn.batch) and turn.batch[turn.at].maintenance is Maintenance.WAKE):
-        turn.batch.insert(turn.at, Envelope(maintenance=Maintenance.WAKE))
+    if not turn.single and not (turn.at < len(turn.batch) and turn.batch[turn.at].content is Maintenance.WAKE):
+        turn.batch.insert(turn.at, Envelope(Maintenance.WAKE))
 
 
 def wake(turn: Turn) -> Awaitable[None] | None:
