@@ -34,6 +34,11 @@ def given(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
+def plural(count: int, noun: str) -> str:
+    """Return how many of something there are: `1 attempt`, `2 attempts`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def moment(at: datetime | None) -> str:
     """Return a moment to the second, in UTC."""
     return "" if at is None else at.strftime("%Y-%m-%d %H:%M:%S")

@@ -41,7 +41,7 @@ def test_show_draws_the_family_of_an_instance(tmp_path: Path) -> None:
     assert "child   parcel a-1 (1/2): running" in shown
     assert "family  2 running, 1 completed" in shown
     assert "parent  order a (1/3): running" in run("show", "a-2", "--journal", url)
-    assert "child   parcel b-0 (1/1): parked, handling ShipParcel raised ValueError, 1 times" in run(
+    assert "child   parcel b-0 (1/1): parked, handling ShipParcel raised ValueError, 1 time" in run(
         "show", "b", "--journal", url
     )
     fields = json.loads(run("show", "a", "--journal", url, "--json"))

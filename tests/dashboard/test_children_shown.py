@@ -26,4 +26,4 @@ async def test_the_page_of_an_instance_shows_its_parent_and_its_children() -> No
     assert "Children: 1 running, 1 completed." in page
     assert "parcel completed" in page
     assert "parent <a" in child
-    assert "parcel b&lt;-0</a> parked: handling ShipParcel raised ValueError, 1 times" in other
+    assert "parcel b&lt;-0</a> parked: handling ShipParcel raised ValueError, 1 time" in other

@@ -13,6 +13,7 @@ from ..decision.entries import FINAL
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, instances
 from ..operating.outbox import LONG, Pending, oldest_pending
+from ..text import plural
 from .durations import spoken
 from .journals import journal_option, reading
 from .selection import Selection, selecting
@@ -73,9 +74,7 @@ async def _list(
             if limit is not None and shown >= limit:
                 break
     if not as_json:
-        click.echo(
-            f"{shown:,} instance{'' if shown == 1 else 's'}" + ("" if finished else " (--all: finished ones too)")
-        )
+        click.echo(plural(shown, "instance") + ("" if finished else " (--all: finished ones too)"))
 
 
 def _stands(view: SagaView) -> str:

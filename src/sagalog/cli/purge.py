@@ -14,6 +14,7 @@ from ..journal import Journal
 from ..journal.protocol import server_now
 from ..operating.inspect import SagaView, instances
 from ..operating.unheld import unheld
+from ..text import plural
 from .durations import Duration, spoken
 from .journals import journal_option, reading
 from .progress import Counting
@@ -66,19 +67,17 @@ async def _purge(url: str, older_than: timedelta, saga: str | None, dry_run: boo
         counts = {"reservations_found": keys_found, "reservations_purged": keys_purged}
         click.echo(json_line({"found": found, "purged": purged, **counts}))
     elif dry_run:
-        click.echo(f"dry run: {_counted(found)} would be forgotten{_and_keys(keys_found)}; nothing was changed")
+        click.echo(
+            f"dry run: {plural(found, 'finished instance')} would be forgotten{_and_keys(keys_found)}; nothing was changed"
+        )
     else:
-        click.echo(f"{_counted(purged)} forgotten{_and_keys(keys_purged)}")
-
-
-def _counted(instances: int) -> str:
-    return f"{instances:,} finished instance{'' if instances == 1 else 's'}"
+        click.echo(f"{plural(purged, 'finished instance')} forgotten{_and_keys(keys_purged)}")
 
 
 def _and_keys(reservations: int) -> str:
     if not reservations:
         return ""
-    return f", and {reservations:,} reservation{'' if reservations == 1 else 's'} of keys that nobody holds"
+    return f", and {plural(reservations, 'reservation')} of keys that nobody holds"
 
 
 async def _old(journal: Journal, saga: str | None, before: datetime) -> AsyncIterator[SagaView]:

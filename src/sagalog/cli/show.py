@@ -17,6 +17,7 @@ from ..journal.protocol import server_now
 from ..operating.family import Family, Relative, family
 from ..operating.inspect import SagaView, find
 from ..operating.outbox import Pending, pending
+from ..text import plural
 from .durations import spoken
 from .journals import journal_option, reading
 from .list import summary
@@ -166,7 +167,7 @@ def _lines(view: SagaView, record: SagaRecord, waiting: list[Pending], relatives
     if record.owes_replay:
         out.append("        a running worker replays soon what is held")
     consumed = count_of(record.inbox)
-    out.append(f"inbox   {consumed} message{'' if consumed == 1 else 's'} consumed")
+    out.append(f"inbox   {plural(consumed, 'message')} consumed")
     for audit in record.audit:
         who = f" by {line(audit.by)}" if audit.by else ""
         note = f": {line(audit.note)}" if audit.note else ""

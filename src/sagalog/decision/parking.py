@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..text import plural
 from .draft import Draft
 from .entries import FINAL, Held
 from .message import Message
@@ -64,8 +65,8 @@ def take_over(draft: Draft, most: int) -> str:
         return ""
     record.taken, record.takeovers = "", 0  # after a repair it has all of them again
     reason = (
-        f"command {first.command.type} was taken over {most} times from workers that died before it was accepted: its "
-        "handler may be killing them; `retry` delivers it again, `skip` drops it"
+        f"command {first.command.type} was taken over {plural(most, 'time')} from workers that died before it was "
+        "accepted: its handler may be killing them; `retry` delivers it again, `skip` drops it"
     )
     stick(draft, record, reason, first.id)
     return reason

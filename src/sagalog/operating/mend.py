@@ -24,6 +24,7 @@ from ..journal import Journal
 from ..journal.protocol import server_now
 from ..journal.reservations import Reservations
 from ..journal.store import JournalSagaStateStore
+from ..text import plural
 from .apply import RETENTION, store_record
 from .view import SagaView, history, whole_view
 
@@ -94,7 +95,7 @@ async def ended(journal: Journal, old: StoredRecord, *, note: str = "", by: str 
         record.kept, record.waking = (), False
         known = count_of(record.inbox)
         effects.append(
-            f"remembers the {known:,} message{'' if known == 1 else 's'} of step {kept.version}, the newest that can be "
+            f"remembers the {plural(known, 'message')} of step {kept.version}, the newest that can be "
             "read; a later one may start it anew"
         )
     else:

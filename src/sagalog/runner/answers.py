@@ -2,8 +2,8 @@
 
     attempt ─► [answers] ─► receive
 
-The next commands of an instance need not wait for that, because they leave in any case. So the answers
-of many commands share a step. Otherwise each answer would write a record with all commands that are still to go.
+The next commands of an instance need not wait for that, because they leave in any case. So the answers of many commands
+share a step. Otherwise each answer would write a record with all commands that are still to go.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from ..errors import (
     SagaParkedError,
 )
 from ..logs import log
+from ..text import plural
 from .answers import AnswerError, Answers
 from .commands import CommandHandler, CommandHandlers
 from .engine import Engine
@@ -111,7 +112,7 @@ class Conclusions:
         if self._retry_of(instance, entry).wait_seconds(failures) is not None:
             return None
         told = str(error) if isinstance(error, SagalogError) else described(error)
-        return step.failed(well_formed(f"not done in {failures} attempts: {told}"))
+        return step.failed(well_formed(f"not done in {plural(failures, 'attempt')}: {told}"))
 
     @staticmethod
     def _asks_operator(instance: Instance, entry: Command) -> bool:
@@ -210,7 +211,7 @@ class Conclusions:
         elif is_permanent(error):
             reason = f"command {name} was not accepted, and another attempt would not help: {told}"
         else:
-            reason = f"command {name} was not accepted in {failures} attempts: {told}"
+            reason = f"command {name} was not accepted in {plural(failures, 'attempt')}: {told}"
         instance.deliveries.allow_all_attempts(entry.id)  # after a repair
         self._stuck(instance, entry, reason)
 

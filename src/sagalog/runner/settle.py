@@ -35,6 +35,7 @@ from ..errors import (
 from ..journal.protocol import HeldError
 from ..journal.reservations import NotReservedError
 from ..logs import log, trace_of
+from ..text import plural
 from ..waiting import Waiting
 from .commit import MAX_LOST, Write
 from .context import CircularWaitError
@@ -258,7 +259,7 @@ def _after_failure(turn: Turn) -> Pause | None:
     )
     wait = engine.settings.handler_retry.wait_seconds(envelope.failures)
     if wait is None:
-        reason = f"handling {event_type} raised {type(error).__name__}, {envelope.failures} times"
+        reason = f"handling {event_type} raised {type(error).__name__}, {plural(envelope.failures, 'time')}"
         envelope.park = (reason, message)
         envelope.failures = 0
         return None
