@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sagalog import (
+    Action,
     CommandRefused,
     Compensate,
     Complete,
@@ -19,7 +22,9 @@ from sagalog import (
     Incoming,
     InMemoryJournal,
     Journal,
+    RetryPolicy,
     RunnerSettings,
+    RunnerStoppedError,
     Saga,
     SagaRunner,
     Send,
@@ -239,6 +244,70 @@ async def history(journal: Journal) -> dict[str, list[Any]]:
             ]
         found[persistence_id] = [record.status, bytes(record.state), record.incarnation, sorted(record.timers), sent]
     return found
+
+
+class Soon(Saga[Story]):
+    name = "soon"
+
+    @starts(Placed, key="id")
+    def placed(self, state: Story, event: Placed) -> list[Action]:
+        return [Send(Reserve(event.id)), SetTimer("late", Overdue(event.id), after=timedelta(seconds=1))]
+
+    @on(Overdue, key="id")
+    def late(self, state: Story, event: Overdue) -> None:
+        state.told.append("late")
+
+
+@pytest.mark.parametrize("fed_again", [True, False])
+async def test_a_command_that_waited_for_its_next_attempt_is_delivered_by_the_next_run(fed_again: bool) -> None:
+    journal, tried = InMemoryJournal(), asyncio.Event()
+
+    def runner(receiver: Any, start: datetime | None = None) -> SagaRunner:
+        hour = timedelta(hours=1)
+        settings = RunnerSettings(stop_timeout=timedelta(0), dispatch_retry=RetryPolicy(base=hour, cap=hour))
+        return SagaRunner(journal, sagas=[Soon], dispatch=receiver, clock=EventClock(start), settings=settings)
+
+    async def away(command: Any) -> None:
+        tried.set()
+        raise ConnectionError
+
+    async with runner(away) as first:
+        waiting = asyncio.create_task(first.handle(Placed("a"), message_id="m", at=START))
+        await tried.wait()
+        for _ in range(50):  # what is written because of that is written
+            await asyncio.sleep(0)
+    with suppress(RunnerStoppedError):
+        await waiting
+    seen: list[Any] = []
+    async with runner(seen.append, None if fed_again else START + timedelta(seconds=1)) as second:
+        async with asyncio.timeout(30):
+            if fed_again:
+                await second.handle(Placed("a"), message_id="m", at=START)
+            await second.settle()
+    assert seen == [Reserve("a")]
+
+
+async def test_a_run_that_is_killed_at_any_write_leaves_nothing_that_the_next_one_does_not_find() -> None:
+    log = log_of(random.Random(3), 3)
+    whole = InMemoryJournal()
+    await run(whole, log, random.Random(1))
+    expected = await history(whole)
+    for writes in count(1):
+        journal = Dying()
+        journal.left = writes
+        running = asyncio.create_task(run(journal, log, random.Random(1)))
+        dying = asyncio.create_task(journal.died.wait())
+        await asyncio.wait([running, dying], return_when=asyncio.FIRST_COMPLETED)
+        survived = running.done()
+        for task in (running, dying):
+            task.cancel()
+        await asyncio.gather(running, dying, return_exceptions=True)
+        journal.left = 10**9
+        await run(journal, log, random.Random(1))
+        assert await history(journal) == expected, f"killed at write {writes}"
+        if survived:
+            break
+    assert writes > 20
 
 
 @pytest.mark.parametrize("seed", range(25))

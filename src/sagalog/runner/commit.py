@@ -130,6 +130,8 @@ def _maintained(turn: Turn, record: SagaRecord, declines: CommandTest) -> tuple[
     draft.changed = draft.changed or turn.to_record  # acceptances: not because of a duplicate
     owes = record.owes_delivery
     claim = owes and any(takes_over(one) for one in asked)
+    if instance.runtime.engine.alone and owes and record.outbox[0].id in instance.deliveries.owned:
+        claim = False  # it is under way, and no lease of it can end
     claim = claim and not declines(instance, record.outbox[0]) and not is_leased(instance, record)
     if Maintenance.BEGIN in asked and record.outbox and record.outbox[0].id == record.taken:
         record.begun = draft.changed = True
@@ -324,6 +326,8 @@ def _lease_end(instance: Instance, record: SagaRecord, now: datetime) -> datetim
     """Return until when the commands in the outbox are ours alone to deliver, or None if there are none."""
     if not record.owes_delivery:
         return None
+    if instance.runtime.engine.alone:  # the next run may stop at the same moment, and has to find it
+        return now + instance.runtime.engine.lease
     if instance.deliveries.declined is not None and instance.deliveries.declined in record.outbox:
         return now  # whoever can deliver it may claim it at once
     if instance.runtime.engine.client and _is_free(instance, now):
@@ -348,6 +352,8 @@ def _is_free(instance: Instance, now: datetime) -> bool:
 def is_leased(instance: Instance, record: SagaRecord) -> bool:
     """Say whether, by what is stored, another worker holds a lease on the first command of the outbox."""
     until = record.leased_until
+    if instance.runtime.engine.alone:  # it was of an earlier run
+        return False
     if until is None or not record.outbox or record.outbox[0].id in instance.deliveries.owned:
         return False
     return until > instance.runtime.engine.now()

@@ -48,6 +48,7 @@ class DueLoop:
         self.trouble: str = ""  # why the last scan failed
         self.handed_out: int = 0  # claims of instances
         self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in caches}
+        self._handed_out: dict[str, dict[str, tuple[datetime, int]]] = {one.runtime.name: {} for one in caches}
         self._complained = ("", "", 0.0)
         self._full = False  # the loop has to be woken when there is room again
         self._purger = Purger(engine)
@@ -67,9 +68,7 @@ class DueLoop:
     async def run(self) -> None:
         """Scan for due work until the runner stops."""
         engine = self._engine
-        if (
-            engine.timing.in_order
-        ):  # timers fire before the next event of their instance and in `settle`, never in between
+        if engine.timing.in_order:  # timers fire before the next event of their instance and in `settle`
             await engine.stopping.wait()
             return
         while not engine.stopping.is_set():
@@ -177,12 +176,26 @@ class DueLoop:
             ready = [key for key, _ in claimed if key not in seen and key not in declined and key not in at_work]
             seen.update(ready)
             at_work.update(ready)
-            if self._engine.timing.in_order and not ready:
-                return None
             for key in ready:
                 self._hand_out(cache, key)
             await asyncio.sleep(0)
         return None
+
+    async def hand_out_all(self, cache: InstanceCache, now: datetime) -> None:
+        """Hand out what is due at `now`, unless it was handed out for that moment and has not changed since.
+
+        For a runner that is alone on the journal. Nothing is claimed: a claim would hold by a clock that stands still once
+        the log ends, so that a run that is killed would keep what it has claimed from the next one.
+        """
+        runtime = cache.runtime
+        at_work, before = self._at_work[runtime.name], self._handed_out[runtime.name]
+        for key, _ in await runtime.due.due(now, limit=_PAGE + len(before)):
+            known = cache.instances.get(key)
+            as_it_is = (now, -1 if known is None else known.cached.version)
+            if key not in at_work and before.get(key) != as_it_is:
+                before[key] = as_it_is
+                at_work.add(key)
+                self._hand_out(cache, key)
 
     async def _nothing_else(self, runtime: SagaRuntime, now: datetime, passed_over: frozenset[str]) -> bool:
         """Say whether all that is due is to be passed over: a claim would only keep it from the other workers."""

@@ -81,6 +81,8 @@ class Leases:
 
     def prolong(self, instance: Instance) -> None:
         """Keep others from taking over before our next attempt, at `next_attempt_at`."""
+        if self._engine.alone:
+            return
         if instance.deliveries.contested:
             instance.poke(Envelope(Maintenance.RENEW))
         else:

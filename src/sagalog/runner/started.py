@@ -121,12 +121,12 @@ class Started:
         engine = self.engine
         await self.due_loop.searched()
         while True:
-            now = engine.now()
-            if engine.alone:  # no lease runs out by itself here
-                now += engine.lease
             before = self.due_loop.handed_out
             for cache in self.caches.values() if not engine.client else ():
-                await self.due_loop.scan(cache, now)
+                if engine.timing.in_order:  # no lease runs out by itself here
+                    await self.due_loop.hand_out_all(cache, engine.now() + engine.lease)
+                else:
+                    await self.due_loop.scan(cache, engine.now())
             await engine.wait_for_tasks()
             # A claim in order fires no timer behind one that has sent a command, so another one has to look again.
             busy = self._dispatcher.gates.moving or (engine.timing.in_order and self.due_loop.handed_out > before)
