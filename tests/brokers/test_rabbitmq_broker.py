@@ -6,15 +6,19 @@ import asyncio
 import os
 import signal
 from asyncio import StreamWriter
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import aio_pika
 import pytest
+from aiormq.abc import ChannelFrame
 from aiormq.channel import Channel
+from pamqp import frame
+from pamqp.body import ContentBody
 from pamqp.commands import Basic
+from pamqp.header import ContentHeader
 
 from sagalog import BrokerRefusedError, BrokerUnavailableError
 from sagalog.brokers import SinkMessage, SourceMessage
@@ -216,11 +220,71 @@ async def test_no_messages_pile_up_here_before_a_broker_that_hangs(
 async def test_what_amqp_cannot_hold_is_refused_and_its_remedy_named(one_rabbitmq: RabbitMQ) -> None:
     name = (await asyncio.to_thread(queue, one_rabbitmq)).split()[1]
     sink = RabbitSink(one_rabbitmq.url, routing_key=name)
-    for headers in ({"content-type": "x" * 300}, {"content-type": "\ud800"}):
-        with pytest.raises(BrokerRefusedError, match="a content type, a routing key and an exchange of at most 255"):
-            await sink.send(SinkMessage(b"x", "1", headers))
-    await sink.send(SinkMessage(b"x", "\ud800"))  # under a digest, as with an id that is too long
+    with pytest.raises(BrokerRefusedError, match="a content type, a routing key and an exchange of at most 255"):
+        await sink.send(SinkMessage(b"x", "1", {"content-type": "x" * 300}))
+    await sink.send(SinkMessage(b"x", "\ud800", {"content-type": "\ud800", "h": "\udcff"}))  # the id as a digest
+    source = RabbitSource(one_rabbitmq.url, queue=name)
+    (found,) = await received(source, 1)
+    assert (found.headers["h"], found.headers["content-type"]) == ("\udcff", "?")
+    await source.reject(found, "a test")
+    (letter,) = [one async for one in source.dead_letters()]
+    await source.put_back(letter)
+    (again,) = await received(source, 1)
+    assert again.headers["h"] == "\udcff"
+    await source.accept([again])
+    await source.close()
     await sink.close()
+
+
+async def sent_raw(url: str, name: str, body: bytes, properties: Basic.Properties, *swaps: tuple[bytes, bytes]) -> None:
+    """Send a message with bytes that the client would not write in place of some that it does."""
+    async with await aio_pika.connect(url) as client:
+        channel: Any = await (await client.channel(publisher_confirms=False)).get_underlay_channel()
+        frames = [
+            Basic.Publish(routing_key=name),
+            ContentHeader(body_size=len(body), properties=properties),
+            ContentBody(body),
+        ]
+        written = b"".join(frame.marshal(one, channel.number) for one in frames)
+        for before, after in swaps:
+            assert len(before) == len(after)
+            assert written.count(before) == 1
+            written = written.replace(before, after)
+        done = asyncio.get_running_loop().create_future()
+        await channel.write_queue.put(ChannelFrame(written, should_close=False, drain_future=done))
+        await done
+        await channel.queue_declare(name, passive=True)  # the broker has it
+
+
+async def test_whatever_a_sender_writes_into_a_message_it_is_read_and_keeps_nothing_back(
+    one_rabbitmq: RabbitMQ,
+) -> None:
+    url, name = (await asyncio.to_thread(queue, one_rabbitmq)).split()
+    source = RabbitSource(url, queue=name)
+    await source.open()
+    for at, body in ((10**15, b"microseconds"), (2**63 - 1, b"the end of time")):
+        moment = datetime(2030, 1, 1, tzinfo=UTC)
+        swap = (int(moment.timestamp()).to_bytes(8), at.to_bytes(8))
+        await sent_raw(url, name, body, Basic.Properties(message_id="x", timestamp=moment), swap)
+        moments = {"in a header": moment}
+        await sent_raw(url, name, body, Basic.Properties(message_id="x", headers=moments), swap)
+    bad = (b"ZZZZ", b"\xff\xfe\xfd\xfc")
+    await sent_raw(url, name, b"id", Basic.Properties(message_id="ZZZZ"), bad)
+    await sent_raw(url, name, b"content type", Basic.Properties(message_id="x", content_type="ZZZZ"), bad)
+    await sent_raw(url, name, b"name of a header", Basic.Properties(message_id="x", headers={"ZZZZ": "x"}), bad)
+    await sent_raw(url, name, b"in a table", Basic.Properties(message_id="x", headers={"t": {"ZZZZ": 1}}), bad)
+    await sent_raw(url, name, b"last", Basic.Properties(message_id="x"))
+    found = await received(source, 9)
+    assert [one.body for one in found][4:] == [b"id", b"content type", b"name of a header", b"in a table", b"last"]
+    assert {one.published_at for one in found[:4]} == {None}
+    assert {one.deliveries for one in found} == {1}  # no connection was ended
+    for one in found:
+        await source.reject(one, "a test")
+    letters = [one async for one in source.dead_letters()]
+    assert sorted(one.body for one in letters) == sorted(one.body for one in found)
+    for letter in letters:
+        await source.drop(letter)
+    await source.close()
 
 
 class TestRabbitBehaviour(BrokerBehaviour):

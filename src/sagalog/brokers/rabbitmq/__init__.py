@@ -7,7 +7,10 @@ try:
 except ModuleNotFoundError as _error:
     raise MissingExtraError("RabbitMQ needs the package aio-pika: pip install 'sagalog[rabbitmq]'") from _error
 
+from .lenient import read_anything
 from .sink import RabbitSink
 from .source import RabbitSource
+
+read_anything()
 
 __all__ = ["RabbitSink", "RabbitSource"]

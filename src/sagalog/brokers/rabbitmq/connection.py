@@ -161,10 +161,10 @@ def properties_of(headers: Mapping[str, str], message_id: str) -> Basic.Properti
     for name, value in headers.items():
         if name.lower() != _CONTENT_TYPE:
             theirs = _THEIRS + name[len(_OURS) :] if name.startswith(_OURS) else name
-            sent[theirs] = bytes_of(value) if _was_bytes(value) else value
+            sent[theirs] = bytearray(bytes_of(value)) if _was_bytes(value) else value  # which is AMQP's type for bytes
     return Basic.Properties(
         headers=sent,
-        content_type=headers.get(_CONTENT_TYPE),
+        content_type=headers.get(_CONTENT_TYPE, "").encode(errors="replace").decode() or None,
         message_id=_short(message_id) or None,
         timestamp=datetime.now(UTC),
         delivery_mode=aio_pika.DeliveryMode.PERSISTENT.value,
@@ -193,8 +193,8 @@ def headers_of(properties: Basic.Properties) -> dict[str, str]:
     found = {}
     headers: Mapping[str, Any] = properties.headers or {}
     for name, value in headers.items():
-        if isinstance(value, bytes):
-            value = text_of(value)
+        if isinstance(value, (bytes, bytearray)):
+            value = text_of(bytes(value))
         if isinstance(value, (str, int, float)):
             found[_OURS + name[len(_THEIRS) :] if name.startswith(_THEIRS) else name] = str(value)
     if properties.content_type:
