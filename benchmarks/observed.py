@@ -13,13 +13,10 @@ import asyncio
 import gc
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from prometheus_client import CollectorRegistry
 
 from sagalog import EventClock, Hook, Journal, SagaRunner, open_journal
@@ -43,13 +40,6 @@ COLUMNS: list[Column] = [
 ]
 
 
-class Dropping(SpanExporter):
-    """Takes spans, and keeps none."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return SpanExportResult.SUCCESS
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--journal", choices=JOURNALS, nargs="+", default=["sqlite"])
     parser.add_argument("--callers", type=int, nargs="+", default=[64])
@@ -71,7 +61,9 @@ def measure(case: Case) -> Figures:
 
 async def _measure(url: str, callers: int, seconds: float) -> Figures:
     gc.set_threshold(50_000, 20, 50)  # as `sagalog run` does
-    all_of_them, one_in_ten = _provider(ALWAYS_ON), _provider(ParentBased(TraceIdRatioBased(0.1)))
+    from .tracing import provider_of  # `guard`, which measures nothing of it, runs where the SDK is not installed
+
+    all_of_them, one_in_ten = provider_of(1), provider_of(0.1)
     hooks: dict[str, Callable[[], list[Hook]]] = {
         "plain": list,
         "prometheus": lambda: [PrometheusHook(CollectorRegistry())],
@@ -94,12 +86,6 @@ async def _measure(url: str, callers: int, seconds: float) -> Figures:
     for way, (its_rate, its_cost) in averages.items():
         figures[f"{way}_rate"], figures[f"{way}_processor"] = its_rate / rate, its_cost / cost
     return figures
-
-
-def _provider(sampler: Sampler) -> TracerProvider:
-    provider = TracerProvider(sampler=sampler)
-    provider.add_span_processor(BatchSpanProcessor(Dropping(), max_queue_size=1 << 20))
-    return provider
 
 
 _numbers = iter(range(10**9))
