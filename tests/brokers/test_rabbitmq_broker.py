@@ -238,20 +238,25 @@ async def test_what_amqp_cannot_hold_is_refused_and_its_remedy_named(one_rabbitm
 
 async def sent_raw(url: str, name: str, body: bytes, properties: Basic.Properties, *swaps: tuple[bytes, bytes]) -> None:
     """Send a message with bytes that the client would not write in place of some that it does."""
+    header = ContentHeader(body_size=len(body), properties=properties).marshal()
+    for before, after in swaps:
+        assert (len(before), header.count(before)) == (len(after), 1)
+        header = header.replace(before, after)
+    await sent_header(url, name, body, header)
+
+
+async def sent_header(url: str, name: str, body: bytes, header: bytes) -> None:
+    """Send a message with that content header, as it goes over the wire."""
     async with await aio_pika.connect(url) as client:
         channel: Any = await (await client.channel(publisher_confirms=False)).get_underlay_channel()
+        number = channel.number.to_bytes(2)
         frames = [
-            Basic.Publish(routing_key=name),
-            ContentHeader(body_size=len(body), properties=properties),
-            ContentBody(body),
+            frame.marshal(Basic.Publish(routing_key=name), channel.number),
+            b"\x02" + number + len(header).to_bytes(4) + header + b"\xce",
+            frame.marshal(ContentBody(body), channel.number),
         ]
-        written = b"".join(frame.marshal(one, channel.number) for one in frames)
-        for before, after in swaps:
-            assert len(before) == len(after)
-            assert written.count(before) == 1
-            written = written.replace(before, after)
         done = asyncio.get_running_loop().create_future()
-        await channel.write_queue.put(ChannelFrame(written, should_close=False, drain_future=done))
+        await channel.write_queue.put(ChannelFrame(b"".join(frames), should_close=False, drain_future=done))
         await done
         await channel.queue_declare(name, passive=True)  # the broker has it
 
@@ -273,9 +278,21 @@ async def test_whatever_a_sender_writes_into_a_message_it_is_read_and_keeps_noth
     await sent_raw(url, name, b"content type", Basic.Properties(message_id="x", content_type="ZZZZ"), bad)
     await sent_raw(url, name, b"name of a header", Basic.Properties(message_id="x", headers={"ZZZZ": "x"}), bad)
     await sent_raw(url, name, b"in a table", Basic.Properties(message_id="x", headers={"t": {"ZZZZ": 1}}), bad)
+    table = b""
+    for _ in range(3000):
+        table = b"\x01tF" + len(table).to_bytes(4) + table
+    only_headers = b"\0\x3c\0\0" + (4).to_bytes(8) + b"\x20\0"
+    await sent_header(url, name, b"deep", only_headers + len(table).to_bytes(4) + table)
     await sent_raw(url, name, b"last", Basic.Properties(message_id="x"))
-    found = await received(source, 9)
-    assert [one.body for one in found][4:] == [b"id", b"content type", b"name of a header", b"in a table", b"last"]
+    found = await received(source, 10)
+    assert [one.body for one in found][4:] == [
+        b"id",
+        b"content type",
+        b"name of a header",
+        b"in a table",
+        b"deep",
+        b"last",
+    ]
     assert {one.published_at for one in found[:4]} == {None}
     assert {one.deliveries for one in found} == {1}  # no connection was ended
     for one in found:

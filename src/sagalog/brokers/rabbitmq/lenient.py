@@ -1,8 +1,8 @@
 """Lets messages be read whatever their senders have written into them.
 
-pamqp, which decodes for the client, raises where a text is no UTF-8 or a time lies beyond the calendar; RabbitMQ checks
-neither. The client then ends the connection with everything that is under way on it, and the message comes again, for
-ever, and keeps back all that is behind it.
+pamqp, which decodes for the client, raises where a text is no UTF-8, a time lies beyond the calendar, or tables lie in
+each other too deep; RabbitMQ checks none of that. The client then ends the connection with everything that is under way
+on it, and the message comes again, for ever, and keeps back all that is behind it.
 """
 
 from __future__ import annotations
@@ -39,5 +39,5 @@ def _time(value: bytes) -> tuple[int, datetime | None]:
 def _table(value: bytes) -> tuple[int, dict[str, Any]]:
     try:
         return decode.field_table(value)
-    except ValueError:  # the name of a header is no UTF-8
+    except (ValueError, RecursionError):  # the name of a header is no UTF-8, or a table lies in a thousand others
         return 4 + int.from_bytes(value[:4]), {}
