@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from sagalog import SagaRunner
 from sagalog.brokers import SinkMessage, looking
@@ -142,6 +143,45 @@ async def test_a_time_that_no_calendar_has_holds_up_nothing(one_kafka: Kafka) ->
     source = kinds.source("kafka", place)
     async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
         await logged(runner, "a", [0, 1, 2, 3])
+
+
+class NoUtf8(str):
+    """What no client of Python would send."""
+
+    def encode(self, *_: Any) -> bytes:
+        return b"\xff\xfe"
+
+
+async def test_a_record_that_the_client_cannot_decode_is_a_dead_letter_and_holds_up_nothing(one_kafka: Kafka) -> None:
+    place = topic(one_kafka)
+    url, name = place.split()
+    await put(place, (event("a", 0), None))
+    producer = AIOKafkaProducer(bootstrap_servers=url.removeprefix("kafka://"))
+    await producer.start()
+    batch = producer.create_batch()
+    batch._builder = _DefaultRecordBatchBuilderPy(2, 0, False, -1, -1, 0, 16_384)
+    for number in (1, 2):
+        good = event("a", number)
+        batch.append(key=None, value=good.body, timestamp=None, headers=encoded(good.headers))
+        if number == 1:
+            batch.append(key=None, value=b"undecodable", timestamp=None, headers=[(NoUtf8("k"), b"v")])
+    await (await producer.send_batch(batch, name, partition=0))
+    await producer.stop()
+    await put(place, (event("a", 3), None))
+    source = kinds.source("kafka", place)
+    async with SagaRunner("memory://", sagas=[Counted], dispatch={Ship: lambda _: None}, sources=[source]) as runner:
+        await logged(runner, "a", [0, 1, 3])
+        await eventually(lambda: counts(runner).dead_letters >= 2)
+        await eventually(lambda: runner.gauges().sources[0].lag == 0)
+    letters = [one async for one in source.dead_letters()]
+    assert [(one.reason, one.position) for one in letters] == [
+        (
+            "the broker's client cannot read it: the name of a header is no UTF-8, of it or of one before it in its batch",
+            f"topic {name}, partition 0, offset {offset}",
+        )
+        for offset in (2, 3)
+    ]
+    await source.close()
 
 
 async def test_a_fault_of_the_source_passes_over_no_message(

@@ -16,7 +16,8 @@ MESSAGE_ID = "sagalog-message-id"  # under which it is handled, where the messag
 REASON = "sagalog-reason"
 POSITION = "sagalog-position"
 KEY = "sagalog-key"  # the key, where the broker has none
-OURS = frozenset({MESSAGE_ID, REASON, POSITION})
+UNDECODABLE = "sagalog-undecodable"  # why the client could not read it: only its position is known
+OURS = frozenset({MESSAGE_ID, REASON, POSITION, UNDECODABLE})
 
 
 def moment_of(seconds: float) -> datetime | None:

@@ -14,7 +14,7 @@ from ..definition.schema import schema_of
 from ..errors import CodecError, DefinitionError, SagalogError
 from . import cloudevents
 from .cloudevents import NotCloudEventError
-from .message import MESSAGE_ID, SourceMessage, digest_of
+from .message import MESSAGE_ID, UNDECODABLE, SourceMessage, digest_of
 
 MAX_MESSAGE_ID = 1024
 
@@ -59,6 +59,8 @@ class MessageReader:
 
     def read(self, message: SourceMessage) -> Decoded:
         """Return the event with its id. Raises UnreadableError, UntakenError."""
+        if UNDECODABLE in message.headers:
+            raise UnreadableError(f"the broker's client cannot read it: {message.headers[UNDECODABLE]}")
         found = self._cloud_event(message) if self._decode is None else self._decoded(message, self._decode)
         given = found.id or message.headers.get(MESSAGE_ID, "") or message.id
         if not given:

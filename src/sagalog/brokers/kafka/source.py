@@ -15,11 +15,11 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
 
 from ...durations import seconds_of
-from ...errors import BrokerUnavailableError, DefinitionError
+from ...errors import BrokerError, BrokerUnavailableError, DefinitionError
 from ...logs import about, log
 from ..arguments import LONGEST, text_or
 from ..headers import text_of
-from ..message import Backlog, SourceMessage, moment_of
+from ..message import UNDECODABLE, Backlog, SourceMessage, moment_of
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
 from .offsets import Offsets
@@ -70,6 +70,7 @@ class KafkaSource(KafkaDeadLetters):
         self._offsets: dict[TopicPartition, Offsets] = {}
         self._changed = asyncio.Event()
         self._receiving = False
+        self._singly = False  # a record could not be read, so the next ones are asked for one by one to find it
         self._told: set[TopicPartition] = set()
         self._beyond: set[TopicPartition] = set()
 
@@ -126,16 +127,56 @@ class KafkaSource(KafkaDeadLetters):
         assert self._consumer is not None
         self._receiving = True
         try:
+            if self._singly:
+                self._singly = False
+                return await self._received_singly(self._consumer, most, wait)
             with self._servers.answers("asking for messages"):
                 found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
             return [self._message(partition, one) for partition, some in found.items() for one in some]
-        except Exception:
+        except Exception as error:
             # The client does not mend itself after all of its errors; and it takes for received what it has given out, so
             # after a fault of ours it would go on behind that.
+            self._singly = not isinstance(error, BrokerError)
             await self._leave()
             raise
         finally:
             self._receiving = False
+
+    async def _received_singly(self, consumer: AIOKafkaConsumer, most: int, wait: timedelta) -> list[SourceMessage]:
+        """Receive one record at a time; one that the client cannot decode comes without its content.
+
+        The client drops what it has fetched with such a record, and fetches it again, for ever. It decodes a batch from its
+        beginning, so what is behind such a record in its batch cannot be read either.
+        """
+        found: list[SourceMessage] = []
+        await _until_assigned(consumer, wait)
+        for partition in consumer.assignment():
+            while len(found) < most:
+                with self._servers.answers("asking for messages"):
+                    try:
+                        got = await consumer.getmany(
+                            partition, timeout_ms=int(wait.total_seconds() * 1000), max_records=1
+                        )
+                    except ValueError:
+                        offset = await consumer.position(partition)
+                        consumer.seek(partition, offset + 1)
+                        found.append(self._undecodable(partition, offset))
+                        continue
+                if not got:
+                    break
+                found += [self._message(partition, one) for one in got[partition]]
+        return found
+
+    def _undecodable(self, partition: TopicPartition, offset: int) -> SourceMessage:
+        offsets = self._offsets.setdefault(partition, Offsets())
+        offsets.given(offset)
+        return SourceMessage(
+            b"",
+            f"kafka:{partition.topic}/{partition.partition}/{offset}@undecodable",
+            f"topic {partition.topic}, partition {partition.partition}, offset {offset}",
+            {UNDECODABLE: "the name of a header is no UTF-8, of it or of one before it in its batch"},
+            token=_Token(partition.topic, partition, offset, offsets),
+        )
 
     def _message(self, partition: TopicPartition, one: Any) -> SourceMessage:
         offsets = self._offsets.setdefault(partition, Offsets())
@@ -282,6 +323,13 @@ class KafkaSource(KafkaDeadLetters):
             pass  # they come again, and are known
         for partition in theirs:
             self._offsets.pop(partition, None)
+
+
+async def _until_assigned(consumer: AIOKafkaConsumer, wait: timedelta) -> None:
+    """Wait for partitions, which a consumer gets some time after it has joined its group."""
+    end = asyncio.get_running_loop().time() + wait.total_seconds()
+    while not consumer.assignment() and asyncio.get_running_loop().time() < end:
+        await asyncio.sleep(0.01)
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
