@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from asyncio import StreamWriter
@@ -27,6 +28,7 @@ from sagalog.brokers.rabbitmq import source as rabbit_source
 from sagalog.brokers.rabbitmq.connection import headers_of
 from sagalog.conformance import BrokerConformance, Capability
 
+from ..servers.processes import free_port
 from ..servers.proxy import Proxy
 from ..servers.rabbitmq import RabbitMQ
 from .behaviour import BrokerBehaviour
@@ -88,6 +90,16 @@ async def test_a_virtual_host_that_is_not_there_is_named_with_the_remedy(one_rab
         with pytest.raises(BrokerUnavailableError, match=r"virtual host 'no/where': create it \(rabbitmqctl add_vhost"):
             await attempt
     await source.close()
+    await sink.close()
+
+
+async def test_attempts_to_connect_leave_nothing_for_the_garbage_collector_to_close() -> None:
+    sink = RabbitSink(f"amqp://localhost:{free_port()}/", routing_key="q")
+    with pytest.raises(BrokerUnavailableError, match="did not answer connecting") as told:
+        await sink.send(SinkMessage(b"x", "1"))
+    # What the error still refers to; a finalizer may run in a thread that has no event loop.
+    left = [one for one in gc.get_objects() if isinstance(one, aio_pika.Connection) and not one.is_closed]
+    assert (told.value.__context__ is not None, left) == (True, [])
     await sink.close()
 
 

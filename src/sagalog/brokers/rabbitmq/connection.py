@@ -38,6 +38,17 @@ _CONTENT_TYPE = "content-type"
 _OURS, _THEIRS = "ce-", "cloudEvents:"
 
 
+class _ClosedOnFailure(aio_pika.Connection):
+    """One that could not be made is closed at once. Its finalizer would close it, in whatever thread it is collected."""
+
+    async def connect(self, *how: Any, **more: Any) -> None:
+        try:
+            await super().connect(*how, **more)
+        except BaseException:
+            await self.close()
+            raise
+
+
 class RabbitConnection:
     """One connection with one channel. `options` are those of `aio_pika.connect`.
 
@@ -78,7 +89,9 @@ class RabbitConnection:
 
     async def _connected(self) -> AbstractConnection:
         try:
-            connection: AbstractConnection = await aio_pika.connect(self._url, **self._options)
+            connection: AbstractConnection = await aio_pika.connect(
+                self._url, **{"connection_class": _ClosedOnFailure, **self._options}
+            )
         except InvalidFrameError:  # the broker ended the connection when it was asked for the virtual host
             raise BrokerUnavailableError(
                 f"{self.where} does not let this user into virtual host {self._virtual_host!r}: create it (rabbitmqctl "
