@@ -17,12 +17,15 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from ...durations import seconds_of
 from ...errors import BrokerError, BrokerUnavailableError, DefinitionError
 from ...logs import about, log
+from ...waiting import is_set_within
 from ..arguments import LONGEST, text_or
 from ..headers import text_of
 from ..message import UNDECODABLE, Backlog, SourceMessage, moment_of
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
 from .offsets import Offsets
+
+_SINGLY_SECONDS = 60.0  # so long records are read one by one: a broker may be slow to give the one that cannot be read
 
 
 class _Token(NamedTuple):
@@ -70,7 +73,8 @@ class KafkaSource(KafkaDeadLetters):
         self._offsets: dict[TopicPartition, Offsets] = {}
         self._changed = asyncio.Event()
         self._receiving = False
-        self._singly = False  # a record could not be read, so the next ones are asked for one by one to find it
+        self._singly_until = 0.0  # by the loop's clock: a record could not be read, so they are asked for one by one
+        self._assigned = asyncio.Event()  # some time after it has joined its group, a consumer gets partitions
         self._told: set[TopicPartition] = set()
         self._beyond: set[TopicPartition] = set()
 
@@ -116,6 +120,7 @@ class KafkaSource(KafkaDeadLetters):
 
     async def _leave(self) -> None:
         consumer, self._consumer = self._consumer, None
+        self._assigned.clear()
         self._offsets.clear()
         if consumer is not None:
             with self._servers.answers(f"leaving group {self._group}"):
@@ -127,36 +132,36 @@ class KafkaSource(KafkaDeadLetters):
         assert self._consumer is not None
         self._receiving = True
         try:
-            if self._singly:
-                self._singly = False
-                return await self._received_singly(self._consumer, most, wait)
+            if asyncio.get_running_loop().time() < self._singly_until:
+                return await self._received_singly(self._consumer, most, wait.total_seconds())
             with self._servers.answers("asking for messages"):
                 found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
             return [self._message(partition, one) for partition, some in found.items() for one in some]
         except Exception as error:
             # The client does not mend itself after all of its errors; and it takes for received what it has given out, so
             # after a fault of ours it would go on behind that.
-            self._singly = not isinstance(error, BrokerError)
+            if not isinstance(error, BrokerError):
+                self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
             await self._leave()
             raise
         finally:
             self._receiving = False
 
-    async def _received_singly(self, consumer: AIOKafkaConsumer, most: int, wait: timedelta) -> list[SourceMessage]:
+    async def _received_singly(self, consumer: AIOKafkaConsumer, most: int, seconds: float) -> list[SourceMessage]:
         """Receive one record at a time; one that the client cannot decode comes without its content.
 
         The client drops what it has fetched with such a record, and fetches it again, for ever. It decodes a batch from its
         beginning, so what is behind such a record in its batch cannot be read either.
         """
         found: list[SourceMessage] = []
-        await _until_assigned(consumer, wait)
-        for partition in consumer.assignment():
+        await is_set_within(self._assigned, seconds)
+        assigned = consumer.assignment()
+        for partition in assigned:
             while len(found) < most:
                 with self._servers.answers("asking for messages"):
                     try:
-                        got = await consumer.getmany(
-                            partition, timeout_ms=int(wait.total_seconds() * 1000), max_records=1
-                        )
+                        each = int(seconds * 1000 / len(assigned))
+                        got = await consumer.getmany(partition, timeout_ms=each, max_records=1)
                     except ValueError:
                         offset = await consumer.position(partition)
                         consumer.seek(partition, offset + 1)
@@ -307,8 +312,14 @@ class KafkaSource(KafkaDeadLetters):
                 extra=about(),
             )
 
+    def assigned(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read these partitions from now on."""
+        if list(partitions):
+            self._assigned.set()
+
     async def revoked(self, partitions: Iterable[TopicPartition]) -> None:
         """Finish what is under way of these partitions, for a while, and commit it: they go to another worker."""
+        self._assigned.clear()
         theirs = list(partitions)
         try:
             async with asyncio.timeout(self._revoke_seconds):
@@ -325,13 +336,6 @@ class KafkaSource(KafkaDeadLetters):
             self._offsets.pop(partition, None)
 
 
-async def _until_assigned(consumer: AIOKafkaConsumer, wait: timedelta) -> None:
-    """Wait for partitions, which a consumer gets some time after it has joined its group."""
-    end = asyncio.get_running_loop().time() + wait.total_seconds()
-    while not consumer.assignment() and asyncio.get_running_loop().time() < end:
-        await asyncio.sleep(0.01)
-
-
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     def __init__(self, source: KafkaSource) -> None:
         self._source = source
@@ -341,3 +345,4 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Where they begin is what was committed."""
+        self._source.assigned(assigned)
