@@ -33,7 +33,7 @@ from ..message import digest_of
 
 ANSWER_SECONDS = 10.0
 _HEADER_FRAME_BYTES = 8 + 14  # of a frame itself, and of a content header beside the properties
-_LONGEST_ID = 255  # bytes of the property message_id
+SHORT_TEXT = 255  # bytes that a short text of AMQP holds: an id, the name of a queue
 _CONTENT_TYPE = "content-type"
 _OURS, _THEIRS = "ce-", "cloudEvents:"
 
@@ -185,7 +185,7 @@ def properties_of(headers: Mapping[str, str], message_id: str) -> Basic.Properti
 
 
 def _short(message_id: str) -> str:
-    fits = len(bytes_of(message_id)) <= _LONGEST_ID and not _was_bytes(message_id)
+    fits = len(bytes_of(message_id)) <= SHORT_TEXT and not _was_bytes(message_id)
     return message_id if fits else digest_of(message_id)
 
 

@@ -16,10 +16,8 @@ from ...errors import BrokerUnavailableError, DefinitionError
 from ...text import given
 from ..arguments import text_or
 from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
-from .connection import ANSWER_SECONDS, RabbitConnection, client_of, headers_of
+from .connection import ANSWER_SECONDS, SHORT_TEXT, RabbitConnection, client_of, headers_of
 from .dead_letters import _NO_LIMIT, RabbitDeadLetters
-
-_LONGEST_NAME = 255  # bytes of a queue
 
 
 class RabbitSource(RabbitDeadLetters):
@@ -46,8 +44,8 @@ class RabbitSource(RabbitDeadLetters):
     ) -> None:
         letters = f"{queue}.dead-letters" if dead_letters is None else dead_letters
         for what, name_of in (("queue", queue), ("dead_letters", letters)):
-            if not isinstance(name_of, str) or not 0 < len(name_of.encode(errors="replace")) <= _LONGEST_NAME:
-                raise DefinitionError(f"{what}= must be a name of at most {_LONGEST_NAME} bytes, not {name_of!r}")
+            if not isinstance(name_of, str) or not 0 < len(name_of.encode(errors="replace")) <= SHORT_TEXT:
+                raise DefinitionError(f"{what}= must be a name of at most {SHORT_TEXT} bytes, not {name_of!r}")
         if type(prefetch) is not int or not 1 <= prefetch <= 65_535:
             raise DefinitionError(f"prefetch= must be a whole number from 1 to 65,535, not {given(prefetch)}")
         if not isinstance(single, bool):
