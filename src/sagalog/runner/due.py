@@ -189,11 +189,13 @@ class DueLoop:
         """
         runtime = cache.runtime
         at_work, before = self._at_work[runtime.name], self._handed_out[runtime.name]
-        for key, _ in await runtime.due.due(now, limit=_PAGE + len(before)):
+        found = await runtime.due.due(now, limit=_PAGE + len(before))
+        handed_out = self._handed_out[runtime.name] = {key: before[key] for key, _ in found if key in before}
+        for key, _ in found:
             known = cache.instances.get(key)
             as_it_is = (now, -1 if known is None else known.cached.version)
-            if key not in at_work and before.get(key) != as_it_is:
-                before[key] = as_it_is
+            if key not in at_work and handed_out.get(key) != as_it_is:
+                handed_out[key] = as_it_is
                 at_work.add(key)
                 self._hand_out(cache, key)
 
