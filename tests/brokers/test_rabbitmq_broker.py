@@ -248,6 +248,38 @@ async def test_what_amqp_cannot_hold_is_refused_and_its_remedy_named(one_rabbitm
     await sink.close()
 
 
+async def declared(url: str, name: str, **arguments: Any) -> None:
+    """Make a queue as somebody else makes it."""
+    async with await aio_pika.connect(url) as client:
+        await (await client.channel()).declare_queue(name, durable=True, arguments=arguments)
+
+
+async def test_queues_that_are_there_already_are_used_as_they_are(one_rabbitmq: RabbitMQ) -> None:
+    url, name = one_rabbitmq.url, f"there-{next(_names)}"
+    await declared(url, name, **{"x-queue-type": "classic"})
+    await declared(url, f"{name}.dead-letters", **{"x-queue-type": "classic", "x-message-ttl": 60_000})
+    source, sink = RabbitSource(url, queue=name), RabbitSink(url, routing_key=name)
+    await sink.send(SinkMessage(b"x", "1"))
+    (found,) = await received(source, 1)
+    await source.reject(found, "a test")
+    (letter,) = [one async for one in source.dead_letters()]
+    await source.put_back(letter)
+    (again,) = await received(source, 1)
+    assert again.body == b"x"
+    await source.accept([again])
+    await source.close()
+    await sink.close()
+
+
+async def test_a_stream_is_refused_because_it_does_not_keep_what_was_acknowledged(one_rabbitmq: RabbitMQ) -> None:
+    url, name = one_rabbitmq.url, f"stream-{next(_names)}"
+    await declared(url, name, **{"x-queue-type": "stream"})
+    source = RabbitSource(url, queue=name)
+    with pytest.raises(BrokerRefusedError, match=f"queue {name} is a stream, .* a quorum or a classic queue"):
+        await source.open()
+    await source.close()
+
+
 async def sent_raw(url: str, name: str, body: bytes, properties: Basic.Properties, *swaps: tuple[bytes, bytes]) -> None:
     """Send a message with bytes that the client would not write in place of some that it does."""
     header = ContentHeader(body_size=len(body), properties=properties).marshal()

@@ -30,6 +30,16 @@ def text_or(what: str, value: Any, otherwise: str) -> str:
     return value
 
 
+def letters_of(value: Any, otherwise: str, *read: str) -> str:
+    """Return where dead letters go: what was given, or `otherwise` for None. Raises DefinitionError for what is `read`."""
+    letters = text_or("dead_letters", value, otherwise)
+    if letters in read:
+        raise DefinitionError(
+            f"dead_letters= must not be what the source reads ({letters!r}): each dead letter would be read, and be one again"
+        )
+    return letters
+
+
 def options_of(options: Any) -> dict[str, Any]:
     """Return a copy of `options=`, whose values may be secrets. Raises DefinitionError unless it is a mapping of names."""
     if options is None:

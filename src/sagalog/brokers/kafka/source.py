@@ -7,6 +7,7 @@ that one again.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -18,13 +19,14 @@ from ...durations import seconds_of
 from ...errors import BrokerError, BrokerUnavailableError, DefinitionError
 from ...logs import about, log
 from ...waiting import is_set_within
-from ..arguments import LONGEST, text_or
+from ..arguments import LONGEST, letters_of, text_or
 from ..headers import text_of
 from ..message import UNDECODABLE, Backlog, SourceMessage, moment_of
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
 from .offsets import Offsets
 
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SINGLY_SECONDS = 60.0  # so long records are read one by one: a broker may be slow to give the one that cannot be read
 
 
@@ -63,7 +65,9 @@ class KafkaSource(KafkaDeadLetters):
             raise DefinitionError("topic= must be the name of a topic, or a list of names")
         if not isinstance(group, str) or not group:
             raise DefinitionError(f"group= must be a name, not {group!r}")
-        letters = text_or("dead_letters", dead_letters, f"{topics[0]}.dead-letters.{group}")
+        letters = letters_of(dead_letters, f"{topics[0]}.dead-letters.{group}", *topics)
+        if not _TOPIC.fullmatch(letters):
+            raise DefinitionError(f"{letters!r} cannot be the name of a topic: give one for dead letters as dead_letters=")
         super().__init__(KafkaServers(servers, options), topics, letters)
         self._group = group
         self._session_seconds = seconds_of("session_timeout", session_timeout, most=LONGEST)

@@ -16,7 +16,7 @@ from nats.js.client import JetStreamContext
 
 from ...durations import seconds_of
 from ...errors import BrokerRefusedError, BrokerUnavailableError
-from ..arguments import LONGEST, check_name, text_or
+from ..arguments import LONGEST, check_name, letters_of, text_or
 from ..headers import from_ascii
 from ..message import KEY, Backlog, SourceMessage
 from .connection import NatsConnection
@@ -67,12 +67,14 @@ class NatsSource(NatsDeadLetters):
     ) -> None:
         check_name("stream", stream, also="_-")
         check_name("durable", durable, also="_-")
+        letters = letters_of(dead_letters, f"{stream}_dead_letters", stream)
+        check_name("dead_letters", letters, also="_-")
         self._ack_seconds = seconds_of("ack_wait", ack_wait, most=LONGEST)
         super().__init__(
             NatsConnection(url, options, connect_timeout, answer_timeout),
             stream,
             durable,
-            text_or("dead_letters", dead_letters, f"{stream}_dead_letters"),
+            letters,
         )
         self._subject = None if subject is None else text_or("subject", subject, "")
         self._name = text_or("name", name, f"nats:{stream}/{durable}")

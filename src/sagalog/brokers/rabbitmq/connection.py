@@ -14,7 +14,13 @@ from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelPreconditionFailed, DeliveryError
+from aio_pika.exceptions import (
+    AMQPError,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+    DeliveryError,
+)
 from aiormq import Channel as Client
 from aiormq.exceptions import (
     AuthenticationError,
@@ -106,6 +112,20 @@ class RabbitConnection:
         with self.answers("opening a channel"):
             return await self._connection.channel(on_return_raises=True)
 
+    async def make_queue(self, queue: str, arguments: dict[str, Any]) -> bool:
+        """Make a durable queue; return False if there is one already, which stays as it is."""
+        channel = await self.another()
+        with self.answers(f"opening queue {queue}"):
+            try:
+                await channel.declare_queue(queue, passive=True)
+            except ChannelNotFoundEntity:  # which closes the channel
+                channel = await self.another()
+                await channel.declare_queue(queue, durable=True, arguments=arguments)
+                return True
+            finally:
+                await channel.close()
+        return False
+
     async def publish(self, properties: Basic.Properties, body: bytes, routing_key: str, exchange: str = "") -> None:
         """Return when the broker has confirmed it. Raises what the client raises, and BrokerRefusedError."""
         client = await client_of(await self.channel())
@@ -141,7 +161,7 @@ class RabbitConnection:
         except (AuthenticationError, ProbableAuthenticationError):
             raise BrokerRefusedError(f"{self.where} refuses {what}: check user, password and virtual host") from None
         except (ChannelPreconditionFailed, ChannelAccessRefused, ChannelLockedResource) as error:
-            raise BrokerRefusedError(f"{self.where} refuses {what}: {type(error).__name__}") from None
+            raise BrokerRefusedError(f"{self.where} refuses {what}: {error}") from None
         except DeliveryError:
             raise BrokerUnavailableError(
                 f"{self.where} did not accept {what}: no queue is bound for it, or its queue is full"

@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Mapping
 from hashlib import sha256
 from typing import Any
 
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import PublishError
 
 from ..message import KEY, POSITION, REASON, DeadLetter, SourceMessage, back_headers, letter_headers
 from .connection import RabbitConnection, headers_of, properties_of
 
 _MOST = 10_000  # dead letters that are looked at
-_NO_LIMIT = 1_000_000  # of deliveries: the broker would drop a message after 20 by itself, since version 4
+NO_LIMIT = 1_000_000  # of deliveries: the broker would drop a message after 20 by itself, since version 4
 
 
 class RabbitDeadLetters(ABC):
@@ -29,9 +29,8 @@ class RabbitDeadLetters(ABC):
         self._queue_name = queue
         self._letters = letters
 
-    async def _make_letters(self, channel: AbstractChannel) -> AbstractQueue:
-        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-delivery-limit": _NO_LIMIT}
-        return await channel.declare_queue(self._letters, durable=True, arguments=arguments)
+    async def _make_letters(self) -> None:
+        await self._connection.make_queue(self._letters, {"x-queue-type": "quorum", "x-delivery-limit": NO_LIMIT})
 
     async def reject(self, message: SourceMessage, reason: str) -> None:
         headers = letter_headers(message, reason)
@@ -50,15 +49,12 @@ class RabbitDeadLetters(ABC):
             except PublishError:
                 if queue != self._letters:
                     raise
-                channel = await self._connection.another()  # somebody has deleted the queue
-                try:
-                    await self._make_letters(channel)
-                finally:
-                    await channel.close()
+                await self._make_letters()  # somebody has deleted the queue
                 await self._connection.publish(properties_of(sent, message_id), body, queue)
 
     async def _all(self, channel: AbstractChannel) -> list[AbstractIncomingMessage]:
-        queue = await self._make_letters(channel)
+        await self._make_letters()
+        queue = await channel.get_queue(self._letters, ensure=False)
         found: list[AbstractIncomingMessage] = []
         while len(found) < _MOST and (one := await queue.get(no_ack=False, fail=False)) is not None:
             found.append(one)

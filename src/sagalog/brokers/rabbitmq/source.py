@@ -8,16 +8,16 @@ from datetime import timedelta
 from typing import Any
 
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from aiormq import Channel as Client
 from aiormq.abc import DeliveredMessage
 
-from ...errors import BrokerUnavailableError, DefinitionError
+from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
 from ...text import given
-from ..arguments import text_or
+from ..arguments import letters_of, text_or
 from ..message import KEY, MESSAGE_ID, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, SHORT_TEXT, RabbitConnection, client_of, headers_of
-from .dead_letters import _NO_LIMIT, RabbitDeadLetters
+from .dead_letters import NO_LIMIT, RabbitDeadLetters
 
 
 class RabbitSource(RabbitDeadLetters):
@@ -50,7 +50,7 @@ class RabbitSource(RabbitDeadLetters):
             raise DefinitionError(f"prefetch= must be a whole number from 1 to 65,535, not {given(prefetch)}")
         if not isinstance(single, bool):
             raise DefinitionError(f"single= must be True or False, not {given(single)}")
-        super().__init__(RabbitConnection(url, options), queue, letters)
+        super().__init__(RabbitConnection(url, options), queue, letters_of(letters, "", queue))
         self._prefetch = prefetch
         self._single = single
         self._name = text_or("name", name, f"rabbitmq:{queue}")
@@ -90,26 +90,38 @@ class RabbitSource(RabbitDeadLetters):
         self._given_back = []
 
     async def _make(self) -> None:
+        await self._make_letters()
+        arguments: dict[str, Any] = {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": NO_LIMIT,
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": self._letters,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+        if self._single:
+            arguments["x-single-active-consumer"] = True
+        if not await self._connection.make_queue(self._queue_name, arguments):
+            await self._refuse_stream()
+
+    async def _refuse_stream(self) -> None:
+        """Raise BrokerRefusedError if the queue is a stream: there, to acknowledge a message does not say where to go on.
+
+        A stream is the only queue for which the second argument is what RabbitMQ does not accept; no queue can be made so.
+        """
         channel = await self._connection.another()
-        with self._connection.answers(f"opening queue {self._queue_name}"):
-            try:
-                await self._make_letters(channel)
-                await channel.declare_queue(self._queue_name, passive=True)
-            except ChannelNotFoundEntity:  # which closes the channel
-                channel = await self._connection.another()
-                arguments: dict[str, Any] = {
-                    "x-queue-type": "quorum",
-                    "x-delivery-limit": _NO_LIMIT,
-                    "x-dead-letter-exchange": "",
-                    "x-dead-letter-routing-key": self._letters,
-                    "x-dead-letter-strategy": "at-least-once",
-                    "x-overflow": "reject-publish",
-                }
-                if self._single:
-                    arguments["x-single-active-consumer"] = True
+        try:
+            with self._connection.answers(f"asking about queue {self._queue_name}"):
+                arguments = {"x-queue-type": "stream", "x-max-age": "none"}
                 await channel.declare_queue(self._queue_name, durable=True, arguments=arguments)
-            finally:
-                await channel.close()
+        except BrokerRefusedError as error:
+            if "inequivalent arg 'x-max-age'" in str(error):
+                raise BrokerRefusedError(
+                    f"{self._connection.where}: queue {self._queue_name} is a stream, which does not keep what was "
+                    "acknowledged: let the events go to a quorum or a classic queue"
+                ) from None
+        finally:
+            await channel.close()
 
     async def close(self) -> None:
         try:

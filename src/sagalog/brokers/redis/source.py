@@ -19,7 +19,7 @@ from redis.exceptions import ResponseError
 from ...durations import seconds_of
 from ...errors import BrokerError, DefinitionError
 from ...logs import about, log
-from ..arguments import LONGEST, text_or
+from ..arguments import LONGEST, letters_of, text_or
 from ..message import KEY, Backlog, SourceMessage
 from .connection import ANSWER_SECONDS, RedisConnection, parts
 from .dead_letters import RedisDeadLetters, appended_at
@@ -69,7 +69,7 @@ class RedisSource(RedisDeadLetters):
             if not isinstance(text, str) or not text:
                 raise DefinitionError(f"{what}= must be a name, not {text!r}")
         self._claim_seconds = seconds_of("claim_after", claim_after, most=LONGEST)
-        letters = text_or("dead_letters", dead_letters, f"{stream}:dead:{group}")
+        letters = letters_of(dead_letters, f"{stream}:dead:{group}", stream)
         super().__init__(RedisConnection(url, options), stream, group, letters)
         self._consumer = ""
         self._name = text_or("name", name, f"redis:{stream}/{group}")
