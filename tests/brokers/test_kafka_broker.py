@@ -176,7 +176,7 @@ async def test_a_record_that_the_client_cannot_decode_is_a_dead_letter_and_holds
     letters = [one async for one in source.dead_letters()]
     assert [(one.reason, one.position) for one in letters] == [
         (
-            "the broker's client cannot read it: the name of a header is no UTF-8, of it or of one before it in its batch",
+            "the broker's client cannot read it: UnicodeDecodeError in it, or in front of it in its batch",
             f"topic {name}, partition 0, offset {offset}",
         )
         for offset in (2, 3)

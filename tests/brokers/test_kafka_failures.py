@@ -9,9 +9,12 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import CorruptRecordException, UnsupportedCodecError
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from sagalog import InMemoryJournal, SagaRunner
 from sagalog.brokers import looking
@@ -192,3 +195,89 @@ async def test_a_group_that_has_come_further_than_the_topic_goes_reads_it_from_i
     async with working(cluster, InMemoryJournal()) as runner:
         await eventually(lambda: counts(runner).accepted >= 3 * ORDERS, 60)
         await eventually(lambda: runner.gauges().sources[0].lag == 0, 60)
+
+
+class Damaged(_DefaultRecordBatchBuilderPy):
+    """A batch whose last byte is another one than its checksum says."""
+
+    def build(self) -> bytearray:
+        built: bytearray = super().build()
+        built[-1] ^= 0xFF
+        return built
+
+
+async def test_a_damaged_batch_holds_up_nothing_and_its_place_is_told(
+    cluster: MockKafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.topic(f"{INSIDE}.dead-letters.{GROUP}", 1)  # this one makes none when it is asked to
+    await load(cluster, range(1))
+    producer = AIOKafkaProducer(bootstrap_servers=cluster.servers)
+    await producer.start()
+    batch = producer.create_batch()
+    batch._builder = Damaged(2, 0, False, -1, -1, 0, 16_384)
+    for _ in range(3):
+        batch.append(key=None, value=b"x", timestamp=None, headers=[])
+    first = (await (await producer.send_batch(batch, INSIDE, partition=1))).offset
+    await producer.stop()
+    await load(cluster, range(1, 2))
+    async with working(cluster, InMemoryJournal()) as runner:
+        await judge(cluster, runner, 2)
+        assert counts(runner).dead_letters == 3
+    why = "the broker's client cannot read it: CorruptRecordException in it, or in front of it in its batch"
+    for offset in range(first, first + 3):
+        assert f"topic {INSIDE}, partition 1, offset {offset} went to the dead letters: {why}" in caplog.text
+
+
+async def test_what_was_damaged_on_its_way_is_read_when_it_is_fetched_again(
+    cluster: MockKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await load(cluster, range(2))
+    read, damaged = AIOKafkaConsumer.getmany, ["in a row", "singly", "singly, again"]
+
+    async def getmany(consumer: AIOKafkaConsumer, *partitions: TopicPartition, **how: Any) -> Any:
+        found = await read(consumer, *partitions, **how)
+        if found and damaged and bool(partitions) == damaged[0].startswith("singly"):
+            damaged.pop(0)
+            for partition, some in found.items():
+                consumer.seek(partition, some[0].offset)
+            raise CorruptRecordException
+        return found
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", getmany)
+    async with working(cluster, InMemoryJournal()) as runner:
+        await judge(cluster, runner, 2)
+        assert (damaged, counts(runner).dead_letters) == ([], 0)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+async def test_compressed_batches_are_read(cluster: MockKafka, codec: str) -> None:
+    sink = KafkaSink(cluster.servers, topic=INSIDE, options={"compression_type": codec})
+    await asyncio.gather(*(sink.send(event(f"o-{order}", 0)) for order in range(ORDERS)))
+    await sink.close()
+    async with working(cluster, InMemoryJournal()) as runner:
+        await judge(cluster, runner, 1)
+
+
+async def test_a_codec_whose_library_is_missing_is_named_and_holds_up_no_other_partition(
+    cluster: MockKafka, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await load(cluster, range(1))
+    asked = AIOKafkaConsumer(bootstrap_servers=cluster.servers)
+    await asked.start()
+    ends = await asked.end_offsets([TopicPartition(INSIDE, number) for number in range(1, PARTITIONS)])
+    await asked.stop()
+    elsewhere, there = sum(ends.values()), False
+    assert 0 < elsewhere < ORDERS
+    read = AIOKafkaConsumer.getmany
+
+    async def getmany(consumer: AIOKafkaConsumer, *partitions: TopicPartition, **how: Any) -> Any:
+        if not there and any(one.partition == 0 for one in partitions or consumer.assignment()):
+            raise UnsupportedCodecError("Libraries for lz4 compression codec not found")
+        return await read(consumer, *partitions, **how)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", getmany)
+    async with working(cluster, InMemoryJournal()) as runner:
+        await eventually(lambda: "pip install 'sagalog[kafka]', which has the libraries" in caplog.text)
+        await eventually(lambda: counts(runner).accepted == elsewhere, 60)
+        there = True
+        await judge(cluster, runner, 1)

@@ -15,6 +15,7 @@ from aiokafka.errors import (
     RecordListTooLargeError,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
+    UnsupportedCodecError,
 )
 
 from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
@@ -63,6 +64,10 @@ class KafkaServers:
             yield
         except _REFUSED as error:
             raise BrokerRefusedError(f"{self.where} refuses {what}: {type(error).__name__}") from None
+        except UnsupportedCodecError as error:
+            raise BrokerRefusedError(
+                f"{self.where}, {what}: {error}: pip install 'sagalog[kafka]', which has the libraries of all codecs"
+            ) from None
         except UnknownTopicOrPartitionError:
             raise BrokerUnavailableError(f"{self.where}: there is no such topic yet ({what}): create it") from None
         except (KafkaError, OSError, TimeoutError) as error:

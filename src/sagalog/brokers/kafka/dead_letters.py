@@ -61,6 +61,8 @@ class KafkaDeadLetters(ABC):
             admin = AIOKafkaAdminClient(**self._servers.options)
             try:
                 await admin.start()
+                if self._letters in await admin.list_topics():  # whoever may write there need not be allowed to make it
+                    return
                 (source,) = await admin.describe_topics([self._topics[0]])
                 copies = max((len(one["replicas"]) for one in source["partitions"]), default=1)
                 largest = await self._largest(admin)

@@ -13,10 +13,10 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError, UnsupportedCodecError
 
 from ...durations import seconds_of
-from ...errors import BrokerError, BrokerUnavailableError, DefinitionError
+from ...errors import BrokerUnavailableError, DefinitionError
 from ...logs import about, log
 from ...waiting import is_set_within
 from ..arguments import LONGEST, letters_of, text_or
@@ -25,6 +25,7 @@ from ..message import UNDECODABLE, Backlog, SourceMessage, moment_of
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
 from .offsets import Offsets
+from .singly import Read, Singly, is_undecodable
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SINGLY_SECONDS = 60.0  # so long records are read one by one: a broker may be slow to give the one that cannot be read
@@ -77,6 +78,7 @@ class KafkaSource(KafkaDeadLetters):
         self._offsets: dict[TopicPartition, Offsets] = {}
         self._changed = asyncio.Event()
         self._receiving = False
+        self._singly = Singly(self._servers)
         self._singly_until = 0.0  # by the loop's clock: a record could not be read, so they are asked for one by one
         self._assigned = asyncio.Event()  # some time after it has joined its group, a consumer gets partitions
         self._told: set[TopicPartition] = set()
@@ -137,54 +139,36 @@ class KafkaSource(KafkaDeadLetters):
         self._receiving = True
         try:
             if asyncio.get_running_loop().time() < self._singly_until:
-                return await self._received_singly(self._consumer, most, wait.total_seconds())
+                await is_set_within(self._assigned, wait.total_seconds())
+                return [self._single(one) for one in await self._singly.read(self._consumer, most, wait.total_seconds())]
             with self._servers.answers("asking for messages"):
-                found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
+                try:
+                    found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
+                except Exception as error:
+                    if is_undecodable(error) or isinstance(error, UnsupportedCodecError):  # other partitions go on
+                        self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
+                    raise
             return [self._message(partition, one) for partition, some in found.items() for one in some]
-        except Exception as error:
+        except Exception:
             # The client does not mend itself after all of its errors; and it takes for received what it has given out, so
             # after a fault of ours it would go on behind that.
-            if not isinstance(error, BrokerError):
-                self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
             await self._leave()
             raise
         finally:
             self._receiving = False
 
-    async def _received_singly(self, consumer: AIOKafkaConsumer, most: int, seconds: float) -> list[SourceMessage]:
-        """Receive one record at a time; one that the client cannot decode comes without its content.
-
-        The client drops what it has fetched with such a record, and fetches it again, for ever. It decodes a batch from its
-        beginning, so what is behind such a record in its batch cannot be read either.
-        """
-        found: list[SourceMessage] = []
-        await is_set_within(self._assigned, seconds)
-        assigned = consumer.assignment()
-        for partition in assigned:
-            while len(found) < most:
-                with self._servers.answers("asking for messages"):
-                    try:
-                        each = int(seconds * 1000 / len(assigned))
-                        got = await consumer.getmany(partition, timeout_ms=each, max_records=1)
-                    except ValueError:
-                        offset = await consumer.position(partition)
-                        consumer.seek(partition, offset + 1)
-                        found.append(self._undecodable(partition, offset))
-                        continue
-                if not got:
-                    break
-                found += [self._message(partition, one) for one in got[partition]]
-        return found
-
-    def _undecodable(self, partition: TopicPartition, offset: int) -> SourceMessage:
-        offsets = self._offsets.setdefault(partition, Offsets())
-        offsets.given(offset)
+    def _single(self, one: Read) -> SourceMessage:
+        if one.record is not None:
+            return self._message(one.partition, one.record)
+        offsets = self._offsets.setdefault(one.partition, Offsets())
+        offsets.given(one.offset)
+        topic, number = one.partition.topic, one.partition.partition
         return SourceMessage(
             b"",
-            f"kafka:{partition.topic}/{partition.partition}/{offset}@undecodable",
-            f"topic {partition.topic}, partition {partition.partition}, offset {offset}",
-            {UNDECODABLE: "the name of a header is no UTF-8, of it or of one before it in its batch"},
-            token=_Token(partition.topic, partition, offset, offsets),
+            f"kafka:{topic}/{number}/{one.offset}@undecodable",
+            f"topic {topic}, partition {number}, offset {one.offset}",
+            {UNDECODABLE: f"{one.why} in it, or in front of it in its batch"},
+            token=_Token(topic, one.partition, one.offset, offsets),
         )
 
     def _message(self, partition: TopicPartition, one: Any) -> SourceMessage:
