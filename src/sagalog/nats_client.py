@@ -1,6 +1,7 @@
 """The client of nats-py, with what it lets happen to its connections mended.
 
-It takes the server's word for whether there is TLS, and leaves a connection open whose server did not answer in time.
+It takes the server's word for whether there is TLS, leaves a connection open whose server did not answer in time, and reads
+nothing more from a connection once a message has come that it cannot decode.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from nats.aio.client import Client, Srv
+from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport
 from nats.errors import Error
 
@@ -34,3 +36,18 @@ class NatsClient(Client):
         if isinstance(self._transport, TcpTransport):
             self._transport.close()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        """Return the headers of a message; none where nobody can make them out."""
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, ValueError):  # a block of a few bytes; a status that is no UTF-8
+            return None
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg | None:
+        """Return the message. Its subject may be no UTF-8: the server passes on what it is given."""
+        readable = subject.decode(errors="replace").encode()
+        message: Msg | None = super()._build_message(sid, readable, reply, data, headers)
+        return message

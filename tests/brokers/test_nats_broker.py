@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
@@ -133,3 +134,46 @@ async def test_a_server_that_accepts_and_does_not_answer_costs_one_connection_an
     await eventually(sent)
     await sink.close()
     await asyncio.to_thread(proxy.close)
+
+
+def published(server: Nats, subject: bytes, headers: bytes | None, body: bytes) -> None:
+    """Publish what no client would."""
+    with socket.create_connection(("127.0.0.1", server.ports[0]), 30) as connection:
+        sent = b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n'
+        if headers is None:
+            sent += b"PUB %s %d\r\n" % (subject, len(body))
+        else:
+            sent += b"HPUB %s %d %d\r\n" % (subject, len(headers), len(headers) + len(body)) + headers
+        connection.sendall(sent + body + b"\r\nPING\r\n")
+        said = b""
+        while b"PONG" not in said:
+            said += connection.recv(65_536)
+            assert b"-ERR" not in said
+
+
+BLOCKS = [b"\r\n", b"\n", b" \r\n\r\n", b"\r\n\r\n", b"\xff\xfe\r\n\r\n", b"NATS/1.0", b"NATS/1.0 \xff\xff\xff\r\n\r\n"]
+BLOCKS += [b"NATS/1.0 503 \xff\r\n\r\n", b"NATS/1.0\r\n\xff", b"x" * 9, b"NATS/1.0\r\n: \xff\r\n\r\n"]
+
+
+async def test_whatever_a_sender_writes_into_a_message_it_keeps_nothing_back(one_nats: Nats) -> None:
+    stream = await asyncio.to_thread(made, one_nats)
+    for block in BLOCKS:
+        await asyncio.to_thread(published, one_nats, f"{stream}.sent".encode(), block, b"x")
+    await asyncio.to_thread(published, one_nats, f"{stream}.".encode() + b"\xff\xfe", None, b"odd subject")
+    sink = NatsSink(one_nats.url, subject=f"{stream}.sent")
+    await sink.send(SinkMessage(b"last", "last"))
+    source = NatsSource(one_nats.url, stream=stream, durable="workers")
+    found: list[SourceMessage] = []
+    async with asyncio.timeout(60):
+        while len(found) < len(BLOCKS) + 2:
+            found += await source.receive(100, timedelta(seconds=1))
+    assert [one.body for one in found] == [*[b"x"] * len(BLOCKS), b"odd subject", b"last"]
+    assert {one.deliveries for one in found} == {1}  # no connection was ended
+    for one in found:
+        await source.reject(one, "a test")
+    letters = [one async for one in source.dead_letters()]
+    assert [one.body for one in letters] == [one.body for one in found]
+    for letter in letters:
+        await source.drop(letter)
+    await source.close()
+    await sink.close()
