@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from datetime import timedelta
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from sagalog import SagaRunner
+from sagalog import BrokerUnavailableError, SagaRunner
 from sagalog.brokers import SinkMessage
 from sagalog.brokers.redis import RedisSink, RedisSource
 from sagalog.conformance import BrokerConformance, Capability
 
 from ..servers.processes import eventually
+from ..servers.proxy import Proxy
 from ..servers.redis import RedisServer
 from .behaviour import BrokerBehaviour
 from .placed import logged
@@ -108,3 +110,61 @@ async def test_an_entry_whose_id_is_no_time_is_read_and_holds_up_nothing(one_red
         await logged(runner, "a", [0, 1, 2])
         await eventually(lambda: runner.gauges().sources[0].lag == 0)
         assert not runner.gauges().sources[0].trouble
+
+
+async def test_what_was_delivered_over_a_connection_that_was_lost_comes_before_what_is_behind_it(
+    one_redis: RedisServer,
+) -> None:
+    stream = f"s{os.getpid()}-{next(_names)}"
+    proxy = Proxy(one_redis.port)
+    source = RedisSource(f"redis://127.0.0.1:{proxy.port}", stream=stream, group="workers")
+    sink = RedisSink(one_redis.url, stream=stream)
+    await sink.send(SinkMessage(b"0", "0"))
+    (first,) = await source.receive(10, timedelta(seconds=30))  # it is held all the time
+    reading = asyncio.create_task(source.receive(1, timedelta(seconds=30)))
+    async with Redis.from_url(one_redis.url) as client:
+        await eventually(lambda: reading_blocks(client))
+        proxy.lose("answer")
+        await sink.send(SinkMessage(b"1", "1"))
+        with pytest.raises(BrokerUnavailableError):
+            await reading
+    for number in (2, 3):
+        await sink.send(SinkMessage(b"%d" % number, str(number)))
+    found = [first]
+    async with asyncio.timeout(40):
+        while len(found) < 4:
+            found += await source.receive(2, timedelta(seconds=1))
+    assert [(one.body, one.deliveries) for one in found] == [(b"0", 1), (b"1", 2), (b"2", 1), (b"3", 1)]
+    await source.accept(found)
+    async with Redis.from_url(one_redis.url) as client:
+        assert (await client.xpending(stream, "workers"))["pending"] == 0
+    await source.close()
+    await sink.close()
+    proxy.close()
+
+
+async def test_what_did_not_arrive_before_a_source_is_closed_is_given_back(one_redis: RedisServer) -> None:
+    stream = f"s{os.getpid()}-{next(_names)}"
+    proxy = Proxy(one_redis.port)
+    through, url = f"redis://127.0.0.1:{proxy.port}", one_redis.url
+    source, other = (RedisSource(where, stream=stream, group="workers") for where in (through, url))
+    sink = RedisSink(url, stream=stream)
+    reading = asyncio.create_task(source.receive(1, timedelta(seconds=30)))
+    async with Redis.from_url(url) as client:
+        await eventually(lambda: reading_blocks(client))
+        proxy.lose("answer")
+        await sink.send(SinkMessage(b"x", "x"))
+        with pytest.raises(BrokerUnavailableError):
+            await reading
+    await source.close()
+    async with asyncio.timeout(20):  # not after claim_after
+        (found,) = await other.receive(10, timedelta(seconds=1))
+    await other.accept([found])
+    for one in (other, sink):
+        await one.close()
+    proxy.close()
+
+
+async def reading_blocks(client: Redis) -> bool:
+    """Say whether a request for new entries waits at the server."""
+    return (await client.info("clients"))["blocked_clients"] == 1

@@ -74,6 +74,8 @@ class RedisSource(RedisDeadLetters):
         self._consumer = ""
         self._name = text_or("name", name, f"redis:{stream}/{group}")
         self._claim_at = 0.0
+        self._held: set[str] = set()  # what was received here and is not done with
+        self._unheard = False  # an answer is missing, and what it brought would only come up after claim_after
         self._trimmed_to = b""
 
     def __repr__(self) -> str:
@@ -103,9 +105,13 @@ class RedisSource(RedisDeadLetters):
         if consumer:
             try:
                 async with asyncio.timeout(ANSWER_SECONDS):
+                    if self._unheard:
+                        await self._claim_by(_RETURNED, list(await self._not_heard(consumer)), self._claim_seconds)
                     await self._sweep(consumer)
             except (BrokerError, TimeoutError):
                 pass  # another one does it
+        self._held.clear()
+        self._unheard = False
         await self._connection.close()
 
     async def _sweep(self, own: str = "") -> None:
@@ -117,6 +123,16 @@ class RedisSource(RedisDeadLetters):
     async def receive(self, most: int, wait: timedelta) -> Sequence[SourceMessage]:
         if not self._consumer:
             await self.open()
+        unheard, self._unheard = self._unheard, True
+        found = await self._claimed(await self._not_heard(self._consumer, most), 0) if unheard else []
+        more = bool(found)
+        if not found:
+            found = await self._received(most, wait)
+        self._held.update(message.token for message in found)
+        self._unheard = more
+        return found
+
+    async def _received(self, most: int, wait: timedelta) -> list[SourceMessage]:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._claim_at:
             claimed = await self._claim(most)
@@ -133,13 +149,41 @@ class RedisSource(RedisDeadLetters):
             )
         return [self._message(entry_id, entry, 1) for _, entries in found for entry_id, entry in entries]
 
+    async def _not_heard(self, consumer: str, most: int = _COUNT) -> dict[bytes, int]:
+        """Return what was delivered to us and never arrived, by how often it was; at most so many, the earliest first."""
+        found: dict[bytes, int] = {}
+        start = "-"
+        with self._connection.answers("asking for what did not arrive"):
+            while len(found) < most:
+                page = await self._connection.client.xpending_range(
+                    self._stream, self._group, start, "+", _COUNT, consumername=consumer
+                )
+                for one in page:
+                    if one["message_id"].decode() not in self._held and len(found) < most:
+                        found[one["message_id"]] = one["times_delivered"]
+                if len(page) < _COUNT:
+                    break
+                start = f"({page[-1]['message_id'].decode()}"
+        return found
+
     async def _claim(self, most: int) -> list[SourceMessage]:
-        client, idle = self._connection.client, int(self._claim_seconds * 1000)
+        idle = int(self._claim_seconds * 1000)
         with self._connection.answers("claiming what others have left"):
-            waiting = await client.xpending_range(self._stream, self._group, "-", "+", min(most, _COUNT), idle=idle)
-            if not waiting:
-                return []
-            counts = {one["message_id"]: one["times_delivered"] for one in waiting}
+            waiting = await self._connection.client.xpending_range(
+                self._stream, self._group, "-", "+", min(most, _COUNT), idle=idle
+            )
+        if not waiting:
+            return []
+        found = await self._claimed({one["message_id"]: one["times_delivered"] for one in waiting}, idle)
+        await self._sweep()
+        return found
+
+    async def _claimed(self, counts: Mapping[bytes, int], idle: int) -> list[SourceMessage]:
+        """Claim those that have been idle for so many milliseconds; they have been delivered so often."""
+        if not counts:
+            return []
+        client = self._connection.client
+        with self._connection.answers("claiming what was delivered"):
             claimed = await client.xclaim(self._stream, self._group, self._consumer, idle, list(counts))
             found = [
                 self._message(entry_id, entry, counts[entry_id] + 1) for entry_id, entry in claimed if entry is not None
@@ -147,7 +191,6 @@ class RedisSource(RedisDeadLetters):
             for entry_id in counts.keys() - {entry_id for entry_id, _ in claimed}:
                 if not await client.xrange(self._stream, entry_id, entry_id):  # else another worker was faster
                     await self._lost(entry_id)
-        await self._sweep()
         return found
 
     async def _lost(self, entry_id: bytes) -> None:
@@ -178,20 +221,23 @@ class RedisSource(RedisDeadLetters):
         if messages:
             with self._connection.answers("an acknowledgement"):
                 await self._connection.client.xack(self._stream, self._group, *(one.token for one in messages))
+            self._held.difference_update(one.token for one in messages)
 
     async def keep(self, messages: Sequence[SourceMessage]) -> None:
-        await self._claim_by(self._consumer, messages, 0)
+        await self._claim_by(self._consumer, [one.token for one in messages], 0)
 
     async def give_back(self, messages: Sequence[SourceMessage], delay: timedelta) -> None:
-        await self._claim_by(_RETURNED, messages, max(0, int((self._claim_seconds - delay.total_seconds()) * 1000)))
+        ids = [one.token for one in messages]
+        await self._claim_by(_RETURNED, ids, max(0.0, self._claim_seconds - delay.total_seconds()))
+        self._held.difference_update(ids)
         self._claim_at = 0.0
 
-    async def _claim_by(self, consumer: str, messages: Sequence[SourceMessage], idle: int) -> None:
-        """Let a consumer hold these, as if it had been silent for so many milliseconds, without counting a delivery."""
-        if messages and consumer:
+    async def _claim_by(self, consumer: str, ids: list[Any], idle_seconds: float) -> None:
+        """Let a consumer hold these, as if it had been silent for so long, without counting a delivery."""
+        if ids and consumer:
             with self._connection.answers("keeping or giving back messages"):
                 await self._connection.client.xclaim(
-                    self._stream, self._group, consumer, 0, [one.token for one in messages], idle=idle, justid=True
+                    self._stream, self._group, consumer, 0, ids, idle=int(idle_seconds * 1000), justid=True
                 )
 
     async def backlog(self) -> Backlog:
