@@ -70,6 +70,7 @@ def test_on_postgresql_nothing_is_lost_and_nothing_happens_twice(
     def restart() -> None:
         postgres_server.kill()
         postgres_server.start()
+        postgres_server.wait_until_ready()
 
     faults = [
         lambda: postgres_proxy.lose("answer"),
@@ -77,7 +78,11 @@ def test_on_postgresql_nothing_is_lost_and_nothing_happens_twice(
         postgres_proxy.cut,
         restart,
     ]
-    survived(zygote, on_postgres, 30, seed, int(16 * SCALE), faults)
+    try:
+        survived(zygote, on_postgres, 30, seed, int(16 * SCALE), faults)
+    except AssertionError as error:
+        error.add_note(postgres_server.said())
+        raise
 
 
 def test_on_nats_nothing_is_lost_and_nothing_happens_twice(

@@ -67,6 +67,9 @@ class Postgres:
                         "max_connections=200",
                         "-c",
                         "max_prepared_transactions=0",
+                        # After a kill it would flush thousands of files of earlier tests, one by one, before it is ready.
+                        "-c",
+                        "recovery_init_sync_method=syncfs",
                     ),
                 ],
                 stdout=log,
@@ -97,6 +100,10 @@ class Postgres:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL does not get ready:\n{self._log.read_text()}")
             time.sleep(0.02)
+
+    def said(self) -> str:
+        """Return the end of what it has logged."""
+        return self._log.read_text(errors="replace")[-4000:]
 
     def postmaster(self) -> int:
         """Return the process id of the server itself."""
