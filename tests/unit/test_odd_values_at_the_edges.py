@@ -83,9 +83,15 @@ def test_an_odd_value_raises_nothing_but_our_errors(make: Callable[..., Any], gi
         (lambda: StatusEndpoint(RUNNER, OrderSaga, allow=True), "allow= of a StatusEndpoint takes a function"),  # type: ignore[arg-type]
         (lambda: AwaitOutcome(Placed, status="/{id}"), "takes the class of a saga"),  # type: ignore[arg-type]
         (lambda: NatsSource("nats://x", stream="s", durable="d", dead_letters=7), "dead_letters= must be a name"),  # type: ignore[arg-type]
-        (lambda: NatsSource("nats://x", stream="s", durable="d", dead_letters="s"), "must not be what the source reads"),
+        (
+            lambda: NatsSource("nats://x", stream="s", durable="d", dead_letters="s"),
+            "must not be what the source reads",
+        ),
         (lambda: RabbitSource("amqp://x", queue="q", dead_letters="q"), "must not be what the source reads"),
-        (lambda: RedisSource("redis://x", stream="s", group="g", dead_letters="s"), "must not be what the source reads"),
+        (
+            lambda: RedisSource("redis://x", stream="s", group="g", dead_letters="s"),
+            "must not be what the source reads",
+        ),
         (lambda: KafkaSource("x:9092", topic=["s", "t"], group="g", dead_letters="t"), "must not be what the source"),
         (lambda: NatsSource("nats://x", stream="s", durable="d", dead_letters="a.b"), "dead_letters= may have letters"),
         (lambda: KafkaSource("x:9092", topic="t", group="g/h"), "'t.dead-letters.g/h' cannot be the name of a topic"),

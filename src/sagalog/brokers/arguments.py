@@ -35,7 +35,7 @@ def letters_of(value: Any, otherwise: str, *read: str) -> str:
     letters = text_or("dead_letters", value, otherwise)
     if letters in read:
         raise DefinitionError(
-            f"dead_letters= must not be what the source reads ({letters!r}): each dead letter would be read, and be one again"
+            f"dead_letters= must not be what the source reads ({letters!r}): each dead letter would be read again"
         )
     return letters
 

@@ -68,7 +68,9 @@ class KafkaSource(KafkaDeadLetters):
             raise DefinitionError(f"group= must be a name, not {group!r}")
         letters = letters_of(dead_letters, f"{topics[0]}.dead-letters.{group}", *topics)
         if not _TOPIC.fullmatch(letters):
-            raise DefinitionError(f"{letters!r} cannot be the name of a topic: give one for dead letters as dead_letters=")
+            raise DefinitionError(
+                f"{letters!r} cannot be the name of a topic: give one for dead letters as dead_letters="
+            )
         super().__init__(KafkaServers(servers, options), topics, letters)
         self._group = group
         self._session_seconds = seconds_of("session_timeout", session_timeout, most=LONGEST)
@@ -140,7 +142,9 @@ class KafkaSource(KafkaDeadLetters):
         try:
             if asyncio.get_running_loop().time() < self._singly_until:
                 await is_set_within(self._assigned, wait.total_seconds())
-                return [self._single(one) for one in await self._singly.read(self._consumer, most, wait.total_seconds())]
+                return [
+                    self._single(one) for one in await self._singly.read(self._consumer, most, wait.total_seconds())
+                ]
             with self._servers.answers("asking for messages"):
                 try:
                     found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)

@@ -112,7 +112,7 @@ class RabbitSource(RabbitDeadLetters):
         channel = await self._connection.another()
         try:
             with self._connection.answers(f"asking about queue {self._queue_name}"):
-                arguments = {"x-queue-type": "stream", "x-max-age": "none"}
+                arguments: dict[str, Any] = {"x-queue-type": "stream", "x-max-age": "none"}
                 await channel.declare_queue(self._queue_name, durable=True, arguments=arguments)
         except BrokerRefusedError as error:
             if "inequivalent arg 'x-max-age'" in str(error):
