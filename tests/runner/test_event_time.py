@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ import pytest
 
 from sagalog import (
     Action,
+    CommandContext,
     CommandRefused,
     Compensate,
     Complete,
@@ -374,3 +376,111 @@ async def test_a_line_without_a_time_comes_at_that_of_the_lines_before_it(seed: 
                 "noted without 2030-01-01T00:00:00+00:00",
                 "noted with 2030-01-01T01:00:00+00:00",
             ]
+
+
+@dataclass
+class Ticked:
+    id: str
+
+
+@dataclass
+class Stopped:
+    id: str
+
+
+class Meter(Saga[Story]):
+    name = "meter"
+    remembered_messages = 70
+
+    @starts(Placed, key="id")
+    def placed(self, state: Story, event: Placed) -> None:
+        state.told.append("placed")
+
+    @on(Ticked, key="id")
+    def ticked(self, state: Story, event: Ticked) -> None:
+        state.told.append("ticked")
+
+    @on(Stopped, key="id")
+    def stopped(self, state: Story, event: Stopped) -> Action:
+        state.told.append("stopped")
+        return Complete()
+
+
+def at_one_instant(before: int, at_start: int, later: int, lives: int) -> list[Incoming]:
+    """Return a log: ticks before the start, many at its very instant or at a later one, and as many lives at that."""
+    number, log = count(), []
+    for life in range(lives):
+        log += [(Ticked("m"), START)] * (before if life == 0 else 0)
+        log += [(Placed("m"), START)] + [(Ticked("m"), START)] * at_start
+        if life < lives - 1:
+            log += [(Stopped("m"), START)]
+    log += [(Ticked("m"), START + timedelta(hours=1))] * later
+    return [Incoming(event, f"m-{next(number)}", at) for event, at in log]
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 0, 100, 1), (0, 100, 0, 1), (100, 3, 0, 1), (0, 60, 60, 1), (0, 100, 5, 3), (0, 60, 100, 2)]
+)
+async def test_more_events_of_one_instant_than_are_remembered_are_known_all_the_same(
+    shape: tuple[int, int, int, int],
+) -> None:
+    journal, log = InMemoryJournal(), at_one_instant(*shape)
+    told: list[list[str]] = []
+    for part in (log, log, log[: len(log) // 2], log):
+        async with SagaRunner(journal, sagas=[Meter], clock=EventClock()) as runner:
+            await runner.handle_many(part)
+            told.append((await runner.state(Meter, "m")).told)
+    assert told == [told[0]] * 4
+    assert told[0].count("ticked") == shape[1] + shape[2]
+
+
+async def test_what_is_older_than_the_newest_instant_is_not_remembered_for_ever() -> None:
+    journal = InMemoryJournal()
+    async with SagaRunner(journal, sagas=[Meter], clock=EventClock()) as runner:
+        await runner.handle(Placed("m"), message_id="placed", at=START)
+        for number in range(300):
+            await runner.handle(Ticked("m"), message_id=str(number), at=START + timedelta(minutes=number // 3))
+    stored = await journal.latest_message("saga::meter::m")
+    assert stored is not None
+    assert len(decode_record(stored.payload).inbox) == 70
+
+
+class Daily(Saga[Story]):
+    name = "daily"
+
+    @starts(Placed, key="id")
+    def placed(self, state: Story, event: Placed) -> Iterator[Action]:
+        yield SetTimer("daily", Overdue(event.id), every=timedelta(days=1), missed="each")
+
+    @on(Overdue, key="id")
+    def overdue(self, state: Story, event: Overdue) -> Iterator[Action]:
+        state.told.append("overdue")
+        yield Send(Remind(event.id, len(state.told)))
+
+    @on(Reminded, key="id")
+    def reminded(self, state: Story, event: Reminded) -> None:
+        state.told.append("reminded")
+
+
+@pytest.mark.parametrize("failures", [0, 1, 3])
+async def test_what_is_due_at_the_end_of_a_log_waits_for_the_next_attempt_of_what_is_before_it(failures: int) -> None:
+    journal, told = InMemoryJournal(), []
+    attempts: dict[str, int] = {}
+
+    async def remind(command: Remind, context: CommandContext) -> Reminded:
+        attempts[context.id] = attempts.get(context.id, 0) + 1
+        if attempts[context.id] <= failures:
+            raise OSError("away")
+        return Reminded(command.id, command.number)
+
+    settings = RunnerSettings(dispatch_retry=RetryPolicy(base=timedelta(milliseconds=1)))
+    for _ in range(2):
+        async with SagaRunner(
+            journal, sagas=[Daily], dispatch={Remind: remind}, clock=EventClock(), settings=settings
+        ) as runner:
+            await runner.handle(Placed("a"), message_id="1", at=START)
+            await runner.handle(Placed("b"), message_id="2", at=START + timedelta(days=3, hours=1))
+            await runner.settle()
+            told.append((await runner.state(Daily, "a")).told)
+    assert told == [["overdue", "reminded"] * 3] * 2
+    assert set(attempts.values()) == {failures + 1}

@@ -19,7 +19,7 @@ from .compensation import compensate, end_compensation, forget_earlier
 from .ending import date_end, end_of
 from .entries import FINAL, Held, Status, Timer
 from .ids import FAMILY, entry_id, entry_of, parent_in
-from .inbox import FEW, Known, continued, inherit, remember, stand_for
+from .inbox import FEW, Known, continued, inherit, remember, remember_moments, stand_for
 from .itinerary import mark_undone
 from .keeping import held_of
 from .keys import KeyValue
@@ -62,6 +62,7 @@ class Draft:
         "sequence_nr",
         "started",
         "trace",
+        "whole_moments",
         "woken",
     )
 
@@ -89,6 +90,7 @@ class Draft:
         self.replaying: tuple[Held, ...] = ()  # what was held, while it is replayed
         self.lookups: MessageLookups | None = None  # as the draft before left them
         self.reserve: Callable[[list[KeyValue]], Awaitable[None]] | None = None  # unique keys, before they are held
+        self.whole_moments: bool = False  # in event time: no id that came at the newest moment is forgotten
         self.trace: str = ""  # kept with what the message at hand sends
         self._index = 0
         self._before = record
@@ -243,6 +245,15 @@ class Draft:
             self._known = Known()
         return self._known
 
+    def _earlier(self, record: SagaRecord) -> int | None:
+        """Return how many ids of the inbox came before this moment; None where its record says so."""
+        before = self._before
+        if before is None or before.incarnation != record.incarnation or before.updated_at >= self.now:
+            return None
+        if record.inbox_ages and record.inbox_ages[-1][0] >= self.now:
+            return None
+        return len(before.inbox)
+
     def has_forgotten(self) -> bool:
         """Say whether so many messages were consumed that the oldest may be forgotten."""
         return self.record is not None and 8 * len(self.record.inbox) >= 7 * self.saga.remembered_messages
@@ -265,6 +276,9 @@ class Draft:
         most = self.saga.remembered_messages
         if message_id.startswith(FAMILY) and (longer := continued(record, message_id)) is not None:
             record.inbox = longer
+        elif self.whole_moments:
+            ids = self._own_list(record, "inbox")
+            remember_moments(record, ids, message_id, self.now, most, self._earlier(record))
         elif len(record.inbox) < (most if most < FEW else FEW):
             record.inbox = (*record.inbox, message_id)
         else:
@@ -331,7 +345,10 @@ class Draft:
             if old.sequences or old.holes:
                 carry_on(self.saga, record, old)
             forget_earlier(record, self.replaying)
-            inherit(record, old, self.now, self.saga.remembered_messages, self.retention)
+            most = self.saga.remembered_messages
+            if self.whole_moments and old.updated_at >= self.now:
+                most = len(old.inherited) + len(old.inbox)
+            inherit(record, old, self.now, most, self.retention)
         return record, state
 
     def hold(self, message: Message) -> None:

@@ -136,6 +136,22 @@ def remember(record: SagaRecord, ids: list[str], message_id: str, now: datetime,
     record.inbox_ages = ages
 
 
+def remember_moments(
+    record: SagaRecord, ids: list[str], message_id: str, now: datetime, most: int, earlier: int | None
+) -> None:
+    """Add an id to `ids`, the inbox of the record, and forget those beyond `most`, but none of the newest moment.
+
+    In event time a log may be fed again: what is older than the newest step is recognised by its time, and of what came
+    at that very moment only the ids tell what is known. `earlier`: so many came before; None: as the record says.
+    """
+    ages = record.inbox_ages
+    dated = sum(count for _, count in ages) if earlier is None else earlier
+    gone = min(max(0, len(ids) + 1 - most), dated)
+    del ids[:gone]
+    record.inbox_ages = ((max(now, ages[-1][0]) if ages else now, dated - gone),)
+    ids.append(message_id)
+
+
 def inherit(record: SagaRecord, old: SagaRecord, now: datetime, most: int, window: timedelta) -> None:
     """Let the record of a new incarnation remember for a while what the last one, and those before it, consumed."""
     ids, ages = old.inherited, old.inherited_ages

@@ -31,13 +31,14 @@ async def in_turn(instance: Instance) -> AsyncIterator[None]:
 
 async def quiet(instance: Instance) -> None:
     """Return when the instance is quiet, or the runner stops."""
-    while not _is_quiet(instance) and not instance.runtime.engine.stopping.is_set():
+    while not is_quiet(instance) and not instance.runtime.engine.stopping.is_set():
         if instance.quieted is None:
             instance.quieted = instance.runtime.engine.loop.create_future()
         await asyncio.shield(instance.quieted)
 
 
-def _is_quiet(instance: Instance) -> bool:
+def is_quiet(instance: Instance) -> bool:
+    """Say whether nothing of it is under way, and no command of ours is left to deliver."""
     if instance.under_way or instance.ready or instance.mailbox or instance.to_deliver:
         return False
     if instance.deliveries.delivering or instance.deliveries.answered or instance.deliveries.beside is not None:
@@ -71,6 +72,6 @@ def _may_fire(instance: Instance, at: datetime) -> bool:
 
 def tell_quiet(instance: Instance) -> None:
     """Wake the caller that waits for it, if the instance is quiet now."""
-    if instance.quieted is not None and (_is_quiet(instance) or instance.runtime.engine.stopping.is_set()):
+    if instance.quieted is not None and (is_quiet(instance) or instance.runtime.engine.stopping.is_set()):
         instance.quieted.set_result(None)
         instance.quieted = None

@@ -396,7 +396,8 @@ class SagaRunner:
         It does not wait for commands that wait for another attempt, for parked instances, for events that wait for their
         starting event, or for commands of another worker. So are those whose lease ended because this process stood still
         for longer than that: they are taken over after another lease. It does wait for answers that cannot be stored yet.
-        With an EventClock, timers due up to its time fire here, and commands of an earlier process are taken over.
+        With an EventClock, timers due up to its time fire here, commands of an earlier process are taken over, and those
+        that wait for another attempt are waited for, however long: what is due behind one comes after its answer.
         """
         started = self._running()
         check_outside_handlers("settle")

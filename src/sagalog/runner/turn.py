@@ -141,6 +141,7 @@ def begin(instance: Instance, now: datetime) -> Turn:
         engine.retention,
     )
     draft.lookups = cached.lookups
+    draft.whole_moments = engine.timing.dated
     if runtime.reservations is not None:
         draft.reserve = partial(runtime.reservations.reserve, instance.correlation_id, draft.sequence_nr, cached.epoch)
     if instance.deliveries.accepted:
