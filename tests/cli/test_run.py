@@ -229,3 +229,108 @@ def wait_until(seen: Callable[[], bool]) -> None:
     while not seen():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+IN_EVENT_TIME = """
+from dataclasses import dataclass, field
+from pathlib import Path
+from sagalog import Saga, SagaRunner, Send, on, starts
+
+@dataclass
+class Placed:
+    order_id: str
+
+@dataclass
+class Noted:
+    order_id: str
+
+@dataclass
+class Ship:
+    order_id: str
+
+@dataclass
+class State:
+    notes: int = 0
+
+class OrderSaga(Saga[State]):
+    name = "order"
+
+    @starts(Placed, key="order_id")
+    def placed(self, state, event):
+        yield Send(Ship(event.order_id))
+
+    @on(Noted, key="order_id")
+    def noted(self, state, event):
+        state.notes += 1
+
+runner = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga])
+
+@runner.command(Ship)
+def ship(command):
+    if Path("away").exists():
+        Path("tried").touch()
+        raise OSError("the carrier is away")
+"""
+BY_EVENTS = ("run", "orders:runner", "--clock", "events", "--events")
+
+
+def notes(sagalog: Sagalog) -> int:
+    shown = sagalog("show", "o1", "--json", "--journal", "sqlite:///orders.db")
+    found: int = json.loads(shown.stdout)["record"]["state"]["notes"]
+    return found
+
+
+@pytest.mark.parametrize("bad", [{"at": "0001-01-01T00:00:00Z"}, {"id": "x" * 2000}])
+def test_nothing_behind_a_line_that_is_refused_is_handled(
+    sagalog: Sagalog, tmp_path: Path, bad: dict[str, str]
+) -> None:
+    (tmp_path / "orders.py").write_text(IN_EVENT_TIME)
+    log = [{"type": "Placed", "id": "1", "at": "2030-01-01T00:00:00Z", "data": {"order_id": "o1"}}]
+    log += [{**log[0], "type": "Noted", "id": str(number)} for number in range(2, 5)]
+    (tmp_path / "log").write_text("\n".join(json.dumps(one) for one in [*log[:2], {**log[2], **bad}, log[3]]))
+    done = sagalog(*BY_EVENTS, "log")
+    assert done.returncode == 1
+    assert "line 3:" in done.stderr
+    assert notes(sagalog) == 1
+    (tmp_path / "log").write_text("\n".join(json.dumps(one) for one in log))
+    assert sagalog(*BY_EVENTS, "log").returncode == 0
+    assert notes(sagalog) == 3
+
+
+def test_a_log_that_begins_with_a_line_without_a_time_is_refused(sagalog: Sagalog, tmp_path: Path) -> None:
+    (tmp_path / "orders.py").write_text(IN_EVENT_TIME)
+    first = {"type": "Placed", "id": "1", "at": "2030-01-01T00:00:00Z", "data": {"order_id": "o1"}}
+    second = {"type": "Noted", "id": "2", "data": {"order_id": "o1"}}
+    (tmp_path / "first").write_text(json.dumps(first))
+    (tmp_path / "second").write_text(json.dumps(second))
+    (tmp_path / "whole").write_text(f"{json.dumps(first)}\n{json.dumps(second)}")
+    assert sagalog(*BY_EVENTS, "first").returncode == 0
+    done = sagalog(*BY_EVENTS, "second")
+    assert done.returncode == 1
+    assert 'line 1: it has no "at", and neither has any line before it' in done.stderr
+    assert notes(sagalog) == 0
+    assert sagalog(*BY_EVENTS, "whole").returncode == 0
+    assert notes(sagalog) == 1
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_that_waits_for_a_receiver_that_is_away(
+    sagalog: Sagalog, tmp_path: Path, number: int, code: int, behind: int
+) -> None:
+    (tmp_path / "orders.py").write_text(IN_EVENT_TIME)
+    (tmp_path / "away").touch()
+    log = [{"type": "Placed", "id": "1", "at": "2030-01-01T00:00:00Z", "data": {"order_id": "o1"}}]
+    log += [{**log[0], "type": "Noted", "id": "2"}] * behind
+    (tmp_path / "log").write_text("\n".join(json.dumps(one) for one in log))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
+    command = [sys.executable, "-m", "sagalog", *BY_EVENTS, "log"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr is not None
+        wait_until((tmp_path / "tried").exists)
+        run.send_signal(number)
+        assert "Run the same command again to continue." in run.stderr.read()
+        assert run.wait(60) == code
+    (tmp_path / "away").unlink()
+    assert sagalog(*BY_EVENTS, "log").returncode == 0
+    assert notes(sagalog) == behind

@@ -8,14 +8,16 @@ import inspect
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from datetime import datetime
+from typing import Any
 
 import click
 import msgspec
 
-from ..errors import CodecError, InvalidEventError, SagalogError
+from ..errors import CodecError, InvalidEventError, RunnerStoppedError, SagalogError
 from ..runner import Clock, EventClock, Incoming, SagaRunner, SystemClock
-from ..runner.inside import reporter_of
+from ..runner.inside import check_event, reporter_of
 from .lines import LineError, Lines, reader
 from .progress import Progress
 from .targets import load_runner
@@ -79,6 +81,10 @@ class _Feeding:
         self.errors: list[tuple[int, str]] = []
         self.error_count = 0
         self.stopped_by = 0
+        self._in_event_time = isinstance(runner.clock, EventClock)
+        self._dated = not isinstance(runner.clock, EventClock) or runner.clock.begun
+        self._stopped = asyncio.Event()
+        self._at_work: set[asyncio.Task[None]] = set()
         self._free = asyncio.Semaphore(2048)
 
     async def run(self) -> int:
@@ -90,9 +96,9 @@ class _Feeding:
             async with self.runner:
                 with Progress(self.runner.counters, self.lines) as progress:
                     await self._feed(progress.update)
-                    if not self.stopped_by:
-                        await self.runner.settle()
+                    await self._unless_stopped(self.runner.settle())
                 report = await self._report() if not self.stopped_by else None
+            await asyncio.gather(*self._at_work)  # what the stop has refused
         finally:
             self.lines.close()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -105,23 +111,40 @@ class _Feeding:
 
     def _stop(self, number: int) -> None:
         self.stopped_by = number
+        self._stopped.set()
         self.lines.end()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do it, or leave it undone at a signal: a command that is tried again without end must not keep the process."""
+        doing, stopped = asyncio.ensure_future(work), asyncio.ensure_future(self._stopped.wait())
+        try:
+            await asyncio.wait([doing, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                doing.result()
+        finally:
+            doing.cancel()
+            stopped.cancel()
+            await asyncio.gather(doing, stopped, return_exceptions=True)
 
     async def _feed(self, progressed: Callable[[int], None]) -> None:
         """Hand the events over in the order of the file, with a bounded number at work."""
-        parse = reader(self.runner, self.lines)
-        group: set[asyncio.Task[None]] = set()
+        parse, group = reader(self.runner, self.lines), self._at_work
         async for number, incoming in self._events(parse):
-            await self._free.acquire()
+            if self._free.locked():
+                await self._unless_stopped(self._free.acquire())
+            else:
+                await self._free.acquire()
+            if self.stopped_by:
+                break
             task = asyncio.create_task(self._one(number, incoming))
             group.add(task)
             task.add_done_callback(group.discard)
             if number % 1000 == 0:
                 progressed(number)
-            if self.stopped_by or (self.error_count and not self.skip):
+            if self.error_count and not self.skip:
                 break
         if group:
-            await asyncio.wait(group)
+            await self._unless_stopped(asyncio.wait(set(group)))
         progressed(self.read)
 
     async def _events(self, parse: Callable[[int, bytes], Incoming | None]) -> AsyncIterator[tuple[int, Incoming]]:
@@ -130,6 +153,8 @@ class _Feeding:
                 self.read += 1
                 try:
                     incoming = parse(number, line)
+                    if incoming is not None:
+                        self._check(number, incoming)
                 except LineError as error:
                     self._error(error)
                     if not self.skip:
@@ -140,10 +165,26 @@ class _Feeding:
         except LineError as error:
             self._error(error)
 
+    def _check(self, number: int, incoming: Incoming) -> None:
+        """Raise LineError for an event that is refused in any case, before those behind it are handled."""
+        at = self._at(incoming)
+        self._dated = self._dated or at is not None
+        if not self._dated:
+            raise LineError(number, 'it has no "at", and neither has any line before it: when it was is not known')
+        try:
+            check_event(self.runner, incoming.event, incoming.message_id, at)
+        except SagalogError as error:
+            raise LineError(number, str(error)) from error
+
+    def _at(self, incoming: Incoming) -> datetime | None:
+        return incoming.at if self._in_event_time else None
+
     async def _one(self, number: int, incoming: Incoming) -> None:
         try:
-            at = incoming.at if isinstance(self.runner.clock, EventClock) else None
-            await self.runner.handle(incoming.event, message_id=incoming.message_id, at=at)
+            await self.runner.handle(incoming.event, message_id=incoming.message_id, at=self._at(incoming))
+        except RunnerStoppedError:
+            if not self.stopped_by:
+                raise
         except (InvalidEventError, CodecError) as error:
             self._error(LineError(number, str(error)))
         except SagalogError as error:

@@ -140,7 +140,9 @@ class EventClock(ManualClock):
     as a whole or in part, or a run was killed. Each event needs a message id of its own, and command handlers that
     answer the same, for the instance that asked. For that, nothing is forgotten in event time: no retention ends, an
     event that is passed over is remembered, and one that is older than the life it meets is not for it. An event
-    without `at` comes at the time that the events before it have moved the clock to.
+    without `at` comes at the time that the events before it have moved the clock to. A log that is fed in parts is to be
+    cut between two moments: an event that found no instance in one part is recognised in the next one only by being older
+    than a life that has begun since.
 
     It begins at `start`, or else with its first event, wherever that lies; until then it shows 1970.
     """
@@ -148,6 +150,11 @@ class EventClock(ManualClock):
     def __init__(self, start: datetime | None = None) -> None:
         super().__init__(_EPOCH if start is None else start)
         self._begun = start is not None
+
+    @property
+    def begun(self) -> bool:
+        """An event has brought a time, or the clock was given one to begin at."""
+        return self._begun
 
     def advance_to(self, moment: datetime) -> None:
         """Move on to the time of an event; one that is older than the newest changes nothing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from ..decision.record import well_formed
@@ -36,6 +37,12 @@ def reader_of(runner: SagaRunner) -> Reader | None:
 def reporter_of(runner: SagaRunner) -> Report | None:
     """Return what `sagalog run` prints the answer of at its end, by `SagaRunner.reports`."""
     return runner._reporter
+
+
+def check_event(runner: SagaRunner, event: Any, message_id: str | None, at: datetime | None) -> None:
+    """Raise what `SagaRunner.handle` of a started runner raises at once for an event that no instance could take."""
+    assert runner._receiver is not None
+    runner._receiver.check(event, message_id, at)
 
 
 async def handle_by_hand(runner: SagaRunner, event: Any, message_id: str, by: str) -> Receipt:

@@ -125,6 +125,13 @@ class Receiver:
         finally:
             self._give_back(places)
 
+    def check(self, event: Any, message_id: str | None, at: datetime | None) -> None:
+        """Raise what `handle` raises at once for an event that no instance could take. Changes nothing."""
+        self._targets(event)
+        self._message(event, message_id, None)
+        if at is not None:
+            _check_at(event, at)
+
     def persistence_id_of(self, event: Any) -> str:
         """Return that of the first instance that an event is for; empty if it is for none. Raises InvalidEventError."""
         for cache, correlation_id in self._targets(event):
@@ -280,7 +287,7 @@ class Receiver:
                 f"encoding a {type(event).__name__} raised {type(error).__name__}; nothing was stored"
             ) from error
         if at is not None:
-            check_moment(f"nothing was stored: at= of {type(event).__name__}", at, InvalidEventError)
+            _check_at(event, at)
             self._engine.timing.reach(at)
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
@@ -347,6 +354,10 @@ class Receiver:
             envelope.deadline = self._engine.loop.time() + self._engine.seconds.no_instance_wait
         await instance.submit(envelope)
         return _outcome_of(envelope)
+
+
+def _check_at(event: Any, at: datetime) -> None:
+    check_moment(f"nothing was stored: at= of {type(event).__name__}", at, InvalidEventError)
 
 
 def _in_order(instance: Instance, message: Message, burst: Burst) -> Envelope:
