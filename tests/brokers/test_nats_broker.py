@@ -10,12 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
-from nats.js.api import StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
-from sagalog import BrokerUnavailableError
+from sagalog import BrokerRefusedError, BrokerUnavailableError
 from sagalog.brokers import SinkMessage, SourceMessage
 from sagalog.brokers.nats import NatsSink, NatsSource
 from sagalog.conformance import BrokerConformance
@@ -177,3 +178,20 @@ async def test_whatever_a_sender_writes_into_a_message_it_keeps_nothing_back(one
         await source.drop(letter)
     await source.close()
     await sink.close()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"ack_policy": AckPolicy.NONE}, {"max_deliver": 3}, {"headers_only": True}, {"deliver_subject": "elsewhere"}],
+    ids=lambda one: next(iter(one)),
+)
+async def test_a_consumer_that_would_lose_messages_is_refused(one_nats: Nats, wrong: dict[str, Any]) -> None:
+    stream = await asyncio.to_thread(made, one_nats)
+    client = await nats.connect(one_nats.url)
+    config = ConsumerConfig(**{"durable_name": "workers", "ack_policy": AckPolicy.EXPLICIT, **wrong})
+    await client.jetstream().add_consumer(stream, config)
+    await client.close()
+    source = NatsSource(one_nats.url, stream=stream, durable="workers")
+    with pytest.raises(BrokerRefusedError, match="must be a pull consumer of whole messages with an explicit ack"):
+        await source.open()
+    await source.close()

@@ -114,7 +114,7 @@ async def _chosen(source: Any, ids: tuple[str, ...]) -> list[DeadLetter]:
     missing = set(ids) - {one.id for one in found}
     if missing:
         await source.close()
-        raise click.UsageError(f"no dead letter {', '.join(sorted(map(clean, missing)))} in {clean(source.name)}")
+        raise click.ClickException(f"no dead letter {', '.join(sorted(map(clean, missing)))} in {clean(source.name)}")
     return found
 
 

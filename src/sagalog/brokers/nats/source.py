@@ -99,11 +99,11 @@ class NatsSource(NatsDeadLetters):
             except nats.js.errors.NotFoundError:
                 info = await self._make(jetstream)
             config = info.config
-            if config.ack_policy != AckPolicy.EXPLICIT or config.deliver_subject or (config.max_deliver or -1) > 0:
+            pulls = config.ack_policy == AckPolicy.EXPLICIT and not (config.deliver_subject or config.headers_only)
+            if not pulls or (config.max_deliver or -1) > 0:
                 raise BrokerRefusedError(
-                    f"consumer {self._durable} of stream {self._stream} must be a pull consumer with an explicit ack "
-                    "policy "
-                    "and without max_deliver, which would drop messages that nobody has accepted"
+                    f"consumer {self._durable} of stream {self._stream} must be a pull consumer of whole messages with an "
+                    "explicit ack policy and without max_deliver, which would drop messages that nobody has accepted"
                 )
             if self._subscription is None:
                 self._subscription = await jetstream.pull_subscribe_bind(consumer=self._durable, stream=self._stream)
