@@ -30,6 +30,16 @@ def test_an_attribute_of_another_type_is_named_without_its_value(attribute: str)
     assert "4711" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("dataschema", "version"),
+    [("", 1), ("https://example.com/added", 1), ("https://example.com/added/2", 2), ("v0007/", 7), ("x2", 1)]
+    + [("/" + "9" * 17, 10**17 - 1), ("/" + "9" * 18, 10**18), ("/" + "1" * 5000, 10**18)],
+    ids=range(8),
+)
+def test_the_number_at_the_end_of_the_schema_is_its_version_however_long(dataschema: str, version: int) -> None:
+    assert binary(dataschema=dataschema).version == version
+
+
 @pytest.mark.parametrize("trace", [17, None, ["x"], "garbage", ""])
 def test_a_trace_that_is_none_is_passed_over(trace: Any) -> None:
     assert structured(traceparent=trace).traceparent == ""

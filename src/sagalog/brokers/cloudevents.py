@@ -20,7 +20,8 @@ _BATCH = "application/cloudevents-batch"
 _PREFIXES = ("ce-", "ce_", "cloudevents:", "cloudevents_")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _LEAP_SECOND = re.compile(r"(T\d\d:\d\d):60(?:\.\d+)?")
-_VERSION = re.compile(r"(?:^|[/:#=.\-_v])([0-9]{1,9})/?$")
+_DIGITS = 18  # of the longest number that is read
+_VERSION = re.compile(r"(?:^|[/:#=.\-_v])([0-9]+)/?$")
 
 
 class NotCloudEventError(ValueError):
@@ -44,7 +45,8 @@ class CloudEvent(msgspec.Struct, frozen=True):
     def version(self) -> int:
         """The schema version: the number at the end of `dataschema`; 1 where none is said."""
         found = _VERSION.search(self.dataschema)
-        return int(found.group(1)) if found else 1
+        digits = found.group(1) if found else "1"
+        return int(digits) if len(digits) < _DIGITS else 10**_DIGITS  # which no code knows
 
     @property
     def message_id(self) -> str:
