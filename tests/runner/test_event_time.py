@@ -112,6 +112,7 @@ class Story:
 
 class Order(Saga[Story]):
     name = "order"
+    remembered_messages = 8
 
     def tell(self, state: Story, what: str, context: StepContext) -> None:
         state.told.append(f"{what} {context.now.isoformat()}")
@@ -187,8 +188,8 @@ def log_of(chance: random.Random, orders: int) -> list[Line]:
         if chance.random() < 0.5:
             lines.append((at - timedelta(minutes=5), Noted(key, "too early")))
         lines.append((at, Placed(key)))
-        for step in range(chance.randrange(6)):
-            at += timedelta(minutes=chance.choice([0, 1, 50, 300, 900]))
+        for step in range(chance.randrange(18)):
+            at += timedelta(minutes=chance.choice([0, 0, 0, 0, 0, 0, 1, 50, 300, 900]))
             lines.append(
                 (at, chance.choice([Noted(key, str(step)), Noted(key, "x"), Placed(key), Cancelled(key), Closed(key)]))
             )
@@ -202,6 +203,8 @@ def runner_of(journal: Journal, chance: random.Random) -> SagaRunner:
     async def dispatch(command: Any) -> Any:
         for _ in range(chance.randrange(4)):
             await asyncio.sleep(0)
+        if chance.random() < 0.15:
+            raise OSError("away")
         if isinstance(command, Note) and command.text == "x":
             raise CommandRefused("no")
         if isinstance(command, Remind):
@@ -216,6 +219,7 @@ def runner_of(journal: Journal, chance: random.Random) -> SagaRunner:
         settings=RunnerSettings(
             lease=timedelta(milliseconds=20),
             retention=timedelta(days=1),
+            dispatch_retry=RetryPolicy(base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2)),
             stop_timeout=timedelta(0),
             max_in_flight=chance.choice([1, 7, 500]),
         ),
@@ -315,7 +319,7 @@ async def test_a_run_that_is_killed_at_any_write_leaves_nothing_that_the_next_on
 @pytest.mark.parametrize("seed", range(25))
 async def test_a_log_that_is_cut_killed_and_fed_again_gives_the_same_history(seed: int) -> None:
     chance = random.Random(seed)
-    log = log_of(chance, 8)
+    log = log_of(chance, 5)
     whole = InMemoryJournal()
     await run(whole, log, random.Random(1))
     expected = await history(whole)
