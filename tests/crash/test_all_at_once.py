@@ -60,7 +60,7 @@ def test_killed_at_each_named_point_nothing_is_lost_and_nothing_happens_twice(
 def on_postgres(tmp_path: Path, postgres_server: Postgres, postgres_proxy: Proxy) -> Path:
     asyncio.run(migrate_journal(f"{postgres_server.url}?schema=travel"))
     through = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
-    (tmp_path / "url").write_text(f"{through}?schema=travel")
+    (tmp_path / "url").write_text(f"{through}?schema=travel&connect_seconds=60")
     return tmp_path
 
 
