@@ -488,3 +488,25 @@ async def test_what_is_due_at_the_end_of_a_log_waits_for_the_next_attempt_of_wha
             told.append((await runner.state(Daily, "a")).told)
     assert told == [["overdue", "reminded"] * 3] * 2
     assert set(attempts.values()) == {failures + 1}
+
+
+async def test_an_event_that_waits_for_a_command_at_a_stop_is_left_to_the_next_run() -> None:
+    journal, tried = InMemoryJournal(), asyncio.Event()
+    log = [
+        Incoming(event, str(n), START + timedelta(hours=n)) for n, event in enumerate((Placed("a"), Noted("a", "n")))
+    ]
+
+    async def away(command: Reserve) -> None:
+        tried.set()
+        raise OSError("away")
+
+    async with SagaRunner(journal, sagas=[Order], dispatch=away, clock=EventClock()) as runner:
+        feeding = asyncio.create_task(runner.handle_many(log))
+        await tried.wait()
+    with pytest.raises(ExceptionGroup) as refused:
+        await feeding
+    assert [type(one) for one in refused.value.exceptions] == [RunnerStoppedError]
+    await run(journal, [(one.message_id or "", one.at or START, one.event) for one in log], random.Random(1))
+    async with runner_of(journal, random.Random(1)) as again:
+        told = [one.split()[0] for one in (await again.state(Order, "a")).told]
+    assert told[:3] == ["placed", "reserved", "noted"]

@@ -65,6 +65,11 @@ async def fire_before(instance: Instance, at: datetime) -> None:
             return
 
 
+def its_turn(instance: Instance, at: datetime) -> bool:
+    """Say whether all that comes before an event of that time is done."""
+    return is_quiet(instance) and not _may_fire(instance, at)
+
+
 def _may_fire(instance: Instance, at: datetime) -> bool:
     record = instance.cached.record
     return record is not None and any(timer.due_at <= at for timer in record.timers.values())

@@ -39,7 +39,7 @@ from .failures import ends_program, not_handled
 from .in_transaction import step_in_transaction
 from .instance import Instance
 from .places import Places
-from .quiet import catch_up, fire_before, in_turn, quiet
+from .quiet import catch_up, fire_before, in_turn, its_turn, quiet
 from .receipt import Receipt
 from .repair import Repaired
 from .settings import NoInstance
@@ -341,6 +341,8 @@ class Receiver:
             async with in_turn(instance):
                 await catch_up(instance)
                 await fire_before(instance, message.at)
+                if self._engine.stopping.is_set() and not its_turn(instance, message.at):
+                    raise _stopping()  # what comes before it would come after it
                 outcome = await self._submitted(cache, instance, message, burst)
                 await quiet(instance)
                 return outcome
