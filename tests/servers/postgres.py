@@ -22,6 +22,7 @@ def binaries() -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin"
 
 
+_STARTED_LINES = 3  # of postmaster.pid: the process, its folder, when it began
 _STATUS_LINE = 7  # of postmaster.pid: starting, ready, stopping
 
 
@@ -81,6 +82,7 @@ class Postgres:
                 time.sleep(0.1)
 
     def _start_once(self) -> None:
+        before = self._file()[:_STARTED_LINES]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
@@ -99,19 +101,24 @@ class Postgres:
                 stderr=log,
             )
         wait_for_port(self.port, self._process, self._log)
-        self._wait_until_it_stays()
+        self._wait_until_it_stays(before)
 
-    def _wait_until_it_stays(self) -> None:
+    def _file(self) -> list[str]:
+        """Return what the server says of itself in its file; one that was killed has left its own."""
+        with suppress(OSError):
+            return (self._data / "postmaster.pid").read_text().splitlines()
+        return []
+
+    def _wait_until_it_stays(self, before: list[str]) -> None:
         """Return when it has its shared memory: it listens before, and ends if another still holds on to that.
 
         From then on it says in its file how it is. Raises RuntimeError where it has ended.
         """
         assert self._process is not None
         while True:
-            with suppress(OSError):
-                said = (self._data / "postmaster.pid").read_text().splitlines()
-                if len(said) > _STATUS_LINE and said[_STATUS_LINE].strip():
-                    return
+            said = self._file()
+            if len(said) > _STATUS_LINE and said[_STATUS_LINE].strip() and said[:_STARTED_LINES] != before:
+                return
             if self._process.poll() is not None:
                 raise RuntimeError(f"PostgreSQL ended while it started:\n{self._log.read_text()}")
             time.sleep(0.01)
