@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -16,14 +15,10 @@ import pytest
 
 from sagalog import (
     Action,
-    CommandContext,
-    CommandRefused,
-    Compensate,
     Complete,
     EventClock,
     Incoming,
     InMemoryJournal,
-    Journal,
     RetryPolicy,
     RunnerSettings,
     RunnerStoppedError,
@@ -31,225 +26,26 @@ from sagalog import (
     SagaRunner,
     Send,
     SetTimer,
-    StepContext,
     on,
     open_journal,
     starts,
 )
 from sagalog.decision.record import decode_record
 
-START = datetime(2030, 1, 1, tzinfo=UTC)
-
-
-@dataclass
-class Placed:
-    id: str
-
-
-@dataclass
-class Noted:
-    id: str
-    text: str
-
-
-@dataclass
-class Reserved:
-    id: str
-
-
-@dataclass
-class Overdue:
-    id: str
-
-
-@dataclass
-class Cancelled:
-    id: str
-
-
-@dataclass
-class Closed:
-    id: str
-
-
-@dataclass
-class Reserve:
-    id: str
-
-
-@dataclass
-class Release:
-    id: str
-
-
-@dataclass
-class Note:
-    id: str
-    text: str
-
-
-@dataclass
-class Remind:
-    id: str
-    number: int
-
-
-@dataclass
-class Reminded:
-    id: str
-    number: int
-
-
-@dataclass
-class Silence:
-    id: str
-
-
-@dataclass
-class Story:
-    told: list[str] = field(default_factory=list)
-
-
-class Order(Saga[Story]):
-    name = "order"
-    remembered_messages = 8
-
-    def tell(self, state: Story, what: str, context: StepContext) -> None:
-        state.told.append(f"{what} {context.now.isoformat()}")
-
-    @starts(Placed, key="id")
-    def placed(self, state: Story, event: Placed, context: StepContext) -> Any:
-        self.tell(state, "placed", context)
-        yield Send(Reserve(event.id), undo=Release(event.id))
-        yield SetTimer("late", Overdue(event.id), after=timedelta(hours=5))
-
-    @on(Reserved, key="id")
-    def reserved(self, state: Story, event: Reserved, context: StepContext) -> None:
-        self.tell(state, "reserved", context)
-
-    @on(Noted, key="id")
-    def noted(self, state: Story, event: Noted, context: StepContext) -> Any:
-        self.tell(state, f"noted {event.text}", context)
-        return Send(Note(event.id, event.text))
-
-    @on(Overdue, key="id")
-    def overdue(self, state: Story, event: Overdue, context: StepContext) -> Any:
-        self.tell(state, "overdue", context)
-        return [
-            Send(Remind(event.id, len(state.told))),
-            SetTimer("late", Overdue(event.id), after=timedelta(hours=7)),
-            SetTimer("later", Silence(event.id), after=timedelta(hours=len(state.told) % 3)),
-        ]
-
-    @on(Reminded, key="id")
-    def reminded(self, state: Story, event: Reminded, context: StepContext) -> Any:
-        self.tell(state, f"reminded of {event.number}", context)
-        return Send(Note(event.id, "x" if event.number % 5 == 4 else f"reminded {event.number}"))
-
-    @on(Silence, key="id")
-    def silence(self, state: Story, event: Silence, context: StepContext) -> Any:
-        self.tell(state, "silence", context)
-        return [Send(Note(event.id, "silence")), Compensate()] if len(state.told) > 20 else None
-
-    @on(Cancelled, key="id")
-    def cancelled(self, state: Story, event: Cancelled, context: StepContext) -> Any:
-        self.tell(state, "cancelled", context)
-        return Compensate()
-
-    @on(Closed, key="id")
-    def closed(self, state: Story, event: Closed, context: StepContext) -> Any:
-        self.tell(state, "closed", context)
-        return Complete()
-
-
-class Dying(InMemoryJournal):
-    """Answers nothing more after so many writes: to the run that uses it this is its death."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = 10**9
-        self.died = asyncio.Event()
-
-    async def write_batch(self, records: Any) -> Any:
-        if self.left <= 0:
-            self.died.set()
-            await asyncio.Event().wait()
-        self.left -= 1
-        return await super().write_batch(records)
-
-
-Line = tuple[str, datetime, Any]
-
-
-def log_of(chance: random.Random, orders: int) -> list[Line]:
-    lines: list[tuple[datetime, Any]] = []
-    for number in range(orders):
-        key, at = f"o{number}", START + timedelta(minutes=chance.randrange(600))
-        if chance.random() < 0.5:
-            lines.append((at - timedelta(minutes=5), Noted(key, "too early")))
-        lines.append((at, Placed(key)))
-        for step in range(chance.randrange(18)):
-            at += timedelta(minutes=chance.choice([0, 0, 0, 0, 0, 0, 1, 50, 300, 900]))
-            lines.append(
-                (at, chance.choice([Noted(key, str(step)), Noted(key, "x"), Placed(key), Cancelled(key), Closed(key)]))
-            )
-        if chance.random() < 0.5:
-            lines.append((at + timedelta(days=30), Placed(key)))
-    lines.sort(key=lambda line: line[0])
-    return [(f"m{number}", at, event) for number, (at, event) in enumerate(lines)]
-
-
-def runner_of(journal: Journal, chance: random.Random) -> SagaRunner:
-    async def dispatch(command: Any) -> Any:
-        for _ in range(chance.randrange(4)):
-            await asyncio.sleep(0)
-        if chance.random() < 0.15:
-            raise OSError("away")
-        if isinstance(command, Note) and command.text == "x":
-            raise CommandRefused("no")
-        if isinstance(command, Remind):
-            return Reminded(command.id, command.number)
-        return Reserved(command.id) if isinstance(command, Reserve) else None
-
-    return SagaRunner(
-        journal,
-        sagas=[Order],
-        dispatch=dispatch,
-        clock=EventClock(),
-        settings=RunnerSettings(
-            lease=timedelta(milliseconds=20),
-            retention=timedelta(days=1),
-            dispatch_retry=RetryPolicy(base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2)),
-            stop_timeout=timedelta(0),
-            max_in_flight=chance.choice([1, 7, 500]),
-        ),
-    )
-
-
-async def run(journal: Journal, log: list[Line], chance: random.Random) -> None:
-    async with runner_of(journal, chance) as runner:
-        await runner.handle_many([Incoming(event, message_id, at) for message_id, at, event in log])
-        await runner.settle()
-
-
-async def history(journal: Journal) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    ids = [one async for one in journal.all_persistence_ids()]
-    ids += await journal.ids_by_prefix("saga::", deleted=True)
-    for persistence_id in sorted(set(ids)):
-        latest = await journal.latest_message(persistence_id)
-        assert latest is not None
-        record = decode_record(latest.payload)
-        sent: list[str] = []
-        async for one in journal.replay_messages(persistence_id):
-            before = decode_record(one.payload)
-            sent += [
-                f"{c.command.type} {bytes(c.command.data)!r}"
-                for c in before.outbox
-                if c.id.startswith(f"{one.sequence_nr}/")
-            ]
-        found[persistence_id] = [record.status, bytes(record.state), record.incarnation, sorted(record.timers), sent]
-    return found
+from ..dated import (
+    START,
+    Dying,
+    Noted,
+    Order,
+    Overdue,
+    Placed,
+    Reserve,
+    Story,
+    history,
+    log_of,
+    run,
+    runner_of,
+)
 
 
 class Soon(Saga[Story]):
@@ -447,66 +243,3 @@ async def test_what_is_older_than_the_newest_instant_is_not_remembered_for_ever(
     stored = await journal.latest_message("saga::meter::m")
     assert stored is not None
     assert len(decode_record(stored.payload).inbox) == 70
-
-
-class Daily(Saga[Story]):
-    name = "daily"
-
-    @starts(Placed, key="id")
-    def placed(self, state: Story, event: Placed) -> Iterator[Action]:
-        yield SetTimer("daily", Overdue(event.id), every=timedelta(days=1), missed="each")
-
-    @on(Overdue, key="id")
-    def overdue(self, state: Story, event: Overdue) -> Iterator[Action]:
-        state.told.append("overdue")
-        yield Send(Remind(event.id, len(state.told)))
-
-    @on(Reminded, key="id")
-    def reminded(self, state: Story, event: Reminded) -> None:
-        state.told.append("reminded")
-
-
-@pytest.mark.parametrize("failures", [0, 1, 3])
-async def test_what_is_due_at_the_end_of_a_log_waits_for_the_next_attempt_of_what_is_before_it(failures: int) -> None:
-    journal, told = InMemoryJournal(), []
-    attempts: dict[str, int] = {}
-
-    async def remind(command: Remind, context: CommandContext) -> Reminded:
-        attempts[context.id] = attempts.get(context.id, 0) + 1
-        if attempts[context.id] <= failures:
-            raise OSError("away")
-        return Reminded(command.id, command.number)
-
-    settings = RunnerSettings(dispatch_retry=RetryPolicy(base=timedelta(milliseconds=1)))
-    for _ in range(2):
-        async with SagaRunner(
-            journal, sagas=[Daily], dispatch={Remind: remind}, clock=EventClock(), settings=settings
-        ) as runner:
-            await runner.handle(Placed("a"), message_id="1", at=START)
-            await runner.handle(Placed("b"), message_id="2", at=START + timedelta(days=3, hours=1))
-            await runner.settle()
-            told.append((await runner.state(Daily, "a")).told)
-    assert told == [["overdue", "reminded"] * 3] * 2
-    assert set(attempts.values()) == {failures + 1}
-
-
-async def test_an_event_that_waits_for_a_command_at_a_stop_is_left_to_the_next_run() -> None:
-    journal, tried = InMemoryJournal(), asyncio.Event()
-    log = [
-        Incoming(event, str(n), START + timedelta(hours=n)) for n, event in enumerate((Placed("a"), Noted("a", "n")))
-    ]
-
-    async def away(command: Reserve) -> None:
-        tried.set()
-        raise OSError("away")
-
-    async with SagaRunner(journal, sagas=[Order], dispatch=away, clock=EventClock()) as runner:
-        feeding = asyncio.create_task(runner.handle_many(log))
-        await tried.wait()
-    with pytest.raises(ExceptionGroup) as refused:
-        await feeding
-    assert [type(one) for one in refused.value.exceptions] == [RunnerStoppedError]
-    await run(journal, [(one.message_id or "", one.at or START, one.event) for one in log], random.Random(1))
-    async with runner_of(journal, random.Random(1)) as again:
-        told = [one.split()[0] for one in (await again.state(Order, "a")).told]
-    assert told[:3] == ["placed", "reserved", "noted"]
