@@ -40,6 +40,7 @@ from ..dated import (
     run,
     runner_of,
 )
+from ..servers.processes import eventually
 
 
 class Daily(Saga[Story]):
@@ -89,6 +90,38 @@ async def test_what_is_due_at_the_end_of_a_log_waits_for_the_next_attempt_of_wha
             told.append((await runner.state(Daily, "a")).told)
     assert told == [["overdue", "reminded"] * 3] * 2
     assert set(attempts.values()) == {failures + 1}
+
+
+@pytest.mark.parametrize("cache_size", [1, 20_000])
+@pytest.mark.parametrize("count", [2, 300])
+async def test_what_is_due_behind_many_attempts_is_due_however_few_instances_are_kept_in_memory(
+    count: int, cache_size: int
+) -> None:
+    names = [f"a{number}" for number in range(count)]
+    attempts: Counter[str] = Counter()
+    async with runner_of_daily(InMemoryJournal(), dict.fromkeys(names, 2), attempts, cache_size=cache_size) as runner:
+        await asyncio.gather(*(runner.handle(Placed(name), message_id=name, at=START) for name in names))
+        await runner.handle(Placed("last"), message_id="last", at=START + timedelta(days=3, hours=1))
+        await runner.settle()
+        for name in names:
+            assert (await runner.state(Daily, name)).told == ["overdue", "reminded"] * 3
+    assert set(attempts.values()) == {3}
+
+
+async def test_an_instance_whose_receiver_is_away_keeps_no_other_from_its_timers() -> None:
+    async with runner_of_daily(InMemoryJournal(), {"away": 10**9, "soon": 2}, Counter()) as runner:
+        for name in ("away", "soon"):
+            await runner.handle(Placed(name), message_id=name, at=START)
+        await runner.handle(Placed("last"), message_id="last", at=START + timedelta(days=3, hours=1))
+        settling = asyncio.create_task(runner.settle())
+
+        async def all_told() -> bool:
+            return (await runner.state(Daily, "soon")).told == ["overdue", "reminded"] * 3
+
+        await eventually(all_told)
+        assert not settling.done()
+    async with asyncio.timeout(30):  # it ends with the runner
+        await settling
 
 
 async def test_an_event_that_waits_for_a_command_at_a_stop_is_left_to_the_next_run() -> None:

@@ -63,7 +63,8 @@ class InstanceCache:
             left -= 1
             oldest, candidate = next(iter(instances.items()))
             del instances[oldest]
-            if candidate.idle:
+            # By itself nobody takes over what waits for its next attempt where no lease runs out.
+            if candidate.idle and not (self.runtime.engine.alone and candidate.deliveries.pauses):
                 candidate.deliveries.stop_pausing()
                 self.set_size(candidate, 0)
             else:

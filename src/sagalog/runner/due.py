@@ -192,9 +192,10 @@ class DueLoop:
         found = await runtime.due.due(now, limit=_PAGE + len(before))
         handed_out = self._handed_out[runtime.name] = {key: before[key] for key, _ in found if key in before}
         for key, _ in found:
-            known = cache.instances.get(key)
-            as_it_is = (now, -1 if known is None else known.cached.version)
-            if key not in at_work and handed_out.get(key) != as_it_is:
+            if key in at_work:
+                continue
+            as_it_is = (now, await _version_of(cache, key, look=key in handed_out))
+            if handed_out.get(key) != as_it_is:
                 handed_out[key] = as_it_is
                 at_work.add(key)
                 self._hand_out(cache, key)
@@ -243,3 +244,12 @@ class DueLoop:
             log.warning(
                 "saga %s, id %s: due work waits: %s", runtime.name, correlation_id, told, extra=instance.about()
             )
+
+
+async def _version_of(cache: InstanceCache, correlation_id: str, *, look: bool) -> int:
+    """Return the version of an instance; of one that is not in memory only if it is worth a `look` at the store."""
+    known = cache.instances.get(correlation_id)
+    if known is not None and known.cached.loaded:
+        return known.cached.version
+    saved = await cache.runtime.load(correlation_id) if look else None
+    return -1 if saved is None else saved.version

@@ -140,8 +140,8 @@ class Instance:
 
     @property
     def idle(self) -> bool:
-        """Nothing is under way, and the store knows everything, including when this instance is due again."""
-        return self.settled and not self.waiting
+        """Nothing is under way, nobody waits for it, and the store knows all, including when it is due again."""
+        return self.settled and not self.waiting and self.quieted is None
 
     @property
     def settled(self) -> bool:

@@ -32,9 +32,14 @@ async def in_turn(instance: Instance) -> AsyncIterator[None]:
 async def quiet(instance: Instance) -> None:
     """Return when the instance is quiet, or the runner stops."""
     while not is_quiet(instance) and not instance.runtime.engine.stopping.is_set():
-        if instance.quieted is None:
-            instance.quieted = instance.runtime.engine.loop.create_future()
-        await asyncio.shield(instance.quieted)
+        await asyncio.shield(quieted(instance))
+
+
+def quieted(instance: Instance) -> asyncio.Future[None]:
+    """Return what is done as soon as the instance is quiet, or the runner stops. Till then it stays in memory."""
+    if instance.quieted is None:
+        instance.quieted = instance.runtime.engine.loop.create_future()
+    return instance.quieted
 
 
 def is_quiet(instance: Instance) -> bool:

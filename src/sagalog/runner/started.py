@@ -29,7 +29,7 @@ from .gauges import Gauges, gauges_of
 from .health import Health, examine
 from .instance import Instance
 from .queue import Queue
-from .quiet import is_quiet, quiet, tell_quiet
+from .quiet import is_quiet, quieted, tell_quiet
 from .receive import Receiver
 from .repair import Repaired, apply
 from .round import Rounds
@@ -136,16 +136,17 @@ class Started:
                     if instance.deliveries.accepted:
                         instance.poke(Envelope(Maintenance.RECORD))
             if not busy:
-                later = self._not_quiet() if engine.timing.in_order else None
-                if later is None or engine.stopping.is_set():
+                # A command may wait for its next attempt, and what is due behind it for its answer.
+                later = self._not_quiet() if engine.timing.in_order and not engine.stopping.is_set() else []
+                if not later:
                     return
-                await quiet(later)  # a command waits for its next attempt, and what is due behind it for its answer
+                await asyncio.wait(map(quieted, later), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(0)
 
-    def _not_quiet(self) -> Instance | None:
-        """Return an instance that has a command left to deliver, if there is one."""
+    def _not_quiet(self) -> list[Instance]:
+        """Return the instances that have a command left to deliver."""
         instances = (instance for cache in self.caches.values() for instance in cache.instances.values())
-        return next((instance for instance in instances if not is_quiet(instance)), None)
+        return [instance for instance in instances if not is_quiet(instance)]
 
     async def health(self, timeout_seconds: float, behind_seconds: float | None) -> Health:
         """Say whether all is well; see `SagaRunner.health`."""
