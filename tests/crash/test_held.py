@@ -40,7 +40,7 @@ async def test_what_is_held_survives_the_death_of_each_worker_that_holds_it(tmp_
     await _park(url)
     told = -1  # the ledger: the last event that a worker was told to be accepted, outside of the journal
     for _ in range(KILLS):
-        told = await _hold_until_killed(url, told + 1, chance.randrange(20, 80))
+        told = await _hold_until_killed(url, told + 1, chance.randrange(60, 120))
     async with open_journal(url) as journal:
         newest = await journal.latest_message("saga::order::a")
         assert newest is not None
