@@ -60,7 +60,7 @@ def test_killed_at_each_named_point_nothing_is_lost_and_nothing_happens_twice(
 def on_postgres(tmp_path: Path, postgres_server: Postgres, postgres_proxy: Proxy) -> Path:
     asyncio.run(migrate_journal(f"{postgres_server.url}?schema=travel"))
     through = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
-    (tmp_path / "url").write_text(f"{through}?schema=travel&connect_seconds=60")
+    (tmp_path / "url").write_text(f"{through}?schema=travel")
     return tmp_path
 
 
@@ -70,7 +70,6 @@ def test_on_postgresql_nothing_is_lost_and_nothing_happens_twice(
     def restart() -> None:
         postgres_server.kill()
         postgres_server.start()
-        postgres_server.wait_until_ready()
 
     faults = [
         lambda: postgres_proxy.lose("answer"),

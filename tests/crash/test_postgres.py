@@ -28,7 +28,7 @@ def shared(tmp_path: Path, postgres_server: Postgres, postgres_proxy: Proxy) -> 
     """A folder whose workers reach the server through the proxy."""
     asyncio.run(migrate_journal(f"{postgres_server.url}?schema=shop"))
     through = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
-    (tmp_path / "url").write_text(f"{through}?schema=shop&connect_seconds=60")
+    (tmp_path / "url").write_text(f"{through}?schema=shop")
     return tmp_path
 
 

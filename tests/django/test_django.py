@@ -73,7 +73,7 @@ except NoInstanceError:
 print("placed", client.post("/orders/a").json())
 print("again", client.post("/orders/a").json(), Order.objects.filter(name="a").count())
 print("ended", sagas().outcome(ShopSaga, "a", timeout=timedelta(seconds=60)).status.value)  # by the worker
-print("shipped", Order.objects.filter(name="a", shipped=True).exists())  # perhaps before the second row was there
+print("shipped", Order.objects.filter(name="a").order_by("id").first().shipped)  # perhaps before the second row was there
 """
 
 DASHBOARD = """

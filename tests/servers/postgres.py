@@ -63,11 +63,11 @@ class Postgres:
     def _flush_again(self, process: subprocess.Popen[bytes]) -> None:
         """Let it flush what it writes, as soon as it has recovered."""
         while process.poll() is None:
-            with suppress(OSError):
-                if "ready" in (self._data / "postmaster.pid").read_text():
-                    self._recovering.unlink(missing_ok=True)
+            if self._is_ready():
+                self._recovering.unlink(missing_ok=True)
+                with suppress(ProcessLookupError, IndexError):  # it was killed just now
                     os.kill(self.postmaster(), signal.SIGHUP)
-                    return
+                return
             time.sleep(0.05)
 
     def _start(self) -> None:
@@ -123,10 +123,13 @@ class Postgres:
                 raise RuntimeError(f"PostgreSQL ended while it started:\n{self._log.read_text()}")
             time.sleep(0.01)
 
+    def _is_ready(self) -> bool:
+        return any("ready" in line for line in self._file()[_STATUS_LINE:])
+
     def wait_until_ready(self, seconds: float = 60) -> None:
         """Wait until it takes connections: before, who connects is told that it is starting up."""
         deadline = time.monotonic() + seconds
-        while "ready" not in (self._data / "postmaster.pid").read_text():
+        while not self._is_ready():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL does not get ready:\n{self._log.read_text()}")
             time.sleep(0.02)
@@ -137,7 +140,7 @@ class Postgres:
 
     def postmaster(self) -> int:
         """Return the process id of the server itself."""
-        return int((self._data / "postmaster.pid").read_text().split()[0])
+        return int(self._file()[0])
 
     def kill(self) -> None:
         """End it with SIGKILL, without a word to its clients, and all its children.
