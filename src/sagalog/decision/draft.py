@@ -245,15 +245,6 @@ class Draft:
             self._known = Known()
         return self._known
 
-    def _earlier(self, record: SagaRecord) -> int | None:
-        """Return how many ids of the inbox came before this moment; None where its record says so."""
-        before = self._before
-        if before is None or before.incarnation != record.incarnation or before.updated_at >= self.now:
-            return None
-        if record.inbox_ages and record.inbox_ages[-1][0] >= self.now:
-            return None
-        return len(before.inbox)
-
     def has_forgotten(self) -> bool:
         """Say whether so many messages were consumed that the oldest may be forgotten."""
         return self.record is not None and 8 * len(self.record.inbox) >= 7 * self.saga.remembered_messages
@@ -277,8 +268,7 @@ class Draft:
         if message_id.startswith(FAMILY) and (longer := continued(record, message_id)) is not None:
             record.inbox = longer
         elif self.whole_moments:
-            ids = self._own_list(record, "inbox")
-            remember_moments(record, ids, message_id, self.now, most, self._earlier(record))
+            remember_moments(record, self._own_list(record, "inbox"), message_id, self.now, most)
         elif len(record.inbox) < (most if most < FEW else FEW):
             record.inbox = (*record.inbox, message_id)
         else:

@@ -136,19 +136,21 @@ def remember(record: SagaRecord, ids: list[str], message_id: str, now: datetime,
     record.inbox_ages = ages
 
 
-def remember_moments(
-    record: SagaRecord, ids: list[str], message_id: str, now: datetime, most: int, earlier: int | None
-) -> None:
+def remember_moments(record: SagaRecord, ids: list[str], message_id: str, now: datetime, most: int) -> None:
     """Add an id to `ids`, the inbox of the record, and forget those beyond `most`, but none of the newest moment.
 
     In event time a log may be fed again: what is older than the newest step is recognised by its time, and of what came
-    at that very moment only the ids tell what is known. `earlier`: so many came before; None: as the record says.
+    at that very moment only the ids tell what is known. The ages of the inbox say how many came before that moment.
     """
     ages = record.inbox_ages
-    dated = sum(count for _, count in ages) if earlier is None else earlier
-    gone = min(max(0, len(ids) + 1 - most), dated)
+    newest = ages[-1][0] if ages else None
+    if newest is None or newest < now:  # then all came before
+        newest, earlier = now, len(ids)
+    else:
+        earlier = sum(count for _, count in ages)
+    gone = min(max(0, len(ids) + 1 - most), earlier)
     del ids[:gone]
-    record.inbox_ages = ((max(now, ages[-1][0]) if ages else now, dated - gone),)
+    record.inbox_ages = ((newest, earlier - gone),)
     ids.append(message_id)
 
 
