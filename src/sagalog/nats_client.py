@@ -48,6 +48,10 @@ class NatsClient(Client):
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
     ) -> Msg | None:
         """Return the message. Its subject may be no UTF-8: the server passes on what it is given."""
-        readable = subject.decode(errors="replace").encode()
-        message: Msg | None = super()._build_message(sid, readable, reply, data, headers)
+        message: Msg | None
+        try:
+            message = super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            readable = subject.decode(errors="replace").encode()
+            message = super()._build_message(sid, readable, reply, data, headers)
         return message
