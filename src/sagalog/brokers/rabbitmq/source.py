@@ -42,7 +42,7 @@ class RabbitSource(RabbitDeadLetters):
         options: Mapping[str, Any] | None = None,
         name: str | None = None,
     ) -> None:
-        letters = f"{queue}.dead-letters" if dead_letters is None else dead_letters
+        letters = letters_of(dead_letters, f"{queue}.dead-letters", queue)
         for what, name_of in (("queue", queue), ("dead_letters", letters)):
             if not isinstance(name_of, str) or not 0 < len(name_of.encode(errors="replace")) <= SHORT_TEXT:
                 raise DefinitionError(f"{what}= must be a name of at most {SHORT_TEXT} bytes, not {name_of!r}")
@@ -50,7 +50,7 @@ class RabbitSource(RabbitDeadLetters):
             raise DefinitionError(f"prefetch= must be a whole number from 1 to 65,535, not {given(prefetch)}")
         if not isinstance(single, bool):
             raise DefinitionError(f"single= must be True or False, not {given(single)}")
-        super().__init__(RabbitConnection(url, options), queue, letters_of(letters, "", queue))
+        super().__init__(RabbitConnection(url, options), queue, letters)
         self._prefetch = prefetch
         self._single = single
         self._name = text_or("name", name, f"rabbitmq:{queue}")

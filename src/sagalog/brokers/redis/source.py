@@ -124,12 +124,10 @@ class RedisSource(RedisDeadLetters):
         if not self._consumer:
             await self.open()
         unheard, self._unheard = self._unheard, True
-        found = await self._claimed(await self._not_heard(self._consumer, most), 0) if unheard else []
-        more = bool(found)
-        if not found:
-            found = await self._received(most, wait)
+        missed = await self._not_heard(self._consumer, most) if unheard else {}
+        found = await self._claimed(missed, 0) or await self._received(most, wait)
         self._held.update(message.token for message in found)
-        self._unheard = more
+        self._unheard = bool(missed)  # there may be more
         return found
 
     async def _received(self, most: int, wait: timedelta) -> list[SourceMessage]:
