@@ -232,52 +232,25 @@ def wait_until(seen: Callable[[], bool]) -> None:
 
 
 IN_EVENT_TIME = """
-from dataclasses import dataclass, field
 from pathlib import Path
-from sagalog import Saga, SagaRunner, Send, on, starts
+from sagalog import SagaRunner
+from tests.orders import OrderSaga
 
-@dataclass
-class Placed:
-    order_id: str
-
-@dataclass
-class Noted:
-    order_id: str
-
-@dataclass
-class Ship:
-    order_id: str
-
-@dataclass
-class State:
-    notes: int = 0
-
-class OrderSaga(Saga[State]):
-    name = "order"
-
-    @starts(Placed, key="order_id")
-    def placed(self, state, event):
-        yield Send(Ship(event.order_id))
-
-    @on(Noted, key="order_id")
-    def noted(self, state, event):
-        state.notes += 1
-
-runner = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga])
-
-@runner.command(Ship)
-def ship(command):
+def dispatch(command):
     if Path("away").exists():
         Path("tried").touch()
         raise OSError("the carrier is away")
+
+runner = SagaRunner("sqlite:///orders.db", sagas=[OrderSaga], dispatch=dispatch)
 """
+PLACED = {"type": "Placed", "id": "1", "at": "2030-01-01T00:00:00Z", "data": {"order_id": "o1"}}
+NOTED = {**PLACED, "type": "Noted", "id": "2"}
 BY_EVENTS = ("run", "orders:runner", "--clock", "events", "--events")
 
 
 def notes(sagalog: Sagalog) -> int:
     shown = sagalog("show", "o1", "--json", "--journal", "sqlite:///orders.db")
-    found: int = json.loads(shown.stdout)["record"]["state"]["notes"]
-    return found
+    return len([one for one in json.loads(shown.stdout)["record"]["state"]["log"] if one != "placed"])
 
 
 @pytest.mark.parametrize("bad", [{"at": "0001-01-01T00:00:00Z"}, {"id": "x" * 2000}])
@@ -285,8 +258,7 @@ def test_nothing_behind_a_line_that_is_refused_is_handled(
     sagalog: Sagalog, tmp_path: Path, bad: dict[str, str]
 ) -> None:
     (tmp_path / "orders.py").write_text(IN_EVENT_TIME)
-    log = [{"type": "Placed", "id": "1", "at": "2030-01-01T00:00:00Z", "data": {"order_id": "o1"}}]
-    log += [{**log[0], "type": "Noted", "id": str(number)} for number in range(2, 5)]
+    log = [PLACED, *({**NOTED, "id": str(number)} for number in range(2, 5))]
     (tmp_path / "log").write_text("\n".join(json.dumps(one) for one in [*log[:2], {**log[2], **bad}, log[3]]))
     done = sagalog(*BY_EVENTS, "log")
     assert done.returncode == 1
@@ -299,11 +271,10 @@ def test_nothing_behind_a_line_that_is_refused_is_handled(
 
 def test_a_log_that_begins_with_a_line_without_a_time_is_refused(sagalog: Sagalog, tmp_path: Path) -> None:
     (tmp_path / "orders.py").write_text(IN_EVENT_TIME)
-    first = {"type": "Placed", "id": "1", "at": "2030-01-01T00:00:00Z", "data": {"order_id": "o1"}}
-    second = {"type": "Noted", "id": "2", "data": {"order_id": "o1"}}
-    (tmp_path / "first").write_text(json.dumps(first))
-    (tmp_path / "second").write_text(json.dumps(second))
-    (tmp_path / "whole").write_text(f"{json.dumps(first)}\n{json.dumps(second)}")
+    undated = {name: value for name, value in NOTED.items() if name != "at"}
+    (tmp_path / "first").write_text(json.dumps(PLACED))
+    (tmp_path / "second").write_text(json.dumps(undated))
+    (tmp_path / "whole").write_text(f"{json.dumps(PLACED)}\n{json.dumps(undated)}")
     assert sagalog(*BY_EVENTS, "first").returncode == 0
     done = sagalog(*BY_EVENTS, "second")
     assert done.returncode == 1
@@ -320,8 +291,7 @@ def test_a_signal_ends_a_run_that_waits_for_a_receiver_that_is_away(
 ) -> None:
     (tmp_path / "orders.py").write_text(IN_EVENT_TIME)
     (tmp_path / "away").touch()
-    log = [{"type": "Placed", "id": "1", "at": "2030-01-01T00:00:00Z", "data": {"order_id": "o1"}}]
-    log += [{**log[0], "type": "Noted", "id": "2"}] * behind
+    log = [PLACED, *[NOTED] * behind]
     (tmp_path / "log").write_text("\n".join(json.dumps(one) for one in log))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
     command = [sys.executable, "-m", "sagalog", *BY_EVENTS, "log"]

@@ -82,7 +82,7 @@ class _Feeding:
         self.error_count = 0
         self.stopped_by = 0
         self._in_event_time = isinstance(runner.clock, EventClock)
-        self._dated = not isinstance(runner.clock, EventClock) or runner.clock.begun
+        self._dated = not isinstance(runner.clock, EventClock) or runner.clock.begun  # so that each event has a time
         self._stopped = asyncio.Event()
         self._at_work: set[asyncio.Task[None]] = set()
         self._free = asyncio.Semaphore(2048)
@@ -171,10 +171,11 @@ class _Feeding:
         self._dated = self._dated or at is not None
         if not self._dated:
             raise LineError(number, 'it has no "at", and neither has any line before it: when it was is not known')
-        try:
-            check_event(self.runner, incoming.event, incoming.message_id, at)
-        except SagalogError as error:
-            raise LineError(number, str(error)) from error
+        if not self.skip:
+            try:
+                check_event(self.runner, incoming.event, incoming.message_id, at)
+            except SagalogError as error:
+                raise _refused(number, error) from error
 
     def _at(self, incoming: Incoming) -> datetime | None:
         return incoming.at if self._in_event_time else None
@@ -182,13 +183,9 @@ class _Feeding:
     async def _one(self, number: int, incoming: Incoming) -> None:
         try:
             await self.runner.handle(incoming.event, message_id=incoming.message_id, at=self._at(incoming))
-        except RunnerStoppedError:
-            if not self.stopped_by:
-                raise
-        except (InvalidEventError, CodecError) as error:
-            self._error(LineError(number, str(error)))
         except SagalogError as error:
-            self._error(LineError(number, f"{type(error).__name__}: {error}"))
+            if not (self.stopped_by and isinstance(error, RunnerStoppedError)):  # it was not accepted any more
+                self._error(_refused(number, error))
         finally:
             self._free.release()
 
@@ -226,3 +223,9 @@ class _Feeding:
             f"{counters.duplicates:,} known already, {counters.ignored:,} without a live instance, "
             f"{counters.commands:,} commands, {self.error_count:,} errors"
         )
+
+
+def _refused(number: int, error: SagalogError) -> LineError:
+    """Return what is told of a line whose event was not handled."""
+    of_the_line = isinstance(error, (InvalidEventError, CodecError))
+    return LineError(number, str(error) if of_the_line else f"{type(error).__name__}: {error}")
