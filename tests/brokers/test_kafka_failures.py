@@ -19,6 +19,8 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from sagalog import InMemoryJournal, SagaRunner
 from sagalog.brokers import looking
 from sagalog.brokers.kafka import KafkaSink, KafkaSource
+from sagalog.brokers.kafka.connection import KafkaServers
+from sagalog.brokers.kafka.singly import Read, Singly
 
 from ..servers import mock_kafka
 from ..servers.mock_kafka import MockKafka
@@ -281,3 +283,37 @@ async def test_a_codec_whose_library_is_missing_is_named_and_holds_up_no_other_p
         await eventually(lambda: counts(runner).accepted == elsewhere, 60)
         there = True
         await judge(cluster, runner, 1)
+
+
+async def test_a_lack_of_memory_passes_over_nothing(cluster: MockKafka, monkeypatch: pytest.MonkeyPatch) -> None:
+    await load(cluster, range(2))
+    read, raised = AIOKafkaConsumer.getmany, [MemoryError] * 6 + [CorruptRecordException]  # read one by one since then
+
+    async def getmany(consumer: AIOKafkaConsumer, *partitions: TopicPartition, **how: Any) -> Any:
+        if raised and "max_records" in how:  # it is the source's
+            raise raised.pop()
+        return await read(consumer, *partitions, **how)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", getmany)
+    async with working(cluster, InMemoryJournal()) as runner:
+        await judge(cluster, runner, 2)
+        assert (raised, counts(runner).dead_letters) == ([], 0)
+
+
+async def test_no_partition_that_is_read_record_by_record_waits_for_another(cluster: MockKafka) -> None:
+    await load(cluster, range(10))
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=cluster.servers, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    consumer.assign([TopicPartition(INSIDE, number) for number in range(PARTITIONS)])
+    singly, seen = Singly(KafkaServers(cluster.servers, None)), []
+    async with asyncio.timeout(60):
+        for most in (PARTITIONS, 1, 1, 1):
+            found: list[Read] = []
+            while not found:
+                found = await singly.read(consumer, most, 0.5)
+            seen.append({one.partition.partition for one in found})
+            assert len(found) <= most
+    await consumer.stop()
+    assert set().union(*seen[1:]) == seen[0] == set(range(PARTITIONS))

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import struct
+import zlib
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.errors import CorruptRecordException
 
 from ...errors import BrokerError
 from ...logs import about, log
@@ -24,12 +26,22 @@ _FETCHES = 3  # of a record, before it is passed over
 _PAUSE_SECONDS = 0.1  # before the second one; twice that before the third
 _COMPLAIN_SECONDS = 60.0
 
-
-def is_undecodable(error: Exception) -> bool:
-    """Say whether the client could not decode what it got. Each of its codecs raises what it likes."""
-    if isinstance(error, (CorruptRecordException, gzip.BadGzipFile)):
-        return True
-    return not isinstance(error, (KafkaError, OSError, TimeoutError))
+# What the client raises for what it got. Anything else may go away, such as a lack of memory, and passes over nothing.
+CANNOT_BE_DECODED: tuple[type[Exception], ...] = (
+    CorruptRecordException,
+    ValueError,  # a name that is no UTF-8
+    IndexError,
+    struct.error,
+    gzip.BadGzipFile,
+    zlib.error,
+    EOFError,
+)
+try:
+    from cramjam import DecompressionError
+except ImportError:  # then the client says that the codec is missing
+    pass
+else:
+    CANNOT_BE_DECODED += (DecompressionError,)
 
 
 class Read(NamedTuple):
@@ -48,16 +60,22 @@ class Singly:
         self._servers = servers
         self._passed_over: dict[TopicPartition, int] = {}  # the last offset that was; more of its batch may follow
         self._complain_at = 0.0
+        self._first = 0  # whose turn it is to be read first
 
     async def read(self, consumer: AIOKafkaConsumer, most: int, seconds: float) -> list[Read]:
         """Return what there is, after `seconds` at most if that is nothing. Raises BrokerError if nothing can be read."""
         found: list[Read] = []
         failed: BrokerError | None = None
-        assigned = consumer.assignment()
-        for partition in assigned:
+        assigned = sorted(consumer.assignment())
+        self._first = (self._first + 1) % max(1, len(assigned))
+        for partition in (*assigned[self._first :], *assigned[: self._first]):
+            share = min(most - len(found), max(1, most // len(assigned)))
+            if share == 0:
+                break
+            what = f"asking for messages of topic {partition.topic}, partition {partition.partition}"
             try:
-                with self._servers.answers(f"asking for messages of topic {partition.topic}, {partition.partition}"):
-                    await self._read(consumer, partition, most, seconds / len(assigned), found)
+                with self._servers.answers(what):
+                    await self._read(consumer, partition, len(found) + share, seconds / len(assigned), found)
             except BrokerError as error:
                 failed = failed or error
         if failed is not None:
@@ -73,9 +91,7 @@ class Singly:
         while len(found) < most:
             try:
                 got = await consumer.getmany(partition, timeout_ms=int(seconds * 1000), max_records=1)
-            except Exception as error:
-                if not is_undecodable(error):
-                    raise
+            except CANNOT_BE_DECODED as error:
                 offset = await consumer.position(partition)
                 if fetches < _FETCHES and self._passed_over.get(partition) != offset - 1:
                     consumer.seek(partition, offset)

@@ -25,7 +25,7 @@ from ..message import UNDECODABLE, Backlog, SourceMessage, moment_of
 from .connection import ANSWER_SECONDS, KafkaServers, decoded
 from .dead_letters import KafkaDeadLetters
 from .offsets import Offsets
-from .singly import Read, Singly, is_undecodable
+from .singly import CANNOT_BE_DECODED, Read, Singly
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _SINGLY_SECONDS = 60.0  # so long records are read one by one: a broker may be slow to give the one that cannot be read
@@ -148,9 +148,8 @@ class KafkaSource(KafkaDeadLetters):
             with self._servers.answers("asking for messages"):
                 try:
                     found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
-                except Exception as error:
-                    if is_undecodable(error) or isinstance(error, UnsupportedCodecError):  # other partitions go on
-                        self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
+                except (*CANNOT_BE_DECODED, UnsupportedCodecError):  # the other partitions go on
+                    self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
                     raise
             return [self._message(partition, one) for partition, some in found.items() for one in some]
         except Exception:
