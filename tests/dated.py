@@ -152,11 +152,24 @@ class Order(Saga[Story]):
         return Complete()
 
 
-class Dying(InMemoryJournal):
+class Slow(InMemoryJournal):
+    """Answers a write after so many turns of the loop, as a file or a server does."""
+
+    def __init__(self, turns: int = 20) -> None:
+        super().__init__()
+        self.turns = turns
+
+    async def write_batch(self, records: Any) -> Any:
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
+        return await super().write_batch(records)
+
+
+class Dying(Slow):
     """Answers nothing more after so many writes: to the run that uses it this is its death."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, turns: int = 0) -> None:
+        super().__init__(turns)
         self.left = 10**9
         self.died = asyncio.Event()
 

@@ -121,15 +121,16 @@ class Started:
         engine = self.engine
         await self.due_loop.searched()
         while True:
-            before = self.due_loop.handed_out
+            before = self._progress()
             for cache in self.caches.values() if not engine.client else ():
                 if engine.timing.in_order:  # no lease runs out by itself here
                     await self.due_loop.hand_out_all(cache, engine.now() + engine.lease)
                 else:
                     await self.due_loop.scan(cache, engine.now())
             await engine.wait_for_tasks()
-            # A claim in order fires no timer behind one that has sent a command, so another one has to look again.
-            busy = self._dispatcher.gates.moving or (engine.timing.in_order and self.due_loop.handed_out > before)
+            # A claim in order fires no timer behind one that has sent a command. So whatever was done since this look, such
+            # as the acceptance of a command, another one has to see what may fire now.
+            busy = self._dispatcher.gates.moving or (engine.timing.in_order and self._progress() != before)
             for cache in self.caches.values():
                 for instance in cache.active():
                     busy = busy or not instance.settled
@@ -142,6 +143,11 @@ class Started:
                     return
                 await asyncio.wait(map(quieted, later), return_when=asyncio.FIRST_COMPLETED)
             await asyncio.sleep(0)
+
+    def _progress(self) -> tuple[int, int, int]:
+        """Return how much was handed out, stored and accepted."""
+        counters = self.engine.counters
+        return self.due_loop.handed_out, counters.saves, counters.commands
 
     def _not_quiet(self) -> list[Instance]:
         """Return the instances that have a command left to deliver."""
