@@ -129,7 +129,12 @@ def test_a_record_that_cannot_be_read_says_why(payload: bytes, message: str) -> 
         decode_record(payload)
 
 
-@given(st.binary(max_size=50) | st.sampled_from([b"{}", b" {}", b"1", b'"x"', b"\xff", b"", b"nul", b'{"a":1}\n']))
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@given(
+    st.binary(max_size=50) | st.sampled_from([b"{}", b" {}", b"1", b'"x"', b"\xff", b"", b"nul", b'{"a":1}\n', DEEP])
+)
 def test_any_state_bytes_survive_being_embedded(payload: bytes) -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     raw, wrapped = embed_state(payload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import gzip
 import os
 import sys
@@ -88,16 +89,25 @@ class Lines:
                         continue
                     number += 1
                     if line.strip():
-                        yield number, line[: self._limit + 2]
+                        yield number, self._plain(number, line)
                 if len(rest) > self._limit + 1:
                     if not cut:
                         number += 1
-                        yield number, rest[: self._limit + 2]
+                        yield number, self._plain(number, rest)
                     rest, cut = b"", True
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise LineError(number + 1, f"the gzip file is damaged or cut off from here ({error})") from error
         if rest.strip() and not cut and not self._ended:
-            yield number + 1, rest
+            yield number + 1, self._plain(number + 1, rest)
+
+    def _plain(self, number: int, line: bytes) -> bytes:
+        """Return a line without the mark of UTF-8 that some programs write first, and cut behind the limit."""
+        return (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)[: self._limit + 2]
+
+    def check(self, number: int, line: bytes) -> None:
+        """Raise LineError for a line that was cut."""
+        if len(line) > self._limit + 1:
+            raise LineError(number, f"it is longer than {self._limit:,} bytes, the runner's max_payload_bytes")
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while not self._ended:
@@ -154,7 +164,7 @@ def _own(read: Reader) -> Callable[[int, bytes], Incoming | None]:
     def parse(number: int, line: bytes) -> Incoming | None:
         try:
             document = _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise LineError(number, f"it is not a JSON object ({_why(error)})") from None
         try:
             return read(document)
@@ -173,7 +183,7 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
     def parse(number: int, line: bytes) -> Incoming:
         try:
             fields = _decode_line(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise LineError(
                 number, f'it is not {{"type": ..., "id": ..., "data": {{...}}}} as JSON ({_why(error)})'
             ) from None
@@ -196,4 +206,6 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
     return str(error).partition(" - at `$`")[0] if isinstance(error, msgspec.DecodeError) else "not UTF-8"

@@ -152,6 +152,7 @@ class _Feeding:
             async for number, line in self.lines:
                 self.read += 1
                 try:
+                    self.lines.check(number, line)
                     incoming = parse(number, line)
                     if incoming is not None:
                         self._check(number, incoming)

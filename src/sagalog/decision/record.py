@@ -251,7 +251,7 @@ def embed_state(payload: bytes) -> tuple[msgspec.Raw, bool]:
         msgspec.json.decode(payload)
         payload.decode()
         plain = payload.strip() == payload
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         plain = False
     if not plain:
         return msgspec.Raw(b'"' + base64.b64encode(payload) + b'"'), True
