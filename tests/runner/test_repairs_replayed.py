@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 from sagalog import JournalSagaStateStore, JournalUnavailableError, Send, starts
+from sagalog.decision.inbox import FEW
+from sagalog.decision.record import decode_record
 from sagalog.decision.repair import retry, skip
 
 from ..orders import Closed, Failing, Noted, OrderSaga, OrderState, Placed, Reserve
@@ -150,6 +152,20 @@ async def test_only_the_held_event_that_makes_the_record_too_large_parks_it_agai
         await apply(journal(shared), "order", "a", skip())
         await small.settle()
     assert await shared.log("a") == ["placed", "recovered", "1", "3"]
+
+
+async def test_each_of_many_is_replayed_once_in_several_records(shared: Bench) -> None:
+    texts = [str(number) for number in range(200)]
+    async with shared.runner() as runner:
+        await park(shared, runner, *(Noted("a", text) for text in texts))
+    async with shared.runner(max_payload_bytes=17_000) as small:  # they fit, but their commands do not
+        await apply(journal(shared), "order", "a", retry())
+        await small.settle()
+    stored = [decode_record(one.payload) async for one in journal(shared).replay_messages("saga::order::a")]
+    continued = [record for record in stored if record.goes_on]
+    assert len(continued) == 1
+    assert len(continued[0].inbox) > FEW, "so that ids are looked up"
+    assert await shared.log("a") == ["placed", "recovered", *texts]
 
 
 class Picky(OrderSaga):

@@ -63,6 +63,28 @@ def test_what_was_consumed_is_known_and_nothing_else(steps: list[list[str]], ful
         assert set(each(record.inbox)) == set(each(consumed))
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.lists(ids, max_size=30), st.booleans(), st.booleans()), max_size=8), st.integers(0, 9))
+def test_what_was_consumed_and_taken_back_is_not_known(
+    parts: list[tuple[list[str], bool, bool]], before_them: int
+) -> None:
+    record = empty()
+    record.inbox = tuple(f"before{n}" for n in range(FEW - before_them))
+    consumed, made = set(record.inbox), draft(record)
+    for step, copied, undone in parts:
+        before, known = made.copied() if copied or undone else None, set(consumed)
+        for one in step:
+            assert made.record is not None
+            assert made.knows(one) is (one in consumed or covered(one, consumed)), one
+            if not made.knows(one):
+                made.remember(made.record, one)
+                consumed.add(one)
+            assert made.knows(one)
+        if undone:
+            made.go_back(before)
+            consumed = known
+
+
 def covered(one: str, consumed: set[str]) -> bool:
     """A sender cannot bring such an id (ids.sender_id): it is of ours, whichever way it is written."""
     reply = reply_parts(one)

@@ -175,6 +175,11 @@ class Draft:
         self._queue = None
         return None if self.record is None else copy.copy(self.record)
 
+    def go_back(self, copied: SagaRecord | None) -> None:
+        """Go back to a copy of the record. What was looked up since is not known any more: it may be what is undone."""
+        self.record = copied
+        self._known = self._queue = self._lists = self._timers = None
+
     def frozen(self) -> SagaRecord | None:
         """Return the record, its sequences as they may be shared: to be called before it is kept."""
         record = self.record
@@ -256,15 +261,16 @@ class Draft:
         cannot come again: those of this step, of the last one and some before are kept, for a save whose answer is lost.
         """
         if own:
+            known = record.recent
             if not record.handled:  # the first message of this draft
                 last = 0 if self._before is None else len(self._before.handled)
                 record.recent = (*record.recent[-max(_RECENT, last) :], message_id)
             else:
                 self.append(record, "recent", message_id)
             if self._known is not None:
-                self._known.recent.added(record.recent, message_id)
+                self._known.recent.added(known, record.recent, message_id)
             return
-        most = self.saga.remembered_messages
+        most, before = self.saga.remembered_messages, record.inbox
         if message_id.startswith(FAMILY) and (longer := continued(record, message_id)) is not None:
             record.inbox = longer
         elif self.whole_moments:
@@ -275,7 +281,7 @@ class Draft:
             window = max(self.saga.remembered_for, self.retention)
             remember(record, self._own_list(record, "inbox"), message_id, self.now, most, window)
         if self._known is not None:
-            self._known.inbox.added(record.inbox, message_id)
+            self._known.inbox.added(before, record.inbox, message_id)
 
     def touch(self) -> SagaRecord:
         """Mark the record as changed now and return it."""

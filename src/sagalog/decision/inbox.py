@@ -63,8 +63,10 @@ class Searched:
             self._set = set(ids)
         return self._set
 
-    def added(self, ids: Sequence[str], message_id: str) -> None:
-        """Note that they are `ids` now, with a new one. What was forgotten stays known in this step."""
+    def added(self, before: Sequence[str], ids: Sequence[str], message_id: str) -> None:
+        """Note that `before` is `ids` now, with a new one. What was forgotten stays known in this step."""
+        if self._ids is not before:  # then what was looked up is of others
+            self._set = self._runs = None
         self._ids = ids
         if self._set is not None:
             self._set.add(message_id)

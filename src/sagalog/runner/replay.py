@@ -63,7 +63,8 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
     except PayloadTooLargeError:
         # One of them is to blame, and only that one may park the instance: check the size after each.
         reporter.taken_back()
-        draft.record, draft.fired, draft.started, draft.woken = before, fired, started, woken
+        draft.go_back(before)
+        draft.fired, draft.started, draft.woken = fired, started, woken
         replayed = await _replay(instance, draft, reporter, checked=True)
     draft.replaying = ()
     return replayed
@@ -128,7 +129,7 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 # be gone for good, and needs an operator.
                 raise unreadable(instance, f"held event: {error}") from error
             if before is not None:
-                draft.record = before
+                draft.go_back(before)
                 draft.fired, draft.started, draft.woken = counted
             reporter.taken_back(culprit.id)
             no_room = _no_room(culprit, error, draft.record)
