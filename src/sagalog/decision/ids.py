@@ -3,6 +3,7 @@
 persistence id   saga::<saga name>::<correlation id>
 tag              saga::<saga name>
 message id       of a sender, as it is given (see sender_id)
+refused event    sender::refused::<its time, in microseconds since 1970>::<message id>    in event time
 reply            <command id>/reply/<event type>@<SagaRecord.first_start>/<number among those of that type>
 refusal          <command id>/refused
 entry            <sequence nr>/<index>                       a command or a timer, within its instance
@@ -34,6 +35,7 @@ DROPPED = f"{FAMILY}dropped/"  # in the id of the held message that leads a gath
 
 
 _SENDER = "sender::"  # before a sender's message id that looks like one of ours
+_REFUSED = f"{_SENDER}refused::"
 
 
 def sender_id(message_id: str) -> str:
@@ -47,6 +49,19 @@ def sender_id(message_id: str) -> str:
 def given_id(message_id: str) -> str:
     """Return the id that the sender gave a message which is known under `message_id`."""
     return message_id.removeprefix(_SENDER)
+
+
+def refused_id(message_id: str, microseconds: int) -> str:
+    """Return what notes that an event of that time, since 1970, was refused: it may come again with another time.
+
+    No sender's id is known under it: behind `sender::` comes what begins as an id of ours does.
+    """
+    return f"{_REFUSED}{microseconds}::{message_id}"
+
+
+def is_refused_id(noted: str) -> bool:
+    """Say whether an id notes an event that was refused; see `refused_id`."""
+    return noted.startswith(_REFUSED)
 
 
 def rate_id(command: str) -> str:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from datetime import datetime
+from itertools import takewhile
 
+from ..decision.draft import Draft
+from ..decision.ids import is_refused_id, refused_id
 from ..decision.message import Message, Outcome
+from ..decision.record import SagaRecord, microseconds
 from .envelope import Envelope
 from .fire import fire_before
 from .outcome import no_instance, take
@@ -27,13 +31,24 @@ def step_in_event_time(turn: Turn, envelope: Envelope, message: Message, at: dat
             raise CacheTooOld
         no_instance(turn, envelope)
         return None
-    elif not known and record is not None and at < record.updated_at and draft.has_forgotten():
+    elif not known and record is not None and _is_outdated(draft, record, message, at):
         envelope.decided = Outcome.DUPLICATE
         return None
     firing = None if known else fire_before(turn, envelope, at)
     if firing is not None:
         return _after_firing(turn, envelope, message, at, firing)
     return _take_at(turn, envelope, message, at)
+
+
+def _is_outdated(draft: Draft, record: SagaRecord, message: Message, at: datetime) -> bool:
+    """Say whether a message that is not known was judged before, so that it would now be judged by what came later."""
+    if at < record.updated_at and draft.has_forgotten():
+        return True
+    refused = refused_id(message.id, microseconds(at))
+    if not draft.knows(refused):
+        return False
+    since = takewhile(lambda noted: noted != refused, reversed(record.inbox))
+    return at != record.updated_at or not all(map(is_refused_id, since))
 
 
 def _take_at(turn: Turn, envelope: Envelope, message: Message, at: datetime) -> Awaitable[None] | None:

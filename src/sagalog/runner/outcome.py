@@ -9,8 +9,9 @@ from collections.abc import Awaitable
 
 from ..decision.answer import answer_to
 from ..decision.entries import FINAL
+from ..decision.ids import refused_id
 from ..decision.message import Message, Outcome
-from ..decision.record import SagaRecord
+from ..decision.record import SagaRecord, microseconds
 from ..errors import NoInstanceError
 from .envelope import Envelope
 from .failures import not_handled
@@ -83,14 +84,19 @@ def _note_parking(turn: Turn, envelope: Envelope) -> None:
 
 
 def _remember(turn: Turn, envelope: Envelope) -> None:
-    """In event time, remember a message that was passed over, so that the log changes nothing when it is fed again."""
+    """In event time, remember a message that was passed over, so that the log changes nothing when it is fed again.
+
+    One that was refused by an error may come again later, under the same id.
+    """
     message, record = envelope.message, turn.draft.record
     if message is None or message.at is None or message.kind != "event" or message.answer or message.own:
         return
     if record is None:
         turn.instance.runtime.passed_over.add(turn.instance.correlation_id, message.at, message.id)
-    elif not turn.draft.knows(message.id):
-        turn.draft.remember(record, message.id)
+        return
+    noted = message.id if isinstance(envelope.decided, Outcome) else refused_id(message.id, microseconds(message.at))
+    if not turn.draft.knows(noted):
+        turn.draft.remember(record, noted)
         turn.draft.touch()
 
 
