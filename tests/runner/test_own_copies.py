@@ -134,3 +134,33 @@ async def test_a_refusal_that_failed_once_is_decided_on_the_command_as_it_was_se
         bench.world.fail, bench.world.refuse = {}, {Take}
         while await items(runner, "emptying") != ["t"]:
             await asyncio.sleep(0.005)
+
+
+async def test_the_senders_own_event_stays_as_it_was(bench: Bench) -> None:
+    async with bench.runner(sagas=[Emptying]) as runner:
+        event = Filled("a", ["1"])
+        await runner.handle(event)
+        assert event == Filled("a", ["1"])  # so the sender can send it again
+
+
+class Answered(Saga[Basket]):
+    name = "answered"
+
+    @starts(Filled, key="key")
+    def filled(self, state: Basket, event: Filled) -> Send:
+        return Send(Take(event.key, []))
+
+    @on(More, key="key")
+    def more(self, state: Basket, event: More) -> None:
+        event.items.append(event.key)
+        state.items = event.items
+
+
+async def test_what_a_command_handler_answers_is_not_shared_between_instances(bench: Bench) -> None:
+    prices = ["10"]  # kept by the service: a constant, a cache
+    async with bench.runner(sagas=[Answered], dispatch=lambda command: More(command.key, prices)) as runner:
+        for key in ("a", "b"):
+            await runner.handle(Filled(key, []))
+            await runner.settle()
+        assert (await runner.state(Answered, "b")).items == ["10", "b"]
+        assert prices == ["10"]

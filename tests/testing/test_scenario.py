@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -14,6 +15,7 @@ from sagalog import (
     KeyTakenError,
     Saga,
     Schedule,
+    Send,
     SetTimer,
     StepContext,
     on,
@@ -57,6 +59,36 @@ def test_what_is_sent_set_and_kept_is_seen(order: Scenario[OrderState]) -> None:
     )
     order.when(Paid("a")).then(sent=[Charge("a")], timers={}, completed=False)
     order.when(Closed("a")).then(sent=[Ship("a")], completed=True, state={"paid": True})
+
+
+def test_the_events_that_are_given_to_it_stay_as_they_were() -> None:
+    @dataclass
+    class Filled:
+        key: str
+        items: list[str]
+
+    @dataclass
+    class Weigh:
+        key: str
+
+    @dataclass
+    class Basket:
+        items: list[str] = field(default_factory=list)
+
+    class BasketSaga(Saga[Basket]):
+        name = "basket"
+
+        @starts(Filled, key="key")
+        def filled(self, state: Basket, event: Filled) -> Send:
+            event.items.append("counted")
+            state.items += event.items
+            return Send(Weigh(event.key))
+
+    filled = Filled("a", ["1"])
+    Scenario(BasketSaga).when(filled).then(state=Basket(["1", "counted"]))
+    assert filled.items == ["1"]
+    with pytest.raises(InvalidEventError, match="items"):
+        Scenario(BasketSaga).when(Filled("a", [1]))  # type: ignore[list-item]
 
 
 def test_given_is_not_counted(order: Scenario[OrderState]) -> None:

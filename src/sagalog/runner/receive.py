@@ -289,6 +289,7 @@ class Receiver:
         if at is not None:
             _check_at(event, at)
             self._engine.timing.reach(at)
+        event = codec.decode(data, type(event))  # its sender sees nothing of what a handler does to it
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
     async def _deliver(

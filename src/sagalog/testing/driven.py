@@ -5,6 +5,7 @@ message ─► advance ─► what it wakes ─► record (encoded and decoded) 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
 from types import FunctionType
@@ -20,6 +21,7 @@ from ..decision.kept import next_kept
 from ..decision.keys import KeyValue
 from ..decision.message import Message, Outcome, kept_message, refusal
 from ..decision.record import SagaRecord, decode_record, encode_record
+from ..definition import codec
 from ..definition.codec import TypeRegistry
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError, KeyTakenError
@@ -67,7 +69,7 @@ class DrivenInstance:
             self._messages += 1
             message_id = f"message {self._messages}"
         by = None if key is None else (key[0].name, key[1])
-        self.step(Message(message_id, event, by=by), f"{event!r}")
+        self.step(Message(message_id, _own(event), by=by), f"{event!r}")
 
     def draft(self) -> Draft:
         """Return a draft over what is stored."""
@@ -161,7 +163,7 @@ class DrivenInstance:
                 if event is None:
                     continue
                 answer_id = reply_id(command_id(draft.persistence_id, entry.id), type(event).__name__, 0)
-                self.step(Message(answer_id, event, life=entry.life), f"it is answered: {event!r}")
+                self.step(Message(answer_id, _own(event), life=entry.life), f"it is answered: {event!r}")
 
     def _deliver_child(self, entry: Command) -> None:
         """Let a child start, or end because it is asked to; what tells a parent of this one is only accepted."""
@@ -217,7 +219,7 @@ class DrivenInstance:
         own = persistence_id(self.saga.name, str(self.correlation_id))
         entry = self.running()[name]
         answer_id = reply_id(command_id(own, entry), type(event).__name__, 0)
-        self.step(Message(answer_id, event, answer=True, life=self.record.incarnation), what)
+        self.step(Message(answer_id, _own(event), answer=True, life=self.record.incarnation), what)
         if any(command.id == entry for command in self.record.outbox):  # it compensates, and nothing follows from that
             draft = self.draft()
             draft.accept([entry])
@@ -243,3 +245,8 @@ def _without_loop(outcome: Awaitable[Outcome]) -> Outcome:
         "an async handler waited for something, which a scenario has no event loop for: handlers decide, they do not "
         "wait. Test it with the fixture saga_runner if it has to"
     )
+
+
+def _own(event: Any) -> Any:
+    """Return a copy of an event, as a runner makes one: nobody else sees what a handler does to it."""
+    return codec.decode(codec.check_event(event, sys.maxsize), type(event))
