@@ -11,6 +11,7 @@ import threading
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,6 +253,26 @@ def test_a_wrong_url_is_told_before_anything_is_made(
     with pytest.raises(DefinitionError, match=message):
         open_journal(url)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("beside", ["false", 1, None])
+def test_what_is_neither_true_nor_false_is_refused(tmp_path: Path, beside: Any) -> None:
+    with pytest.raises(DefinitionError, match="beside"):
+        SqliteJournal(tmp_path / "a.db", beside=beside)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_file_that_was_named_from_the_working_directory_stays_the_same_in_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    async with open_journal("sqlite:///a.db") as journal:
+        await write(journal, "a", 1)
+        os.chdir("elsewhere")
+        await write(journal, "a", 2)
+        assert await replay(journal, "a") == [1, 2]
+        assert list(Path().iterdir()) == []
 
 
 async def test_urls_open_what_they_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

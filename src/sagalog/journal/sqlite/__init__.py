@@ -13,6 +13,7 @@ from typing import Any, Self, TypeVar, cast
 
 from ...durations import seconds_of
 from ...errors import DefinitionError, InvalidEventError, JournalUnavailableError, SagalogError, SequenceOutOfOrder
+from ...text import given
 from ..arguments import checks_arguments
 from ..checks import check_moment, check_moves, checked, in_sequence, out_of_order, wanted_terms
 from ..opening import told_if_slow
@@ -103,6 +104,8 @@ class SqliteJournal:
         beside: bool = False,
     ) -> None:
         keep = check_history(history)
+        if not isinstance(beside, bool):
+            raise DefinitionError(f"beside must be True or False, not {given(beside)}")
         busy_seconds = seconds_of("busy_timeout", busy_timeout, zero=True, most=LONGEST)
         quick_seconds = seconds_of("on_loop", on_loop, zero=True, most=LONGEST)
         self.page_bytes = 4096 if keep is None else 0
@@ -174,9 +177,9 @@ class SqliteJournal:
         path, _, query = rest.partition("?")
         if not path.startswith("/") or path == "/":
             raise DefinitionError("an SQLite journal's URL is sqlite:///relative.db or sqlite:////absolute/path.db")
-        given, others = split_settings("sqlite", query, _SETTINGS)
+        chosen, others = split_settings("sqlite", query, _SETTINGS)
         only_known("sqlite", _SETTINGS, others)
-        return cls(path[1:], **{**given, **settings})
+        return cls(path[1:], **{**chosen, **settings})
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         self._file.check_process()

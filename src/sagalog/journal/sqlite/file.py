@@ -171,7 +171,8 @@ class OpenedFile:
         self.path = path
         self._pid = os.getpid()
         real = os.path.realpath(path)  # SQLite keeps the log beside the file that a link leads to
-        self._names = (path, real + "-wal", real + "-shm")
+        # By whole paths: the program may change its working directory, and SQLite has long found the file.
+        self._names = (os.path.abspath(path), real + "-wal", real + "-shm")
         self._identities = tuple(map(_identity, self._names))
         self._lost = ""
         self._log = _Log(self._names[1])
@@ -255,7 +256,7 @@ class OpenedFile:
 
     def _size(self) -> int:
         try:
-            return os.stat(self.path).st_size
+            return os.stat(self._names[0]).st_size
         except OSError:
             return 0
 
@@ -263,7 +264,7 @@ class OpenedFile:
     def links(self) -> int:
         """How many names the file has: SQLite finds the log by the name, so two of them make two logs."""
         try:
-            return os.stat(self.path).st_nlink
+            return os.stat(self._names[0]).st_nlink
         except OSError:
             return 1
 
