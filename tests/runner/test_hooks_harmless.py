@@ -73,6 +73,23 @@ def test_the_guarantees_hold_under_simulation_with_a_hook_that_raises(monkeypatc
     simulate([OrderSaga], Shop, seeds=range(25))
 
 
+@pytest.mark.parametrize("answer", [True, "span", object()])
+async def test_a_hook_that_returns_no_context_manager_holds_up_no_command(
+    bench: Bench, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    class Odd(Hook):
+        def within(self, delivery: Delivery) -> Any:
+            return answer
+
+    async with listening(bench, Odd()) as runner:
+        await runner.handle(Placed("a"))
+        await runner.settle()
+    assert bench.world.names == ["Reserve"]
+    assert [r.getMessage() for r in caplog.records if "no context manager" in r.getMessage()] == [
+        "hook Odd.within returned what is no context manager; further failures of it are not logged"
+    ]
+
+
 async def test_command_handlers_of_every_shape_run_in_the_context_of_the_hook(bench: Bench) -> None:
     here: ContextVar[str] = ContextVar("here", default="nowhere")
     seen: list[tuple[str, str]] = []

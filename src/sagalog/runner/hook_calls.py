@@ -81,7 +81,11 @@ class _Within(AbstractContextManager[None]):
     def __enter__(self) -> None:
         for hook in self._calls._listening["within"]:
             context = self._calls._call(hook, "within", self._delivery)
-            if context is not None and self._survived(hook, context.__enter__):
+            if context is None:
+                continue
+            if not isinstance(context, AbstractContextManager):
+                self._calls._complain(hook, "within", "returned what is no context manager")
+            elif self._survived(hook, context.__enter__):
                 self._entered.append((hook, context))
 
     def __exit__(
