@@ -24,6 +24,13 @@ class Ahead(SystemClock):
         return datetime.now(UTC) + self.by
 
 
+async def test_a_clock_that_is_not_the_machines_sleeps_by_its_own_time() -> None:
+    clock = Ahead(timedelta(hours=-1))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await clock.sleep_until(clock.now() + timedelta(minutes=30))  # which is past by the machine's
+
+
 @pytest.mark.parametrize("by", [timedelta(minutes=10), timedelta(hours=25)])
 async def test_a_dead_workers_commands_are_taken_over_although_its_clock_was_set_back(
     tmp_path: Path, by: timedelta

@@ -40,7 +40,7 @@ class SystemClock:
         return datetime.now(UTC)
 
     async def sleep_until(self, moment: datetime) -> None:
-        while (left := (moment - datetime.now(UTC)).total_seconds()) > 0:
+        while (left := (moment - self.now()).total_seconds()) > 0:
             await asyncio.sleep(min(left, 3600.0))
 
 
