@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from sagalog import DefinitionError, RepairError, SagaRunner
-from sagalog.decision.controls import pausing, resuming
+from sagalog.decision.controls import Controls, pausing, reasons_of, resuming
 from sagalog.journal.controls import change_controls, read_controls
 from sagalog.operating.inspect import instances
 
@@ -264,6 +264,13 @@ async def test_a_pause_is_kept_by_the_journals_with_a_server(shared: Bench) -> N
     await change_controls(journal, resuming("ShipOrder"))
     assert list((await read_controls(journal))[0].paused) == ["Mail"]
     assert [one async for one in instances(journal, finished=True)] == []
+
+
+def test_what_operators_say_of_a_pause_is_told_in_one_line() -> None:
+    controls = pausing("Ship\nOrder", at=datetime(2030, 1, 1, tzinfo=UTC), by="ann\nok", note="closed\nok")(Controls())
+    assert list(reasons_of(controls)) == [
+        r"commands Ship\nOrder are paused since 2030-01-01 00:00:00 UTC by ann\nok: closed\nok"
+    ]
 
 
 async def test_a_pause_without_a_journal_and_one_that_cannot_be_kept_are_refused() -> None:

@@ -126,9 +126,10 @@ async def _paused(journal: Journal, now: datetime) -> Finding:
         return Finding("commands", "ok", "none is paused")
     told = []
     for name, pause in sorted(controls.paused.items()):
-        who = f"{f' by {pause.by}' if pause.by else ''}{f': {pause.note}' if pause.note else ''}"
-        told.append(f"{name} for {spoken(now - pause.at)}{who}")
-    return Finding("commands", "warn", f"paused: {'; '.join(told)}", f"`sagalog resume {min(controls.paused)}` ends it")
+        who = f"{f' by {line(pause.by)}' if pause.by else ''}{f': {line(pause.note)}' if pause.note else ''}"
+        told.append(f"{line(name)} for {spoken(now - pause.at)}{who}")
+    first = line(min(controls.paused))
+    return Finding("commands", "warn", f"paused: {'; '.join(told)}", f"`sagalog resume {first}` ends it")
 
 
 async def _away(journal: Journal, now: datetime) -> Finding:

@@ -11,6 +11,7 @@ from datetime import datetime
 import msgspec
 
 from ..errors import CodecError, RepairError
+from ..text import line
 
 MAX_PAUSED = 1000
 _MAX_NAME = 400  # characters, as of the note's author
@@ -41,13 +42,13 @@ Change = Callable[[Controls], Controls]
 def since(pause: CommandPause) -> str:
     """Return since when, by whom and why, in words."""
     told = f"since {pause.at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{told}{f' by {pause.by}' if pause.by else ''}{f': {pause.note}' if pause.note else ''}"
+    return f"{told}{f' by {line(pause.by)}' if pause.by else ''}{f': {line(pause.note)}' if pause.note else ''}"
 
 
 def reasons_of(controls: Controls) -> Iterator[str]:
     """Yield why commands do not leave, a sentence for each type that is paused."""
     for name, pause in controls.paused.items():
-        yield f"commands {name} are paused {since(pause)}"
+        yield f"commands {line(name)} are paused {since(pause)}"
 
 
 def short_name(stored: str) -> str:
