@@ -177,8 +177,9 @@ def _of_atoms(value: Any, back: Any, *, plain: bool) -> str | None:
             return _comes_back(value, back)
         same = not (value - back) if aware else value == back and value.fold == back.fold
         return None if same else " comes back changed"
-    if isinstance(value, time) and isinstance(back, time) and value.fold != back.fold:
-        return " comes back changed"  # equality passes over it
+    # Equality passes over the fold, and over a zone whose offset depends on the day: a time has none there.
+    if type(value) is type(back) is time and (value.fold, value.tzinfo is None) != (back.fold, back.tzinfo is None):
+        return " comes back changed"
     if isinstance(value, Decimal) and value.is_snan():  # to compare it raises
         return _comes_back(value, back)
     if type(value) is type(back):
