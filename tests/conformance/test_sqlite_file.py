@@ -236,6 +236,7 @@ async def test_what_will_never_be_right_again_is_no_outage(tmp_path: Path, state
         ("sqlite:///", "sqlite:///relative.db"),
         ("sqlite:///a.db?colour=red", "unknown setting 'colour'"),
         ("sqlite:///a.db?history=some", "history must be"),
+        ("sqlite:///a.db?history=5&history=6", "history is given twice"),
         ("sqlite:///a.db?busy_seconds=long", "busy_seconds"),
         ("sqlite:///a.db?busy_seconds=nan", "busy_seconds"),
         ("sqlite:///a.db?busy_seconds=-1", "busy_seconds"),

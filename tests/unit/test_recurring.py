@@ -231,7 +231,7 @@ WRONG = [
     (SetTimer("t", Begun("a"), at=time(9)), "an aware datetime as at=, or a zone= with it"),
     (SetTimer("t", Begun("a"), at=datetime(2030, 1, 1, tzinfo=UTC), zone="UTC"), "without a zone of its own"),
     (SetTimer("t", Begun("a")), "either after= or at=, or every= or cron="),
-    (SetTimer("t", Begun("a"), at=datetime(1, 1, 1), zone="Asia/Tokyo"), "years 1 to 9998"),
+    (SetTimer("t", Begun("a"), at=datetime(1, 1, 1), zone="Asia/Tokyo"), "a time from 0001-01-02 to 9998-12-31"),
 ]
 
 

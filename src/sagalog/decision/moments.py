@@ -111,5 +111,6 @@ def _carried(moment: datetime, saga: Saga[Any], what: str) -> datetime:
 
 def _outside(saga: Saga[Any], what: str) -> DefinitionError:
     return DefinitionError(
-        f"saga {saga.name!r}: {what} needs a time in the years 1 to 9998, which every journal can store"
+        f"saga {saga.name!r}: {what} needs a time from {FIRST_MOMENT.date()} to {LAST_MOMENT.date()}, which every journal "
+        "can store"
     )

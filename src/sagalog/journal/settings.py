@@ -61,8 +61,11 @@ def split_settings(scheme: str, query: str, known: Known) -> tuple[dict[str, Any
         if name not in known:
             others.append((name, value))
             continue
+        argument = _ARGUMENTS.get(name, name)
+        if argument in settings:
+            raise DefinitionError(f"{name} is given twice in {_url(scheme)}: leave one out")
         try:
-            settings.setdefault(_ARGUMENTS.get(name, name), known[name](value))
+            settings[argument] = known[name](value)
         except (KeyError, ValueError):
             kind = _KINDS[known[name]]
             raise DefinitionError(f"{name} in {_url(scheme)} is {kind}, not {value!r}") from None
