@@ -285,6 +285,31 @@ async def test_a_codec_whose_library_is_missing_is_named_and_holds_up_no_other_p
         await judge(cluster, runner, 1)
 
 
+async def test_a_codec_whose_library_is_missing_makes_no_worker_leave_its_group_again_and_again(
+    cluster: MockKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await load(cluster, range(1))
+    read, start, told, joined = AIOKafkaConsumer.getmany, AIOKafkaConsumer.start, [0], [0]
+
+    async def getmany(consumer: AIOKafkaConsumer, *partitions: TopicPartition, **how: Any) -> Any:
+        if any(one.partition == 0 for one in partitions or consumer.assignment()):
+            told[0] += 1
+            raise UnsupportedCodecError("Libraries for lz4 compression codec not found")
+        return await read(consumer, *partitions, **how)
+
+    async def joins(consumer: AIOKafkaConsumer) -> None:
+        joined[0] += 1
+        await start(consumer)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", getmany)
+    monkeypatch.setattr(AIOKafkaConsumer, "start", joins)
+    async with working(cluster, InMemoryJournal()) as runner:
+        await eventually(lambda: told[0] >= 2 and counts(runner).accepted > 0, 60)
+        before = told[0], joined[0]
+        await eventually(lambda: told[0] >= before[0] + 3, 60)  # the other partitions have nothing any more
+        assert joined[0] == before[1]
+
+
 async def test_a_lack_of_memory_passes_over_nothing(cluster: MockKafka, monkeypatch: pytest.MonkeyPatch) -> None:
     await load(cluster, range(2))
     read, raised = AIOKafkaConsumer.getmany, [MemoryError] * 6 + [CorruptRecordException]  # read one by one since then

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import CorruptRecordException
 
-from ...errors import BrokerError
+from ...errors import BrokerError, BrokerRefusedError
 from ...logs import about, log
 from .connection import KafkaServers
 
@@ -59,6 +59,7 @@ class Singly:
     def __init__(self, servers: KafkaServers) -> None:
         self._servers = servers
         self._passed_over: dict[TopicPartition, int] = {}  # the last offset that was; more of its batch may follow
+        self.refused: bool = False  # the last time, by one partition at least: its codec is missing, say
         self._complain_at = 0.0
         self._first = 0  # whose turn it is to be read first
 
@@ -78,6 +79,7 @@ class Singly:
                     await self._read(consumer, partition, len(found) + share, seconds / len(assigned), found)
             except BrokerError as error:
                 failed = failed or error
+        self.refused = isinstance(failed, BrokerRefusedError)
         if failed is not None:
             if not found:
                 raise failed

@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError, UnsupportedCodecError
 
 from ...durations import seconds_of
-from ...errors import BrokerUnavailableError, DefinitionError
+from ...errors import BrokerRefusedError, BrokerUnavailableError, DefinitionError
 from ...logs import about, log
 from ...waiting import is_set_within
 from ..arguments import LONGEST, letters_of, text_or
@@ -139,23 +139,34 @@ class KafkaSource(KafkaDeadLetters):
             await self.open()
         assert self._consumer is not None
         self._receiving = True
+        singly = asyncio.get_running_loop().time() < self._singly_until
         try:
-            if asyncio.get_running_loop().time() < self._singly_until:
+            if singly:
                 await is_set_within(self._assigned, wait.total_seconds())
-                return [
-                    self._single(one) for one in await self._singly.read(self._consumer, most, wait.total_seconds())
-                ]
+                try:
+                    read = await self._singly.read(self._consumer, most, wait.total_seconds())
+                finally:
+                    if self._singly.refused:  # it will be so for a while
+                        self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
+                return [self._single(one) for one in read]
             with self._servers.answers("asking for messages"):
                 try:
                     found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
-                except (*CANNOT_BE_DECODED, UnsupportedCodecError):  # the other partitions go on
+                except (*CANNOT_BE_DECODED, UnsupportedCodecError) as error:  # the other partitions go on
                     self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
-                    raise
+                    if isinstance(error, UnsupportedCodecError):
+                        raise
+                    raise BrokerUnavailableError(
+                        f"{self._servers.where} gave records that cannot be decoded ({type(error).__name__}): they are "
+                        "asked for again, one by one"
+                    ) from None
             return [self._message(partition, one) for partition, some in found.items() for one in some]
-        except Exception:
+        except Exception as error:
             # The client does not mend itself after all of its errors; and it takes for received what it has given out, so
-            # after a fault of ours it would go on behind that.
-            await self._leave()
+            # after a fault of ours it would go on behind that. But a partition that was asked alone, and whose codec is
+            # missing, stands where it was: it must not take the others from the group again and again.
+            if not (singly and isinstance(error, BrokerRefusedError)):
+                await self._leave()
             raise
         finally:
             self._receiving = False
