@@ -44,8 +44,8 @@ class Lines:
     signals are heard meanwhile.
     """
 
-    def __init__(self, source: str, limit_bytes: int) -> None:
-        self._limit = limit_bytes
+    def __init__(self, source: str, event_bytes: int) -> None:
+        self._limit = _MOST_ESCAPED * event_bytes + _AROUND_BYTES
         self.from_stdin: bool = source == "-"
         self.size: int | None = None
         self._raw: IO[bytes] | None = None
@@ -107,7 +107,10 @@ class Lines:
     def check(self, number: int, line: bytes) -> None:
         """Raise LineError for a line that was cut."""
         if len(line) > self._limit + 1:
-            raise LineError(number, f"it is longer than {self._limit:,} bytes, the runner's max_payload_bytes")
+            raise LineError(
+                number,
+                f"it is longer than {self._limit:,} bytes, and so is its event than max_payload_bytes of the runner",
+            )
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while not self._ended:
@@ -137,6 +140,8 @@ class Lines:
 
 
 _CHUNK = 1 << 18
+_MOST_ESCAPED = 6  # bytes of a line for one of its event, where each letter is written by its number
+_AROUND_BYTES = 1 << 16  # of a line beside its event
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
