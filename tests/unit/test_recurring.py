@@ -213,6 +213,7 @@ WRONG = [
     (SetTimer("t", Begun("a"), every=timedelta(0)), "fires at most once a second, but every= is 0:00:00"),
     (SetTimer("t", Begun("a"), every=timedelta(seconds=-1)), "fires at most once a second, but"),
     (SetTimer("t", Begun("a"), every=timedelta(milliseconds=999)), "fires at most once a second, but"),
+    (SetTimer("t", Begun("a"), every=timedelta.max), "fires at least once in a hundred years, but every= is 9999"),
     (SetTimer("t", Begun("a"), every=5), "needs a timedelta as every=, not int"),  # type: ignore[arg-type]
     (SetTimer("t", Begun("a"), every=timedelta(days=1), cron="* * * * *"), "either every= or cron="),
     (SetTimer("t", Begun("a"), cron="61 * * * *"), "bad cron rule '61 \\* \\* \\* \\*': bad minute"),

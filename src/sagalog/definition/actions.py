@@ -51,8 +51,8 @@ class SetTimer(msgspec.Struct, frozen=True):
     One timer a name: setting it again replaces it. Give `after` or `at` (aware), not both. With `zone`, `at` is what the
     clocks there show: a datetime without a zone of its own, or a time of day, which is the next one.
 
-    With `every` (a second or more) or `cron` (five fields; in `zone`, or UTC) it comes again and again, until it is
-    cancelled or replaced or the saga ends. `after` or `at` say when `every` begins; the first time is now + `every`
+    With `every` (a second to a hundred years) or `cron` (five fields; in `zone`, or UTC) it comes again and again, until
+    it is cancelled or replaced or the saga ends. `after` or `at` say when `every` begins; the first time is now + `every`
     otherwise. `missed` says what becomes of the times that passed while no worker ran: they come one after the other
     ("each"), one stands for all ("once", if nothing is said), or what is a minute late is passed over ("skip").
     `context.message_at` tells the handler which time it is.

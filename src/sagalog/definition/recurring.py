@@ -16,6 +16,7 @@ import msgspec
 Missed: TypeAlias = Literal["each", "once", "skip"]
 
 SHORTEST = timedelta(seconds=1)  # each firing is a durable step
+_LONGEST = timedelta(days=36_525)  # a hundred years: what is longer is a mistake, and would soon have no date
 LATE = timedelta(minutes=1)  # from then on a firing counts as missed: longer than a takeover takes
 _LAST = datetime(9998, 12, 31, tzinfo=UTC)
 _MAX_RULE = 200  # characters
@@ -50,6 +51,8 @@ def rule_of(every: Any, cron: Any, zone: Any, missed: Any) -> Rule:
             raise RuleError(f"needs a timedelta as every=, not {type(every).__name__}")
         if every < SHORTEST:
             raise RuleError(f"fires at most once a second, but every= is {every}")
+        if every > _LONGEST:
+            raise RuleError(f"fires at least once in a hundred years, but every= is {every}")
         return Rule(every, missed=missed or "once")
     if not isinstance(cron, str):
         raise RuleError(f"needs a string as cron=, not {type(cron).__name__}")
