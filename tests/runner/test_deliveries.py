@@ -16,6 +16,7 @@ from sagalog import (
     DefinitionError,
     InMemoryJournal,
     JournalUnavailableError,
+    ManualClock,
     Outcome,
     RetryPolicy,
     RunnerSettings,
@@ -26,6 +27,8 @@ from sagalog import (
     on,
     starts,
 )
+
+from ..servers.processes import eventually
 
 LONG = 3600.0
 
@@ -120,10 +123,16 @@ class Alarm(Saga[Seen]):
 FAST = RetryPolicy(attempts=None, base=timedelta(milliseconds=1), cap=timedelta(milliseconds=2))
 
 
-def runner_of(dispatch: Any, *sagas: type[Saga[Any]], journal: Any = None, **settings: Any) -> SagaRunner:
+def runner_of(
+    dispatch: Any, *sagas: type[Saga[Any]], journal: Any = None, clock: Any = None, **settings: Any
+) -> SagaRunner:
     settings = {"dispatch_retry": FAST, "stop_timeout": timedelta(milliseconds=200), **settings}
     return SagaRunner(
-        journal or InMemoryJournal(), sagas=sagas or [Account], dispatch=dispatch, settings=RunnerSettings(**settings)
+        journal or InMemoryJournal(),
+        sagas=sagas or [Account],
+        dispatch=dispatch,
+        clock=clock,
+        settings=RunnerSettings(**settings),
     )
 
 
@@ -365,7 +374,8 @@ async def test_a_timer_handler_that_hangs_holds_up_no_other_timer() -> None:
 
 @pytest.mark.parametrize("event", [Opened, Moved])
 async def test_a_worker_that_renews_its_lease_is_not_taken_over(event: Any) -> None:
-    journal = InMemoryJournal()
+    journal, clock = InMemoryJournal(), ManualClock()  # so that no lease ends while this machine is busy
+    lease = timedelta(milliseconds=200)
     begun: list[str] = []
     go_on = asyncio.Event()
 
@@ -377,18 +387,23 @@ async def test_a_worker_that_renews_its_lease_is_not_taken_over(event: Any) -> N
         return runner_of(
             charge,
             journal=journal,
-            lease=timedelta(milliseconds=200),
+            clock=clock,
+            lease=lease,
             due_poll=timedelta(milliseconds=50),
             stop_timeout=timedelta(seconds=5),
         )
 
+    async def renewed() -> bool:
+        due = await journal.due_ids("saga::", clock.now() + timedelta(hours=1))
+        return due[0][1] - clock.now() > 0.55 * lease
+
     async with worker("one") as one, worker("two") as two:
         await one.handle(Opened("a"), message_id="m")
-        while not begun:
-            await asyncio.sleep(0.001)
-        await asyncio.sleep(0.1)
+        await eventually(lambda: bool(begun))
         await two.handle(event("a"), message_id="m" if event is Opened else "n")
-        await asyncio.sleep(1.5)
+        for _ in range(40):  # sixteen leases by the clock, and some by that of the machine
+            clock.advance(0.4 * lease)
+            await eventually(renewed)
         assert begun == ["one"]
         go_on.set()
         await one.settle()
