@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -35,6 +35,9 @@ _RUNNING = Status.RUNNING
 _COMPENSATING = Status.COMPENSATING
 _COMPLETED = Status.COMPLETED
 _RECENT = 99  # at least so many ids that no sender gave, from the steps before
+
+Copied: TypeAlias = tuple[SagaRecord | None, int, int, int]
+"""What a draft goes back to: its record, and how many timers, lives and kept messages it had counted."""
 
 
 class Draft:
@@ -169,15 +172,15 @@ class Draft:
             self._queue = TimerQueue(record.timers)
         return self._queue.first(record)
 
-    def copied(self) -> SagaRecord | None:
-        """Return a copy of the record as it is, to go back to; what the draft adds from now on does not change it."""
+    def copied(self) -> Copied:
+        """Return a copy of what is decided so far, to go back to; what the draft adds from now on does not change it."""
         self.frozen()
         self._queue = None
-        return None if self.record is None else copy.copy(self.record)
+        return copy.copy(self.record), self.fired, self.started, self.woken
 
-    def go_back(self, copied: SagaRecord | None) -> None:
-        """Go back to a copy of the record. What was looked up since is not known any more: it may be what is undone."""
-        self.record = copied
+    def go_back(self, copied: Copied) -> None:
+        """Go back to what was decided then. What was looked up since is not known any more: it may be what is undone."""
+        self.record, self.fired, self.started, self.woken = copied
         self._known = self._queue = self._lists = self._timers = None
 
     def frozen(self) -> SagaRecord | None:

@@ -56,7 +56,6 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
     if draft.record is None or not draft.record.owes_replay:
         return NOT_REPLAYED
     before = draft.copied()
-    fired, started, woken = draft.fired, draft.started, draft.woken
     try:
         replayed = await _replay(instance, draft, reporter, checked=False)
         instance.runtime.check_size(draft.frozen() or draft.record)
@@ -64,7 +63,6 @@ async def replay_held(instance: Instance, draft: Draft, reporter: Reporter) -> R
         # One of them is to blame, and only that one may park the instance: check the size after each.
         reporter.taken_back()
         draft.go_back(before)
-        draft.fired, draft.started, draft.woken = fired, started, woken
         replayed = await _replay(instance, draft, reporter, checked=True)
     draft.replaying = ()
     return replayed
@@ -82,7 +80,6 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
     give_way_at = time() + STRETCH_SECONDS
     while True:
         before = draft.copied() if checked else None
-        counted = draft.fired, draft.started, draft.woken
         if time() > give_way_at:
             await asyncio.sleep(0)
             give_way_at = time() + STRETCH_SECONDS
@@ -130,7 +127,6 @@ async def _replay(instance: Instance, draft: Draft, reporter: Reporter, *, check
                 raise unreadable(instance, f"held event: {error}") from error
             if before is not None:
                 draft.go_back(before)
-                draft.fired, draft.started, draft.woken = counted
             reporter.taken_back(culprit.id)
             no_room = _no_room(culprit, error, draft.record)
             reason = no_room or f"replaying {culprit.event.type} failed: {_told(error)}"
