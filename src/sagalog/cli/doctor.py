@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
+from ..decision.controls import by_whom
 from ..decision.ids import FAMILY
 from ..errors import CodecError, SagalogError
 from ..journal import Journal
@@ -22,7 +23,7 @@ from .durations import spoken
 from .journals import reading
 from .progress import Counting
 from .targets import code_option, seen_by
-from .text import clean, json_line, line
+from .text import json_line, line
 
 _MAX_DUE = 1000
 _SKEW = timedelta(seconds=1)
@@ -56,9 +57,9 @@ async def _doctor(url: str, quick: bool, seen: Callable[[SagaView], SagaView], a
         if as_json:
             click.echo(json_line(finding))
         else:
-            click.echo(f"{finding.level:<4}  {finding.name:<14} {clean(finding.text)}")
+            click.echo(f"{finding.level:<4}  {finding.name:<14} {line(finding.text)}")
             if finding.remedy:
-                click.echo(f"{'':<21}-> {clean(finding.remedy)}")
+                click.echo(f"{'':<21}-> {line(finding.remedy)}")
     return next((level for level in ("fail", "warn") if level in levels), "ok")
 
 
@@ -124,12 +125,8 @@ async def _paused(journal: Journal, now: datetime) -> Finding:
         return Finding("commands", "fail", str(error), "workers go by what they could read last")
     if not controls.paused:
         return Finding("commands", "ok", "none is paused")
-    told = []
-    for name, pause in sorted(controls.paused.items()):
-        who = f"{f' by {line(pause.by)}' if pause.by else ''}{f': {line(pause.note)}' if pause.note else ''}"
-        told.append(f"{line(name)} for {spoken(now - pause.at)}{who}")
-    first = line(min(controls.paused))
-    return Finding("commands", "warn", f"paused: {'; '.join(told)}", f"`sagalog resume {first}` ends it")
+    told = [f"{name} for {spoken(now - pause.at)}{by_whom(pause)}" for name, pause in sorted(controls.paused.items())]
+    return Finding("commands", "warn", f"paused: {'; '.join(told)}", f"`sagalog resume {min(controls.paused)}` ends it")
 
 
 async def _away(journal: Journal, now: datetime) -> Finding:
@@ -154,9 +151,7 @@ async def _instances(journal: Journal, now: datetime, seen: Callable[[SagaView],
     with Counting("instances read") as counting:
         figures = await stats(journal, now=now, count=counting.update, seen=seen)
     live = sum(one.live for one in figures)
-    found = [
-        Finding("instances", "ok", f"{live:,} live of {', '.join(line(one.saga) for one in figures) or 'no saga'}")
-    ]
+    found = [Finding("instances", "ok", f"{live:,} live of {', '.join(one.saga for one in figures) or 'no saga'}")]
     for name, count, level, remedy in (
         ("parked", sum(one.parked for one in figures), "warn", "`sagalog list --status parked` shows which, and why"),
         (

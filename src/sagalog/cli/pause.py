@@ -11,7 +11,7 @@ from ..journal.controls import change_controls, read_controls
 from ..journal.protocol import server_now
 from .journals import journal_option, reading
 from .repairing import login
-from .text import clean, json_line, line
+from .text import json_line, line
 
 
 @click.command("pause")
@@ -58,4 +58,4 @@ def _tell(name: str, pause: CommandPause, as_json: bool) -> None:
     if as_json:
         click.echo(json_line({"command": name, "paused": True, "at": pause.at, "by": pause.by, "note": pause.note}))
     else:
-        click.echo(clean(f"commands {line(name)} are paused {since(pause)}"))
+        click.echo(line(f"commands {name} are paused {since(pause)}"))

@@ -9,7 +9,7 @@ import click
 from ..decision.controls import resuming
 from ..journal.controls import change_controls
 from .journals import journal_option, reading
-from .text import clean, json_line, line
+from .text import json_line, line
 
 
 @click.command("resume")
@@ -35,7 +35,7 @@ async def _resumed(url: str, command: str, as_json: bool) -> None:
     if as_json:
         click.echo(json_line({"command": command, "paused": False, "changed": changed}))
     elif changed:
-        click.echo(clean(f"commands {line(command)} leave again"))
+        click.echo(line(f"commands {command} leave again"))
     else:
-        known = f"; paused are {', '.join(map(line, sorted(after.paused)))}" if after.paused else ""
-        click.echo(clean(f"commands {line(command)} were not paused{known}; nothing was changed"))
+        known = f"; paused are {', '.join(sorted(after.paused))}" if after.paused else ""
+        click.echo(line(f"commands {command} were not paused{known}; nothing was changed"))

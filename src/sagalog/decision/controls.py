@@ -41,8 +41,12 @@ Change = Callable[[Controls], Controls]
 
 def since(pause: CommandPause) -> str:
     """Return since when, by whom and why, in words."""
-    told = f"since {pause.at:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{told}{f' by {line(pause.by)}' if pause.by else ''}{f': {line(pause.note)}' if pause.note else ''}"
+    return f"since {pause.at:%Y-%m-%d %H:%M:%S} UTC{by_whom(pause)}"
+
+
+def by_whom(pause: CommandPause) -> str:
+    """Return by whom and why, as the end of a sentence; empty where neither was said."""
+    return f"{f' by {line(pause.by)}' if pause.by else ''}{f': {line(pause.note)}' if pause.note else ''}"
 
 
 def reasons_of(controls: Controls) -> Iterator[str]:
