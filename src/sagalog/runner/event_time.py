@@ -44,6 +44,8 @@ def _is_outdated(draft: Draft, record: SagaRecord, message: Message, at: datetim
     """Say whether a message that is not known was judged before, so that it would now be judged by what came later."""
     if at < record.updated_at and draft.has_forgotten():
         return True
+    if not record.inherited and record.inbox_ages and at > record.inbox_ages[-1][0]:
+        return False  # nothing of that time was noted yet, so nothing needs to be looked up
     refused = refused_id(message.id, microseconds(at))
     if not draft.knows(refused):
         return False
