@@ -167,8 +167,17 @@ def encode_readable(value: Any, cls: Any = None) -> bytes:
     return round_trip(value, kind)[0]
 
 
+def own_event(event: T, limit_bytes: int, message_id: str = "") -> tuple[bytes, T]:
+    """Return the JSON of an event from outside, and a copy, so that nobody sees what a handler does to it.
+
+    Raises as `check_event`.
+    """
+    data = check_event(event, limit_bytes, message_id)
+    return data, decode(data, type(event))
+
+
 def check_event(event: Any, limit_bytes: int, message_id: str = "") -> bytes:
-    """Return the JSON of an event from outside, which is known to be readable; decode it for a copy of the event.
+    """Return the JSON of an event from outside, which is known to be readable.
 
     Raises InvalidEventError for one that could not be read back, PayloadTooLargeError for one of over `limit_bytes`.
     """

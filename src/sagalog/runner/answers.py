@@ -19,7 +19,7 @@ from typing import Any
 from ..decision.entries import Command
 from ..decision.ids import command_id, reply_id
 from ..decision.message import Message
-from ..definition.codec import check_event
+from ..definition.codec import own_event
 from ..errors import (
     CodecError,
     DefinitionError,
@@ -166,8 +166,9 @@ class Answers:
     def result(self, instance: Instance, entry: Command, event: Any) -> Awaitable[Any]:
         """Try once to store the result of an activity. Raises whatever goes wrong; `take` then tries again."""
         sent_as, origin = command_id(instance.persistence_id, entry.id), instance.deliveries.first_start
-        message = Message(reply_id(sent_as, type(event).__name__, 0, origin), event, answer=True)
-        message.data = check_event(event, self._engine.settings.max_payload_bytes, message.id)
+        message_id = reply_id(sent_as, type(event).__name__, 0, origin)
+        data, event = own_event(event, self._engine.settings.max_payload_bytes, message_id)
+        message = Message(message_id, event, answer=True, data=data)
         message.trace, message.at = self._engine.hooks.trace_of(sent_as), self.moment(instance)
         message.life, message.origin = entry.life, origin
         return instance.submit(Envelope(message))

@@ -279,7 +279,7 @@ class Receiver:
         if not ours:
             message_id = sender_id(message_id)
         try:
-            data = codec.check_event(event, self._most_bytes, message_id)
+            data, event = codec.own_event(event, self._most_bytes, message_id)
         except BaseException as error:
             if isinstance(error, SagalogError) or ends_program(error):
                 raise
@@ -289,7 +289,6 @@ class Receiver:
         if at is not None:
             _check_at(event, at)
             self._engine.timing.reach(at)
-        event = codec.decode(data, type(event))  # its sender sees nothing of what a handler does to it
         return Message(message_id, event, at=at, own=anonymous, trace=self._engine.hooks.caller(), data=data)
 
     async def _deliver(
