@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from ..definition.codec import NOT_JSON
+
 STRUCTURED = "application/cloudevents+json"
 _BATCH = "application/cloudevents-batch"
 _PREFIXES = ("ce-", "ce_", "cloudevents:", "cloudevents_")
@@ -97,7 +99,7 @@ def _from_structured(body: bytes, trace: str) -> CloudEvent:
         found = _structured.decode(body)
     except msgspec.ValidationError as error:  # which names the attribute and the types, and quotes no values
         raise NotCloudEventError(f"its body is not a CloudEvent in JSON: {error}") from None
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         raise NotCloudEventError("its body is not a CloudEvent in JSON") from None
     if found.data_base64 is not None and found.data is not msgspec.UNSET:
         raise NotCloudEventError("it has both data and data_base64; a CloudEvent may have only one")

@@ -12,6 +12,7 @@ import msgspec
 
 from ..decision.repair import edit
 from ..decision.state import decode_state
+from ..definition.codec import NOT_JSON
 from ..definition.saga import Saga
 from ..errors import CodecError, ConflictError
 from ..operating.apply import Applied, apply
@@ -207,7 +208,7 @@ def _read(saga: Saga[Any], text: bytes, *, as_json: bool = True) -> tuple[bytes 
     """Return the state as the saga encodes it, or None and what is wrong with it."""
     try:
         plain = msgspec.json.format(text, indent=-1) if as_json else text
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return None, f"it is not JSON: {error}"
     try:
         return saga.encode_state(saga.decode_state(plain)), ""

@@ -10,6 +10,7 @@ import msgspec
 
 from ..decision.entries import Status
 from ..decision.record import FORMAT, SagaRecord, decode_record, encode_record
+from ..definition.codec import NOT_JSON
 from ..errors import CodecError, ConflictError, KeyTakenError
 from ..journal import Journal
 from ..journal.protocol import server_now
@@ -93,7 +94,7 @@ async def _proposed(journal: Journal, old: StoredRecord) -> bytes:
         return msgspec.json.format(encode_record(old.view.record), indent=2)
     try:
         return msgspec.json.format(old.payload, indent=2)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         kept = await newest_readable(journal, old.view)
     if kept is not None and kept.record is not None:
         click.echo(f"the record is not JSON: step {kept.version} is shown, the newest that can be read", err=True)
@@ -125,7 +126,7 @@ def _read(code: Code, old: StoredRecord, text: bytes) -> tuple[SagaRecord | None
     """Return the record, or None and why this code could not go on with it."""
     try:
         record = decode_record(msgspec.json.format(text, indent=-1))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         return None, f"it is not JSON: {error}"
     except CodecError as error:
         return None, str(error)

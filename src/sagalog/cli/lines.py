@@ -16,7 +16,7 @@ from typing import IO, Any
 import click
 import msgspec
 
-from ..definition.codec import Typed
+from ..definition.codec import NOT_JSON, Typed
 from ..definition.schema import schema_of
 from ..errors import InvalidEventError, SagalogError
 from ..runner import Incoming, SagaRunner
@@ -169,7 +169,7 @@ def _own(read: Reader) -> Callable[[int, bytes], Incoming | None]:
     def parse(number: int, line: bytes) -> Incoming | None:
         try:
             document = _decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise LineError(number, f"it is not a JSON object ({_why(error)})") from None
         try:
             return read(document)
@@ -188,7 +188,7 @@ def _default(runner: SagaRunner, lines: Lines) -> Callable[[int, bytes], Incomin
     def parse(number: int, line: bytes) -> Incoming:
         try:
             fields = _decode_line(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except NOT_JSON as error:
             raise LineError(
                 number, f'it is not {{"type": ..., "id": ..., "data": {{...}}}} as JSON ({_why(error)})'
             ) from None

@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 
+from ..definition.codec import NOT_JSON
 from ..text import clean, moment
 from .mask import Mask
 
@@ -76,7 +77,7 @@ def pretty(raw: bytes | msgspec.Raw, mask: Mask) -> str:
         if mask:
             data = msgspec.json.encode(mask.apply(msgspec.json.decode(data)))
         return msgspec.json.format(data).decode()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return _NOT_JSON
 
 

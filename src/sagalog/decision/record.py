@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..definition.codec import Typed
+from ..definition.codec import NOT_JSON, Typed
 from ..definition.indexing import Index
 from ..errors import CodecError
 from .entries import (
@@ -251,7 +251,7 @@ def embed_state(payload: bytes) -> tuple[msgspec.Raw, bool]:
         msgspec.json.decode(payload)
         payload.decode()
         plain = payload.strip() == payload
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         plain = False
     if not plain:
         return msgspec.Raw(b'"' + base64.b64encode(payload) + b'"'), True
@@ -290,7 +290,7 @@ def decode_record(payload: bytes) -> SagaRecord:
         if not payload.isascii():
             payload.decode()  # the embedded JSON is passed over by the decoder, its texts are not looked at
         record = _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except NOT_JSON as error:
         raise CodecError(_why_not(payload, error)) from None
     if record.format != FORMAT:
         raise CodecError(_other_format(record.format))
@@ -300,7 +300,7 @@ def decode_record(payload: bytes) -> SagaRecord:
 def _why_not(payload: bytes, error: Exception) -> str:
     try:
         document: Any = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         return "the stored record is damaged: it is not JSON"
     stored = document.get("format") if isinstance(document, dict) else None
     if isinstance(stored, int) and stored > FORMAT:

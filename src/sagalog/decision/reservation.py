@@ -18,6 +18,7 @@ from enum import Enum
 
 import msgspec
 
+from ..definition.codec import NOT_JSON
 from ..errors import CodecError
 from .entries import FINAL
 from .ids import reservations_of
@@ -58,7 +59,7 @@ def decode_reservation(payload: bytes) -> Reservation:
     """Return the reservation. Raises CodecError for damaged data, or a format newer than this code."""
     try:
         found = _decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise CodecError("the stored reservation of a key is damaged, or a newer version wrote it: upgrade") from None
     if found.format != FORMAT:
         raise CodecError(f"the reservation of a key has format {found.format}; this code knows up to {FORMAT}: upgrade")

@@ -9,7 +9,7 @@ name, nothing is unpickled.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -20,6 +20,9 @@ from .schema import check_upcasters, schema_of, to_current
 from .storable import check_storable, takes_anything, type_name
 
 T = TypeVar("T")
+
+NOT_JSON: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are no JSON, of another type, or nested too deep."""
 
 
 class Typed(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True, frozen=True, gc=False):
@@ -96,7 +99,7 @@ def decode_given(data: bytes, cls: type[T]) -> T:
     """Return the message of type `cls` that somebody wrote as JSON. Raises CodecError, in words for who wrote it."""
     try:
         msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except NOT_JSON:
         raise CodecError("it is not JSON in UTF-8") from None
     try:
         return decode(data, cls)

@@ -29,6 +29,7 @@ from ..decision.ids import FAMILY, parts_of, prefix_of
 from ..decision.keys import pairs
 from ..decision.pages import whole
 from ..decision.record import decode_record, encode_record
+from ..definition.codec import NOT_JSON
 from ..errors import CodecError, SequenceOutOfOrder
 from ..journal import Journal, PersistentRepr
 from ..journal.pages import made_whole, named_by, page_bytes_of
@@ -219,7 +220,7 @@ class _ExportReader:
     def take(self, text: bytes) -> list[PersistentRepr]:
         try:
             line = _decoder.decode(text)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, OverflowError):
+        except (*NOT_JSON, OverflowError):
             raise CodecError("this is not a line of an export of sagas") from None
         if not self._begun:
             self._begin(line)

@@ -11,6 +11,7 @@ from ..brokers.cloudevents import STRUCTURED
 from ..brokers.headers import from_ascii
 from ..brokers.message import SourceMessage
 from ..brokers.reading import MessageReader, UnreadableError, UntakenError
+from ..definition.codec import NOT_JSON
 
 _MAX_ANSWER = 1024 * 1024  # bytes
 
@@ -64,7 +65,7 @@ class AnswerReader:
 def _is_event(body: bytes) -> bool:
     try:
         return _specversion.decode(body).specversion is not None
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return False
 
 

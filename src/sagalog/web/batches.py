@@ -14,6 +14,7 @@ import msgspec
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
+from ..definition.codec import NOT_JSON
 from .problems import Problem, refuse
 from .status import json_response
 
@@ -33,7 +34,7 @@ def parts_of(body: bytes, most: int) -> list[bytes]:
     try:
         body.decode()
         found = _parts.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except NOT_JSON:
         raise refuse(400, "the body is not a list of CloudEvents in JSON; nothing was stored") from None
     if len(found) > most:
         raise refuse(413, f"a batch may have up to {most:,} events here; nothing was stored")

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from starlette.requests import ClientDisconnect, Request
 
+from ..definition.codec import NOT_JSON
 from .problems import ProblemError, refuse
 
 # Who is answered within a body may see a broken connection instead, so a little too much is read, and dropped.
@@ -35,7 +36,7 @@ class Posted:
         """The body as plain JSON values."""
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        except NOT_JSON:
             raise refuse(400, "the body is not JSON in UTF-8; nothing was stored") from None
 
 

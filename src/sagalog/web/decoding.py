@@ -95,5 +95,5 @@ def decoded(data: bytes, kind: type) -> Any:
     except CodecError as error:
         text = str(error).replace("stored JSON is not a valid", "the body is not a valid")
         raise refuse(422, f"{text}; nothing was stored") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+    except codec.NOT_JSON:
         raise refuse(400, "the body is not JSON in UTF-8; nothing was stored") from None
