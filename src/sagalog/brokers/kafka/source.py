@@ -140,27 +140,9 @@ class KafkaSource(KafkaDeadLetters):
         assert self._consumer is not None
         self._receiving = True
         singly = asyncio.get_running_loop().time() < self._singly_until
+        receive = self._receive_singly if singly else self._receive_together
         try:
-            if singly:
-                await is_set_within(self._assigned, wait.total_seconds())
-                try:
-                    read = await self._singly.read(self._consumer, most, wait.total_seconds())
-                finally:
-                    if self._singly.refused:  # it will be so for a while
-                        self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
-                return [self._single(one) for one in read]
-            with self._servers.answers("asking for messages"):
-                try:
-                    found = await self._consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
-                except (*CANNOT_BE_DECODED, UnsupportedCodecError) as error:  # the other partitions go on
-                    self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
-                    if isinstance(error, UnsupportedCodecError):
-                        raise
-                    raise BrokerUnavailableError(
-                        f"{self._servers.where} gave records that cannot be decoded ({type(error).__name__}): they are "
-                        "asked for again, one by one"
-                    ) from None
-            return [self._message(partition, one) for partition, some in found.items() for one in some]
+            return await receive(self._consumer, most, wait)
         except Exception as error:
             # The client does not mend itself after all of its errors; and it takes for received what it has given out, so
             # after a fault of ours it would go on behind that. But a partition that was asked alone, and whose codec is
@@ -170,6 +152,34 @@ class KafkaSource(KafkaDeadLetters):
             raise
         finally:
             self._receiving = False
+
+    async def _receive_together(self, consumer: AIOKafkaConsumer, most: int, wait: timedelta) -> list[SourceMessage]:
+        with self._servers.answers("asking for messages"):
+            try:
+                found = await consumer.getmany(timeout_ms=int(wait.total_seconds() * 1000), max_records=most)
+            except UnsupportedCodecError:
+                self._go_on_singly()
+                raise
+            except CANNOT_BE_DECODED as error:
+                self._go_on_singly()
+                raise BrokerUnavailableError(
+                    f"{self._servers.where} gave records that cannot be decoded ({type(error).__name__}): they are "
+                    "asked for again, one by one"
+                ) from None
+        return [self._message(partition, one) for partition, some in found.items() for one in some]
+
+    async def _receive_singly(self, consumer: AIOKafkaConsumer, most: int, wait: timedelta) -> list[SourceMessage]:
+        await is_set_within(self._assigned, wait.total_seconds())
+        try:
+            read = await self._singly.read(consumer, most, wait.total_seconds())
+        finally:
+            if self._singly.refused:  # it will be so for a while
+                self._go_on_singly()
+        return [self._single(one) for one in read]
+
+    def _go_on_singly(self) -> None:
+        """Read records one by one for a while, so that other partitions do not wait for one that cannot be read."""
+        self._singly_until = asyncio.get_running_loop().time() + _SINGLY_SECONDS
 
     def _single(self, one: Read) -> SourceMessage:
         if one.record is not None:
