@@ -109,7 +109,7 @@ class Lines:
         if len(line) > self._limit + 1:
             raise LineError(
                 number,
-                f"it is longer than {self._limit:,} bytes, and so is its event than max_payload_bytes of the runner",
+                f"it is longer than {self._limit:,} bytes; no event within the runner's max_payload_bytes takes so many",
             )
 
     async def _chunks(self) -> AsyncIterator[bytes]:

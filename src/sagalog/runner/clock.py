@@ -141,10 +141,10 @@ class EventClock(ManualClock):
     answer the same, for the instance that asked: what comes from another one, such as the end of a child, comes when it
     does. For that, nothing is forgotten in event time: no retention ends, an event that is passed over is remembered, and
     one that is older than the life it meets is not for it. One that was refused with an error may come again with another
-    time; with the same one it is a duplicate as soon as something came behind it. An event
-    without `at` comes at the time that the events before it have moved the clock to. A log that is fed in parts is to be
-    cut between two moments: an event that found no instance in one part is recognised in the next one only by being older
-    than a life that has begun since.
+    time; with the same one it is a duplicate as soon as something came behind it. An event without `at` comes at the time
+    that the events before it have moved the clock to. A log that is fed in parts is to be cut between two moments: an
+    event that found no instance in one part is recognised in the next one only by being older than a life that has begun
+    since.
 
     It begins at `start`, or else with its first event, wherever that lies; until then it shows 1970.
     """
