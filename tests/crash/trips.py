@@ -1,7 +1,8 @@
-"""A worker on trips in a process of its own: `python -m tests.crash.trips JOURNAL LEDGER NUMBER`.
+"""A worker on trips in a process of its own: `python -m tests.crash.trips JOURNAL LEDGER NUMBER [SIZE]`.
 
-The ledger is a file outside of Sagalog: each activity adds a line when it begins and one when it has done its work, so that
-a kill in between is seen. Trips whose number ends in 3 are refused their payment.
+The ledger is a file outside of Sagalog: each activity adds a line when it begins and one when it has done its work, so
+that a kill in between is seen. The first activity that begins when it has SIZE bytes never ends, and says `within`: there
+this worker is to be killed. Trips whose number ends in 3 are refused their payment.
 """
 
 from __future__ import annotations
@@ -33,11 +34,16 @@ class TripSaga(ItinerarySaga[Trip]):
     name = "trip"
     starts_with, key = Requested, "trip_id"
 
-    def __init__(self, ledger: str = "/dev/null") -> None:
+    def __init__(self, ledger: str = "/dev/null", size: int = sys.maxsize) -> None:
         self._file = os.open(ledger, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._size = size
 
     async def work(self, what: str, call: Call) -> str:
         os.write(self._file, f"begins {what} {call.id} {call.of}\n".encode())
+        if os.fstat(self._file).st_size >= self._size:
+            self._size = sys.maxsize
+            print("within", flush=True)
+            await asyncio.Event().wait()
         await asyncio.sleep(0.002)
         os.write(self._file, f"does {what} {call.id} {call.of}\n".encode())
         return f"{what} {call.id}"
@@ -74,17 +80,15 @@ class TripSaga(ItinerarySaga[Trip]):
         return await self.work("payment", call)
 
 
-async def main(journal: str, ledger: str, count: int) -> None:
+async def main(journal: str, ledger: str, count: int, size: int = sys.maxsize) -> None:
     settings = RunnerSettings(lease=timedelta(milliseconds=400), due_poll=timedelta(milliseconds=50))
-    async with SagaRunner(journal, sagas=[TripSaga(ledger)], settings=settings) as runner:
-        print("ready", flush=True)
+    async with SagaRunner(journal, sagas=[TripSaga(ledger, size)], settings=settings) as runner:
         ids = [f"T-{n}" for n in range(count)]
         for trip in ids:
             await runner.handle(Requested(trip), message_id=trip)
-        print("sent", flush=True)
         await asyncio.gather(*(runner.outcome(TripSaga, one, timeout=timedelta(seconds=60)) for one in ids))
         print("over", flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    asyncio.run(main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))
