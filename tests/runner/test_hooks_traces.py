@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from sagalog import Handling, Hook, InMemoryJournal, JournalSagaStateStore, RetryPolicy, SqliteJournal
+from sagalog import (
+    Handling,
+    Hook,
+    InMemoryJournal,
+    InvalidEventError,
+    JournalSagaStateStore,
+    Outcome,
+    RetryPolicy,
+    SqliteJournal,
+)
 
 from ..orders import Asked, Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve, Reserved, Survey
 from .conftest import Bench, Gate
@@ -126,6 +135,36 @@ async def test_a_trace_that_a_runner_without_hooks_carries_on_is_not_lost(bench:
         await runner.settle()
     record = await bench.record("a")
     assert [(c.command.type, c.trace) for c in record.outbox] == [("Survey", "web>Asked")]
+
+
+@pytest.mark.parametrize("trace", ["x" * 257, "x" * 3_000_000, "é", "a\nb", "\ud800"])
+async def test_a_trace_that_an_event_brings_and_is_not_short_plain_text_is_passed_over(
+    bench: Bench, trace: str
+) -> None:
+    """It would be kept with an event that is held, though no hook ever looked at it."""
+    OrderSaga.fail_times = 9
+    ear = Ear()
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Failing("a"))
+        assert (await runner.handle(Asked("a"), trace=trace)).outcomes == {"order": Outcome.HELD}
+        assert (await runner.handle(Asked("a"), trace="00-shop")).outcomes == {"order": Outcome.HELD}
+    assert [held.trace for held in (await bench.record("a")).held] == ["", "", "00-shop"]
+    async with listening(bench, ear) as runner:
+        await runner.handle(Placed("b"), trace=trace)
+    assert [handling.cause for handling in ear.of("handled")] == [""]
+
+
+@pytest.mark.parametrize("trace", [5, 0, b"00-shop", ["00-shop"], object()], ids=lambda one: type(one).__name__)
+async def test_a_trace_that_is_no_text_is_refused(bench: Bench, trace: Any) -> None:
+    OrderSaga.fail_times = 9
+    async with bench.runner() as runner:
+        await runner.handle(Placed("a"))
+        await runner.handle(Failing("a"))
+        with pytest.raises(InvalidEventError, match=r"^trace= takes .* not .*; nothing was stored for this Asked$"):
+            await runner.handle(Asked("a"), trace=trace)
+        assert (await runner.handle(Asked("a"), trace=None)).outcomes == {"order": Outcome.HELD}
+    assert len((await bench.record("a")).held) == 2
 
 
 @pytest.mark.parametrize("trace", ["x" * 257, "é", "a\nb", 7, b"bytes"])

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..logs import about, log
 from .failures import ends_program
-from .hooks import MAX_TRACE, Delivery, Hook
+from .hooks import Delivery, Hook, is_trace
 
 _METHODS = tuple(name for name, value in vars(Hook).items() if not name.startswith("_") and callable(value))
 _NOTHING = nullcontext()
@@ -41,7 +41,7 @@ class HookCalls:
         for hook in self._listening[method]:
             given = self._call(hook, method, *arguments)
             if given and not found:
-                if type(given) is str and len(given) <= MAX_TRACE and given.isascii() and given.isprintable():
+                if is_trace(given):
                     found = given
                 else:
                     self._complain(hook, method, "returned a trace that is not up to 256 printable ASCII characters")

@@ -93,6 +93,11 @@ class CircuitChange(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+def is_trace(value: Any) -> bool:
+    """Say whether a value can be kept as a trace: whatever an event or a hook brings goes into the record."""
+    return type(value) is str and len(value) <= MAX_TRACE and value.isascii() and value.isprintable()
+
+
 @runtime_checkable
 class Hook(Protocol):
     """Is told what a runner does. Subclass it, and override what you want to hear of; every method may do nothing.

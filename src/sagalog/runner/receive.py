@@ -36,6 +36,7 @@ from .context import awaiting, check_no_circle, event_handler, in_command_handle
 from .engine import Engine
 from .envelope import Burst, Envelope
 from .failures import ends_program, not_handled
+from .hooks import is_trace
 from .in_transaction import step_in_transaction
 from .instance import Instance
 from .places import Places
@@ -87,8 +88,9 @@ class Receiver:
         burst: Burst | None = None,
         sent_by: str = "",
     ) -> Receipt:
-        """Handle an event from outside: bounded, and refused once the runner stops. `trace`: what it brought along.
+        """Handle an event from outside: bounded, and refused once the runner stops.
 
+        `trace`: what it brought along; one that cannot be kept is passed over, for it is no reason to refuse the event.
         `burst`: with what it is to stay in order, instance by instance, also where the journal fails. `sent_by`: the
         operator who sends it, for the record.
         """
@@ -98,7 +100,7 @@ class Receiver:
         if at is None and not in_command_handler.get() and running_handler.get() is None:
             at = engine.timing.of_undated()
         message = self._message(event, message_id, at)
-        if trace:
+        if trace and is_trace(trace):
             message.trace = trace
         if sent_by:
             message.sent_by = sent_by

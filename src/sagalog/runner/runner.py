@@ -318,7 +318,7 @@ class SagaRunner:
         message_id: str | None = None,
         at: datetime | None = None,
         connection: Any = None,
-        trace: str = "",
+        trace: str | None = None,
     ) -> Receipt:
         """Handle one event; return when every saga it is for has it durably.
 
@@ -336,14 +336,20 @@ class SagaRunner:
         id, or look.
 
         `trace`: the traceparent that came with the event, for hooks; a span that is open around this call comes before it.
+        A text that is none (over 256 characters, or not printable ASCII) is passed over.
 
         Raises:
             SagalogError: nothing was stored for that saga. InvalidEventError, DefinitionError (also in another event loop),
                 NoInstanceError, SagaParkedError, RunnerStoppedError, JournalUnavailableError say why.
             OutcomeUnknownError: it may be stored; send it again under the same message id.
         """
+        if trace is not None and type(trace) is not str:
+            raise InvalidEventError(
+                f"trace= takes a traceparent as a str, not {type(trace).__name__}; nothing was stored for this "
+                f"{type(event).__name__}"
+            )
         if connection is None:
-            return await self._receive(event, message_id, at, trace=trace)
+            return await self._receive(event, message_id, at, trace=trace or "")
         if at is not None or trace:
             raise DefinitionError(f"{'at=' if at is not None else 'trace='} and connection= cannot be used together")
         work = (self._receiver or _NotStarted).handle_in_transaction(event, message_id, connection)
