@@ -119,6 +119,24 @@ class Queue:
     waiting: collections.deque[int] = attrs.field(factory=collections.deque)
 
 
+T = TypeVar("T")
+
+
+@attrs.define
+class Private(Generic[T]):
+    _secret: T | None = None
+    shown: int = 0
+
+
+@attrs.define
+class Derived:
+    shown: int = 0
+    _twice: int = attrs.field(init=False, default=0)
+
+    def __attrs_post_init__(self) -> None:
+        self._twice = 2 * self.shown
+
+
 class Typed(TypedDict):
     a: object
 
@@ -151,6 +169,8 @@ class Outer:
         (TwoClasses, "TwoClasses.which"),
         (Deep, "Deep.many"),
         (Queue, "Queue.waiting"),
+        (Private, "Private._secret"),
+        (list[Private[int]], "._secret"),
         (Typed, "Typed.a"),
         (Pair, "Pair.a"),
         (SetOrList, "SetOrList.a"),
@@ -168,7 +188,7 @@ def test_a_type_that_json_cannot_give_back_is_refused_with_the_path_of_the_field
     assert path in str(caught.value)
 
 
-@pytest.mark.parametrize("cls", [State, Item, Model, dict, dict[str, Any], dict[int, Item], list[Model], str])
+@pytest.mark.parametrize("cls", [State, Item, Model, Derived, dict, dict[str, Any], dict[int, Item], list[Model], str])
 def test_plain_types_are_taken(cls: Any) -> None:
     check_storable(cls, "the state")
 
@@ -291,9 +311,6 @@ def test_what_is_folded_and_knows_its_zone_is_stored() -> None:
     moment = datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin"))
     _, back = round_trip(AtMoment(moment))
     assert back.value.timestamp() == moment.timestamp()
-
-
-T = TypeVar("T")
 
 
 @dataclass

@@ -46,6 +46,11 @@ _PYDANTIC_TEXTS = frozenset({"str", "date", "datetime", "time", "timedelta", "UU
 _storable: weakref.WeakSet[type] = weakref.WeakSet()  # known to be: each runner asks for the same ones
 _PLAIN = "declare it with plain fields: a dataclass, a msgspec Struct, attrs or a pydantic model, or text and numbers"
 
+_PRIVATE = (
+    "is left out of the JSON, because its name begins with an underscore: name it without one, or give it init=False and "
+    "compute it in __attrs_post_init__"
+)
+
 
 def check_storable(cls: Any, what: str, *, final: bool = True) -> None:
     """Raise DefinitionError if values of `cls` could not be read back. The error names class, field and remedy.
@@ -147,6 +152,10 @@ def _problems(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, str]]
         case described.CollectionType(item_type=item):
             yield from _problems(item, f"{path}[]", seen)
         case _:
+            cls = getattr(node, "cls", None)
+            for attribute in getattr(get_origin(cls) or cls, "__attrs_attrs__", ()):
+                if attribute.init and attribute.name.startswith("_"):
+                    yield f"{path}.{attribute.name}", _PRIVATE
             for field in getattr(node, "fields", ()):
                 yield from _problems(field.type, f"{path}.{field.name}", seen)
 
