@@ -152,8 +152,8 @@ def _problems(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, str]]
         case described.CollectionType(item_type=item):
             yield from _problems(item, f"{path}[]", seen)
         case _:
-            cls = getattr(node, "cls", None)
-            for attribute in getattr(get_origin(cls) or cls, "__attrs_attrs__", ()):
+            made = getattr(node, "cls", None)
+            for attribute in getattr(get_origin(made) or made, "__attrs_attrs__", ()):
                 if attribute.init and attribute.name.startswith("_"):
                     yield f"{path}.{attribute.name}", _PRIVATE
             for field in getattr(node, "fields", ()):
