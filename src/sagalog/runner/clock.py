@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Protocol
@@ -16,7 +17,7 @@ from .arguments import check_duration, check_moment
 
 
 class Clock(Protocol):
-    """The time of timers, leases and retention: aware datetimes in UTC."""
+    """The time of timers, leases and retention: aware datetimes, which the runner turns into UTC."""
 
     def now(self) -> datetime:
         """Return the current moment."""
@@ -28,6 +29,16 @@ class Clock(Protocol):
 _AGAIN_SECONDS = 30.0  # after which the server is asked again
 _ROUND_TRIPS = 5
 _SHORT_SECONDS = 0.002  # a round trip that needs no second one
+
+
+def in_utc(clock: Clock) -> Callable[[], datetime]:
+    """Return what tells the time of `clock` in UTC, where a day is as long as any other. Raises DefinitionError.
+
+    Of two moments of a time zone, datetime subtracts and adds what the wall clock shows.
+    """
+    moment = clock.now()
+    check_moment(f"what {type(clock).__name__}.now() returns", moment)
+    return clock.now if moment.tzinfo is UTC else lambda: clock.now().astimezone(UTC)
 
 
 class SystemClock:
@@ -87,7 +98,7 @@ class ManualClock:
 
     def __init__(self, start: datetime = datetime(2030, 1, 1, tzinfo=UTC)) -> None:
         check_moment("start of a clock", start)
-        self._now = start
+        self._now = start.astimezone(UTC)
         self._sleepers: list[tuple[datetime, int, asyncio.Future[None]]] = []
         self._order = count()
 
@@ -117,7 +128,7 @@ class ManualClock:
     def advance_to(self, moment: datetime) -> None:
         """Move on to a moment; one that has passed changes nothing."""
         check_moment("the moment that a clock is moved to", moment)
-        self._now = max(self._now, moment)
+        self._now = max(self._now, moment.astimezone(UTC))
         while self._sleepers and self._sleepers[0][0] <= self._now:
             future = heapq.heappop(self._sleepers)[2]
             if not future.done():
@@ -162,5 +173,5 @@ class EventClock(ManualClock):
         """Move on to the time of an event; one that is older than the newest changes nothing."""
         if not self._begun:
             check_moment("the moment that a clock is moved to", moment)
-            self._now, self._begun = min(self._now, moment), True
+            self._now, self._begun = min(self._now, moment.astimezone(UTC)), True
         super().advance_to(moment)

@@ -16,7 +16,7 @@ from ..errors import DefinitionError
 from ..logs import about, log, trace_of
 from ..waiting import is_set_within
 from .awaited import Awaited
-from .clock import Clock
+from .clock import Clock, in_utc
 from .counters import Counters
 from .failures import not_handled
 from .settings import InSeconds, RunnerSettings
@@ -72,12 +72,12 @@ class Engine:
         self.clock = clock
         self.client = client  # it takes events, and leaves commands, timers and what is due to the workers
         self.resources = resources
-        self.timing: Timing = timing_of(clock)
+        self.now: Callable[[], datetime] = in_utc(clock)
+        self.timing: Timing = timing_of(clock, self.now)
         self.alone: bool = self.timing.alone
         self.retention: timedelta = self.timing.kept_for(settings.retention)
         self.counters = counters
         self.hooks = hooks
-        self.now: Callable[[], datetime] = clock.now
         self.lease: timedelta = settings.lease
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         _engines.add(self)

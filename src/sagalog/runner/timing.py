@@ -5,6 +5,7 @@ clock ─► [timing] ─► engine, and the phases that date something
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -62,8 +63,8 @@ class ByClock:
     in_order: bool = False
     timers_since: datetime | None = None
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        self._now = now
 
     def kept_for(self, retention: timedelta) -> timedelta:
         return retention
@@ -80,7 +81,7 @@ class ByClock:
         return now
 
     def moved_on(self, now: datetime) -> datetime:
-        return max(now, self._clock.now())  # it may have been set back
+        return max(now, self._now())  # it may have been set back
 
     def of_timer(self, now: datetime, due_at: datetime | None) -> datetime:
         return now
@@ -122,6 +123,6 @@ class ByEvents:
         return None if record is None else record.updated_at  # when its handler was called
 
 
-def timing_of(clock: Clock) -> Timing:
-    """Return how time passes with that clock."""
-    return ByEvents(clock) if isinstance(clock, EventClock) else ByClock(clock)
+def timing_of(clock: Clock, now: Callable[[], datetime]) -> Timing:
+    """Return how time passes with that clock, which tells it by `now`."""
+    return ByEvents(clock) if isinstance(clock, EventClock) else ByClock(now)

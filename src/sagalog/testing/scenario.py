@@ -23,6 +23,7 @@ from ..definition.results import pack_result, unpack_result
 from ..definition.saga import Saga
 from ..durations import remedy
 from ..errors import DefinitionError, SagaParkedError
+from ..runner.arguments import check_moment
 from ..text import given
 from .driven import DrivenInstance
 from .story import Story, differences, shown
@@ -49,11 +50,10 @@ class Scenario(Generic[S]):
         if not isinstance(made, Saga):
             shown = saga.__name__ if isinstance(saga, type) else type(saga).__name__
             raise DefinitionError(f"Scenario(saga) takes a saga or its class, not {shown}")
-        if not isinstance(now, datetime) or now.utcoffset() is None:
-            raise DefinitionError("Scenario(now=...) takes an aware datetime, e.g. datetime(2030, 1, 1, tzinfo=UTC)")
+        check_moment("now= of a Scenario", now)
         self._saga: Saga[S] = made
         self._story = Story(made.name)
-        self._instance = DrivenInstance(made, self._story, now)
+        self._instance = DrivenInstance(made, self._story, now.astimezone(UTC))
 
     def __repr__(self) -> str:
         return f"<Scenario of {self._saga.name!r}, {self.status or 'not started'} at {self.now:%Y-%m-%d %H:%M:%S}>"
