@@ -328,6 +328,29 @@ async def test_a_runner_is_started_once_at_a_time(bench: Bench) -> None:
     await runner.stop()  # twice is nothing
 
 
+async def test_of_two_starts_at_once_one_is_refused_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    before = asyncio.all_tasks()
+    runner = SagaRunner(f"sqlite:///{tmp_path}/a.db", sagas=[OrderSaga])
+    first, second = await asyncio.gather(runner.start(), runner.start(), return_exceptions=True)
+    assert first is None
+    assert isinstance(second, DefinitionError)
+    assert "started already" in str(second)
+    await runner.stop()
+    assert asyncio.all_tasks() == before
+
+
+async def test_a_runner_that_is_still_starting_is_not_stopped_in_silence(tmp_path: Path) -> None:
+    runner = SagaRunner(f"sqlite:///{tmp_path}/a.db", sagas=[OrderSaga])
+    starting = asyncio.ensure_future(runner.start())
+    await asyncio.sleep(0)
+    with pytest.raises(DefinitionError, match="still starting"):
+        await runner.stop()
+    starting.cancel()
+    await asyncio.wait([starting])
+    async with runner:  # a start that was cancelled does not keep the next one from starting
+        pass
+
+
 async def test_a_command_type_has_one_handler(bench: Bench) -> None:
     runner = bench.runner(dispatch={Reserve: print})
     with pytest.raises(DefinitionError, match="Reserve has two"):

@@ -113,6 +113,7 @@ class SagaRunner:
         self._reporter: Report | None = None
         self._hooks: Hooks = NoHooks()
         self._stores: Stores | None = None
+        self._starting: bool = False
         self._started: Started | None = None
         self._receiver: Receiver | None = None
 
@@ -209,7 +210,15 @@ class SagaRunner:
         """Open what was named by URL, and begin to look for due work. Loads no instance, however many are live."""
         if self._started is not None:
             self._started.engine.check_loop()
+        if self._started is not None or self._starting:  # two engines would run, and only one of them could be stopped
             raise DefinitionError("this runner is started already")
+        self._starting = True
+        try:
+            await self._start()
+        finally:
+            self._starting = False
+
+    async def _start(self) -> None:
         self._stores = stores = Stores(self._source)
         await stores.open()
         self._hooks = Hooks(self.hooks) if self.hooks else NoHooks()
@@ -245,8 +254,13 @@ class SagaRunner:
     async def stop(self) -> None:
         """Stop gracefully: refuse new events, finish what is under way, record it, close what was opened here.
 
-        Commands that were not accepted within `stop_timeout` stay in their outbox, for any worker.
+        Commands that were not accepted within `stop_timeout` stay in their outbox, for any worker. Raises DefinitionError
+        while `start()` is under way.
         """
+        if self._starting:
+            raise DefinitionError(
+                "this runner is still starting: cancel start(), or call stop() once start() has returned"
+            )
         started = self._started
         if started is None:
             return
