@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from types import SimpleNamespace
 from typing import Any
@@ -47,6 +48,22 @@ async def test_a_server_that_is_not_there_is_told(url: str) -> None:
         await journal.open()
     assert "hunter2" not in str(caught.value)
     await journal.close()
+
+
+async def test_an_opening_that_is_cancelled_leaves_no_connection_behind(url: str) -> None:
+    await migrate_journal(url)
+    before = asyncio.all_tasks()
+    for turns in (*range(1, 12), *range(12, 60, 6)):
+        journal = open_journal(url)
+        opening = asyncio.ensure_future(journal.open())
+        for _ in range(turns):
+            await asyncio.sleep(0.0005)
+        opening.cancel()
+        await asyncio.wait([opening])
+        await journal.close()
+    async with asyncio.timeout(30):
+        while asyncio.all_tasks() - before:  # of a client: it reads, sends and pings
+            await asyncio.sleep(0.01)
 
 
 async def test_a_stream_of_another_program_is_refused_and_not_touched(url: str, js: Any) -> None:

@@ -100,8 +100,15 @@ class Connection:
             )
         )
         waiting = asyncio.ensure_future(refused.wait())
-        await asyncio.wait([connecting, waiting], timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        try:
+            await asyncio.wait([connecting, waiting], timeout=self.patience, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # else the client would go on connecting, and stay connected, for nobody
+            connecting.cancel()
+            await asyncio.wait([connecting])
+            await client.close()
+            raise
+        finally:
+            waiting.cancel()
         try:
             if not connecting.done():
                 connecting.cancel()
@@ -129,14 +136,14 @@ class Connection:
             raise self.away(type(error).__name__) from None
         try:
             check_version(client.connected_server_version, self.where)
-        except JournalFormatError:
+            largest = client.max_payload * 3 // 2  # in base64, with its header
+            self.at_once = max(1, min(MAX_AT_ONCE, _ANSWERS_BYTES // largest))
+            self.asking = asyncio.Semaphore(self.at_once)
+            self.inbox.subject = client.new_inbox()
+            await client.subscribe(f"{self.inbox.subject}.*", cb=self.inbox.arrived)
+        except BaseException:
             await client.close()
             raise
-        largest = client.max_payload * 3 // 2  # in base64, with its header
-        self.at_once = max(1, min(MAX_AT_ONCE, _ANSWERS_BYTES // largest))
-        self.asking = asyncio.Semaphore(self.at_once)
-        self.inbox.subject = client.new_inbox()
-        await client.subscribe(f"{self.inbox.subject}.*", cb=self.inbox.arrived)
         self._connected.set()
         return client
 
