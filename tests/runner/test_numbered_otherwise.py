@@ -11,7 +11,7 @@ import pytest
 from sagalog import InMemoryJournal, JournalSagaStateStore, Outcome, Saga, SagaRecord, SagaRunner, Sequence, on, starts
 from sagalog.decision.record import decode_record
 from sagalog.operating.inspect import find
-from sagalog.operating.readable import Code, numbered_otherwise
+from sagalog.operating.readable import Code
 
 from .conftest import Bench
 
@@ -117,8 +117,23 @@ async def told(bench: Bench, newer: type[Saga[Readings]]) -> tuple[list[str], li
     assert bench.journal is not None
     (view,) = await find(bench.journal, "x", "meters")
     assert view.record is not None
-    reasons = [reason.text for reason in Code([newer()], lambda command: True).reasons(view)]
-    return numbered_otherwise(newer(), view.record), reasons
+    code = Code([newer()], lambda command: True)
+    return code.numbered_otherwise(newer(), view.record), [reason.text for reason in code.reasons(view)]
+
+
+async def test_the_types_of_a_saga_are_gathered_once_however_many_instances_are_checked(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bench.runner(sagas=(saga("n"),)) as one:
+        await send_old(one, 3)
+    assert bench.journal is not None
+    (view,) = await find(bench.journal, "x", "meters")
+    assert view.record is not None
+    newer = saga("m")()
+    code = Code([newer], lambda command: True)
+    monkeypatch.setattr(type(newer), "registry", None)  # it walks all types of the saga's modules
+    assert code.numbered_otherwise(newer, view.record)
+    assert not list(code.reasons(view))
 
 
 async def test_check_tells_of_a_sequence_that_is_counted_in_another_way(bench: Bench) -> None:

@@ -14,7 +14,6 @@ from ..operating.inspect import SagaView, instances
 from ..operating.readable import (
     Code,
     begun_without_undo,
-    numbered_otherwise,
     otherwise_declared,
     passed_over,
 )
@@ -89,7 +88,7 @@ class _Check:
             self._passed_over.update((view.saga, name) for name in passed_over(saga, view.record))
             self._without_undo.update((view.saga, name) for name in begun_without_undo(saga, view.record))
             self._keys.update((view.saga, key) for key in otherwise_declared(saga, view.record))
-            self._sequences.update((view.saga, what) for what in numbered_otherwise(saga, view.record))
+            self._sequences.update((view.saga, what) for what in self._code.numbered_otherwise(saga, view.record))
         for reason in dict.fromkeys(one.text for one in self._code.reasons(view)):
             self._found[(view.saga, reason)].append(view.correlation_id)
 

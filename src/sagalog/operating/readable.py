@@ -55,26 +55,6 @@ def otherwise_declared(saga: Saga[Any], record: SagaRecord) -> list[str]:
     return found
 
 
-def numbered_otherwise(saga: Saga[Any], record: SagaRecord) -> list[str]:
-    """Return the sequences of an instance that this code lacks, or counts by another field: each with what follows."""
-    names = {one.sequence.name for one in saga.numberings.values()}
-    stored = dict.fromkeys(key.partition("/")[0] for key in record.sequences)
-    found = [
-        f"numbers of the sequence {name}, which this code does not have: handled events count as new, and the numbers "
-        f"begin again; Sequence(..., name={name!r}) keeps them"
-        for name in stored
-        if name not in names
-    ]
-    registry = type(saga).registry(saga)
-    for held in (*record.kept, *record.held):
-        if held.sequence.partition("/")[0] in names and _number_of(saga, registry, held) not in (None, held.number):
-            found.append(
-                f"events that wait in the sequence {held.sequence.partition('/')[0]} under another number than the one "
-                "that this code reads from them: they keep it, and new events are counted by this code's field"
-            )
-    return list(dict.fromkeys(found))
-
-
 def _number_of(saga: Saga[Any], registry: TypeRegistry, held: Held) -> int | None:
     """Return the number that this code reads from an event; None where it cannot, or reads none."""
     try:
@@ -123,6 +103,26 @@ class Code:
         if found is None:
             return view
         return msgspec.structs.replace(view, unreadable=f"{found.text} ({found.entry})" if found.entry else found.text)
+
+    def numbered_otherwise(self, saga: Saga[Any], record: SagaRecord) -> list[str]:
+        """Return the sequences of an instance that this code lacks, or counts by another field: each with what follows."""
+        names = {one.sequence.name for one in saga.numberings.values()}
+        stored = dict.fromkeys(key.partition("/")[0] for key in record.sequences)
+        found = [
+            f"numbers of the sequence {name}, which this code does not have: handled events count as new, and the numbers "
+            f"begin again; Sequence(..., name={name!r}) keeps them"
+            for name in stored
+            if name not in names
+        ]
+        registry = self._registries[saga.name]
+        for held in (*record.kept, *record.held):
+            name = held.sequence.partition("/")[0]
+            if name in names and _number_of(saga, registry, held) not in (None, held.number):
+                found.append(
+                    f"events that wait in the sequence {name} under another number than the one "
+                    "that this code reads from them: they keep it, and new events are counted by this code's field"
+                )
+        return list(dict.fromkeys(found))
 
     def reasons(self, view: SagaView) -> Iterator[Reason]:
         """Yield why this code could not go on with an instance."""
