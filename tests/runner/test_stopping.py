@@ -230,6 +230,37 @@ def test_a_signal_stops_a_served_runner_gracefully(tmp_path: Path, number: int) 
         assert service.wait(10) == 0
 
 
+FORKING = """
+import asyncio, multiprocessing, os, signal, sys, time
+sys.path.insert(0, {root!r})
+from sagalog import SagaRunner
+from tests.orders import OrderSaga
+
+async def main():
+    async with SagaRunner("memory://", sagas=[OrderSaga]) as runner:
+        serving = asyncio.create_task(runner.serve())
+        await asyncio.sleep(0)
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        child.start()
+        child.terminate()
+        await asyncio.to_thread(child.join, 30)
+        print("the child has ended by", child.exitcode)
+        child.kill()
+        await asyncio.sleep(0.01)
+        print("the runner is told to stop:", serving.done() or runner._started.engine.stopping.is_set())
+        os.kill(os.getpid(), signal.SIGTERM)
+        await serving
+
+asyncio.run(main())
+"""
+
+
+def test_a_signal_to_a_process_that_was_forked_from_a_served_runner_ends_it_and_not_the_runner() -> None:
+    code = FORKING.format(root=str(Path(__file__).parents[2]))
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
+    assert ran.stdout == "the child has ended by -15\nthe runner is told to stop: False\n"
+
+
 async def test_whoever_heard_a_signal_before_a_runner_was_served_hears_it_afterwards() -> None:
     def mine(*_: Any) -> None: ...
 

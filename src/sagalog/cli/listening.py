@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 import socket
@@ -10,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
+
+from ..runner.signals import hear
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -44,9 +45,8 @@ def graceful_server(base: type[Any], config: Any, stopping: Callable[[], None]) 
 
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
-            loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self.stop)
+                hear(number, self.stop)
             yield
 
         def stop(self) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from ..errors import CodecError, InvalidEventError, RunnerStoppedError, SagalogError
 from ..runner import Clock, EventClock, Incoming, SagaRunner, SystemClock
 from ..runner.inside import check_event, reporter_of
+from ..runner.signals import hear
 from .lines import LineError, Lines, reader
 from .progress import Progress
 from .targets import load_runner
@@ -91,7 +92,7 @@ class _Feeding:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop, number)
+            hear(number, self._stop, number)
         try:
             async with self.runner:
                 with Progress(self.runner.counters, self.lines) as progress:

@@ -18,6 +18,7 @@ import msgspec
 
 from ..errors import DefinitionError
 from ..runner import RunnerSettings, SagaRunner
+from ..runner.signals import hear
 from ..telemetry.fleet import probes_of_all
 from ..telemetry.http import Address, HttpServer
 from ..telemetry.probes import probes, with_metrics
@@ -119,7 +120,6 @@ def _expect_crowds() -> None:
 
 
 async def _run(runner: SagaRunner) -> int:
-    loop = asyncio.get_running_loop()
     started = time.monotonic()
     stopping = asyncio.Event()
     names = ", ".join(saga.name for saga in runner.sagas)
@@ -135,10 +135,10 @@ async def _run(runner: SagaRunner) -> int:
             fields["sources"] = {one.name: msgspec.structs.asdict(one.counts) for one in sources}
         click.echo(msgspec.json.encode(fields), err=True)
 
-    loop.add_signal_handler(signal.SIGUSR1, tell)  # also while the journal is waited for: it must not end the process
+    hear(signal.SIGUSR1, tell)  # also while the journal is waited for: it must not end the process
     async with runner:
         for number in _STOPS:  # from the line below on it stops gracefully; `serve` hears them itself
-            loop.add_signal_handler(number, stopping.set)
+            hear(number, stopping.set)
         click.echo(f"worker {os.getpid()} runs: {clean(names)}", err=True)
         if not stopping.is_set():
             await runner.serve()
@@ -166,10 +166,9 @@ class _Supervisor:
         self._broken = False
 
     async def run(self) -> int:
-        loop = asyncio.get_running_loop()
         for number in _STOPS:
-            loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGUSR1, self._send, signal.SIGUSR1)
+            hear(number, self._stop)
+        hear(signal.SIGUSR1, self._send, signal.SIGUSR1)
         await asyncio.gather(*(self._keep(command) for command in self._commands))
         return 1 if self._broken else 0
 

@@ -1,12 +1,53 @@
-"""Waits until a served runner is asked to stop."""
+"""Hears signals, and waits until a served runner is asked to stop."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
+
+
+def hear(number: int, callback: Callable[..., object], *arguments: Any) -> None:
+    """Let the running event loop call something at a signal; a process that is forked from this one does not hear it so.
+
+    There, the handler from before is back. Otherwise a child that is told to end (`Process.terminate`, the end of a pool)
+    would not end, and its parent would stop instead: a loop hears signals over a socket, which both of them have.
+    (Python itself closes that way since 3.12, but the child still does not end.)
+
+    Raises as `add_signal_handler` of the loop does.
+    """
+    before = signal.getsignal(number)
+    asyncio.get_running_loop().add_signal_handler(number, callback, *arguments)
+    ours = signal.getsignal(number)
+    if before is not ours:
+        _heard[number] = ours, before
+
+
+def _forking() -> None:
+    _mask.before = signal.pthread_sigmask(signal.SIG_BLOCK, _heard)  # a child that is told at once waits for `_forked`
+
+
+def _forked() -> None:
+    for number, (ours, before) in _heard.items():
+        if signal.getsignal(number) is ours:
+            signal.set_wakeup_fd(-1)
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+    _go_on()
+
+
+def _go_on() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _mask.before)
+
+
+_heard: dict[int, tuple[Any, Any]] = {}  # by signal: the handler of the loop that heard it last, and the one before
+_mask = threading.local()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_forking, after_in_parent=_go_on, after_in_child=_forked)
 
 
 async def asked_to_stop(stopping: asyncio.Event) -> None:
@@ -41,7 +82,7 @@ class _Ears:
         for number in (signal.SIGTERM, signal.SIGINT):
             with suppress(NotImplementedError, RuntimeError, ValueError):
                 before = signal.getsignal(number)
-                loop.add_signal_handler(number, self._hear)
+                hear(number, self._hear)
                 self._signals.append((number, before, signal.getsignal(number)))
 
     def _hear(self) -> None:
