@@ -69,7 +69,7 @@ async def test_a_batch_whose_answers_are_lost_is_unknown_and_what_was_not_sent_i
     proxy = Proxy(server.ports[0])
     way = url.replace(str(server.ports[0]), str(proxy.port))
     try:
-        async with open_journal(f"{way}&migrate=true&timeout_seconds=0.5&connect_seconds=1") as journal:
+        async with open_journal(f"{way}&migrate=true&timeout_seconds=1.5&connect_seconds=3") as journal:
             proxy.lose("answer")
             told = await journal.write_batch([record(f"p{n}", 1) for n in range(600)])
             assert isinstance(told[0], OutcomeUnknownError)

@@ -82,7 +82,7 @@ async def test_an_answer_that_is_lost_is_an_unknown_outcome_and_reading_resolves
     proxy = Proxy(server.ports[0])
     way = url.replace(str(server.ports[0]), str(proxy.port))
     try:
-        async with open_journal(f"{way}&migrate=true&timeout_seconds=0.5") as journal:
+        async with open_journal(f"{way}&migrate=true&timeout_seconds=1.5") as journal:
             await write(journal, "p", 1)
             proxy.lose("answer")
             with pytest.raises(OutcomeUnknownError, match="may be stored"):
@@ -106,7 +106,7 @@ async def test_a_reading_whose_connection_breaks_is_made_again(
     proxy = Proxy(server.ports[0])
     way = url.replace(str(server.ports[0]), str(proxy.port))
     try:
-        async with open_journal(f"{way}&migrate=true&timeout_seconds=0.5") as journal:
+        async with open_journal(f"{way}&migrate=true&timeout_seconds=1.5") as journal:
             await write(journal, "p", 1)
             real = Publisher.publish
 
@@ -227,7 +227,7 @@ async def test_a_stale_writer_loses_also_after_the_cache_has_moved_on(url: str) 
 async def test_everything_closes_also_while_the_server_is_away(tmp_path: Any) -> None:
     server = Nats(tmp_path / "nats", 1)
     server.start()
-    journal: Journal = open_journal(f"{server.url}?migrate=true&timeout_seconds=0.3&connect_seconds=0.3")
+    journal: Journal = open_journal(f"{server.url}?migrate=true&timeout_seconds=1.5&connect_seconds=1.5")
     await write(journal, "p", 1)
     server.stop()
     with pytest.raises((JournalUnavailableError, OutcomeUnknownError)):

@@ -118,7 +118,7 @@ async def test_a_read_that_fails_says_nothing_of_what_is_stored(
     postgres_server: Postgres, postgres_proxy: Proxy
 ) -> None:
     url = postgres_server.url.replace(str(postgres_server.port), str(postgres_proxy.port))
-    async with open_journal(f"{url}?migrate=true&connect_seconds=0.5") as journal:
+    async with open_journal(f"{url}?migrate=true&connect_seconds=2") as journal:
         await write(journal, "p", 1)
         postgres_proxy.block()
         with pytest.raises(JournalUnavailableError) as caught:
