@@ -16,11 +16,8 @@ import msgspec
 
 from ..decision.message import Message, Outcome
 from ..errors import (
-    InstanceFullError,
-    JournalUnavailableError,
     NoInstanceError,
     NotAllReachedError,
-    OutcomeUnknownError,
     RunnerStoppedError,
     SagalogError,
 )
@@ -28,7 +25,7 @@ from ..waiting import Attempts, Waiting
 from .cache import InstanceCache
 from .context import awaiting
 from .engine import Engine
-from .failures import not_handled
+from .failures import most_telling, not_handled
 from .finding import by_index, holders, holders_in_transaction, in_pages
 from .holder_watch import HolderWatch
 from .instance import Instance
@@ -37,7 +34,6 @@ from .settings import NoInstance
 Submit = Callable[[InstanceCache, str, Message], Awaitable[Outcome]]
 """Hands a message to an instance, and returns what became of it there. Raises why it was not taken."""
 
-_GO_AWAY = (InstanceFullError, JournalUnavailableError, OutcomeUnknownError, RunnerStoppedError)
 _PAGES_AT_ONCE = 16  # of all events from outside together
 _MOST = (Outcome.HANDLED, Outcome.HELD, Outcome.KEPT, Outcome.DUPLICATE, Outcome.IGNORED, Outcome.NO_INSTANCE)
 
@@ -184,12 +180,8 @@ def _raised(
 
     `within`: a transaction of the caller, which is to be rolled back, so that none has stored it.
     """
-    for _, error in errors:
-        if not isinstance(error, SagalogError):  # a cancellation, or the end of the program
-            return error
-    own = [error for _, error in errors if isinstance(error, SagalogError)]
-    why = next((error for error in own if isinstance(error, _GO_AWAY)), own[0])
-    if not took or within:
+    why = most_telling([error for _, error in errors])
+    if not took or within or not isinstance(why, SagalogError):
         return why
     if isinstance(why, RunnerStoppedError):
         return RunnerStoppedError(

@@ -6,17 +6,23 @@ import asyncio
 import os.path
 import threading
 import traceback
+from collections.abc import Sequence
 
 from ..errors import (
     BrokerRefusedError,
     CodecError,
     ConflictError,
     DefinitionError,
+    InstanceFullError,
     InvalidEventError,
     JournalUnavailableError,
+    NotAllReachedError,
+    OutcomeUnknownError,
     PayloadTooLargeError,
     RunnerStoppedError,
     SagalogError,
+    SagaParkedError,
+    TooManyKeptError,
 )
 
 # The same call would raise these again: mistakes in code, and values that can never be stored. Another attempt would only
@@ -30,12 +36,37 @@ _PERMANENT = (
     InvalidEventError,
     BrokerRefusedError,
 )
+# An event that was not taken for one of these may be taken later, sent again under the same message id.
+_GO_AWAY = (
+    InstanceFullError,
+    JournalUnavailableError,
+    OutcomeUnknownError,
+    RunnerStoppedError,
+    SagaParkedError,
+    TooManyKeptError,
+)
 _OURS = __name__.rpartition(".")[0].rpartition(".")[0]  # the package
 
 
 def ends_program(error: BaseException) -> bool:
     """Say whether `error` is meant to end the program, and not just a user's function."""
     return isinstance(error, (KeyboardInterrupt, SystemExit)) and threading.current_thread() is threading.main_thread()
+
+
+def most_telling(errors: Sequence[BaseException]) -> BaseException:
+    """Return the error to raise where several instances or sagas could not take one event.
+
+    First what is no error of ours, such as a cancellation; then one for which the event is to be sent again, because a
+    sender that is told of another does not send it again; then the first.
+    """
+    for error in errors:
+        if not isinstance(error, SagalogError):
+            return error
+    return next((error for error in errors if _goes_away(error)), errors[0])
+
+
+def _goes_away(error: BaseException) -> bool:
+    return isinstance(error.why if isinstance(error, NotAllReachedError) else error, _GO_AWAY)
 
 
 def cancellations() -> int:

@@ -35,7 +35,7 @@ from .cache import InstanceCache
 from .context import awaiting, check_no_circle, event_handler, in_command_handler, running_handler
 from .engine import Engine
 from .envelope import Burst, Envelope
-from .failures import ends_program, not_handled
+from .failures import ends_program, most_telling, not_handled
 from .hooks import is_trace
 from .in_transaction import step_in_transaction
 from .instance import Instance
@@ -324,9 +324,8 @@ class Receiver:
             return_exceptions=True,
         )
         names = [cache.runtime.name for cache, _ in targets] + [to.cache.runtime.name for to in keyed]
-        for outcome in told:
-            if isinstance(outcome, BaseException):
-                raise _only_in_part(outcome, names, told)
+        if errors := [outcome for outcome in told if isinstance(outcome, BaseException)]:
+            raise _only_in_part(most_telling(errors), names, told)
         outcomes = {
             name: outcome if isinstance(outcome, Outcome) else together(outcome)
             for name, outcome in zip(names, told, strict=True)
