@@ -9,6 +9,7 @@ from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypedDict, TypeVar
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import attrs
@@ -17,7 +18,7 @@ import pydantic
 import pytest
 
 from sagalog import CodecError, DefinitionError, InvalidEventError, PayloadTooLargeError, Saga, starts
-from sagalog.definition.codec import TypeRegistry, check_event, encode_readable, round_trip
+from sagalog.definition.codec import TypeRegistry, check_event, decode_given, encode_readable, round_trip
 from sagalog.definition.storable import check_storable
 from sagalog.testing import Scenario
 
@@ -367,6 +368,30 @@ def test_what_a_pydantic_model_computes_of_its_fields_is_not_stored_as_one_of_th
     assert b"double" not in data
     assert back == model
     assert (back.double, back.model_extra) == (6, model.model_extra)
+
+
+def test_what_a_pydantic_model_holds_beside_its_fields_is_compared_as_plain_json() -> None:
+    assert round_trip(Open(more={"a": [1, None]}))[1].model_extra == {"more": {"a": [1, None]}}  # type: ignore[call-arg]
+    for odd in (Decimal(2), (1, 2), Strict(n=1)):
+        with pytest.raises(CodecError, match="comes back as a"):
+            round_trip(Open(more=[odd]))  # type: ignore[call-arg]
+
+
+class NothingElse(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+    n: int
+    day: date
+    pair: tuple[int, int]
+    id: UUID
+
+
+def test_a_strict_pydantic_model_is_read_from_json_as_pydantic_reads_it() -> None:
+    value = NothingElse(n=3, day=date(2026, 1, 31), pair=(1, 2), id=UUID(int=7))
+    data, back = round_trip(value)
+    assert back == value
+    assert decode_given(data, NothingElse) == value
+    with pytest.raises(CodecError, match="not a valid NothingElse"):
+        decode_given(data.replace(b"3", b'"3"', 1), NothingElse)
 
 
 def test_a_field_for_the_constructor_only_is_refused_with_a_remedy_that_mends_it() -> None:

@@ -44,7 +44,12 @@ def _encode_foreign(value: Any) -> Any:
 def _decode_foreign(expected: type, value: Any) -> Any:
     validate = getattr(expected, "model_validate", None)  # pydantic
     if callable(validate):
-        return validate(value)
+        try:
+            return validate(value)
+        except (
+            ValueError
+        ):  # of pydantic: a strict model takes a text for a date, or a list for a tuple, from JSON alone
+            return expected.model_validate_json(_encoder.encode(value))  # type: ignore[attr-defined]
     raise NotImplementedError(f"values of type {expected.__name__} have no JSON form")
 
 

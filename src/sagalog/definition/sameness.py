@@ -107,6 +107,12 @@ def _of_records(record: _Record, value: Any, back: Any) -> str | None:
         found = difference(one, other, plain=plain)
         if found is not None:
             return f".{name}{found}"
+    if extra := getattr(
+        value, "__pydantic_extra__", None
+    ):  # of a model with extra="allow": no types are declared for it
+        found = difference(extra, back.__pydantic_extra__, plain=True)
+        if found is not None:
+            return found
     if record.has_dict and len(value.__dict__) > len(record.fields):
         known = {name for name, _ in record.fields} | record.derived
         for name in value.__dict__:
