@@ -53,6 +53,14 @@ def test_a_saga_without_a_starting_event_is_refused() -> None:
             def placed(self, state: State, event: Placed) -> None: ...
 
 
+def test_a_base_with_handlers_and_without_a_name_is_refused_and_a_plain_class_may_hold_them() -> None:
+    placed = starts(Placed, key="order_id")(lambda self, state, event: None)
+    with pytest.raises(DefinitionError, match=r"Shared has handlers but no name.*class OrderSaga\(Shared, Saga"):
+        type("Shared", (Saga,), {"placed": placed})
+    shared = type("Shared", (), {"placed": placed})
+    assert type("Named", (shared, Saga), {"name": "named"}).event_types() == (Placed,)  # type: ignore[attr-defined]
+
+
 def test_two_handlers_for_one_event_are_refused_and_named() -> None:
     with pytest.raises(DefinitionError, match=r"handles Placed twice: in (one|two)\(\) and in (one|two)\(\)"):
 

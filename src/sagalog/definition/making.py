@@ -96,6 +96,11 @@ def made_of(cls: Any, state: type | None, saga: Any) -> Made:
 
 def _check_name(cls: Any) -> None:
     name = getattr(cls, "name", None)
+    if name is None and "name" not in cls.__dict__:
+        raise DefinitionError(
+            f"{cls.__name__} has handlers but no name: write name = '...' in it. Handlers that several sagas share belong "
+            "in a plain class: class Shared, then class OrderSaga(Shared, Saga[...])"
+        )
     if not isinstance(name, str) or not SAGA_NAME.match(name):
         raise DefinitionError(
             f"{cls.__name__}.name may have letters, digits, '_', '.' and '-', but is {name!r}: it is part of every "
