@@ -33,7 +33,7 @@ from .answers import AnswerError, Answers
 from .commands import CommandHandler, CommandHandlers
 from .engine import Engine
 from .envelope import Envelope, Repairing
-from .failures import described, is_permanent, passes_through
+from .failures import decisive, described, is_permanent, passes_through
 from .gates import Gates
 from .instance import Instance
 from .lease import Leases
@@ -82,6 +82,7 @@ class Conclusions:
         if error is None:
             self.accepted(instance, entry)
             return True
+        error = decisive(error)
         told = self._failure(instance, entry, error)
         if told is not None:
             return await self._tell_failure(instance, entry, told, error)

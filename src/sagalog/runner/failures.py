@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from ..errors import (
     BrokerRefusedError,
     CodecError,
+    CommandRefused,
     ConflictError,
     DefinitionError,
     InstanceFullError,
@@ -113,6 +114,25 @@ def certain(error: BaseException) -> bool:
 def told_of_store(error: BaseException) -> str:
     """Describe what a store raised: the message of our own errors, which name no payloads, or the type of others."""
     return str(error) if isinstance(error, SagalogError) else described(error)
+
+
+def decisive(error: BaseException) -> BaseException:
+    """Return what decides among the errors of a group, as a TaskGroup raises it: a refusal, or else what is permanent.
+
+    Otherwise another attempt would be made at what was refused, with the effects of all that was not.
+    """
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    for kinds in ((CommandRefused,), _PERMANENT):
+        if (found := _first(error, kinds)) is not None:
+            return found
+    return error
+
+
+def _first(error: BaseException, kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    if not isinstance(error, BaseExceptionGroup):
+        return error if isinstance(error, kinds) else None
+    return next((found for one in error.exceptions if (found := _first(one, kinds)) is not None), None)
 
 
 def is_permanent(error: BaseException) -> bool:
