@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sagalog import DefinitionError, InMemoryJournal, SagaRunner
+from sagalog import DefinitionError, InMemoryJournal, SagaRunner, Send, starts
 
-from ..orders import OrderSaga, Placed
+from ..orders import OrderSaga, Placed, Reserve
 from .conftest import Bench
 
 CALLS: dict[str, Callable[[SagaRunner], Any]] = {
@@ -68,6 +68,44 @@ async def test_a_call_after_a_fork_is_refused() -> None:
             assert told.read().count("before this process was forked") == 2
         os.waitpid(child, 0)
         assert (await runner.handle(Placed("b"))).handled
+
+
+@pytest.mark.filterwarnings("ignore:This process")
+@pytest.mark.parametrize("forks", ["a command handler", "an event handler"])
+async def test_a_process_that_a_handler_forks_may_run_a_runner_of_its_own(forks: str) -> None:
+    ended: list[int] = []
+
+    async def of_the_child() -> None:
+        async with SagaRunner(InMemoryJournal(), sagas=[OrderSaga], dispatch=lambda command: None) as runner:
+            await runner.handle(Placed("a"))
+            await runner.settle()  # which a handler may not call
+
+    async def fork() -> None:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                asyncio.run(of_the_child())
+                status = 0
+            finally:
+                os._exit(status)
+        ended.append(os.waitstatus_to_exitcode((await asyncio.to_thread(os.waitpid, child, 0))[1]))
+
+    class Forking(OrderSaga):
+        @starts(Placed, key="order_id")
+        async def placed(self, state: Any, event: Any) -> Any:
+            if forks == "an event handler":
+                await fork()
+            return Send(Reserve(event.order_id))
+
+    async def dispatch(command: Any) -> None:
+        if forks == "a command handler":
+            await fork()
+
+    async with SagaRunner(InMemoryJournal(), sagas=[Forking], dispatch=dispatch) as runner:
+        await runner.handle(Placed("a"))
+        await runner.settle()
+    assert ended == [0]
 
 
 async def test_serve_goes_on_in_a_thread_until_stop(bench: Bench) -> None:

@@ -5,6 +5,7 @@ decide, replay (event handlers), deliver (command handlers) ─► [context] ─
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
@@ -51,6 +52,16 @@ def outside_handlers() -> Context:
     context.run(running_handler.set, None)
     context.run(in_command_handler.set, False)
     return context
+
+
+def _forked() -> None:
+    """In a process that a handler forked, none of its runners waits for that handler."""
+    running_handler.set(None)
+    in_command_handler.set(False)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def event_handler() -> Instance | None:
