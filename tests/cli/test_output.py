@@ -138,6 +138,22 @@ def test_an_export_through_a_link_leaves_the_link(filled: Path) -> None:
     assert target.read_text().startswith('{"sagalog":"')
 
 
+def test_no_command_overwrites_a_journal(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(filled.parent)
+    (filled.parent / "link.jsonl").symlink_to(filled)
+    before = filled.read_bytes()
+    for arguments in (
+        "export orders.db --force",
+        "export orders.db",
+        "export orders.db-wal --force",
+        "export link.jsonl --force",
+        "diagram tests.orders:OrderSaga --svg orders.db",
+    ):
+        done = CliRunner().invoke(group.sagalog, arguments.split(), env={"SAGALOG_JOURNAL": "sqlite:///orders.db"})
+        assert (done.exit_code, "is a database, and is not overwritten" in done.stderr) == (1, True), arguments
+        assert filled.read_bytes() == before
+
+
 def test_a_reader_that_has_gone_is_no_traceback(filled: Path) -> None:
     command = [sys.executable, "-m", "sagalog", "list", "--journal", "sqlite:///orders.db"]
     with subprocess.Popen(

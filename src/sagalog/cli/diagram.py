@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from ..diagram import mermaid, outline, state_diagram, svg
+from .files import refuse_database
 from .targets import load_saga
 from .text import clean, json_line
 
@@ -33,6 +34,7 @@ def diagram_(target: str, file: Path | None, phases: bool, as_json: bool) -> Non
     if found.unread:
         click.echo(f"no source code was found for {', '.join(found.unread)}: what they do is not shown", err=True)
     if file is not None:
+        refuse_database(file)
         try:
             file.write_text(svg(found), encoding="utf-8")
         except OSError as error:

@@ -15,6 +15,7 @@ import click
 
 from ..journal.protocol import server_now
 from ..operating.transfer import Totals, export_lines
+from .files import refuse_database
 from .journals import journal_option, reading
 from .progress import Counting
 from .text import clean, json_line
@@ -25,7 +26,7 @@ from .text import clean, json_line
 @journal_option
 @click.option("--saga", help="Only this saga.")
 @click.option("--latest", is_flag=True, help="Only the newest record of each instance, no history.")
-@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file, but no database.")
 @click.option("--json", "as_json", is_flag=True, help="Print the totals as one JSON object.")
 def export_(file: str, url: str, saga: str | None, latest: bool, force: bool, as_json: bool) -> None:
     """Write all instances, including finished ones, with their history, to FILE (.gz: compressed, -: standard
@@ -46,8 +47,10 @@ def export_(file: str, url: str, saga: str | None, latest: bool, force: bool, as
 async def _export(file: str, url: str, saga: str | None, latest: bool, force: bool, as_json: bool) -> None:
     totals = Totals()
     path = Path(file)
-    if file != "-" and path.exists() and not force:
-        raise click.ClickException(clean(f"{file} exists already; --force overwrites it"))
+    if file != "-":
+        refuse_database(path)
+        if path.exists() and not force:
+            raise click.ClickException(clean(f"{file} exists already; --force overwrites it"))
     # A device or a pipe is written to. Replacing it, as a file is replaced, would take it away from the whole machine.
     part = None if file == "-" or (path.exists() and not path.is_file()) else _beside(path)
     try:
@@ -99,4 +102,4 @@ def _opened(file: str, part: Path | None) -> Iterator[IO[bytes]]:
             if part is not None:
                 os.fsync(plain.fileno())  # after an export, the journal may be deleted
     except OSError as error:
-        raise click.ClickException(clean(f"{part or file} cannot be written: {error.strerror}")) from error
+        raise click.ClickException(clean(f"{file} cannot be written: {error.strerror}")) from error
