@@ -198,6 +198,29 @@ def test_an_odd_value_is_refused_and_its_option_named(
     assert (done.returncode, f"Invalid value for '{option}'" in done.stderr) == (2, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("command", "ends"),
+    [
+        ("check leaving:runner", "sys.exit(0)"),
+        ("check leaving.py:runner", "sys.exit(0)"),
+        ("worker leaving:runner", "sys.exit()"),
+        ("list --code leaving:runner", "sys.exit(0)"),
+        ("diagram leaving:runner", "sys.exit('bye')"),
+        ("simulate leaving:runner", "sys.exit(0)"),
+        ("check leaving:runner", "raise GeneratorExit"),
+    ],
+)
+def test_a_module_that_ends_the_process_at_its_import_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, ends: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "leaving.py").write_text(f"import sys\nrunner = None\n{ends}\n")
+    (tmp_path / "orders.db").touch()
+    done = CliRunner().invoke(group.sagalog, command.split(), env={"SAGALOG_JOURNAL": "sqlite:///orders.db"})
+    assert done.exit_code == 2
+    assert f"importing {command.split()[-1].partition(':')[0]} failed: " in done.stderr
+
+
 def test_ctrl_c_has_an_exit_code_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     async def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +78,8 @@ def _named(target: str, form: str, example: str, kind: str, wanted: Callable[[An
 
 def load_module(target: str, form: str, example: str) -> tuple[ModuleType, str]:
     """Return the module that `target` names, and the name behind the colon."""
+    if "://" in target:
+        raise click.BadParameter(f"a URL is not {form}, e.g. {example}; a journal's goes behind --journal")
     module_name, separator, attribute = target.rpartition(":")
     if not separator or not module_name or not attribute:
         module, _, name = example.partition(":")
@@ -93,17 +96,35 @@ def _load_file(path: Path) -> ModuleType:
         raise click.BadParameter(f"{path} is not a Python file")
     sys.path.insert(0, str(path.parent.resolve()))
     module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise click.BadParameter(f"importing {path} failed: {type(error).__name__}: {error}") from error
+    known = sys.modules.setdefault(path.stem, module)
+    with _importing(str(path)):
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            if known is module:
+                sys.modules.pop(path.stem, None)  # half of it is no module, as after any failed import
+            raise
     return module
 
 
 def _load_module(name: str) -> ModuleType:
     sys.path.insert(0, str(Path.cwd()))
-    try:
+    with _importing(name):
         return importlib.import_module(name)
-    except Exception as error:
-        raise click.BadParameter(f"importing {name} failed: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _importing(name: str) -> Iterator[None]:
+    """Raise click.BadParameter for whatever an import raises, SystemExit included.
+
+    A script that ends with `sys.exit(0)` would otherwise let `check` pass with nothing checked.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        hint = (
+            ': what a script runs belongs under `if __name__ == "__main__":`' if isinstance(error, SystemExit) else ""
+        )
+        raise click.BadParameter(f"importing {name} failed: {type(error).__name__}: {error}{hint}") from error
