@@ -8,6 +8,7 @@ import shlex
 import stat
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -196,6 +197,41 @@ def test_an_odd_value_is_refused_and_its_option_named(
 ) -> None:
     done = sagalog(*arguments.split(), SAGALOG_JOURNAL="sqlite:///orders.db")
     assert (done.returncode, f"Invalid value for '{option}'" in done.stderr) == (2, True), done.stderr
+
+
+WITH_URL = [
+    "health URL",
+    "health URL --json",
+    "list --journal URL URL",
+    "list --older-than URL",
+    "list --where URL",
+    "list --code URL --journal sqlite:///orders.db",
+    "show URL --journal sqlite:///orders.db",
+    "export URL --journal sqlite:///orders.db",
+    "import URL --journal sqlite:///orders.db",
+    "worker URL",
+    "worker tests.orders:OrderSaga URL",
+    "worker tests.orders:OrderSaga --http URL",
+    "run tests.orders:OrderSaga --events URL",
+    "simulate URL",
+    "URL",
+    "health http://shop:p.w@127.0.0.1:1/",
+    "health http://127.0.0.1:1/?token=p.w",
+]
+
+
+def test_a_password_in_the_wrong_place_is_not_printed(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(filled.parent)
+    urls = ("postgresql://shop:p.w@db/shop", "nats://u:p.w/@a,u:p@p.w@b", "tls://p.w@b")
+    for url, arguments in product(urls, WITH_URL):
+        done = CliRunner().invoke(group.sagalog, arguments.replace("URL", url).split(), env={"SAGALOG_JOURNAL": None})
+        assert (arguments, done.exit_code in (1, 2), "p.w" in done.output) == (arguments, True, False), done.output
+
+
+def test_a_url_in_the_wrong_place_is_told_the_right_one() -> None:
+    for command in ("health", "worker"):
+        done = CliRunner().invoke(group.sagalog, [command, "postgresql://shop@db/shop"])
+        assert (done.exit_code, "a journal's" in done.stderr, "goes behind --journal" in done.stderr) == (2, True, True)
 
 
 @pytest.mark.parametrize(

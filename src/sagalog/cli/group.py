@@ -8,7 +8,7 @@ import click
 
 from .. import __version__
 from ..errors import SagalogError
-from .text import clean
+from .text import clean, without_secrets
 
 COMMANDS = {
     "cancel": "End instances; undo their work, or leave it as it stands.",
@@ -67,6 +67,9 @@ class _Lazy(click.Group):
             raise click.exceptions.Exit(130) from stopped
         except SagalogError as error:
             raise click.ClickException(clean(f"{type(error).__name__}: {error}")) from error
+        except click.ClickException as error:
+            vars(error)["message"] = without_secrets(error.message)  # a copy would be of another class, and exit code
+            raise
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

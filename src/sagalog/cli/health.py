@@ -16,7 +16,7 @@ from ..errors import JournalError
 from ..runner.health import Health, examine_journal, failing
 from .durations import Seconds
 from .journals import reading
-from .text import clean
+from .text import clean, without_secrets
 
 
 @click.command("health")
@@ -56,6 +56,8 @@ def health_(
     by_hand = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     if address is not None and by_hand:
         raise click.UsageError("give a worker or a journal, not both")
+    if address is not None and "://" in address and not address.startswith(("http://", "https://")):
+        raise click.UsageError("a journal's URL goes behind --journal; a worker is HOST:PORT, or begins with http")
     if address is not None:
         well, body = _ask_worker(address, "/live" if live else "/ready", timeout_seconds)
     elif url is None:
@@ -94,6 +96,7 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
     scheme, _, rest = url.partition("://")
     if "/" not in rest.rstrip("/"):
         url = f"{scheme}://{rest.rstrip('/')}{path}"
+    where = without_secrets(url)
     # No proxy, whatever the environment says: a probe asks the worker itself.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -101,14 +104,14 @@ def _ask_worker(address: str, path: str, timeout_seconds: float) -> tuple[bool, 
             return True, answer.read(_MAX_ANSWER)
     except urllib.error.HTTPError as refused:
         body = refused.read(_MAX_ANSWER)
-        return False, body if refused.code == 503 else _unwell(f"{url} answers {refused.code}")
+        return False, body if refused.code == 503 else _unwell(f"{where} answers {refused.code}")
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         if isinstance(reason, TimeoutError):
-            return False, _unwell(f"{url} does not answer within {timeout_seconds:g} s")
+            return False, _unwell(f"{where} does not answer within {timeout_seconds:g} s")
         if isinstance(reason, http.client.HTTPException):
-            return False, _unwell(f"{url} does not speak HTTP, or is not an address ({type(reason).__name__})")
-        return False, _unwell(f"{url}: {reason}")
+            return False, _unwell(f"{where} does not speak HTTP, or is not an address ({type(reason).__name__})")
+        return False, _unwell(f"{where}: {reason}")
 
 
 def _unwell(reason: str) -> bytes:

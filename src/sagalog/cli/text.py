@@ -11,6 +11,8 @@ from ..operating.json_diff import ABSENT, Change
 from ..text import clean, line, moment
 
 _UNPRINTABLE = re.compile(r"[^ -~]")
+_USER = re.compile(r"(?<=://)\S*@")  # to the last @: a password may hold one, or a slash
+_SECRET = re.compile(r"(?i)((?:password|token|secret)=)[^&\s'\"]+")
 
 
 def json_line(value: Any) -> str:
@@ -28,6 +30,11 @@ def _escaped(match: re.Match[str]) -> str:
         if match[0].isprintable()
         else "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
     )
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` with the user and the password of every URL in it hidden: an argument in the wrong place is quoted."""
+    return _SECRET.sub(r"\1***", _USER.sub("***@", text)) if "://" in text else text
 
 
 def cut(text: str, most: int) -> str:
@@ -53,4 +60,4 @@ def _json(value: Any, width: int) -> str:
     return "" if value is ABSENT else cut(json_line(value), width)
 
 
-__all__ = ["change_lines", "clean", "cut", "json_line", "line", "moment"]
+__all__ = ["change_lines", "clean", "cut", "json_line", "line", "moment", "without_secrets"]
