@@ -179,6 +179,15 @@ def test_a_journal_that_refuses_writes_is_not_ready(sagalog: Sagalog, tmp_path: 
     assert told["reasons"][0].startswith("writable: writes are refused")
 
 
+def test_a_file_whose_records_are_damaged_is_not_ready(sagalog: Sagalog, tmp_path: Path) -> None:
+    _due(tmp_path / "due.db", timedelta(seconds=-60))
+    with contextlib.closing(sqlite3.connect(tmp_path / "due.db")) as other:
+        other.execute("ALTER TABLE label RENAME TO gone")  # as if its page were lost
+    done = sagalog("health", "--journal", "sqlite:///due.db")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (1, "not ready"), done.stdout
+    assert "it is not known what is paused: due.db is damaged" in done.stdout
+
+
 @pytest.mark.parametrize("speaks", ["a:b:c", ""])
 def test_what_is_no_address_or_does_not_speak_http_is_told(sagalog: Sagalog, speaks: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:

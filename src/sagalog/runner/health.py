@@ -14,7 +14,7 @@ import msgspec
 
 from ..decision.controls import reasons_of
 from ..decision.ids import FAMILY
-from ..errors import SagalogError
+from ..errors import CodecError, JournalError, SagalogError
 from ..journal import Journal
 from ..journal.controls import read_controls
 from ..journal.protocol import ExaminesItself, server_now
@@ -129,7 +129,10 @@ async def examine_journal(journal: Journal, *, timeout_seconds: float, behind_se
     """Return what a journal alone tells about its workers: whether it answers, and whether they keep up."""
     oldest, took, unanswered = await _asked(_oldest_in(journal), timeout_seconds)
     reasons = [unanswered] if unanswered else _behind(oldest, behind_seconds)
-    paused = () if unanswered else await _paused_in(journal, timeout_seconds)
+    try:
+        paused = () if unanswered else await _paused_in(journal, timeout_seconds)
+    except JournalError as error:  # what is due may stand in pages that are whole, and this beside them is damaged
+        paused, reasons = (), [*reasons, f"it is not known what is paused: {error}"]
     return Health(
         live=True,
         ready=not reasons,
@@ -145,7 +148,7 @@ async def _paused_in(journal: Journal, timeout_seconds: float) -> tuple[str, ...
             controls, _ = await read_controls(journal)
     except TimeoutError:
         return ("the journal did not say what is paused",)
-    except SagalogError as error:
+    except CodecError as error:  # a newer version may have said it
         return (f"it is not known what is paused: {error}",)
     return tuple(reasons_of(controls))
 
