@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from sagalog import EventClock, Health, InMemoryJournal, JournalSagaStateStore, JournalUnavailableError, SagaRunner
+from sagalog import (
+    EventClock,
+    Health,
+    InMemoryJournal,
+    JournalSagaStateStore,
+    JournalUnavailableError,
+    PersistentRepr,
+    RunnerSettings,
+    SagaRunner,
+)
 
 from ..orders import OrderSaga, Placed
+from ..shipping import Shipping
+from ..ticking import TickSaga
 from .conftest import Bench, FourMethodStore, Gate
 from .test_workers import until
 
@@ -151,6 +164,46 @@ async def test_a_store_that_raises_anything_does_not_end_the_due_loop(caplog: py
         await until(lambda: loop.trouble == "")
         assert (await runner.health()).ready
     assert len(caplog.records) == 1  # said once, not at each look
+
+
+class Refusing(Sick):
+    """One that refuses to be read at all, and counts."""
+
+    refused = 0
+
+    async def _ail(self) -> None:
+        self.refused += self.error is not None
+        await super()._ail()
+
+    async def latest_messages(self, persistence_ids: Sequence[str]) -> list[PersistentRepr | None]:
+        await self._ail()
+        return await super().latest_messages(persistence_ids)
+
+    async def claim_due(
+        self, prefix: str, before: datetime, until: datetime, *, limit: int = 1000
+    ) -> list[tuple[str, datetime]]:
+        await self._ail()
+        return await super().claim_due(prefix, before, until, limit=limit)
+
+
+async def test_a_journal_that_is_away_is_logged_once_a_minute_however_many_sagas_there_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    journal = Refusing()
+    settings = RunnerSettings(due_poll=timedelta(milliseconds=5))
+    away = JournalUnavailableError("it is away")
+    async with SagaRunner(journal, sagas=[OrderSaga, TickSaga, Shipping], dispatch=print, settings=settings) as runner:
+        for _ in range(2):  # what is over and comes again is news
+            refused, journal.error = journal.refused, away
+            await until(lambda before=refused: journal.refused - before >= 40)  # type: ignore[misc]
+            journal.error = None
+            assert runner._started is not None
+            await until(lambda: runner._started.due_loop.trouble == "")  # type: ignore[union-attr]
+    logged = Counter(record.getMessage() for record in caplog.records)
+    assert logged == {
+        "reading what is paused failed: it is away": 2,
+        **{f"saga {saga.name}: looking for due work failed: it is away": 2 for saga in runner.sagas},
+    }
 
 
 async def test_a_due_loop_that_hangs_is_not_ready_although_the_journal_answers() -> None:

@@ -13,7 +13,7 @@ import asyncio
 from datetime import datetime, timedelta
 
 from ..errors import RunnerStoppedError, SagaParkedError
-from ..logs import about, log
+from ..logs import log
 from .cache import InstanceCache
 from .clock import ServerClock
 from .controls import ControlsWatch
@@ -30,7 +30,8 @@ from .sweeping import Sweeper
 _PAGE = 500
 _MAX_AT_WORK = 2048  # claimed instances of a saga that are still at work; a scan hands out no more than these
 _FEW = 16  # at work: before a claim, one lookup says whether anything else is due
-_COMPLAIN_SECONDS = 60.0
+_TIME = "asking the journal's server for the time"
+_PAUSES = "reading what is paused"
 _AGAIN = timedelta(seconds=1)  # after a scan that failed, however rarely the journal is polled
 
 
@@ -49,7 +50,6 @@ class DueLoop:
         self.handed_out: int = 0  # claims of instances
         self._at_work: dict[str, set[str]] = {one.runtime.name: set() for one in caches}
         self._handed_out: dict[str, dict[str, tuple[datetime, int]]] = {one.runtime.name: {} for one in caches}
-        self._complained = ("", "", 0.0)
         self._full = False  # the loop has to be woken when there is room again
         self._purger = Purger(engine)
         self._sweepers = [Sweeper(engine, one.runtime.name, one.runtime.reservations) for one in self._caches]
@@ -79,24 +79,28 @@ class DueLoop:
                 except BaseException as error:
                     if passes_through(error):
                         raise
-                    told = told_of_store(error)
-                    log.warning("asking the journal's server for the time failed: %s", told, extra=about())
+                    engine.complain(_TIME, error)
+                else:
+                    engine.succeeded(_TIME)
             now = engine.now()
             upcoming = now + engine.settings.due_poll
             self._next = upcoming
             trouble = await self._look_at_controls()
             for cache in self._caches:
+                saga = cache.runtime.name
+                looking = f"saga {saga}: looking for due work"
                 try:
                     following = await self.scan(cache, engine.now(), upcoming)
                     if following is not None and following < self._next:
                         self._next = following
-                    await self._stranded[cache.runtime.name].take_over(cache)
+                    await self._stranded[saga].take_over(cache)
                 except BaseException as error:  # whatever a store raises, the others and the next scan go on
                     if passes_through(error):
                         raise
-                    trouble = told_of_store(error)
-                    self._complain(cache.runtime.name, trouble)
+                    trouble = engine.complain(looking, error, saga)
                     self._next = min(self._next, engine.now() + _AGAIN)  # what is due next is not known
+                else:
+                    engine.succeeded(looking)
             for sweeper in self._sweepers:
                 sweeper.look()
             self.trouble = trouble
@@ -111,18 +115,9 @@ class DueLoop:
         except BaseException as error:
             if passes_through(error):
                 raise
-            trouble = told_of_store(error)
-            log.warning("reading what is paused failed: %s", trouble, extra=about())
-            return trouble
+            return self._engine.complain(_PAUSES, error)
+        self._engine.succeeded(_PAUSES)
         return ""
-
-    def _complain(self, saga: str, trouble: str) -> None:
-        """Log that a scan failed: at once if the reason is new, otherwise once a minute."""
-        now = self._engine.loop.time()
-        if (saga, trouble) == self._complained[:2] and now - self._complained[2] < _COMPLAIN_SECONDS:
-            return
-        self._complained = (saga, trouble, now)
-        log.warning("saga %s: looking for due work failed: %s", saga, trouble, extra=about(saga=saga))
 
     async def searched(self) -> None:
         """Return when the stores that cannot find due instances have been searched."""

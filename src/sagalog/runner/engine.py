@@ -18,7 +18,7 @@ from ..waiting import is_set_within
 from .awaited import Awaited
 from .clock import Clock, in_utc
 from .counters import Counters
-from .failures import not_handled
+from .failures import not_handled, told_of_store
 from .settings import InSeconds, RunnerSettings
 from .telling import Hooks
 from .timing import Timing, timing_of
@@ -29,6 +29,7 @@ _OTHER_LOOP = (
     "runner of its own; nothing was stored"
 )
 
+COMPLAIN_SECONDS = 60.0
 STRETCH_SECONDS = 0.005  # how long the event loop is held in one go, however much there is to do
 
 
@@ -87,6 +88,7 @@ class Engine:
         self.awaited: Awaited = Awaited()  # calls that wait until an instance has ended
         self.backlog = 0  # instances that wait for a free place to deliver; kept by lanes.py
         self.transactions: dict[int, Any] = {}  # open ones of callers, by their connection; kept by in_transaction.py
+        self._complaints: dict[tuple[str, str], float] = {}  # what failed, and why: logged when, in the loop's time
         self._writes: dict[int, float] = {}  # writes without an answer, and since when, in the loop's time
         self._write_numbers = count()
         # Callers that run a round in their own task, and what `wait_for_tasks` waits for.
@@ -123,6 +125,23 @@ class Engine:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a background task failed: %s", type(error).__name__, exc_info=trace_of(error), extra=about())
+
+    def complain(self, what: str, error: BaseException, saga: str | None = None) -> str:
+        """Log what failed and is tried again: a new reason at once, one that was given before once a minute.
+
+        Return the reason.
+        """
+        told, now = told_of_store(error), self.loop.time()
+        before = self._complaints.get((what, told))
+        if before is None or now - before >= COMPLAIN_SECONDS:
+            self._complaints[what, told] = now
+            log.warning("%s failed: %s", what, told, extra=about(saga=saga))
+        return told
+
+    def succeeded(self, what: str) -> None:
+        """Forget the complaints about it, so that the next one is logged at once."""
+        if self._complaints:
+            self._complaints = {of: at for of, at in self._complaints.items() if of[0] != what}
 
     def cancelled_by_handler(self, error: BaseException) -> bool:
         """Say whether a handler has cancelled the task that runs it; that task then goes on.

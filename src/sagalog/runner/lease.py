@@ -15,16 +15,16 @@ from ..decision.entries import Command
 from ..errors import JournalUnavailableError
 from ..journal import Journal
 from ..journal.protocol import MovedDue
-from ..logs import about, log
 from .commit import due_moments
 from .engine import Engine
 from .envelope import Envelope, Maintenance
-from .failures import passes_through, told_of_store
+from .failures import passes_through
 from .instance import Instance
 
 _FIRST_LOOK = 1 / 256  # of a lease: 20 ms of the default
 MAX_LEASES = 12  # up to which a lease in the record grows, because each renewal is a write
 _MAX_MOVES = 500  # of one call
+_PROLONGING = "prolonging leases"
 _MAX_ALIKE = 100  # due ids that begin with the id of an instance
 
 
@@ -125,8 +125,9 @@ class Leases:
         except BaseException as error:  # the move is tried again well before the lease ends
             if passes_through(error):
                 raise
-            log.warning("prolonging %d leases failed: %s", len(moves), told_of_store(error), extra=about())
+            self._engine.complain(_PROLONGING, error)
             return
+        self._engine.succeeded(_PROLONGING)
         for (instance, move), done in zip(moves, moved, strict=True):
             if not done and instance.cached.version == move.sequence_nr:
                 instance.deliveries.contested = True  # another worker has changed it

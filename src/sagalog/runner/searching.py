@@ -13,9 +13,8 @@ from datetime import datetime
 
 from ..decision.record import decode_record
 from ..errors import CodecError
-from ..logs import about, log
 from .engine import Engine
-from .failures import passes_through, told_of_store
+from .failures import passes_through
 from .runtime import SagaRuntime
 from .scanned import ScannedStore
 
@@ -32,12 +31,7 @@ async def search(engine: Engine, runtime: SagaRuntime, notice: Callable[[datetim
         except BaseException as error:
             if passes_through(error):
                 raise
-            log.warning(
-                "saga %s: looking through its store failed, trying again: %s",
-                runtime.name,
-                told_of_store(error),
-                extra=about(saga=runtime.name),
-            )
+            engine.complain(f"saga {runtime.name}: looking through its store", error, runtime.name)
             await asyncio.sleep(engine.seconds.due_poll)
 
 
