@@ -54,6 +54,8 @@ async def test_a_missing_right_is_told_with_the_table(postgres_schema: str, admi
         ("sslmode=require", "the server refuses TLS"),
         ("sslmode=perhaps", "sslmode"),
         ("conect_seconds=3", "does not accept a setting in the URL.*conect_seconds"),
+        ("connect_timeout=5", r"Only libpq has connect_timeout: leave it out \(connect_seconds says"),
+        ("sslmode=prefer&channel_binding=prefer", "Only libpq has channel_binding: leave it out$"),
         ("statement_timeout=soon", "does not accept a setting in the URL.*statement_timeout"),
     ],
 )

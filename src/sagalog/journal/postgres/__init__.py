@@ -43,7 +43,7 @@ _SETTINGS: Known = {
 class PostgresJournal:
     """A journal in a PostgreSQL database, for any number of workers on any number of machines.
 
-    `dsn`: as libpq takes it. `schema`: where the tables are; `migrate`: make or migrate them at open. `history`: "all"
+    `dsn`: as asyncpg takes it. `schema`: where the tables are; `migrate`: make or migrate them at open. `history`: "all"
     keeps every record until the saga's tombstone is purged, n the n before the newest, 0 only the newest. `pooler`: there
     is a transaction-mode pooler in between, so no statement stays prepared. `connect_timeout`: how long to try to
     (re)connect before a call fails. `timeout`: how long to wait for an answer.
@@ -114,7 +114,7 @@ class PostgresJournal:
 
     @classmethod
     def from_url(cls, rest: str, **settings: Any) -> PostgresJournal:
-        """Open `postgresql://user@host/database?schema=sagalog&migrate=true`; other parameters are libpq's."""
+        """Open `postgresql://user@host/database?schema=sagalog&migrate=true`; others are for asyncpg or the server."""
         split_server_url("postgresql", rest)  # before anything of it may be quoted
         address, _, query = rest.partition("?")
         given, others = split_settings("postgresql", query, _SETTINGS)

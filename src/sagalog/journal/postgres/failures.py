@@ -43,6 +43,24 @@ _OF_SETTINGS = (
     asyncpg.FeatureNotSupportedError,
     asyncpg.ProtocolViolationError,  # PgBouncer's word for it
 )
+# What libpq itself does with a connection; asyncpg, which is used here, hands them to the server, which has none of them.
+_ONLY_LIBPQ = {
+    "channel_binding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssencmode",
+    "hostaddr",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "load_balance_hosts",
+    "require_auth",
+    "requirepeer",
+    "sslcertmode",
+    "sslcompression",
+    "sslsni",
+}
 # Trying to connect again makes sense after these.
 PASSING = (
     asyncpg.PostgresConnectionError,
@@ -110,9 +128,13 @@ def translate_login(error: Exception, where: str, settings: tuple[str, ...]) -> 
         translated = DefinitionError(f"this is not a PostgreSQL URL: {said}")
     elif isinstance(error, _OF_SETTINGS):
         given = ", ".join(settings) or "none, so look for PGOPTIONS and the like"
+        only_libpq = ", ".join(sorted(_ONLY_LIBPQ.intersection(settings)))
+        hint = f". Only libpq has {only_libpq}: leave it out" if only_libpq else ""
+        if "connect_timeout" in only_libpq:
+            hint += " (connect_seconds says how long to wait)"
         translated = DefinitionError(
-            f"{where} does not accept a setting in the URL ({name}): neither sagalog nor libpq has such a setting, "
-            f"or its value is wrong. Given: {given}"
+            f"{where} does not accept a setting in the URL ({name}): neither sagalog, nor its driver asyncpg, nor the "
+            f"server has such a setting, or its value is wrong. Given: {given}{hint}"
         )
     else:
         return translate(error, where)
