@@ -97,6 +97,7 @@ def test_a_damaged_or_missing_export_is_named() -> None:
         assert "What is counted above is imported." in done.stderr
         assert run("import", "orders.jsonl", "--journal", f"sqlite:///{name}.db").exit_code == 0
     assert "cannot be read: No such file" in run("import", "nothing.jsonl", "--journal", "sqlite:///x.db").stderr
+    assert not Path("x.db").exists()
 
 
 def test_an_export_can_be_piped() -> None:
@@ -153,6 +154,10 @@ def test_the_doctor_finds_work_that_nobody_takes() -> None:
         (
             "sqlite:///nowhere.db",
             "fail  reachable      JournalUnavailableError: nowhere.db does not exist, and was not created",
+        ),
+        (
+            "sqlite://orders.db",
+            "fail  reachable      DefinitionError: an SQLite journal's URL is sqlite:///relative.db",
         ),
         ("oracle://x", "fail  reachable      DefinitionError: there is no journal for oracle://"),
         (

@@ -159,7 +159,7 @@ def test_several_ids_are_repaired_and_the_unknown_one_is_named(here: Path) -> No
     [
         (("retry", "running", "--yes"), 0, "nothing: it is not parked, it is running"),
         (("retry", "nobody", "--yes"), 1, "no instance of any saga has the id 'nobody'"),
-        (("retry", "finished", "--yes"), 1, "NoInstanceError"),
+        (("retry", "finished", "--yes"), 1, "NoInstanceError: saga 'order', id 'finished': it has ended; nothing"),
         (("retry", "--yes"), 2, "which instances? Give their ids,"),
         (("retry", "parked", "--status", "parked"), 2, "not both"),
         (("retry", "--status", "compensating", "--yes"), 0, "0 instances repaired"),

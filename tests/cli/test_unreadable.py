@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sqlite3
 import stat
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -294,6 +296,15 @@ def test_a_record_that_the_code_could_not_go_on_with_is_not_saved(text: str, why
     assert why in done.stderr
     assert "nothing was saved" in done.stderr
     assert not list(Path().glob("*.record"))
+
+
+def test_a_row_that_the_file_cannot_give_back_is_not_said_to_be_mended_by_a_command_that_cannot() -> None:
+    with closing(sqlite3.connect("orders.db")) as other:
+        other.execute("UPDATE instance SET record_id = 10000 WHERE persistence_id = 'saga::order::odd'")  # lost
+        other.commit()
+    shown = run("show", "odd").stdout
+    assert ("Restore a backup" in shown, "sagalog drop" in shown) == (True, False)
+    assert "Restore a backup" in run("drop", "odd", "--yes").stderr
 
 
 def test_an_instance_that_can_be_read_is_not_ended_by_drop() -> None:

@@ -123,7 +123,7 @@ async def test_a_version_that_nobody_was_shown_repairs_nothing(
         ("parked", "resend", "99/0", "is not a command in the kept history"),
         ("parked", "resend", "'; DROP TABLE", "is not a command in the kept history"),
         ("parked", "explode", "", "there is no repair 'explode'"),
-        ("finished", "retry", "", "no live instance"),
+        ("finished", "retry", "", "it has ended"),
     ],
 )
 async def test_what_cannot_be_repaired_is_said(

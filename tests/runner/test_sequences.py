@@ -18,6 +18,7 @@ from sagalog import (
     JournalSagaStateStore,
     ManualClock,
     Outcome,
+    RepairError,
     Saga,
     SagaRecord,
     SagaRunner,
@@ -181,6 +182,8 @@ async def test_an_operator_drops_what_waits_and_its_number_is_not_waited_for_and
         assert told.effects == ("drops the kept Numbered, message m3; it counts as consumed",)
         await one.settle()
         assert await send(one, 2) == [Outcome.HANDLED]
+        with pytest.raises(RepairError, match=r", gap/Numbered, kept Numbered \(m5\)$"):
+            await _repaired(two, drop("gap/numbered"))
         told = await _repaired(two, drop("gap/Numbered"))
         assert told.effects == ("no longer waits for what is missing of Numbered: continues after it",)
         await one.settle()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sagalog import Call, ItinerarySaga, JournalSagaStateStore, SagaRecord, Status, activity
+import pytest
+
+from sagalog import Call, ItinerarySaga, JournalSagaStateStore, RepairError, SagaRecord, Status, activity
 from sagalog.decision.record import decode_record
 
 from .conftest import Bench
@@ -70,6 +72,8 @@ async def test_dropping_its_deadline_says_what_that_means_and_its_event_still_en
         await running.handle(Asked("A"))
         await running.settle()
         deadline = (await record(bench)).timers["activity/approval"].id
+        with pytest.raises(RepairError, match=r"there wait activity approval \(1/0\), "):
+            await running.drop("approval", "A", "9/9")
         (told,) = (await running.drop("approval", "A", deadline)).effects
         assert told.endswith("the activity now waits without a deadline: `drop 1/0` continues without it")
         await running.handle(Approved("A"))

@@ -56,27 +56,26 @@ async def _import(file: str, url: str, skip_existing: bool, dry_run: bool, as_js
     counts: Counter[Brought] = Counter()
     records = 0
     broken = ""
-    journal = open_journal(url)
-    try:
-        await journal.open()
-        with Counting("instances") as counting, _opened(file) as lines:
-            try:
-                for group in _groups(read_export(lines)):
-                    for instance, brought, taken in await _brought(journal, group, dry_run=dry_run):
-                        counts[brought] += 1
-                        records += len(instance) if brought is Brought.IMPORTED else 0
-                        counting.update(counts.total())
-                        if brought is Brought.DIFFERS and not skip_existing:
-                            click.echo(
-                                f"{line(instance[0].persistence_id)}: {line(taken or 'something else is stored there')}",
-                                err=True,
-                            )
-            except CodecError as error:
-                broken = str(error)
-            except (OSError, EOFError, zlib.error) as error:  # a compressed file that is damaged or cut off
-                broken = f"it cannot be read to the end: {error}"
-    finally:
-        await journal.close()
+    with _opened(file) as lines:  # before a journal is made for it
+        journal = open_journal(url)
+        try:
+            await journal.open()
+            with Counting("instances") as counting:
+                try:
+                    for group in _groups(read_export(lines)):
+                        for instance, brought, taken in await _brought(journal, group, dry_run=dry_run):
+                            counts[brought] += 1
+                            records += len(instance) if brought is Brought.IMPORTED else 0
+                            counting.update(counts.total())
+                            if brought is Brought.DIFFERS and not skip_existing:
+                                why = line(taken or "something else is stored there")
+                                click.echo(f"{line(instance[0].persistence_id)}: {why}", err=True)
+                except CodecError as error:
+                    broken = str(error)
+                except (OSError, EOFError, zlib.error) as error:  # a compressed file that is damaged or cut off
+                    broken = f"it cannot be read to the end: {error}"
+        finally:
+            await journal.close()
     _print(counts, records, dry_run, as_json, broken)
     if broken:
         raise click.ClickException(

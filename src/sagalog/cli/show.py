@@ -91,7 +91,9 @@ async def _show(
         return
     click.echo(f"saga    {line(view.saga)}\nid      {line(view.correlation_id)}\nstatus  {view.status}")
     if view.unreadable:
-        click.echo(f"why     {line(view.unreadable)}\n        {_MEND if view.record is None else _MEND_STATE}")
+        click.echo(f"why     {line(view.unreadable)}")
+        if view.version:  # of a row that the journal cannot give back, no command can read or replace anything
+            click.echo(f"        {_MEND if view.record is None else _MEND_STATE}")
     if view.record is None:
         if not view.unreadable:
             click.echo("why     only its message ids are remembered")

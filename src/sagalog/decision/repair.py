@@ -165,7 +165,13 @@ def drop(entry: str, *, note: str = "", by: str = "") -> Repair:
         for kept in record.kept:
             if kept.id == entry or (kept.kind == "timer" and kept.id.endswith(f"/{entry}")):
                 return drop_kept(record, kept.id)
-        waiting = [*map(command_named, record.outbox), *(f"{t.event.type} ({t.id})" for t in record.timers.values())]
+        waiting = [
+            *map(command_named, record.outbox),
+            *(f"activity {name} ({one.entry})" for name, one in record.activities.items() if one.status == "waiting"),
+            *(f"{timer.event.type} ({timer.id})" for timer in record.timers.values()),
+            *(f"{GAP}{name}" for name in sorted({one.sequence for one in record.kept if one.sequence})),
+            *(f"kept {one.event.type} ({one.id})" for one in record.kept),
+        ]
         raise RepairError(
             f"{entry!r} is neither a command in the outbox nor a timer, nor the id of a kept message; there "
             + (f"wait {listed(waiting)}" if waiting else "is none")

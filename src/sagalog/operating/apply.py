@@ -33,6 +33,8 @@ from ..journal.store import JournalSagaStateStore
 from ..waiting import Attempts, Waiting
 
 RETENTION = timedelta(days=7)  # as long as RunnerSettings has it, unless told otherwise
+NOT_THERE = "there is no such instance; nothing was stored"
+HAS_ENDED = "it has ended; nothing was stored"
 WAITING = Waiting(attempts=50, first=0.005, most=0.5, seconds=30.0)
 
 
@@ -188,15 +190,19 @@ async def _load(
     journal: Journal, saga: str, correlation_id: str, repair: Repair
 ) -> tuple[SagaRecord, int, datetime | None, int]:
     message = await journal.latest_message(ids.persistence_id(saga, correlation_id))
-    if message is None or not message.payload or (message.deleted and not repair.on_finished):
-        raise NoInstanceError(saga, correlation_id, f"the repair {repair.action!r}")
+    if message is None:
+        raise NoInstanceError(saga, correlation_id, "", NOT_THERE)
+    if message.deleted and not (repair.on_finished and message.payload):
+        raise NoInstanceError(saga, correlation_id, "", HAS_ENDED)
+    if not message.payload:  # as an import that was interrupted leaves it
+        raise NoInstanceError(saga, correlation_id, "", "its record is empty; nothing was stored")
     try:
         message, record = await made_whole(journal, message)
     except CodecError as error:
         mend = "`sagalog edit --record` corrects it, `sagalog drop` ends it"
         raise SagaParkedError(saga, correlation_id, f"{error}; {mend}") from error
     if record.finished and not repair.on_finished:  # in a store without tombstones
-        raise NoInstanceError(saga, correlation_id, f"the repair {repair.action!r}")
+        raise NoInstanceError(saga, correlation_id, "", HAS_ENDED)
     return record, message.sequence_nr, message.due_at, message.epoch
 
 

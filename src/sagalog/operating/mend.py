@@ -25,7 +25,7 @@ from ..journal.protocol import server_now
 from ..journal.reservations import Reservations
 from ..journal.store import JournalSagaStateStore
 from ..text import plural
-from .apply import RETENTION, store_record
+from .apply import HAS_ENDED, NOT_THERE, RETENTION, store_record
 from .view import SagaView, history, whole_view
 
 
@@ -51,7 +51,7 @@ async def stored(journal: Journal, saga: str, correlation_id: str) -> StoredReco
     """Return the newest record of a live instance. Raises NoInstanceError where there is none."""
     message = await journal.latest_message(ids.persistence_id(saga, correlation_id))
     if message is None or message.deleted:
-        raise NoInstanceError(saga, correlation_id, "the repair")
+        raise NoInstanceError(saga, correlation_id, "", NOT_THERE if message is None else HAS_ENDED)
     view = await whole_view(journal, message)
     if view.version != message.sequence_nr:  # it has moved on meanwhile
         return await stored(journal, saga, correlation_id)

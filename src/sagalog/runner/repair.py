@@ -38,7 +38,8 @@ async def apply(cache: InstanceCache, correlation_id: str, repair: Repair) -> Re
         nonlocal replayed
         record = draft.record
         if record is None or (record.finished and not repair.on_finished):
-            raise NoInstanceError(cache.runtime.name, correlation_id, f"the repair {repair.action!r}")
+            why = "there is no such instance" if record is None else "it has ended"
+            raise NoInstanceError(cache.runtime.name, correlation_id, "", f"{why}; nothing was stored")
         decision = repair.decide(record, draft.next_id, draft.now, draft.persistence_id)
         if decision.record is not record:
             draft.record = decision.record

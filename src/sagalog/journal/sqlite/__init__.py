@@ -157,7 +157,7 @@ class SqliteJournal:
         Raises JournalUnavailableError also where the file is not there; it is not made.
         """
         path = rest.partition("?")[0][1:]
-        if path:
+        if path and rest.startswith("/"):  # else `from_url` says what is wrong
             check_may_read(path)
         try:
             return cls.from_url(rest)
