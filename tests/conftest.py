@@ -41,13 +41,21 @@ _LONG_SECONDS: dict[
 GRACE_SECONDS = 60.0  # from the time limit of a test to the end of the whole run, if the limit could not end the test
 
 
-if os.environ.get("SAGALOG_TEST_LOOP") == "uvloop":
+if (kind := os.environ.get("SAGALOG_TEST_LOOP")) in ("uvloop", "eager"):
 
     def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Any]:
-        """Run what is asynchronous on uvloop: `SAGALOG_TEST_LOOP=uvloop make test ARGS=tests/runner`."""
-        import uvloop
+        """Run what is asynchronous on another loop: `SAGALOG_TEST_LOOP=uvloop make test ARGS=tests/runner`."""
+        if kind == "uvloop":
+            import uvloop
 
-        return {"uvloop": uvloop.new_event_loop}
+            return {"uvloop": uvloop.new_event_loop}
+
+        def eager() -> asyncio.AbstractEventLoop:
+            loop = asyncio.new_event_loop()
+            loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]  # since Python 3.12
+            return loop
+
+        return {"eager": eager}
 
 
 def pytest_configure(config: pytest.Config) -> None:

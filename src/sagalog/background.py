@@ -15,6 +15,7 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 from .errors import JournalUnavailableError, RunnerStoppedError
+from .waiting import start_task
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class BackgroundLoop:
         result: Future[T] = Future()
 
         def begin() -> None:
-            task = self._loop.create_task(work)
+            task = start_task(work)
             result.add_done_callback(
                 lambda _: self._loop.call_soon_threadsafe(task.cancel) if result.cancelled() else None
             )

@@ -18,11 +18,14 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine
+from contextvars import Context
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 # Counts seconds that nobody can set, and goes on while the machine is suspended, where the system can tell that.
 elapsed: Callable[[], float] = (
@@ -133,9 +136,28 @@ async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
+def start_task(
+    work: Coroutine[Any, Any, T],
+    *,
+    loop: asyncio.AbstractEventLoop | None = None,
+    context: Context | None = None,
+    name: str | None = None,
+) -> asyncio.Task[T]:
+    """Start a task, by default in the running event loop. It begins with the next turn of the loop, and never before.
+
+    With `asyncio.eager_task_factory`, a task of the loop itself begins at once, so it may have ended before its starter has
+    noted that there is one.
+    """
+    if loop is None:
+        loop = asyncio.get_running_loop()
+    if loop.get_task_factory() is None:
+        return loop.create_task(work, name=name, context=context)
+    return asyncio.Task(work, loop=loop, name=name, context=context)
+
+
 async def end_within(seconds: float, work: Coroutine[Any, Any, None]) -> None:
     """Await it for so long, then cancel it and raise TimeoutError, also where it swallows the cancellation."""
-    task = asyncio.get_running_loop().create_task(work)
+    task = start_task(work)
     try:
         await asyncio.wait([task], timeout=seconds)
     finally:

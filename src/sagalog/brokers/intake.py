@@ -21,7 +21,7 @@ from typing import Any
 
 from ..errors import BrokerRefusedError, SagalogError
 from ..logs import about, log, trace_of
-from ..waiting import Attempts, Waiting, end_within, is_set_within
+from ..waiting import Attempts, Waiting, end_within, is_set_within, start_task
 from .accepting import Accepting
 from .counts import SourceCounts, SourceGauges
 from .in_order import PAUSES, Arrival, InOrder, TakesEvents, pause
@@ -79,11 +79,10 @@ class Intake:
 
     def start(self) -> None:
         """Begin to read. A broker that is away is waited for."""
-        loop = asyncio.get_running_loop()
-        self._loops = [loop.create_task(self._receive_all()), loop.create_task(self._accepting.run(self._told))]
-        self._loops += [loop.create_task(self._looking.run()), loop.create_task(self._suspects.run())]
+        self._loops = [start_task(self._receive_all()), start_task(self._accepting.run(self._told))]
+        self._loops += [start_task(self._looking.run()), start_task(self._suspects.run())]
         if (every := self.source.keep_every) is not None:
-            self._loops.append(loop.create_task(self._keep_all(every.total_seconds())))
+            self._loops.append(start_task(self._keep_all(every.total_seconds())))
         for task in self._loops:
             task.add_done_callback(self._loop_ended)
 
@@ -197,7 +196,7 @@ class Intake:
         self._no_step(arrival, self.subscription.untaken, reason)
 
     def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[Any]]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = start_task(work)
         among.add(task)
         task.add_done_callback(among.discard)
         task.add_done_callback(self._ended)

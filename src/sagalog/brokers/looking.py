@@ -9,7 +9,7 @@ import time
 
 from ..errors import BrokerRefusedError, BrokerUnavailableError
 from ..logs import about, log
-from ..waiting import is_set_within
+from ..waiting import is_set_within, start_task
 from .counts import SourceCounts
 from .message import Backlog
 from .protocol import Source
@@ -40,7 +40,7 @@ class Looking:
     async def _ask(self) -> None:
         """Ask once. A client that lets its caller wait for ever is asked nothing else meanwhile."""
         since = time.monotonic()
-        asking = asyncio.get_running_loop().create_task(self._source.backlog())
+        asking = start_task(self._source.backlog())
         try:
             while not (await asyncio.wait([asking], timeout=_SECONDS))[0]:
                 self._missed(BrokerUnavailableError("its broker does not answer"), since)

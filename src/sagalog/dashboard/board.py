@@ -19,6 +19,7 @@ from ..definition.saga import Saga
 from ..errors import JournalUnavailableError
 from ..journal import Journal
 from ..operating.readable import Code
+from ..waiting import start_task
 from .access import Access, known_operator
 from .mask import Mask
 from .overview import Overview
@@ -78,7 +79,7 @@ class Board:
     def begin(self) -> None:
         """Start counting, if that has not begun: a mounted app is not told when its server starts."""
         if (self._task is None or self._task.done()) and not self.stopping.is_set():
-            self._task = asyncio.get_running_loop().create_task(self.overview.run(), name="sagalog-dashboard")
+            self._task = start_task(self.overview.run(), name="sagalog-dashboard")
 
     async def journal(self) -> Journal:
         """Return the journal. Raises JournalError at once while it is known to be down: nobody waits for a timeout then."""

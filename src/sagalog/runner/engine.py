@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import DefinitionError
 from ..logs import about, log, trace_of
-from ..waiting import is_set_within
+from ..waiting import is_set_within, start_task
 from .awaited import Awaited
 from .clock import Clock, in_utc
 from .counters import Counters
@@ -112,14 +112,14 @@ class Engine:
         `wait_for_tasks` waits for it. With `writes` it is cancelled only as a last resort, because the journal is to answer
         what is on its way to it.
         """
-        task = self.loop.create_task(work, context=self._context.copy())
+        task = start_task(work, loop=self.loop, context=self._context.copy())
         self._tasks[task] = writes
         task.add_done_callback(self._done)
         return task
 
     def spawn_unattended(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` as `spawn` does, except that nobody waits for it: who started it ends it, and hears of its errors."""
-        return self.loop.create_task(work, context=self._context.copy())
+        return start_task(work, loop=self.loop, context=self._context.copy())
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)

@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from ..errors import DefinitionError
+from ..waiting import start_task
 
 MakeResources = Callable[[Any], AbstractAsyncContextManager[Any]]  # of the runner
 
@@ -42,7 +43,7 @@ class Resources:
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[Any] = loop.create_future()
         self._closing = asyncio.Event()
-        self._task = task = loop.create_task(self._hold(manager, opened, self._closing))
+        self._task = task = start_task(self._hold(manager, opened, self._closing))
         try:
             self.value = await opened
         except BaseException:

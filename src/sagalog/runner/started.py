@@ -14,6 +14,7 @@ from ..decision.repair import Repair
 from ..definition.saga import Saga
 from ..errors import DefinitionError, InvalidEventError
 from ..logs import about, log, trace_of
+from ..waiting import start_task
 from .asking import runtime_of
 from .cache import InstanceCache
 from .commands import CommandHandlers
@@ -68,7 +69,7 @@ class Started:
         self.due_loop: DueLoop = DueLoop(engine, caches, controls if watches else None)
         self.follower: Follower = Follower(engine, stores.journal, [cache.runtime for cache in caches])
         self._rounds = Rounds(engine, queue, self._dispatcher, self.due_loop)
-        self.due_task: asyncio.Task[None] = engine.loop.create_task(self.due_loop.run())
+        self.due_task: asyncio.Task[None] = start_task(self.due_loop.run(), loop=engine.loop)
         engine.lasting = self.due_task
         self.due_task.add_done_callback(_due_loop_ended)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import DefinitionError, MissingExtraError
 from ..logs import about, log, trace_of
+from ..waiting import start_task
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -142,7 +143,7 @@ class HttpServer:
             return Answer(404, f"there is nothing here; there is {', '.join(self._routes)}\n".encode())
         making = self._making.get(path)
         if making is None:
-            making = self._making[path] = asyncio.create_task(_made(route), name=f"sagalog-probe {path}")
+            making = self._making[path] = start_task(_made(route), name=f"sagalog-probe {path}")
             making.add_done_callback(lambda _: self._making.pop(path, None))
         return await asyncio.shield(making)  # who hangs up does not take it from the others
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import BrokerUnavailableError, DefinitionError
 from ...text import given
+from ...waiting import start_task
 from ..arguments import text_or
 from ..message import KEY, SinkMessage
 from .connection import ANSWER_SECONDS, RedisConnection, fields
@@ -57,7 +58,7 @@ class RedisSink:
         told = asyncio.get_running_loop().create_future()
         self._waiting.append((stream, fields(message.body, headers), told))
         if self._sending is None:
-            self._sending = asyncio.create_task(self._send_all())
+            self._sending = start_task(self._send_all())
         await told
 
     async def _send_all(self) -> None:

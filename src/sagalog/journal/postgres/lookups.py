@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from itertools import islice
 from typing import Any
 
+from ...waiting import start_task
+
 _AT_ONCE = 2  # queries: the second takes what came while the first is under way
 _MAX_IDS = 256  # of one query
 
@@ -31,7 +33,7 @@ class Lookups:
         future = loop.create_future()
         self._waiting.setdefault(persistence_id, []).append(future)
         if len(self._tasks) < _AT_ONCE:
-            self._tasks.add(loop.create_task(self._run()))
+            self._tasks.add(start_task(self._run()))
         return await future
 
     async def _run(self) -> None:

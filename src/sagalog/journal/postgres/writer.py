@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ...errors import InvalidEventError, JournalUnavailableError, OutcomeUnknownError, SagalogError, SequenceOutOfOrder
+from ...waiting import start_task
 from ..checks import checked_batch
 from ..protocol import MAX_SEQUENCE_NR, CommitCounts, PersistentRepr
 from .connections import Connections
@@ -112,7 +113,7 @@ class PostgresWriter:
         call = _WriteInLine(records, atomic, loop.create_future())
         self._queue.append(call)
         if self._task is None:
-            self._task = loop.create_task(self._run())
+            self._task = start_task(self._run())
         return call.future
 
     async def close(self) -> None:
