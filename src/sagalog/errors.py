@@ -75,8 +75,7 @@ class NoInstanceError(SagalogError):
     """The event may not start a saga and no live instance takes it (policy RAISE, or WAIT ran out).
 
     Also for an instance that was asked for, or is to be repaired, and is not there or has ended: then `event_type` is
-    empty. Where the event was to reach
-    instances by a key, `correlation_id` is empty. `why`: what there is instead of
+    empty. Where the event was to reach instances by a key, `correlation_id` is empty. `why`: what there is instead of
     one; empty where that is not known.
     """
 

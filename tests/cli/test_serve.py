@@ -49,6 +49,8 @@ def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[tuple
 def test_the_client_on_the_page_says_what_stands_behind_it(sagalog: Sagalog, tmp_path: Path) -> None:
     if shutil.which("curl") is None:
         pytest.skip("there is no curl on this machine")
+    nameless = sagalog("serve", "--new-token", "")
+    assert (nameless.returncode, nameless.stdout) == (2, ""), "what it prints is appended to a file"
     made = sagalog("serve", "--new-token", "billing")
     (tmp_path / "tokens.toml").write_text(made.stdout)
     token = made.stderr.split()[-1]

@@ -282,6 +282,8 @@ async def test_tokens_come_from_a_file_and_are_checked(tmp_path: Any) -> None:
         ("[[token]]\nname = 'a'\nsha256 = 'secret'", "64 lower-case hexadecimal"),
         (entry.replace("events:write", "events:all"), "must be some of"),
         (entry + "extra = 1", "unknown field"),
+        (entry + "types = []", "types of token .* allows nothing: remove the token, or leave that line out"),
+        (entry + "per_second = 0", "per_second of token .* allows nothing"),
         ("[[token", "not valid:"),
     ):
         file.write_text(wrong)
@@ -289,6 +291,9 @@ async def test_tokens_come_from_a_file_and_are_checked(tmp_path: Any) -> None:
             read_tokens(str(file))
     with pytest.raises(DefinitionError, match="cannot be read"):
         read_tokens(str(tmp_path / "nowhere"))
+    for name in ("", "two\nlines"):
+        with pytest.raises(DefinitionError, match="a token has a name, of printable characters"):
+            new_token(name)
     with pytest.raises(DefinitionError, match="the same name"):
         KnownTokens([token, token])
     other = BearerToken("other", token.sha256, ("ends:read",))

@@ -74,7 +74,10 @@ def serve_(
     except ModuleNotFoundError as error:
         raise MissingExtraError(f"serving needs the package {error.name}: pip install 'sagalog[serve]'") from error
     if new_name is not None:
-        secret, entry = new_token(new_name)
+        try:
+            secret, entry = new_token(new_name)
+        except DefinitionError as error:
+            raise click.UsageError(clean(str(error))) from error
         click.echo(entry, nl=False)
         click.echo(f"the token, which is not stored: {secret}", err=True)
         return

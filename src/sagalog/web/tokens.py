@@ -48,7 +48,7 @@ class BearerToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
-            raise DefinitionError("a token has a name")
+            raise DefinitionError("a token has a name, of printable characters")
         if not isinstance(self.sha256, str) or not _DIGEST.fullmatch(self.sha256):
             raise DefinitionError(f"sha256 of token {self.name!r} must be 64 lower-case hexadecimal digits")
         for field in ("scopes", "types"):  # within one text, any part of it would be found
@@ -72,13 +72,20 @@ class _TokenFile(msgspec.Struct, forbid_unknown_fields=True):
 def read_tokens(path: str) -> list[BearerToken]:
     """Return the tokens of a file. Raises DefinitionError, which names the token and shows no digest."""
     try:
-        found = msgspec.convert(tomllib.loads(Path(path).read_text("utf-8")), _TokenFile)
+        written = tomllib.loads(Path(path).read_text("utf-8"))
+        found = msgspec.convert(written, _TokenFile)
     except (OSError, UnicodeDecodeError) as error:
         raise DefinitionError(f"the tokens in {path} cannot be read: {type(error).__name__}") from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise DefinitionError(f"the tokens in {path} are not valid: {error}") from None
     if not found.token:
         raise DefinitionError(f"{path} has no [[token]]")
+    for entry, token in zip(written["token"], found.token, strict=True):  # who writes it wants to allow nothing
+        for field in ("types", "per_second"):
+            if field in entry and not getattr(token, field):
+                raise DefinitionError(
+                    f"{field} of token {token.name!r} in {path} allows nothing: remove the token, or leave that line out"
+                )
     return list(found.token)
 
 
@@ -90,8 +97,9 @@ def token_of(secret: str, *, name: str = "token") -> BearerToken:
 
 
 def new_token(name: str) -> tuple[str, str]:
-    """Return a new secret, and its entry for the file."""
+    """Return a new secret, and its entry for the file. Raises DefinitionError for a name that no token may have."""
     secret = secrets.token_urlsafe(32)
+    BearerToken(name, digest_of(secret))
     shown = msgspec.json.encode(name).decode()
     scopes = msgspec.json.encode(SCOPES).decode()
     return secret, f'[[token]]\nname = {shown}\nsha256 = "{digest_of(secret)}"\nscopes = {scopes}\n'
