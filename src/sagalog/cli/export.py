@@ -18,13 +18,14 @@ from ..operating.transfer import Totals, export_lines
 from .files import refuse_database
 from .journals import journal_option, reading
 from .progress import Counting
+from .selection import not_empty
 from .text import clean, json_line
 
 
 @click.command("export")
 @click.argument("file", metavar="FILE")
 @journal_option
-@click.option("--saga", help="Only this saga.")
+@click.option("--saga", callback=not_empty, help="Only this saga.")
 @click.option("--latest", is_flag=True, help="Only the newest record of each instance, no history.")
 @click.option("--force", is_flag=True, help="Overwrite an existing file, but no database.")
 @click.option("--json", "as_json", is_flag=True, help="Print the totals as one JSON object.")

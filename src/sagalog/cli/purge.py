@@ -18,6 +18,7 @@ from ..text import plural
 from .durations import Duration, spoken
 from .journals import journal_option, reading
 from .progress import Counting
+from .selection import not_empty
 from .text import json_line
 
 _AT_ONCE = 64
@@ -28,7 +29,7 @@ _AT_ONCE = 64
 @click.option(
     "--older-than", type=Duration(), required=True, help="Only those that ended longer ago than this, e.g. 30d."
 )
-@click.option("--saga", help="Only this saga.")
+@click.option("--saga", callback=not_empty, help="Only this saga.")
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

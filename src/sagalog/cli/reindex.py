@@ -14,6 +14,7 @@ from ..operating.reindex import Indexed, reindex
 from ..runner import SagaRunner
 from .journals import journal_option, reading
 from .progress import Counting
+from .selection import not_empty
 from .targets import load_runner
 from .text import clean, json_line, line
 
@@ -23,7 +24,7 @@ _AT_ONCE = 64
 @click.command("reindex")
 @click.argument("target", metavar="MODULE:RUNNER")
 @journal_option
-@click.option("--saga", help="Only this saga.")
+@click.option("--saga", callback=not_empty, help="Only this saga.")
 @click.option("--force", is_flag=True, help="Include instances that are in the index already, going by their record.")
 @click.option("--dry-run", is_flag=True, help="Only print what would happen.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

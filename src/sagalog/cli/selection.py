@@ -76,6 +76,13 @@ def _wanted(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> tu
     return tuple(wanted.items())
 
 
+def not_empty(_: click.Context, __: click.Parameter, given: str | None) -> str | None:
+    """Refuse an empty text, mostly that of a shell variable that is not set: every id and reason contains it."""
+    if given == "":
+        raise click.BadParameter("it is empty; leave the option out to select all")
+    return given
+
+
 def selecting(command: F) -> F:
     """Give a command the options of a selection, which it takes as `selection`."""
 
@@ -86,11 +93,16 @@ def selecting(command: F) -> F:
     wrapped.__doc__ = command.__doc__
     wrapped.__dict__.update(command.__dict__)
     options = (
-        click.option("--saga", help="Only this saga."),
+        click.option("--saga", callback=not_empty, help="Only this saga."),
         click.option("--status", type=click.Choice(STATUSES), help="Only these."),
-        click.option("--phase", metavar="NAME", help="Only those in this phase."),
-        click.option("--why", metavar="TEXT", help="Only those stuck for a reason that contains this text."),
-        click.option("--id-has", metavar="TEXT", help="Only ids that contain this text."),
+        click.option("--phase", metavar="NAME", callback=not_empty, help="Only those in this phase."),
+        click.option(
+            "--why",
+            metavar="TEXT",
+            callback=not_empty,
+            help="Only those stuck for a reason that contains this text.",
+        ),
+        click.option("--id-has", metavar="TEXT", callback=not_empty, help="Only ids that contain this text."),
         click.option(
             "--where",
             metavar="NAME=VALUE",

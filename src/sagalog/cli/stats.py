@@ -14,13 +14,14 @@ from ..operating.stats import SagaStats, stats
 from .durations import spoken
 from .journals import journal_option, reading
 from .progress import Counting
+from .selection import not_empty
 from .targets import code_option, seen_by
 from .text import json_line, line
 
 
 @click.command("stats")
 @journal_option
-@click.option("--saga", help="Only this saga.")
+@click.option("--saga", callback=not_empty, help="Only this saga.")
 @code_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a saga.")
 def stats_(url: str, saga: str | None, code: str | None, as_json: bool) -> None:
