@@ -55,9 +55,11 @@ class Orders(Saga[State]):
 
 
 async def together(*errors: BaseException) -> None:
-    """Raise them as tasks of one group do, one of which is a group in it."""
+    """Raise them in one turn of the loop, as tasks of one group do, one of which has a group of its own."""
+    at_once = asyncio.Event()
 
     async def fail(error: BaseException) -> None:
+        await at_once.wait()
         raise error
 
     async def inner() -> None:
@@ -68,6 +70,9 @@ async def together(*errors: BaseException) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(fail(errors[0]))
         group.create_task(inner())
+        for _ in range(3):  # until all of them wait
+            await asyncio.sleep(0)
+        at_once.set()
 
 
 async def plain(attempts: list[int], *errors: BaseException) -> None:
