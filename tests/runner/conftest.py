@@ -68,6 +68,9 @@ class FourMethodStore:
             yield key
 
 
+LONG = timedelta(minutes=10)  # a lease that a worker does not prolong while a test runs
+
+
 class Gate:
     """A store in front of another: counts, blocks, fails or loses answers where a test says so."""
 
@@ -76,7 +79,9 @@ class Gate:
         self.before: Callable[[str, bytes], Any] | None = None
         self.after: Callable[[str, bytes], Any] | None = None
         self.loads = 0
-        self.deaf = False  # as if its worker were frozen: it hears of nothing that is due
+        # As if its worker were frozen: it hears of nothing that is due. Give it a LONG lease, for it would prolong another
+        # one after a quarter of it, which a busy machine reaches.
+        self.deaf = False
 
     async def _around(self, call: Any, key: str, payload: bytes) -> int:
         if self.before is not None:

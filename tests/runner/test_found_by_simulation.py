@@ -27,7 +27,7 @@ from sagalog.decision.record import SagaRecord, decode_record
 from sagalog.journal.memory import InMemoryJournal
 
 from ..orders import Cancelled, Charge, Closed, Failing, Noted, OrderSaga, OrderState, Paid, Placed, Release, Ship
-from .conftest import Bench, Gate
+from .conftest import LONG, Bench, Gate
 
 ONCE = RetryPolicy(attempts=1)
 
@@ -348,10 +348,10 @@ async def test_a_worker_that_is_frozen_while_it_reads_back_delivers_nothing_that
             raise OutcomeUnknownError("the connection broke")
 
     store.after, store.deaf = lose, True
-    async with shared.runner(store) as one:
+    async with shared.runner(store, lease=LONG) as one:
         placing = asyncio.create_task(one.handle(Placed("a"), message_id="m"))
         await store.reached.wait()
-        shared.advance(seconds=6)
+        shared.advance(minutes=10, seconds=1)
         async with shared.runner() as two:
             await two.settle()
             assert shared.world.names == ["Reserve"]

@@ -20,7 +20,7 @@ from sagalog import (
 )
 
 from ..orders import Asked, Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve, Reserved, Survey
-from .conftest import Bench, Gate
+from .conftest import LONG, Bench, Gate
 from .ear import Ear, listening
 
 
@@ -80,11 +80,11 @@ async def test_a_command_that_is_taken_over_still_knows_its_cause(shared: Bench)
     async def hanging(command: Any) -> None:
         await hang.wait()
 
-    dead = listening(shared, ear, source=store, dispatch=hanging)
+    dead = listening(shared, ear, source=store, dispatch=hanging, lease=LONG)
     await dead.start()
     await dead.handle(Placed("a"))
     async with listening(shared, other) as living:
-        shared.advance(seconds=5.2)
+        shared.advance(minutes=10, seconds=0.2)
         await living.settle()
         assert living.counters.takeovers == 1
     (delivery,) = other.of("delivered")

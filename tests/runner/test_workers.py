@@ -19,7 +19,7 @@ from sagalog import (
 )
 
 from ..orders import Asked, Cancelled, Closed, Noted, Paid, Placed, Reserve, World
-from .conftest import Bench, Gate
+from .conftest import LONG, Bench, Gate
 
 
 def gate(bench: Bench) -> Gate:
@@ -151,11 +151,11 @@ async def test_commands_of_a_dead_worker_are_taken_over_within_the_lease(shared:
 
     store = gate(shared)
     store.deaf = True
-    dead = shared.runner(store, dispatch=hang)
+    dead = shared.runner(store, dispatch=hang, lease=LONG)
     await dead.start()
     await dead.handle(Placed("a"))  # the command is under way for ever: as good as dead
     async with shared.runner() as living:
-        shared.clock.advance(timedelta(seconds=4.9))
+        shared.clock.advance(LONG - timedelta(seconds=0.1))
         await living.settle()
         assert shared.world.seen == []
         shared.clock.advance(timedelta(seconds=0.2))
@@ -244,11 +244,11 @@ async def test_a_worker_whose_lease_has_ended_does_not_deliver_what_it_still_rem
 
     store = gate(shared)
     store.deaf = True
-    async with shared.runner(store, dispatch=freeze) as frozen:
+    async with shared.runner(store, dispatch=freeze, lease=LONG) as frozen:
         await frozen.handle(Placed("a"))
         await frozen.handle(Paid("a"))
         await until(lambda: frozen_world.seen)
-        shared.clock.advance(timedelta(seconds=6))
+        shared.clock.advance(LONG + timedelta(seconds=1))
         async with shared.runner() as other:
             await other.settle()
             assert shared.world.names == ["Reserve", "Charge"]

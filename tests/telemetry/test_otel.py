@@ -21,7 +21,7 @@ from sagalog.decision.record import decode_record
 from sagalog.telemetry.otel import OpenTelemetryHook
 
 from ..orders import Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve, Reserved
-from ..runner.conftest import Bench, Gate
+from ..runner.conftest import LONG, Bench, Gate
 from ..runner.test_workers import until
 
 
@@ -126,11 +126,11 @@ async def test_a_command_delivered_by_another_worker_after_a_takeover_stays_in_i
     async def hanging(command: Any) -> None:
         await hang.wait()
 
-    dead = listening(shared, tracing, store, dispatch=hanging)
+    dead = listening(shared, tracing, store, dispatch=hanging, lease=LONG)
     await dead.start()
     await dead.handle(Placed("a"))
     async with listening(shared, other) as living:
-        shared.advance(seconds=5.2)
+        shared.advance(minutes=10, seconds=0.2)
         await living.settle()
         assert living.counters.takeovers == 1
     assert is_child(other.the("deliver Reserve"), tracing.the("handle Placed"))

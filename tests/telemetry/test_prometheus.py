@@ -26,7 +26,7 @@ from sagalog.telemetry.metrics import READ, TOLD
 from sagalog.telemetry.prometheus import PrometheusHook
 
 from ..orders import Asked, Charge, Failing, Noted, OrderSaga, Paid, Placed, Reserve
-from ..runner.conftest import Bench, Gate
+from ..runner.conftest import LONG, Bench, Gate
 from ..runner.test_workers import until
 from .scraped import scraped
 
@@ -142,10 +142,10 @@ async def test_an_outbox_that_another_worker_took_over_does_not_age_here(
     async def slow(command: Any) -> None:
         await release.wait()
 
-    async with listening(bench, hook, store, dispatch=slow) as frozen:
+    async with listening(bench, hook, store, dispatch=slow, lease=LONG) as frozen:
         await frozen.handle(Placed("a"))
-        clock += 6
-        bench.advance(seconds=6)
+        clock += 601
+        bench.advance(seconds=601)
         async with bench.runner() as other:
             await other.settle()
         release.set()
