@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from sagalog import JournalUnavailableError, PersistentRepr, open_journal
-from sagalog.conformance.records import record, write
+from sagalog.conformance.records import record, replay, write
 from sagalog.journal.postgres import PostgresJournal
 from sagalog.journal.postgres.failures import translate
 from sagalog.journal.postgres.schema import _MOMENTS, MIGRATIONS
@@ -67,6 +67,19 @@ async def test_conflicts_are_conflicts_under_every_default_isolation(
             await one.delete_messages_to("p", 3)
     finally:
         await admin.execute("ALTER DATABASE postgres RESET default_transaction_isolation")
+
+
+async def test_a_server_that_reads_backslashes_in_literals_gets_the_same_journal(
+    postgres_schema: str, admin: Any
+) -> None:
+    try:
+        await admin.execute("ALTER DATABASE postgres SET standard_conforming_strings = off")
+        async with open_journal(postgres_schema) as journal:
+            await write(journal, "p\\'x\\", 1, 2)
+            assert await replay(journal, "p\\'x\\") == [1, 2]
+            assert list(await journal.ids_by_prefix("p\\", limit=9)) == ["p\\'x\\"]
+    finally:
+        await admin.execute("ALTER DATABASE postgres RESET standard_conforming_strings")
 
 
 async def test_followers_see_records_whose_transactions_came_from_an_older_cluster(

@@ -69,8 +69,12 @@ class Connections:
         if pooler:
             self._options["statement_cache_size"] = 0
         else:
-            # Above that, somebody else's step is an error of the server rather than a lost row.
-            self._options["server_settings"] = {"default_transaction_isolation": "read committed"}
+            # Above that isolation, somebody else's step is an error of the server rather than a lost row. Literals, which
+            # only a migration has, are standard SQL.
+            self._options["server_settings"] = {
+                "default_transaction_isolation": "read committed",
+                "standard_conforming_strings": "on",
+            }
         if "," in self.where and "target_session_attrs" not in dict(query):
             self._options["target_session_attrs"] = "read-write"
         self._pool: asyncpg.Pool | None = None
