@@ -58,6 +58,10 @@ def test_what_cannot_be_kept_is_refused_with_a_message() -> None:
         refused = run(*given, *URL)
         assert refused.exit_code == 1
         assert "nothing was stored" in refused.stderr
+    misplaced = run("pause", "postgresql://shop:hunter2@db/shop", *URL)
+    assert misplaced.exit_code == 2
+    assert "goes behind --journal" in misplaced.stderr
+    assert "hunter2" not in misplaced.stderr
     assert run("pause", "Ship", "--journal", "sqlite:///absent.db").exit_code == 1
     assert run("pause", *URL).stdout == "nothing is paused\n"
 

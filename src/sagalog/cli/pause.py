@@ -45,6 +45,8 @@ async def _listed(url: str, as_json: bool) -> None:
 
 
 async def _paused(url: str, command: str, note: str, by: str, as_json: bool) -> None:
+    if "://" in command:  # it would be stored, with its password, and shown by `doctor`
+        raise click.UsageError("a URL is no type of command; a journal's goes behind --journal")
     async with reading(url) as journal:
         now = await server_now(journal)
         change: Change = pausing(command, at=now, by=by, note=note)
