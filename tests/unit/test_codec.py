@@ -90,6 +90,11 @@ def test_a_value_without_a_json_form_is_refused_with_the_remedy(value: Any) -> N
         encode(value)
 
 
+def test_an_int_that_python_writes_as_no_text_is_refused_for_what_it_is() -> None:
+    with pytest.raises(CodecError, match=r"^a dict cannot be stored .* more than 4,300 digits"):
+        encode({"n": 10**5000})
+
+
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_value_raise_codec_error_and_nothing_else(data: bytes) -> None:
     try:

@@ -8,6 +8,7 @@ name, nothing is unpickled.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
@@ -48,7 +49,7 @@ def _decode_foreign(expected: type, value: Any) -> Any:
             return validate(value)
         except (
             ValueError
-        ):  # of pydantic: a strict model takes a text for a date, or a list for a tuple, from JSON alone
+        ):  # of pydantic: from JSON alone, a strict model takes a text for a date, or a list for a tuple
             return expected.model_validate_json(_encoder.encode(value))  # type: ignore[attr-defined]
     raise NotImplementedError(f"values of type {expected.__name__} have no JSON form")
 
@@ -66,10 +67,12 @@ def encode(value: Any) -> bytes:
     except UnicodeEncodeError:
         raise CodecError(f"{_a(value)} cannot be stored: {_not_unicode(value)}") from None  # the cause quotes the text
     except Exception as error:
-        raise CodecError(
-            f"a {type(value).__name__} cannot be stored as JSON ({type(error).__name__}): use dataclasses, msgspec "
-            "structs, attrs or pydantic models of plain fields"
-        ) from error
+        remedy = "use dataclasses, msgspec structs, attrs or pydantic models of plain fields"
+        if isinstance(error, ValueError) and "digits" in str(error):  # of Python itself, which quotes no number
+            remedy = (
+                f"it holds an int of more than {sys.get_int_max_str_digits():,} digits, which Python does not write"
+            )
+        raise CodecError(f"{_a(value)} cannot be stored as JSON ({type(error).__name__}): {remedy}") from error
 
 
 def _not_unicode(value: Any) -> str:
