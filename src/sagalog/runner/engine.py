@@ -132,9 +132,9 @@ class Engine:
         Return the reason.
         """
         told, now = told_of_store(error), self.loop.time()
-        before = self._complaints.get((what, told))
-        if before is None or now - before >= COMPLAIN_SECONDS:
-            self._complaints[what, told] = now
+        complaints = {of: at for of, at in self._complaints.items() if now - at < COMPLAIN_SECONDS}
+        if (what, told) not in complaints:
+            self._complaints = {**complaints, (what, told): now}
             log.warning("%s failed: %s", what, told, extra=about(saga=saga))
         return told
 
