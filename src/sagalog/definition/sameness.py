@@ -107,9 +107,8 @@ def _of_records(record: _Record, value: Any, back: Any) -> str | None:
         found = difference(one, other, plain=plain)
         if found is not None:
             return f".{name}{found}"
-    if extra := getattr(
-        value, "__pydantic_extra__", None
-    ):  # of a model with extra="allow": no types are declared for it
+    extra = getattr(value, "__pydantic_extra__", None)
+    if extra:  # of a model with extra="allow", which declares no types for them
         found = difference(extra, back.__pydantic_extra__, plain=True)
         if found is not None:
             return found
