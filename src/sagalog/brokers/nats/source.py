@@ -201,6 +201,11 @@ class NatsSource(NatsDeadLetters):
                 await client.flush(timeout=self._connection.answer_seconds)  # type: ignore[arg-type]
             finally:
                 client._remove_sub(number)
+        # The server sees that a request has ended when it has something for it, which then goes behind all others; or when
+        # it is asked how many there are.
+        jetstream = await self._connection.jetstream()
+        with self._connection.answers(f"asking about consumer {self._durable}"):
+            await jetstream.consumer_info(self._stream, self._durable)
         waiting = [arrived.get_nowait() for _ in range(arrived.qsize())]
         return [self._message(one) for one in waiting if one.reply.startswith(_ACKNOWLEDGED_AT)]
 
